@@ -1,0 +1,95 @@
+"""The command line: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import machine, web_load
+from benchmarks.bars import BARS, judge
+from benchmarks.contenders import ENTRIES
+from benchmarks.measurement import Plan, measure
+from benchmarks.report import markdown
+from benchmarks.results import Run
+from benchmarks.rows import ROWS
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in ENTRIES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no contender {', '.join(unknown)}; there are: {', '.join(ENTRIES)}"
+        )
+    return names
+
+
+def _rows(text: str) -> list[int]:
+    rows = [int(row) for row in text.split(",")]
+    unknown = [str(row) for row in rows if row not in ROWS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no row {', '.join(unknown)}; there are: {', '.join(map(str, ROWS))}"
+        )
+    return rows
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure serve_bridge beside its peers."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of one second a point: a look, no evidence"
+    )
+    parser.add_argument(
+        "--rows", type=_rows, default=list(ROWS), help="numbers, with commas between (default: all)"
+    )
+    parser.add_argument("--contenders", type=_names, default=list(ENTRIES), help=f"of: {', '.join(ENTRIES)}")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a point (default: 3)")
+    parser.add_argument("--json", type=Path, help="where to keep the run (default: results/DATE.json)")
+    parser.add_argument(
+        "--show", type=Path, metavar="JSON", help="print a run that was kept, measure nothing"
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless every bar is cleared")
+    return parser.parse_args()
+
+
+def _measured(asked: argparse.Namespace) -> Run:
+    quick = bool(asked.quick)
+    points = [point for row in asked.rows for point in ROWS[row].points]
+    rounds, seconds = (1, 1.0) if quick else (asked.rounds, asked.seconds)
+    plan = Plan(asked.contenders, points, rounds, seconds, warm_seconds=1.0)
+    now = datetime.now(UTC)
+    settings = {
+        "date": f"{now:%Y-%m-%d}",
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "warm_seconds": plan.warm_seconds,
+        "generator": web_load.generator(),
+        "rows": asked.rows,
+    }
+    run = Run(machine.describe(), settings)
+    path = asked.json or RESULTS / f"{now:%Y-%m-%d}.json"
+    try:
+        measure(plan, run, lambda text: print(text, file=sys.stderr, flush=True))
+    finally:
+        run.write(path)  # what an interrupted run found is still worth a look
+    return run
+
+
+def main() -> int:
+    """Measure or read a run, print its report, and return the exit status."""
+    asked = _arguments()
+    run = Run.read(asked.show) if asked.show else _measured(asked)
+    print(markdown(run), end="")
+    cleared = all(judge(run, bar).cleared for bar in BARS)
+    return 0 if cleared or not asked.check else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""A small HTTP load generator for machines without wrk: `python -m benchmarks.closed_loop URL`.
+
+Its own use of the CPU differs from wrk's, so figures made with it compare with one another only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from time import perf_counter
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import uvloop
+
+from benchmarks.calls import percentile
+
+
+class _Exchange(asyncio.Protocol):
+    """One connection: sends a request, times its answer, sends the next."""
+
+    def __init__(self, loader: _Loader) -> None:
+        self._loader = loader
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._began = perf_counter()  # connecting belongs to the latency of a request that needed it
+        self._answered = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, no subclass of asyncio's
+        self._transport.write(self._loader.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, which calls back at the end of each answer."""
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        """Count the answer and go on."""
+        now = perf_counter()
+        self._answered = True
+        self._loader.count(now - self._began, now, ok=self._parser.get_status_code() == 200)
+        assert self._transport is not None
+        if self._loader.over(now) or self._loader.new_connections:
+            self._transport.close()
+        else:
+            self._began = now
+            self._answered = False
+            self._parser = httptools.HttpResponseParser(self)
+            self._transport.write(self._loader.request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Open the next connection, if there is time left."""
+        self._loader.closed(answered=self._answered)
+
+
+class _Loader:
+    def __init__(self, url: str, *, new_connections: bool, seconds: float) -> None:
+        parts = urlsplit(url)
+        self.new_connections = new_connections
+        close = "Connection: close\r\n" if new_connections else ""
+        self.request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n{close}\r\n".encode()
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._seconds = seconds
+        self._end = 0.0
+        self.latencies: list[float] = []
+        self.errors = 0
+        self._open = 0
+        self._all_closed = asyncio.Event()
+
+    def over(self, now: float) -> bool:
+        return now > self._end
+
+    def count(self, latency_s: float, now: float, *, ok: bool) -> None:
+        if self.over(now):
+            return
+        if ok:
+            self.latencies.append(latency_s)
+        else:
+            self.errors += 1
+
+    def closed(self, *, answered: bool) -> None:
+        over = self.over(perf_counter())
+        self.errors += not answered and not over
+        if not over:
+            self._connections.create_task(self._connect())
+            return
+        self._open -= 1
+        if not self._open:
+            self._all_closed.set()
+
+    async def _connect(self) -> None:
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: _Exchange(self), *self._address)
+        except OSError:
+            self.closed(answered=False)
+
+    async def run(self, connections: int) -> None:
+        self._open = connections
+        self._end = perf_counter() + self._seconds
+        async with asyncio.timeout(self._seconds + 15), asyncio.TaskGroup() as self._connections:
+            for _ in range(connections):
+                self._connections.create_task(self._connect())
+            await self._all_closed.wait()
+
+
+def main() -> None:
+    """Load the URL of the command line and print the same JSON line that the wrk report prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--new-connections", action="store_true")
+    asked = parser.parse_args()
+
+    async def load() -> _Loader:
+        loader = _Loader(asked.url, new_connections=asked.new_connections, seconds=asked.seconds)
+        await loader.run(asked.connections)
+        return loader
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loader = runner.run(load())
+    ordered = sorted(loader.latencies)
+    if not ordered:
+        raise SystemExit(f"no answer from {asked.url}")
+    report = {
+        "requests": len(ordered),
+        "duration_us": asked.seconds * 1e6,
+        "p50_us": percentile(ordered, 0.5) * 1e6,
+        "p99_us": percentile(ordered, 0.99) * 1e6,
+        "errors": loader.errors,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

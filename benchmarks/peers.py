@@ -1,0 +1,133 @@
+"""The contenders built on Ray itself: Ray Serve in two modes, and the actor call under any design on actors.
+
+Rule 1: each runs as its own advice has it: no CPU reserved, no access log, no limit below the load.
+Rule 2: a cluster is local, started by this process, with its files in the stage's directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from benchmarks.calls import Calls
+from benchmarks.contenders import BODY, IN_FLIGHT, Caller, free_port
+
+
+def start_ray(directory: Path) -> None:
+    """Start a cluster for this process alone, whatever else runs on the machine."""
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(directory / "ray"),
+    )
+
+
+class Noop:
+    """The handler, as Ray Serve and a raw async actor run it."""
+
+    async def __call__(self, request: object) -> bytes:
+        """Answer at once."""
+        return BODY
+
+
+class BlockingNoop:
+    """The handler as a raw sync actor runs it."""
+
+    def __call__(self, request: object) -> bytes:
+        """Answer at once."""
+        return BODY
+
+
+class RayServe:
+    """Ray Serve as it comes: its proxy for HTTP, its handle for a sync and an async caller."""
+
+    caller: Caller | None = None
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self.calls: Calls | None = None
+
+    def start(self, directory: Path) -> None:
+        """Start Ray, Ray Serve and one replica."""
+        start_ray(directory)
+        port = free_port()
+        quiet = {"enable_access_log": False}
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+        options: dict[str, Any] = {
+            "max_ongoing_requests": IN_FLIGHT,
+            "ray_actor_options": {"num_cpus": 0},
+            "logging_config": quiet,
+        }
+        deployment: Any = serve.deployment(**options)(Noop)
+        handle = serve.run(deployment.bind(), name="noop", route_prefix="/noop")
+        self.url = f"http://127.0.0.1:{port}/noop"
+        self.calls = self._handle_calls(handle)
+
+    def _handle_calls(self, handle: Any) -> Calls:
+        def pipelined(count: int) -> None:
+            for response in [handle.remote(1) for _ in range(count)]:
+                response.result()
+
+        async def acall() -> object:
+            return await handle.remote(1)
+
+        return Calls(call=lambda: handle.remote(1).result(), acall=acall, remote=pipelined)
+
+    def stop(self) -> None:
+        """End the cluster, and Ray Serve with it: its own shutdown waits half a minute to drain nothing."""
+        ray.shutdown()
+
+
+class RayServeFast(RayServe):
+    """Ray Serve in its fastest mode; the switches are in the environment of the stage."""
+
+    def _handle_calls(self, handle: Any) -> Calls:
+        # In this mode a handle works inside a running loop only; a sync view has to do without the mode.
+        return Calls(acall=super()._handle_calls(handle).acall)
+
+
+class AsyncActor:
+    """`ray.get(actor.method.remote(x))` on an actor with an `async def` method."""
+
+    url: str | None = None
+    caller: Caller | None = None
+    handler: type[Any] = Noop
+    concurrency: int | None = IN_FLIGHT
+
+    def __init__(self) -> None:
+        self.calls: Calls | None = None
+
+    def start(self, directory: Path) -> None:
+        """Start Ray and the actor, and wait until it answers."""
+        start_ray(directory)
+        options: dict[str, Any] = {"num_cpus": 0}
+        if self.concurrency is not None:
+            options["max_concurrency"] = self.concurrency
+        remote_class: Any = ray.remote(**options)(self.handler)
+        method = remote_class.remote().__call__
+        ray.get(method.remote(1))
+
+        async def acall() -> object:
+            return await method.remote(1)
+
+        self.calls = Calls(
+            call=lambda: ray.get(method.remote(1)),
+            acall=acall,
+            remote=lambda count: ray.get([method.remote(1) for _ in range(count)]),
+        )
+
+    def stop(self) -> None:
+        """End the cluster."""
+        ray.shutdown()
+
+
+class SyncActor(AsyncActor):
+    """The same on an actor with a `def` method, one call at a time as Ray's default is."""
+
+    handler = BlockingNoop
+    concurrency = None

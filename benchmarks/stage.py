@@ -1,0 +1,212 @@
+"""A process of its own for one contender, and the few orders it takes: load it with calls, end it.
+
+Orders and answers are JSON lines over the standard streams; whatever servers print goes to a log file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from benchmarks import processes
+from benchmarks.calls import ClosedLoop, Kind, Timing
+from benchmarks.contenders import BODY, CALLERS, ENTRIES, Contender, Entry
+
+START_LIMIT_S = 180.0
+ANSWER_LIMIT_S = 60.0
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class StageError(RuntimeError):
+    """A contender could not start or failed under load; the message holds its own words."""
+
+
+class Stage:
+    """The near side: starts the process, sends orders, ends everything.
+
+    Attributes:
+        url: Where the contender answers HTTP, or None.
+    """
+
+    def __init__(self, entry: Entry, environment: Mapping[str, str] | None = None) -> None:
+        """Start the process and wait until the contender is up.
+
+        Raises:
+            StageError: It did not come up.
+        """
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
+        directory = Path(self._directory.name)
+        self._log = directory / "stage.log"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.stage", entry.name, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env=_environment(entry, directory) | dict(environment or {}),
+            start_new_session=True,  # an interrupt from the keyboard is the near side's, which ends the stage
+        )
+        self._lost = False
+        try:
+            self.url: str | None = self._answer(START_LIMIT_S)["url"]
+        except BaseException:  # an interrupt too must leave nothing running
+            self.stop()
+            raise
+
+    def serving_pids(self) -> frozenset[int]:
+        """Return the ids of every process that runs for this contender, callers in Python among them."""
+        return processes.stage_pids(self._directory.name, self._process.pid)
+
+    def offers(self, kind: Kind) -> bool:
+        """Say whether the contender can be called this way."""
+        return bool(self._order({"order": "offers", "kind": kind})["offers"])
+
+    def load(self, kind: Kind, concurrency: int, seconds: float) -> Timing:
+        """Load the contender with calls from Python; see `ClosedLoop.load`.
+
+        Raises:
+            StageError: A call failed, or some were not answered a minute after the load's end.
+        """
+        order = {"order": "load", "kind": kind, "concurrency": concurrency, "seconds": seconds}
+        return Timing(**self._order(order, seconds + ANSWER_LIMIT_S)["timing"])
+
+    def stop(self) -> None:
+        """End the contender, whatever it left running, and its files."""
+        with suppress(StageError, subprocess.TimeoutExpired):  # what does not end by itself is ended below
+            self._order({"order": "stop"})
+            self._process.wait(30)
+        processes.end(self.serving_pids())
+        self._process.wait(10)
+        for stream in (self._process.stdin, self._process.stdout):
+            cast(TextIO, stream).close()
+        self._directory.cleanup()
+
+    def _order(self, order: Mapping[str, object], limit_s: float = ANSWER_LIMIT_S) -> dict[str, Any]:
+        if self._lost:
+            raise StageError("the contender ended or hung before")
+        with suppress(OSError):  # it is gone: the log, read below, may know why
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self._answer(limit_s)
+
+    def _answer(self, limit_s: float) -> dict[str, Any]:
+        # One line answers an order, so nothing waits in the stream's buffer where select could not see it.
+        answers = cast(TextIO, self._process.stdout)
+        line = answers.readline() if select.select([answers], [], [], limit_s)[0] else ""
+        if not line:
+            self._lost = True
+            raise StageError(f"{self._log.read_text()[-2000:]}\nended, or silent for {limit_s:.0f} s")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise StageError(answer["error"])
+        return answer
+
+
+def _environment(entry: Entry, directory: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        processes.MARK: str(directory),
+        **entry.environment(directory),
+    }
+
+
+class _Far:
+    """The far side: owns the contender and, where it names one, the stage of its separate caller."""
+
+    def __init__(self, contender: Contender) -> None:
+        self._contender = contender
+        self._loop = ClosedLoop(contender.calls) if contender.calls else None
+        wrong = [answer for answer in (self._loop.answers() if self._loop else ()) if answer != BODY]
+        if wrong:
+            raise StageError(f"answered {wrong[0]!r:.200}, not {BODY!r}")
+        caller = contender.caller
+        self._caller = Stage(CALLERS[caller.name], caller.environment) if caller else None
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one order and return its answer."""
+        if order["order"] == "stop":
+            return self._stop()
+        kind: Kind = order["kind"]
+        place = self._place(kind)
+        if order["order"] == "offers":
+            return {"offers": place is not None}
+        if place is None:
+            return {"error": f"no {kind} here"}
+        return {"timing": asdict(place.load(kind, order["concurrency"], order["seconds"]))}
+
+    def _place(self, kind: Kind) -> ClosedLoop | Stage | None:
+        for place in (self._loop, self._caller):
+            if place is not None and place.offers(kind):
+                return place
+        return None
+
+    def _stop(self) -> dict[str, Any]:
+        if self._caller is not None:
+            self._caller.stop()
+        if self._loop is not None:
+            self._loop.close()
+        self._contender.stop()
+        return {}
+
+
+@contextmanager
+def _orders(log: Path) -> Iterator[TextIO]:
+    """Keep the pipe to the near side, and send everything that servers print to *log*."""
+    answers = os.fdopen(os.dup(1), "w")
+    with log.open("w") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield answers
+    finally:
+        answers.close()
+
+
+def _told(error: BaseException) -> str:
+    """Return the end of the traceback; of a group, that of its first member, which says more."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return "".join(traceback.format_exception(error))[-2000:]
+
+
+def main(name: str, directory: Path) -> None:
+    """Run the contender *name* until it is told to stop or the near side is gone."""
+    with _orders(directory / "stage.log") as answers:
+
+        def answer(value: dict[str, Any]) -> None:
+            print(json.dumps(value), file=answers, flush=True)
+
+        try:
+            module, _, factory = {**ENTRIES, **CALLERS}[name].factory.partition(":")
+            contender: Contender = getattr(importlib.import_module(module), factory)()
+            contender.start(directory)
+            far = _Far(contender)
+        except BaseException as error:
+            answer({"error": _told(error)})
+            raise
+        answer({"url": contender.url})
+        for line in sys.stdin:
+            order = json.loads(line)
+            try:
+                answer(far.obey(order))
+            except Exception as error:
+                answer({"error": _told(error)})
+            if order["order"] == "stop":
+                return
+        far.obey({"order": "stop"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,103 @@
+"""serve_bridge: forward routes and calls of a web app to backends that scale over a Ray cluster.
+
+::
+
+    import serve_bridge as serve
+
+    serve.start()
+    serve.create_backend("greeter", lambda request: f"Hello, {request.query_params['name']}!")
+    serve.create_endpoint("greeter", backend="greeter", route="/greet")
+
+Users import adapters themselves (`serve_bridge.adapters.flask`); nothing here does, nor imports Ray.
+"""
+
+import logging
+
+from serve_bridge.api import (
+    connect,
+    create_backend,
+    create_endpoint,
+    delete_backend,
+    delete_endpoint,
+    get_backend_config,
+    get_handle,
+    list_backends,
+    list_endpoints,
+    set_traffic,
+    shadow_traffic,
+    shutdown,
+    start,
+    update_backend,
+    update_backend_config,
+)
+from serve_bridge.batching import accept_batch, batch
+from serve_bridge.client import Client
+from serve_bridge.config import BackendConfig, HTTPOptions, Location
+from serve_bridge.context import ReplicaContext, get_replica_context
+from serve_bridge.errors import (
+    AuthenticationError,
+    BackendError,
+    BackendNotFound,
+    BackendOverloaded,
+    BackendStartError,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointNotFound,
+    InstanceClosed,
+    MethodNotExposed,
+    NotConnected,
+    ProtocolError,
+    ReplicaDied,
+    SerializationError,
+    ServeBridgeError,
+)
+from serve_bridge.handle import AsyncHandle, Handle
+from serve_bridge.request import ServeRequest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncHandle",
+    "AuthenticationError",
+    "BackendConfig",
+    "BackendError",
+    "BackendNotFound",
+    "BackendOverloaded",
+    "BackendStartError",
+    "Client",
+    "ConfigError",
+    "DeadlineExceeded",
+    "EndpointNotFound",
+    "HTTPOptions",
+    "Handle",
+    "InstanceClosed",
+    "Location",
+    "MethodNotExposed",
+    "NotConnected",
+    "ProtocolError",
+    "ReplicaContext",
+    "ReplicaDied",
+    "SerializationError",
+    "ServeBridgeError",
+    "ServeRequest",
+    "accept_batch",
+    "batch",
+    "connect",
+    "create_backend",
+    "create_endpoint",
+    "delete_backend",
+    "delete_endpoint",
+    "get_backend_config",
+    "get_handle",
+    "get_replica_context",
+    "list_backends",
+    "list_endpoints",
+    "set_traffic",
+    "shadow_traffic",
+    "shutdown",
+    "start",
+    "update_backend",
+    "update_backend_config",
+]
+
+logging.getLogger("serve_bridge").addHandler(logging.NullHandler())

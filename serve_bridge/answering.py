@@ -1,0 +1,335 @@
+"""One request in a replica, from its head to its answer: HTTP requests and Python calls.
+
+Rule 1: user code gets what API.md §3 promises; which that is was decided when its method was inspected.
+Rule 2: a failure of user code is an answer like any other; only the type and text of a Python call's failure, and
+        nothing of an HTTP request's, leave for the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_bridge.errors import ProtocolError, SerializationError, ServeBridgeError
+from serve_bridge.executor import Executor
+from serve_bridge.messages import INLINE_BODY_BYTES, CallAnswer, CallHead, HttpAnswer, HttpHead
+from serve_bridge.method import Method
+from serve_bridge.path_params import convert
+from serve_bridge.request import FrozenRequest, ServeRequest
+from serve_bridge.results import Answer, StreamOf, check_head, problem, render
+from serve_bridge.wire import calls, failure
+from serve_bridge.wire.connection import Lost, ReplicaStream
+
+_logger = logging.getLogger("serve_bridge.replica")
+
+decode_http: Final = msgspec.msgpack.Decoder(HttpHead).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+Message = MutableMapping[str, Any]
+
+
+class BadRequest(Exception):  # noqa: N818 - an answer
+    """The request cannot be what the method takes; the caller is to blame."""
+
+
+# HTTP
+
+
+async def answer_http(executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
+    """Run *method* for an HTTP request and send what it returns."""
+    try:
+        data = web_request(head, stream)
+        kwargs: dict[str, Any] = {}
+        if method.takes != "request" and method.name != "__call__":
+            kwargs = dict(data.query_params)
+            data = await _data_of(data)
+        arguments = _bind(method, data, kwargs)
+        result = await executor.run(method, *arguments)
+        await _send_result(stream, result, head)
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            stream.abort()
+            return
+        _send_failure(stream, head, RuntimeError("user code raised CancelledError"))
+    except Lost:
+        stream.abort()
+    except BaseException as error:
+        _send_failure(stream, head, error)
+
+
+def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
+    """Return the request as the backend sees it: Starlette's, or an adapter's as a `ServeRequest`."""
+    if head.forwarded:
+        return ServeRequest(
+            method=head.method,
+            headers=head.headers,
+            path=head.path,
+            path_params=convert(head.path_params),
+            query_string=head.query,
+            body=_Body(stream).chunks() if stream.has_body else head.body,
+            client=head.client,
+            scheme=head.scheme,
+            server=head.server,
+            root_path=head.root_path,
+            state=head.context,
+        )
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": head.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": head.root_path,
+        "headers": head.headers,
+        "client": head.client,
+        "server": head.server,
+        "path_params": convert(head.path_params) if head.path_params else {},
+        "state": head.context or {},
+        "extensions": {},
+    }
+    return Request(scope, _receiver(head, stream))
+
+
+class _Body:
+    """A body in DATA frames; asked for when it is first read."""
+
+    __slots__ = ("_accepted", "_stream")
+
+    def __init__(self, stream: ReplicaStream) -> None:
+        self._stream = stream
+        self._accepted = False
+
+    async def next(self) -> bytes | None:
+        """Return the next chunk, or None after the last."""
+        if not self._accepted:
+            self._accepted = True
+            self._stream.accept_body()
+        return await self._stream.next_chunk()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while (chunk := await self.next()) is not None:
+            yield chunk
+
+
+def _receiver(head: HttpHead, stream: ReplicaStream) -> Callable[[], Awaitable[Message]]:
+    """Return the ASGI `receive` of one request."""
+    body = _Body(stream) if stream.has_body else None
+    ended = False
+
+    async def receive() -> Message:
+        nonlocal ended
+        if ended:
+            await stream.gone()
+            return {"type": "http.disconnect"}
+        if body is None:
+            ended = True
+            return {"type": "http.request", "body": head.body, "more_body": False}
+        try:
+            chunk = await body.next()
+        except Lost:
+            return {"type": "http.disconnect"}
+        ended = chunk is None
+        return {"type": "http.request", "body": chunk or b"", "more_body": not ended}
+
+    return receive
+
+
+async def _data_of(request: Any) -> Any:
+    """Return the data of a method call over HTTP: parsed JSON, else the raw body, None if it is empty."""
+    body = await request.body()
+    if not body:
+        return None
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        return body
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {type(error).__name__}") from None
+
+
+def _bind(method: Method, data: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        return method.arguments(data, kwargs)
+    except TypeError as error:
+        raise BadRequest(str(error)) from None
+
+
+async def _send_result(stream: ReplicaStream, result: Any, head: HttpHead) -> None:
+    if hasattr(result, "__anext__"):
+        await _send_stream(stream, StreamOf(result))
+        return
+    rendered = render(result, head=head.method == "HEAD")
+    if type(rendered) is Answer:
+        await _send_answer(stream, rendered)
+    elif isinstance(rendered, StreamOf):
+        await _send_stream(stream, rendered)
+    else:
+        assert isinstance(rendered, Response)
+        sender = _ResponseSender(stream)
+        await rendered(_response_scope(head), _receiver(head, stream), sender)
+
+
+async def _send_answer(stream: ReplicaStream, answer: Answer) -> None:
+    if len(answer.body) <= INLINE_BODY_BYTES:
+        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)
+        return
+    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"")), end=False)
+    await stream.send_segments([answer.body], end=True)
+
+
+async def _send_stream(stream: ReplicaStream, answer: StreamOf) -> None:
+    """Send what a generator yields as it yields it; it is closed when the caller goes."""
+    chunks = answer.chunks
+    assert isinstance(chunks, AsyncIterator)  # the executor iterates synchronous ones on its threads
+    try:
+        first = await anext(chunks, None)
+        data = b"" if first is None else StreamOf.encode(first)
+        media_type = answer.media_type or StreamOf.media_type_of(first)
+        stream.respond(_encode(HttpAnswer(200, [(b"content-type", media_type)], b"")), end=False)
+        while True:
+            if data:
+                await stream.send_segments([data], end=False)
+            try:
+                data = StreamOf.encode(await anext(chunks))
+            except StopAsyncIteration:
+                break
+        await stream.send_segments([], end=True)
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _ResponseSender:
+    """The ASGI `send` under a Starlette Response that runs here."""
+
+    def __init__(self, stream: ReplicaStream) -> None:
+        self._stream = stream
+        self._start: HttpAnswer | None = None
+        self._started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self._start = HttpAnswer(check_head(message["status"], headers), headers, b"")
+        elif message["type"] == "http.response.body" and self._start is not None:
+            await self._body(message.get("body", b""), end=not message.get("more_body", False))
+
+    async def _body(self, body: bytes, *, end: bool) -> None:
+        assert self._start is not None
+        if not self._started:
+            self._started = True
+            if end and len(body) <= INLINE_BODY_BYTES:
+                whole = HttpAnswer(self._start.status, self._start.headers, bytes(body))
+                self._stream.respond(_encode(whole), end=True)
+                return
+            self._stream.respond(_encode(self._start), end=False)
+        if body or end:
+            await self._stream.send_segments([body] if body else [], end=end)
+
+
+def _response_scope(head: HttpHead) -> Message:
+    return {"type": "http", "method": head.method, "headers": head.headers, "extensions": {}}
+
+
+def _send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
+    """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
+    reason = ""
+    if isinstance(error, HTTPException):
+        answer = problem(error.status_code, error.detail or "Error", request_id=head.request_id)
+        answer.headers.extend((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+    elif isinstance(error, BadRequest):
+        answer = problem(400, "Bad Request", str(error), head.request_id)
+    elif isinstance(error, ServeBridgeError) and not isinstance(error, SerializationError | ProtocolError):
+        # A nested call of the backend ended so; its status says more than 500.
+        answer = problem(error.http_status, type(error).__name__, request_id=head.request_id)
+        reason = failure.traceback_of(error)
+    else:
+        _logger.error("request %s: the backend raised", head.request_id, exc_info=error)
+        answer = problem(500, "Internal Server Error", request_id=head.request_id)
+        reason = failure.traceback_of(error)
+    if stream.started:
+        stream.abort()
+    else:
+        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body, reason[-8192:])), end=True)
+
+
+# Python calls
+
+
+async def answer_call(executor: Executor, method: Method, head: CallHead, stream: ReplicaStream) -> None:
+    """Run *method* for a Python call and send what it returns or raises."""
+    try:
+        data, kwargs = await calls.read_arguments(stream, head)
+        result = await run_call(executor, method, head, data, kwargs)
+        if hasattr(result, "__anext__"):
+            await _send_items(stream, result)
+        else:
+            await calls.answer(stream, result)
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            stream.abort()
+            return
+        calls.answer_failure(stream, RuntimeError("user code raised CancelledError"))
+    except (Lost, ProtocolError):
+        stream.abort()
+    except BaseException as error:
+        if stream.started:
+            stream.abort()
+        else:
+            calls.answer_failure(stream, error)
+
+
+async def run_call(executor: Executor, method: Method, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
+    """Return what *method* returns for *data* and *kwargs*, as the method takes them.
+
+    Raises:
+        TypeError: The method does not take these.
+        BaseException: What user code raises.
+    """
+    if method.takes == "request":
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs),), {}
+    else:
+        arguments = method.arguments(data, kwargs)
+    return await executor.run(method, *arguments)
+
+
+def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
+    if type(data) is FrozenRequest:
+        return data.thaw()
+    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=head.headers)
+
+
+async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:
+    stream.respond(calls.encode_answer(CallAnswer(False, -1, b"")), end=False)
+    error = None
+    try:
+        async for item in items:
+            await calls.answer_item(stream, item)
+    except (asyncio.CancelledError, Lost):
+        raise
+    except BaseException as raised:
+        error = raised
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+    await calls.answer_last(stream, error)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task was cancelled from outside, rather than by what user code raised."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

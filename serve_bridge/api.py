@@ -1,0 +1,223 @@
+"""The functions of `import serve_bridge as serve`: make, find and end an instance, and act on the current one.
+
+Rule 1: `start` and `connect` set the process's current client; every other function here is a method of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from serve_bridge import instance as instances
+from serve_bridge.client import Client, client_at
+from serve_bridge.config import BackendConfig, HTTPOptions, check_name
+from serve_bridge.context import replica_context
+from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, ServeBridgeError, shown
+from serve_bridge.handle import Handle
+
+_lock = threading.RLock()
+_current: Client | None = None
+_started: list[Client] = []
+_was_shut_down = False
+
+
+def start(
+    *,
+    detached: bool = False,
+    name: str = "default",
+    http_options: HTTPOptions | Mapping[str, Any] | None = None,
+    address: str | None = None,
+    runtime: str = "ray",
+) -> Client:
+    """Start an instance: a controller, and the proxies that *http_options* ask for.
+
+    Args:
+        detached: Let it outlive this process; end it with `shutdown`.
+        name: Unique per cluster and user.
+        http_options: Where proxies listen and what they bear; None: one proxy on 127.0.0.1:8000.
+        address: The Ray cluster to join if this process uses none yet; None: Ray's own rules, else a new local one.
+        runtime: "ray", or "local" for an instance inside this process, without Ray, for tests and development.
+
+    Returns:
+        The client, which is now the process's current one. The proxy answers.
+
+    Raises:
+        ConfigError: An option is bad, or an instance of that name runs. It is a ValueError.
+        OSError, ValueError: A proxy cannot listen where it should; nothing is left running.
+        ImportError: `runtime="ray"` without Ray installed.
+    """
+    check_name("instance", name)
+    options = HTTPOptions.of(http_options)
+    if runtime == "ray":
+        from serve_bridge.runtimes.ray import start_instance  # late: Ray is an extra, and takes a second to import
+
+        client = start_instance(name, options, detached=bool(detached), address=address)
+    elif runtime == "local":
+        from serve_bridge.runtimes.local import start_instance as start_local  # late: the HTTP server is an extra
+
+        client = start_local(name, options)
+    else:
+        raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
+    _started.append(client)
+    return _set_current(client)
+
+
+def connect(address: str | None = None, *, name: str = "default") -> Client:
+    """Join a running instance; this process becomes no Ray driver.
+
+    Args:
+        address: What `client.address` says; None: SERVE_BRIDGE_ADDRESS, else the instance *name* of this user here.
+        name: Which of this user's instances on this machine.
+
+    Returns:
+        The client, which is now the process's current one. Inside a replica: of the replica's own instance.
+
+    Raises:
+        NotConnected: None runs; the message names all three places that were looked in.
+        ConfigError: What was given is no address.
+    """
+    check_name("instance", name)
+    own = _own_client()
+    if own is not None and address is None:
+        return own
+    found = instances.find(address, name)
+    if not instances.is_alive(found):
+        raise NotConnected(
+            f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
+            f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
+        )
+    return _set_current(Client(found))
+
+
+def shutdown() -> None:
+    """Drain and stop the current instance, and remove everything it made; twice is a no-op."""
+    global _current, _was_shut_down
+    with _lock:
+        client, _current = _current, None
+    if client is not None:
+        _was_shut_down = True
+        client.shutdown()
+
+
+def current_client() -> Client:
+    """Return the process's current client.
+
+    Raises:
+        NotConnected: There is none yet.
+        InstanceClosed: It was shut down.
+    """
+    client = _own_client() or _current
+    if client is not None:
+        return client
+    if _was_shut_down:
+        raise InstanceClosed("the instance was shut down; call serve_bridge.start() or connect() again")
+    raise NotConnected("no instance: call serve_bridge.start(), or serve_bridge.connect() to join a running one")
+
+
+def _own_client() -> Client | None:
+    """Return the client of the replica this code runs in, if it runs in one and the process has one."""
+    context = replica_context.get()
+    return client_at(context.generation, context.instance_file) if context is not None else None
+
+
+def _set_current(client: Client) -> Client:
+    global _current
+    with _lock:
+        _current = client
+    return client
+
+
+def _end_with_process() -> None:
+    """An instance that is not detached ends with the process that started it, and cleans up after itself."""
+    for client in _started:
+        if not client.is_owner():
+            continue
+        try:
+            client.shutdown()
+        except (ServeBridgeError, OSError, TimeoutError):
+            pass  # the controller ends it by itself when this process is gone
+
+
+atexit.register(_end_with_process)
+
+
+def create_backend(
+    name: str,
+    func_or_class: Any,
+    *init_args: Any,
+    config: BackendConfig | Mapping[str, Any] | None = None,
+    ray_actor_options: dict[str, Any] | None = None,
+    **init_kwargs: Any,
+) -> None:
+    """See `Client.create_backend`."""
+    current_client().create_backend(
+        name, func_or_class, *init_args, config=config, ray_actor_options=ray_actor_options, **init_kwargs
+    )
+
+
+def update_backend(
+    name: str,
+    func_or_class: Any,
+    *init_args: Any,
+    config: BackendConfig | Mapping[str, Any] | None = None,
+    ray_actor_options: dict[str, Any] | None = None,
+    **init_kwargs: Any,
+) -> None:
+    """See `Client.update_backend`."""
+    current_client().update_backend(
+        name, func_or_class, *init_args, config=config, ray_actor_options=ray_actor_options, **init_kwargs
+    )
+
+
+def update_backend_config(name: str, config: BackendConfig | Mapping[str, Any]) -> None:
+    """See `Client.update_backend_config`."""
+    current_client().update_backend_config(name, config)
+
+
+def get_backend_config(name: str) -> BackendConfig:
+    """See `Client.get_backend_config`."""
+    return current_client().get_backend_config(name)
+
+
+def list_backends() -> dict[str, BackendConfig]:
+    """See `Client.list_backends`."""
+    return current_client().list_backends()
+
+
+def delete_backend(name: str, force: bool = False) -> None:
+    """See `Client.delete_backend`."""
+    current_client().delete_backend(name, force)
+
+
+def create_endpoint(
+    name: str, *, backend: str | None = None, route: str | None = None, methods: Iterable[str] = ("GET",)
+) -> None:
+    """See `Client.create_endpoint`."""
+    current_client().create_endpoint(name, backend=backend, route=route, methods=methods)
+
+
+def delete_endpoint(name: str) -> None:
+    """See `Client.delete_endpoint`."""
+    current_client().delete_endpoint(name)
+
+
+def list_endpoints() -> dict[str, dict[str, Any]]:
+    """See `Client.list_endpoints`."""
+    return current_client().list_endpoints()
+
+
+def set_traffic(endpoint: str, traffic: Mapping[str, float]) -> None:
+    """See `Client.set_traffic`."""
+    current_client().set_traffic(endpoint, traffic)
+
+
+def shadow_traffic(endpoint: str, backend: str, proportion: float) -> None:
+    """See `Client.shadow_traffic`."""
+    current_client().shadow_traffic(endpoint, backend, proportion)
+
+
+def get_handle(endpoint: str, missing_ok: bool = False, sync: bool = True) -> Handle:
+    """See `Client.get_handle`."""
+    return current_client().get_handle(endpoint, missing_ok, sync)

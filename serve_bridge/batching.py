@@ -1,0 +1,396 @@
+"""Several calls handed to user code as one: the marks for it, and the queue that makes batches.
+
+Rule 1: waiting counts from the first item; a full batch never waits.
+Rule 2: a caller that leaves takes its item along, and nobody else notices.
+Rule 3: a batch runs with the context variables of its first item, the call that waited longest.
+Rule 4: an item whose time is up before its batch begins fails alone, and its batch begins without it.
+Rule 5: a queue belongs to one event loop. It holds only calls that were admitted, so admission bounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import math
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from serve_bridge.errors import ConfigError, DeadlineExceeded
+
+__all__ = ["BatchQueue", "accept_batch", "accepts_batch", "batch", "batch_results"]
+
+_MARK: Final = "__serve_bridge_accepts_batch__"
+_NOT_RESULTS: Final = (str, bytes, bytearray, memoryview, Mapping, Set)
+
+Callable_ = TypeVar("Callable_", bound=Callable[..., Any])
+RunBatch = Callable[[list[Any]], Awaitable[Any]]
+
+
+def accept_batch(func: Callable_) -> Callable_:
+    """Mark a function, or a method of a backend's class, as one that takes a list of requests.
+
+    It returns one result for each request, in order. An exception among them fails its own caller only.
+
+    Raises:
+        TypeError: *func* is a class or cannot be called.
+    """
+    target = func.__func__ if isinstance(func, staticmethod | classmethod) else func
+    if inspect.isclass(target) or not callable(target):
+        raise TypeError(f"accept_batch marks a function or method, got {target!r}; mark the class's __call__")
+    setattr(target, _MARK, True)
+    return func
+
+
+def accepts_batch(func: object) -> bool:
+    """Return whether `accept_batch` marks the function or bound method."""
+    return getattr(func, _MARK, False) is True
+
+
+def batch_results(results: object, size: int) -> list[Any]:
+    """Return what user code returned for a batch as a list of *size* results.
+
+    Raises:
+        TypeError: It is no iterable of results.
+        ValueError: It has another length.
+    """
+    try:
+        items = None if isinstance(results, _NOT_RESULTS) else iter(results)  # type: ignore[call-overload]
+    except TypeError:
+        items = None
+    if items is None:
+        raise TypeError(
+            "batched code must return an iterable, such as a list, with one result for each request; "
+            f"for a batch size of {size} it returned {type(results).__qualname__}"
+        )
+    # One item more than asked for is enough to tell; the rest may be endless.
+    answers = list(islice(items, size + 1))
+    if len(answers) != size:
+        found = f"more than {size}" if len(answers) > size else len(answers)
+        raise ValueError(f"batched code must keep the batch size {size}: it returned {found} results")
+    return answers
+
+
+class _Call:
+    """One caller's item on its way through the queue."""
+
+    __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item")
+
+    def __init__(
+        self, item: Any, answer: asyncio.Future[Any], arrived: float, deadline: float | None
+    ) -> None:
+        self.item = item
+        self.answer = answer
+        self.arrived = arrived
+        self.deadline = deadline
+        self.context = contextvars.copy_context()
+        self.batch: _Batch | None = None
+
+
+class _Batch:
+    """Calls that run together, and the task that runs them."""
+
+    __slots__ = ("calls", "task")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def succeed(self, results: Iterable[Any]) -> None:
+        for call, result in zip(self.calls, results, strict=True):
+            if isinstance(result, BaseException):
+                _fail(call.answer, result)
+            elif not call.answer.done():
+                call.answer.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        for call in self.calls:
+            _fail(call.answer, error)
+
+    def cancel_if_abandoned(self) -> None:
+        if self.task is not None and all(call.answer.done() for call in self.calls):
+            self.task.cancel()
+
+
+class BatchQueue:
+    """Gathers items and runs them in batches.
+
+    Args:
+        run: Gets the items of a batch, returns one result for each; cancelled when all its callers left.
+        max_batch_size: Most items of a batch, at least 1.
+        wait_timeout_s: Seconds an item may wait for others. 0: a batch takes what one loop turn brought.
+        max_concurrent_batches: Batches that may run at once.
+
+    Raises:
+        ConfigError: A limit is out of range; the message names it. It is a ValueError.
+    """
+
+    def __init__(
+        self, run: RunBatch, max_batch_size: int, wait_timeout_s: float, *, max_concurrent_batches: int = 1
+    ) -> None:
+        _check_limits(max_batch_size, wait_timeout_s)
+        self._run_items = run
+        self._max_batch_size = max_batch_size
+        self._wait_timeout_s = wait_timeout_s
+        self._max_concurrent_batches = max_concurrent_batches
+        self._waiting: OrderedDict[asyncio.Future[Any], _Call] = OrderedDict()
+        self._running: set[_Batch] = set()
+        self._starting = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Return how many items wait for a batch."""
+        return len(self._waiting)
+
+    async def submit(self, item: Any, deadline: float | None = None) -> Any:
+        """Return the result of *item* once its batch has run.
+
+        Args:
+            item: What to put in a batch.
+            deadline: By `time.monotonic`; an item that still waits then is not run.
+
+        Raises:
+            DeadlineExceeded: The deadline passed before a batch took the item.
+            TypeError: The batch returned no iterable of results.
+            ValueError: The batch returned another number of results than it had items.
+            BaseException: What the batch raised, or returned as the result of this item.
+        """
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        call = self._waiting[answer] = _Call(item, answer, loop.time(), deadline)
+        self._advance()
+        try:
+            return await answer
+        finally:
+            if answer.cancelled():
+                self._leave(call)
+            # A failure holds this frame in its traceback; without this the two keep each other alive.
+            del answer, call
+
+    def reconfigure(self, max_batch_size: int, wait_timeout_s: float) -> None:
+        """Change the limits, for the items that wait too; call it on the queue's loop.
+
+        Raises:
+            ConfigError: A limit is out of range; the old ones stay.
+        """
+        _check_limits(max_batch_size, wait_timeout_s)
+        self._max_batch_size = max_batch_size
+        self._wait_timeout_s = wait_timeout_s
+        if self._waiting:
+            self._stop_timer()
+            self._advance()
+
+    def _advance(self) -> None:
+        """Start every batch that is due, or set the timer for the first one that will be."""
+        if not self._waiting:
+            self._stop_timer()
+            return
+        if not self._may_start():
+            return
+        first = next(iter(self._waiting.values()))
+        if len(self._waiting) >= self._max_batch_size or not self._wait_timeout_s:
+            self._start(first.context)
+            return
+        loop = asyncio.get_running_loop()
+        due = first.arrived + self._wait_timeout_s
+        if due <= loop.time():
+            self._start(first.context)
+        elif self._timer is None:
+            self._timer = loop.call_at(due, self._expire, first)
+
+    def _expire(self, call: _Call) -> None:
+        self._timer = None
+        # The clock is not asked again: a timer may fire a little early.
+        if self._waiting.get(call.answer) is call and self._may_start():
+            self._start(call.context)
+        else:
+            self._advance()
+
+    def _may_start(self) -> bool:
+        # A batch that has not yet taken its items would be counted twice.
+        return not self._starting and len(self._running) < self._max_concurrent_batches
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self, context: contextvars.Context) -> None:
+        self._stop_timer()
+        batch = _Batch()
+        self._running.add(batch)
+        self._starting = True
+        batch.task = asyncio.get_running_loop().create_task(self._run(batch), context=context)
+
+    async def _run(self, batch: _Batch) -> None:
+        # Items are taken here, not in `_start`: whoever came or left since in this turn of the loop counts.
+        self._take(batch)
+        self._starting = False
+        self._advance()
+        try:
+            if batch.calls:
+                results = await self._run_items([call.item for call in batch.calls])
+                batch.succeed(batch_results(results, len(batch.calls)))
+        except (
+            BaseException
+        ) as error:  # user code may raise anything; it belongs to the callers, not to the loop
+            batch.fail(error)
+        finally:
+            self._running.discard(batch)
+            self._advance()
+
+    def _take(self, batch: _Batch) -> None:
+        while self._waiting and len(batch.calls) < self._max_batch_size:
+            answer, call = self._waiting.popitem(last=False)
+            if answer.cancelled():
+                continue
+            if call.deadline is not None and time.monotonic() >= call.deadline:
+                _fail(answer, DeadlineExceeded("the time was up before a batch was free", "no"))
+                continue
+            call.batch = batch
+            batch.calls.append(call)
+
+    def _leave(self, call: _Call) -> None:
+        if call.batch is not None:
+            call.batch.cancel_if_abandoned()
+        elif self._waiting.pop(call.answer, None) is not None:
+            self._stop_timer()
+            self._advance()
+
+
+def batch(
+    max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+    """Decorate an `async def` of one argument so that concurrent calls run as one, with a list of arguments.
+
+    Each instance of a class, and each event loop, has a queue of its own.
+
+    Args:
+        max_batch_size: Most items of a batch, at least 1.
+        batch_wait_timeout_s: Seconds the first item may wait for others.
+
+    Raises:
+        ConfigError: A limit is out of range.
+        TypeError: What is decorated is no `async def`, or does not take exactly one list.
+    """
+    if callable(max_batch_size):
+        raise TypeError("write @serve.batch() with parentheses")
+    _check_limits(max_batch_size, batch_wait_timeout_s)
+
+    def decorate(func: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        if not inspect.iscoroutinefunction(func):
+            raise TypeError(f"serve.batch decorates an `async def`, got {func!r}")
+        parameters = list(inspect.signature(func).parameters.values())
+        if not 1 <= len(parameters) <= 2 or any(p.kind not in _POSITIONAL for p in parameters):
+            raise TypeError(
+                f"{func.__qualname__} must take one list of items, after `self` if it is a method"
+            )
+        queues = _Queues(func, max_batch_size, batch_wait_timeout_s)
+        item_name = parameters[-1].name
+
+        if len(parameters) == 1:
+
+            @functools.wraps(func)
+            async def call_function(*args: Any, **kwargs: Any) -> Any:
+                (item,) = _positional(func, item_name, args, kwargs, 1)
+                return await queues.of(None).submit(item)
+
+            return call_function
+
+        @functools.wraps(func)
+        async def call_method(*args: Any, **kwargs: Any) -> Any:
+            instance, item = _positional(func, item_name, args, kwargs, 2)
+            return await queues.of(instance).submit(item)
+
+        return call_method
+
+    return decorate
+
+
+class _Queues:
+    """The queues of one decorated function: one for each event loop and instance.
+
+    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it.
+    """
+
+    def __init__(
+        self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float
+    ) -> None:
+        self._func = func
+        self._limits = (max_batch_size, wait_timeout_s)
+        self._lock = threading.Lock()
+        self._by_loop: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
+        ] = weakref.WeakKeyDictionary()
+
+    def of(self, instance: object) -> BatchQueue:
+        """Return the queue of *instance* on the running loop; None: the function's own."""
+        loop = asyncio.get_running_loop()
+        queues = self._by_loop.get(loop)
+        if queues is None:
+            with self._lock:
+                queues = self._by_loop.setdefault(loop, {})
+        known = queues.get(id(instance))
+        if known is None:
+            known = queues[id(instance)] = self._new(instance, queues)
+        return known[1]
+
+    def _new(
+        self, instance: object, queues: dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
+    ) -> tuple[weakref.ref[Any] | None, BatchQueue]:
+        func = self._func
+        if instance is None:
+            return None, BatchQueue(func, *self._limits)
+        key = id(instance)
+        held = weakref.ref(instance, lambda _: queues.pop(key, None))
+
+        async def run(items: list[Any]) -> Sequence[Any]:
+            results: Sequence[Any] = await func(held(), items)
+            return results
+
+        return held, BatchQueue(run, *self._limits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Code travels to its replica; queues, locks and loops are made anew there.
+        return _Queues, (self._func, *self._limits)
+
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _positional(
+    func: Callable[..., Any], item_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int
+) -> tuple[Any, ...]:
+    if len(args) == count and not kwargs:
+        return args
+    if len(args) == count - 1 and kwargs.keys() == {item_name}:
+        return (*args, kwargs[item_name])
+    raise TypeError(f"{func.__qualname__} takes exactly one item, as {item_name!r} or by position")
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(error, asyncio.CancelledError):
+        answer.cancel()
+    elif isinstance(error, StopIteration | GeneratorExit):  # a future, or who waits for it, takes neither
+        wrapped = RuntimeError(f"batched code raised {type(error).__name__}")
+        wrapped.__cause__ = error
+        answer.set_exception(wrapped)
+    else:
+        answer.set_exception(error)
+
+
+def _check_limits(max_batch_size: object, wait_timeout_s: object) -> None:
+    if not isinstance(max_batch_size, int) or isinstance(max_batch_size, bool) or max_batch_size < 1:
+        raise ConfigError(f"max_batch_size must be an int of at least 1, got {max_batch_size!r}")
+    if not isinstance(wait_timeout_s, int | float) or isinstance(wait_timeout_s, bool):
+        raise ConfigError(f"the batch's wait must be a number of seconds, got {wait_timeout_s!r}")
+    if not (0 <= wait_timeout_s < math.inf):
+        raise ConfigError(f"the batch's wait must be 0 or more seconds and finite, got {wait_timeout_s!r}")

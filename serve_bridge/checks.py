@@ -1,0 +1,118 @@
+"""What the value of an option may be: a check takes its name and value, and returns what is stored.
+
+Rule 1: nothing is coerced in silence: `True`, `1.0` and `"1"` are no whole numbers here.
+Rule 2: a check raises ConfigError with the option's name, what it wants and what it got; it does no I/O.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from serve_bridge.errors import ConfigError, shown
+
+MOST_SECONDS: Final = 365 * 24 * 3600.0  # far below what overflows a timer of the operating system
+
+Check = Callable[[str, Any], Any]
+"""Takes an option's name and value, returns the value as stored, raises ConfigError."""
+
+
+def whole_number(least: int, most: int) -> Check:
+    """Return a check for an int from *least* to *most*, both included; a bool is none."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ConfigError(f"{name} must be an int from {least} to {most}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def seconds(*, zero: bool = False) -> Check:
+    """Return a check for a number of seconds above 0 (with *zero*, also 0 itself) and at most a year."""
+
+    def check(name: str, value: Any) -> float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value <= MOST_SECONDS or (value == 0 and not zero):
+            bound = "of 0 or more" if zero else "above 0"
+            raise ConfigError(
+                f"{name} must be a number of seconds {bound}, at most {MOST_SECONDS:.0f}, got {shown(value)}"
+            )
+        return float(value)
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Return *check*, but let None pass."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def anything(name: str, value: Any) -> Any:
+    """Let every value pass: it is the user's."""
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Accept True and False only."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {shown(value)}")
+    return value
+
+
+def listed(name: str, value: Any) -> tuple[Any, ...]:
+    """Accept any iterable but text and mappings, and store a tuple of it."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name} must be a list, got {shown(value)}")
+    return tuple(value)
+
+
+def method_names(name: str, value: Any) -> tuple[str, ...]:
+    """Accept a list of names of public methods."""
+    names = listed(name, value)
+    for method in names:
+        if not isinstance(method, str) or not method.isidentifier():
+            raise ConfigError(f"{name} must list names of methods, got {shown(method)}")
+        if method.startswith("_"):
+            raise ConfigError(f"{name} must not name {shown(method)}: names with an underscore stay private")
+    return tuple(dict.fromkeys(names))
+
+
+def middleware_list(name: str, value: Any) -> tuple[Any, ...]:
+    """Accept a list of `starlette.middleware.Middleware`."""
+    wrappers = listed(name, value)
+    for wrapper in wrappers:
+        # Judged by its shape: importing the class here would load it in processes that have no proxy.
+        if isinstance(wrapper, type) or not all(hasattr(wrapper, part) for part in ("cls", "args", "kwargs")):
+            raise ConfigError(
+                f"{name} must list starlette.middleware.Middleware(YourClass, ...), got {shown(wrapper)}"
+            )
+    return wrappers
+
+
+def check_text(value: object) -> str:
+    """Return *value* if it is a str; `ipaddress` would take a bare int for an address."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected a str, got {shown(value)}")
+    return value
+
+
+def networks(name: str, value: Any) -> tuple[str, ...]:
+    """Accept a list of IP addresses and networks in CIDR notation."""
+    entries = listed(name, value)
+    for entry in entries:
+        try:
+            ipaddress.ip_network(check_text(entry), strict=False)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{name} must list IP addresses or networks such as '10.0.0.0/8', got {shown(entry)}"
+            ) from None
+    return entries
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
+    close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
+    return f"; did you mean {str(close[0])!r}?" if close else ""

@@ -1,0 +1,516 @@
+"""A client: a process's link to one instance.
+
+Rule 1: nothing starts before the first use: no thread, no socket. After a fork the child starts afresh.
+Rule 2: synchronous callers share one loop thread a process; asynchronous ones use their own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from serve_bridge import instance as instances
+from serve_bridge.config import BackendConfig, HTTPOptions, check_name, check_ray_actor_options
+from serve_bridge.errors import (
+    BackendNotFound,
+    ConfigError,
+    EndpointNotFound,
+    InstanceClosed,
+    NotConnected,
+    SerializationError,
+    shown,
+)
+from serve_bridge.frozen_code import freeze_code
+from serve_bridge.handle import AsyncHandle, CallOptions, Handle, overdue
+from serve_bridge.instance import Instance
+from serve_bridge.lane import Lane
+from serve_bridge.loop_thread import LoopThread
+from serve_bridge.messages import CallHead
+from serve_bridge.path_params import check_route
+from serve_bridge.traffic import TrafficPolicy
+from serve_bridge.user_code import check_backend_code, check_config, is_async_code
+from serve_bridge.wanted import Backend
+from serve_bridge.wire.payload import Opaque
+
+OPERATION_S: Final = 30.0
+"""Seconds an operation may take that starts and ends nothing."""
+SPARE_S: Final = 5.0
+
+
+class _Process:
+    """What one process has of a client: the loop thread, and a lane for each loop that asked."""
+
+    def __init__(self, instance: Instance, *, lease: bool) -> None:
+        self.pid = os.getpid()
+        self._instance = instance
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._lane: Lane | None = None
+        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
+
+    def lane(self) -> Lane:
+        """Return the loop thread's lane, started on first use."""
+        if self._lane is None:
+            with self._lock:
+                if self._lane is None:
+                    self._thread = LoopThread("serve_bridge-client")
+                    self._lane = self._thread.submit(self._open).result()
+        return self._lane
+
+    async def _open(self) -> Lane:
+        return Lane(self._instance, lease=self._lease)
+
+    def lane_here(self) -> Lane:
+        """Return the running loop's lane, started on first use."""
+        loop = asyncio.get_running_loop()
+        lane = self._lanes.get(loop)
+        if lane is None:
+            with self._lock:
+                for old in [old for old in self._lanes if old.is_closed()]:
+                    del self._lanes[old]
+                lane = self._lanes[loop] = Lane(self._instance)
+        return lane
+
+    def close(self) -> None:
+        """End the loop thread and every lane."""
+        with self._lock:
+            lane, self._lane = self._lane, None
+            if lane is not None and self._thread is not None:
+                self._thread.submit(lane.close).result(SPARE_S)
+                self._thread.stop()
+                self._thread.join(SPARE_S)
+            for loop, other in list(self._lanes.items()):
+                if not loop.is_closed():
+                    asyncio.run_coroutine_threadsafe(other.close(), loop)
+
+
+class Client:
+    """A process's link to one instance. Made by `start` and `connect`; safe to share between threads."""
+
+    def __init__(
+        self, instance: Instance | str, *, on_close: Callable[[], None] | None = None, lease: bool = False
+    ) -> None:
+        """Link to *instance*, or to the one whose address it is; nothing is read or connected before first use.
+
+        *on_close* is called after `shutdown` or `close`; with *lease* the instance ends when this process does.
+        """
+        self._found = instance if isinstance(instance, Instance) else None
+        self._address = instance.address if isinstance(instance, Instance) else instance
+        self._on_close = on_close
+        self._owner = os.getpid() if lease else None
+        self._process: _Process | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._submitter: Any = None
+        if self._found is not None:
+            _clients[self._found.generation] = self
+
+    # the instance
+
+    @property
+    def _instance(self) -> Instance:
+        if self._found is None:
+            self._found = instances.find(self._address, "")
+        return self._found
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return self._instance.name
+
+    @property
+    def address(self) -> str:
+        """What `connect` and SERVE_BRIDGE_ADDRESS take."""
+        return self._address
+
+    @property
+    def http_urls(self) -> list[str]:
+        """Base URLs of the instance's proxies."""
+        urls: list[str] = self.status()["http_urls"]
+        return urls
+
+    def status(self) -> dict[str, Any]:
+        """Return what runs: proxies, backends, replicas and their states."""
+        status: dict[str, Any] = self._operate("status")
+        return status
+
+    def is_owner(self) -> bool:
+        """Whether the instance ends with this process."""
+        return not self._closed and self._owner == os.getpid()
+
+    def shutdown(self) -> None:
+        """Drain and stop the whole instance, and remove every key and file it made; twice is a no-op."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            grace_s = max((c.graceful_shutdown_timeout_s for c in self._run("list_backends").values()), default=0.0)
+            self._run("shutdown", timeout_s=grace_s * 2 + OPERATION_S)
+        except NotConnected:
+            pass  # it has ended already
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Let go of the instance, which goes on running; for processes that only connected."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.pid == os.getpid():
+            self._process.close()
+        self._process = None
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    # backends
+
+    def create_backend(
+        self,
+        name: str,
+        func_or_class: Any,
+        *init_args: Any,
+        config: BackendConfig | Mapping[str, Any] | None = None,
+        ray_actor_options: dict[str, Any] | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Start a backend; returns when its replicas are ready.
+
+        Args:
+            name: How endpoints refer to it.
+            func_or_class: A function, a class, or an import path "package.module:Attr".
+            init_args: Arguments of the class's constructor.
+            config: How it runs.
+            ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
+            init_kwargs: Keyword arguments of the constructor.
+
+        Raises:
+            TypeError, ConfigError, SerializationError: An argument is bad; nothing was started.
+            BackendStartError: It cannot start; nothing is left and the name is free.
+        """
+        backend = _backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
+        self._operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+
+    def update_backend(
+        self,
+        name: str,
+        func_or_class: Any,
+        *init_args: Any,
+        config: BackendConfig | Mapping[str, Any] | None = None,
+        ray_actor_options: dict[str, Any] | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Replace a backend's code by a rolling update: new replicas are ready before old ones drain.
+
+        Raises:
+            BackendNotFound: There is none.
+            TypeError, ConfigError, SerializationError: An argument is bad; nothing has changed.
+            BackendStartError: The new code cannot start; the old goes on serving.
+        """
+        old = self._config(name)
+        new = _backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
+        longest = old.merged(new.config)
+        self._operate(
+            "update_backend",
+            name,
+            new.code,
+            new.is_async,
+            new.config if config is not None else None,
+            new.actor_options if ray_actor_options is not None else None,
+            timeout_s=longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S,
+        )
+
+    def update_backend_config(self, name: str, config: BackendConfig | Mapping[str, Any]) -> None:
+        """Change the options that *config* gives; replicas keep running. Returns when it is in force.
+
+        Raises:
+            BackendNotFound: There is none.
+            TypeError, ConfigError: An option is bad; nothing has changed.
+            BackendStartError: Added replicas cannot start; nothing has changed.
+            Exception: What the backend's `reconfigure` raised; the old value stays in force.
+        """
+        if config is None:
+            raise TypeError("config must be a BackendConfig or a dict, got None")
+        new = self._config(name).merged(config)
+        self._operate(
+            "update_backend_config",
+            name,
+            _opaque(BackendConfig.of(config)),
+            timeout_s=new.start_timeout_s + new.graceful_shutdown_timeout_s + OPERATION_S,
+        )
+
+    def get_backend_config(self, name: str) -> BackendConfig:
+        """Return a backend's options, defaults filled in.
+
+        Raises:
+            BackendNotFound: There is none.
+        """
+        return self._config(name)
+
+    def list_backends(self) -> dict[str, BackendConfig]:
+        """Return every backend's options, defaults filled in."""
+        return {name: _opened(config) for name, config in self._operate("list_backends").items()}
+
+    def delete_backend(self, name: str, force: bool = False) -> None:
+        """Stop a backend; an unknown name is fine.
+
+        Args:
+            name: The backend.
+            force: Remove it as a shadow too where it is one; a traffic split that names it still refuses.
+
+        Raises:
+            ConfigError: A traffic policy names it, or a shadow and *force* is not set.
+        """
+        config = self.list_backends().get(name)
+        grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
+        self._operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
+
+    def _config(self, name: str) -> BackendConfig:
+        configs = self.list_backends()
+        if name not in configs:
+            raise BackendNotFound(name, tuple(configs))
+        return configs[name]
+
+    # endpoints
+
+    def create_endpoint(
+        self, name: str, *, backend: str | None = None, route: str | None = None, methods: Iterable[str] = ("GET",)
+    ) -> None:
+        """Let callers use *backend* under *name*, and over HTTP at *route*; returns when every proxy routes it.
+
+        Args:
+            name: How handles refer to it.
+            backend: Who gets its traffic, until `set_traffic`.
+            route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only.
+            methods: HTTP methods; HEAD comes with GET.
+
+        Raises:
+            TypeError: *backend* is missing or no str, *route* no str that begins with "/", or *methods* a str.
+            BackendNotFound: There is no such backend.
+            ConfigError, ValueError: The name or the route is taken or malformed.
+        """
+        check_name("endpoint", name)
+        if not isinstance(backend, str):
+            raise TypeError(f"create_endpoint needs backend=<name of a backend>, got {shown(backend)}")
+        if route is not None:
+            check_route(route)
+        self._operate("create_endpoint", name, backend, route, _methods(methods))
+
+    def delete_endpoint(self, name: str) -> None:
+        """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
+        self._operate("delete_endpoint", name)
+
+    def list_endpoints(self) -> dict[str, dict[str, Any]]:
+        """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
+        endpoints: dict[str, dict[str, Any]] = self._operate("list_endpoints")
+        return endpoints
+
+    def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
+        """Replace an endpoint's split in one step; its shadows stay.
+
+        Args:
+            endpoint: Whose.
+            traffic: Weight of each backend, at least 0; they sum to 1 within 1e-5.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown; the old split stays.
+            ConfigError: The weights are none; the old split stays.
+        """
+        TrafficPolicy.split(traffic)
+        self._operate("set_traffic", endpoint, dict(traffic))
+
+    def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
+        """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown.
+            TypeError: *proportion* is no number in [0, 1].
+        """
+        TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
+        self._operate("shadow_traffic", endpoint, backend, proportion)
+
+    # handles
+
+    def get_handle(self, endpoint: str, missing_ok: bool = False, sync: bool = True) -> Handle:
+        """Return a handle for *endpoint*; with `sync=False` one whose `remote` is awaited.
+
+        Raises:
+            EndpointNotFound: There is none, and *missing_ok* is not set. It is a KeyError.
+            NotConnected: The instance does not answer.
+        """
+        self._check_open()
+        if not missing_ok and not self._knows(endpoint):
+            raise EndpointNotFound(endpoint, tuple(self.list_endpoints()))
+        return (Handle if sync else AsyncHandle)(self, endpoint, CallOptions())
+
+    def _knows(self, endpoint: str) -> bool:
+        table = self._here().lane().router.table
+        # A table that has not come yet, or lags behind another process's change, is no proof.
+        return (table is not None and endpoint in table.endpoints) or endpoint in self.list_endpoints()
+
+    # for handles (handle.Link)
+
+    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
+        """Run *work* on the process's own loop thread and wait for its result."""
+        self._check_open()
+        lane = self._here().lane()
+
+        async def ready() -> Any:
+            if lane.router.table is None:
+                await lane.control.ready()
+            return await work(lane)
+
+        future = asyncio.run_coroutine_threadsafe(ready(), lane.loop)
+        try:
+            return future.result(timeout_s + SPARE_S)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                raise
+            raise overdue(timeout_s) from None
+        finally:
+            future.cancel()
+
+    async def lane(self) -> Lane:
+        """Return the running loop's way into the instance."""
+        self._check_open()
+        lane = self._here().lane_here()
+        if lane.router.table is None:
+            await lane.control.ready()
+        return lane
+
+    def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Make a call as a Ray actor call; return its ObjectRef."""
+        self._check_open()
+        if self._submitter is None:
+            from serve_bridge.runtimes import submitter  # late: only who uses Ray needs it
+
+            self._submitter = submitter(self._instance)
+        router = self._here().lane().router
+        if router.table is None:
+            self.run(lambda lane: lane.control.ready(), OPERATION_S)
+        return self._submitter.submit(router, endpoint, shard_key, head, data, kwargs)
+
+    # inside
+
+    def _here(self) -> _Process:
+        process = self._process
+        if process is None or process.pid != os.getpid():
+            with self._lock:
+                process = self._process
+                if process is None or process.pid != os.getpid():
+                    lease = self._owner == os.getpid()
+                    process = self._process = _Process(self._instance, lease=lease)
+        return process
+
+    def _operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        self._check_open()
+        return self._run(operation, *args, timeout_s=timeout_s)
+
+    def _run(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        lane = self._here().lane()
+        work = lane.control.call(operation, *args, timeout_s=timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, lane.loop).result()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InstanceClosed(
+                f"instance {self.name!r} was shut down; serve_bridge.start() or connect() makes a new client"
+            )
+
+    def reference(self) -> Any:
+        """Return what unpickles, anywhere, as a client of the same instance; no socket, thread or key travels."""
+        return _Reference(self._instance.generation, self._address)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client cannot be pickled; pass a handle, or client.address to serve_bridge.connect()")
+
+    def __repr__(self) -> str:
+        return f"Client(address={self._address!r})"
+
+
+class _Reference:
+    def __init__(self, generation: str, address: str) -> None:
+        self._where = generation, address
+
+    def __reduce__(self) -> Any:
+        return (client_at, self._where)
+
+
+_clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+
+
+def client_at(generation: str, address: str) -> Client:
+    """Return this process's client of an instance; no I/O (a handle may arrive where nothing answers)."""
+    return _clients.get(generation) or Client(address)
+
+
+def _backend(
+    name: str,
+    func_or_class: Any,
+    init_args: tuple[Any, ...],
+    init_kwargs: dict[str, Any],
+    config: BackendConfig | Mapping[str, Any] | None,
+    ray_actor_options: dict[str, Any] | None,
+    base: BackendConfig | None = None,
+) -> Backend:
+    """Check everything that the caller gave, and return it ready for the controller.
+
+    *base* is the config that *config* changes, where there is one already.
+    """
+    check_name("backend", name)
+    check_backend_code(func_or_class, init_args, init_kwargs)
+    checked = BackendConfig.of(config)
+    check_config(func_or_class, checked if base is None else base.merged(checked))
+    return Backend(
+        name=name,
+        code=freeze_code(func_or_class, init_args, init_kwargs),
+        is_async=is_async_code(func_or_class),
+        config=_opaque(checked),
+        actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
+    )
+
+
+def _opaque(config: BackendConfig) -> BackendConfig:
+    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
+    if config.user_config is None:
+        return config
+    return config.merged({"user_config": _packed("user_config", config.user_config)})
+
+
+def _opened(config: BackendConfig) -> BackendConfig:
+    value = config.user_config
+    return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
+
+
+def _packed(name: str, value: object) -> Opaque:
+    try:
+        return Opaque(value)
+    except SerializationError as error:
+        raise SerializationError(f"{name}: {error}") from error
+
+
+def _methods(methods: Iterable[str]) -> tuple[str, ...]:
+    """Return HTTP methods as they are stored: upper-case, once each, without the HEAD that comes with GET."""
+    if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be a list of methods such as ['GET'], got {shown(methods)}")
+    found: dict[str, None] = {}
+    for method in methods:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must be strings, got {shown(method)}")
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", method):
+            raise ConfigError(f"{shown(method)} is no HTTP method")
+        found[method.upper()] = None
+    if "GET" in found:
+        found.pop("HEAD", None)
+    if not found:
+        raise ConfigError("methods must name at least one HTTP method")
+    return tuple(found)

@@ -1,0 +1,52 @@
+"""What code inside a replica can learn about where it runs, and how much time its request has left.
+
+Rule 1: values travel by contextvars, so threads and tasks of one request see their own.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from serve_bridge.errors import NotConnected
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaContext:
+    """Where the running code is.
+
+    Attributes:
+        backend: Name of the backend.
+        replica: Id of this replica, unique in the instance.
+        generation: Which start of the instance this is.
+        instance_file: Path of the instance's file; `connect` in a replica takes it.
+    """
+
+    backend: str
+    replica: str
+    generation: str
+    instance_file: str
+
+
+replica_context: ContextVar[ReplicaContext | None] = ContextVar("serve_bridge_replica", default=None)
+request_deadline: ContextVar[float | None] = ContextVar("serve_bridge_deadline", default=None)
+"""When the running request's time is up, by `time.monotonic`."""
+
+
+def get_replica_context() -> ReplicaContext:
+    """Return which backend and replica the calling code runs in.
+
+    Raises:
+        NotConnected: The caller does not run inside a replica.
+    """
+    context = replica_context.get()
+    if context is None:
+        raise NotConnected("get_replica_context() works inside a replica only; this code runs elsewhere")
+    return context
+
+
+def time_left(timeout_s: float) -> float:
+    """Return *timeout_s*, or what the request that makes this call has left, if that is less."""
+    deadline = request_deadline.get()
+    return timeout_s if deadline is None else min(timeout_s, deadline - time.monotonic())

@@ -1,0 +1,234 @@
+"""Every error that the engine itself raises: one tree, one HTTP status each.
+
+Rule 1: a leaf is also the builtin that users already catch (`except ValueError` works).
+Rule 2: an error survives pickling with all its fields: most are raised in one process and seen in another.
+Rule 3: `str` says what happened and what to do about it. It never holds a key or the value of an argument.
+
+    ServeBridgeError
+     ├─ ConfigError             ValueError
+     ├─ EndpointNotFound        KeyError, ValueError    404
+     ├─ BackendNotFound         KeyError, ValueError    404
+     ├─ MethodNotExposed        AttributeError          404
+     ├─ BackendOverloaded                               503   executed: no
+     ├─ DeadlineExceeded        TimeoutError            504   executed: no or unknown
+     ├─ ReplicaDied             ConnectionError         502   executed: no or unknown
+     ├─ BackendError            RuntimeError
+     ├─ BackendStartError       RuntimeError
+     ├─ SerializationError      TypeError
+     ├─ NotConnected            ConnectionError         503
+     ├─ InstanceClosed          RuntimeError            503
+     ├─ ProtocolError           ConnectionError         502
+     └─ AuthenticationError     ConnectionError         502
+
+An error without a status here has 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+__all__ = [
+    "AuthenticationError",
+    "BackendError",
+    "BackendNotFound",
+    "BackendOverloaded",
+    "BackendStartError",
+    "ConfigError",
+    "DeadlineExceeded",
+    "EndpointNotFound",
+    "Executed",
+    "InstanceClosed",
+    "MethodNotExposed",
+    "NotConnected",
+    "ProtocolError",
+    "ReplicaDied",
+    "SerializationError",
+    "ServeBridgeError",
+]
+
+TEXT_SHOWN = 120  # characters of a name in a message
+NAMES_SHOWN = 20
+
+Executed = Literal["no", "unknown"]
+"""Whether the request's work ran: "no" is a proof, "unknown" is the absence of one."""
+
+
+def shown(name: object) -> str:
+    """Return the repr of what a caller sent, cut to a length that fits a log line."""
+    try:
+        return f"{name!r:.{TEXT_SHOWN}}"
+    except Exception:  # a foreign `__repr__`, or an int of more digits than Python prints
+        return f"an object of type {type(name).__qualname__}"
+
+
+class ServeBridgeError(Exception):
+    """Root of every error of the engine.
+
+    Attributes:
+        http_status: Status that the proxy and the adapters answer with when this error ends a request.
+    """
+
+    http_status: ClassVar[int] = 500
+
+
+class ConfigError(ServeBridgeError, ValueError):
+    """An option is unknown, of the wrong type or out of range; the message names it."""
+
+
+class NameNotFound(ServeBridgeError, KeyError, ValueError):
+    """What the two look-ups by name share; raised as one of them only."""
+
+    http_status = 404
+    kind: ClassVar[str] = "name"
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        names = tuple(sorted(known))
+        super().__init__(name, names)  # all of them, or the error cannot be unpickled
+        self.name, self.known = name, names
+
+    def __str__(self) -> str:  # a bare KeyError prints the repr of its argument
+        listed = ", ".join(self.known[:NAMES_SHOWN]) or "none"
+        if len(self.known) > NAMES_SHOWN:
+            listed += f" and {len(self.known) - NAMES_SHOWN} more"
+        return f"no {self.kind} {shown(self.name)}; create it first. Known: {listed}"
+
+
+class EndpointNotFound(NameNotFound):
+    """The call names an endpoint that nobody has created, or that was deleted."""
+
+    kind = "endpoint"
+
+    def __init__(self, endpoint: str, known: Iterable[str] = ()) -> None:
+        super().__init__(endpoint, known)
+        self.endpoint = endpoint
+
+
+class BackendNotFound(NameNotFound):
+    """The call names a backend that nobody has created, or that was deleted."""
+
+    kind = "backend"
+
+    def __init__(self, backend: str, known: Iterable[str] = ()) -> None:
+        super().__init__(backend, known)
+        self.backend = backend
+
+
+class MethodNotExposed(ServeBridgeError, AttributeError):
+    """The call names a method that the backend does not offer. Which ones it offers is told to nobody."""
+
+    http_status = 404
+
+    def __init__(self, backend: str, method: str) -> None:
+        super().__init__(backend, method)
+        self.backend, self.method = backend, method
+
+    def __str__(self) -> str:
+        return (
+            f"backend {self.backend!r} exposes no method {shown(self.method)}; callable are `__call__` and "
+            "the public methods of its class, or those that `exposed_methods` lists"
+        )
+
+
+class BackendOverloaded(ServeBridgeError):
+    """Every replica and the waiting line were full; nothing was started, so calling again later is safe."""
+
+    http_status = 503
+    executed: ClassVar[Executed] = "no"
+
+
+class DeadlineExceeded(ServeBridgeError, TimeoutError):
+    """The request's time was up before its answer came.
+
+    Attributes:
+        executed: "no" if the request had provably not been started, else "unknown".
+    """
+
+    http_status = 504
+
+    def __init__(self, message: str, executed: Executed = "unknown") -> None:
+        super().__init__(message)  # a second argument would make OSError take the first for an errno
+        self.executed: Executed = executed
+
+
+class ReplicaDied(ServeBridgeError, ConnectionError):
+    """The replica stopped before it had answered.
+
+    Attributes:
+        executed: "no" if the request had provably not been started, else "unknown": then it may have run, and
+            only the caller can know whether to send it again.
+    """
+
+    http_status = 502
+
+    def __init__(self, message: str, executed: Executed = "unknown") -> None:
+        super().__init__(message)  # as in DeadlineExceeded
+        self.executed: Executed = executed
+
+
+class BackendError(ServeBridgeError, RuntimeError):
+    """User code raised an exception that cannot be rebuilt in the calling process.
+
+    Attributes:
+        type_name: Name of the exception's class in the replica.
+        text: Its text.
+        remote_traceback: The replica's traceback as text; empty if there is none. Shown below a printed
+            traceback, but no part of `str`, which may end up in an answer to a client.
+    """
+
+    def __init__(self, type_name: str, text: str, remote_traceback: str = "") -> None:
+        super().__init__(type_name, text, remote_traceback)
+        self.type_name, self.text, self.remote_traceback = type_name, text, remote_traceback
+        if remote_traceback:
+            self.add_note(f"In the replica:\n{remote_traceback}")
+
+    def __str__(self) -> str:
+        return f"the backend raised {self.type_name}: {self.text}"
+
+
+class BackendStartError(ServeBridgeError, RuntimeError):
+    """A backend's replicas did not become ready; nothing of them is left running and the name is free again.
+
+    Attributes:
+        backend: Name of the backend.
+        reason: What went wrong, in one sentence.
+        remote_traceback: The replica's traceback as text; empty if there is none.
+    """
+
+    def __init__(self, backend: str, reason: str, remote_traceback: str = "") -> None:
+        super().__init__(backend, reason, remote_traceback)
+        self.backend, self.reason, self.remote_traceback = backend, reason, remote_traceback
+
+    def __str__(self) -> str:
+        text = f"backend {self.backend!r} did not start: {self.reason}"
+        return f"{text}\nIn the replica:\n{self.remote_traceback}" if self.remote_traceback else text
+
+
+class SerializationError(ServeBridgeError, TypeError):
+    """A value cannot leave its process, or has no form of the kind asked for; the message names it."""
+
+
+class NotConnected(ServeBridgeError, ConnectionError):
+    """No instance could be reached; the message says where it was looked for."""
+
+    http_status = 503
+    executed: ClassVar[Executed] = "no"
+
+
+class InstanceClosed(ServeBridgeError, RuntimeError):
+    """The client or instance was used after `shutdown`; `start` or `connect` gives a new one."""
+
+    http_status = 503
+    executed: ClassVar[Executed] = "no"
+
+
+class ProtocolError(ServeBridgeError, ConnectionError):
+    """A peer broke the data plane's protocol; its connection was closed."""
+
+    http_status = 502
+
+
+class AuthenticationError(ServeBridgeError, ConnectionError):
+    """A peer of the data plane could not prove that it belongs to the instance; its connection was closed."""
+
+    http_status = 502

@@ -1,0 +1,176 @@
+"""Where user code runs: `async def` on the replica's loop, `def` on its threads, marked methods in batches.
+
+Rule 1: user code can raise anything, SystemExit too; nothing of it ends the loop or a thread.
+Rule 2: a `def` that has begun keeps its place until its thread returns, whatever became of the caller.
+Rule 3: what has expired before its turn is not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import CoroutineType, GeneratorType
+from typing import Any, Final
+
+from serve_bridge.batching import BatchQueue
+from serve_bridge.config import BackendConfig
+from serve_bridge.context import request_deadline
+from serve_bridge.errors import DeadlineExceeded
+from serve_bridge.method import Method
+from serve_bridge.user_code import UserCode
+
+_DONE: Final = object()
+
+
+class Executor:
+    """Runs one replica's user code."""
+
+    def __init__(self, code: UserCode, config: BackendConfig) -> None:
+        self._code = code
+        self._config = config
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="serve_bridge-user")
+        self._queues: dict[str, BatchQueue] = {}
+
+    async def construct(self) -> None:
+        """Construct the user's class where its calls will run, so that what it opens belongs there."""
+        construct = self._code.construct
+        if self._code.is_async:
+            construct()
+        else:
+            await self._in_thread(construct)
+        for method in self._code.methods.values():
+            if method.batched:
+                limits = _batch_limits(self._config)
+                self._queues[method.name] = BatchQueue(self._batch_runner(method), *limits)
+
+    def configure(self, config: BackendConfig) -> None:
+        """Follow changed options: threads and batch limits."""
+        if config.threads != self._config.threads:
+            self._threads.shutdown(wait=False)
+            self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="serve_bridge-user")
+        for queue in self._queues.values():
+            queue.reconfigure(*_batch_limits(config))
+        self._config = config
+
+    async def run(self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what *method* returns; a generator comes back as an asynchronous iterator.
+
+        Raises:
+            BaseException: What user code raises.
+            DeadlineExceeded: The request's time was up before its turn; nothing was begun.
+        """
+        if method.batched:
+            return await self._queues[method.name].submit(args[0] if args else None, request_deadline.get())
+        if method.is_async:
+            result = method.func(*args, **kwargs)
+            return result if method.is_generator else await result
+        result = await self._in_thread(method.func, *args, **kwargs)
+        kind = type(result)
+        if kind is GeneratorType:
+            return self._iterate(result)
+        if kind is CoroutineType:  # a lambda around an `async def`
+            return await result
+        return result
+
+    async def run_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
+        """Return what *hook*, a method such as `reconfigure` or `check_health`, returns, sync or async."""
+        if inspect.iscoroutinefunction(hook):
+            return await hook(*args)
+        # Not on the user's threads: a probe must not wait behind the work that it judges.
+        return _opened(await asyncio.to_thread(_guarded, hook, args, {}))
+
+    def close(self) -> None:
+        """Take nothing new; a thread that still runs is left to end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _batch_runner(self, method: Method) -> Callable[[list[Any]], Any]:
+        async def run(items: list[Any]) -> Sequence[Any]:
+            # A batch runs in the context of its first item, whose deadline is not that of the others.
+            request_deadline.set(None)
+            if method.is_async:
+                return await method.func(items)  # type: ignore[no-any-return]  # BatchQueue checks what it is
+            return await self._in_thread(method.func, items)  # type: ignore[no-any-return]
+
+        return run
+
+    async def _in_thread(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return await self._in_turn(request_deadline.get(), func, args, kwargs)
+
+    async def _in_turn(
+        self, deadline: float | None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        future = self._threads.submit(_in_time, deadline, contextvars.copy_context(), func, args, kwargs)
+        return _opened(await _uninterrupted(future))
+
+    async def _iterate(self, generator: Iterator[Any]) -> AsyncIterator[Any]:
+        deadline = request_deadline.get()
+        try:
+            while (item := await self._in_turn(deadline, next, (generator, _DONE), {})) is not _DONE:
+                deadline = None  # it has begun, so nothing may say any more that it has not
+                yield item
+        finally:
+            close = getattr(generator, "close", None)
+            if close is not None:
+                await self._in_thread_after_all(close)
+
+    async def _in_thread_after_all(self, func: Callable[[], Any]) -> None:
+        """Run *func* on the user's threads even though the request is over."""
+        await _uninterrupted(self._threads.submit(_guarded, func, (), {}))
+
+
+def _batch_limits(config: BackendConfig) -> tuple[int, float]:
+    return config.max_batch_size or 1, config.batch_wait_timeout
+
+
+async def _uninterrupted(future: Future[Any]) -> Any:
+    """Wait for *future*; on cancellation withdraw it if it has not begun, else see it through first."""
+    wrapped = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(wrapped)
+    except asyncio.CancelledError:
+        if not future.cancel():
+            await _settled(wrapped)
+        raise
+
+
+async def _settled(future: asyncio.Future[Any]) -> None:
+    """Wait for *future*, however often the waiting task is cancelled meanwhile."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):  # the task is being cancelled already
+            await asyncio.wait([future])
+
+
+def _in_time(
+    deadline: float | None,
+    context: contextvars.Context,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, BaseException | None]:
+    if deadline is not None and time.monotonic() >= deadline:
+        return None, DeadlineExceeded("the time was up before a thread was free", "no")
+    return context.run(_guarded, func, args, kwargs)
+
+
+def _guarded(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """Call *func*; return its result and what it raised, since no future takes every exception."""
+    try:
+        return func(*args, **kwargs), None
+    except BaseException as error:  # Rule 1
+        return None, error
+
+
+def _opened(outcome: tuple[Any, BaseException | None]) -> Any:
+    result, error = outcome
+    if error is None:
+        return result
+    if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):  # they mean something here
+        raise RuntimeError(f"user code raised {type(error).__name__}") from error
+    raise error

@@ -1,0 +1,309 @@
+"""A handle: what Python code holds to call one endpoint.
+
+Rule 1: a handle holds no socket, thread or loop; it is cheap, picklable, and works in any thread, loop or forked child.
+Rule 2: `call` and `acall` share everything but the last wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from starlette.requests import Request
+
+from serve_bridge.checks import seconds
+from serve_bridge.context import time_left
+from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, shown
+from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
+from serve_bridge.request import FrozenRequest, cached_body
+from serve_bridge.wire import calls, payload
+from serve_bridge.wire.connection import Aborted, Lost
+from serve_bridge.wire.frames import Kind
+
+if TYPE_CHECKING:
+    from serve_bridge.lane import Lane
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_check_seconds = seconds()
+_Result = TypeVar("_Result")
+
+
+class Link(Protocol):
+    """What a handle needs of its client."""
+
+    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
+        """Run *work* on the process's own loop thread and wait for its result."""
+
+    async def lane(self) -> Lane:
+        """Return the running loop's way into the instance."""
+
+    def reference(self) -> Any:
+        """Return what unpickles as a link to the same instance."""
+
+    def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Make the call as a Ray actor call; return its ObjectRef."""
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """How a handle calls; see `Handle.options`."""
+
+    method_name: str | None = None
+    shard_key: str | None = None
+    http_method: str | None = None
+    http_headers: Mapping[str, str] | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for name in ("method_name", "shard_key", "http_method"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} must be a str, got {shown(value)}")
+        if self.method_name == "":
+            raise ConfigError("method_name must not be empty")
+        headers = self.http_headers
+        if headers is not None:
+            if not isinstance(headers, Mapping) or not all(isinstance(s, str) for pair in headers.items() for s in pair):
+                raise TypeError(f"http_headers must be a dict of str to str, got {shown(headers)}")
+            object.__setattr__(self, "http_headers", dict(headers))  # later changes of the caller's dict mean nothing
+        object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
+
+
+class Handle:
+    """Calls one endpoint."""
+
+    def __init__(self, link: Link, endpoint: str, options: CallOptions | None = None) -> None:
+        self._link = link
+        self.endpoint = endpoint
+        self._options = options or CallOptions()
+
+    def options(
+        self,
+        *,
+        method_name: str | None = None,
+        shard_key: str | None = None,
+        http_method: str | None = None,
+        http_headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Handle:
+        """Return a new handle; what is not given stays as it is here.
+
+        Args:
+            method_name: Method of the backend to call instead of `__call__`.
+            shard_key: Requests with one key go to one backend.
+            http_method: What the backend sees as `request.method`. An idempotent one allows a retry.
+            http_headers: What the backend sees as `request.headers`.
+            timeout_s: Seconds that a call may take; past it `DeadlineExceeded`.
+
+        Raises:
+            TypeError, ConfigError: A value is of the wrong type or out of range.
+        """
+        given = {
+            "method_name": method_name,
+            "shard_key": shard_key,
+            "http_method": http_method,
+            "http_headers": http_headers,
+            "timeout_s": timeout_s,
+        }
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return type(self)(self._link, self.endpoint, replace(self._options, **changes))
+
+    def call(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """Send one request to the endpoint over the data plane and return its result; needs no Ray here.
+
+        Args:
+            data: What the backend finds in the request: `request.data`, `await request.json()`, ...
+            kwargs: `request.query_params`, or the keyword arguments of another method.
+
+        Raises:
+            EndpointNotFound: Nobody created the endpoint, or it was deleted meanwhile.
+            BackendOverloaded: Every replica and the waiting line were full; nothing was started.
+            DeadlineExceeded: Time is up; the work is cancelled.
+            ReplicaDied: The replica stopped before answering; the work may have run, so nothing was retried.
+            SerializationError: An argument or the result has no pickled form.
+            RuntimeError: An event loop runs in this thread; `await handle.acall(...)` there.
+            Exception: What user code raised, as its own type.
+        """
+        refuse_on_running_loop("call", "await handle.acall(...)")
+        request = self._request(data, kwargs)
+        return self._link.run(lambda lane: _call(lane, request), request.timeout_s)
+
+    async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """Same as :meth:`call`, for a running event loop."""
+        data = await _read(data)
+        return await _call(await self._link.lane(), self._request(data, kwargs))
+
+    def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
+        """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
+        refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
+        request = self._request(data, kwargs, generator=True)
+        items: AsyncIterator[Any] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
+        return _iterate(self._link, items, request.timeout_s)
+
+    async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
+        """Same as :meth:`stream`, for a running event loop."""
+        data = await _read(data)
+        request = self._request(data, kwargs, generator=True)
+        items = _items(await self._link.lane(), request)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()
+
+    def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """Send one request as a Ray actor call and return its ObjectRef at once, for `ray.get` and `ray.wait`.
+
+        ObjectRefs among the arguments are resolved first.
+
+        Raises:
+            NotConnected: This process does not use Ray; use :meth:`call`.
+            EndpointNotFound, BackendOverloaded: As :meth:`call`.
+        """
+        options = self._options
+        if isinstance(data, Request):
+            data = _frozen(data)
+        return self._link.submit(self.endpoint, options.shard_key, self._head(0, b"", False), data, kwargs)
+
+    def _request(self, data: Any, kwargs: dict[str, Any], *, generator: bool = False) -> _Call:
+        if isinstance(data, Request):
+            data = _frozen(data)
+        segments = payload.pack((data, kwargs))
+        size = payload.size_of(segments)
+        inline = size <= INLINE_BODY_BYTES
+        head = self._head(size, payload.join(segments) if inline else b"", generator)
+        return _Call(head, self._options, time_left(self._options.timeout_s), None if inline else segments)
+
+    def _head(self, size: int, body: bytes, generator: bool) -> CallHead:
+        options = self._options
+        return CallHead(
+            self.endpoint,
+            "",
+            0,
+            time_left(options.timeout_s),
+            "",
+            options.method_name or "",
+            options.http_method or "GET",
+            options.http_headers,  # type: ignore[arg-type]  # CallOptions has made it a dict
+            generator,
+            size,
+            body,
+        )
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self._link.reference(), self.endpoint, self._options))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.endpoint!r})"
+
+
+class AsyncHandle(Handle):
+    """A handle whose `remote` is awaited, as `get_handle(..., sync=False)` returns."""
+
+    async def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """Same as :meth:`Handle.remote`, without holding the loop up."""
+        data = await _read(data)
+        return await asyncio.to_thread(super().remote, data, **kwargs)
+
+
+class _Call:
+    """One Python call on its way to a replica (a `router.Outgoing`)."""
+
+    __slots__ = ("_head", "body", "endpoint", "idempotent", "shard_key", "timeout_s")
+    kind = Kind.CALL
+
+    def __init__(
+        self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[payload.Segment] | None
+    ) -> None:
+        self._head = head
+        self.endpoint = head.endpoint
+        self.shard_key = options.shard_key
+        self.timeout_s = timeout_s
+        # The default GET is no promise: only a caller who says so makes a call repeatable.
+        self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
+        self.body = body
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return the head; see `router.Outgoing`."""
+        h = self._head
+        return calls.encode_call(
+            CallHead(
+                h.endpoint,
+                backend,
+                version,
+                timeout_s,
+                h.request_id,
+                h.call_method,
+                h.http_method,
+                h.headers,
+                h.generator,
+                h.size,
+                h.body,
+            )
+        )
+
+
+async def _call(lane: Lane, request: _Call) -> Any:
+    stream, frame = await lane.router.route(request)
+    try:
+        return await calls.read_answer(stream, frame)
+    except (Lost, Aborted):
+        raise ReplicaDied("the replica died while it answered", "unknown") from None
+    finally:
+        stream.cancel()
+
+
+async def _items(lane: Lane, request: _Call) -> Any:
+    stream, frame = await lane.router.route(request)
+    try:
+        async for item in calls.read_items(stream, frame):
+            yield item
+    except (Lost, Aborted):
+        raise ReplicaDied("the replica died while it answered", "unknown") from None
+    finally:
+        stream.cancel()
+
+
+async def _open_stream(lane: Lane, request: _Call) -> Any:
+    return _items(lane, request)
+
+
+_END: Final = object()
+
+
+def _iterate(link: Link, items: Any, timeout_s: float) -> Iterator[Any]:
+    async def step() -> Any:
+        return await anext(items, _END)
+
+    try:
+        while (item := link.run(lambda _: step(), timeout_s)) is not _END:
+            yield item
+    finally:
+        link.run(lambda _: items.aclose(), timeout_s)
+
+
+def refuse_on_running_loop(name: str, instead: str) -> None:
+    """Raise RuntimeError if the calling thread runs an event loop, which a blocking wait would stop."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(f"handle.{name}() would block the event loop that runs in this thread; use: {instead}")
+
+
+async def _read(data: Any) -> Any:
+    if isinstance(data, Request):
+        return FrozenRequest.of(data, await data.body())
+    return data
+
+
+def _frozen(request: Request) -> FrozenRequest:
+    body = cached_body(request)
+    if body is None:
+        raise SerializationError("the request's body has not been read; `await request.body()` before you pass it on")
+    return FrozenRequest.of(request, body)
+
+
+def overdue(timeout_s: float) -> DeadlineExceeded:
+    """Return the error for a call that the process's own loop thread did not finish in time."""
+    return DeadlineExceeded(f"no answer within {timeout_s:g} s", "unknown")

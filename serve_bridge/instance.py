@@ -1,0 +1,184 @@
+"""The file by which an instance is found: where its controller listens, and the key.
+
+Rule 1: the file is 0600 in a 0700 directory of its user; one that others can read is refused.
+Rule 2: an address is the path of such a file. A running instance also leaves a copy where `connect` looks by name.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from serve_bridge.errors import ConfigError, NotConnected
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire.auth import Key
+from serve_bridge.wire.sockets import private_directory
+
+ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
+_FILE = "instance.json"
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client must know of an instance.
+
+    Attributes:
+        name: Its name.
+        generation: Which start of that name it is.
+        directory: Where its sockets on this machine are.
+        controller: Where its controller listens.
+        secret: The key, in hex; `repr` leaves it out.
+    """
+
+    name: str
+    generation: str
+    directory: str
+    controller: ReplicaAddress
+    secret: str
+
+    @property
+    def key(self) -> Key:
+        """The key that both ends of every connection hold."""
+        return Key(bytes.fromhex(self.secret))
+
+    @property
+    def address(self) -> str:
+        """What `connect` and SERVE_BRIDGE_ADDRESS take."""
+        return os.path.join(self.directory, _FILE)
+
+    def __repr__(self) -> str:
+        return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"
+
+
+def new_generation() -> str:
+    """Return a name for one start of an instance."""
+    return secrets.token_hex(4)
+
+
+def base_directory() -> Path:
+    """Return the directory of this user's instances: in XDG_RUNTIME_DIR, else in the temporary directory."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "serve_bridge"
+    return Path(tempfile.gettempdir()) / f"serve_bridge-{os.geteuid()}"
+
+
+def make_directory(name: str, generation: str) -> Path:
+    """Make the directory of one instance, for its sockets and its file.
+
+    Raises:
+        OSError: It, or the one above it, is open to others or not this user's.
+    """
+    private_directory(base_directory())
+    # A name may have 128 characters and a socket's path 107; the generation is what makes it unique.
+    directory = base_directory() / f"{name[:24]}-{generation}"
+    private_directory(directory)
+    return directory
+
+
+def write(instance: Instance) -> None:
+    """Write the instance's file, and the copy by name unless another live instance has that."""
+    _write_private(Path(instance.address), instance)
+    by_name = discovery_file(instance.name)
+    other = _read_if_any(by_name)
+    if other is None or other.generation == instance.generation or not is_alive(other):
+        _write_private(by_name, instance)
+
+
+def remove(instance: Instance) -> None:
+    """Remove the instance's files and directory; missing ones are fine."""
+    by_name = discovery_file(instance.name)
+    found = _read_if_any(by_name)
+    if found is not None and found.generation == instance.generation:
+        by_name.unlink(missing_ok=True)
+    directory = Path(instance.directory)
+    if directory.is_dir():
+        for path in directory.iterdir():
+            path.unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def discovery_file(name: str) -> Path:
+    """Return where a running instance *name* leaves the copy of its file."""
+    return base_directory() / f"{name}.json"
+
+
+def find(address: str | None, name: str) -> Instance:
+    """Return the instance at *address*, else at SERVE_BRIDGE_ADDRESS, else the one called *name* on this machine.
+
+    Raises:
+        NotConnected: There is none; the message names the three places.
+        ConfigError: What was given is no instance's address; the message says which of the places gave it.
+    """
+    variable = os.environ.get(ADDRESS_VARIABLE)
+    if address is not None:
+        return _read_given(address, "address")
+    if variable:
+        return _read_given(variable, ADDRESS_VARIABLE)
+    found = _read_if_any(discovery_file(name))
+    if found is None:
+        raise NotConnected(
+            f"no running instance {name!r} found: no address was passed, {ADDRESS_VARIABLE} is not set, and there is "
+            f"no file {discovery_file(name)}; start one with serve_bridge.start() or `serve-bridge start`"
+        )
+    return found
+
+
+def _read_given(address: str, source: str) -> Instance:
+    if not isinstance(address, str):
+        raise TypeError(f"{source} must be the path of an instance's file, got {type(address).__name__}")
+    if not os.path.isabs(address) or not address.endswith(".json") or "\0" in address:
+        raise ConfigError(
+            f"{source}={address!r} is no address: an address is the path of an instance's file, as client.address is"
+        )
+    found = _read_if_any(Path(address))
+    if found is None:
+        raise NotConnected(
+            f"no instance is running at {source}={address!r}; looked for in: the argument, {ADDRESS_VARIABLE}, "
+            f"the files in {base_directory()} (only the first one given counts)"
+        )
+    return found
+
+
+def _read_if_any(path: Path) -> Instance | None:
+    """Return what *path* holds; None if there is no such file.
+
+    Raises:
+        ConfigError: Others can read it, it is another user's, or it is no instance's file.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            data = file.read(65536)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or found.st_uid != os.geteuid():
+        raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
+    try:
+        return msgspec.json.decode(data, type=Instance)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path} is no instance's file: {error}") from None
+
+
+def _write_private(path: Path, instance: Instance) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(instance))
+    os.replace(draft, path)
+
+
+def is_alive(instance: Instance) -> bool:
+    """Whether somebody listens on this machine where *instance*'s controller should."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(instance.controller.unix)
+        except OSError:
+            return False
+    return True

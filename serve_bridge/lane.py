@@ -1,0 +1,43 @@
+"""One event loop's way into an instance: a router and the control link that feeds it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serve_bridge.control_link import ControlLink
+from serve_bridge.instance import Instance
+from serve_bridge.router import Router
+from serve_bridge.wire.auth import Role
+
+
+class Lane:
+    """A router and a control link on the running loop; they end when the loop cancels its tasks, or by `close`.
+
+    Attributes:
+        loop: Where all of it happens.
+        router: Sends requests.
+        control: Tables and operations.
+    """
+
+    def __init__(self, instance: Instance, *, lease: bool = False) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.router = Router(instance.key, Role.PYTHON)
+        self.control = ControlLink(
+            instance.controller, instance.key, instance.generation, Role.PYTHON, self.router.apply, lease=lease
+        )
+        self.control.start()
+        # asyncio.run() cancels what still runs before it closes its loop; sockets must not outlive that.
+        self._guard = self.loop.create_task(self._until_cancelled())
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        self._guard.cancel()
+        await asyncio.wait([self._guard])
+        await self.control.close()
+
+    async def _until_cancelled(self) -> None:
+        try:
+            await self.loop.create_future()
+        finally:
+            self.router.close()
+            self.control.hang_up()

@@ -1,0 +1,59 @@
+"""A thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import uvloop
+
+_Result = TypeVar("_Result")
+
+
+class LoopThread:
+    """A daemon thread with an event loop of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = uvloop.new_event_loop()
+        # An empty context: what the thread that starts a replica knows is not the replica's.
+        context = contextvars.Context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], Awaitable[_Result]]) -> concurrent.futures.Future[_Result]:
+        """Run *work* on the loop; return its future."""
+
+        async def run() -> _Result:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop)
+
+    def stop(self) -> None:
+        """Let the loop end, once what it has begun to close is closed; does not wait."""
+        self.loop.call_soon_threadsafe(lambda: self.loop.call_later(0.01, self.loop.stop))
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            self._cancel_all()
+        finally:
+            self.loop.close()
+
+    def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+
+

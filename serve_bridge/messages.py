@@ -1,0 +1,161 @@
+"""The values that cross processes: the routing table and the heads of requests and answers.
+
+Rule 1: frozen values only; whoever holds one may share it with any thread.
+Rule 2: what comes from HTTP is strictly typed here and read by msgpack; only the bodies of Python calls are pickles.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+HeaderList = list[tuple[bytes, bytes]]
+"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
+
+RawPathParams = tuple[tuple[str, str, str], ...]
+"""(name, Starlette converter, text) for each path parameter; converted again where the request is read."""
+
+INLINE_BODY_BYTES: Final = 64 * 1024
+"""A body up to this size travels inside its head's frame; a longer one follows in DATA frames."""
+
+CONTROLLER: Final = "controller"
+"""The name under which the controller listens, as replicas do under their ids."""
+
+
+class ReplicaAddress(msgspec.Struct, frozen=True, array_like=True):
+    """Where one replica's (or the controller's) data-plane sockets are.
+
+    Attributes:
+        replica: The replica's id, unique in the instance.
+        unix: Path of its unix socket on its own node.
+        tcp: Host and port for other nodes, or None where there are none.
+    """
+
+    replica: str
+    unix: str
+    tcp: tuple[str, int] | None = None
+
+
+class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
+    """What routers know of one backend."""
+
+    replicas: tuple[ReplicaAddress, ...]
+    max_concurrent_queries: int
+    max_queued_queries: int
+
+
+class EndpointRoute(msgspec.Struct, frozen=True, array_like=True):
+    """What routers know of one endpoint; *path* None means that no HTTP route leads to it."""
+
+    path: str | None
+    methods: tuple[str, ...]
+    weights: dict[str, float]
+    shadows: dict[str, float]
+
+
+class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
+    """The numbered snapshot all routers read; endpoints are in the order of their creation.
+
+    Attributes:
+        generation: The instance this table belongs to; versions compare only within one.
+        version: Grows with every change.
+    """
+
+    generation: str
+    version: int
+    backends: dict[str, BackendRoute]
+    endpoints: dict[str, EndpointRoute]
+
+
+class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The head of a REQUEST frame: an HTTP request, its body too if that is short.
+
+    Attributes:
+        endpoint, backend, version: Whom the caller means, by which table; a replica of another backend rejects it.
+        timeout_s: Seconds the caller still waits.
+        call_method: Which method of the backend to call; empty: `__call__`.
+        forwarded: True from an adapter (the backend receives a ServeRequest), False from the proxy (a Starlette Request).
+        context: What the web app lets the backend know as `request.state`.
+        body: The whole body, if the frame ends the request.
+    """
+
+    endpoint: str
+    backend: str
+    version: int
+    timeout_s: float
+    request_id: str
+    call_method: str
+    method: str
+    scheme: str
+    http_version: str
+    path: str
+    raw_path: bytes
+    root_path: str
+    query: bytes
+    headers: HeaderList
+    path_params: RawPathParams
+    client: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+    forwarded: bool
+    context: dict[str, str | int | float | bool | None] | None
+    body: bytes
+
+
+class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The head of the RESPONSE to a REQUEST; *body* is the whole body if the frame ends the stream.
+
+    Attributes:
+        failure: Empty for what user code answered; else the reason from the closed set, logged by the edge.
+    """
+
+    status: int
+    headers: HeaderList
+    body: bytes
+    failure: str = ""
+
+
+class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The head of a CALL frame: a Python call.
+
+    Attributes:
+        size: Bytes of the pickled arguments, which are *body* or, if longer, follow in DATA frames.
+        generator: Whether the caller iterates the answer.
+    """
+
+    endpoint: str
+    backend: str
+    version: int
+    timeout_s: float
+    request_id: str
+    call_method: str
+    http_method: str
+    headers: dict[str, str] | None
+    generator: bool
+    size: int
+    body: bytes
+
+
+class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The head of the RESPONSE to a CALL.
+
+    Attributes:
+        failed: Whether the payload is a failure (see `wire.failure`) and not a value.
+        size: Bytes of the payload, inline or in DATA frames; -1: a generator's items follow, one message each.
+    """
+
+    failed: bool
+    size: int
+    body: bytes
+
+
+class Rejection(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The payload of a REJECT frame: why nothing was started.
+
+    Attributes:
+        reason: One of "full", "draining", "expired", "foreign", "not exposed", "not allowed".
+        detail: A sentence for the caller.
+    """
+
+    reason: str
+    detail: str = ""

@@ -1,0 +1,177 @@
+"""Which route a path belongs to.
+
+Rule 1: the first created route that matches wins, as in a scan over all of them in order.
+Rule 2: no such scan is made. A static path is one dict look-up with the winner decided beforehand; for the
+others a trie over the literal text of the segments leaves the few that can match; Starlette's regex decides.
+Rule 3: matching is exact: no slash is added, nothing is normalised, and nothing under ``/-/`` ever matches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
+
+from serve_bridge.path_params import RESERVED_PREFIX, CompiledPath, PathParam, compile_route, convert
+
+__all__ = ["Match", "Route", "RouteIndex"]
+
+Match = tuple["Route", tuple[PathParam, ...]]
+"""A route and the texts of its path parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the routing table.
+
+    Attributes:
+        endpoint: Name of the endpoint that answers.
+        path: Path in Starlette's syntax; of a mount the prefix.
+        methods: Upper-case methods. HEAD is not stored, and a mount takes every method.
+        mount: The endpoint answers the prefix itself and all below it.
+    """
+
+    endpoint: str
+    path: str
+    methods: frozenset[str]
+    mount: bool = False
+
+    def root_path(self, path: str) -> str:
+        """Return the part of *path* that this mount's prefix matched; "" for a mount at "/"."""
+        return "/".join(path.split("/")[: self.path.rstrip("/").count("/") + 1])
+
+
+class RouteIndex:
+    """Finds the route of a path; immutable.
+
+    Args:
+        routes: All routes in the order of their creation.
+
+    Raises:
+        ValueError: A route does not compile; `serve_bridge.path_params.check_route` refuses it earlier.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Node()
+        static: list[tuple[int, Route]] = []
+        for order, route in enumerate(routes):
+            prefix = route.path.rstrip("/") if route.mount else route.path
+            compiled = compile_route(prefix) if prefix else _EMPTY
+            if compiled.params or route.mount:
+                self._root.insert(_Candidate.of(order, route, compiled), compiled)
+            else:
+                static.append((order, route))
+        self._static: dict[str, Match] = {}
+        for order, route in static:
+            self._static.setdefault(route.path, self._search(route.path, before=order) or (route, ()))
+
+    def match(self, path: str) -> Match | None:
+        """Return the route that answers the decoded *path* and its raw path parameters, or None.
+
+        A parameter whose converter refuses the text, like an integer of 5,000 digits, is no match.
+        """
+        if path.startswith(RESERVED_PREFIX):
+            return None
+        return self._static.get(path) or self._search(path)
+
+    def _search(self, path: str, before: float = float("inf")) -> Match | None:
+        for candidate in sorted(self._root.candidates(path)):
+            if candidate.order < before and (match := candidate.match(path)):
+                return match
+        return None
+
+
+class _Candidate(NamedTuple):
+    """A route in the trie; sorts by creation."""
+
+    order: int
+    route: Route
+    regex: re.Pattern[str]
+    params: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, order: int, route: Route, compiled: CompiledPath) -> _Candidate:
+        regex = compiled.regex
+        if route.mount:  # (?s:) because a mount takes every sub-path, one with a line feed too
+            regex = re.compile(regex.pattern.removesuffix("$") + "(?:/(?s:.*))?")
+        return cls(order, route, regex, compiled.params)
+
+    def match(self, path: str) -> Match | None:
+        found = self.regex.fullmatch(path)
+        if found is None:
+            return None
+        params = tuple((name, converter, found[name]) for name, converter in self.params)
+        try:
+            convert(params)
+        except ValueError:
+            return None
+        return self.route, params
+
+
+class _Node:
+    """The routes that agree on the literal text of their first segments.
+
+    Attributes:
+        literals: Next nodes by a segment without parameters.
+        prefixes: Next nodes by length and text of what a segment has before its first parameter.
+        ends: Routes that end here.
+        tails: Routes that take whatever follows: mounts, and those with a ``path`` parameter.
+    """
+
+    __slots__ = ("ends", "literals", "prefixes", "tails")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Node] = {}
+        self.prefixes: dict[int, dict[str, _Node]] = {}
+        self.ends: list[_Candidate] = []
+        self.tails: list[_Candidate] = []
+
+    def insert(self, candidate: _Candidate, compiled: CompiledPath) -> None:
+        node = self
+        for text, has_params in _segments(compiled):
+            children = node.prefixes.setdefault(len(text), {}) if has_params else node.literals
+            node = children.setdefault(text, _Node())
+        takes_rest = candidate.route.mount or any(converter == "path" for _, converter in compiled.params)
+        (node.tails if takes_rest else node.ends).append(candidate)
+
+    def candidates(self, path: str) -> list[_Candidate]:
+        nodes = [self]
+        found: list[_Candidate] = []
+        for segment in path.split("/"):
+            nodes = [child for node in nodes for child in node._next(segment)]
+            if not nodes:
+                return found
+            for node in nodes:
+                found += node.tails
+        for node in nodes:
+            found += node.ends
+        return found
+
+    def _next(self, segment: str) -> Iterator[_Node]:
+        if segment in self.literals:
+            yield self.literals[segment]
+        for length, children in self.prefixes.items():
+            if (child := children.get(segment[:length])) is not None:
+                yield child
+
+
+def _segments(compiled: CompiledPath) -> Iterator[tuple[str, bool]]:
+    """Yield the text before the first parameter of each segment, and whether there is one; `path` ends it."""
+    text, has_params = "", False
+    for piece, param in zip_longest(compiled.pieces, compiled.params):
+        head, *rest = piece.split("/")
+        text += "" if has_params else head
+        for segment in rest:
+            yield text, has_params
+            text, has_params = segment, False
+        if param is not None:
+            has_params = True
+            if param[1] == "path":
+                break
+    yield text, has_params
+
+
+_EMPTY = CompiledPath(re.compile("^$"), (), ("",))
+"""The prefix of a mount at "/"; Starlette would read an empty string as a host name."""

@@ -1,0 +1,73 @@
+"""A proxy process: the edge for the world, a router behind it, and a socket for the controller."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from serve_bridge.control_link import ControlLink
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.proxy.app import ProxyApp, with_middlewares
+from serve_bridge.proxy.edge import EdgeServer
+from serve_bridge.router import Router
+from serve_bridge.specs import ProxySpec
+from serve_bridge.wire import calls
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import ReplicaStream
+from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.sockets import Listener
+
+
+class Proxy:
+    """One proxy, on the loop it is started on."""
+
+    def __init__(self, spec: ProxySpec, key: Key) -> None:
+        self._spec = spec
+        self._key = key
+        self._listener = Listener(self, key, spec.generation, spec.proxy)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> tuple[ReplicaAddress, str]:
+        """Serve; return where the controller reaches this proxy, and its base URL.
+
+        Raises:
+            OSError, ValueError: It cannot listen where it should.
+        """
+        spec = self._spec
+        self._router = Router(self._key, Role.EDGE)
+        app = ProxyApp(self._router, spec.http)
+        self._link = ControlLink(spec.controller, self._key, spec.generation, Role.EDGE, app.apply)
+        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http)
+        self._link.start()
+        await self._link.ready()
+        url = await self._edge.start()
+        return await self._listener.listen(Path(spec.directory), spec.tcp_host), url
+
+    def load(self) -> int:
+        """Return 0: nobody balances over proxies."""
+        return 0
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Take a request of the controller; there are no others."""
+        head = calls.decode_call(frame.payload) if frame.kind == Kind.CALL else None
+        if head is None or head.call_method != "@drain":
+            stream.reject("not exposed", "@drain")
+            return
+        task = asyncio.get_running_loop().create_task(calls.answer_control(stream, head, self.drain))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, grace_s: float) -> None:
+        """Finish what has arrived, within *grace_s*, then close."""
+        await self._edge.drain(grace_s)
+        await self._edge.stop()
+
+    def close(self) -> None:
+        """Drop everything at once."""
+        self._listener.close()
+        if hasattr(self, "_edge"):
+            for work in (self._edge.stop(), self._link.close()):
+                task = asyncio.get_running_loop().create_task(work)
+                self._tasks.add(task)
+            self._router.close()

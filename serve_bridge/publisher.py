@@ -1,0 +1,96 @@
+"""Pushes the routing table to every router, and knows who has which version.
+
+Rule 1: a subscriber gets the newest table, not every one; a slow subscriber delays nobody's table.
+Rule 2: who waits for a version waits for those subscribers only that are still there, and not for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from serve_bridge.messages import RoutingTable
+from serve_bridge.wire.connection import Lost, ReplicaStream
+
+_VERSION: Final = struct.Struct("<Q")
+encode_table: Final = msgspec.msgpack.Encoder().encode
+
+
+def encode_version(version: int) -> bytes:
+    """Return *version* as a subscriber acknowledges it."""
+    return _VERSION.pack(version)
+
+
+class _Subscriber:
+    __slots__ = ("acknowledged", "sent")
+
+    def __init__(self) -> None:
+        self.sent = -1
+        self.acknowledged = -1
+
+
+class Publisher:
+    """The newest routing table and its subscribers."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._encoded = b""
+        self._subscribers: set[_Subscriber] = set()
+        self._changed = asyncio.Condition()
+
+    async def publish(self, table: RoutingTable) -> None:
+        """Send *table* to every subscriber, now and to come."""
+        async with self._changed:
+            self._version = table.version
+            self._encoded = encode_table(table)
+            self._changed.notify_all()
+
+    async def serve(self, stream: ReplicaStream) -> None:
+        """Feed one subscriber until it leaves."""
+        subscriber = _Subscriber()
+        stream.accept_body()
+        stream.respond(b"", end=False)
+        reader = asyncio.create_task(self._read(stream, subscriber))
+        self._subscribers.add(subscriber)
+        try:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: subscriber.sent < self._version)
+                    encoded, subscriber.sent = self._encoded, self._version
+                await stream.send_segments([encoded], end=False)
+        except Lost:
+            pass
+        finally:
+            reader.cancel()
+            self._subscribers.discard(subscriber)
+            stream.abort()
+            await self._notify()
+
+    async def acknowledged(self, version: int, timeout_s: float) -> bool:
+        """Wait until every subscriber has *version*; return False if one has not after *timeout_s*."""
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: all(s.acknowledged >= version for s in self._fed()))
+        except TimeoutError:
+            return False
+        return True
+
+    def _fed(self) -> Iterable[_Subscriber]:
+        # Who has not been sent a table yet will get the newest one first.
+        return [s for s in self._subscribers if s.sent >= 0]
+
+    async def _read(self, stream: ReplicaStream, subscriber: _Subscriber) -> None:
+        try:
+            async for message in stream.messages():
+                (subscriber.acknowledged,) = _VERSION.unpack(message)
+                await self._notify()
+        except Lost:
+            pass
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

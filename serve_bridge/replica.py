@@ -1,0 +1,227 @@
+"""A replica: admits requests over all callers, runs them, and retires without losing any.
+
+Rule 1: `max_concurrent_queries` is enforced here and nowhere else; what is above it is rejected before it starts.
+Rule 2: a draining replica rejects what is new and finishes what it has accepted.
+Rule 3: all of it runs on one loop; user code that blocks that loop is what the health probe is there to find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
+from serve_bridge.config import BackendConfig
+from serve_bridge.context import ReplicaContext, replica_context, request_deadline
+from serve_bridge.errors import BackendError, BackendStartError, ConfigError, MethodNotExposed, ProtocolError
+from serve_bridge.executor import Executor
+from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
+from serve_bridge.specs import ReplicaSpec
+from serve_bridge.user_code import UserCode, check_config
+from serve_bridge.wire import calls, failure
+from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import ReplicaStream
+from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.sockets import Listener
+
+QUIET_S: Final = 0.1
+"""A drained replica has had nothing to do for so long; a call over Ray may still be on its way to it."""
+
+_logger = logging.getLogger("serve_bridge.replica")
+
+
+class Replica:
+    """One process, or with the local runtime one thread, that runs a backend."""
+
+    def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+        self._spec = spec
+        self._config = spec.config
+        self._limit = spec.config.max_concurrent_queries or 1
+        self._listener = Listener(self, key, spec.generation, spec.replica)
+        self._in_flight = 0
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._last_done = 0.0
+
+    async def start(self) -> ReplicaAddress:
+        """Load and construct the user's code, then listen; return where.
+
+        Raises:
+            BackendStartError: User code raised; the error has its traceback as text.
+        """
+        self._loop = asyncio.get_running_loop()
+        spec = self._spec
+        replica_context.set(ReplicaContext(spec.backend, spec.replica, spec.generation, spec.instance_file))
+        self._context = contextvars.copy_context()
+        try:
+            code = UserCode.load(spec.code, exposed_methods=self._config.exposed_methods)
+            check_config(code.code, self._config)
+            self._code = code
+            self._executor = Executor(code, self._config)
+            await self._executor.construct()
+            self._methods = code.methods
+            if self._config.user_config is not None:
+                await self._reconfigure(self._config.user_config)
+        except BaseException as error:  # SystemExit too
+            reason = f"{type(error).__name__}: {failure.text_of(error)}"
+            raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
+        return await self._listener.listen(Path(spec.directory), spec.tcp_host)
+
+    # wire.connection.Service
+
+    def load(self) -> int:
+        """Return how many requests run here, or wait for their turn over Ray."""
+        return self._in_flight + len(self._line)
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Admit or reject the request that opened *stream*."""
+        try:
+            if frame.kind == Kind.REQUEST:
+                head: HttpHead | CallHead = decode_http(frame.payload)
+            else:
+                head = calls.decode_call(frame.payload)
+                if head.call_method.startswith("@"):
+                    self._start_control(stream, head)
+                    return
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"a request's head is malformed: {error}") from None
+        name = head.call_method or "__call__"
+        method = self._methods.get(name)
+        if head.backend != self._spec.backend:
+            stream.reject("foreign", self._spec.backend)
+        elif self._draining:
+            stream.reject("draining")
+        elif method is None:
+            stream.reject("not exposed", name)
+        elif head.timeout_s <= 0:
+            stream.reject("expired")
+        elif self._in_flight >= self._limit:
+            stream.reject("full")
+        else:
+            self._in_flight += 1
+            answer = answer_http if isinstance(head, HttpHead) else answer_call
+            self._spawn(self._serve(answer(self._executor, method, head, stream), head.timeout_s), stream)  # type: ignore[arg-type]  # each head has its answer
+
+    def _spawn(self, work: Any, stream: ReplicaStream) -> None:
+        task = self._loop.create_task(work, context=self._context.copy())
+        stream.on_cancel = task.cancel
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, work: Any, timeout_s: float) -> None:
+        request_deadline.set(time.monotonic() + timeout_s)
+        try:
+            await work
+        finally:
+            work.close()  # if the task was cancelled before its first step
+            self._done()
+
+    def _done(self) -> None:
+        self._in_flight -= 1
+        self._last_done = time.monotonic()
+        while self._line and self._in_flight < self._limit:
+            turn = self._line.popleft()
+            if not turn.done():
+                self._in_flight += 1
+                turn.set_result(None)
+
+    # calls over Ray
+
+    async def call(self, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
+        """Run a call that came as an actor call, in its turn; it is bounded by the caller, not rejected here.
+
+        Raises:
+            MethodNotExposed: The backend has no such method.
+            BaseException: What user code raises.
+        """
+        method = self._methods.get(head.call_method or "__call__")
+        if method is None:
+            raise MethodNotExposed(self._spec.backend, head.call_method)
+        if self._in_flight >= self._limit or self._line:
+            turn = self._loop.create_future()
+            self._line.append(turn)
+            await turn
+        else:
+            self._in_flight += 1
+        replica_context.set(self._context[replica_context])
+        request_deadline.set(time.monotonic() + head.timeout_s)
+        try:
+            result = await run_call(self._executor, method, head, data, kwargs)
+            return [item async for item in result] if hasattr(result, "__anext__") else result
+        except Exception:
+            raise
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit would end the actor
+            raise BackendError(type(error).__name__, failure.text_of(error), failure.traceback_of(error)) from None
+        finally:
+            self._done()
+
+    # what the controller asks for
+
+    def _start_control(self, stream: ReplicaStream, head: CallHead) -> None:
+        control = {"@check": self.check, "@configure": self.configure, "@drain": self.drain}.get(head.call_method)
+        if control is None:
+            stream.reject("not exposed", head.call_method)
+            return
+        self._spawn(calls.answer_control(stream, head, control), stream)
+
+    async def check(self) -> None:
+        """Answer a health probe through user code.
+
+        Raises:
+            BackendError: `check_health` returned False.
+            BaseException: What it raises.
+        """
+        if self._code.check_health is not None and await self._executor.run_hook(self._code.check_health) is False:
+            raise BackendError("check_health", "it returned False")
+
+    async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:
+        """Follow *config* from now on; with *reconfigure* its `user_config` is new.
+
+        Raises:
+            ConfigError: The code cannot follow it; nothing has changed.
+            BaseException: What the user's `reconfigure` raises; nothing else has changed.
+        """
+        check_config(self._code.code, config)
+        if reconfigure and config.user_config is not None:
+            await self._reconfigure(config.user_config)
+        self._executor.configure(config)
+        self._limit = config.max_concurrent_queries or 1
+        self._config = config
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*."""
+        self._draining = True
+        self._listener.stop_accepting()
+        self._listener.go_away()
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline:
+            if self.load() == 0 and time.monotonic() - self._last_done >= QUIET_S:
+                return True
+            await asyncio.sleep(QUIET_S / 4)
+        return self.load() == 0
+
+    def close(self) -> None:
+        """Drop everything at once."""
+        self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if hasattr(self, "_executor"):
+            self._executor.close()
+
+    async def _reconfigure(self, user_config: Any) -> None:
+        if self._code.reconfigure is None:
+            raise ConfigError("user_config needs a class with a method `reconfigure(self, user_config)`")
+        value = user_config.open() if isinstance(user_config, Opaque) else user_config
+        await self._executor.run_hook(self._code.reconfigure, value)
+

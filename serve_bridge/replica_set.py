@@ -1,0 +1,145 @@
+"""Which replica of a backend gets the next request.
+
+Rule 1: no I/O, no clock; randomness comes in as an argument.
+Rule 2: every operation is O(1), however many replicas there are.
+
+Of two replicas drawn from those with a free slot, the less loaded one is taken (Mitzenmacher, "The power of two choices
+in randomized load balancing", 2001); its load is what it last reported, or what this router has there if that is more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+Link = TypeVar("Link")
+
+
+class Slot(Generic[Link]):
+    """One replica as one router sees it.
+
+    Attributes:
+        name: The replica's id.
+        link: What leads to it; the router's own.
+        in_flight: Requests this router has there.
+        load: Requests it had over all callers when it last answered.
+        full: It said so; cleared by its next answer or by `ReplicaSet.reopen`.
+        down: It cannot be reached or takes nothing new.
+    """
+
+    __slots__ = ("down", "full", "in_flight", "link", "load", "member", "name", "position")
+
+    def __init__(self, name: str, link: Link) -> None:
+        self.name = name
+        self.link = link
+        self.in_flight = 0
+        self.load = 0
+        self.full = False
+        self.down = False
+        self.member = True
+        self.position = -1
+
+    def __repr__(self) -> str:
+        return f"Slot({self.name!r}, in_flight={self.in_flight}, load={self.load})"
+
+
+class ReplicaSet(Generic[Link]):
+    """The replicas of one backend, and which of them have a free slot."""
+
+    def __init__(self, limit: int, draw: Callable[[], float] = random.random) -> None:
+        """Let each replica have at most *limit* requests of this router; *draw* gives numbers in [0, 1)."""
+        self._limit = limit
+        self._draw = draw
+        self._slots: dict[str, Slot[Link]] = {}
+        self._free: list[Slot[Link]] = []
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Slot[Link]]:
+        return iter(list(self._slots.values()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slots
+
+    @property
+    def limit(self) -> int:
+        """Requests of this router that one replica may have at once."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        for slot in self._slots.values():
+            self._sort_in(slot)
+
+    def add(self, name: str, link: Link) -> Slot[Link]:
+        """Let *name* take part."""
+        slot = self._slots[name] = Slot(name, link)
+        self._sort_in(slot)
+        return slot
+
+    def remove(self, name: str) -> Slot[Link]:
+        """Let *name* get nothing more; what it has in flight may still be released."""
+        slot = self._slots.pop(name)
+        slot.member = False
+        self._sort_in(slot)
+        return slot
+
+    def acquire(self) -> Slot[Link] | None:
+        """Take a place on the less loaded of two replicas, or None if all are full or down."""
+        free = self._free
+        count = len(free)
+        if count == 0:
+            return None
+        if count == 1:
+            slot = free[0]
+        else:
+            first = int(self._draw() * count)
+            second = int(self._draw() * (count - 1))
+            slot, other = free[first], free[second + (second >= first)]
+            if max(other.load, other.in_flight) < max(slot.load, slot.in_flight):
+                slot = other
+        slot.in_flight += 1
+        if slot.in_flight >= self._limit:
+            self._sort_in(slot)
+        return slot
+
+    def release(self, slot: Slot[Link], load: int) -> None:
+        """Give a place back; the replica has reported *load*."""
+        slot.in_flight -= 1
+        slot.load = load
+        slot.full = False
+        self._sort_in(slot)
+
+    def close(self, slot: Slot[Link]) -> None:
+        """The replica said that it is full: skip it until it answers, or until `reopen`."""
+        slot.full = True
+        self._sort_in(slot)
+
+    def reopen(self, slot: Slot[Link]) -> None:
+        """Try a closed replica again."""
+        slot.full = False
+        self._sort_in(slot)
+
+    def mark(self, slot: Slot[Link], *, down: bool) -> None:
+        """Note whether the replica can be used at all."""
+        slot.down = down
+        self._sort_in(slot)
+
+    def usable(self) -> bool:
+        """Whether any replica could ever answer, were it not full; O(replicas), for error paths."""
+        return any(not slot.down for slot in self._slots.values())
+
+    def _sort_in(self, slot: Slot[Link]) -> None:
+        free = slot.member and not slot.down and not slot.full and slot.in_flight < self._limit
+        if free and slot.position < 0:
+            slot.position = len(self._free)
+            self._free.append(slot)
+        elif not free and slot.position >= 0:
+            last = self._free.pop()
+            if last is not slot:
+                self._free[slot.position] = last
+                last.position = slot.position
+            slot.position = -1

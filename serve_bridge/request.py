@@ -1,0 +1,367 @@
+"""What a backend receives: `ServeRequest`, which reads like a `starlette.requests.Request`.
+
+Rule 1: a request is around a Python value (a handle call), or around a web request that an adapter forwarded.
+Rule 2: a forwarded body is read by Starlette, so limits, caching and errors are the ones its users know.
+Rule 3: `ServeRequest` is no subclass of Starlette's `Request`: `isinstance` tells web from Python.
+Rule 4: a Starlette request travels as a `FrozenRequest`, and arrives as a Starlette request again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlencode
+
+from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from serve_bridge.errors import SerializationError
+
+__all__ = ["FrozenRequest", "QueryValues", "RawHeaders", "ServeRequest", "cached_body"]
+
+RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+_JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
+_PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
+_DEEPEST: Final = (
+    20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
+)
+_TRAVELLING: Final = (
+    *("http_version", "method", "scheme", "path", "raw_path", "query_string"),
+    *("root_path", "app_root_path", "client", "server"),
+)
+"""Keys of a scope that mean the same in another process; application, router and session do not."""
+
+
+class QueryValues(ImmutableMultiDict[str, Any]):
+    """Query parameters that keep their Python types; a list or tuple counts as a repeated parameter."""
+
+    def getlist(self, key: str) -> list[Any]:
+        """Return every value given for *key*; empty when there is none."""
+        return [value for name, value in self.multi_items() if name == key]
+
+    def multi_items(self) -> list[tuple[str, Any]]:
+        """Return all pairs in order, one for each item of a list or tuple."""
+        pairs: list[tuple[str, Any]] = []
+        for name, value in self._list:
+            pairs.extend((name, item) for item in (value if isinstance(value, list | tuple) else (value,)))
+        return pairs
+
+    def __str__(self) -> str:
+        return urlencode(self.multi_items())
+
+
+class ServeRequest:
+    """One request as user code sees it.
+
+    Args:
+        data: The Python value of a handle call; not used with *body*.
+        kwargs: Keyword arguments of the call; they are the query parameters, after those of *query_string*.
+        method: HTTP method.
+        headers: A mapping of names to values, or raw lower-case pairs.
+        path: Path without the query, below *root_path* or including it, as in an ASGI scope.
+        path_params: Typed parameters of the matched route.
+        query_string: Raw query of a forwarded request.
+        body: The forwarded body, bytes or an asynchronous iterator of bytes. None: a request around *data*.
+        client: Host and port of the peer.
+        scheme: "http" or "https".
+        server: Host and port of the server, for `url` where there is no Host header.
+        root_path: Where the application is mounted.
+        state: Context of the caller, in `request.state`.
+    """
+
+    __slots__ = ("_body", "_data", "_kwargs", "_query", "_scope", "_web")
+    _query: QueryValues | None
+    _web: Request | None
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | RawHeaders | None = None,
+        path: str = "/",
+        path_params: Mapping[str, Any] | None = None,
+        query_string: bytes = b"",
+        body: bytes | AsyncIterator[bytes] | None = None,
+        client: tuple[str, int] | None = None,
+        scheme: str = "http",
+        server: tuple[str, int | None] | None = None,
+        root_path: str = "",
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        scope = {
+            "type": "http",
+            "app": None,  # its presence makes Starlette answer a malformed form with 400
+            "method": method,
+            "headers": _raw_headers(headers) if headers else [],
+            "path": path,
+            "path_params": dict(path_params) if path_params else {},
+            "query_string": query_string,
+            "client": client,
+            "scheme": scheme,
+            "server": server,
+            "root_path": root_path,
+            "state": dict(state) if state else {},
+        }
+        self.__setstate__((data, dict(kwargs) if kwargs else {}, scope, body))
+
+    @property
+    def data(self) -> Any:
+        """The object passed to the handle; of a forwarded request the raw body once it is read, else None."""
+        if self._body is None:
+            return self._data
+        return self._body if isinstance(self._body, bytes) else getattr(self._web, "_body", None)
+
+    @property
+    def method(self) -> str:
+        """The HTTP method; "GET" unless the caller chose another."""
+        method: str = self._scope["method"]
+        return method
+
+    @property
+    def path_params(self) -> dict[str, Any]:
+        """The typed parameters of the matched route."""
+        path_params: dict[str, Any] = self._scope["path_params"]
+        return path_params
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, case-insensitive."""
+        return self._request.headers
+
+    @property
+    def query_params(self) -> QueryValues:
+        """The query of a forwarded request as strings, then the call's keyword arguments as passed."""
+        if self._query is None:
+            self._query = QueryValues([*self._request.query_params.multi_items(), *self._kwargs.items()])
+        return self._query
+
+    @property
+    def url(self) -> URL:
+        """The URL as the caller sent it; of a handle call only the path."""
+        return self._request.url
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies by name."""
+        return self._request.cookies
+
+    @property
+    def client(self) -> Address | None:
+        """Host and port of the peer, if there is one."""
+        return self._request.client
+
+    @property
+    def state(self) -> State:
+        """The caller's context, and room for user code to keep something of its own."""
+        return self._request.state
+
+    async def body(self) -> Any:
+        """Return what was passed to the handle, None if nothing, or the bytes of a forwarded request."""
+        return self._data if self._body is None else await self._request.body()
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body in chunks, and an empty one at its end.
+
+        Raises:
+            SerializationError: The value passed to the handle is neither bytes, str nor None.
+            RuntimeError: A forwarded body was streamed before.
+        """
+        if self._body is None:
+            chunk = _as_bytes(self._data)
+            if chunk:
+                yield chunk
+            yield b""
+            return
+        async with aclosing(self._request.stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def json(self) -> Any:
+        """Return the value passed to the handle, or the parsed JSON of a forwarded body.
+
+        Raises:
+            SerializationError: The value passed to the handle is none that JSON knows.
+            ValueError: A forwarded body is no JSON.
+        """
+        if self._body is not None:
+            return await self._request.json()
+        if not isinstance(self._data, _JSON_TYPES):
+            raise SerializationError(f"request data of type {_kind(self._data)} is no JSON; use request.data")
+        return self._data
+
+    def form(self, **limits: Any) -> FormReading:
+        """Read the form; use it with `await` or `async with`.
+
+        Args:
+            limits: `max_files`, `max_fields`, `max_part_size` as Starlette has them; a handle call has none.
+
+        Raises:
+            SerializationError: The value passed to the handle is no dict.
+        """
+        return FormReading(self, limits)
+
+    async def _read_form(self, limits: Mapping[str, Any]) -> Any:
+        if self._body is not None:
+            return await self._request.form(**limits)
+        if not isinstance(self._data, dict):
+            raise SerializationError(f"request data of type {_kind(self._data)} is no form; pass a dict")
+        return self._data
+
+    async def _close_form(self) -> None:
+        if self._body is not None:
+            await self._request.close()
+
+    @property
+    def _request(self) -> Request:
+        # Most calls read only the data, so Starlette's request is built when something else is asked for.
+        if self._web is None:
+            self._web = Request(self._scope, _receive(b"" if self._body is None else self._body))
+        return self._web
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        body = self._body
+        if body is not None and not isinstance(body, bytes):
+            body = self.data
+            if body is None:
+                raise SerializationError("the request's body is a stream; first `await request.body()`")
+        return self._data, self._kwargs, self._scope, body
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._data, self._kwargs, self._scope, self._body = state
+        self._query = None
+        self._web = None
+
+    def __repr__(self) -> str:
+        content = _kind(self._data) if self._body is None else "body"
+        return f"<ServeRequest {self.method} {self._scope['path']} with {content}>"
+
+
+class FormReading:
+    """A form that is being asked for: awaitable, or an asynchronous context manager that closes its files."""
+
+    __slots__ = ("_limits", "_request")
+
+    def __init__(self, request: ServeRequest, limits: Mapping[str, Any]) -> None:
+        self._request = request
+        self._limits = limits
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._request._read_form(self._limits).__await__()
+
+    async def __aenter__(self) -> Any:
+        return await self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._request._close_form()
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenRequest:
+    """A Starlette request on its way to another process: what its scope says, and its whole body.
+
+    Attributes:
+        scope: The part of the ASGI scope that makes sense elsewhere; of its state only text, bytes, numbers,
+            bool, None, and lists, tuples and dicts of these.
+        body: The whole body.
+    """
+
+    scope: dict[str, Any]
+    body: bytes
+
+    @classmethod
+    def of(cls, request: Request[Any], body: bytes) -> FrozenRequest:
+        """Return *request* with *body*, which is all of its body, ready to be pickled."""
+        scope = {key: request.scope[key] for key in _TRAVELLING if key in request.scope}
+        scope["headers"] = [(bytes(name), bytes(value)) for name, value in request.scope["headers"]]
+        scope["path_params"] = dict(request.scope.get("path_params") or {})
+        state = request.scope.get("state") or {}
+        scope["state"] = {name: value for name, value in state.items() if _is_plain(value)}
+        return cls(scope, body)
+
+    def thaw(self) -> Request:
+        """Return a request that reads like the original; each call returns another, with its own state."""
+        scope = {
+            **self.scope,
+            "type": "http",
+            "app": None,  # its presence makes Starlette answer a malformed form with 400
+            "path_params": dict(self.scope["path_params"]),
+            "state": dict(self.scope["state"]),
+        }
+        return Request(scope, _receive(self.body))
+
+    def __repr__(self) -> str:
+        return f"<FrozenRequest {self.scope['method']} {self.scope['path']} with {len(self.body)} bytes>"
+
+
+def cached_body(request: Request[Any]) -> bytes | None:
+    """Return the whole body if that takes no waiting: it was read already, or there is none; else None."""
+    body: bytes | None = getattr(request, "_body", None)
+    if body is not None:
+        return body
+    # HTTP/1 says in its headers whether a body comes; in later versions a body needs no header.
+    if request.scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+        return None
+    headers = request.headers
+    is_empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    return b"" if is_empty else None
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    if type(value) in _PLAIN_TYPES:
+        return True
+    parts: Iterable[object]
+    if type(value) is dict:
+        parts = chain(value, value.values())
+    elif type(value) is list or type(value) is tuple:
+        parts = value
+    else:
+        return False
+    return depth < _DEEPEST and all(_is_plain(part, depth + 1) for part in parts)
+
+
+def _raw_headers(headers: Mapping[str, str] | RawHeaders) -> list[tuple[bytes, bytes]]:
+    if isinstance(headers, Mapping):
+        # `items` of Starlette's Headers repeats a repeated name, so none is lost.
+        return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return [(name.lower(), value) for name, value in headers]
+
+
+def _receive(body: bytes | AsyncIterator[bytes]) -> Receive:
+    """Return the ASGI channel from which Starlette reads *body*."""
+    if isinstance(body, bytes):
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+
+        async def receive_whole() -> Message:
+            return whole
+
+        return receive_whole
+    chunks = aiter(body)
+
+    async def receive_chunk() -> Message:
+        try:
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+        except StopAsyncIteration:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+    return receive_chunk
+
+
+def _as_bytes(data: Any) -> bytes:
+    if data is None:
+        return b""
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise SerializationError(f"the request's data cannot be streamed: {_kind(data)}; use request.data")
+
+
+def _kind(value: object) -> str:
+    return type(value).__qualname__

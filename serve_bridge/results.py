@@ -1,0 +1,356 @@
+"""What user code returned, as an HTTP answer.
+
+Rule 1: the type of the result decides, once; nothing here knows the request but for `head`.
+Rule 2: no answer leaves this module that could be split: status, headers and length are checked before.
+Rule 3: numpy, pydantic and their like are known by their shape and never imported.
+
+JSON: bytes are UTF-8 text, NaN and infinities are null, a Decimal is a string, sets are lists. A pydantic
+model is what its `model_dump(mode="json")` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    KeysView,
+    Mapping,
+    ValuesView,
+)
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import msgspec
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from serve_bridge.errors import SerializationError
+
+__all__ = ["MAX_HEADER_BYTES", "Answer", "StreamOf", "as_json", "check_head", "problem", "render"]
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""Names and values of one answer together, in bytes."""
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+_BYTES: Final = b"application/octet-stream"
+_JSON: Final = b"application/json"
+_JSON_LINES: Final = b"application/x-ndjson"
+_PROBLEM: Final = b"application/problem+json"
+
+_TOKENS: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole answer: status, headers with their length, body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class StreamOf(msgspec.Struct, frozen=True):
+    """An answer that a generator of user code yields, chunk by chunk, with status 200.
+
+    Attributes:
+        chunks: What the generator yields, not yet encoded.
+        media_type: Its media type; None: `media_type_of` the first chunk.
+    """
+
+    chunks: Iterator[Any] | AsyncIterator[Any]
+    media_type: bytes | None = None
+
+    @staticmethod
+    def media_type_of(chunk: object) -> bytes:
+        """Return the media type of a stream that begins with *chunk*; None: it ended before one."""
+        if chunk is None or isinstance(chunk, str):
+            return _TEXT
+        return _BYTES if isinstance(chunk, bytes | bytearray | memoryview) else _JSON_LINES
+
+    @staticmethod
+    def encode(chunk: object) -> bytes:
+        """Return *chunk* as bytes: text as UTF-8, bytes as they are, all else as a line of JSON.
+
+        Raises:
+            SerializationError: The chunk cannot be encoded.
+        """
+        if isinstance(chunk, str):
+            return _utf8(chunk)
+        if isinstance(chunk, bytes | bytearray | memoryview):
+            return bytes(chunk)
+        return as_json(chunk) + b"\n"
+
+
+def render(result: object, *, head: bool = False) -> Answer | Response | StreamOf:
+    """Return *result* as what goes out.
+
+    Args:
+        result: What user code returned; a coroutine has been awaited.
+        head: Whether the request was HEAD, whose answer may name a length that its empty body has not.
+
+    Returns:
+        An `Answer`, a `Response` that must run as an ASGI application (streams, files, background tasks,
+        subclasses with a `__call__` of their own), or a `StreamOf` a generator.
+
+    Raises:
+        SerializationError: The result cannot be encoded, or its status or headers cannot be sent.
+    """
+    renderer = _RENDERERS.get(type(result)) or _renderer(result)
+    if renderer is _from_response and head:
+        return _from_response(result, head=True)
+    return renderer(result)
+
+
+def problem(
+    status: int, title: str, detail: str | None = None, request_id: str | None = None, **members: Any
+) -> Answer:
+    """Return an `application/problem+json` answer (RFC 9457); members that are None are left out."""
+    known = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    content = {name: value for name, value in {**known, **members}.items() if value is not None}
+    return _answer(as_json(content), _PROBLEM, status)
+
+
+def as_json(value: object) -> bytes:
+    """Return *value* as JSON.
+
+    Raises:
+        SerializationError: It cannot be encoded; the message names the class that is in the way.
+    """
+    try:
+        if _is_plain(value):
+            return msgspec.json.encode(value)
+        built = msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_foreign)
+        return msgspec.json.encode(_textual(built))
+    except RecursionError:
+        raise SerializationError(
+            f"{_class_of(value)} cannot be encoded: it is nested too deep, or in itself"
+        ) from None
+    except SerializationError:
+        raise
+    except Exception as error:  # foreign `tolist` and `model_dump` run here
+        raise SerializationError(f"{_class_of(value)} cannot be encoded as JSON: {error}") from error
+
+
+def check_head(status: object, headers: Headers) -> int:
+    """Return the status as an int, once it and the headers are known to be fit for the wire.
+
+    Raises:
+        SerializationError: The status is not one of 102..599; a header is no pair of bytes; a name is no
+            token; a value holds a control character; a length is there twice; all is above MAX_HEADER_BYTES.
+    """
+    if not isinstance(status, int) or not (101 < status < 600):
+        raise SerializationError(f"status {status!r} cannot be sent: a final status is an int of 102..599")
+    if headers:
+        _check_headers(headers)
+    return int(status)
+
+
+def _check_headers(headers: Headers) -> None:
+    try:
+        names = [name for name, _ in headers]
+        values = b"".join([value for _, value in headers])
+        all_names = b"".join(names)
+    except (TypeError, ValueError):
+        raise SerializationError("a header cannot be sent: each is a pair of bytes") from None
+    if not (all(names) and _TOKENS.fullmatch(all_names)):
+        raise SerializationError(
+            "a header name cannot be sent: it is empty or holds a character no name may have"
+        )
+    if _CONTROLS.search(values):
+        raise SerializationError(
+            "a header value cannot be sent: it holds a control character, such as a line end"
+        )
+    if len(values) + len(all_names) > MAX_HEADER_BYTES:
+        raise SerializationError(f"the headers are above {MAX_HEADER_BYTES} bytes")
+    lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
+    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
+        raise SerializationError("Content-Length must be there once at most, and digits only")
+
+
+def _answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
+    return Answer(status, [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)], body)
+
+
+def _from_none(_: object) -> Answer:
+    return Answer(200, [(b"content-length", b"0")], b"")
+
+
+def _from_text(text: Any) -> Answer:
+    return _answer(_utf8(text), _TEXT)
+
+
+def _from_bytes(content: Any) -> Answer:
+    return _answer(bytes(content), _BYTES)
+
+
+def _from_json(value: object) -> Answer:
+    return _answer(as_json(value), _JSON)
+
+
+def _from_generator(chunks: Any) -> StreamOf:
+    return StreamOf(chunks)
+
+
+def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
+    raw: Headers = response.raw_headers
+    status = check_head(response.status_code, raw)
+    if response.background is not None or type(response).__call__ is not Response.__call__:
+        return response  # type: ignore[no-any-return]
+    body = response.body
+    if not isinstance(body, bytes):
+        body = _whole_body(body)
+    if status < 200 or status == 204 or status == 304:
+        # None of these has a body, and only 304 may name the length it would have had.
+        kept = [pair for pair in raw if status == 304 or pair[0].lower() != b"content-length"]
+        return Answer(status, kept, b"")
+    return Answer(status, _with_length(raw, body, head), body)
+
+
+def _whole_body(body: object) -> bytes:
+    if not isinstance(body, bytearray | memoryview):
+        raise SerializationError(f"the body of a Response must be bytes, got {_class_of(body)}")
+    return bytes(body)
+
+
+def _with_length(headers: Headers, body: bytes, head: bool) -> Headers:
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            if int(value) != len(body) and not (head and not body):
+                raise SerializationError(
+                    f"Content-Length {value.decode()} is wrong: the body has {len(body)} bytes"
+                )
+            return list(headers)
+    return [*headers, (b"content-length", b"%d" % len(body))]
+
+
+_RENDERERS: Final[dict[type, Callable[[Any], Answer | Response | StreamOf]]] = {
+    type(None): _from_none,
+    str: _from_text,
+    **dict.fromkeys((bytes, bytearray, memoryview), _from_bytes),
+    **dict.fromkeys((dict, list, tuple, int, float, bool), _from_json),
+    **dict.fromkeys(
+        (Response, JSONResponse, PlainTextResponse, HTMLResponse, RedirectResponse), _from_response
+    ),
+    **dict.fromkeys((GeneratorType, AsyncGeneratorType), _from_generator),
+}
+
+
+def _renderer(result: object) -> Callable[[Any], Answer | Response | StreamOf]:
+    """Return the renderer of a type that is not in the table."""
+    if isinstance(result, Response):
+        return _from_response
+    if isinstance(result, str):
+        return _from_text
+    if isinstance(result, bytes | bytearray):
+        return _from_bytes
+    return _from_generator if isinstance(result, Generator | AsyncGenerator) else _from_json
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return str.encode(text)
+    except UnicodeEncodeError:
+        raise SerializationError("a str with lone surrogates cannot be encoded as UTF-8") from None
+
+
+# What msgspec.json encodes as this module promises, without a look inside.
+_SCALARS: Final = frozenset(
+    (str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta)
+)
+_CONTAINERS: Final = frozenset((dict, list, tuple))
+_KEYS: Final = frozenset((str, int))
+_KEPT: Final = (bytes, bytearray, memoryview, Decimal, UUID, datetime, date, time, timedelta)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether *value* is made of nothing but plain lists, dicts and scalars; most results are."""
+    kind = type(value)
+    if kind is dict:
+        if not _KEYS.issuperset(map(type, value)):
+            return False
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind in _SCALARS
+    # One pass in C; only what is no scalar is looked into.
+    odd = set(map(type, value)) - _SCALARS
+    if not odd:
+        return True
+    if not odd <= _CONTAINERS:
+        return False
+    return all(_is_plain(item) for item in value if type(item) in _CONTAINERS)
+
+
+def _foreign(value: Any) -> Any:
+    """Return what msgspec does not know as something it does."""
+    dump = getattr(type(value), "model_dump", None)
+    if dump is not None:
+        return dump(value, mode="json")
+    if hasattr(type(value), "tolist"):  # numpy arrays and scalars, tensors, pandas series, array.array
+        return value.tolist()
+    for base, plain in _PLAIN_BASES:
+        if isinstance(value, base):
+            return plain(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, deque | range | KeysView | ValuesView):
+        return list(value)
+    raise SerializationError(
+        f"{_class_of(value)} cannot be encoded as JSON; return a type that can, or a Response"
+    )
+
+
+# Subclasses of builtins count as the builtin; their own `__str__` or `__int__` does not.
+_PLAIN_BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (bytes, bytes.__bytes__),
+)
+
+
+def _textual(value: Any) -> Any:
+    """Return builtins with bytes decoded and every key a str, as JSON wants them."""
+    kind = type(value)
+    if kind is dict:
+        return {_key(key): _textual(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_textual(item) for item in value]
+    if kind is bytes or kind is bytearray or kind is memoryview:
+        return bytes(value).decode()
+    return value
+
+
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    if isinstance(key, bytes):
+        return key.decode()
+    if type(key) in _SCALARS:
+        return key
+    if hasattr(type(key), "tolist"):
+        return key.tolist()
+    if isinstance(key, str | int | float):
+        return key
+    raise SerializationError(
+        f"a dict key of {_class_of(key)} cannot be encoded as JSON; keys are str or numbers"
+    )
+
+
+def _class_of(value: object) -> str:
+    kind = type(value)
+    return f"class {kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,315 @@
+"""The router of one event loop: picks the backend, then the replica, and sees the request through.
+
+Rule 1: touched from its own loop only; nothing here waits for Ray, the controller or a lock.
+Rule 2: a request is sent again only where that is safe: it provably did not start, or it is idempotent, whole in hand,
+        and the retry budget allows it.
+Rule 3: O(1) work a request; what a table decides is computed when the table arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from serve_bridge.errors import (
+    BackendError,
+    BackendOverloaded,
+    DeadlineExceeded,
+    EndpointNotFound,
+    MethodNotExposed,
+    NotConnected,
+    ReplicaDied,
+    ServeBridgeError,
+)
+from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
+from serve_bridge.pool import Link, ReplicaPool, Waiting
+from serve_bridge.replica_set import Slot
+from serve_bridge.traffic import TrafficPolicy
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import Aborted, CallerStream, Lost, Rejected
+from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.payload import Segment
+
+MAX_SHADOWS_IN_FLIGHT: Final = 256
+RETRY_SHARE: Final = 0.1
+RETRY_RESERVE: Final = 3.0
+RETRY_CAP: Final = 100.0
+
+_logger = logging.getLogger("serve_bridge.router")
+
+
+class Outgoing(Protocol):
+    """A request on its way to a backend.
+
+    Attributes:
+        endpoint: Whom it is for.
+        kind: REQUEST for HTTP, CALL for Python.
+        shard_key: Decides the backend if given.
+        timeout_s: Seconds that all of it may take.
+        idempotent: Whether running it twice does no harm.
+        body: What follows the head: segments that can be sent again, or an iterator that cannot; None if the head is all.
+    """
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def shard_key(self) -> str | None: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def idempotent(self) -> bool: ...
+    @property
+    def body(self) -> Sequence[Segment] | AsyncIterator[bytes] | None: ...
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return the head for *backend*, by table *version*, with *timeout_s* left."""
+        ...
+
+
+@dataclass
+class Statistics:
+    """What a router has done since it was made."""
+
+    routed: int = 0
+    retried: int = 0
+    rejected: int = 0
+    shadows_sent: int = 0
+    shadows_dropped: int = 0
+
+
+class _Passage(Waiting):
+    """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
+
+    __slots__ = ("handed_over", "pool", "slot", "stream", "timer")
+
+    def __init__(self, pool: ReplicaPool, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop.time() + timeout_s)
+        self.pool = pool
+        self.slot: Slot[Link] | None = None
+        self.stream: CallerStream | None = None
+        self.handed_over = False
+        self.timer = loop.call_at(self.deadline, self.expire)
+
+    def expire(self) -> None:
+        """Time is up: stop whatever stage the request is in."""
+        if self.stream is not None:
+            self.stream.cancel(DeadlineExceeded("the backend did not answer in time", "unknown"))
+        else:
+            super().expire()
+
+    def done(self, load: int) -> None:
+        """The replica has spoken its last on this stream: its slot is free."""
+        slot, self.slot = self.slot, None
+        stream, self.stream = self.stream, None
+        if self.handed_over:
+            self.timer.cancel()
+        if slot is None:
+            return
+        rejection = _rejection_of(stream)
+        if rejection is None:
+            self.pool.release(slot, load)
+        else:
+            self.pool.refuse(slot, load, rejection.reason)
+
+
+class Router:
+    """Sends requests to replicas, by the newest routing table it was given.
+
+    Attributes:
+        table: That table, or None before the first.
+        statistics: Counters since it was made.
+    """
+
+    def __init__(self, key: Key, role: Role) -> None:
+        self._key = key
+        self._role = role
+        self._loop = asyncio.get_running_loop()
+        self._pools: dict[str, ReplicaPool] = {}
+        self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
+        self._retries = RETRY_RESERVE
+        self._shadows: set[asyncio.Task[None]] = set()
+        self.table: RoutingTable | None = None
+        self.statistics = Statistics()
+
+    def apply(self, table: RoutingTable) -> None:
+        """Route by *table* from now on; what is in flight goes on."""
+        self.table = table
+        for name, backend in table.backends.items():
+            if name in self._pools:
+                self._pools[name].apply(backend)
+            else:
+                self._pools[name] = ReplicaPool(
+                    name, backend, key=self._key, generation=table.generation, role=self._role
+                )
+        for name in self._pools.keys() - table.backends.keys():
+            self._pools.pop(name).close(BackendOverloaded(f"backend {name!r} was deleted"))
+        old = self._endpoints
+        self._endpoints = {
+            name: old[name] if name in old and old[name][0] == endpoint else (endpoint, _policy(endpoint))
+            for name, endpoint in table.endpoints.items()
+        }
+
+    def close(self) -> None:
+        """Drop every connection; what is in flight fails."""
+        for task in self._shadows:
+            task.cancel()
+        for pool in self._pools.values():
+            pool.abandon()
+
+    def choose(self, endpoint: str, shard_key: str | None) -> tuple[str, tuple[str, ...]]:
+        """Return the backend that gets a request to *endpoint*, and the shadows that get copies; from any thread.
+
+        Raises:
+            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+        """
+        policy = self._policy(endpoint)
+        return self._choose(policy, shard_key), policy.shadows_for(random.random)
+
+    async def route(self, request: Outgoing) -> tuple[CallerStream, Frame]:
+        """Send *request* to a replica; return its stream and the RESPONSE frame.
+
+        Raises:
+            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+            BackendOverloaded: Nothing was started: the line was full or no replica ready.
+            DeadlineExceeded: Time is up; `executed` says whether it may have run.
+            ReplicaDied: The replica stopped before answering, and sending again was not safe.
+            MethodNotExposed: The backend has no such method.
+            BackendError: The replica broke the answer off.
+        """
+        policy = self._policy(request.endpoint)
+        backend = self._choose(policy, request.shard_key)
+        if policy.shadows:
+            self._shadow(policy, request)
+        self.statistics.routed += 1
+        if self._retries < RETRY_CAP:
+            self._retries += RETRY_SHARE
+        return await self._send(self._pools[backend], request)
+
+    def _policy(self, endpoint: str) -> TrafficPolicy:
+        found = self._endpoints.get(endpoint)
+        if found is not None:
+            return found[1]
+        if self.table is None:
+            raise NotConnected("no routing table has come yet; is the instance running?")
+        raise EndpointNotFound(endpoint, tuple(self._endpoints))
+
+    def _choose(self, policy: TrafficPolicy, shard_key: str | None) -> str:
+        return policy.choose(random.random()) if shard_key is None else policy.choose_for_key(shard_key)
+
+    async def _send(self, pool: ReplicaPool, request: Outgoing) -> tuple[CallerStream, Frame]:
+        """Attempt *request* until it is answered or may not be sent again."""
+        passage = _Passage(pool, request.timeout_s, self._loop)
+        attempts = 0
+        try:
+            while True:
+                stream = await self._open(passage, request, again=attempts > 0)
+                try:
+                    frame = await stream.reply
+                except Rejected as rejected:
+                    self._check_rejection(rejected.rejection, pool)
+                except Lost as lost:
+                    self._check_loss(lost, request, attempts)
+                else:
+                    passage.handed_over = passage.slot is not None
+                    return stream, frame
+                attempts += 1
+        except Aborted:
+            raise BackendError("Aborted", "the replica broke the answer off") from None
+        except asyncio.CancelledError:
+            if passage.stream is not None:
+                passage.stream.cancel()
+            raise
+        finally:
+            if not passage.handed_over:
+                passage.timer.cancel()
+
+    async def _open(self, passage: _Passage, request: Outgoing, *, again: bool) -> CallerStream:
+        """Take a slot and send the head; a body follows by itself, on the replica's credit."""
+        pool = passage.pool
+        slot, connection = await pool.acquire(passage, again=again)
+        try:
+            assert self.table is not None
+            head = request.encode(pool.name, self.table.version, passage.deadline - self._loop.time())
+            stream = connection.open(request.kind, head, end=request.body is None)
+        except BaseException:
+            pool.release(slot, slot.load)
+            raise
+        passage.slot, passage.stream = slot, stream
+        stream.on_done = passage.done
+        if request.body is not None:
+            stream.upload = self._loop.create_task(_upload(stream, request.body))
+        return stream
+
+    def _check_rejection(self, rejection: Rejection, pool: ReplicaPool) -> None:
+        """Return if the request, which was not started, may be sent again; else raise."""
+        self.statistics.rejected += 1
+        if rejection.reason == "expired":
+            raise DeadlineExceeded("the time was up before the backend started", "no")
+        if rejection.reason == "not exposed":
+            raise MethodNotExposed(pool.name, rejection.detail)
+        if rejection.reason not in ("full", "draining", "foreign"):
+            raise BackendError("Rejected", rejection.detail or rejection.reason)
+
+    def _check_loss(self, lost: Lost, request: Outgoing, attempts: int) -> None:
+        """Return if the request may be sent again although its connection was lost; else raise."""
+        if lost.started == "no":
+            return
+        held = not isinstance(request.body, AsyncIterator)
+        if request.idempotent and held and attempts == 0 and self._retries >= 1:
+            self._retries -= 1
+            self.statistics.retried += 1
+            return
+        raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown")
+
+    def _shadow(self, policy: TrafficPolicy, request: Outgoing) -> None:
+        """Send copies to the shadows that this request draws; nothing of them reaches the caller."""
+        for backend in policy.shadows_for(random.random):
+            # A body that is streamed exists once; its shadow is left out rather than the primary delayed.
+            if len(self._shadows) >= MAX_SHADOWS_IN_FLIGHT or isinstance(request.body, AsyncIterator):
+                self.statistics.shadows_dropped += 1
+                continue
+            task = self._loop.create_task(self._send_shadow(self._pools[backend], request))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+
+    async def _send_shadow(self, pool: ReplicaPool, request: Outgoing) -> None:
+        try:
+            stream, _ = await self._send(pool, request)
+            async for _ in stream.chunks():
+                pass  # read, or the shadow's producer would stand still and hold its slot
+            self.statistics.shadows_sent += 1
+        except (ServeBridgeError, Lost, Aborted) as error:
+            self.statistics.shadows_dropped += 1
+            _logger.info("shadow request to %s failed: %s", pool.name, error)
+
+
+def _policy(endpoint: EndpointRoute) -> TrafficPolicy:
+    return TrafficPolicy(weights=endpoint.weights, shadows=endpoint.shadows)
+
+
+def _rejection_of(stream: CallerStream | None) -> Rejection | None:
+    if stream is None or not stream.reply.done() or stream.reply.cancelled():
+        return None
+    error = stream.reply.exception()
+    return error.rejection if isinstance(error, Rejected) else None
+
+
+async def _upload(stream: CallerStream, body: Sequence[Segment] | AsyncIterator[bytes]) -> None:
+    """Send a request's body, as the replica gives credit."""
+    try:
+        if not isinstance(body, AsyncIterator):
+            await stream.send_segments(body, end=True)
+            return
+        async for chunk in body:
+            await stream.send_segments([chunk], end=False)
+        await stream.send_segments([], end=True)
+    except Lost:
+        pass  # the answer came first, or the connection went: the reply says which
+    except Exception as error:  # the source of the body broke: the request cannot be finished
+        stream.cancel(error)

@@ -1,0 +1,67 @@
+"""The seam between the controller and whatever runs its processes.
+
+`runtimes.ray` is the only code that imports Ray; `runtimes.local` runs everything in this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.wire.auth import Key
+
+
+class Store(Protocol):
+    """Where the controller's checkpoint outlives the controller."""
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep *value* under *key*, for as long as the cluster lives."""
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept under *key*, or None."""
+
+    async def delete(self, prefix: str) -> None:
+        """Forget every key that begins with *prefix*."""
+
+
+class Runtime(Protocol):
+    """Starts and ends the processes of one instance.
+
+    Attributes:
+        store: For the checkpoint.
+    """
+
+    store: Store
+
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+        """Start a replica; return where it listens, once its user code is constructed.
+
+        Raises:
+            BackendStartError: User code raised, or the process ended.
+        """
+        ...
+
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+        """Start a proxy on *spec*'s node; return where it listens for the controller, and its base URL.
+
+        Raises:
+            OSError, ValueError: It cannot listen where it should.
+        """
+        ...
+
+    async def stop(self, name: str) -> None:
+        """End the replica or proxy *name* at once, if it lives."""
+        ...
+
+    async def explain_wait(self, options: dict[str, Any]) -> str:
+        """Return what the cluster has against what *options* ask, as a sentence for an error."""
+        ...
+
+    async def nodes(self) -> list[str]:
+        """Return the ids of the nodes that are alive, the one the instance was started on first."""
+        ...
+
+    async def end(self) -> None:
+        """End the controller itself, after it has answered."""
+        ...

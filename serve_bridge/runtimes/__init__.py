@@ -1,0 +1,26 @@
+"""What launches replicas and proxies: `ray`, or `local` (this process)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from serve_bridge.errors import NotConnected
+from serve_bridge.instance import Instance
+
+
+def submitter(instance: Instance) -> Any:
+    """Return what makes calls to *instance* as Ray actor calls.
+
+    Raises:
+        NotConnected: This process uses no Ray.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        raise NotConnected(
+            "handle.remote() returns a Ray ObjectRef, and this process uses no Ray; use handle.call() or "
+            "await handle.acall(), which need none, or ray.init() first"
+        )
+    from serve_bridge.runtimes.ray import RaySubmitter  # late: the caller has Ray, nobody else needs it
+
+    return RaySubmitter(instance)

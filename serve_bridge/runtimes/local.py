@@ -1,0 +1,130 @@
+"""The local runtime: controller, replicas and proxies as threads of this process, for tests and development.
+
+It is the same controller, router, data plane and replica as on Ray, over the same sockets; a thread with an event loop
+stands where a process would. What differs is what threads cannot do: a replica that hangs is abandoned, not killed, and
+`os._exit` in user code ends this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from serve_bridge.client import Client
+from serve_bridge.config import HTTPOptions
+from serve_bridge.controller import Controller, Settings
+from serve_bridge.errors import ConfigError
+from serve_bridge.instance import make_directory, new_generation
+from serve_bridge.loop_thread import LoopThread
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.replica import Replica
+from serve_bridge.runtime import Store
+from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.wire.auth import Key
+
+NODE = "local"
+
+
+class MemoryStore:
+    """A checkpoint that lives as long as this process, as everything local does."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep *value*."""
+        self._values[key] = value
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept."""
+        return self._values.get(key)
+
+    async def delete(self, prefix: str) -> None:
+        """Forget what begins with *prefix*."""
+        for key in [key for key in self._values if key.startswith(prefix)]:
+            del self._values[key]
+
+
+class LocalRuntime:
+    """Launches replicas and proxies as threads."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        """Call *on_end* when the controller has shut down."""
+        self.store: Store = MemoryStore()
+        self._on_end = on_end
+        self._running: dict[str, tuple[LoopThread, Any]] = {}
+
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+        """Start a replica on a thread; Ray's *options* mean nothing here."""
+        return await self._launch(spec.replica, Replica(spec, key))
+
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+        """Start a proxy on a thread."""
+        from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
+
+        return await self._launch(spec.proxy, Proxy(spec, key))
+
+    async def _launch(self, name: str, process: Any) -> Any:
+        thread = LoopThread(f"serve_bridge-{name}")
+        self._running[name] = (thread, process)
+        return await asyncio.wrap_future(thread.submit(process.start))
+
+    async def stop(self, name: str) -> None:
+        """Drop the replica's connections and let its thread end; one that hangs is left behind."""
+        found = self._running.pop(name, None)
+        if found is not None:
+            thread, process = found
+            thread.loop.call_soon_threadsafe(process.close)
+            thread.stop()
+
+    async def explain_wait(self, options: dict[str, Any]) -> str:
+        """Return nothing: a thread has no resources to wait for."""
+        return ""
+
+    async def nodes(self) -> list[str]:
+        """Return the one node there is."""
+        return [NODE]
+
+    async def end(self) -> None:
+        """Let the owner of the controller's thread end it."""
+        self._on_end()
+
+
+_names: set[str] = set()
+
+
+def start_instance(name: str, http: HTTPOptions) -> Client:
+    """Start an instance in this process and return its client.
+
+    Raises:
+        ConfigError: An instance of that name runs here.
+        OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+    """
+    if name in _names:
+        raise ConfigError(f"instance {name!r} runs in this process already; connect() joins it, or use another name")
+    generation = new_generation()
+    settings = Settings(
+        name=name,
+        generation=generation,
+        directory=str(make_directory(name, generation)),
+        detached=False,
+        tcp_host=None,
+        http=http,
+    )
+    thread = LoopThread("serve_bridge-controller")
+    controller = Controller(settings, Key(), LocalRuntime(thread.stop))
+    try:
+        instance = thread.submit(controller.start).result()
+    except BaseException:
+        thread.stop()
+        thread.join(1.0)
+        raise
+
+    _names.add(name)
+
+    def ended() -> None:
+        thread.join(5.0)
+        _names.discard(name)
+
+    return Client(instance, on_close=ended, lease=True)

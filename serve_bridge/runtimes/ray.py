@@ -1,0 +1,435 @@
+"""The Ray runtime: controller, replicas and proxies as detached actors. The only code that imports Ray.
+
+Rule 1: Ray places, starts and ends processes; no request travels over it but those of `handle.remote`.
+Rule 2: actors are detached, so that replicas outlive a controller that Ray restarts; they end because the instance ends
+        them: at `shutdown`, or when the process that started a non-detached instance lets go of its lease.
+Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; tasks are never retried by Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+try:
+    import ray
+except ImportError as error:
+    raise ImportError("runtime='ray' needs Ray: pip install 'serve-bridge[ray]'") from error
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from serve_bridge import instance as instances
+from serve_bridge.client import Client
+from serve_bridge.config import HTTPOptions, is_loopback
+from serve_bridge.controller import Controller, Settings
+from serve_bridge.errors import BackendOverloaded, BackendStartError, ConfigError, ServeBridgeError
+from serve_bridge.instance import Instance, make_directory, new_generation
+from serve_bridge.messages import CallHead, ReplicaAddress, RoutingTable
+from serve_bridge.replica import Replica
+from serve_bridge.replica_set import ReplicaSet, Slot
+from serve_bridge.router import Router
+from serve_bridge.runtime import Store
+from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.wire import calls
+from serve_bridge.wire.auth import Key
+
+NAMESPACE: Final = "serve_bridge"
+MAX_CONCURRENCY: Final = 100_000
+"""Of Ray's own queue in front of an actor; the replica's admission is what limits."""
+START_S: Final = 60.0
+_KV_NAMESPACE = b"serve_bridge"
+_encode_head = msgspec.msgpack.Encoder().encode
+
+
+def actor_name(generation: str, name: str) -> str:
+    """Return the Ray name of an actor of one instance."""
+    return f"{NAMESPACE}:{generation}:{name}"
+
+
+def controller_name(name: str) -> str:
+    """Return the Ray name of the controller of instance *name*: one per cluster and user."""
+    return f"{NAMESPACE}:{os.geteuid()}:{name}:controller"
+
+
+# Starting an instance
+
+
+def start_instance(name: str, http: HTTPOptions, *, detached: bool, address: str | None) -> Client:
+    """Start an instance on Ray and return its client.
+
+    Raises:
+        ConfigError: An instance of that name runs on the cluster.
+        OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+        ConnectionError: There is no cluster at *address*.
+    """
+    began_ray = _join_cluster(address)
+    try:
+        client_end = ray.shutdown if began_ray else None
+        return _start_controller(name, http, detached=detached, on_close=client_end)
+    except BaseException:
+        if began_ray:
+            ray.shutdown()
+        raise
+
+
+def _join_cluster(address: str | None) -> bool:
+    """Make this process a Ray driver; return whether it was none before."""
+    if ray.is_initialized():
+        return False
+    with _kept_signal_handler():
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            include_dashboard=False if address is None and "RAY_ADDRESS" not in os.environ else None,
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _kept_signal_handler() -> Iterator[None]:
+    """Keep the process's SIGTERM handler, which `ray.init` replaces when called on the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start_controller(name: str, http: HTTPOptions, *, detached: bool, on_close: Any) -> Client:
+    generation = new_generation()
+    host = ray.util.get_node_ip_address()
+    node = ray.get_runtime_context().get_node_id()
+    settings = Settings(
+        name=name,
+        generation=generation,
+        directory=str(make_directory(name, generation)),
+        detached=detached,
+        tcp_host=None if is_loopback(host) or len(ray.nodes()) == 1 and on_close is not None else host,
+        http=http,
+    )
+    options = _options(node, name=controller_name(name), max_restarts=-1)
+    try:
+        controller = ray.remote(ControllerActor).options(**options).remote(settings, Key())
+        instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
+    except ValueError as error:
+        if "already" not in str(error) and "taken" not in str(error):
+            raise _user_error(error) from None
+        os.rmdir(settings.directory)
+        raise ConfigError(f"instance {name!r} runs on this cluster already; connect() joins it, or use another name") from None
+    except BaseException as error:
+        with contextlib.suppress(RayError):
+            ray.kill(controller, no_restart=True)
+        raise _user_error(error) from None
+
+    def ended() -> None:
+        _wait_until_gone(controller)
+        if on_close is not None:
+            on_close()
+
+    return Client(instance, on_close=ended, lease=not detached)
+
+
+def _user_error(error: BaseException) -> BaseException:
+    """Return what user code or the engine raised in an actor, without Ray's wrapping."""
+    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
+
+
+def _wait_until_gone(actor: Any) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            ray.get(actor.ping.remote(), timeout=1)
+        except GetTimeoutError:
+            continue
+        except RayError:
+            return
+        time.sleep(0.02)
+
+
+def _options(node: str | None, **options: Any) -> dict[str, Any]:
+    """Return the options of an actor of the engine; *node* None: anywhere."""
+    engine = {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": MAX_CONCURRENCY,
+    }
+    if node is not None:
+        engine["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    return engine | options
+
+
+# Actors: each a shell around a plain class
+
+
+class ControllerActor:
+    """The controller in its process. Ray restarts it; it then recovers from its checkpoint by itself."""
+
+    async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+        self._controller = Controller(settings, key, RayRuntime(settings))
+        self._instance: Instance | None = None
+        if await KVStore(settings.generation).get("checkpoint") is not None:
+            self._instance = await self._controller.start()
+
+    async def start(self) -> Instance:
+        """Start, unless that is done, and return how the instance is found."""
+        if self._instance is None:
+            self._instance = await self._controller.start()
+        return self._instance
+
+    async def ping(self) -> None:
+        """Answer while the controller lives."""
+
+
+class ReplicaActor:
+    """A replica in its process."""
+
+    def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+        spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
+        self._replica = Replica(spec, key)
+
+    async def start(self) -> ReplicaAddress:
+        """Construct the user's code and listen; return where."""
+        return await self._replica.start()
+
+    async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
+        """Serve one `handle.remote` call."""
+        return await self._replica.call(calls.decode_call(head), data, kwargs)
+
+
+class ProxyActor:
+    """A proxy in its process."""
+
+    def __init__(self, spec: ProxySpec, key: Key) -> None:
+        from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
+
+        self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
+
+    async def start(self) -> tuple[ReplicaAddress, str]:
+        """Listen; return where."""
+        return await self._proxy.start()
+
+
+def _own_host(tcp_host: str | None) -> str | None:
+    return None if tcp_host is None else ray.util.get_node_ip_address()
+
+
+# The runtime
+
+
+class KVStore:
+    """The controller's checkpoint in the key-value store of Ray's GCS; every key carries the generation."""
+
+    def __init__(self, generation: str) -> None:
+        self._prefix = f"{generation}/"
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep *value*."""
+        await asyncio.to_thread(
+            internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=_KV_NAMESPACE
+        )
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept."""
+        found: bytes | None = await asyncio.to_thread(
+            internal_kv._internal_kv_get, self._key(key), namespace=_KV_NAMESPACE
+        )
+        return found
+
+    async def delete(self, prefix: str) -> None:
+        """Forget what begins with *prefix*."""
+        await asyncio.to_thread(
+            internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=_KV_NAMESPACE
+        )
+
+    def _key(self, key: str) -> bytes:
+        return (self._prefix + key).encode()
+
+
+class RayRuntime:
+    """Launches replicas and proxies as actors; lives in the controller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store: Store = KVStore(settings.generation)
+        self._settings = settings
+        self._own_node = ray.get_runtime_context().get_node_id()
+        self._actors: dict[str, Any] = {}
+
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+        """Start a replica as an actor with the user's *options*."""
+        name = actor_name(spec.generation, spec.replica)
+        engine = _options(None, name=name)
+        del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
+        try:
+            actor = ray.remote(ReplicaActor).options(**(engine | options)).remote(spec, key)
+            self._actors[spec.replica] = actor
+            address: ReplicaAddress = await actor.start.remote()
+        except RayTaskError as error:
+            cause = _user_error(error)
+            if isinstance(cause, BackendStartError):
+                raise cause from None
+            raise BackendStartError(spec.backend, f"{type(cause).__name__}: {cause}", str(error)) from None
+        except RayActorError as error:
+            raise BackendStartError(spec.backend, f"its process ended while it started: {_short(error)}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"ray_actor_options: {error}") from None
+        return address
+
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+        """Start a proxy as an actor on its node."""
+        options = _options(spec.node, name=actor_name(spec.generation, spec.proxy))
+        actor = ray.remote(ProxyActor).options(**options).remote(spec, key)
+        self._actors[spec.proxy] = actor
+        try:
+            address, url = await actor.start.remote()
+        except RayTaskError as error:
+            raise _user_error(error) from None
+        except RayActorError as error:
+            raise OSError(f"the proxy ended while it started: {_short(error)}") from None
+        return address, url
+
+    async def stop(self, name: str) -> None:
+        """Kill the actor *name*, if it lives."""
+        await asyncio.to_thread(self._kill, name)
+
+    def _kill(self, name: str) -> None:
+        actor = self._actors.pop(name, None)
+        try:
+            if actor is None:
+                actor = ray.get_actor(actor_name(self._settings.generation, name), namespace=NAMESPACE)
+            ray.kill(actor, no_restart=True)
+        except (ValueError, RayError):
+            pass  # it has gone
+
+    async def explain_wait(self, options: dict[str, Any]) -> str:
+        """Return what was asked and what there is."""
+        asked = {key: options[key] for key in ("num_cpus", "num_gpus", "memory", "resources") if options.get(key)}
+        if not asked:
+            return ""
+        present = await asyncio.to_thread(ray.cluster_resources)
+        shown = {k: v for k, v in sorted(present.items()) if not k.startswith(("node:", "object_store"))}
+        return f"asked for {asked}, the cluster has {shown}"
+
+    async def nodes(self) -> list[str]:
+        """Return the ids of the nodes that are alive, the controller's own first."""
+        nodes = await asyncio.to_thread(ray.nodes)
+        alive = [node["NodeID"] for node in nodes if node["Alive"]]
+        return sorted(alive, key=lambda node: node != self._own_node)
+
+    async def end(self) -> None:
+        """Kill the controller's own actor."""
+        name = controller_name(self._settings.name)
+        actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+        ray.kill(actor, no_restart=True)
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-2:]) if lines else type(error).__name__
+
+
+# Calls that return an ObjectRef
+
+
+class _Pool:
+    """A backend's replicas as actors, with what this process has in flight on each."""
+
+    def __init__(self) -> None:
+        self.replicas: ReplicaSet[Any] = ReplicaSet(MAX_CONCURRENCY)
+        self.in_flight = 0
+        self.most = 0
+
+
+class RaySubmitter:
+    """Makes `handle.remote` calls; one per client and process, used by any thread."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._generation = instance.generation
+        self._lock = threading.Lock()
+        self._table: RoutingTable | None = None
+        self._pools: dict[str, _Pool] = {}
+
+    def submit(
+        self,
+        router: Router,
+        endpoint: str,
+        shard_key: str | None,
+        head: CallHead,
+        data: Any,
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Choose a backend and a replica and call it; return the ObjectRef.
+
+        Raises:
+            EndpointNotFound: There is no such endpoint.
+            BackendOverloaded: No replica is ready, or too many calls wait already.
+        """
+        backend, shadows = router.choose(endpoint, shard_key)
+        encoded = _encode_head(head)
+        for shadow in shadows:
+            with contextlib.suppress(BackendOverloaded):
+                self._call(router, shadow, encoded, data, kwargs)
+        return self._call(router, backend, encoded, data, kwargs)
+
+    def _call(self, router: Router, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        with self._lock:
+            if router.table is not self._table and router.table is not None:
+                self._apply(router.table)
+            pool = self._pools.get(backend)
+            slot = pool.replicas.acquire() if pool is not None else None
+            if pool is None or slot is None:
+                raise BackendOverloaded(f"backend {backend!r} has no ready replica")
+            if pool.in_flight >= pool.most:
+                pool.replicas.release(slot, slot.load)
+                raise BackendOverloaded(f"backend {backend!r}: too many calls of this process wait (max_queued_queries)")
+            pool.in_flight += 1
+        try:
+            reference = self._actor(slot).call.remote(head, data, **kwargs)
+        except BaseException:
+            self._done(pool, slot)
+            raise
+        reference._on_completed(lambda _: self._done(pool, slot))
+        return reference
+
+    def _done(self, pool: _Pool, slot: Slot[Any]) -> None:
+        with self._lock:
+            pool.in_flight -= 1
+            pool.replicas.release(slot, 0)
+
+    def _actor(self, slot: Slot[Any]) -> Any:
+        if slot.link is None:
+            slot.link = ray.get_actor(actor_name(self._generation, slot.name), namespace=NAMESPACE)
+        return slot.link
+
+    def _apply(self, table: RoutingTable) -> None:
+        self._table = table
+        for name, route in table.backends.items():
+            pool = self._pools.setdefault(name, _Pool())
+            pool.most = route.max_queued_queries + route.max_concurrent_queries * len(route.replicas)
+            wanted = {address.replica for address in route.replicas}
+            for slot in pool.replicas:
+                if slot.name not in wanted:
+                    pool.replicas.remove(slot.name)
+            for replica in wanted:
+                if replica not in pool.replicas:
+                    pool.replicas.add(replica, None)
+        for name in self._pools.keys() - table.backends.keys():
+            del self._pools[name]

@@ -1,0 +1,55 @@
+"""What replicas and proxies are started from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_bridge.config import BackendConfig, HTTPOptions
+from serve_bridge.messages import ReplicaAddress
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """What a replica is started from.
+
+    Attributes:
+        replica, backend: Its id, and the backend it is one of.
+        generation: The instance it belongs to.
+        instance_file: Path of the instance's file.
+        directory: Where its unix socket goes.
+        tcp_host: Address to listen on for other nodes; None: no TCP.
+        code: What `frozen_code.freeze_code` returned.
+        config: The backend's options, resolved.
+    """
+
+    replica: str
+    backend: str
+    generation: str
+    instance_file: str
+    directory: str
+    tcp_host: str | None
+    code: bytes
+    config: BackendConfig
+
+
+@dataclass(frozen=True)
+class ProxySpec:
+    """One proxy.
+
+    Attributes:
+        proxy: Its id, unique in the instance.
+        node: The node it belongs on.
+        generation: The instance it belongs to.
+        controller: Where the controller publishes the routing table.
+        directory: Where its unix socket, for the controller, goes.
+        tcp_host: Address to listen on for the controller of another node; None: no TCP.
+        http: Where it listens for the world, and its limits.
+    """
+
+    proxy: str
+    node: str
+    generation: str
+    controller: ReplicaAddress
+    directory: str
+    tcp_host: str | None
+    http: HTTPOptions

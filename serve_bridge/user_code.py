@@ -1,0 +1,285 @@
+"""What a backend runs: a function or class of the user, checked in the caller, constructed in the replica.
+
+Rule 1: what can be refused is refused in the caller, before anything starts.
+Rule 2: which methods can be called, and what each receives, is decided once, from the class.
+Rule 3: a name from the wire is a key of `UserCode.methods`, never an argument of `getattr`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final
+
+from serve_bridge.batching import accepts_batch
+from serve_bridge.config import BackendConfig
+from serve_bridge.errors import ConfigError
+from serve_bridge.frozen_code import thaw_code
+from serve_bridge.method import Method, check_signature, is_async, is_generator
+
+__all__ = [
+    "UserCode",
+    "check_backend_code",
+    "check_batching",
+    "check_config",
+    "is_async_code",
+]
+
+_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_NOT_SERVED: Final = frozenset(("reconfigure", "check_health"))
+_C_METHODS: Final = (
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.BuiltinFunctionType,
+)
+
+
+# --- In the caller: is this code a backend?
+
+
+def check_backend_code(
+    func_or_class: object, init_args: Sequence[Any] = (), init_kwargs: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse what cannot be a backend.
+
+    An import path is only looked at as text: the module may exist in the replica alone.
+
+    Raises:
+        TypeError: It is no function, class or import path; or can never be called with a request; or its
+            constructor does not take these arguments.
+        ConfigError: An import path is malformed, or a function came with constructor arguments. It is a
+            ValueError.
+    """
+    if isinstance(func_or_class, str):
+        if not _IMPORT_PATH.fullmatch(func_or_class):
+            raise ConfigError(f"an import path reads 'package.module:Attr', got {func_or_class!r}")
+    elif inspect.isclass(func_or_class):
+        _check_class(func_or_class)
+        _check_init(func_or_class, init_args, init_kwargs or {})
+    elif inspect.isfunction(func_or_class):
+        if init_args or init_kwargs:
+            raise ConfigError(
+                f"the function {func_or_class.__qualname__} has no constructor to take arguments"
+            )
+        check_signature(func_or_class.__qualname__, func_or_class)
+    else:
+        raise TypeError(
+            "a backend is a function, a class or an import path 'package.module:Attr', "
+            f"got {_described(func_or_class)}"
+        )
+
+
+def check_batching(func_or_class: object, config: BackendConfig) -> None:
+    """Refuse a batch size for code that takes no batches; an import path is checked where it is loaded.
+
+    Raises:
+        ConfigError: `max_batch_size` is above 1 and nothing has the mark `accept_batch`. It is a ValueError.
+    """
+    if (config.max_batch_size or 1) > 1 and not isinstance(func_or_class, str):
+        funcs = _served(func_or_class, None).values() if inspect.isclass(func_or_class) else (func_or_class,)
+        if not any(accepts_batch(func) for func in funcs):
+            raise ConfigError(
+                f"max_batch_size={config.max_batch_size} needs code that takes a list of requests; "
+                "mark it with @serve.accept_batch"
+            )
+
+
+def check_config(func_or_class: object, config: BackendConfig) -> None:
+    """Refuse options that the code cannot follow; an import path is checked where it is loaded.
+
+    Raises:
+        ConfigError: As `check_batching`; or `exposed_methods` names what is no method; or there is a
+            `user_config` and no `reconfigure`. It is a ValueError.
+    """
+    if isinstance(func_or_class, str):
+        return
+    check_batching(func_or_class, config)
+    if inspect.isclass(func_or_class):
+        _served(func_or_class, config.exposed_methods)
+    elif config.exposed_methods:
+        raise ConfigError("exposed_methods: a function has no methods to expose")
+    if config.user_config is not None and _hook(func_or_class, "reconfigure") is None:
+        raise ConfigError("user_config needs a class with a method `reconfigure(self, user_config)`")
+
+
+def is_async_code(func_or_class: object) -> bool:
+    """Return whether the function, or the class's `__call__`, is `async def`; False for an import path.
+
+    A class without `__call__` counts as asynchronous when all its served methods are.
+    """
+    if isinstance(func_or_class, str):
+        return False
+    if not inspect.isclass(func_or_class):
+        return is_async(func_or_class)
+    funcs = _served(func_or_class, None)
+    if "__call__" in funcs:
+        return is_async(funcs["__call__"])
+    return bool(funcs) and all(is_async(func) for func in funcs.values())
+
+
+def _check_class(cls: type) -> None:
+    name = cls.__qualname__
+    if cls.__module__ == "builtins":
+        raise TypeError(f"a backend is code of yours, got the builtin class {name}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise TypeError(f"the class {name} is abstract: it does not implement {missing}")
+    init = cls.__init__  # type: ignore[misc]
+    if is_async(init) or is_generator(init):
+        raise TypeError(
+            f"{name}.__init__ must be a plain `def`: its result would never be awaited or iterated"
+        )
+    served = _served(cls, None)
+    if not served:
+        raise TypeError(f"the class {name} has no `__call__` and no public methods, so nothing to serve")
+    for method in served:
+        # Bound to a stand-in, so that the signature is the one callers see.
+        func = _attribute(cls, method).__get__(object(), cls)
+        check_signature(f"{name}.{method}", func, default=method == "__call__")
+
+
+def _check_init(cls: type, init_args: Sequence[Any], init_kwargs: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError):  # written in C: only calling it can tell
+        return
+    try:
+        signature.bind(*init_args, **init_kwargs)
+    except TypeError as error:
+        raise TypeError(f"{cls.__qualname__}{signature} does not take these arguments: {error}") from None
+
+
+def _described(value: object) -> str:
+    """Return what *value* is, in words, without its value."""
+    if isinstance(value, functools.partial):
+        return "a functools.partial; wrap it in a function"
+    if inspect.ismethod(value):
+        return f"the bound method {value.__qualname__}; pass its class"
+    if inspect.isbuiltin(value):
+        return f"the builtin function {value.__qualname__}; wrap it in a function"
+    if inspect.iscoroutine(value):
+        return f"a coroutine object; pass the function {value.__qualname__} without calling it"
+    if inspect.ismodule(value):
+        return f"the module {value.__name__}"
+    kind = type(value)
+    return f"an instance of {kind.__module__}.{kind.__qualname__}; pass a class or a function"
+
+
+# --- In the replica
+
+
+class UserCode:
+    """The code of one replica.
+
+    Attributes:
+        code: The function or class, import paths resolved.
+        is_async: Whether it is asynchronous, as `is_async_code` says.
+        methods: What may be called, by name; empty until `construct` has run.
+        reconfigure: The bound method of that name, sync or async; None if there is none.
+        check_health: The same.
+    """
+
+    def __init__(
+        self,
+        code: Callable[..., Any],
+        init_args: Sequence[Any] = (),
+        init_kwargs: Mapping[str, Any] | None = None,
+        *,
+        exposed_methods: Collection[str] | None = None,
+    ) -> None:
+        self.code = code
+        self.is_async = is_async_code(code)
+        self.methods: Mapping[str, Method] = {}
+        self.reconfigure: Callable[[Any], Any] | None = None
+        self.check_health: Callable[[], Any] | None = None
+        self._init_args = tuple(init_args)
+        self._init_kwargs = dict(init_kwargs or {})
+        self._served = tuple(_served(code, exposed_methods)) if inspect.isclass(code) else ()
+
+    @classmethod
+    def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> UserCode:
+        """Return the code that `freeze_code` wrote, checked again where an import path names it.
+
+        Raises:
+            ImportError: The module of an import path is missing or fails.
+            AttributeError: It has no such attribute.
+            TypeError: What is there is no backend.
+            ConfigError: `exposed_methods` names what is no method.
+        """
+        code, args, kwargs = thaw_code(blob)
+        if isinstance(code, str):
+            code = _resolve(code)
+            if isinstance(code, str):
+                raise TypeError("an import path must name a function or a class, not another str")
+            check_backend_code(code, args, kwargs)
+        return cls(code, args, kwargs, exposed_methods=exposed_methods)
+
+    def construct(self) -> None:
+        """Make the instance and bind its methods; runs the user's constructor on this thread.
+
+        Raises:
+            TypeError: The constructor returned something; or `__new__` made an instance of another class.
+            BaseException: Whatever the constructor raises.
+        """
+        if not inspect.isclass(self.code):
+            self.methods = {"__call__": Method.of("__call__", self.code, default=True)}
+            return
+        instance = self.code(*self._init_args, **self._init_kwargs)
+        if not isinstance(instance, self.code):
+            raise TypeError(f"{self.code.__qualname__}() made {_described(instance)}")
+        self.methods = types.MappingProxyType(
+            {
+                name: Method.of(name, getattr(instance, name), default=name == "__call__")
+                for name in self._served
+            }
+        )
+        self.reconfigure = _hook(instance, "reconfigure")
+        self.check_health = _hook(instance, "check_health")
+        self._init_args, self._init_kwargs = (), {}  # the instance holds what it needs of them
+
+
+def _resolve(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return functools.reduce(getattr, attribute.split("."), import_module(module))
+
+
+def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Callable[..., Any]]:
+    """Return the functions of *cls* that may be called, by name, `__call__` first."""
+    if exposed_methods is None:
+        bases = [base for base in cls.__mro__ if base is not object]
+        names = dict.fromkeys(name for base in bases for name in vars(base))
+        public = [name for name in names if not name.startswith("_") and name not in _NOT_SERVED]
+        found = {name: _static_function(cls, name) for name in ["__call__", *public]}
+        return {name: func for name, func in found.items() if func is not None}
+    served = {"__call__": _static_function(cls, "__call__")}
+    for name in exposed_methods:
+        served[name] = None if name.startswith("_") else _static_function(cls, name)
+        if served[name] is None:
+            raise ConfigError(f"exposed_methods: {name!r} is no public method of {cls.__qualname__}")
+    return {name: func for name, func in served.items() if func is not None}
+
+
+def _static_function(cls: type, name: str) -> Callable[..., Any] | None:
+    """Return the function that *name* is bound to in *cls*; None if it is no method, or one written in C."""
+    found = _attribute(cls, name)
+    if isinstance(found, staticmethod | classmethod):
+        found = found.__func__
+    if inspect.isclass(found) or isinstance(found, _C_METHODS) or not callable(found):
+        return None
+    # A plain object that happens to be callable is an attribute, unless it binds as a function does.
+    return found if hasattr(type(found), "__get__") else None
+
+
+def _attribute(cls: type, name: str) -> Any:
+    # Not `inspect.getattr_static`: that finds the `__call__` of a metaclass.
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _hook(owner: object, name: str) -> Callable[..., Any] | None:
+    cls = owner if inspect.isclass(owner) else type(owner)
+    return getattr(owner, name) if _static_function(cls, name) is not None else None

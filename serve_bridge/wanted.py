@@ -1,0 +1,169 @@
+"""What users have asked for: backends, endpoints and their traffic, and the routing table that follows.
+
+Rule 1: pure. A change is checked whole, then applied whole; a refused one leaves everything as it was.
+Rule 2: the checks that need no state were done in the caller; those here need to know what else there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from serve_bridge.config import BackendConfig
+from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
+from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.traffic import TrafficPolicy
+from serve_bridge.wire.payload import Opaque
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend as it should be.
+
+    Attributes:
+        name: Its name.
+        code: What `frozen_code.freeze_code` returned.
+        is_async: Decides the default of `max_concurrent_queries`.
+        config: Its options as given; `user_config` is an `Opaque`, or None.
+        actor_options: Its Ray actor options; the controller does not look inside.
+        revision: Grows with every change of the code.
+    """
+
+    name: str
+    code: bytes
+    is_async: bool
+    config: BackendConfig
+    actor_options: Opaque
+    revision: int = 1
+
+    @property
+    def resolved(self) -> BackendConfig:
+        """Its options with the defaults that depend on the code filled in."""
+        return self.config.resolved(self.is_async)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint as it should be."""
+
+    name: str
+    route: str | None
+    methods: tuple[str, ...]
+    policy: TrafficPolicy
+
+
+@dataclass
+class Wanted:
+    """All that users have asked for; endpoints in the order of their creation."""
+
+    backends: dict[str, Backend] = field(default_factory=dict)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    def backend(self, name: str) -> Backend:
+        """Return backend *name*.
+
+        Raises:
+            BackendNotFound: There is none.
+        """
+        if name not in self.backends:
+            raise BackendNotFound(name, tuple(self.backends))
+        return self.backends[name]
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Return endpoint *name*.
+
+        Raises:
+            EndpointNotFound: There is none.
+        """
+        if name not in self.endpoints:
+            raise EndpointNotFound(name, tuple(self.endpoints))
+        return self.endpoints[name]
+
+    def delete_backend(self, name: str, *, force: bool) -> Backend | None:
+        """Take *name* away and return it; None if it is unknown.
+
+        Raises:
+            ConfigError: A traffic policy names it. With *force* a shadow is simply removed; a split still refuses.
+        """
+        using = [e for e in self.endpoints.values() if name in e.policy.weights]
+        shadowing = [e for e in self.endpoints.values() if name in e.policy.shadows]
+        if using or (shadowing and not force):
+            names = ", ".join(sorted({e.name for e in (*using, *shadowing)}))
+            raise ConfigError(
+                f"backend {name!r} still gets traffic of: {names}; change their traffic or delete them first"
+            )
+        for endpoint in shadowing:
+            self.endpoints[endpoint.name] = replace(endpoint, policy=endpoint.policy.with_shadow(name, 0))
+        return self.backends.pop(name, None)
+
+    def create_endpoint(self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
+        """Add an endpoint whose traffic all goes to *backend*.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+            ConfigError: The name or the route is taken.
+        """
+        self.backend(backend)
+        if name in self.endpoints:
+            raise ConfigError(f"endpoint {name!r} exists already; delete it first or use another name")
+        for other in self.endpoints.values():
+            if route is not None and other.route == route:
+                raise ConfigError(f"route {route!r} belongs to endpoint {other.name!r} already")
+        self.endpoints[name] = Endpoint(name, route, methods, TrafficPolicy.split({backend: 1.0}))
+
+    def set_traffic(self, name: str, weights: Mapping[str, float]) -> None:
+        """Replace an endpoint's split; its shadows stay.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown.
+            ConfigError: The weights are none.
+        """
+        endpoint = self.endpoint(name)
+        policy = endpoint.policy.with_weights(weights)
+        for backend in policy.weights:
+            self.backend(backend)
+        self.endpoints[name] = replace(endpoint, policy=policy)
+
+    def shadow_traffic(self, name: str, backend: str, proportion: float) -> None:
+        """Let *backend* get copies of a share of an endpoint's requests; 0 ends that.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown.
+            TypeError: *proportion* is no number in [0, 1].
+        """
+        endpoint = self.endpoint(name)
+        policy = endpoint.policy.with_shadow(backend, proportion)
+        self.backend(backend)
+        self.endpoints[name] = replace(endpoint, policy=policy)
+
+    def describe_endpoints(self) -> dict[str, dict[str, Any]]:
+        """Return what `list_endpoints` shows."""
+        return {
+            endpoint.name: {
+                "route": endpoint.route,
+                "methods": list(endpoint.methods),
+                "traffic": dict(endpoint.policy.weights),
+                "shadows": dict(endpoint.policy.shadows),
+            }
+            for endpoint in self.endpoints.values()
+        }
+
+    def table(
+        self, generation: str, version: int, replicas: Mapping[str, tuple[ReplicaAddress, ...]]
+    ) -> RoutingTable:
+        """Return the routing table for these wanted things and the *replicas* that are ready, by backend."""
+        return RoutingTable(
+            generation,
+            version,
+            {name: _backend_route(backend, replicas.get(name, ())) for name, backend in self.backends.items()},
+            {
+                name: EndpointRoute(e.route, e.methods, dict(e.policy.weights), dict(e.policy.shadows))
+                for name, e in self.endpoints.items()
+            },
+        )
+
+
+def _backend_route(backend: Backend, replicas: tuple[ReplicaAddress, ...]) -> BackendRoute:
+    config = backend.resolved
+    return BackendRoute(replicas, config.max_concurrent_queries or 1, config.max_queued_queries)

@@ -1,0 +1,209 @@
+"""Both ends prove that they hold the instance's key before anything else is read.
+
+Rule 1: bytes in, bytes out; no sockets, no clock.
+Rule 2: until the proofs are checked, nothing is parsed but fixed-length hellos.
+Rule 3: the key never appears in a message, an error or a `repr`.
+
+::
+
+    caller                                       listener
+      hello: magic 7 | version 1 | role 1 | 0*7 | nonce 32 | identity 16     ->
+      <-   the listener's hello, 64 bytes alike, and its proof, 32 bytes
+      proof, 32 bytes; frames may follow at once                             ->
+
+    proof = HMAC-SHA256(key, side | caller's hello | listener's hello)        (RFC 2104)
+
+Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It gives
+no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private network around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import struct
+from enum import IntEnum
+from typing import Final
+
+from serve_bridge.errors import AuthenticationError, ProtocolError
+
+MAGIC: Final = b"SBRIDGE"
+VERSION: Final = 1
+HELLO_BYTES: Final = 64
+PROOF_BYTES: Final = 32
+HANDSHAKE_TIMEOUT_S: Final = 1.0
+_HELLO = struct.Struct("<7sBB7x32s16s")
+
+
+class Role(IntEnum):
+    """Who speaks."""
+
+    EDGE = 1
+    """Forwards requests of strangers; may send HTTP requests only."""
+    PYTHON = 2
+    """Trusted Python code of the same user; may send Python calls too."""
+    LISTENER = 3
+
+
+class Key:
+    """An instance's secret: 32 random bytes that no `repr` shows."""
+
+    __slots__ = ("_secret",)
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secrets.token_bytes(32) if secret is None else secret
+        if len(self._secret) != 32:
+            raise ValueError(f"a key has 32 bytes, not {len(self._secret)}")
+
+    @property
+    def secret(self) -> bytes:
+        """The bytes themselves, for a 0600 file or a constructor argument."""
+        return self._secret
+
+    def sign(self, label: bytes, *parts: bytes) -> bytes:
+        """Return the HMAC-SHA256 of *label* and *parts*."""
+        return hmac.digest(self._secret, label + b"".join(parts), "sha256")
+
+    def __reduce__(self) -> tuple[type[Key], tuple[bytes]]:
+        return (Key, (self._secret,))
+
+    def __repr__(self) -> str:
+        return "Key(...)"
+
+
+def identity(generation: str, name: str) -> bytes:
+    """Return the 16 bytes that stand for listener *name* of instance *generation* in a hello."""
+    return hashlib.sha256(f"{generation}/{name}".encode()).digest()[:16]
+
+
+class Handshake:
+    """One side of the handshake.
+
+    Attributes:
+        done: Whether the peer has proved itself.
+        peer_role: The peer's role, once done.
+        rest: Bytes that came after the handshake, once done.
+    """
+
+    def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool) -> None:
+        """Take part as *role*; *identity* is the listener's, which both sides must mean."""
+        self._key = key
+        self._caller = caller
+        self._identity = identity
+        self._hello = _HELLO.pack(MAGIC, VERSION, role, secrets.token_bytes(32), identity)
+        self._peer_hello = b""
+        self._buffer = b""
+        self.done = False
+        self.peer_role = Role.LISTENER
+        self.rest = b""
+
+    def start(self) -> bytes:
+        """Return what this side says first."""
+        return self._hello if self._caller else b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take in *data* and return what to send back; see `done`.
+
+        Raises:
+            AuthenticationError: The peer is not who it should be; close without a word.
+        """
+        self._buffer += data
+        return self._feed_caller() if self._caller else self._feed_listener()
+
+    def seals(self) -> tuple[Seal, Seal]:
+        """Return the seals for what this connection sends and receives."""
+        hellos = self._hellos()
+        up, down = (Seal(self._key.sign(side, *hellos)) for side in (b"seal up", b"seal down"))
+        return (up, down) if self._caller else (down, up)
+
+    def _feed_caller(self) -> bytes:
+        if len(self._buffer) < HELLO_BYTES + PROOF_BYTES:
+            self._check_prefix()
+            return b""
+        self._take_hello()
+        self._take_proof(b"listener")
+        return self._key.sign(b"caller", *self._hellos())
+
+    def _feed_listener(self) -> bytes:
+        if not self._peer_hello:
+            if len(self._buffer) < HELLO_BYTES:
+                self._check_prefix()
+                return b""
+            self._take_hello()
+            return self._hello + self._key.sign(b"listener", *self._hellos())
+        if len(self._buffer) >= PROOF_BYTES:
+            self._take_proof(b"caller")
+        return b""
+
+    def _check_prefix(self) -> None:
+        if self._buffer[:7] != MAGIC[: len(self._buffer)]:
+            raise AuthenticationError("the peer does not speak this protocol")
+
+    def _take_hello(self) -> None:
+        hello, self._buffer = self._buffer[:HELLO_BYTES], self._buffer[HELLO_BYTES:]
+        magic, version, role, _, identity = _HELLO.unpack(hello)
+        if magic != MAGIC or version != VERSION:
+            raise AuthenticationError("the peer does not speak this version of the protocol")
+        if role not in ((Role.LISTENER,) if self._caller else (Role.EDGE, Role.PYTHON)):
+            raise AuthenticationError("the peer claims a role that it cannot have")
+        if identity != self._identity:
+            raise AuthenticationError("the peer is, or looks for, somebody else")
+        self._peer_hello, self.peer_role = hello, Role(role)
+
+    def _take_proof(self, side: bytes) -> None:
+        proof, self.rest = self._buffer[:PROOF_BYTES], self._buffer[PROOF_BYTES:]
+        self._buffer = b""
+        if not hmac.compare_digest(proof, self._key.sign(side, *self._hellos())):
+            raise AuthenticationError("the peer does not hold this instance's key")
+        self.done = True
+
+    def _hellos(self) -> tuple[bytes, bytes]:
+        own, peer = self._hello, self._peer_hello
+        return (own, peer) if self._caller else (peer, own)
+
+
+class Seal:
+    """A MAC over every record of one direction of a TCP connection: length u32 | MAC 16 | data."""
+
+    LIMIT: Final = 4 << 20
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._count = 0
+        self._rest = b""
+
+    def close(self, data: bytes) -> bytes:
+        """Return *data* as records that only the peer's twin of this seal accepts, in this order."""
+        pieces = []
+        for start in range(0, len(data), self.LIMIT):
+            piece = data[start : start + self.LIMIT]
+            pieces += (struct.pack("<I", len(piece)), self._mac(piece), piece)
+        return b"".join(pieces)
+
+    def open(self, data: bytes) -> bytes:
+        """Return the data of the records that *data* completes.
+
+        Raises:
+            ProtocolError: A record was changed, dropped, repeated or moved.
+        """
+        data = self._rest + data
+        opened, offset = [], 0
+        while len(data) - offset >= 20:
+            (length,) = struct.unpack_from("<I", data, offset)
+            if length > self.LIMIT:
+                raise ProtocolError(f"record of {length} bytes; the limit is {self.LIMIT}")
+            end = offset + 20 + length
+            if end > len(data):
+                break
+            piece = data[offset + 20 : end]
+            if not hmac.compare_digest(data[offset + 4 : offset + 20], self._mac(piece)):
+                raise ProtocolError("a record's MAC does not fit")
+            opened.append(piece)
+            offset = end
+        self._rest = data[offset:]
+        return b"".join(opened)
+
+    def _mac(self, piece: bytes) -> bytes:
+        self._count += 1
+        return hmac.digest(self._key, self._count.to_bytes(8, "little") + piece, "sha256")[:16]

@@ -1,0 +1,153 @@
+"""Python calls on a connection: what both a handle and a management call do with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from serve_bridge.errors import ProtocolError
+from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead
+from serve_bridge.wire import failure, payload
+from serve_bridge.wire.connection import (
+    Aborted,
+    CallerConnection,
+    CallerStream,
+    Lost,
+    Rejected,
+    ReplicaStream,
+)
+from serve_bridge.wire.frames import Frame, Kind
+
+MAX_CALL_BYTES: Final = 2 << 30
+"""Arguments or a result above this size are refused before anything is kept of them."""
+
+encode_call = msgspec.msgpack.Encoder().encode
+decode_call = msgspec.msgpack.Decoder(CallHead).decode
+encode_answer = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(CallAnswer).decode
+
+
+async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
+    """Return the arguments of the call that *head* opened, reading its body if it has one.
+
+    Raises:
+        ProtocolError: The body is larger than `MAX_CALL_BYTES` or not what the head said.
+        SerializationError: They cannot be rebuilt here.
+    """
+    if head.size == len(head.body):
+        return payload.unpack(head.body)
+    if head.size > MAX_CALL_BYTES:
+        raise ProtocolError(f"arguments of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
+    stream.accept_body()
+    return payload.unpack(await stream.read(head.size))
+
+
+async def answer(stream: ReplicaStream, value: object) -> None:
+    """Send *value* as the result.
+
+    Raises:
+        SerializationError: *value* has no pickled form; nothing was sent.
+    """
+    segments = payload.pack(value)
+    size = payload.size_of(segments)
+    if size <= INLINE_BODY_BYTES:
+        stream.respond(encode_answer(CallAnswer(False, size, payload.join(segments))), end=True)
+        return
+    stream.respond(encode_answer(CallAnswer(False, size, b"")), end=False)
+    await stream.send_segments(segments, end=True)
+
+
+def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
+    """Send *error* as the result."""
+    data = failure.pack(error)
+    if len(data) > INLINE_BODY_BYTES:  # a traceback or an argument of enormous length
+        data = failure.pack_short(error)
+    stream.respond(encode_answer(CallAnswer(True, len(data), data)), end=True)
+
+
+async def answer_item(stream: ReplicaStream, item: object) -> None:
+    """Send the next item of a generator, whose head has been sent."""
+    await stream.send_segments([b"\0", *payload.pack(item)], end=False)
+
+
+async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
+    """End a generator's items, with *error* if it raised."""
+    await stream.send_segments([b"\1" + failure.pack(error)] if error is not None else [], end=True)
+
+
+async def read_answer(stream: CallerStream, frame: Frame) -> Any:
+    """Return the result that *frame* begins, or raise what user code raised.
+
+    Raises:
+        ProtocolError: The result is larger than `MAX_CALL_BYTES`.
+        SerializationError: The result cannot be rebuilt here.
+    """
+    head = decode_answer(frame.payload)
+    data: bytes | bytearray = head.body
+    if head.size != len(data):
+        if head.size > MAX_CALL_BYTES or head.size < 0:
+            raise ProtocolError(f"result of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
+        data = await stream.read(head.size)
+    if head.failed:
+        raise failure.unpack(data)
+    return payload.unpack(data)
+
+
+async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
+    """Iterate what a generator yields; a plain result is its only item."""
+    head = decode_answer(frame.payload)
+    if head.size >= 0:
+        yield await read_answer(stream, frame)
+        return
+    async for message in stream.messages():
+        if not message:
+            continue  # the empty last message
+        body = memoryview(message)[1:]
+        if message[0]:
+            raise failure.unpack(body)
+        yield payload.unpack(body)
+
+
+async def control(connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
+    """Call operation *name* of whoever listens at the other end, and return its result.
+
+    Raises:
+        Lost: The connection ended first; `started` says what is known.
+        TimeoutError: No answer within *timeout_s*.
+        ServeBridgeError: What the operation raised.
+    """
+    segments = payload.pack((args, kwargs))
+    size = payload.size_of(segments)
+    inline = size <= INLINE_BODY_BYTES
+    body = payload.join(segments) if inline else b""
+    head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body)
+    stream = connection.open(Kind.CALL, encode_call(head), end=inline)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if not inline:
+                await stream.send_segments(segments, end=True)
+            return await read_answer(stream, await stream.reply)
+    except Rejected as rejected:
+        raise ProtocolError(f"{name}: {rejected.rejection.reason} {rejected.rejection.detail}") from None
+    except Aborted:
+        raise Lost("unknown", f"{name} was broken off") from None
+    finally:
+        stream.cancel()
+
+
+async def answer_control(stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
+    """Run *operation* with the arguments of the call that *head* opened, and send its result."""
+    try:
+        args, kwargs = await read_arguments(stream, head)
+        await answer(stream, await operation(*args, **kwargs))
+    except asyncio.CancelledError:
+        stream.abort()
+        raise
+    except Exception as error:
+        if stream.started:
+            stream.abort()
+        else:
+            answer_failure(stream, error)

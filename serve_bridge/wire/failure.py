@@ -1,0 +1,84 @@
+"""Exceptions of user code as bytes.
+
+Rule 1: the type's name, its text and the remote traceback are written first and always arrive.
+Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so that an odd
+        exception class can cost its type and never the answer.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import msgspec
+
+from serve_bridge.errors import BackendError, ServeBridgeError
+from serve_bridge.wire import payload
+
+
+class _Failure(msgspec.Struct, frozen=True, array_like=True):
+    type_name: str
+    text: str
+    traceback: str
+    pickled: bytes
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - it is a traceback, shown as the cause, like concurrent.futures'
+    """The traceback of an exception in the process where it was raised."""
+
+    def __str__(self) -> str:
+        return "\n\n" + str(self.args[0])
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Failure).decode
+
+
+def pack(error: BaseException) -> bytes:
+    """Return *error* as bytes; never raises."""
+    return _encode(_Failure(type(error).__qualname__, text_of(error), traceback_of(error), _pickled(error)))
+
+
+def pack_short(error: BaseException) -> bytes:
+    """Return *error* as bytes with its texts cut: for one too long to send whole."""
+    return _encode(_Failure(type(error).__qualname__, text_of(error)[:4096], traceback_of(error)[-16384:], b""))
+
+
+def unpack(data: bytes | bytearray | memoryview) -> BaseException:
+    """Return the exception that `pack` has packed: as its own type, else as `BackendError`."""
+    failure = _decode(data)
+    error: BaseException = BackendError(failure.type_name, failure.text, failure.traceback)
+    if failure.pickled:
+        try:
+            own = payload.unpack(failure.pickled)
+        except ServeBridgeError:
+            return error  # its class does not exist here; the text says all there is
+        if isinstance(own, BaseException):
+            error = own
+            error.__cause__ = RemoteTraceback(failure.traceback)
+    return error
+
+
+def text_of(error: BaseException) -> str:
+    """Return what *error* says, even if its `__str__` raises."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its __str__ raises)"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the formatted traceback of *error*, even if it cannot be formatted."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return f"{type(error).__qualname__}: {text_of(error)}"
+
+
+def _pickled(error: BaseException) -> bytes:
+    try:
+        data = payload.join(payload.pack(error))
+        if type(payload.unpack(data)) is type(error):
+            return data
+    except Exception:  # noqa: S110 - Rule 2
+        pass
+    return b""

@@ -1,0 +1,153 @@
+"""Where data-plane sockets live: listening on them, and dialling them.
+
+Rule 1: a unix socket is 0600 in a 0700 directory of this user, and both ends check that.
+Rule 2: TCP listens on one explicit address, and only where other nodes must reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from serve_bridge.errors import AuthenticationError
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire.auth import Key, Role, identity
+from serve_bridge.wire.connection import CallerConnection, Lost, ReplicaConnection, Service
+
+MAX_UNIX_PATH: Final = 107
+CONNECT_TIMEOUT_S: Final = 2.0
+_BACKLOG = 1024
+
+
+class Listener:
+    """The listening sockets of one service."""
+
+    def __init__(self, service: Service, key: Key, generation: str, name: str) -> None:
+        self._service = service
+        self._key = key
+        self._identity = identity(generation, name)
+        self._name = name
+        self._servers: list[asyncio.Server] = []
+        self._unix = ""
+        self.connections: set[ReplicaConnection] = set()
+
+    async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> ReplicaAddress:
+        """Listen in *directory*, and on *tcp_host* if given; return where.
+
+        Raises:
+            OSError: The path is too long or taken, or the address cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        self._unix = str(directory / f"{self._name}.sock")
+        sock = bind_unix(self._unix)
+        self._servers.append(await loop.create_unix_server(self._connection, sock=sock, backlog=_BACKLOG))
+        tcp = None
+        if tcp_host is not None:
+            server = await loop.create_server(self._connection, tcp_host, tcp_port, backlog=_BACKLOG)
+            self._servers.append(server)
+            tcp = (tcp_host, server.sockets[0].getsockname()[1])
+        return ReplicaAddress(self._name, self._unix, tcp)
+
+    def stop_accepting(self) -> None:
+        """Take no further connection and no further stream; what was accepted goes on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._unix:
+            Path(self._unix).unlink(missing_ok=True)
+            self._unix = ""
+
+    def go_away(self) -> None:
+        """Tell every caller that no further stream will be accepted."""
+        for connection in list(self.connections):
+            connection.go_away()
+
+    def close(self) -> None:
+        """Close everything at once."""
+        self.stop_accepting()
+        for connection in list(self.connections):
+            connection.close()
+
+    def _connection(self) -> ReplicaConnection:
+        return ReplicaConnection(self._key, self._identity, self._service, self.connections)
+
+
+async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
+    """Connect to *address* and prove each other.
+
+    Raises:
+        Lost: Nobody answers there; nothing was sent.
+        AuthenticationError: Somebody else answers there.
+    """
+    loop = asyncio.get_running_loop()
+
+    def connection() -> CallerConnection:
+        return CallerConnection(key, role, identity(generation, address.replica))
+
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if os.path.exists(address.unix):
+                check_socket(address.unix)
+                _, protocol = await loop.create_unix_connection(connection, address.unix)
+            elif address.tcp is not None:
+                _, protocol = await loop.create_connection(connection, *address.tcp)
+            else:
+                raise Lost("no", f"{address.replica} has no socket any more")
+            await protocol.ready
+    except (OSError, TimeoutError) as error:
+        raise Lost("no", f"cannot reach {address.replica}: {error or 'timed out'}") from error
+    return protocol
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Return a socket bound to *path*, 0600, in a directory made 0700.
+
+    Raises:
+        OSError: The path is too long, its directory is open to others, or something alive listens there.
+    """
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise OSError(
+            f"socket path of {len(os.fsencode(path))} bytes, the limit is {MAX_UNIX_PATH}: {path}; "
+            "set XDG_RUNTIME_DIR to a shorter directory"
+        )
+    private_directory(Path(path).parent)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(False)
+    # The generation is in the directory's name, so what lies there is a dead predecessor's of the same instance.
+    Path(path).unlink(missing_ok=True)
+    try:
+        sock.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def private_directory(directory: Path) -> None:
+    """Make *directory*, or check that it is this user's alone.
+
+    Raises:
+        OSError: It is a link, somebody else's, or open to others; the message has the path and the cure.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(f"{directory} is no directory of this user; remove it")
+    if found.st_mode & 0o077:
+        raise OSError(f"{directory} is open to other users; chmod 700 {directory}")
+
+
+def check_socket(path: str) -> None:
+    """Refuse a socket that could be somebody else's.
+
+    Raises:
+        AuthenticationError: *path* is a link, no socket, or another user's; the message has the path and the cure.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise AuthenticationError(f"{path} is no socket of this user; remove it")

@@ -1,0 +1,803 @@
+"""The HTTP server of the proxy, over real sockets: every answer is read by h11, a strict client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+import pytest
+import uvloop
+from starlette.types import Receive, Scope, Send
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from serve_bridge.config import HTTPOptions
+from serve_bridge.proxy.edge import EdgeServer
+
+MIB = 1024 * 1024
+GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST = b"POST /read HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+END = b"\r\n"
+
+# The application
+
+
+@dataclass
+class Application:
+    """Answers by path and remembers what it was asked.
+
+    Attributes:
+        paths: Paths of the calls, in order.
+        left: Set when a call has been told that its client left.
+        started: Set when ``/wait`` has been called.
+        go: Lets ``/wait`` answer.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self.echo(receive, send)
+            return
+        self.paths.append(scope["path"])
+        answer: Callable[[Scope, Receive, Send], Any] | None = getattr(self, scope["path"][1:], None)
+        if answer is not None:
+            await answer(scope, receive, send)
+        elif scope["path"][1:].isdigit():
+            await reply(send, b"", status=int(scope["path"][1:]), headers=[])
+        else:
+            await reply(send, shown(scope))
+
+    async def read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left.set()
+                return
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        await reply(send, body)
+
+    async def wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.started.set()
+        await receive()
+        gone = asyncio.ensure_future(receive())
+        going = asyncio.ensure_future(self.go.wait())
+        await asyncio.wait({gone, going}, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            self.left.set()
+        else:
+            gone.cancel()
+            await reply(send, b"waited")
+
+    async def endless(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        self.started.set()
+        while (await asyncio.wait({asyncio.ensure_future(receive())}, timeout=0))[1]:
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        self.left.set()
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def fails(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise SystemExit("secret")
+
+    async def fails_late(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_start(send)
+        raise RuntimeError("secret")
+
+    async def stream_start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await asyncio.sleep(0)
+
+    async def with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = int(scope["query_string"] or b"200")
+        await reply(send, b"no body here", status=status, headers=[])
+
+    async def bad_header(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"", headers=[(b"x-a", b"b\r\nset-cookie: c=d")])
+
+    async def bad_type(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"", headers=[("x-a", "b")])
+
+    async def two_lengths(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"ab", headers=[(b"content-length", b"2"), (b"content-length", b"3")])
+
+    async def longer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"abcdef", headers=[(b"content-length", b"2")])
+
+    async def hops(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hops = [
+            (b"keep-alive", b"timeout=9"),
+            (b"transfer-encoding", b"gzip"),
+            (b"upgrade", b"x"),
+            (b"x-a", b"1"),
+        ]
+        await reply(send, b"ok", headers=[*hops, (b"x-a", b"2")])
+
+    async def echo(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def reply(send: Send, body: bytes, *, status: Any = 200, headers: list[Any] | None = None) -> None:
+    if headers is None:
+        headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def shown(scope: Scope) -> bytes:
+    kept = {key: scope[key] for key in ("method", "path", "scheme", "client", "http_version")}
+    kept["query"] = scope["query_string"].decode()
+    kept["headers"] = [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]]
+    return json.dumps(kept).encode()
+
+
+# The server, in a thread with its own loop
+
+
+@dataclass
+class Running:
+    """A server in a thread."""
+
+    app: Application
+    server: EdgeServer
+    loop: asyncio.AbstractEventLoop
+    address: tuple[str, int]
+
+    def call(self, awaitable: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(20)
+
+    def client(self) -> socket.socket:
+        client = socket.create_connection(self.address)
+        client.settimeout(10)
+        return client
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send bytes and read until the server closes."""
+        with self.client() as client:
+            with contextlib.suppress(ConnectionError):  # it may refuse before it has read everything
+                client.sendall(data)
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(65536):
+            received += piece
+    return received
+
+
+@contextlib.contextmanager
+def running(**options: Any) -> Iterator[Running]:
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    app = Application()
+    server = EdgeServer(app, HTTPOptions(port=0, **options))
+    try:
+        url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])))
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Running]:
+    """A server with the default limits and deadlines."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def edge(patient: Running) -> Running:
+    """The patient server, without memories."""
+    patient.app.paths.clear()
+    return patient
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Running]:
+    """A server with short deadlines."""
+    short = {f"{name}_timeout_s": 0.2 for name in ("header", "body", "write", "keep_alive")}
+    with running(**short) as server:
+        yield server
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+def answers(received: bytes, *methods: bytes) -> list[Answer]:
+    """Parse all answers with h11; *methods* of the requests, GET for those not named."""
+    found: list[Answer] = []
+    while received:
+        method = methods[len(found)] if len(found) < len(methods) else b"GET"
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(received)
+        client.receive_data(b"")
+        status, headers, body = 0, {}, b""
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
+                status, headers = event.status_code, dict(event.headers)
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            assert not isinstance(event, h11.ConnectionClosed | type(h11.NEED_DATA)), received[:500]
+        found.append(Answer(status, headers, body))
+        received = client.trailing_data[0]
+    return found
+
+
+def statuses(received: bytes, *methods: bytes) -> list[int]:
+    return [answer.status for answer in answers(received, *methods)]
+
+
+# What is refused
+
+
+REFUSED: dict[str, tuple[bytes, set[int]]] = {
+    "H01 random bytes": (bytes((i * 7919 + 13) % 251 for i in range(65536)), {400}),
+    "H01 TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", {400}),
+    "H01 SSH banner": (b"SSH-2.0-OpenSSH_9.6\r\n", {400}),
+    "H04 no Host": (b"GET /x HTTP/1.1\r\n\r\n", {400}),
+    "H04 two equal Hosts": (GET + b"Host: a\r\n\r\n", {400}),
+    "H04 two Hosts": (GET + b"hOST: b\r\n\r\n", {400}),
+    "H04 Host with a slash": (b"GET /x HTTP/1.1\r\nHost: a/b\r\n\r\n", {400}),
+    "H04 Host with userinfo": (b"GET /x HTTP/1.1\r\nHost: u@a\r\n\r\n", {400}),
+    "H04 empty Host": (b"GET /x HTTP/1.1\r\nHost:\r\n\r\n", {400}),
+    "H04 Host list": (b"GET /x HTTP/1.1\r\nHost: a, b\r\n\r\n", {400}),
+    "H06 CL then TE": (
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + LAST,
+        {400},
+    ),
+    "H06 TE then CL": (
+        POST + b"tRANSFER-eNCODING: chunked\r\ncontent-LENGTH: 5\r\n\r\n0\r\n\r\n" + LAST,
+        {400},
+    ),
+    "H07 gzip, chunked": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", {400, 501}),
+    "H07 ,chunked": (POST + b"Transfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n", {400, 501}),
+    "H07 two TE": (POST + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", {400, 501}),
+    "H07 identity": (POST + b"Transfer-Encoding: identity\r\n\r\n", {400, 501}),
+    "H07 TE on HTTP/1.0": (CHUNKED.replace(b"1.1", b"1.0") + b"0\r\n\r\n", {400, 501}),
+    "H08 two equal CL": (POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx", {400}),
+    "H08 two CL": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", {400}),
+    "H10 space before colon": (GET + b"A : b\r\n\r\n", {400}),
+    "H10 no name": (GET + b": b\r\n\r\n", {400}),
+    "H10 no colon": (GET + b"A\r\n\r\n", {400}),
+    "H10 obs-fold": (GET + b"A: b\r\n c\r\n\r\n", {400}),
+    "H10 bare LF": (b"GET /x HTTP/1.1\nHost: a\n\n", {400}),
+    "H10 bare LF in the head": (GET + b"A: b\nC: d\r\n\r\n", {400}),
+    "H10 bare CR": (GET + b"A: b\rc\r\n\r\n", {400}),
+    "H10 NUL": (GET + b"A: b\0c\r\n\r\n", {400}),
+    "H12 chunk extension of 1 MB": (CHUNKED + b"1;" + b"a" * MIB + b"\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 no CRLF after data": (CHUNKED + b"1\r\nxx0\r\n\r\n", {400}),
+    "H13 bare LF in a chunk line": (CHUNKED + b"1\nx\r\n0\r\n\r\n", {400}),
+    "H13 bare CR in a chunk line": (CHUNKED + b"1\rx\r\n0\r\n\r\n", {400}),
+    "H13 empty extension": (CHUNKED + b"1;\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 NUL in an extension": (CHUNKED + b"1;a=\0\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 0x size": (CHUNKED + b"0x1\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 negative size": (CHUNKED + b"-1\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 endless size": (CHUNKED + b"0" * 300, {400}),
+    "H14 trailer CL": (CHUNKED + b"0\r\nContent-Length: 5\r\n\r\n" + LAST, {400}),
+    "H14 trailer Host": (CHUNKED + b"0\r\nHost: b\r\n\r\n" + LAST, {400}),
+    "H14 trailer X-Forwarded-For": (CHUNKED + b"0\r\nX-Forwarded-For: b\r\n\r\n" + LAST, {400}),
+    "H14 trailer Authorization": (CHUNKED + b"0\r\nauthorization: b\r\n\r\n" + LAST, {400}),
+    "H14 10,000 trailers": (CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 10_000 + END, {431}),
+    "H14 trailer of 1 MB": (CHUNKED + b"0\r\nX-A: " + b"b" * MIB, {431}),
+    "H16 HTTP/1.2": (b"GET /x HTTP/1.2\r\nHost: a\r\n\r\n", {400, 505}),
+    "H16 HTTP/01.1": (b"GET /x HTTP/01.1\r\nHost: a\r\n\r\n", {400, 505}),
+    "H16 HTTP/9.9": (b"GET /x HTTP/9.9\r\nHost: a\r\n\r\n", {400, 505}),
+    "H16 HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 505}),
+    "H16 HTTP/0.9": (b"GET /x\r\n", {400, 505}),
+    "H16 RTSP": (b"OPTIONS /x RTSP/1.0\r\nHost: a\r\n\r\n", {400, 505}),
+    "H16 ICE": (b"SOURCE /x ICE/1.0\r\nHost: a\r\n\r\n", {400, 505}),
+    "H17 get": (b"get /x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
+    "H17 unknown method": (b"FROB /x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
+    "H17 tab": (b"GET\t/x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
+    "H17 two spaces": (b"GET  /x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
+    "H17 method of 4 KiB": (b"A" * 4096 + b" /x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
+    "H19 GET *": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H19 CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", {405}),
+    "H19 other authority": (b"GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H19 ftp": (b"GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H20 foo": (b"GET foo HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H20 @host": (b"GET @host HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H20 fragment": (b"GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H20 raw UTF-8": (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "H21 one byte too long": (b"GET /" + b"a" * 8179 + b" HTTP/1.1\r\nHost: a\r\n\r\n", {414}),
+    "H21 2 MB without an end": (b"GET /" + b"a" * 2 * MIB, {414}),
+    "H22 101 headers": (GET + b"A: b\r\n" * 100 + END, {431}),
+    "H22 20,000 headers": (GET + b"A: b\r\n" * 20_000 + END, {431}),
+    "H22 header of 2 MB": (GET + b"A: " + b"b" * 2 * MIB, {431}),
+    "H22 block of 64 KiB + 1": (GET + b"A: " + b"b" * (65536 - 16) + b"\r\n\r\n", {431}),
+    "H26 unknown Expect": (GET + b"Expect: 200-maybe\r\n\r\n", {417}),
+    "R04 broken escape": (b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "R04 half an escape": (b"GET /% HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "R04 NUL": (b"GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "B05 declared": (POST + b"Content-Length: 67108864\r\n\r\n", {413}),
+    "B05 declared and sent": (POST + b"Content-Length: 67108864\r\n\r\n" + b"x" * 20 * MIB, {413}),
+    "B05 not asked to continue": (POST + b"Content-Length: 67108864\r\nExpect: 100-continue\r\n\r\n", {413}),
+    "B05 one huge chunk": (CHUNKED + b"4000000\r\n" + b"x" * MIB, {413}),
+    "B05 many chunks": (CHUNKED + (b"100000\r\n" + b"x" * MIB + b"\r\n") * 17, {413}),
+} | {
+    f"H09 CL {value[:5]!r}": (POST + b"Content-Length: " + value + b"\r\n\r\nx", {400})
+    for value in (b"010", b"+1", b"-1", b"1_0", b"0x1", b"1, 1", b"1 1", b"1.0", b"", b"9" * 30, b"\xb2")
+}
+
+
+@pytest.mark.parametrize(("data", "wanted"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_request_is_refused_and_the_connection_closed(
+    edge: Running, data: bytes, wanted: set[int]
+) -> None:
+    """One answer, in problem+json and with a request id; what follows on the connection is never served."""
+    (answer,) = answers(edge.exchange(data))
+    assert answer.status in wanted
+    assert answer.headers[b"connection"] == b"close"
+    assert answer.headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(answer.body)["request_id"] == answer.headers[b"x-request-id"].decode()
+    assert "/last" not in edge.app.paths
+
+
+def test_a_refusal_is_one_log_line_without_the_request(
+    edge: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody fills the log, or writes into it, with bad bytes."""
+    with caplog.at_level("INFO", "serve_bridge.proxy"):
+        edge.exchange(GET + b"Host: forged\r\n\r\n")
+    assert len(caplog.records) == 1
+    assert "forged" not in caplog.text
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "name", ["H06 TE then CL", "H13 no CRLF after data", "H22 101 headers", "H16 HTTP/0.9"]
+)
+def test_a_bad_request_in_pieces_is_refused_alike(edge: Running, name: str, step: int) -> None:
+    """Where the network cuts the bytes makes no difference."""
+    data, wanted = REFUSED[name]
+    with edge.client() as client, contextlib.suppress(ConnectionError):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), step):
+            client.send(data[start : start + step])
+        assert {answer.status for answer in answers(read_all(client))} <= wanted
+
+
+# What is served
+
+
+SERVED: dict[str, tuple[bytes, list[int]]] = {
+    "empty line before": (b"\r\n" + LAST, [200]),
+    "absolute form": (LAST.replace(b"/last", b"http://a/last?q"), [200]),
+    "HTTP/1.0 without a Host": (b"GET /last HTTP/1.0\r\n\r\n", [200]),
+    "IPv6 Host": (LAST.replace(b"Host: a", b"Host: [::1]:8000"), [200]),
+    "line of 8 KiB": (b"GET /" + b"a" * 8178 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", [200]),
+    "100 headers": (GET + b"A: b\r\n" * 98 + b"Connection: close\r\n\r\n", [200]),
+    "OPTIONS *": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n" + LAST, [204, 200]),
+    "chunked": (CHUNKED + b"3\r\nabc\r\n0;a=b\r\nX-Fine: y\r\n\r\n" + LAST, [200, 200]),
+    "content-length": (POST + b"Content-Length: 3\r\n\r\nabc" + LAST, [200, 200]),
+    "small body that nobody reads": (GET + b"Content-Length: 3\r\n\r\nabc" + LAST, [200, 200]),
+    "other upgrade": (GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + LAST, [200, 200]),
+    "1,000 pipelined": ((GET + END) * 1_000 + LAST, [200] * 1_001),
+    "valid, then invalid": (GET + END + b"GET\r\n\r\n" + LAST, [200, 400]),
+    "close, keep-alive": (GET + b"Connection: close, keep-alive\r\n\r\n" + LAST, [200]),
+    "connection lists content-length": (
+        POST + b"Connection: content-length\r\nContent-Length: 3\r\n\r\nabc" + LAST,
+        [200, 200],
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "wanted"), SERVED.values(), ids=SERVED)
+def test_good_requests_are_answered_in_order(edge: Running, data: bytes, wanted: list[int]) -> None:
+    """One answer a request, and the connection stays in step."""
+    assert statuses(edge.exchange(data)) == wanted
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 100_000, b"x" * 5 * MIB])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_arrives_whole(edge: Running, body: bytes, chunked: bool) -> None:
+    """The application reads what was sent."""
+    if chunked:
+        parts = [body[start : start + 65_000] for start in range(0, len(body), 65_000)]
+        sent = CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    else:
+        sent = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    assert answers(edge.exchange(sent + LAST))[0].body == body
+
+
+def seen(edge: Running, headers: bytes) -> list[list[str]]:
+    answer = answers(edge.exchange(GET + headers + b"Connection: close, X-Hop\r\n\r\n"))[0]
+    return list(json.loads(answer.body)["headers"])
+
+
+def test_headers_arrive_in_order_with_duplicates(edge: Running) -> None:
+    """Names in lower case, values as sent."""
+    assert seen(edge, b"X-A: 1\r\nB:\t2 \r\nx-a: 3\r\n") == [
+        ["host", "a"],
+        ["x-a", "1"],
+        ["b", "2"],
+        ["x-a", "3"],
+    ]
+
+
+def test_hop_by_hop_headers_and_names_with_underscores_stop_at_the_edge(edge: Running) -> None:
+    """They are the connection's, or could be taken for another header."""
+    hops = b"Keep-Alive: 1\r\nProxy-Authorization: x\r\nProxy: x\r\nTE: trailers\r\nTrailer: X\r\nX-Hop: x\r\nX_A: b\r\n"
+    assert seen(edge, hops) == [["host", "a"]]
+
+
+def test_trailers_never_become_headers(edge: Running) -> None:
+    """They are counted and dropped."""
+    sent = CHUNKED.replace(b"/read", b"/x") + b"0\r\nX-Late: y\r\n\r\n"
+    answer = answers(edge.exchange(sent + LAST))[0]
+    assert "x-late" not in answer.body.decode()
+
+
+def test_forwarding_headers_of_a_stranger_are_not_believed(edge: Running) -> None:
+    """Client and scheme are the socket's."""
+    sent = LAST.replace(END, b"\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n", 1)
+    scope = json.loads(answers(edge.exchange(sent))[0].body)
+    assert (scope["client"][0], scope["scheme"]) == ("127.0.0.1", "http")
+
+
+def test_forwarding_headers_of_a_trusted_proxy_are_believed() -> None:
+    """Its rightmost address that is not trusted itself is the client."""
+    sent = LAST.replace(END, b"\r\nX-Forwarded-For: 9.9.9.9, 8.8.8.8\r\nX-Forwarded-Proto: https\r\n", 1)
+    with running(trusted_proxies=["127.0.0.0/8"]) as edge:
+        scope = json.loads(answers(edge.exchange(sent))[0].body)
+    assert (scope["client"][0], scope["scheme"]) == ("8.8.8.8", "https")
+
+
+def test_a_path_is_decoded_once(edge: Running) -> None:
+    """A percent sign that was escaped stays one."""
+    answer = answers(edge.exchange(LAST.replace(b"/last", b"/a%2Fb%252e//c?d=%zz")))[0]
+    scope = json.loads(answer.body)
+    assert (scope["path"], scope["query"]) == ("/a/b%2e//c", "d=%zz")
+
+
+def test_100_continue_comes_when_the_application_reads(edge: Running) -> None:
+    """A client that asks is told to send its body."""
+    with edge.client() as client:
+        client.sendall(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"abc")
+        assert answers(read_all(client))[0].body == b"abc"
+
+
+# What the application may answer
+
+
+def test_an_answer_without_a_length_is_chunked(edge: Running) -> None:
+    """The connection stays usable."""
+    first, _ = answers(edge.exchange(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n" + LAST))
+    assert first.body == b"part" * 3
+
+
+def test_an_answer_without_a_length_to_http_1_0_ends_with_the_connection(edge: Running) -> None:
+    """HTTP/1.0 knows no chunks."""
+    received = edge.exchange(b"GET /stream HTTP/1.0\r\n\r\n")
+    assert received.endswith(b"\r\n\r\npartpartpart")
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+def test_a_status_without_a_body_has_none(edge: Running, status: bytes) -> None:
+    """What the application sends is dropped, and the next answer is unaffected."""
+    sent = b"GET /with_body?" + status + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert statuses(edge.exchange(sent + LAST)) == [int(status), 200]
+
+
+def test_head_has_no_body(edge: Running) -> None:
+    """The length of what GET would answer is kept."""
+    head, get = answers(edge.exchange(b"HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n" + LAST), b"HEAD")
+    assert (head.body, int(head.headers[b"content-length"]) > 0, get.status) == (b"", True, 200)
+
+
+@pytest.mark.parametrize("status", [102, 103, 123, 199])
+def test_an_odd_status_goes_out_as_given_and_closes(edge: Running, status: int) -> None:
+    """A client sees the status and no body."""
+    received = edge.exchange(b"GET /with_body?%d HTTP/1.1\r\nHost: a\r\n\r\n" % status + LAST)
+    head, _, rest = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nconnection: close" in head
+    assert (rest, b"length" in head, b"chunked" in head) == (b"", False, False)
+
+
+@pytest.mark.parametrize(
+    "path", [b"99", b"600", b"100", b"101", b"bad_header", b"bad_type", b"two_lengths", b"fails"]
+)
+def test_an_impossible_answer_is_a_500(edge: Running, path: bytes) -> None:
+    """The client learns nothing of the reason, and nothing it could take for a second answer."""
+    (answer,) = answers(edge.exchange(b"GET /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n" + LAST))
+    assert answer.status == 500
+    assert b"secret" not in answer.body + b"".join(answer.headers)
+
+
+def test_an_application_that_fails_halfway_is_cut_off(edge: Running) -> None:
+    """There is no final chunk that would make the answer look whole."""
+    received = edge.exchange(b"GET /fails_late HTTP/1.1\r\nHost: a\r\n\r\n" + LAST)
+    assert not received.endswith(b"0\r\n\r\n")
+    assert received.count(b"HTTP/1.1") <= 1
+
+
+def test_a_body_longer_than_declared_is_cut(edge: Running) -> None:
+    """What is too much never reaches the client, who would read it as the next answer."""
+    first, second = answers(edge.exchange(b"GET /longer HTTP/1.1\r\nHost: a\r\n\r\n" + LAST))
+    assert (first.body, second.status) == (b"ab", 200)
+
+
+def test_hop_by_hop_headers_of_the_application_are_dropped(edge: Running) -> None:
+    """Framing is the edge's; other headers keep order and duplicates."""
+    received = edge.exchange(b"GET /hops HTTP/1.1\r\nHost: a\r\n\r\n" + LAST)
+    assert b"\r\nx-a: 1\r\nx-a: 2\r\n" in received
+    assert statuses(received) == [200, 200]
+    assert not any(name in received for name in (b"keep-alive", b"upgrade", b"gzip"))
+
+
+# Slow clients, and clients that leave
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHo",
+        CHUNKED + b"1\r\nx\r\n0\r\n",
+        POST + b"Content-Length: 5\r\n\r\nab",
+        b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=["nothing", "half a head", "unfinished chunks", "unfinished body", "idle"],
+)
+def test_a_client_that_stops_sending_is_closed(hasty: Running, data: bytes) -> None:
+    """Nobody holds a connection by saying nothing."""
+    received = hasty.exchange(data)
+    assert received == b"" or received.endswith(b"0\r\n\r\n")
+
+
+def test_a_client_that_takes_nothing_is_aborted(hasty: Running) -> None:
+    """Its answer is produced no further than the buffers reach, and its request is cancelled."""
+    hasty.app.left.clear()
+    with hasty.client() as client:
+        client.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert hasty.app.left.wait(10)
+
+
+def test_an_upload_that_nobody_reads_ends_after_the_answer(edge: Running) -> None:
+    """At most 64 KiB of it are drained."""
+    sent = GET + b"Content-Length: 16000000\r\n\r\n" + b"x" * 16_000_000
+    assert statuses(edge.exchange(sent + LAST)) == [200]
+
+
+def test_a_half_closed_client_is_answered(edge: Running) -> None:
+    """Ending one's own side is no goodbye."""
+    with edge.client() as client:
+        client.sendall(GET + END + b"GET /y HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        assert statuses(read_all(client)) == [200, 200]
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
+def test_a_client_that_leaves_is_noticed(reset: bool) -> None:
+    """The application is told while it works, whichever way the connection ended."""
+    with running() as edge:
+        client = edge.client()
+        client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert edge.app.started.wait(10)
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        assert edge.app.left.wait(10)
+
+
+def test_a_client_that_leaves_a_stream_is_noticed(edge: Running) -> None:
+    """An endless answer ends."""
+    edge.app.left.clear()
+    with edge.client() as client:
+        client.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.recv(1000)
+    assert edge.app.left.wait(10)
+
+
+def test_a_client_that_leaves_its_upload_is_noticed(edge: Running) -> None:
+    """A body that never ends is no body."""
+    edge.app.left.clear()
+    with edge.client() as client:
+        client.sendall(POST + b"Content-Length: 5\r\n\r\nab")
+    assert edge.app.left.wait(10)
+
+
+# The connection limit
+
+
+def test_at_the_limit_connections_wait_until_one_closes() -> None:
+    """They are neither refused nor reset."""
+    with running(max_connections=2) as edge:
+        first, second = edge.client(), edge.client()
+        for client in (first, second):
+            client.sendall(GET + END)
+            assert client.recv(4096)
+        with edge.client() as third, second:
+            third.sendall(LAST)
+            third.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                third.recv(1)
+            third.settimeout(10)
+            first.close()
+            assert statuses(read_all(third)) == [200]
+
+
+# Start and end
+
+
+def start(**options: Any) -> str:
+    async def once() -> str:
+        server = EdgeServer(Application(), HTTPOptions(**options))
+        try:
+            return await server.start()
+        finally:
+            await server.stop()
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "no-such-host.invalid", "192.0.2.1", "a..b"])
+def test_an_unusable_host_is_a_value_error(host: str) -> None:
+    """The message names host and port."""
+    with pytest.raises(ValueError, match=f"{host}:0"):
+        start(host=host, port=0)
+
+
+def test_a_taken_port_is_an_os_error() -> None:
+    """The message names host and port, and no port is ever shared."""
+    with running() as edge:
+        port = edge.address[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}") as caught:
+            start(port=port)
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")]
+)
+def test_port_0_picks_a_port(host: str, shown: str) -> None:
+    """The URL names it."""
+    if host == "::1" and not has_ipv6():
+        pytest.skip("no IPv6 loopback here")
+    assert start(host=host, port=0).startswith(f"http://{shown}:")
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
+def test_a_port_is_free_again_after_stop() -> None:
+    """A restart on the same port works at once, with connections left behind."""
+    with running() as edge:
+        client = edge.client()
+        client.sendall(GET + END)
+        client.recv(4096)
+    with client, running() as again:
+        again.call(again.server.stop())
+        assert start(port=again.address[1]) == f"http://127.0.0.1:{again.address[1]}"
+
+
+def test_stop_twice_is_once() -> None:
+    """The second has nothing to do."""
+    with running() as edge:
+        edge.call(edge.server.stop())
+        edge.call(edge.server.stop())
+
+
+def test_drain_answers_what_is_in_flight_and_closes() -> None:
+    """The answer announces the end; a new connection is refused."""
+    with running() as edge, edge.client() as client:
+        client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert edge.app.started.wait(10)
+        draining = asyncio.run_coroutine_threadsafe(edge.server.drain(10), edge.loop)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                edge.client().close()
+        edge.loop.call_soon_threadsafe(edge.app.go.set)
+        (answer,) = answers(read_all(client))
+        assert (answer.body, answer.headers[b"connection"]) == (b"waited", b"close")
+        draining.result(10)
+
+
+def test_drain_serves_a_request_that_crosses_with_it() -> None:
+    """An idle connection gets a short grace."""
+    with running() as edge, edge.client() as client:
+        client.sendall(GET + END)
+        client.recv(4096)
+        draining = asyncio.run_coroutine_threadsafe(edge.server.drain(10), edge.loop)
+        client.sendall(GET + END)
+        (answer,) = answers(read_all(client))
+        assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
+        draining.result(10)
+
+
+def test_drain_serves_what_the_kernel_accepted() -> None:
+    """Connections that wait at the limit are answered before the listener closes."""
+    with running(max_connections=1) as edge, edge.client() as idle, edge.client() as waiting:
+        idle.sendall(GET + END)
+        idle.recv(4096)
+        waiting.sendall(GET + END)
+        edge.call(edge.server.drain(5))
+        assert statuses(read_all(waiting)) == [200]
+
+
+def test_drain_ends_with_its_grace() -> None:
+    """A request that does not end is left to `stop`."""
+    with running() as edge, edge.client() as client:
+        client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert edge.app.started.wait(10)
+        edge.call(edge.server.drain(0.05))
+        assert edge.server.url
+
+
+# WebSockets
+
+
+def test_a_websocket_echoes(edge: Running) -> None:
+    """uvicorn's WebSocket protocol takes over after the handshake."""
+    with connect(f"ws://127.0.0.1:{edge.address[1]}/ws") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(10) == "hello"
+
+
+def test_data_in_the_packet_of_the_handshake_is_not_lost(edge: Running) -> None:
+    """What follows the handshake belongs to the WebSocket."""
+    handshake = (
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with edge.client() as client:
+        client.sendall(handshake + b"\x81\x82\0\0\0\0hi")
+        received = b""
+        while not received.endswith(b"\x81\x02hi"):
+            received += client.recv(4096)
+
+
+def test_drain_tells_websockets_to_come_back() -> None:
+    """1012: the service restarts."""
+    with running() as edge, connect(f"ws://127.0.0.1:{edge.address[1]}/ws") as websocket:
+        websocket.send("hello")
+        websocket.recv(10)
+        edge.call(edge.server.drain(5))
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1012

@@ -1,0 +1,76 @@
+"""What holds for the package as a whole: public names, and what an import brings along.
+
+That imports go down the layers only is held by import-linter in `make check`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import serve_bridge
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ["ray", "django", "flask", "uvicorn", "granian", "httptools", "click", "rich", "numpy", "pydantic"]
+APPLICATION = ["starlette.applications", "starlette.routing", "starlette.middleware"]
+PUBLIC = {
+    *("BackendConfig", "BackendError", "BackendNotFound", "BackendOverloaded", "BackendStartError"),
+    *("Client", "ConfigError", "DeadlineExceeded", "EndpointNotFound", "HTTPOptions", "InstanceClosed"),
+    *("Location", "MethodNotExposed", "NotConnected", "ReplicaDied", "SerializationError"),
+    *("ServeBridgeError", "ServeRequest"),
+    *("accept_batch", "asgi_app", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
+    *("delete_endpoint", "get_backend_config", "get_handle", "get_replica_context", "list_backends"),
+    *("list_endpoints", "set_traffic", "shadow_traffic", "shutdown", "start", "update_backend"),
+    *("update_backend_config", "wsgi_app"),
+}
+
+
+def printed(program: str) -> str:
+    """Return what a program prints in a fresh interpreter."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def modules_after(statement: str) -> set[str]:
+    """Return the modules that are loaded after a statement."""
+    return set(printed(f"{statement}\nimport sys\nprint(*sys.modules)").split())
+
+
+def test_the_public_names_are_those_of_the_contract() -> None:
+    """A name that is missing or too many is a promise broken or made by accident."""
+    assert set(serve_bridge.__all__) - {"__version__"} == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_name_can_be_imported(name: str) -> None:
+    """From the package itself."""
+    assert getattr(serve_bridge, name) is not None
+
+
+def test_importing_the_package_loads_neither_ray_nor_a_framework() -> None:
+    """A web worker that only calls endpoints pays for nothing else."""
+    assert modules_after("import serve_bridge").isdisjoint([*HEAVY, *APPLICATION])
+
+
+def test_importing_the_package_starts_no_thread() -> None:
+    """Threads do not survive the fork that many web servers do next."""
+    program = "import serve_bridge, threading\nprint(threading.active_count())"
+    assert printed(program) == "1\n"
+
+
+@pytest.mark.parametrize("module", ["asgi", "wsgi"])
+def test_the_shared_adapters_load_no_framework(module: str) -> None:
+    """They are written to the protocol, not to a framework."""
+    assert modules_after(f"import serve_bridge.adapters.{module}").isdisjoint(
+        [*HEAVY, "starlette.applications"]
+    )
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers read the annotations of the installed package."""
+    assert (ROOT / "serve_bridge" / "py.typed").is_file()

@@ -1,0 +1,523 @@
+"""User code runs where it belongs, keeps its place, and whatever it raises comes out as an error."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from serve_bridge.batching import accept_batch
+from serve_bridge.config import BackendConfig
+from serve_bridge.context import request_deadline
+from serve_bridge.errors import DeadlineExceeded
+from serve_bridge.executor import Executor
+from serve_bridge.user_code import UserCode
+
+USER_THREAD = "serve_bridge-user"
+RAISED = [SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError, GeneratorExit, ValueError]
+
+
+class Backend:
+    """An executor over one function or class, as a replica has it."""
+
+    def __init__(self, code: Any, **config: Any) -> None:
+        self.code = UserCode(code)
+        self.executor = Executor(self.code, BackendConfig(**config))
+
+    async def __call__(self, data: Any = None, method: str = "__call__", **kwargs: Any) -> Any:
+        """Return what the method returns, or a list of what it yields."""
+        called = self.code.methods[method]
+        result = await self.executor.run(called, *called.arguments(data, kwargs))
+        return [item async for item in result] if hasattr(result, "__anext__") else result
+
+
+def with_backend(
+    code: Any, use: Callable[[Backend], Awaitable[Any]], *, deadline: float | None = None, **config: Any
+) -> Any:
+    """Return what a coroutine function makes of a backend."""
+
+    async def main() -> Any:
+        backend = Backend(code, **config)
+        await backend.executor.construct()
+        request_deadline.set(deadline)
+        try:
+            return await use(backend)
+        finally:
+            backend.executor.close()
+
+    return asyncio.run(main())
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop turn a few times, so that everything ready has run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Gate:
+    """Code that says when it has begun, and then waits to be let through."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.opened = threading.Event()
+        self.seen: list[Any] = []
+
+    def pass_through(self, request: Any) -> Any:
+        """Return the request once the gate is open."""
+        self.begun.set()
+        assert self.opened.wait(60)
+        self.seen.append(request)
+        return request
+
+
+def thread_name(request: Any) -> str:
+    """Return where it runs."""
+    return threading.current_thread().name
+
+
+async def async_thread_name(request: Any) -> str:
+    """Return where it runs."""
+    return threading.current_thread().name
+
+
+# --- where it runs
+
+
+def test_a_def_runs_on_the_users_threads() -> None:
+    """The loop stays free for everything else."""
+    assert with_backend(thread_name, lambda backend: backend()).startswith(USER_THREAD)
+
+
+def test_an_async_def_runs_on_the_loop() -> None:
+    """It gets no thread that it would only wait in."""
+    assert with_backend(async_thread_name, lambda backend: backend()) == threading.current_thread().name
+
+
+class Constructed:
+    """Keeps where it was made."""
+
+    def __init__(self) -> None:
+        self.made_in = threading.get_ident()
+
+    def __call__(self) -> bool:
+        """Return whether it runs where it was made."""
+        return self.made_in == threading.get_ident()
+
+
+class AsyncConstructed(Constructed):
+    """The same, asynchronous."""
+
+    async def __call__(self) -> bool:  # type: ignore[override]
+        """Return whether it runs where it was made."""
+        return super().__call__()
+
+
+@pytest.mark.parametrize("code", [Constructed, AsyncConstructed])
+def test_a_class_is_constructed_where_its_calls_run(code: type) -> None:
+    """What its constructor opens may belong to that thread."""
+    assert with_backend(code, lambda backend: backend()) is True
+
+
+def test_one_thread_runs_one_call_after_another() -> None:
+    """With `threads=1` code needs no locks, as the classic one needed none."""
+    running: list[int] = []
+    most: list[int] = []
+
+    def code(request: int) -> int:
+        running.append(request)
+        most.append(len(running))
+        running.remove(request)
+        return request
+
+    async def use(backend: Backend) -> list[Any]:
+        return await asyncio.gather(*(backend(n) for n in range(20)))
+
+    assert with_backend(code, use, threads=1) == list(range(20))
+    assert set(most) == {1}
+
+
+def test_more_threads_run_calls_at_once() -> None:
+    """`threads=2` lets two calls meet."""
+    barrier = threading.Barrier(2)
+
+    def code(request: Any) -> bool:
+        barrier.wait(60)
+        return True
+
+    async def use(backend: Backend) -> list[Any]:
+        return await asyncio.gather(backend(), backend())
+
+    assert with_backend(code, use, threads=2) == [True, True]
+
+
+def test_threads_added_later_count() -> None:
+    """A changed configuration is followed without a restart."""
+    barrier = threading.Barrier(2)
+
+    def code(request: Any) -> bool:
+        barrier.wait(60)
+        return True
+
+    async def use(backend: Backend) -> list[Any]:
+        backend.executor.configure(BackendConfig(threads=2))
+        return await asyncio.gather(backend(), backend())
+
+    assert with_backend(code, use, threads=1) == [True, True]
+
+
+def test_a_def_that_returns_a_coroutine_is_awaited() -> None:
+    """A lambda around an `async def` is as good as that."""
+    assert with_backend(lambda request: async_thread_name(request), lambda backend: backend()) == "MainThread"
+
+
+class Keywords:
+    """Takes keywords that look like the executor's own."""
+
+    def method(self, data: Any, *, func: int, deadline: int, **more: Any) -> Any:
+        """Return what came."""
+        return data, func, deadline, more
+
+
+def test_any_keyword_reaches_user_code() -> None:
+    """No name is taken by what stands between."""
+
+    async def use(backend: Backend) -> Any:
+        return await backend(1, "method", func=2, deadline=3, args=4, context=5)
+
+    assert with_backend(Keywords, use) == (1, 2, 3, {"args": 4, "context": 5})
+
+
+# --- what it raises
+
+
+def raising(error: type[BaseException]) -> Callable[[Any], Any]:
+    """Return a `def` that raises when it is told to."""
+
+    def code(request: Any) -> str:
+        if request:
+            raise error("told to")
+        return "alive"
+
+    return code
+
+
+def raising_async(error: type[BaseException]) -> Callable[[Any], Any]:
+    """Return an `async def` that raises when it is told to."""
+
+    async def code(request: Any) -> str:
+        return raising(error)(request)
+
+    return code
+
+
+def raising_batch(error: type[BaseException]) -> Callable[[Any], Any]:
+    """Return a `def` over batches that raises when it is told to."""
+
+    def code(requests: list[Any]) -> list[Any]:
+        return [raising(error)(request) for request in requests]
+
+    return accept_batch(code)
+
+
+def raising_later(error: type[BaseException]) -> Callable[[Any], Any]:
+    """Return a generator that raises when it is told to."""
+
+    def code(request: Any) -> Iterator[str]:
+        yield raising(error)(request)
+
+    return code
+
+
+@pytest.mark.parametrize("error", RAISED)
+@pytest.mark.parametrize("code", [raising, raising_async, raising_batch, raising_later])
+def test_whatever_user_code_raises_is_an_error_of_its_call_alone(
+    code: Callable[[Any], Any], error: type[BaseException]
+) -> None:
+    """Neither the loop nor the one thread dies of it: the next call is answered."""
+
+    async def use(backend: Backend) -> tuple[BaseException, Any]:
+        try:
+            await backend(True)
+        except BaseException as raised:
+            return raised, await backend(False)
+        raise AssertionError("nothing was raised")
+
+    raised, alive = with_backend(code(error), use)
+    assert isinstance(raised, error | RuntimeError)
+    assert alive in ("alive", ["alive"])
+
+
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit, asyncio.CancelledError])
+def test_what_would_mean_something_else_here_is_wrapped(error: type[BaseException]) -> None:
+    """A `def` that raises CancelledError has not been cancelled."""
+    with pytest.raises(RuntimeError, match=error.__name__) as caught:
+        with_backend(raising(error), lambda backend: backend(True))
+    assert isinstance(caught.value.__cause__, error)
+
+
+# --- cancelled
+
+
+def test_cancelled_before_it_has_begun_never_begins() -> None:
+    """A call that nobody waits for any more does no work."""
+    gate = Gate()
+
+    async def use(backend: Backend) -> list[Any]:
+        first = asyncio.create_task(backend("first"))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        second = asyncio.create_task(backend("second"))
+        await turns()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        gate.opened.set()
+        await first
+        await backend("third")
+        return gate.seen
+
+    assert with_backend(gate.pass_through, use) == ["first", "third"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_cancelled_after_it_has_begun_it_keeps_its_place(times: int) -> None:
+    """A thread cannot be stopped, so its call counts until it returns, however often it is cancelled."""
+    gate = Gate()
+
+    async def use(backend: Backend) -> tuple[bool, list[Any]]:
+        task = asyncio.create_task(backend("first"))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        for _ in range(times):
+            task.cancel()
+            await turns()
+        kept = not task.done()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return kept, gate.seen
+
+    assert with_backend(gate.pass_through, use) == (True, ["first"])
+
+
+# --- generators
+
+
+class Streaming:
+    """Yields numbers, and remembers that its `finally` ran."""
+
+    def __init__(self) -> None:
+        self.closed_in: str | None = None
+
+    def numbers(self) -> Iterator[int]:
+        """Yield numbers for ever."""
+        number = 0
+        try:
+            while True:
+                yield number
+                number += 1
+        finally:
+            self.closed_in = threading.current_thread().name
+
+    async def async_numbers(self) -> AsyncIterator[int]:
+        """Yield numbers for ever."""
+        number = 0
+        try:
+            while True:
+                yield number
+                number += 1
+        finally:
+            self.closed_in = threading.current_thread().name
+
+    def three(self) -> Iterator[Any]:
+        """Yield three names of threads."""
+        for _ in range(3):
+            yield threading.current_thread().name
+
+    async def async_three(self) -> AsyncIterator[Any]:
+        """Yield three names of threads."""
+        for _ in range(3):
+            yield threading.current_thread().name
+
+    def where(self) -> str | None:
+        """Return where the `finally` ran."""
+        return self.closed_in
+
+
+@pytest.mark.parametrize(("method", "thread"), [("three", USER_THREAD), ("async_three", "MainThread")])
+def test_a_generator_runs_where_its_kind_of_code_does(method: str, thread: str) -> None:
+    """Every step of a synchronous one is taken on the user's threads."""
+    names = with_backend(Streaming, lambda backend: backend(None, method))
+    assert len(names) == 3
+    assert all(name.startswith(thread) for name in names)
+
+
+@pytest.mark.parametrize(("method", "thread"), [("numbers", USER_THREAD), ("async_numbers", "MainThread")])
+def test_closing_a_generator_early_runs_its_finally(method: str, thread: str) -> None:
+    """A caller that leaves lets user code put away what it holds, where it was taken."""
+
+    async def use(backend: Backend) -> tuple[list[Any], Any]:
+        called = backend.code.methods[method]
+        items = await backend.executor.run(called, *called.arguments(None, {}))
+        first = [await anext(items), await anext(items)]
+        await items.aclose()
+        return first, await backend(None, "where")
+
+    first, closed_in = with_backend(Streaming, use)
+    assert first == [0, 1]
+    assert closed_in.startswith(thread)
+
+
+def test_cancelling_a_step_of_a_generator_runs_its_finally() -> None:
+    """The step that is under way is seen through, then the generator is closed."""
+    gate = Gate()
+    closed = threading.Event()
+
+    def code(request: Any) -> Iterator[Any]:
+        try:
+            yield gate.pass_through(request)
+        finally:
+            closed.set()
+
+    async def use(backend: Backend) -> None:
+        task = asyncio.create_task(backend(1))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        task.cancel()
+        await turns()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with_backend(code, use)
+    assert closed.is_set()
+
+
+# --- expired
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_what_has_expired_before_its_turn_never_begins(batched: bool) -> None:
+    """Nobody waits for the answer, and the error proves that nothing ran."""
+    gate = Gate()
+    code = accept_batch(lambda requests: gate.seen.extend(requests)) if batched else gate.seen.append
+
+    async def use(backend: Backend) -> None:
+        await backend("late")
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        with_backend(code if batched else (lambda request: code(request)), use, deadline=time.monotonic() - 1)
+    assert caught.value.executed == "no"
+    assert gate.seen == []
+
+
+def test_an_expired_item_leaves_its_batch_alone() -> None:
+    """Whose time is up fails; the others are answered without it."""
+
+    async def late(backend: Backend) -> Any:
+        request_deadline.set(time.monotonic() - 1)
+        return await backend("late")
+
+    async def use(backend: Backend) -> list[Any]:
+        return await asyncio.gather(late(backend), backend("a"), backend("b"), return_exceptions=True)
+
+    code = accept_batch(lambda requests: [list(requests)] * len(requests))
+    expired, *answers = with_backend(code, use, max_batch_size=10)
+    assert isinstance(expired, DeadlineExceeded)
+    assert answers == [["a", "b"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_batch_has_no_deadline_of_one_of_its_callers(asynchronous: bool) -> None:
+    """The first caller's time is not that of the others."""
+
+    async def run_async(requests: list[Any]) -> list[Any]:
+        return [request_deadline.get() for _ in requests]
+
+    def run(requests: list[Any]) -> list[Any]:
+        return [request_deadline.get() for _ in requests]
+
+    code = accept_batch(run_async if asynchronous else run)
+    assert with_backend(code, lambda backend: backend(1), deadline=time.monotonic() + 3600) is None
+
+
+def test_a_generator_that_has_begun_is_never_said_not_to_have() -> None:
+    """When its time is up meanwhile, the caller ends it; it does not end itself with a false proof."""
+
+    async def use(backend: Backend) -> Any:
+        called = backend.code.methods["numbers"]
+        items = await backend.executor.run(called, *called.arguments(None, {}))
+        first = await anext(items)
+        request_deadline.set(time.monotonic() - 1)
+        return first, await anext(items), await items.aclose()
+
+    assert with_backend(Streaming, use) == (0, 1, None)
+
+
+# --- hooks
+
+
+class Hooked:
+    """Has a hook of each kind."""
+
+    def __call__(self, request: Any) -> Any:
+        """Return the request."""
+        return request
+
+    def check_health(self) -> str:
+        """Return where it runs."""
+        return threading.current_thread().name
+
+    async def reconfigure(self, user_config: Any) -> Any:
+        """Return what came, and where it runs."""
+        return user_config, threading.current_thread().name
+
+
+def test_an_async_hook_runs_on_the_loop() -> None:
+    """As the rest of asynchronous code."""
+
+    async def use(backend: Backend) -> Any:
+        assert backend.code.reconfigure is not None
+        return await backend.executor.run_hook(backend.code.reconfigure, {"a": 1})
+
+    assert with_backend(Hooked, use) == ({"a": 1}, "MainThread")
+
+
+def test_a_sync_hook_waits_behind_no_call() -> None:
+    """A probe that waited for the work it judges would fail when the work is only long."""
+    gate = Gate()
+
+    class Busy(Hooked):
+        def __call__(self, request: Any) -> Any:
+            return gate.pass_through(request)
+
+    async def use(backend: Backend) -> str:
+        task = asyncio.create_task(backend(1))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        assert backend.code.check_health is not None
+        name: str = await backend.executor.run_hook(backend.code.check_health)
+        gate.opened.set()
+        await task
+        return name
+
+    name = with_backend(Busy, use)
+    assert name != "MainThread"
+    assert not name.startswith(USER_THREAD)
+
+
+@pytest.mark.parametrize("error", [SystemExit, StopIteration, ValueError])
+def test_what_a_hook_raises_is_an_error(error: type[BaseException]) -> None:
+    """A hook is user code too."""
+
+    def hook() -> None:
+        raise error("told to")
+
+    async def use(backend: Backend) -> BaseException | None:
+        try:
+            await backend.executor.run_hook(hook)
+        except BaseException as raised:
+            return raised
+        return None
+
+    assert isinstance(with_backend(Hooked, use), error | RuntimeError)

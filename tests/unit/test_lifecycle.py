@@ -1,0 +1,80 @@
+"""The life of a replica, as a table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_bridge.lifecycle import TRANSITIONS, ReplicaEvent, ReplicaState, advance
+
+
+def life(*events: ReplicaEvent) -> ReplicaState:
+    """Return the state after some events."""
+    state = ReplicaState.STARTING
+    for event in events:
+        state = advance(state, event)
+    return state
+
+
+def test_every_state_has_a_row() -> None:
+    """The table is total over the states."""
+    assert set(TRANSITIONS) == set(ReplicaState)
+
+
+def test_a_probed_replica_is_ready() -> None:
+    """Ready means that user code answered."""
+    assert life(ReplicaEvent.PROBED) is ReplicaState.READY
+
+
+def test_a_failed_probe_does_not_end_a_start() -> None:
+    """A slow constructor fails probes; its time limit is kept elsewhere."""
+    assert life(ReplicaEvent.PROBE_FAILED) is ReplicaState.STARTING
+
+
+def test_an_unhealthy_replica_comes_back_with_the_next_good_probe() -> None:
+    """A pause is no death."""
+    assert life(ReplicaEvent.PROBED, ReplicaEvent.PROBE_FAILED) is ReplicaState.UNHEALTHY
+    assert life(ReplicaEvent.PROBED, ReplicaEvent.PROBE_FAILED, ReplicaEvent.PROBED) is ReplicaState.READY
+
+
+def test_a_retired_replica_drains_before_it_stops() -> None:
+    """What was accepted is finished."""
+    assert life(ReplicaEvent.PROBED, ReplicaEvent.RETIRED) is ReplicaState.DRAINING
+    assert life(ReplicaEvent.PROBED, ReplicaEvent.RETIRED, ReplicaEvent.EMPTIED) is ReplicaState.STOPPED
+
+
+def test_a_replica_that_never_was_ready_stops_at_once() -> None:
+    """It has accepted nothing, so there is nothing to drain."""
+    assert life(ReplicaEvent.RETIRED) is ReplicaState.STOPPED
+
+
+def test_a_late_probe_does_not_bring_a_draining_replica_back() -> None:
+    """Retirement is final."""
+    assert life(ReplicaEvent.PROBED, ReplicaEvent.RETIRED, ReplicaEvent.PROBED) is ReplicaState.DRAINING
+
+
+@pytest.mark.parametrize("event", ReplicaEvent)
+def test_nothing_happens_to_a_stopped_replica(event: ReplicaEvent) -> None:
+    """An event for it is a mistake in the bookkeeping, and said so."""
+    with pytest.raises(RuntimeError, match=f"is stopped takes no event '{event}'"):
+        advance(ReplicaState.STOPPED, event)
+
+
+@given(st.lists(st.sampled_from(ReplicaEvent)))
+def test_a_replica_that_died_is_stopped_whatever_came_before(events: list[ReplicaEvent]) -> None:
+    """Death is legal in every state but the last."""
+    state = ReplicaState.STARTING
+    for event in events:
+        if event in TRANSITIONS[state]:
+            state = advance(state, event)
+    assert state is ReplicaState.STOPPED or advance(state, ReplicaEvent.DIED) is ReplicaState.STOPPED
+
+
+@given(st.lists(st.sampled_from(ReplicaEvent)))
+def test_after_retirement_a_replica_is_never_routed_to(events: list[ReplicaEvent]) -> None:
+    """No order of late events makes a retired replica ready."""
+    state = life(ReplicaEvent.PROBED, ReplicaEvent.RETIRED)
+    for event in events:
+        state = TRANSITIONS[state].get(event, state)
+        assert state is not ReplicaState.READY
