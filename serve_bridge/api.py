@@ -53,13 +53,14 @@ def start(
     if runtime == "ray":
         from serve_bridge.runtimes.ray import start_instance  # late: Ray is an extra, and takes a second to import
 
-        client = start_instance(name, options, detached=bool(detached), address=address)
+        instance, ended = start_instance(name, options, detached=bool(detached), address=address)
     elif runtime == "local":
         from serve_bridge.runtimes.local import start_instance as start_local  # late: the HTTP server is an extra
 
-        client = start_local(name, options)
+        instance, ended = start_local(name, options)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
+    client = Client(instance, on_close=ended, lease=runtime == "local" or not detached)
     _started.append(client)
     return _set_current(client)
 
@@ -78,17 +79,26 @@ def connect(address: str | None = None, *, name: str = "default") -> Client:
         NotConnected: None runs; the message names all three places that were looked in.
         ConfigError: What was given is no address.
     """
-    check_name("instance", name)
     own = _own_client()
     if own is not None and address is None:
         return own
+    return _set_current(find_client(address, name))
+
+
+def find_client(address: str | None, name: str) -> Client:
+    """Return a new client as `connect` finds it, without making it the process's current one.
+
+    Raises:
+        NotConnected, ConfigError: As `connect`.
+    """
+    check_name("instance", name)
     found = instances.find(address, name)
     if not instances.is_alive(found):
         raise NotConnected(
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
             f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
         )
-    return _set_current(Client(found))
+    return Client(found)
 
 
 def shutdown() -> None:

@@ -7,6 +7,7 @@ Rule 2: synchronous callers share one loop thread a process; asynchronous ones u
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from serve_bridge import instance as instances
 from serve_bridge.config import BackendConfig, HTTPOptions, check_name, check_ray_actor_options
+from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import (
     BackendNotFound,
     ConfigError,
@@ -33,6 +35,7 @@ from serve_bridge.lane import Lane
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import CallHead
 from serve_bridge.path_params import check_route
+from serve_bridge.router import Outgoing
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code import check_backend_code, check_config, is_async_code
 from serve_bridge.wanted import Backend
@@ -53,6 +56,7 @@ class _Process:
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._lane: Lane | None = None
+        self.direct = DirectCalls(instance.key, instance.generation)
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
 
     def lane(self) -> Lane:
@@ -80,6 +84,7 @@ class _Process:
 
     def close(self) -> None:
         """End the loop thread and every lane."""
+        self.direct.close()
         with self._lock:
             lane, self._lane = self._lane, None
             if lane is not None and self._thread is not None:
@@ -359,6 +364,12 @@ class Client:
 
     # for handles (handle.Link)
 
+    def exchange(self, request: Outgoing) -> tuple[bytes, bytes] | None:
+        """Send *request* from this thread and return its answer; None if `run` has to."""
+        self._check_open()
+        process = self._here()
+        return process.direct.exchange(process.lane().router, request)
+
     def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
         self._check_open()
@@ -446,6 +457,15 @@ class _Reference:
 
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+
+
+def _close_all() -> None:
+    """Let the loop threads end before the interpreter takes their modules away."""
+    for client in list(_clients.values()):
+        client.close()
+
+
+atexit.register(_close_all)
 
 
 def client_at(generation: str, address: str) -> Client:

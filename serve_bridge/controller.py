@@ -3,16 +3,18 @@
 Rule 1: never on a request's path.
 Rule 2: a change is checkpointed before it is acted on or published; a refused change leaves everything as it was.
 Rule 3: changes of one backend happen one after another; the table changes at one place (`_publish`).
-Rule 4: a recovering controller adopts the replicas it finds and publishes nothing before it has counted them.
+Rule 4: a recovering controller adopts the replicas and proxies it finds, and neither publishes nor takes a change
+        before it has counted them.
+Rule 5: a change that has begun is seen through, whatever becomes of who asked for it; only `shutdown` ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,12 +23,12 @@ import msgspec
 
 from serve_bridge import instance as instances
 from serve_bridge.config import BackendConfig, HTTPOptions
-from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ProtocolError
-from serve_bridge.fleet import CONTROL_TIMEOUT_S, Fleet, Replica
+from serve_bridge.errors import AuthenticationError, ConfigError, ProtocolError
+from serve_bridge.fleet import Fleet, Replica, Setbacks
 from serve_bridge.instance import Instance
 from serve_bridge.lifecycle import ReplicaState
 from serve_bridge.messages import CONTROLLER, ReplicaAddress
-from serve_bridge.proxies import Proxies
+from serve_bridge.proxies import Proxies, RunningProxy
 from serve_bridge.publisher import Publisher
 from serve_bridge.runtime import Runtime
 from serve_bridge.wanted import Backend, Wanted
@@ -39,8 +41,6 @@ from serve_bridge.wire.sockets import Listener
 ACKNOWLEDGE_S: Final = 2.0
 """How long a change waits for a router that does not acknowledge its table."""
 LEASE_GRACE_S: Final = 3.0
-REPAIR_S: Final = (0.1, 30.0)
-ADOPT_S: Final = 10.0
 CHECKPOINT_FORMAT: Final = 1
 
 _STARTING, _READY, _UNHEALTHY = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY
@@ -76,7 +76,7 @@ class _Checkpoint:
     version: int
     http_port: int
     tcp_port: int
-    proxies: list[str]
+    proxies: list[RunningProxy]
     replicas: dict[str, tuple[str, int, ReplicaAddress | None]]
     format: int = field(default=CHECKPOINT_FORMAT)
 
@@ -93,8 +93,9 @@ class Controller:
         self._wanted = Wanted()
         self._version = 0
         self._tcp_port = 0
-        self._failures: dict[str, str] = {}
+        self._setbacks: defaultdict[str, Setbacks] = defaultdict(Setbacks)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._leases = 0
         self._lease_ends: asyncio.TimerHandle | None = None
@@ -144,8 +145,10 @@ class Controller:
             tcp_host=settings.tcp_host,
         )
         checkpoint = await self._load()
-        tcp_port = checkpoint.tcp_port if checkpoint else 0
-        address = await self._listener.listen(directory, settings.tcp_host, tcp_port)
+        if checkpoint is not None:
+            await self._recover(checkpoint)
+        # Not before: a change that came now would be made to nothing, and checkpointed so.
+        address = await self._listener.listen(directory, settings.tcp_host, self._tcp_port)
         self._tcp_port = address.tcp[1] if address.tcp else 0
         self._instance = Instance(
             name=settings.name,
@@ -154,23 +157,30 @@ class Controller:
             controller=address,
             secret=self._key.secret.hex(),
         )
+        if checkpoint is not None:
+            await self._resume(checkpoint)
+            return self._instance
         try:
-            await self._begin(checkpoint)
+            await self._publish()
+            await self._proxies.start(settings.http, self._instance.controller)
+            await self._save()
+            instances.write(self._instance)
         except BaseException:
             self.close()
             instances.remove(self._instance)
             raise
+        if not settings.detached:
+            self._expect_lease()
         return self._instance
 
-    async def _begin(self, checkpoint: _Checkpoint | None) -> None:
-        http = self._settings.http
-        if checkpoint is not None:
-            await self._recover(checkpoint)
-            http = replace(http, port=checkpoint.http_port)
+    async def _resume(self, checkpoint: _Checkpoint) -> None:
+        """Go on where a predecessor ended; what it had running is known by now."""
         await self._publish()
-        await self._proxies.start(http, self._instance.controller)
-        await self._save(self._wanted)
-        instances.write(self._instance)
+        http = replace(self._settings.http, port=checkpoint.http_port)
+        self._proxies.resume(http, self._instance.controller)
+        for name in self._wanted.backends:
+            self._repair_soon(name)
+        await self._save()
         if not self._settings.detached:
             self._expect_lease()
 
@@ -195,7 +205,9 @@ class Controller:
         elif self._closing and head.call_method != "shutdown":
             stream.reject("closing", "the instance is shutting down")
         else:
-            self._spawn(calls.answer_control(stream, head, operation), stream)
+            # Of all operations only a lease ends with its caller (Rule 5).
+            held = stream if head.call_method == "lease" else None
+            self._spawn(calls.answer_control(stream, head, operation), held)
 
     def _spawn(self, work: Any, stream: ReplicaStream | None = None) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -214,7 +226,7 @@ class Controller:
             ConfigError: The name is taken.
             BackendStartError: It cannot start; nothing is left of it.
         """
-        async with self._locks[backend.name]:
+        async with self._changing(backend.name):
             if backend.name in self._wanted.backends:
                 raise ConfigError(f"backend {backend.name!r} exists already; update_backend changes its code")
             await self._launch(backend, backend.config.num_replicas)
@@ -229,7 +241,7 @@ class Controller:
             BackendNotFound: There is none.
             BackendStartError: The new code cannot start; the old goes on serving.
         """
-        async with self._locks[name]:
+        async with self._changing(name):
             old = self._wanted.backend(name)
             new = replace(
                 old,
@@ -241,7 +253,7 @@ class Controller:
             )
             await self._launch(new, new.config.num_replicas)
             await self._change(lambda wanted: wanted.backends.update({name: new}))
-            await self._withdraw([r for r in self._fleet.of(name, _READY, _UNHEALTHY) if r.revision != new.revision])
+            await self._withdraw(self._outdated(new))
             await self._store.delete(_code_key(old))
 
     async def update_backend_config(self, name: str, config: BackendConfig) -> None:
@@ -252,10 +264,10 @@ class Controller:
             ConfigError: The code cannot follow the new options; nothing has changed.
             BackendStartError: More replicas cannot start; the number has not changed.
         """
-        async with self._locks[name]:
+        async with self._changing(name):
             old = self._wanted.backend(name)
             new = replace(old, config=old.config.merged(config))
-            running = self._fleet.of(name, _READY, _UNHEALTHY)
+            running = self._fleet.of(name, _READY, _UNHEALTHY)  # what must go is taken from the end
             await self._configure(running, old, new)
             try:
                 await self._launch(new, new.config.num_replicas - len(running))
@@ -291,26 +303,32 @@ class Controller:
         Raises:
             ConfigError: A traffic policy names it.
         """
-        async with self._locks[name]:
+        async with self._changing(name):
             backend = await self._change(lambda wanted: wanted.delete_backend(name, force=force))
             if backend is None:
                 return
             await self._withdraw(self._fleet.of(name, _READY, _UNHEALTHY))
             await self._store.delete(_code_key(backend))
-            self._failures.pop(name, None)
 
     async def list_backends(self) -> dict[str, BackendConfig]:
         """Return every backend's options, defaults filled in."""
         return {name: backend.resolved for name, backend in self._wanted.backends.items()}
 
-    async def _launch(self, backend: Backend, count: int) -> None:
+    async def _launch(self, backend: Backend, count: int, *, all_or_none: bool = True) -> None:
         if count <= 0:
             return
         planned = self._fleet.plan(backend, count)
-        await self._store.put(_code_key(backend), backend.code)
-        await self._save(self._wanted)
-        await self._fleet.launch(backend, planned)
-        self._failures.pop(backend.name, None)
+        try:
+            await self._store.put(_code_key(backend), backend.code)
+            await self._save()
+        except BaseException:
+            await self._fleet.abandon(planned)
+            raise
+        await self._fleet.launch(backend, planned, all_or_none=all_or_none)
+
+    def _outdated(self, backend: Backend) -> list[Replica]:
+        running = self._fleet.of(backend.name, _READY, _UNHEALTHY)
+        return [replica for replica in running if replica.revision != backend.revision]
 
     async def _withdraw(self, replicas: list[Replica]) -> None:
         """Unpublish *replicas*, then drain and end them."""
@@ -346,19 +364,24 @@ class Controller:
     # the instance
 
     async def status(self) -> dict[str, Any]:
-        """Return what runs: proxies' base URLs, and per backend its replicas by state and its last start failure."""
+        """Return what runs: the proxies' base URLs, and what `_describe` says of each backend."""
         return {
             "name": self._settings.name,
             "http_urls": self._proxies.urls,
             "table_version": self._version,
-            "backends": {
-                name: {
-                    "wanted": backend.config.num_replicas,
-                    "replicas": {r.id: str(r.state) for r in self._fleet.replicas.values() if r.backend == name},
-                    "failure": self._failures.get(name),
-                }
-                for name, backend in self._wanted.backends.items()
-            },
+            "backends": {name: self._describe(backend) for name, backend in self._wanted.backends.items()},
+        }
+
+    def _describe(self, backend: Backend) -> dict[str, Any]:
+        """Return how many replicas a backend should have, those it has by state, and why it lacks some."""
+        replicas = {r.id: str(r.state) for r in self._fleet.replicas.values() if r.backend == backend.name}
+        setbacks = self._setbacks[backend.name]
+        short = len(self._fleet.of(backend.name, _READY)) < backend.config.num_replicas
+        return {
+            "wanted": backend.config.num_replicas,
+            "replicas": replicas,
+            "failure": setbacks.reason if setbacks.reason and (short or setbacks.recent()) else None,
+            "failed": setbacks.failed(),
         }
 
     async def lease(self) -> None:
@@ -385,16 +408,26 @@ class Controller:
         if self._closing:
             return
         self._closing = True
-        for repair in self._repairs.values():
-            repair.cancel()
-        await self._proxies.stop()
+        changes = {*self._repairs.values(), *self._changes} - {asyncio.current_task()}
+        for change in changes:
+            change.cancel()
+        await asyncio.gather(*changes, return_exceptions=True)
+        for step in (self._proxies.stop, self._end_fleet, self._forget):
+            try:
+                await step()
+            except Exception:  # whatever cannot be ended must not keep the rest alive
+                _logger.exception("instance %r: shutdown", self._settings.name)
+        asyncio.get_running_loop().call_later(0.05, self._end)  # once the answer is out
+
+    async def _end_fleet(self) -> None:
         serving = list(self._fleet.replicas.values())
         self._fleet.unroute(serving)
         await self._fleet.retire([r for r in serving if r.connection is not None])
         await self._fleet.abandon(list(self._fleet.replicas.values()))
-        await self._store.delete("")
+
+    async def _forget(self) -> None:
         instances.remove(self._instance)
-        asyncio.get_running_loop().call_later(0.05, self._end)  # once the answer is out
+        await self._store.delete("")
 
     def _end(self) -> None:
         self.close()
@@ -407,12 +440,28 @@ class Controller:
 
     # keeping it so
 
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """Change backend *name*, alone; what is missing of it afterwards is repaired."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._changes.add(task)
+        # A user who corrects a backend must not wait for replicas of the wrong one that hang while they start.
+        if name in self._repairs:
+            self._repairs[name].cancel()
+        try:
+            async with self._locks[name]:
+                yield
+        finally:
+            self._changes.discard(task)
+            self._repair_soon(name)
+
     async def _change(self, apply: Callable[[Wanted], _Result]) -> _Result:
         """Apply a change to a copy of what is wanted; checkpoint and publish it; wait until routers have it."""
         async with self._commit:
             draft = Wanted(dict(self._wanted.backends), dict(self._wanted.endpoints))
             result = apply(draft)
-            await self._save(draft)
+            await self._write(draft)
             self._wanted = draft
         version = await self._publish()
         await self._publisher.acknowledged(version, ACKNOWLEDGE_S)
@@ -426,46 +475,59 @@ class Controller:
         await self._publisher.publish(table)
         return version
 
-    def _fleet_changed(self, backend: str) -> None:
+    def _fleet_changed(self, replica: Replica) -> None:
         """A replica was lost or changed its health: tell the routers, and make up for it."""
         if self._closing:
             return
+        if replica.crashed():
+            self._setbacks[replica.backend].note(f"replica {replica.id} died as soon as it was ready")
         self._spawn(self._publish())
-        repair = self._repairs.get(backend)
-        if repair is None or repair.done():
-            self._repairs[backend] = self._spawn(self._repair(backend))
+        self._repair_soon(replica.backend)
+
+    def _repair_soon(self, name: str) -> None:
+        repair = self._repairs.get(name)
+        if (repair is None or repair.done() or repair.cancelling()) and not self._closing:
+            self._repairs[name] = self._spawn(self._repair(name))
 
     async def _repair(self, name: str) -> None:
-        """Bring *name* back to its number of replicas, with back-off while they cannot start."""
-        delay, longest = REPAIR_S
-        while not self._closing:
+        """Bring *name* to its number of replicas, with back-off while they cannot start."""
+        setbacks = self._setbacks[name]
+        while True:
+            await asyncio.sleep(setbacks.delay_s())
             async with self._locks[name]:
                 backend = self._wanted.backends.get(name)
                 if backend is None:
+                    self._setbacks.pop(name, None)
                     return
-                missing = backend.config.num_replicas - len(self._fleet.of(name, _STARTING, _READY, _UNHEALTHY))
+                running = self._fleet.of(name, _STARTING, _READY, _UNHEALTHY)
+                missing = backend.config.num_replicas - len(running)
+                if missing < 0:  # a predecessor had not come to it
+                    await self._withdraw(running[missing:])
                 if missing <= 0:
                     return
                 try:
-                    await self._launch(backend, missing)
-                    await self._save(self._wanted)
-                    await self._publish()
-                except BackendStartError as error:
-                    self._failures[name] = str(error)
+                    await self._launch(backend, missing, all_or_none=False)
+                except Exception as error:  # whatever it is: giving up would leave the backend short for ever
+                    setbacks.note(str(error))
                     _logger.warning("backend %r: %s", name, error)
-            await asyncio.sleep(delay * (0.5 + random.random()))
-            delay = min(delay * 2, longest)
+                await self._publish()
+                await self._save()
 
     # the checkpoint
 
-    async def _save(self, wanted: Wanted) -> None:
+    async def _save(self) -> None:
+        async with self._commit:
+            await self._write(self._wanted)
+
+    async def _write(self, wanted: Wanted) -> None:
+        """Checkpoint *wanted* and what runs; by who holds `_commit`, or an older one could come last."""
         stripped = {name: replace(backend, code=b"") for name, backend in wanted.backends.items()}
         checkpoint = _Checkpoint(
             wanted=Wanted(stripped, wanted.endpoints),
             version=self._version + 1,
             http_port=self._proxies.port,
             tcp_port=self._tcp_port,
-            proxies=self._proxies.ids,
+            proxies=self._proxies.running,
             replicas={r.id: (r.backend, r.revision, r.address) for r in self._fleet.replicas.values()},
         )
         await self._store.put("checkpoint", payload.join(payload.pack(checkpoint)))
@@ -485,31 +547,33 @@ class Controller:
     async def _recover(self, checkpoint: _Checkpoint) -> None:
         """Take over what a predecessor has started."""
         self._version = checkpoint.version + 1000  # tables that were published after the checkpoint
+        self._tcp_port = checkpoint.tcp_port
         backends = {}
         for name, backend in checkpoint.wanted.backends.items():
             backends[name] = replace(backend, code=await self._store.get(_code_key(backend)) or b"")
         self._wanted = Wanted(backends, checkpoint.wanted.endpoints)
-        for proxy in checkpoint.proxies:  # they are replaced: a few ms, and one way to have proxies
-            await self._runtime.stop(proxy)
-        await asyncio.gather(*(self._adopt(id, *found) for id, found in checkpoint.replicas.items()))
-        for name in self._wanted.backends:
-            self._repairs[name] = self._spawn(self._repair(name))
+        await asyncio.gather(
+            *(self._adopt(id, *found) for id, found in checkpoint.replicas.items()),
+            *(self._proxies.adopt(proxy) for proxy in checkpoint.proxies),
+        )
 
     async def _adopt(self, id: str, backend: str, revision: int, address: ReplicaAddress | None) -> None:
         wanted = self._wanted.backends.get(backend)
-        if wanted is None or wanted.revision != revision or address is None:
+        if wanted is None or address is None:
             await self._runtime.stop(id)
             return
         replica = Replica(id, backend, revision, wanted.resolved)
         try:
-            async with asyncio.timeout(ADOPT_S):
-                await self._fleet.adopt(replica, address)
-                await replica.control("@check", timeout_s=CONTROL_TIMEOUT_S)
-        except (Lost, TimeoutError, AuthenticationError) as error:
+            await self._fleet.adopt(replica, address)
+        except (Lost, AuthenticationError) as error:
             _logger.warning("replica %s did not survive the controller: %s", id, error)
             await self._fleet.abandon([replica])
             return
+        # It answers, so it counts; whether it is well is for its probes to find.
         self._fleet.watch(replica)
+        if wanted.revision != revision:
+            self._fleet.unroute([replica])
+            self._spawn(self._fleet.retire([replica]))
 
 
 def _code_key(backend: Backend) -> str:

@@ -1,7 +1,8 @@
 """The replicas the controller runs: launched, watched, drained and ended.
 
 Rule 1: a replica's state moves by `lifecycle.advance` only.
-Rule 2: a replica that may still hold work is drained before it is ended; one that broke its connection is ended at once.
+Rule 2: a replica that may still hold work is drained before it is ended; one that broke its connection, or does
+        not answer, is ended at once.
 Rule 3: nothing here decides how many there should be; the controller does.
 """
 
@@ -9,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from serve_bridge.config import BackendConfig
-from serve_bridge.errors import AuthenticationError, BackendStartError, ServeBridgeError
+from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
@@ -27,6 +30,8 @@ from serve_bridge.wire.connection import CallerConnection, Lost
 from serve_bridge.wire.sockets import dial
 
 CONTROL_TIMEOUT_S: Final = 10.0
+CRASH_S: Final = 5.0
+"""A replica that dies so soon after it was ready counts as one that could not start."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -43,10 +48,18 @@ class Replica:
         self.address: ReplicaAddress | None = None
         self.connection: CallerConnection | None = None
         self.probing: asyncio.Task[None] | None = None
+        self._ready_since: float | None = None
 
     def take(self, event: ReplicaEvent) -> None:
         """Move on by *event*."""
         self.state = advance(self.state, event)
+        if self._ready_since is None and self.state is ReplicaState.READY:
+            self._ready_since = time.monotonic()
+
+    def crashed(self) -> bool:
+        """Whether it died as soon as it was ready."""
+        young = self._ready_since is None or time.monotonic() - self._ready_since < CRASH_S
+        return young and self.state is ReplicaState.STOPPED
 
     async def control(self, operation: str, *args: object, timeout_s: float, **kwargs: object) -> object:
         """Ask the replica for *operation*.
@@ -58,6 +71,46 @@ class Replica:
         if self.connection is None:
             raise Lost("no", f"replica {self.id} is not connected")
         return await calls.control(self.connection, operation, *args, timeout_s=timeout_s, **kwargs)
+
+
+class Setbacks:
+    """How often a backend's replicas could not start of late, and how long to wait before the next try.
+
+    Attributes:
+        reason: Why the last one could not; empty if none.
+    """
+
+    FORGIVEN_S: Final = 60.0
+    DELAY_S: Final = (0.1, 30.0)
+    MANY: Final = 5
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reason = ""
+        self._clock = clock
+        self._count = 0
+        self._last = 0.0
+
+    def note(self, reason: str) -> None:
+        """Count one more."""
+        self._count = self.recent() + 1
+        self._last = self._clock()
+        self.reason = reason
+
+    def delay_s(self) -> float:
+        """Return how long the next try should wait: nothing at first, then ever longer, with jitter."""
+        count = self.recent()
+        if not count:
+            return 0.0
+        shortest, longest = self.DELAY_S
+        return float(min(shortest * 2.0 ** min(count - 1, 16), longest) * (0.5 + random.random() / 2))
+
+    def failed(self) -> bool:
+        """Whether there were so many, one soon after the other, that somebody should look."""
+        return self.recent() >= self.MANY
+
+    def recent(self) -> int:
+        """Return how many there were, one soon after the other."""
+        return self._count if self._clock() - self._last <= self.FORGIVEN_S else 0
 
 
 class Fleet:
@@ -76,9 +129,9 @@ class Fleet:
         instance_file: str,
         directory: str,
         tcp_host: str | None,
-        on_change: Callable[[str], None],
+        on_change: Callable[[Replica], None],
     ) -> None:
-        """*on_change* is called with the backend's name when one of its replicas was lost or changed health."""
+        """*on_change* is called with a replica that was lost or changed its health."""
         self._runtime = runtime
         self._key = key
         self._generation = generation
@@ -94,7 +147,7 @@ class Fleet:
         return [r for r in self.replicas.values() if r.backend == backend and r.state in states]
 
     def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[ReplicaAddress, ...]]:
-        """Return the addresses of the replicas that take requests, by backend; only of its wanted revision."""
+        """Return where the replicas that take requests are, by backend; only those of the wanted revision."""
         found: dict[str, tuple[ReplicaAddress, ...]] = {}
         for replica in self.replicas.values():
             current = revisions.get(replica.backend) == replica.revision
@@ -107,21 +160,37 @@ class Fleet:
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", backend.name)[:20]
         planned = []
         for _ in range(count):
-            replica = Replica(f"{name}-{secrets.token_hex(3)}", backend.name, backend.revision, backend.resolved)
+            id = f"{name}-{secrets.token_hex(3)}"
+            replica = Replica(id, backend.name, backend.revision, backend.resolved)
             self.replicas[replica.id] = replica
             planned.append(replica)
         return planned
 
-    async def launch(self, backend: Backend, planned: list[Replica]) -> None:
-        """Start the *planned* replicas; they are ready but not yet routed to. All or none.
+    async def launch(self, backend: Backend, planned: list[Replica], *, all_or_none: bool = True) -> None:
+        """Start the *planned* replicas; they are ready but not yet routed to.
+
+        Args:
+            backend: What they run.
+            planned: What `plan` returned.
+            all_or_none: Whether one that cannot start ends the others too.
 
         Raises:
-            BackendStartError: One could not start in time; none of them is left.
+            BackendStartError: One could not start in time; nothing of it is left.
         """
-        started = await asyncio.gather(*(self._launch(backend, r) for r in planned), return_exceptions=True)
-        errors = [error for error in started if isinstance(error, BaseException)]
-        if errors:
+        starting = [self._spawn(self._launch(backend, replica)) for replica in planned]
+        try:
+            await asyncio.wait(
+                starting, return_when=asyncio.FIRST_EXCEPTION if all_or_none else asyncio.ALL_COMPLETED
+            )
+        except asyncio.CancelledError:
+            await _cancelled(starting)
             await self.abandon(planned)
+            raise
+        errors = [error for task in starting if task.done() and (error := task.exception())]
+        if errors:
+            await _cancelled(starting)
+            lost = [r for r, task in zip(planned, starting, strict=True) if all_or_none or task.exception()]
+            await self.abandon(lost)
             raise errors[0]
 
     async def _launch(self, backend: Backend, replica: Replica) -> None:
@@ -142,14 +211,18 @@ class Fleet:
                 address = await self._runtime.launch_replica(spec, self._key, options)
                 await self.adopt(replica, address)
                 await replica.control("@check", timeout_s=config.start_timeout_s)
+        except (BackendStartError, ConfigError):
+            raise
         except TimeoutError:
             why = f"it was not ready within start_timeout_s={config.start_timeout_s:g}"
             wait = await self._runtime.explain_wait(options)
             raise BackendStartError(backend.name, f"{why}; {wait}" if wait else why) from None
         except (Lost, AuthenticationError) as error:
             raise BackendStartError(backend.name, f"its process ended while it started: {error}") from None
-        replica.take(ReplicaEvent.PROBED)
-        replica.probing = self._spawn(self._probe(replica))
+        except Exception as error:  # whatever the user's check_health raises
+            why = f"its first health check failed: {type(error).__name__}: {error}"
+            raise BackendStartError(backend.name, why) from None
+        self.watch(replica)
 
     async def adopt(self, replica: Replica, address: ReplicaAddress) -> None:
         """Connect to a replica that runs.
@@ -164,7 +237,7 @@ class Fleet:
         self.replicas[replica.id] = replica
 
     def watch(self, replica: Replica) -> None:
-        """Route to an adopted replica, and probe it from now on."""
+        """Let routers have a replica that runs, and probe it from now on."""
         replica.take(ReplicaEvent.PROBED)
         replica.probing = self._spawn(self._probe(replica))
 
@@ -182,8 +255,8 @@ class Fleet:
         grace_s = replica.config.graceful_shutdown_timeout_s
         try:
             await replica.control("@drain", grace_s, timeout_s=grace_s + CONTROL_TIMEOUT_S)
-        except (Lost, TimeoutError, ServeBridgeError) as error:
-            _logger.warning("replica %s did not drain: %s", replica.id, error)
+        except Exception as error:  # however it went, the replica is ended
+            _logger.warning("replica %s did not drain: %s", replica.id, error or type(error).__name__)
         await self._end(replica)
 
     async def abandon(self, replicas: Iterable[Replica]) -> None:
@@ -215,26 +288,36 @@ class Fleet:
         self._spawn(self._runtime.stop(replica.id))
         if not starting:  # whoever launches it learns it there
             _logger.warning("replica %s of backend %r died", replica.id, replica.backend)
-            self._on_change(replica.backend)
+            self._on_change(replica)
 
     async def _probe(self, replica: Replica) -> None:
-        """Probe *replica* for as long as it takes requests; one that fails twice running is ended."""
+        """Probe *replica* for as long as it takes requests; one that fails twice running is replaced."""
         while replica.state in (ReplicaState.READY, ReplicaState.UNHEALTHY):
             await asyncio.sleep(replica.config.health_check_period_s)
-            try:
-                await replica.control("@check", timeout_s=replica.config.health_check_timeout_s)
-                event = ReplicaEvent.PROBED
-            except Lost:
-                return
-            except Exception as error:  # whatever the user's check_health raises
-                _logger.warning("replica %s failed a health check: %s", replica.id, error or type(error).__name__)
-                event = ReplicaEvent.PROBE_FAILED
+            failure = await self._check(replica)
+            if replica.state not in (ReplicaState.READY, ReplicaState.UNHEALTHY):
+                return  # retired or lost meanwhile
             before = replica.state
-            replica.take(event)
-            if before is ReplicaState.UNHEALTHY and event is ReplicaEvent.PROBE_FAILED:
-                await self._end(replica)
+            replica.take(ReplicaEvent.PROBED if failure is None else ReplicaEvent.PROBE_FAILED)
+            if failure is not None and before is ReplicaState.UNHEALTHY:
+                if isinstance(failure, TimeoutError):
+                    await self._end(replica)
+                else:  # it answers, so it can finish what it has
+                    replica.take(ReplicaEvent.RETIRED)
+                    self._spawn(self._retire(replica))
             if replica.state is not before:
-                self._on_change(replica.backend)
+                self._on_change(replica)
+
+    async def _check(self, replica: Replica) -> Exception | None:
+        """Return why *replica* failed a health probe; None if it did not."""
+        try:
+            await replica.control("@check", timeout_s=replica.config.health_check_timeout_s)
+        except Exception as error:  # whatever the user's check_health raises
+            if replica.connection is not None:
+                why = str(error) or type(error).__name__
+                _logger.warning("replica %s failed a health check: %s", replica.id, why)
+            return error
+        return None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -248,3 +331,10 @@ class Fleet:
             task.cancel()
         for replica in list(self.replicas.values()):
             self._forget(replica)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* and see them end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

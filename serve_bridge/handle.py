@@ -24,6 +24,7 @@ from serve_bridge.wire.frames import Kind
 
 if TYPE_CHECKING:
     from serve_bridge.lane import Lane
+    from serve_bridge.router import Outgoing
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -33,6 +34,9 @@ _Result = TypeVar("_Result")
 
 class Link(Protocol):
     """What a handle needs of its client."""
+
+    def exchange(self, request: Outgoing) -> tuple[bytes, bytes] | None:
+        """Send *request* from this thread and return its answer; None if `run` has to."""
 
     def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
@@ -129,6 +133,9 @@ class Handle:
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
         request = self._request(data, kwargs)
+        answer = self._link.exchange(request)
+        if answer is not None:
+            return calls.value_of(*answer)
         return self._link.run(lambda lane: _call(lane, request), request.timeout_s)
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:

@@ -1,13 +1,15 @@
 """The file by which an instance is found: where its controller listens, and the key.
 
 Rule 1: the file is 0600 in a 0700 directory of its user; one that others can read is refused.
-Rule 2: an address is the path of such a file. A running instance also leaves a copy where `connect` looks by name.
+Rule 2: an address is the path of such a file. A running instance also leaves a copy where `connect` looks by
+    name.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import stat
 import tempfile
@@ -97,11 +99,8 @@ def remove(instance: Instance) -> None:
     found = _read_if_any(by_name)
     if found is not None and found.generation == instance.generation:
         by_name.unlink(missing_ok=True)
-    directory = Path(instance.directory)
-    if directory.is_dir():
-        for path in directory.iterdir():
-            path.unlink(missing_ok=True)
-        directory.rmdir()
+    # A replica that is ending may still add or remove its socket meanwhile.
+    shutil.rmtree(instance.directory, ignore_errors=True)
 
 
 def discovery_file(name: str) -> Path:
@@ -110,7 +109,7 @@ def discovery_file(name: str) -> Path:
 
 
 def find(address: str | None, name: str) -> Instance:
-    """Return the instance at *address*, else at SERVE_BRIDGE_ADDRESS, else the one called *name* on this machine.
+    """Return the instance at *address*, else at SERVE_BRIDGE_ADDRESS, else the one called *name* here.
 
     Raises:
         NotConnected: There is none; the message names the three places.
@@ -124,8 +123,9 @@ def find(address: str | None, name: str) -> Instance:
     found = _read_if_any(discovery_file(name))
     if found is None:
         raise NotConnected(
-            f"no running instance {name!r} found: no address was passed, {ADDRESS_VARIABLE} is not set, and there is "
-            f"no file {discovery_file(name)}; start one with serve_bridge.start() or `serve-bridge start`"
+            f"no running instance {name!r} found: no address was passed, {ADDRESS_VARIABLE} is not set, and "
+            f"there is no file {discovery_file(name)}; "
+            "start one with serve_bridge.start() or `serve-bridge start`"
         )
     return found
 
@@ -135,13 +135,14 @@ def _read_given(address: str, source: str) -> Instance:
         raise TypeError(f"{source} must be the path of an instance's file, got {type(address).__name__}")
     if not os.path.isabs(address) or not address.endswith(".json") or "\0" in address:
         raise ConfigError(
-            f"{source}={address!r} is no address: an address is the path of an instance's file, as client.address is"
+            f"{source}={address!r} is no address: an address is the path of an instance's file, "
+            "as client.address is"
         )
     found = _read_if_any(Path(address))
     if found is None:
         raise NotConnected(
-            f"no instance is running at {source}={address!r}; looked for in: the argument, {ADDRESS_VARIABLE}, "
-            f"the files in {base_directory()} (only the first one given counts)"
+            f"no instance is running at {source}={address!r}; looked for in: the argument, "
+            f"{ADDRESS_VARIABLE}, the files in {base_directory()} (only the first one given counts)"
         )
     return found
 
@@ -158,6 +159,8 @@ def _read_if_any(path: Path) -> Instance | None:
             data = file.read(65536)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or found.st_uid != os.geteuid():
         raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
     try:
@@ -177,8 +180,11 @@ def _write_private(path: Path, instance: Instance) -> None:
 def is_alive(instance: Instance) -> bool:
     """Whether somebody listens on this machine where *instance*'s controller should."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(instance.controller.unix)
+        except TimeoutError:
+            return True  # it listens, and is busy
         except OSError:
             return False
     return True

@@ -53,7 +53,9 @@ class LoopThread:
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+            # Without a limit: to close the loop under user code that hangs would break it off half-way, noisily. This
+            # thread is a daemon, so what never ends is left behind with it.
+            self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
 
 

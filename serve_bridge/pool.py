@@ -1,7 +1,9 @@
 """One backend's replicas as one router reaches them: slots, connections, and the line of those who wait.
 
 Rule 1: who waits is served in the order of arrival; a request that was rejected goes back to the head.
-Rule 2: a replica that cannot be reached is skipped at once and tried again with back-off, for as long as it is listed.
+Rule 2: a replica that cannot be reached is skipped at once, and tried again with back-off for as long as it
+    is listed.
+Rule 3: whatever makes a slot free also serves the line.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import OrderedDict
 from typing import Final
 
-from serve_bridge.errors import AuthenticationError, BackendOverloaded, DeadlineExceeded
+from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed
 from serve_bridge.messages import BackendRoute, ReplicaAddress
 from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.connection import CallerConnection
 from serve_bridge.wire.sockets import dial
 
 NO_REPLICA_WAIT_S: Final = 1.0
@@ -35,23 +37,40 @@ class Link:
     def __init__(self, address: ReplicaAddress) -> None:
         self.address = address
         self.connection: CallerConnection | None = None
-        self.dialling: asyncio.Task[CallerConnection] | None = None
+        self.dialling: asyncio.Task[None] | None = None
         self.redial: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Dial no more."""
+        for task in (self.dialling, self.redial):
+            if task is not None:
+                task.cancel()
 
 
 class Waiting:
-    """A place in the line."""
+    """A request that needs a slot, and its place in the line while it has none.
 
-    __slots__ = ("deadline", "granted")
+    Attributes:
+        deadline: Loop time at which it is no longer wanted.
+        expired: Whether that has passed.
+    """
+
+    __slots__ = ("deadline", "expired", "granted")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
+        self.expired = False
         self.granted: asyncio.Future[Slot[Link]] | None = None
 
     def expire(self) -> None:
         """Time is up."""
+        self.expired = True
         if self.granted is not None and not self.granted.done():
-            self.granted.set_exception(DeadlineExceeded("no replica had a free slot in time", "no"))
+            self.granted.set_exception(self.too_late())
+
+    def too_late(self) -> DeadlineExceeded:
+        """Return the error for a request that has not been sent."""
+        return DeadlineExceeded("no replica had a free slot in time", "no")
 
 
 class ReplicaPool:
@@ -71,7 +90,9 @@ class ReplicaPool:
         self._generation = generation
         self._role = role
         self._loop = asyncio.get_running_loop()
-        self._line: deque[asyncio.Future[Slot[Link]]] = deque()
+        self._line: OrderedDict[asyncio.Future[Slot[Link]], None] = OrderedDict()
+        self._hopeless: asyncio.TimerHandle | None = None
+        self._retired: set[Slot[Link]] = set()
         self.apply(route)
 
     def apply(self, route: BackendRoute) -> None:
@@ -89,19 +110,30 @@ class ReplicaPool:
         self._serve_line()
 
     def close(self, error: Exception) -> None:
-        """Let go of every replica; *error* reaches all who wait."""
+        """Let go of every replica once what is in flight has ended; *error* reaches all who wait."""
         for slot in self.replicas:
             self._retire(slot.name)
-        while self._line:
-            granted = self._line.popleft()
-            if not granted.done():
-                granted.set_exception(error)
+        self._dismiss(error)
 
     def abandon(self) -> None:
         """Drop connections and tasks, in flight or not: the loop ends."""
-        self.close(BackendOverloaded("the client was closed"))
+        self.close(InstanceClosed("the client was closed"))
+        for slot in list(self._retired):
+            slot.link.stop()
+            self._hang_up(slot)
 
     # slots
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot; those whose time is up may be counted."""
+        return len(self._line)
+
+    def reopen_all(self) -> None:
+        """Try the replicas again that were full: one of them has done something."""
+        for slot in self.replicas:
+            self.replicas.reopen(slot)
+        self._serve_line()
 
     async def acquire(self, place: Waiting, *, again: bool) -> tuple[Slot[Link], CallerConnection]:
         """Return a slot and a connection that takes requests; *again* after a rejection.
@@ -115,61 +147,67 @@ class ReplicaPool:
             if slot is None:
                 slot = await self._wait(place, again)
             connection = slot.link.connection
-            if connection is not None and not connection.closed:
+            if connection is not None and connection.usable:
                 return slot, connection
+            again = True
             try:
-                return slot, await self._connection(slot)
-            except Lost:
-                again = True
-                self.release(slot, slot.load)
+                await self._dialled(slot, place)
             except BaseException:
                 self.release(slot, slot.load)
                 raise
+            if slot.link.connection is not None:
+                return slot, slot.link.connection
+            self.release(slot, slot.load)
 
     async def _wait(self, place: Waiting, again: bool) -> Slot[Link]:
+        if place.expired:
+            raise place.too_late()
         if not len(self.replicas):
-            raise BackendOverloaded(f"backend {self.name!r} has no ready replica")
+            raise self._nobody()
         if len(self._line) >= self._max_queued and not again:
             raise BackendOverloaded(
-                f"backend {self.name!r}: {self._max_queued} requests of this process wait already (max_queued_queries)"
+                f"backend {self.name!r}: {self._max_queued} requests of this process wait already "
+                "(max_queued_queries)"
             )
-        if self._loop.time() >= place.deadline:
-            raise DeadlineExceeded("no replica had a free slot in time", "no")
-        granted = place.granted = self._loop.create_future()
-        (self._line.appendleft if again else self._line.append)(granted)
-        hopeless = None if self.replicas.usable() else self._loop.call_later(NO_REPLICA_WAIT_S, self._give_up, granted)
+        granted: asyncio.Future[Slot[Link]] = self._loop.create_future()
+        place.granted = granted
+        self._line[granted] = None
+        if again:
+            self._line.move_to_end(granted, last=False)
+        self._watch_line()
         try:
             return await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self.release(granted.result(), granted.result().load)  # both happened in one turn of the loop
+                slot = granted.result()  # both happened in one turn of the loop
+                self.release(slot, slot.load)
             raise
         finally:
             place.granted = None
-            if hopeless is not None:
-                hopeless.cancel()
-
-    def _give_up(self, granted: asyncio.Future[Slot[Link]]) -> None:
-        if not granted.done():
-            granted.set_exception(BackendOverloaded(f"backend {self.name!r} has no ready replica"))
+            self._line.pop(granted, None)
 
     def release(self, slot: Slot[Link], load: int) -> None:
         """Give *slot* back; the next in line gets it."""
         self.replicas.release(slot, load)
-        if not slot.member and slot.in_flight == 0:
-            self._hang_up(slot)
-        self._serve_line()
+        self._released(slot)
 
     def refuse(self, slot: Slot[Link], load: int, reason: str) -> None:
         """Give *slot* back, which was rejected for *reason*."""
-        self.replicas.release(slot, load)
         if reason == "full":
-            self.replicas.close(slot)
+            self.replicas.refuse(slot, load)
             if slot.in_flight == 0:  # no answer of ours will reopen it
                 self._loop.call_later(FULL_AGAIN_S * (1 + random.random()), self._reopen, slot)
-        elif reason in ("draining", "foreign"):
-            self.replicas.mark(slot, down=True)
-        self._serve_line()
+        else:
+            if reason in ("draining", "foreign"):
+                self.replicas.mark(slot, down=True)
+            self.replicas.release(slot, load)
+        self._released(slot)
+
+    def _released(self, slot: Slot[Link]) -> None:
+        if not slot.member and slot.in_flight == 0:
+            self._hang_up(slot)
+        if self._line:
+            self._serve_line()
 
     def _reopen(self, slot: Slot[Link]) -> None:
         self.replicas.reopen(slot)
@@ -178,59 +216,93 @@ class ReplicaPool:
     def _serve_line(self) -> None:
         line = self._line
         while line:
-            if line[0].done():  # expired or cancelled
-                line.popleft()
-                continue
-            slot = self.replicas.acquire()
-            if slot is None:
-                return
-            line.popleft().set_result(slot)
+            granted = next(iter(line))
+            if not granted.done():  # else: expired or cancelled
+                slot = self.replicas.acquire()
+                if slot is None:
+                    self._watch_line()
+                    return
+                granted.set_result(slot)
+            del line[granted]
+
+    def _watch_line(self) -> None:
+        """See to it that nobody waits for replicas that have all gone."""
+        if self._hopeless is None and not self.replicas.usable:
+            self._hopeless = self._loop.call_later(NO_REPLICA_WAIT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._hopeless = None
+        if not self.replicas.usable:
+            self._dismiss(self._nobody())
+
+    def _dismiss(self, error: Exception) -> None:
+        if self._hopeless is not None:
+            self._hopeless.cancel()
+            self._hopeless = None
+        for granted in self._line:
+            if not granted.done():
+                granted.set_exception(error)
+        self._line.clear()
+
+    def _nobody(self) -> BackendOverloaded:
+        return BackendOverloaded(f"backend {self.name!r} has no ready replica")
 
     # connections
 
-    async def _connection(self, slot: Slot[Link]) -> CallerConnection:
-        """Return a connection to *slot*; requests that come at once share the dialling."""
-        link = slot.link
-        if link.dialling is None:
-            link.dialling = self._loop.create_task(self._dial(slot))
-        # Shielded: one request that gives up must not stop the dialling for the others.
-        return await asyncio.shield(link.dialling)
+    async def _dialled(self, slot: Slot[Link], place: Waiting) -> None:
+        """Wait until *slot* was dialled, whatever came of it; requests that come at once share the dialling.
 
-    async def _dial(self, slot: Slot[Link]) -> CallerConnection:
+        Raises:
+            DeadlineExceeded: It takes too long for *place*.
+        """
+        # `wait` does not cancel the task: one request that gives up must not stop it for the others.
+        await asyncio.wait([self._dialling(slot)], timeout=max(0, place.deadline - self._loop.time()))
+        if place.expired:
+            raise place.too_late()
+
+    def _dialling(self, slot: Slot[Link]) -> asyncio.Task[None]:
+        if slot.link.dialling is None:
+            slot.link.dialling = self._loop.create_task(self._dial(slot))
+        return slot.link.dialling
+
+    async def _dial(self, slot: Slot[Link]) -> None:
         link = slot.link
         try:
             connection = await dial(link.address, self._key, self._generation, self._role)
-        except (Lost, AuthenticationError) as error:
+        except Exception as error:  # Lost, AuthenticationError, or an address that is none
             self.connects_failed += 1
             _logger.info("replica %s cannot be reached: %s", slot.name, error)
             self._lose(slot)
-            raise Lost("no", str(error)) from error
+            return
         finally:
             link.dialling = None
         link.connection = connection
-        connection.on_change = lambda: self._lose(slot)
-        if not slot.member and slot.in_flight == 0:
+        connection.on_change = lambda: self._changed(slot, connection)
+        if not connection.usable:
+            self._lose(slot)
+        elif not slot.member and slot.in_flight == 0:
             self._hang_up(slot)
-        return connection
+
+    def _changed(self, slot: Slot[Link], connection: CallerConnection) -> None:
+        """A connection closed, or its replica takes nothing new."""
+        if slot.link.connection is connection:
+            self._lose(slot)
 
     def _lose(self, slot: Slot[Link]) -> None:
-        """The connection closed, or its replica takes nothing new."""
         link = slot.link
         link.connection = None
         self.replicas.mark(slot, down=True)
         if slot.member and link.redial is None:
             link.redial = self._loop.create_task(self._redial(slot))
+        if self._line:
+            self._watch_line()
 
     async def _redial(self, slot: Slot[Link]) -> None:
         delay, longest = REDIAL_S
-        while slot.member:
+        while slot.link.connection is None:
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)
-            try:
-                await self._connection(slot)
-            except Lost:
-                continue
-            break
+            await asyncio.wait([self._dialling(slot)])
         slot.link.redial = None
         self.replicas.mark(slot, down=False)
         self._serve_line()
@@ -239,10 +311,12 @@ class ReplicaPool:
         slot = self.replicas.remove(replica)
         if slot.link.redial is not None:
             slot.link.redial.cancel()
+        self._retired.add(slot)
         if slot.in_flight == 0:
             self._hang_up(slot)
 
     def _hang_up(self, slot: Slot[Link]) -> None:
+        self._retired.discard(slot)
         connection, slot.link.connection = slot.link.connection, None
         if connection is not None:
             connection.on_change = None

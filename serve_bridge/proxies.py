@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from serve_bridge.config import HTTPOptions, Location
-from serve_bridge.errors import AuthenticationError, ServeBridgeError
+from serve_bridge.errors import AuthenticationError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ProxySpec
@@ -23,18 +23,27 @@ from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.connection import CallerConnection, Lost
 from serve_bridge.wire.sockets import dial
 
-FOLLOW_NODES_S: Final = 2.0
+WATCH_S: Final = 2.0
+SILENT_S: Final = 10.0
 RELAUNCH_S: Final = (0.1, 10.0)
 DRAIN_S: Final = 10.0
 
 _logger = logging.getLogger("serve_bridge.controller")
 
 
-@dataclass
-class _Proxy:
+@dataclass(frozen=True)
+class RunningProxy:
+    """What a restarted controller must know of a proxy."""
+
     id: str
     node: str
     url: str
+    address: ReplicaAddress
+
+
+@dataclass
+class _Proxy:
+    facts: RunningProxy
     connection: CallerConnection
 
 
@@ -54,9 +63,9 @@ class Proxies:
         self._closed = False
 
     @property
-    def ids(self) -> list[str]:
-        """Ids of the proxies that run."""
-        return [proxy.id for proxy in self._proxies.values()]
+    def running(self) -> list[RunningProxy]:
+        """The proxies that run."""
+        return [proxy.facts for proxy in self._proxies.values()]
 
     @property
     def port(self) -> int:
@@ -66,7 +75,7 @@ class Proxies:
     @property
     def urls(self) -> list[str]:
         """Base URLs of the proxies that run."""
-        return [proxy.url for proxy in self._proxies.values()]
+        return [proxy.facts.url for proxy in self._proxies.values()]
 
     async def start(self, http: HTTPOptions, controller: ReplicaAddress) -> None:
         """Start the proxies that *http* asks for, and keep them from then on.
@@ -82,13 +91,30 @@ class Proxies:
         if http.location == Location.EveryNode:
             for node in others:
                 self._keep(node)
-            self._tasks[""] = asyncio.create_task(self._follow_nodes())
+        self._watch()
+
+    async def adopt(self, found: RunningProxy) -> None:
+        """Take over a proxy of a controller that has ended; one that does not answer is ended."""
+        try:
+            connection = await dial(found.address, self._key, self._generation, Role.PYTHON)
+        except (Lost, AuthenticationError) as error:
+            _logger.warning("proxy %s did not survive the controller: %s", found.id, error)
+            await self._runtime.stop(found.id)
+        else:
+            self._add(found, connection)
+
+    def resume(self, http: HTTPOptions, controller: ReplicaAddress) -> None:
+        """Keep the proxies that *http* asks for, from those that were adopted."""
+        self._http, self._controller = http, controller
+        if http.location != Location.NoServer:
+            self._watch()
 
     async def stop(self) -> None:
         """Let every proxy finish what it has accepted, then end it."""
         self._closed = True
         for task in self._tasks.values():
             task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await asyncio.gather(*(self._stop(proxy) for proxy in list(self._proxies.values())))
         self._proxies.clear()
 
@@ -96,10 +122,10 @@ class Proxies:
         proxy.connection.on_change = None
         try:
             await calls.control(proxy.connection, "@drain", DRAIN_S, timeout_s=DRAIN_S * 2)
-        except (Lost, TimeoutError, ServeBridgeError) as error:
-            _logger.warning("proxy %s did not drain: %s", proxy.id, error)
+        except Exception as error:  # however it went, the proxy is ended
+            _logger.warning("proxy %s did not drain: %s", proxy.facts.id, error or type(error).__name__)
         proxy.connection.close()
-        await self._runtime.stop(proxy.id)
+        await self._runtime.stop(proxy.facts.id)
 
     async def _launch(self, node: str) -> None:
         spec = ProxySpec(
@@ -118,34 +144,62 @@ class Proxies:
             await self._runtime.stop(spec.proxy)
             raise
         self._http = replace(self._http, port=int(url.rpartition(":")[2]))
-        self._proxies[node] = _Proxy(spec.proxy, node, url, connection)
-        connection.on_change = lambda: self._lost(node)
+        self._add(RunningProxy(spec.proxy, node, url, address), connection)
 
-    def _lost(self, node: str) -> None:
-        proxy = self._proxies.pop(node, None)
-        if proxy is not None and not self._closed:
-            _logger.warning("proxy %s died", proxy.id)
-            self._keep(node)
+    def _add(self, facts: RunningProxy, connection: CallerConnection) -> None:
+        proxy = self._proxies[facts.node] = _Proxy(facts, connection)
+        connection.on_change = lambda: self._lost(proxy)
 
-    def _keep(self, node: str) -> None:
-        self._tasks[node] = asyncio.create_task(self._relaunch(node))
+    def _lost(self, proxy: _Proxy) -> None:
+        node = proxy.facts.node
+        if self._closed or self._proxies.get(node) is not proxy:
+            return
+        del self._proxies[node]
+        _logger.warning("proxy %s died", proxy.facts.id)
+        self._keep(node, instead_of=proxy.facts.id)
 
-    async def _relaunch(self, node: str) -> None:
+    def _keep(self, node: str, instead_of: str | None = None) -> None:
+        self._tasks[node] = asyncio.create_task(self._relaunch(node, instead_of))
+
+    async def _relaunch(self, node: str, instead_of: str | None) -> None:
+        if instead_of is not None:  # it may have lost its connection only, and hold the port
+            await self._runtime.stop(instead_of)
         delay, longest = RELAUNCH_S
         while node in await self._runtime.nodes():
             try:
                 await self._launch(node)
-            except (OSError, ValueError, ServeBridgeError, Lost, AuthenticationError) as error:
+            except Exception as error:  # whatever it is: giving up would leave the node without a proxy
                 _logger.warning("cannot start a proxy: %s", error)
             else:
                 return
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)
 
-    async def _follow_nodes(self) -> None:
+    def _watch(self) -> None:
+        self._tasks[""] = asyncio.create_task(self._watch_forever())
+
+    async def _watch_forever(self) -> None:
         while True:
-            await asyncio.sleep(FOLLOW_NODES_S)
-            for node in await self._runtime.nodes():
-                task = self._tasks.get(node)
-                if node not in self._proxies and (task is None or task.done()):
-                    self._keep(node)
+            try:
+                self._ping()
+                await self._follow_nodes()
+            except Exception:  # a look that failed is followed by the next
+                _logger.exception("cannot look after the proxies")
+            await asyncio.sleep(WATCH_S)
+
+    def _ping(self) -> None:
+        """Give up proxies that have been silent for too long."""
+        now = asyncio.get_running_loop().time()
+        for proxy in list(self._proxies.values()):
+            if now - proxy.connection.last_heard > SILENT_S:
+                _logger.warning("proxy %s does not answer", proxy.facts.id)
+                proxy.connection.close()
+            else:
+                proxy.connection.ping()
+
+    async def _follow_nodes(self) -> None:
+        nodes = await self._runtime.nodes()
+        for node in nodes if self._http.location == Location.EveryNode else nodes[:1]:
+            task = self._tasks.get(node)
+            if node not in self._proxies and (task is None or task.done()):
+                self._keep(node)

@@ -1,7 +1,8 @@
 """Pushes the routing table to every router, and knows who has which version.
 
 Rule 1: a subscriber gets the newest table, not every one; a slow subscriber delays nobody's table.
-Rule 2: who waits for a version waits for those subscribers only that are still there, and not for ever.
+Rule 2: who waits for a version waits for those subscribers only that are still there, and not for ever; one
+        that was waited for in vain is not waited for again before it has caught up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import RoutingTable
 from serve_bridge.wire.connection import Lost, ReplicaStream
 
@@ -26,11 +28,12 @@ def encode_version(version: int) -> bytes:
 
 
 class _Subscriber:
-    __slots__ = ("acknowledged", "sent")
+    __slots__ = ("acknowledged", "late", "sent")
 
     def __init__(self) -> None:
         self.sent = -1
         self.acknowledged = -1
+        self.late = False
 
 
 class Publisher:
@@ -45,9 +48,10 @@ class Publisher:
     async def publish(self, table: RoutingTable) -> None:
         """Send *table* to every subscriber, now and to come."""
         async with self._changed:
-            self._version = table.version
-            self._encoded = encode_table(table)
-            self._changed.notify_all()
+            if table.version > self._version:
+                self._version = table.version
+                self._encoded = encode_table(table)
+                self._changed.notify_all()
 
     async def serve(self, stream: ReplicaStream) -> None:
         """Feed one subscriber until it leaves."""
@@ -76,20 +80,23 @@ class Publisher:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: all(s.acknowledged >= version for s in self._fed()))
         except TimeoutError:
+            for subscriber in self._fed():
+                subscriber.late = subscriber.acknowledged < version
             return False
         return True
 
     def _fed(self) -> Iterable[_Subscriber]:
         # Who has not been sent a table yet will get the newest one first.
-        return [s for s in self._subscribers if s.sent >= 0]
+        return [s for s in self._subscribers if s.sent >= 0 and not s.late]
 
     async def _read(self, stream: ReplicaStream, subscriber: _Subscriber) -> None:
         try:
-            async for message in stream.messages():
+            async for message in stream.messages(_VERSION.size):
                 (subscriber.acknowledged,) = _VERSION.unpack(message)
+                subscriber.late = subscriber.late and subscriber.acknowledged < self._version
                 await self._notify()
-        except Lost:
-            pass
+        except (Lost, ProtocolError, struct.error):
+            stream.abort()  # one that acknowledges nonsense would be waited for until it leaves
 
     async def _notify(self) -> None:
         async with self._changed:

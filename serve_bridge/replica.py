@@ -12,6 +12,9 @@ import contextvars
 import logging
 import time
 from collections import deque
+from collections.abc import Coroutine
+from functools import partial
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +23,14 @@ import msgspec
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import ReplicaContext, replica_context, request_deadline
-from serve_bridge.errors import BackendError, BackendStartError, ConfigError, MethodNotExposed, ProtocolError
+from serve_bridge.errors import (
+    BackendError,
+    BackendStartError,
+    ConfigError,
+    DeadlineExceeded,
+    MethodNotExposed,
+    ProtocolError,
+)
 from serve_bridge.executor import Executor
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
 from serve_bridge.specs import ReplicaSpec
@@ -109,21 +119,25 @@ class Replica:
         else:
             self._in_flight += 1
             answer = answer_http if isinstance(head, HttpHead) else answer_call
-            self._spawn(self._serve(answer(self._executor, method, head, stream), head.timeout_s), stream)  # type: ignore[arg-type]  # each head has its answer
+            work = answer(self._executor, method, head, stream)  # type: ignore[arg-type]  # each head has its answer
+            task = self._spawn(_serve(work, head.timeout_s), stream)
+            # Not in the task itself: one that is cancelled before its first step runs none of its code.
+            task.add_done_callback(partial(self._served, work, stream))
 
-    def _spawn(self, work: Any, stream: ReplicaStream) -> None:
+    def _spawn(self, work: Any, stream: ReplicaStream) -> asyncio.Task[None]:
         task = self._loop.create_task(work, context=self._context.copy())
         stream.on_cancel = task.cancel
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _serve(self, work: Any, timeout_s: float) -> None:
-        request_deadline.set(time.monotonic() + timeout_s)
-        try:
-            await work
-        finally:
-            work.close()  # if the task was cancelled before its first step
-            self._done()
+    def _served(self, work: Coroutine[Any, Any, None], stream: ReplicaStream, task: asyncio.Task[None]) -> None:
+        """A request's task has ended, however it did: its slot is free, and its caller has the last frame."""
+        work.close()
+        stream.abort()  # nothing, if its answer was ended
+        self._done()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("a request of backend %r was broken off", self._spec.backend, exc_info=error)
 
     def _done(self) -> None:
         self._in_flight -= 1
@@ -146,30 +160,56 @@ class Replica:
         method = self._methods.get(head.call_method or "__call__")
         if method is None:
             raise MethodNotExposed(self._spec.backend, head.call_method)
-        if self._in_flight >= self._limit or self._line:
-            turn = self._loop.create_future()
-            self._line.append(turn)
-            await turn
-        else:
-            self._in_flight += 1
+        deadline = time.monotonic() + head.timeout_s
+        await self._turn(head.timeout_s)
         replica_context.set(self._context[replica_context])
-        request_deadline.set(time.monotonic() + head.timeout_s)
+        request_deadline.set(deadline)
+        overdue = asyncio.timeout(deadline - time.monotonic())
         try:
-            result = await run_call(self._executor, method, head, data, kwargs)
-            return [item async for item in result] if hasattr(result, "__anext__") else result
-        except Exception:
+            async with overdue:
+                result = await run_call(self._executor, method, head, data, kwargs)
+                return [item async for item in result] if hasattr(result, "__anext__") else result
+        except TimeoutError:
+            if overdue.expired():
+                raise DeadlineExceeded(f"no result within {head.timeout_s:g} s", "unknown") from None
             raise
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError):
             raise
         except BaseException as error:  # SystemExit would end the actor
             raise BackendError(type(error).__name__, failure.text_of(error), failure.traceback_of(error)) from None
         finally:
             self._done()
 
+    async def _turn(self, timeout_s: float) -> None:
+        """Take a slot, after those that came before.
+
+        Raises:
+            DeadlineExceeded: None came free in time.
+        """
+        if self._in_flight < self._limit and not self._line:
+            self._in_flight += 1
+            return
+        turn = self._loop.create_future()
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # both happened in one turn of the loop
+                self._done()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no slot of the replica came free in time", "no") from None
+            raise
+
     # what the controller asks for
 
     def _start_control(self, stream: ReplicaStream, head: CallHead) -> None:
-        control = {"@check": self.check, "@configure": self.configure, "@drain": self.drain}.get(head.call_method)
+        controls: dict[str, Callable[..., Awaitable[Any]]] = {
+            "@check": self.check,
+            "@configure": self.configure,
+            "@drain": self.drain,
+        }
+        control = controls.get(head.call_method)
         if control is None:
             stream.reject("not exposed", head.call_method)
             return
@@ -225,3 +265,7 @@ class Replica:
         value = user_config.open() if isinstance(user_config, Opaque) else user_config
         await self._executor.run_hook(self._code.reconfigure, value)
 
+
+async def _serve(work: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    request_deadline.set(time.monotonic() + timeout_s)
+    await work

@@ -3,8 +3,13 @@
 Rule 1: no I/O, no clock; randomness comes in as an argument.
 Rule 2: every operation is O(1), however many replicas there are.
 
-Of two replicas drawn from those with a free slot, the less loaded one is taken (Mitzenmacher, "The power of two choices
-in randomized load balancing", 2001); its load is what it last reported, or what this router has there if that is more.
+Of two replicas drawn from those with a free place, the less loaded one is taken (Mitzenmacher, "The power of
+two choices in randomized load balancing", 2001); its load is what it last reported, or what this router has
+there if that is more. A report ages: it counts for one less each time that it loses, or a replica that was
+busy once with other routers' requests would get nothing again.
+
+A replica that says it is full gets no more than what it has, and one more after each answer: many routers
+share its places without asking it again and again.
 """
 
 from __future__ import annotations
@@ -23,22 +28,27 @@ class Slot(Generic[Link]):
         name: The replica's id.
         link: What leads to it; the router's own.
         in_flight: Requests this router has there.
+        window: Requests this router may have there; at most the set's limit.
         load: Requests it had over all callers when it last answered.
-        full: It said so; cleared by its next answer or by `ReplicaSet.reopen`.
         down: It cannot be reached or takes nothing new.
     """
 
-    __slots__ = ("down", "full", "in_flight", "link", "load", "member", "name", "position")
+    __slots__ = ("down", "in_flight", "link", "load", "member", "name", "position", "window")
 
-    def __init__(self, name: str, link: Link) -> None:
+    def __init__(self, name: str, link: Link, window: int) -> None:
         self.name = name
         self.link = link
         self.in_flight = 0
+        self.window = window
         self.load = 0
-        self.full = False
         self.down = False
         self.member = True
         self.position = -1
+
+    @property
+    def full(self) -> bool:
+        """Whether it has refused everything; see `ReplicaSet.reopen`."""
+        return self.window == 0
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, in_flight={self.in_flight}, load={self.load})"
@@ -53,6 +63,7 @@ class ReplicaSet(Generic[Link]):
         self._draw = draw
         self._slots: dict[str, Slot[Link]] = {}
         self._free: list[Slot[Link]] = []
+        self._up = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -72,11 +83,18 @@ class ReplicaSet(Generic[Link]):
     def limit(self, limit: int) -> None:
         self._limit = limit
         for slot in self._slots.values():
+            slot.window = limit
             self._sort_in(slot)
 
+    @property
+    def usable(self) -> bool:
+        """Whether any replica could ever answer, were it not full."""
+        return self._up > 0
+
     def add(self, name: str, link: Link) -> Slot[Link]:
-        """Let *name* take part."""
-        slot = self._slots[name] = Slot(name, link)
+        """Let *name*, which is not in the set, take part."""
+        slot = self._slots[name] = Slot(name, link, self._limit)
+        self._up += 1
         self._sort_in(slot)
         return slot
 
@@ -84,6 +102,7 @@ class ReplicaSet(Generic[Link]):
         """Let *name* get nothing more; what it has in flight may still be released."""
         slot = self._slots.pop(name)
         slot.member = False
+        self._up -= not slot.down
         self._sort_in(slot)
         return slot
 
@@ -100,9 +119,11 @@ class ReplicaSet(Generic[Link]):
             second = int(self._draw() * (count - 1))
             slot, other = free[first], free[second + (second >= first)]
             if max(other.load, other.in_flight) < max(slot.load, slot.in_flight):
-                slot = other
+                slot, other = other, slot
+            if other.load:
+                other.load -= 1
         slot.in_flight += 1
-        if slot.in_flight >= self._limit:
+        if slot.in_flight >= slot.window:
             self._sort_in(slot)
         return slot
 
@@ -110,30 +131,32 @@ class ReplicaSet(Generic[Link]):
         """Give a place back; the replica has reported *load*."""
         slot.in_flight -= 1
         slot.load = load
-        slot.full = False
-        self._sort_in(slot)
+        if slot.window < self._limit:
+            slot.window += 1
+        if slot.position < 0:
+            self._sort_in(slot)
 
-    def close(self, slot: Slot[Link]) -> None:
-        """The replica said that it is full: skip it until it answers, or until `reopen`."""
-        slot.full = True
+    def refuse(self, slot: Slot[Link], load: int) -> None:
+        """Give a place back: the replica said that it is full. If nothing is left there, see `reopen`."""
+        slot.in_flight -= 1
+        slot.load = load
+        slot.window = slot.in_flight
         self._sort_in(slot)
 
     def reopen(self, slot: Slot[Link]) -> None:
-        """Try a closed replica again."""
-        slot.full = False
+        """Try a replica again that refused everything: with one request."""
+        slot.window = max(slot.window, 1)
         self._sort_in(slot)
 
     def mark(self, slot: Slot[Link], *, down: bool) -> None:
         """Note whether the replica can be used at all."""
+        if slot.member:
+            self._up += slot.down - down
         slot.down = down
         self._sort_in(slot)
 
-    def usable(self) -> bool:
-        """Whether any replica could ever answer, were it not full; O(replicas), for error paths."""
-        return any(not slot.down for slot in self._slots.values())
-
     def _sort_in(self, slot: Slot[Link]) -> None:
-        free = slot.member and not slot.down and not slot.full and slot.in_flight < self._limit
+        free = slot.member and not slot.down and slot.in_flight < slot.window
         if free and slot.position < 0:
             slot.position = len(self._free)
             self._free.append(slot)

@@ -1,8 +1,8 @@
 """The router of one event loop: picks the backend, then the replica, and sees the request through.
 
 Rule 1: touched from its own loop only; nothing here waits for Ray, the controller or a lock.
-Rule 2: a request is sent again only where that is safe: it provably did not start, or it is idempotent, whole in hand,
-        and the retry budget allows it.
+Rule 2: a request is sent again only where that is safe: it provably did not start, or it is idempotent,
+    whole in hand, and the retry budget allows it.
 Rule 3: O(1) work a request; what a table decides is computed when the table arrives.
 """
 
@@ -23,7 +23,6 @@ from serve_bridge.errors import (
     MethodNotExposed,
     NotConnected,
     ReplicaDied,
-    ServeBridgeError,
 )
 from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
 from serve_bridge.pool import Link, ReplicaPool, Waiting
@@ -51,21 +50,22 @@ class Outgoing(Protocol):
         shard_key: Decides the backend if given.
         timeout_s: Seconds that all of it may take.
         idempotent: Whether running it twice does no harm.
-        body: What follows the head: segments that can be sent again, or an iterator that cannot; None if the head is all.
+        body: What follows the head: segments that can be sent again, or an iterator that cannot; None if the
+            head is all.
     """
 
     @property
-    def endpoint(self) -> str: ...
+    def endpoint(self) -> str: ...  # noqa: D102 - see above, and so below
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind: ...  # noqa: D102
     @property
-    def shard_key(self) -> str | None: ...
+    def shard_key(self) -> str | None: ...  # noqa: D102
     @property
-    def timeout_s(self) -> float: ...
+    def timeout_s(self) -> float: ...  # noqa: D102
     @property
-    def idempotent(self) -> bool: ...
+    def idempotent(self) -> bool: ...  # noqa: D102
     @property
-    def body(self) -> Sequence[Segment] | AsyncIterator[bytes] | None: ...
+    def body(self) -> Sequence[Segment] | AsyncIterator[bytes] | None: ...  # noqa: D102
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head for *backend*, by table *version*, with *timeout_s* left."""
@@ -98,6 +98,7 @@ class _Passage(Waiting):
 
     def expire(self) -> None:
         """Time is up: stop whatever stage the request is in."""
+        self.expired = True
         if self.stream is not None:
             self.stream.cancel(DeadlineExceeded("the backend did not answer in time", "unknown"))
         else:
@@ -157,19 +158,40 @@ class Router:
 
     def close(self) -> None:
         """Drop every connection; what is in flight fails."""
-        for task in self._shadows:
+        for task in list(self._shadows):
             task.cancel()
         for pool in self._pools.values():
             pool.abandon()
 
     def choose(self, endpoint: str, shard_key: str | None) -> tuple[str, tuple[str, ...]]:
-        """Return the backend that gets a request to *endpoint*, and the shadows that get copies; from any thread.
+        """Return the backend that gets a request to *endpoint*, and the shadows; from any thread.
 
         Raises:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
         """
         policy = self._policy(endpoint)
         return self._choose(policy, shard_key), policy.shadows_for(random.random)
+
+    def bypass(self, endpoint: str, shard_key: str | None) -> str | None:
+        """Return the backend for a request that its caller's own thread sends; None if it has to come through here.
+
+        It has to if shadows get copies, or if others wait for that backend already. From any thread.
+
+        Raises:
+            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+        """
+        policy = self._policy(endpoint)
+        if policy.shadows:
+            return None
+        backend = self._choose(policy, shard_key)
+        pool = self._pools.get(backend)
+        return None if pool is None or pool.waiting else backend
+
+    def slot_freed(self, backend: str) -> None:
+        """Somebody else's request to *backend* is done: who waits here because it was full may try. From any thread."""
+        pool = self._pools.get(backend)
+        if pool is not None and pool.waiting:
+            self._loop.call_soon_threadsafe(pool.reopen_all)
 
     async def route(self, request: Outgoing) -> tuple[CallerStream, Frame]:
         """Send *request* to a replica; return its stream and the RESPONSE frame.
@@ -205,20 +227,22 @@ class Router:
     async def _send(self, pool: ReplicaPool, request: Outgoing) -> tuple[CallerStream, Frame]:
         """Attempt *request* until it is answered or may not be sent again."""
         passage = _Passage(pool, request.timeout_s, self._loop)
-        attempts = 0
+        again = retried = False
         try:
             while True:
-                stream = await self._open(passage, request, again=attempts > 0)
                 try:
+                    stream = await self._open(passage, request, again=again)
                     frame = await stream.reply
                 except Rejected as rejected:
                     self._check_rejection(rejected.rejection, pool)
                 except Lost as lost:
-                    self._check_loss(lost, request, attempts)
+                    if lost.started != "no":
+                        self._check_retry(lost, request, retried)
+                        retried = True
                 else:
                     passage.handed_over = passage.slot is not None
                     return stream, frame
-                attempts += 1
+                again = True
         except Aborted:
             raise BackendError("Aborted", "the replica broke the answer off") from None
         except asyncio.CancelledError:
@@ -234,6 +258,8 @@ class Router:
         pool = passage.pool
         slot, connection = await pool.acquire(passage, again=again)
         try:
+            if passage.expired:
+                raise passage.too_late()
             assert self.table is not None
             head = request.encode(pool.name, self.table.version, passage.deadline - self._loop.time())
             stream = connection.open(request.kind, head, end=request.body is None)
@@ -243,7 +269,7 @@ class Router:
         passage.slot, passage.stream = slot, stream
         stream.on_done = passage.done
         if request.body is not None:
-            stream.upload = self._loop.create_task(_upload(stream, request.body))
+            stream.start_upload(request.body)
         return stream
 
     def _check_rejection(self, rejection: Rejection, pool: ReplicaPool) -> None:
@@ -256,12 +282,10 @@ class Router:
         if rejection.reason not in ("full", "draining", "foreign"):
             raise BackendError("Rejected", rejection.detail or rejection.reason)
 
-    def _check_loss(self, lost: Lost, request: Outgoing, attempts: int) -> None:
-        """Return if the request may be sent again although its connection was lost; else raise."""
-        if lost.started == "no":
-            return
+    def _check_retry(self, lost: Lost, request: Outgoing, retried: bool) -> None:
+        """Return if the request may be sent again although it may have run; else raise."""
         held = not isinstance(request.body, AsyncIterator)
-        if request.idempotent and held and attempts == 0 and self._retries >= 1:
+        if request.idempotent and held and not retried and self._retries >= 1:
             self._retries -= 1
             self.statistics.retried += 1
             return
@@ -271,20 +295,25 @@ class Router:
         """Send copies to the shadows that this request draws; nothing of them reaches the caller."""
         for backend in policy.shadows_for(random.random):
             # A body that is streamed exists once; its shadow is left out rather than the primary delayed.
-            if len(self._shadows) >= MAX_SHADOWS_IN_FLIGHT or isinstance(request.body, AsyncIterator):
+            pool = self._pools.get(backend)
+            busy = len(self._shadows) >= MAX_SHADOWS_IN_FLIGHT
+            if pool is None or busy or isinstance(request.body, AsyncIterator):
                 self.statistics.shadows_dropped += 1
                 continue
-            task = self._loop.create_task(self._send_shadow(self._pools[backend], request))
+            task = self._loop.create_task(self._send_shadow(pool, request))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
 
     async def _send_shadow(self, pool: ReplicaPool, request: Outgoing) -> None:
         try:
             stream, _ = await self._send(pool, request)
-            async for _ in stream.chunks():
-                pass  # read, or the shadow's producer would stand still and hold its slot
+            try:
+                async for _ in stream.chunks():
+                    pass  # read, or the shadow's producer would stand still and hold its slot
+            finally:
+                stream.cancel()
             self.statistics.shadows_sent += 1
-        except (ServeBridgeError, Lost, Aborted) as error:
+        except Exception as error:  # whatever it is, it is the shadow's
             self.statistics.shadows_dropped += 1
             _logger.info("shadow request to %s failed: %s", pool.name, error)
 
@@ -298,18 +327,3 @@ def _rejection_of(stream: CallerStream | None) -> Rejection | None:
         return None
     error = stream.reply.exception()
     return error.rejection if isinstance(error, Rejected) else None
-
-
-async def _upload(stream: CallerStream, body: Sequence[Segment] | AsyncIterator[bytes]) -> None:
-    """Send a request's body, as the replica gives credit."""
-    try:
-        if not isinstance(body, AsyncIterator):
-            await stream.send_segments(body, end=True)
-            return
-        async for chunk in body:
-            await stream.send_segments([chunk], end=False)
-        await stream.send_segments([], end=True)
-    except Lost:
-        pass  # the answer came first, or the connection went: the reply says which
-    except Exception as error:  # the source of the body broke: the request cannot be finished
-        stream.cancel(error)

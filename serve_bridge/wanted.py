@@ -84,7 +84,7 @@ class Wanted:
         """Take *name* away and return it; None if it is unknown.
 
         Raises:
-            ConfigError: A traffic policy names it. With *force* a shadow is simply removed; a split still refuses.
+            ConfigError: A traffic policy names it. With *force* a shadow is simply removed; a split refuses.
         """
         using = [e for e in self.endpoints.values() if name in e.policy.weights]
         shadowing = [e for e in self.endpoints.values() if name in e.policy.shadows]
@@ -97,7 +97,9 @@ class Wanted:
             self.endpoints[endpoint.name] = replace(endpoint, policy=endpoint.policy.with_shadow(name, 0))
         return self.backends.pop(name, None)
 
-    def create_endpoint(self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
+    def create_endpoint(
+        self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]
+    ) -> None:
         """Add an endpoint whose traffic all goes to *backend*.
 
         Raises:
@@ -156,7 +158,10 @@ class Wanted:
         return RoutingTable(
             generation,
             version,
-            {name: _backend_route(backend, replicas.get(name, ())) for name, backend in self.backends.items()},
+            {
+                name: _backend_route(backend, replicas.get(name, ()))
+                for name, backend in self.backends.items()
+            },
             {
                 name: EndpointRoute(e.route, e.methods, dict(e.policy.weights), dict(e.policy.shadows))
                 for name, e in self.endpoints.items()

@@ -18,7 +18,7 @@ import math
 import socket
 import uuid
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,7 +76,11 @@ class EdgeState(ServerState):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """uvicorn's protocol behind the framer, with the deadlines of `HTTPOptions`."""
+    """uvicorn's protocol behind the framer, with the deadlines of `HTTPOptions`.
+
+    Attributes:
+        gave_up: Nobody receives the answer any more: the connection is lost, or the request was refused.
+    """
 
     server_state: EdgeState
 
@@ -85,7 +89,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self.access_log = False
         self.logger = state.logger
         self.gave_up = False
-        """The application's answer goes nowhere: the connection is lost or refused."""
         self._framer = RequestFramer(state.framing)
         self._deadline = math.inf
         self._reading_head = True
@@ -188,11 +191,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # Callbacks of the parser
 
-    def on_message_begin(self) -> None:
-        """Called by the parser before a head."""
-        super().on_message_begin()
-        self._has_connection_header = False
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser for each header; drops what must not reach the application."""
         name = name.lower()
@@ -204,25 +202,29 @@ class EdgeProtocol(HttpToolsProtocol):
             self._has_connection_header = True
         elif name == b"expect":
             self.expect_100_continue = True
-        self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser after a head: the request is dispatched."""
-        self._reading_head = False
-        self._deadline = math.inf
-        self._body_time = 0.0
-        super().on_headers_complete()
+        self.headers.append((name, value.rstrip(b" \t")))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         scope = cast(Scope, cycle.scope)
+        self._reading_head = False
+        self._deadline = math.inf
+        self._body_time = 0.0
         if self._has_connection_header:
+            self._has_connection_header = False
             scope["headers"] = end_to_end(scope["headers"])
         if scope["http_version"] != "1.1":
             cycle.waiting_for_100_continue = False
         served = answer_asterisk if scope["path"] == "*" else cast(ASGIApp, app)
-        super()._start_asgi_task(cycle, cast(Any, ResponseWriter(served, cycle, self)))
+        task = self.loop.create_task(ResponseWriter(served, cycle, self).run())
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     # What the writer of the answer needs
+
+    @property
+    def date_line(self) -> bytes:
+        """The Date header of an answer that begins now, as a line."""
+        return self.server_state.date_line
 
     def write(self, data: bytes) -> None:
         """Write bytes of an answer, if anybody can still receive them."""
@@ -232,8 +234,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the answer that begins now."""
-        unread = 0 if self._framer.at_head else self._framer.body_left
-        return unread <= UNREAD_BYTES and not self.server_state.draining
+        framer = self._framer
+        return (framer.at_head or framer.body_left <= UNREAD_BYTES) and not self.server_state.draining
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or close."""
@@ -325,9 +327,10 @@ class EdgeProtocol(HttpToolsProtocol):
     def _expire(self) -> None:
         if self.transport.is_closing() or self._lingering:
             self.transport.abort()
-        else:
-            self._deadline = math.inf
+        elif self._busy:
             self.transport.close()
+        else:  # a request that crosses with the close meets a FIN and no reset
+            self._linger()
 
     def _sweep_write(self, elapsed: float) -> None:
         taken = self._written - self.transport.get_write_buffer_size()

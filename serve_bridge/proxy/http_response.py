@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import http
+import logging
 import re
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-if TYPE_CHECKING:
-    from serve_bridge.proxy.http_protocol import EdgeProtocol
-
-__all__ = ["HOP_BY_HOP", "ResponseWriter", "status_line"]
+__all__ = ["HOP_BY_HOP", "Connection", "ResponseWriter", "status_line"]
 
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -48,58 +47,86 @@ def status_line(status: int) -> bytes:
 _STATUS_LINES: Final = {status: status_line(status) for status in range(102, 600)}
 
 
+class Connection(Protocol):
+    """What the writer needs of the connection it writes to.
+
+    Attributes:
+        gave_up: Nobody receives the answer any more: the connection is lost, or the request was refused.
+    """
+
+    flow: FlowControl
+    gave_up: bool
+    logger: logging.Logger
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+
+    @property
+    def date_line(self) -> bytes:
+        """The Date header of an answer that begins now, as a line."""
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of an answer, if anybody can still receive them."""
+
+    def may_keep_alive(self) -> bool:
+        """Return whether the connection may serve another request after the answer that begins now."""
+
+    def answer_problem(self, status: int, reason: str, request_id: str) -> None:
+        """Answer the request, of whose answer nothing is out, with a problem; then close."""
+
+
 class ResponseWriter:
     """Runs the application for one request and writes what it sends.
 
-    It takes the place of the application in uvicorn's request cycle, which keeps the request side.
+    It takes the place of the sending half of uvicorn's request cycle, which keeps the receiving half.
     """
 
-    __slots__ = ("_app", "_bodyless", "_chunked", "_cycle", "_head", "_left", "_protocol")
+    __slots__ = ("_app", "_bodyless", "_chunked", "_connection", "_cycle", "_head", "_left")
 
-    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle, protocol: EdgeProtocol) -> None:
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle, connection: Connection) -> None:
         self._app = app
         self._cycle = cycle
-        self._protocol = protocol
+        self._connection = connection
         self._bodyless = self._chunked = False
         self._left: int | None = None
         self._head = b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: object) -> None:
+    async def run(self) -> None:
         """Run the application; an answer that it leaves incomplete becomes a 500, or is cut off."""
         # BaseException: SystemExit in a task would end the loop, and with it every other request.
         try:
-            await self._app(scope, receive, self.send)
+            await self._app(cast(Scope, self._cycle.scope), cast(Receive, self._cycle.receive), self.send)
         except asyncio.CancelledError:
-            self._protocol.transport.abort()
+            if not self._connection.transport.is_closing():
+                self._fail()
         except BaseException:
-            self._protocol.logger.exception("the application failed")
+            self._connection.logger.exception("the application failed")
             self._fail()
         else:
-            if not self._cycle.response_complete and not self._protocol.gave_up:
-                self._protocol.logger.error("the application returned before its answer was complete")
+            if not self._cycle.response_complete and not self._connection.gave_up:
+                self._connection.logger.error("the application returned before its answer was complete")
                 self._fail()
 
     def _fail(self) -> None:
         """Answer with 500 while nothing of the answer is out; abort later, lest it be taken for whole."""
-        if self._cycle.response_complete or self._protocol.gave_up:
+        if self._cycle.response_complete or self._connection.gave_up:
             return
         if self._head or not self._cycle.response_started:
             self._head = b""
-            self._protocol.answer_problem(500, "the application failed", uuid.uuid4().hex)
+            self._connection.answer_problem(500, "the application failed", uuid.uuid4().hex)
         else:
-            self._protocol.transport.abort()
+            self._connection.transport.abort()
 
     async def send(self, message: Message) -> None:
         """Write one ASGI message; wait first while the client takes nothing."""
-        flow = self._protocol.flow
-        if flow.write_paused:
-            await flow.drain()
-        if self._protocol.gave_up:
+        connection, cycle = self._connection, self._cycle
+        if connection.flow.write_paused:
+            await connection.flow.drain()
+        if connection.gave_up:
             return
-        cycle, kind = self._cycle, message["type"]
-        if not cycle.response_started and kind == "http.response.start":
+        kind = message["type"]
+        if kind == "http.response.start" and not cycle.response_started:
             self._start(message)
-        elif cycle.response_started and not cycle.response_complete and kind == "http.response.body":
+        elif kind == "http.response.body" and cycle.response_started and not cycle.response_complete:
             self._body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
@@ -113,7 +140,7 @@ class ResponseWriter:
         keep_alive = self._headers(
             message.get("headers", ()), head, without_length=status < 200 or status == 204
         )
-        keep_alive = keep_alive and cycle.keep_alive and status >= 200 and self._protocol.may_keep_alive()
+        keep_alive = keep_alive and cycle.keep_alive and status >= 200 and self._connection.may_keep_alive()
         self._bodyless = status < 200 or status in (204, 304) or cycle.scope["method"] == "HEAD"
         if self._left is None and not self._bodyless:
             if cycle.scope["http_version"] == "1.1":
@@ -129,12 +156,12 @@ class ResponseWriter:
         cycle.waiting_for_100_continue = False
         # Most bodies follow in the same turn of the loop; one write costs half of two.
         self._head = b"".join(head)
-        self._protocol.loop.call_soon(self._flush_head)
+        self._connection.loop.call_soon(self._flush_head)
 
     def _flush_head(self) -> None:
         head, self._head = self._head, b""
-        if head and not self._protocol.transport.is_closing():
-            self._protocol.write(head)
+        if head and not self._connection.transport.is_closing():
+            self._connection.write(head)
 
     def _headers(self, headers: Iterable[Any], head: list[bytes], *, without_length: bool) -> bool:
         """Append the application's headers and a date to *head*; return whether they keep the connection."""
@@ -156,7 +183,7 @@ class ResponseWriter:
                 continue
             head += (lowered, b": ", value, b"\r\n")
         if not dated:
-            head.append(self._protocol.server_state.date_line)
+            head.append(self._connection.date_line)
         return keep_alive
 
     def _body(self, body: bytes, more_body: bool) -> None:
@@ -170,14 +197,14 @@ class ResponseWriter:
             self._flush_head()
         if self._head or body:
             head, self._head = self._head, b""
-            self._protocol.write(head + body if head else body)
+            self._connection.write(head + body if head else body)
         if not more_body:
             self._complete()
 
     def _counted(self, body: bytes) -> bytes:
         assert self._left is not None
         if len(body) > self._left:
-            self._protocol.logger.warning("a response body was longer than its content-length and was cut")
+            self._connection.logger.warning("a response body was longer than its content-length and was cut")
             body = body[: self._left]
         self._left -= len(body)
         return body
@@ -185,7 +212,7 @@ class ResponseWriter:
     def _complete(self) -> None:
         cycle = self._cycle
         if self._left and not self._bodyless:
-            self._protocol.logger.warning("a response body was shorter than its content-length")
+            self._connection.logger.warning("a response body was shorter than its content-length")
             cycle.keep_alive = False
         cycle.response_complete = True
         cycle.message_event.set()

@@ -11,11 +11,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from serve_bridge.client import Client
 from serve_bridge.config import HTTPOptions
 from serve_bridge.controller import Controller, Settings
 from serve_bridge.errors import ConfigError
-from serve_bridge.instance import make_directory, new_generation
+from serve_bridge.instance import Instance, make_directory, new_generation
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.replica import Replica
@@ -57,13 +56,15 @@ class LocalRuntime:
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
         """Start a replica on a thread; Ray's *options* mean nothing here."""
-        return await self._launch(spec.replica, Replica(spec, key))
+        address: ReplicaAddress = await self._launch(spec.replica, Replica(spec, key))
+        return address
 
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
         """Start a proxy on a thread."""
         from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
 
-        return await self._launch(spec.proxy, Proxy(spec, key))
+        where: tuple[ReplicaAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
+        return where
 
     async def _launch(self, name: str, process: Any) -> Any:
         thread = LoopThread(f"serve_bridge-{name}")
@@ -94,8 +95,8 @@ class LocalRuntime:
 _names: set[str] = set()
 
 
-def start_instance(name: str, http: HTTPOptions) -> Client:
-    """Start an instance in this process and return its client.
+def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
+    """Start an instance in this process; return how it is found, and what to call once it was shut down.
 
     Raises:
         ConfigError: An instance of that name runs here.
@@ -127,4 +128,4 @@ def start_instance(name: str, http: HTTPOptions) -> Client:
         thread.join(5.0)
         _names.discard(name)
 
-    return Client(instance, on_close=ended, lease=True)
+    return instance, ended

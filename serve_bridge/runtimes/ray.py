@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,21 +24,19 @@ try:
     import ray
 except ImportError as error:
     raise ImportError("runtime='ray' needs Ray: pip install 'serve-bridge[ray]'") from error
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve_bridge import instance as instances
-from serve_bridge.client import Client
 from serve_bridge.config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller, Settings
-from serve_bridge.errors import BackendOverloaded, BackendStartError, ConfigError, ServeBridgeError
+from serve_bridge.errors import BackendOverloaded, BackendStartError, ConfigError
 from serve_bridge.instance import Instance, make_directory, new_generation
-from serve_bridge.messages import CallHead, ReplicaAddress, RoutingTable
+from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica import Replica
-from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.router import Router
 from serve_bridge.runtime import Store
+from serve_bridge.shared_replicas import SharedReplicas
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key
@@ -65,8 +62,10 @@ def controller_name(name: str) -> str:
 # Starting an instance
 
 
-def start_instance(name: str, http: HTTPOptions, *, detached: bool, address: str | None) -> Client:
-    """Start an instance on Ray and return its client.
+def start_instance(
+    name: str, http: HTTPOptions, *, detached: bool, address: str | None
+) -> tuple[Instance, Callable[[], None]]:
+    """Start an instance on Ray; return how it is found, and what to call once it was shut down.
 
     Raises:
         ConfigError: An instance of that name runs on the cluster.
@@ -111,21 +110,24 @@ def _kept_signal_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start_controller(name: str, http: HTTPOptions, *, detached: bool, on_close: Any) -> Client:
+def _start_controller(
+    name: str, http: HTTPOptions, *, detached: bool, on_close: Callable[[], None] | None
+) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
-    host = ray.util.get_node_ip_address()
+    host = _node_ip()
     node = ray.get_runtime_context().get_node_id()
     settings = Settings(
         name=name,
         generation=generation,
         directory=str(make_directory(name, generation)),
         detached=detached,
-        tcp_host=None if is_loopback(host) or len(ray.nodes()) == 1 and on_close is not None else host,
+        # A cluster of our own has one node, and its unix sockets reach everybody.
+        tcp_host=None if is_loopback(host) or on_close is not None else host,
         http=http,
     )
     options = _options(node, name=controller_name(name), max_restarts=-1)
     try:
-        controller = ray.remote(ControllerActor).options(**options).remote(settings, Key())
+        controller = _actor(ControllerActor, options, settings, Key())
         instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except ValueError as error:
         if "already" not in str(error) and "taken" not in str(error):
@@ -142,7 +144,7 @@ def _start_controller(name: str, http: HTTPOptions, *, detached: bool, on_close:
         if on_close is not None:
             on_close()
 
-    return Client(instance, on_close=ended, lease=not detached)
+    return instance, ended
 
 
 def _user_error(error: BaseException) -> BaseException:
@@ -229,7 +231,18 @@ class ProxyActor:
 
 
 def _own_host(tcp_host: str | None) -> str | None:
-    return None if tcp_host is None else ray.util.get_node_ip_address()
+    return None if tcp_host is None else _node_ip()
+
+
+def _node_ip() -> str:
+    util: Any = ray.util  # its functions have no types
+    return str(util.get_node_ip_address())
+
+
+def _actor(cls: type, options: dict[str, Any], *args: Any) -> Any:
+    """Create an actor and return its handle, whose methods Ray makes up at run time."""
+    remote: Any = ray.remote(cls)
+    return remote.options(**options).remote(*args)
 
 
 # The runtime
@@ -279,7 +292,7 @@ class RayRuntime:
         engine = _options(None, name=name)
         del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
         try:
-            actor = ray.remote(ReplicaActor).options(**(engine | options)).remote(spec, key)
+            actor = _actor(ReplicaActor, engine | options, spec, key)
             self._actors[spec.replica] = actor
             address: ReplicaAddress = await actor.start.remote()
         except RayTaskError as error:
@@ -296,7 +309,7 @@ class RayRuntime:
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
         """Start a proxy as an actor on its node."""
         options = _options(spec.node, name=actor_name(spec.generation, spec.proxy))
-        actor = ray.remote(ProxyActor).options(**options).remote(spec, key)
+        actor = _actor(ProxyActor, options, spec, key)
         self._actors[spec.proxy] = actor
         try:
             address, url = await actor.start.remote()
@@ -330,7 +343,7 @@ class RayRuntime:
 
     async def nodes(self) -> list[str]:
         """Return the ids of the nodes that are alive, the controller's own first."""
-        nodes = await asyncio.to_thread(ray.nodes)
+        nodes: Any = await asyncio.to_thread(ray.nodes)
         alive = [node["NodeID"] for node in nodes if node["Alive"]]
         return sorted(alive, key=lambda node: node != self._own_node)
 
@@ -349,23 +362,13 @@ def _short(error: BaseException) -> str:
 # Calls that return an ObjectRef
 
 
-class _Pool:
-    """A backend's replicas as actors, with what this process has in flight on each."""
-
-    def __init__(self) -> None:
-        self.replicas: ReplicaSet[Any] = ReplicaSet(MAX_CONCURRENCY)
-        self.in_flight = 0
-        self.most = 0
-
-
 class RaySubmitter:
     """Makes `handle.remote` calls; one per client and process, used by any thread."""
 
     def __init__(self, instance: Instance) -> None:
         self._generation = instance.generation
-        self._lock = threading.Lock()
-        self._table: RoutingTable | None = None
-        self._pools: dict[str, _Pool] = {}
+        # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
+        self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls)
 
     def submit(
         self,
@@ -390,46 +393,36 @@ class RaySubmitter:
         return self._call(router, backend, encoded, data, kwargs)
 
     def _call(self, router: Router, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        with self._lock:
-            if router.table is not self._table and router.table is not None:
-                self._apply(router.table)
-            pool = self._pools.get(backend)
-            slot = pool.replicas.acquire() if pool is not None else None
-            if pool is None or slot is None:
-                raise BackendOverloaded(f"backend {backend!r} has no ready replica")
-            if pool.in_flight >= pool.most:
-                pool.replicas.release(slot, slot.load)
-                raise BackendOverloaded(f"backend {backend!r}: too many calls of this process wait (max_queued_queries)")
-            pool.in_flight += 1
+        assert router.table is not None
+        slot = self._replicas.acquire(router.table, backend)
+        if slot is None:
+            raise BackendOverloaded(
+                f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
+            )
         try:
-            reference = self._actor(slot).call.remote(head, data, **kwargs)
+            reference = slot.link.handle(self._generation).call.remote(head, data, **kwargs)
         except BaseException:
-            self._done(pool, slot)
+            self._replicas.release(backend, slot, slot.load)
             raise
-        reference._on_completed(lambda _: self._done(pool, slot))
+        reference._on_completed(lambda _: self._replicas.release(backend, slot, 0))
         return reference
 
-    def _done(self, pool: _Pool, slot: Slot[Any]) -> None:
-        with self._lock:
-            pool.in_flight -= 1
-            pool.replicas.release(slot, 0)
 
-    def _actor(self, slot: Slot[Any]) -> Any:
-        if slot.link is None:
-            slot.link = ray.get_actor(actor_name(self._generation, slot.name), namespace=NAMESPACE)
-        return slot.link
+class _Actor:
+    """A replica as an actor; looked up when it is first called."""
 
-    def _apply(self, table: RoutingTable) -> None:
-        self._table = table
-        for name, route in table.backends.items():
-            pool = self._pools.setdefault(name, _Pool())
-            pool.most = route.max_queued_queries + route.max_concurrent_queries * len(route.replicas)
-            wanted = {address.replica for address in route.replicas}
-            for slot in pool.replicas:
-                if slot.name not in wanted:
-                    pool.replicas.remove(slot.name)
-            for replica in wanted:
-                if replica not in pool.replicas:
-                    pool.replicas.add(replica, None)
-        for name in self._pools.keys() - table.backends.keys():
-            del self._pools[name]
+    __slots__ = ("_handle", "_name")
+
+    def __init__(self, address: ReplicaAddress) -> None:
+        self._name = address.replica
+        self._handle: Any = None
+
+    def handle(self, generation: str) -> Any:
+        if self._handle is None:
+            self._handle = ray.get_actor(actor_name(generation, self._name), namespace=NAMESPACE)
+        return self._handle
+
+
+def _most_calls(route: BackendRoute) -> int:
+    """Return how many calls of this process one replica may have, so that all have `max_queued_queries` waiting."""
+    return route.max_concurrent_queries + -(-route.max_queued_queries // max(1, len(route.replicas)))

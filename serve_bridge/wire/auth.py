@@ -13,8 +13,9 @@ Rule 3: the key never appears in a message, an error or a `repr`.
 
     proof = HMAC-SHA256(key, side | caller's hello | listener's hello)        (RFC 2104)
 
-Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It gives
-no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private network around it.
+Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It
+gives no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private
+network around it.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ class Handshake:
 class Seal:
     """A MAC over every record of one direction of a TCP connection: length u32 | MAC 16 | data."""
 
-    LIMIT: Final = 4 << 20
+    LIMIT: Final = 256 << 10
+    """Bytes of data in one record; what is longer becomes several."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -175,7 +177,7 @@ class Seal:
 
     def close(self, data: bytes) -> bytes:
         """Return *data* as records that only the peer's twin of this seal accepts, in this order."""
-        pieces = []
+        pieces: list[bytes] = []
         for start in range(0, len(data), self.LIMIT):
             piece = data[start : start + self.LIMIT]
             pieces += (struct.pack("<I", len(piece)), self._mac(piece), piece)

@@ -39,7 +39,7 @@ async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
     """
     if head.size == len(head.body):
         return payload.unpack(head.body)
-    if head.size > MAX_CALL_BYTES:
+    if not 0 <= head.size <= MAX_CALL_BYTES:
         raise ProtocolError(f"arguments of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
     stream.accept_body()
     return payload.unpack(await stream.read(head.size))
@@ -70,22 +70,22 @@ def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
 
 async def answer_item(stream: ReplicaStream, item: object) -> None:
     """Send the next item of a generator, whose head has been sent."""
-    await stream.send_segments([b"\0", *payload.pack(item)], end=False)
+    await stream.send_segments([*payload.pack(item), b"\0"], end=False)  # last, so that buffers stay aligned
 
 
 async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
     """End a generator's items, with *error* if it raised."""
-    await stream.send_segments([b"\1" + failure.pack(error)] if error is not None else [], end=True)
+    await stream.send_segments([failure.pack(error), b"\1"] if error is not None else [], end=True)
 
 
 async def read_answer(stream: CallerStream, frame: Frame) -> Any:
     """Return the result that *frame* begins, or raise what user code raised.
 
     Raises:
-        ProtocolError: The result is larger than `MAX_CALL_BYTES`.
+        ProtocolError: The result is larger than `MAX_CALL_BYTES`, or no result.
         SerializationError: The result cannot be rebuilt here.
     """
-    head = decode_answer(frame.payload)
+    head = _head_of(frame)
     data: bytes | bytearray = head.body
     if head.size != len(data):
         if head.size > MAX_CALL_BYTES or head.size < 0:
@@ -96,22 +96,47 @@ async def read_answer(stream: CallerStream, frame: Frame) -> Any:
     return payload.unpack(data)
 
 
+def value_of(head: bytes, body: bytes) -> Any:
+    """Return the result in an answer that has come whole, or raise what user code raised.
+
+    Raises:
+        ProtocolError: It has another size than its head says.
+        SerializationError: It cannot be rebuilt here.
+    """
+    answer = decode_answer(head)
+    data = body or answer.body
+    if len(data) != answer.size:
+        raise ProtocolError(f"result of {len(data)} bytes where {answer.size} were announced")
+    if answer.failed:
+        raise failure.unpack(data)
+    return payload.unpack(data)
+
+
 async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
-    """Iterate what a generator yields; a plain result is its only item."""
-    head = decode_answer(frame.payload)
+    """Iterate what a generator yields; a plain result is its only item. Raises as `read_answer` does."""
+    head = _head_of(frame)
     if head.size >= 0:
         yield await read_answer(stream, frame)
         return
     async for message in stream.messages():
         if not message:
             continue  # the empty last message
-        body = memoryview(message)[1:]
-        if message[0]:
+        body = memoryview(message)[:-1]
+        if message[-1]:
             raise failure.unpack(body)
         yield payload.unpack(body)
 
 
-async def control(connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
+def _head_of(frame: Frame) -> CallAnswer:
+    try:
+        return decode_answer(frame.payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"an answer's head is malformed: {error}") from None
+
+
+async def control(
+    connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any
+) -> Any:
     """Call operation *name* of whoever listens at the other end, and return its result.
 
     Raises:
@@ -128,7 +153,7 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
     try:
         async with asyncio.timeout(timeout_s):
             if not inline:
-                await stream.send_segments(segments, end=True)
+                stream.start_upload(segments)
             return await read_answer(stream, await stream.reply)
     except Rejected as rejected:
         raise ProtocolError(f"{name}: {rejected.rejection.reason} {rejected.rejection.detail}") from None
@@ -138,7 +163,9 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
         stream.cancel()
 
 
-async def answer_control(stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
+async def answer_control(
+    stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]
+) -> None:
     """Run *operation* with the arguments of the call that *head* opened, and send its result."""
     try:
         args, kwargs = await read_arguments(stream, head)

@@ -1,8 +1,8 @@
 """Exceptions of user code as bytes.
 
 Rule 1: the type's name, its text and the remote traceback are written first and always arrive.
-Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so that an odd
-        exception class can cost its type and never the answer.
+Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so
+    that an odd exception class can cost its type and never the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import traceback
 
 import msgspec
 
-from serve_bridge.errors import BackendError, ServeBridgeError
+from serve_bridge.errors import BackendError, ProtocolError, ServeBridgeError
 from serve_bridge.wire import payload
 
 
@@ -22,7 +22,7 @@ class _Failure(msgspec.Struct, frozen=True, array_like=True):
     pickled: bytes
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - it is a traceback, shown as the cause, like concurrent.futures'
+class RemoteTraceback(Exception):
     """The traceback of an exception in the process where it was raised."""
 
     def __str__(self) -> str:
@@ -40,12 +40,21 @@ def pack(error: BaseException) -> bytes:
 
 def pack_short(error: BaseException) -> bytes:
     """Return *error* as bytes with its texts cut: for one too long to send whole."""
-    return _encode(_Failure(type(error).__qualname__, text_of(error)[:4096], traceback_of(error)[-16384:], b""))
+    return _encode(
+        _Failure(type(error).__qualname__[:256], text_of(error)[:4096], traceback_of(error)[-16384:], b"")
+    )
 
 
 def unpack(data: bytes | bytearray | memoryview) -> BaseException:
-    """Return the exception that `pack` has packed: as its own type, else as `BackendError`."""
-    failure = _decode(data)
+    """Return the exception that `pack` has packed: as its own type, else as `BackendError`.
+
+    Raises:
+        ProtocolError: *data* is not what `pack` returns.
+    """
+    try:
+        failure = _decode(data)
+    except msgspec.MsgspecError as malformed:
+        raise ProtocolError(f"a failure is malformed: {malformed}") from None
     error: BaseException = BackendError(failure.type_name, failure.text, failure.traceback)
     if failure.pickled:
         try:
@@ -61,7 +70,7 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
 def text_of(error: BaseException) -> str:
     """Return what *error* says, even if its `__str__` raises."""
     try:
-        return str(error)
+        return _encodable(str(error))
     except Exception:
         return "(its __str__ raises)"
 
@@ -69,9 +78,14 @@ def text_of(error: BaseException) -> str:
 def traceback_of(error: BaseException) -> str:
     """Return the formatted traceback of *error*, even if it cannot be formatted."""
     try:
-        return "".join(traceback.format_exception(error))
+        return _encodable("".join(traceback.format_exception(error)))
     except Exception:
         return f"{type(error).__qualname__}: {text_of(error)}"
+
+
+def _encodable(text: str) -> str:
+    # Half a surrogate pair, as in the name of an undecodable file, has no UTF-8 form.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -79,6 +93,6 @@ def _pickled(error: BaseException) -> bytes:
         data = payload.join(payload.pack(error))
         if type(payload.unpack(data)) is type(error):
             return data
-    except Exception:  # noqa: S110 - Rule 2
+    except Exception:
         pass
     return b""

@@ -3,9 +3,11 @@
 Rule 1: bytes in, frames out; no sockets, no clock.
 Rule 2: a length is checked before anything of that length is kept.
 
-A frame is a 12-byte header, little endian, and its payload::
+A frame is a 16-byte header, little endian, and its payload::
 
-    length u32 | kind u8 | flags u8 | load u16 | stream u32 | payload
+    length u32 | kind u8 | flags u8 | load u16 | stream u64 | payload
+
+Numbers of streams are never used again, and 64 bits last longer than any connection.
 
 The shape, many streams on one connection with frames that open, feed and end them, is HTTP/2's (RFC 9113).
 """
@@ -13,12 +15,16 @@ The shape, many streams on one connection with frames that open, feed and end th
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from serve_bridge.errors import ProtocolError
+import msgspec
 
-HEADER: Final = struct.Struct("<IBBHI")
+from serve_bridge.errors import ProtocolError, SerializationError
+
+HEADER: Final = struct.Struct("<IBBHQ")
+HEADER_BYTES: Final = 16
 MAX_PAYLOAD: Final = 1 << 20
 MAX_LOAD: Final = 0xFFFF
 
@@ -42,7 +48,7 @@ class Kind(IntEnum):
     REJECT = 5
     """Replica: refused before anything ran; proves "not started"."""
     CANCEL = 6
-    """Caller: the answer is no longer wanted."""
+    """Caller: the answer is no longer wanted, or the rest of the body will not come."""
     ABORT = 7
     """Replica: the answer ends here, unfinished."""
     CREDIT = 8
@@ -53,8 +59,8 @@ class Kind(IntEnum):
     PONG = 11
 
 
-class Frame(NamedTuple):
-    """One frame as it came off the wire."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One frame as it came off the wire; plain ints, since an enum's members are slow to make."""
 
     kind: int
     flags: int
@@ -63,43 +69,61 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-_FIRST, _LAST = min(Kind), max(Kind)
+_FIRST, _LAST = int(min(Kind)), int(max(Kind))
+_FLAGS = END | MORE
+_pack, _unpack_from = HEADER.pack, HEADER.unpack_from
 
 
 def encode(kind: int, stream: int, payload: bytes | memoryview = b"", flags: int = 0, load: int = 0) -> bytes:
-    """Return the bytes of one frame; *payload* holds at most `MAX_PAYLOAD` bytes."""
-    return HEADER.pack(len(payload), kind, flags, load, stream) + payload
+    """Return the bytes of one frame.
+
+    Raises:
+        SerializationError: *payload* is larger than `MAX_PAYLOAD`; a peer would close the connection.
+    """
+    size = len(payload)
+    if size > MAX_PAYLOAD:
+        raise SerializationError(f"a head or piece of {size} bytes; the limit is {MAX_PAYLOAD}")
+    return _pack(size, kind, flags, load, stream) + payload
 
 
 class FrameReader:
     """Cuts a byte stream into frames; keeps at most one unfinished frame."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_missing", "_rest")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._missing = 0
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that *data* completes.
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that *data* completes; those that were not asked for come with the next *data*.
 
         Raises:
-            ProtocolError: The kind is unknown or the length above `MAX_PAYLOAD`; nothing of it was kept.
+            ProtocolError: Kind or flags are unknown, or the length is above `MAX_PAYLOAD`.
         """
         if self._rest:
-            data = self._rest + data
-        frames: list[Frame] = []
+            self._rest += data
+            if len(data) < self._missing:  # a long frame that comes in many pieces is joined once
+                self._missing -= len(data)
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         offset, size = 0, len(data)
-        while size - offset >= 12:
-            length, kind, flags, load, stream = HEADER.unpack_from(data, offset)
-            if length > MAX_PAYLOAD:
-                raise ProtocolError(f"frame of {length} bytes; the limit is {MAX_PAYLOAD}")
-            if not _FIRST <= kind <= _LAST:
-                raise ProtocolError(f"frame of unknown kind {kind}")
-            start = offset + 12
-            end = start + length
-            if end > size:
-                break
-            frames.append(Frame(kind, flags, load, stream, data[start:end]))
-            offset = end
-        self._rest = data[offset:]
-        return frames
+        self._missing = 0
+        try:
+            while size - offset >= HEADER_BYTES:
+                length, kind, flags, load, stream = _unpack_from(data, offset)
+                if length > MAX_PAYLOAD:
+                    raise ProtocolError(f"frame of {length} bytes; the limit is {MAX_PAYLOAD}")
+                if not _FIRST <= kind <= _LAST or flags > _FLAGS:
+                    raise ProtocolError(f"frame of unknown kind {kind} or flags {flags}")
+                start = offset + HEADER_BYTES
+                end = start + length
+                if end > size:
+                    self._missing = end - size
+                    break
+                offset = end
+                yield Frame(kind, flags, load, stream, data[start:end])
+        finally:
+            if offset < size:
+                self._rest += data[offset:]

@@ -1,8 +1,12 @@
 """Python values as bytes: pickle protocol 5 with out-of-band buffers (PEP 574).
 
-Rule 1: this is the one module of the package that unpickles. It is reached from CALL frames and their answers, which
-        travel between authenticated Python peers only; nothing that came in as HTTP gets here.
-Rule 2: large buffers are neither copied when packed nor when unpacked.
+Rule 1: this is the one module of the package that unpickles. It is reached from CALL frames and their
+    answers, which travel between authenticated Python peers only; nothing that came in as HTTP gets here.
+Rule 2: large buffers are neither copied when packed nor when unpacked, and begin at multiples of `ALIGNMENT`.
+
+::
+
+    count u32 | sizes u64 * count | pickle | padding | buffer | padding | buffer | ...
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import cloudpickle
 
@@ -18,6 +22,8 @@ from serve_bridge.errors import SerializationError
 
 Segment = bytes | memoryview
 
+ALIGNMENT: Final = 16
+"""Arrays that are not aligned are slow, or refused, in much of the numeric world."""
 _COUNT = struct.Struct("<I")
 
 
@@ -30,12 +36,15 @@ def pack(value: object) -> list[Segment]:
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = _dumps(value, buffers)
+        views = [buffer.raw() for buffer in buffers]
     except Exception as error:  # whatever a user's __reduce__ raises
         raise SerializationError(f"cannot serialise {type(value).__name__}: {error}") from error
-    views = [buffer.raw() for buffer in buffers]
     sizes = (len(data), *(view.nbytes for view in views))
     head = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    return [head + data, *views]
+    segments: list[Segment] = [head + data]
+    for before, view in zip([segments[0], *views], views, strict=False):
+        segments += [bytes(-_size(before) % ALIGNMENT), view]
+    return segments
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
@@ -44,14 +53,18 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     Raises:
         SerializationError: Something in it cannot be rebuilt here: a class that is missing or differs, say.
     """
-    view = memoryview(data)
     try:
-        (count,) = _COUNT.unpack_from(view)
-        sizes = struct.unpack_from(f"<{count}Q", view, _COUNT.size)
+        (count,) = _COUNT.unpack_from(data)
+        sizes = struct.unpack_from(f"<{count}Q", data, _COUNT.size)
+        if count > 1 and isinstance(data, bytes):
+            data = bytearray(data)  # what could be written to where it came from can be written to here
+        view = memoryview(data)
         pieces, offset = [], _COUNT.size + 8 * count
         for size in sizes:
             pieces.append(view[offset : offset + size])
-            offset += size
+            offset += size + -(offset + size) % ALIGNMENT
+        if sum(piece.nbytes for piece in pieces) != sum(sizes):
+            raise ValueError("it is cut short")
         return pickle.loads(pieces[0], buffers=pieces[1:])
     except Exception as error:  # whatever a user's __setstate__ or import raises
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
@@ -59,7 +72,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
 
 def size_of(segments: Sequence[Segment]) -> int:
     """Return how many bytes *segments* have together."""
-    return sum(len(segment) if isinstance(segment, bytes) else segment.nbytes for segment in segments)
+    return sum(map(_size, segments))
 
 
 def join(segments: Sequence[Segment]) -> bytes:
@@ -68,13 +81,17 @@ def join(segments: Sequence[Segment]) -> bytes:
     return first if len(segments) == 1 and isinstance(first, bytes) else b"".join(segments)
 
 
+def _size(segment: Segment) -> int:
+    return segment.nbytes if isinstance(segment, memoryview) else len(segment)
+
+
 def _dumps(value: object, buffers: list[pickle.PickleBuffer]) -> bytes:
     # Plain pickle is several times faster, but names what lives in __main__ instead of carrying it.
     try:
         data = pickle.dumps(value, 5, buffer_callback=buffers.append)
         if b"__main__" not in data:
             return data
-    except Exception:  # noqa: S110 - cloudpickle takes more kinds of values, and says better what is wrong
+    except Exception:
         pass
     buffers.clear()
     return bytes(cloudpickle.dumps(value, 5, buffer_callback=buffers.append))

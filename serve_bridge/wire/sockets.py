@@ -39,15 +39,20 @@ class Listener:
         """Listen in *directory*, and on *tcp_host* if given; return where.
 
         Raises:
-            OSError: The path is too long or taken, or the address cannot be bound.
+            OSError: The path is too long, its directory open to others, or the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        self._unix = str(directory / f"{self._name}.sock")
-        sock = bind_unix(self._unix)
+        unix = str(directory / f"{self._name}.sock")
+        sock = bind_unix(unix)
+        self._unix = unix
         self._servers.append(await loop.create_unix_server(self._connection, sock=sock, backlog=_BACKLOG))
         tcp = None
         if tcp_host is not None:
-            server = await loop.create_server(self._connection, tcp_host, tcp_port, backlog=_BACKLOG)
+            try:
+                server = await loop.create_server(self._connection, tcp_host, tcp_port, backlog=_BACKLOG)
+            except BaseException:
+                self.stop_accepting()
+                raise
             self._servers.append(server)
             tcp = (tcp_host, server.sockets[0].getsockname()[1])
         return ReplicaAddress(self._name, self._unix, tcp)
@@ -62,7 +67,7 @@ class Listener:
             self._unix = ""
 
     def go_away(self) -> None:
-        """Tell every caller that no further stream will be accepted."""
+        """Tell every caller that no further stream will be accepted; each closes when its last one ends."""
         for connection in list(self.connections):
             connection.go_away()
 
@@ -84,30 +89,31 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
         AuthenticationError: Somebody else answers there.
     """
     loop = asyncio.get_running_loop()
-
-    def connection() -> CallerConnection:
-        return CallerConnection(key, role, identity(generation, address.replica))
-
+    connection = CallerConnection(key, role, identity(generation, address.replica))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            if os.path.exists(address.unix):
+            if os.path.exists(address.unix):  # noqa: ASYNC240 - a stat of a local path, once a connection
                 check_socket(address.unix)
-                _, protocol = await loop.create_unix_connection(connection, address.unix)
+                await loop.create_unix_connection(lambda: connection, address.unix)
             elif address.tcp is not None:
-                _, protocol = await loop.create_connection(connection, *address.tcp)
+                await loop.create_connection(lambda: connection, *address.tcp)
             else:
                 raise Lost("no", f"{address.replica} has no socket any more")
-            await protocol.ready
-    except (OSError, TimeoutError) as error:
-        raise Lost("no", f"cannot reach {address.replica}: {error or 'timed out'}") from error
-    return protocol
+            await connection.ready
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, OSError) and not isinstance(error, AuthenticationError):  # TimeoutError too
+            why = str(error) or type(error).__name__
+            raise Lost("no", f"cannot reach {address.replica}: {why}") from error
+        raise
+    return connection
 
 
 def bind_unix(path: str) -> socket.socket:
     """Return a socket bound to *path*, 0600, in a directory made 0700.
 
     Raises:
-        OSError: The path is too long, its directory is open to others, or something alive listens there.
+        OSError: The path is too long, or its directory is open to others.
     """
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
         raise OSError(
@@ -117,7 +123,7 @@ def bind_unix(path: str) -> socket.socket:
     private_directory(Path(path).parent)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
-    # The generation is in the directory's name, so what lies there is a dead predecessor's of the same instance.
+    # The generation is in the directory's name: what lies there is a dead predecessor's of the same instance.
     Path(path).unlink(missing_ok=True)
     try:
         sock.bind(path)
@@ -146,7 +152,7 @@ def check_socket(path: str) -> None:
     """Refuse a socket that could be somebody else's.
 
     Raises:
-        AuthenticationError: *path* is a link, no socket, or another user's; the message has the path and the cure.
+        AuthenticationError: *path* is a link, no socket, or another user's; the message has path and cure.
     """
     found = os.lstat(path)
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():

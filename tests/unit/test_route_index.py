@@ -13,14 +13,17 @@ from serve_bridge.proxy.route_index import Match, Route, RouteIndex
 
 
 def route(path: str, *, mount: bool = False) -> Route:
+    """A route whose endpoint is named like its path."""
     return Route(path, path, frozenset({"GET"}), mount)
 
 
 def index(*paths: str) -> RouteIndex:
+    """An index of routes without mounts."""
     return RouteIndex([route(path) for path in paths])
 
 
 def owner(found: Match | None) -> str | None:
+    """The endpoint of a match."""
     return found and found[0].endpoint
 
 
@@ -46,6 +49,7 @@ CONVERTERS = st.sampled_from(["", ":str", ":int", ":float", ":path", ":uuid"])
 
 @st.composite
 def routes(draw: st.DrawFn) -> Route:
+    """A route of a few segments, some with parameters."""
     path, count = "", 0
     for _ in range(draw(st.integers(1, 4))):
         path += "/" + draw(TEXTS)

@@ -1,0 +1,53 @@
+"""From a WSGI environ to the ASGI scope that describes the same request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import Scope
+
+from serve_bridge.messages import HeaderList
+
+
+def scope_of(environ: Mapping[str, Any]) -> Scope:
+    """Return the scope of *environ*; names and values of headers are what the server left of them."""
+    root_path = _text(environ.get("SCRIPT_NAME", ""))
+    return {
+        "type": "http",
+        "method": environ["REQUEST_METHOD"],
+        "scheme": environ.get("wsgi.url_scheme", "http"),
+        "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
+        "path": root_path + (_text(environ.get("PATH_INFO", "")) or "/"),
+        "root_path": root_path,
+        "query_string": environ.get("QUERY_STRING", "").encode("latin-1"),
+        "headers": headers_of(environ),
+        "client": peer_of(environ),
+        "server": (environ["SERVER_NAME"], int(environ.get("SERVER_PORT") or 0) or None),
+    }
+
+
+def headers_of(environ: Mapping[str, Any]) -> HeaderList:
+    """Return the request's headers as ASGI has them."""
+    headers: HeaderList = []
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            name = key[5:]
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            name = key
+        else:
+            continue
+        headers.append((name.lower().replace("_", "-").encode("latin-1"), str(value).encode("latin-1")))
+    return headers
+
+
+def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return host and port of the client; None on a unix socket."""
+    host = environ.get("REMOTE_ADDR")
+    port = str(environ.get("REMOTE_PORT") or 0)
+    return (host, int(port) if port.isdigit() else 0) if host else None
+
+
+def _text(path: str) -> str:
+    # PEP 3333: the bytes of a path, each as one character.
+    return path.encode("latin-1").decode("utf-8", "replace")

@@ -1,0 +1,327 @@
+"""An HTTP request on its way to an endpoint and its answer on the way back: what proxy and adapters share.
+
+Rule 1: an ASGI scope describes the request, whoever received it.
+Rule 2: of the headers named X-Serve-* two are consumed and none passes, in either direction.
+Rule 3: a failure is an `application/problem+json` with a request id; what failed inside is for the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from serve_bridge.errors import BackendOverloaded, InstanceClosed, NotConnected, ServeBridgeError
+from serve_bridge.handle import IDEMPOTENT, Link
+from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead, RawPathParams
+from serve_bridge.results import Answer, problem
+from serve_bridge.router import Router
+from serve_bridge.wire.connection import Aborted, CallerStream, Lost
+from serve_bridge.wire.frames import END, Kind
+from serve_bridge.wire.payload import Segment
+
+RETRY_AFTER_S: Final = 1
+"""What `Retry-After` says: the line is short, so a second is long."""
+
+_CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade expect".split()
+)
+_VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_TITLES: Final = {
+    404: "Not Found",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(HttpAnswer).decode
+
+
+class BadControlHeader(Exception):
+    """A control header is empty, repeated or not text."""
+
+
+class Broken(ConnectionError):
+    """The answer ended early; the connection must not look as if it had not."""
+
+
+class Forwarded:
+    """One HTTP request on its way to a replica (a `router.Outgoing`).
+
+    Attributes:
+        request_id: The client's own if it is a valid one, else the next of ours.
+        body: What follows the head; see `router.Outgoing`.
+    """
+
+    __slots__ = (
+        "_call_method",
+        "_context",
+        "_from_adapter",
+        "_headers",
+        "_inline",
+        "_params",
+        "_scope",
+        "body",
+        "endpoint",
+        "idempotent",
+        "request_id",
+        "shard_key",
+        "timeout_s",
+    )
+    kind = Kind.REQUEST
+
+    def __init__(
+        self,
+        endpoint: str,
+        params: RawPathParams,
+        scope: Scope,
+        *,
+        timeout_s: float,
+        request_ids: Iterator[str],
+        call_method: str | None = None,
+        from_adapter: bool = False,
+        context: dict[str, Any] | None = None,
+    ) -> None:
+        """Take the request that *scope* describes; its body comes by `take_body` or `receive_body`.
+
+        *call_method* None leaves the choice of the method to the request's header.
+
+        Raises:
+            BadControlHeader: The client is to blame.
+        """
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self.body: Sequence[Segment] | AsyncIterator[bytes] | None = None
+        self._inline = b""
+        self._params = params
+        self._scope = scope
+        self._from_adapter = from_adapter
+        self._context = context
+        self._headers, control = _split(scope["headers"])
+        given = control.get(_REQUEST_ID, b"")
+        self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
+        self.shard_key = _text(control, _SHARD_KEY)
+        self._call_method = (_text(control, _CALL_METHOD) or "") if call_method is None else call_method
+        self.idempotent = scope["method"] in IDEMPOTENT and not self._call_method
+
+    def take_body(self, body: bytes) -> None:
+        """Take the whole *body*, which can be sent again where that is safe."""
+        if len(body) <= INLINE_BODY_BYTES:
+            self._inline = body
+        else:
+            self.body = [body]
+
+    async def receive_body(self, receive: Receive) -> None:
+        """Take a short body into the head; leave a longer one to be streamed from *receive*."""
+        if not _has_body(self._scope["headers"]):
+            return
+        message = await receive()
+        chunk = message.get("body", b"")
+        if not message.get("more_body", False) and len(chunk) <= INLINE_BODY_BYTES:
+            self._inline = chunk
+        else:
+            self.body = _stream(message, receive)
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return the head; see `router.Outgoing`."""
+        scope = self._scope
+        head = HttpHead(
+            self.endpoint,
+            backend,
+            version,
+            timeout_s,
+            self.request_id,
+            self._call_method,
+            scope["method"],
+            scope["scheme"],
+            scope["http_version"],
+            scope["path"],
+            scope.get("raw_path") or b"",
+            scope.get("root_path", ""),
+            scope["query_string"],
+            self._headers,
+            self._params,
+            scope["client"],
+            scope["server"],
+            self._from_adapter,
+            self._context,
+            self._inline,
+        )
+        return _encode(head)
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to a forwarded request.
+
+    Attributes:
+        status: Its status.
+        headers: Its headers, with the request's id.
+        body: All of its body, or None: it is read by `chunks`.
+        failure: What user code failed with, for the log; empty if it did not.
+    """
+
+    status: int
+    headers: HeaderList
+    body: bytes | None
+    failure: str
+    _stream: CallerStream
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Iterate a body that is not whole.
+
+        Raises:
+            Broken: It ended early.
+        """
+        try:
+            async for chunk in self._stream.chunks():
+                yield chunk
+        except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
+            raise Broken("the answer broke off") from error
+
+    def close(self) -> None:
+        """Give up what has not come; on the loop it came on. It must be called in the end."""
+        self._stream.cancel()
+
+
+async def forward(
+    router: Router, request: Forwarded, *, logger: logging.Logger, debug: bool = False
+) -> Reply:
+    """Send *request* and return the answer, as soon as its head is there.
+
+    Raises:
+        ServeBridgeError: As `Router.route`.
+    """
+    stream, frame = await router.route(request)
+    head = _decode(frame.payload)
+    headers = _passing(head.headers)
+    headers.append((_REQUEST_ID, request.request_id.encode()))
+    whole = bool(frame.flags & END)
+    if head.failure:
+        logger.error("request %s: the backend failed with status %d", request.request_id, head.status)
+        if debug:
+            shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
+            return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
+    return Reply(head.status, headers, head.body if whole else None, head.failure, stream)
+
+
+class BlockingChunks:
+    """The body of a `Reply` that came on a client's own loop thread, for a caller in any other thread."""
+
+    def __init__(self, link: Link, reply: Reply, timeout_s: float) -> None:
+        self._link = link
+        self._reply = reply
+        self._timeout_s = timeout_s
+        self._chunks = reply.chunks()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        async def step() -> bytes | None:
+            return await anext(self._chunks, None)
+
+        chunk: bytes | None = self._link.run(lambda _: step(), self._timeout_s)
+        if chunk is None:
+            self.close()
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Give up what has not come; WSGI servers call it in every case."""
+
+        async def close() -> None:
+            self._reply.close()
+
+        self._link.run(lambda _: close(), self._timeout_s)
+
+
+def failed(error: ServeBridgeError | BadControlHeader, request_id: str | None) -> Answer:
+    """Return the answer for a request that got none from user code (RELIABILITY.md §1)."""
+    if isinstance(error, BadControlHeader):
+        return problem(400, "Bad Request", str(error), request_id)
+    status = error.http_status
+    answer = problem(status, _TITLES.get(status, "Error"), _detail(error), request_id)
+    if request_id is not None:
+        answer.headers.append((_REQUEST_ID, request_id.encode()))
+    executed = getattr(error, "executed", None)
+    if executed is not None:
+        answer.headers.append((b"x-serve-executed", executed.encode()))
+    if isinstance(error, BackendOverloaded | NotConnected | InstanceClosed):
+        answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    return answer
+
+
+def _detail(error: ServeBridgeError) -> str | None:
+    # Of our own errors only these say nothing about the inside.
+    return "the server is too busy, or starting" if isinstance(error, BackendOverloaded) else None
+
+
+def _split(headers: HeaderList) -> tuple[HeaderList, dict[bytes, bytes]]:
+    """Return the headers that pass, and those that are consumed."""
+    passing: HeaderList = []
+    control: dict[bytes, bytes] = {}
+    for pair in headers:
+        name = pair[0]
+        if name[:2] == b"x-":
+            if name[:8] == b"x-serve-":
+                if name in control:
+                    raise BadControlHeader(f"the header {name.decode()} is there twice")
+                control[name] = pair[1]
+                continue
+            if name == _REQUEST_ID:
+                control.setdefault(name, pair[1])
+                continue
+        if name not in _HOP_BY_HOP:
+            passing.append(pair)
+    return passing, control
+
+
+def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = control.get(name)
+    if value is None:
+        return None
+    try:
+        text = value.decode("ascii")
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise BadControlHeader(f"the header {name.decode()} must be text and not empty")
+    return text
+
+
+def _passing(headers: HeaderList) -> HeaderList:
+    """Return the headers of an answer that may leave; a fresh list or *headers* itself."""
+    for name, _ in headers:
+        if name[:8] == b"x-serve-" or name == _REQUEST_ID:
+            return [pair for pair in headers if pair[0][:8] != b"x-serve-" and pair[0] != _REQUEST_ID]
+    return headers
+
+
+def _has_body(headers: HeaderList) -> bool:
+    for name, value in headers:
+        if name == b"content-length":
+            return bool(value != b"0")
+        if name == b"transfer-encoding":
+            return True
+    return False
+
+
+async def _stream(message: Mapping[str, Any], receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Lost("unknown", "the client left during its upload")
+        if message.get("body"):
+            yield message["body"]
+        if not message.get("more_body", False):
+            return
+        message = await receive()

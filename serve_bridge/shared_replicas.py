@@ -1,0 +1,85 @@
+"""Replica sets that any thread may use: for callers that wait in their own thread, or make Ray calls.
+
+Rule 1: the lock guards bookkeeping only; dialling, sending and waiting happen outside of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from serve_bridge.messages import BackendRoute, ReplicaAddress, RoutingTable
+from serve_bridge.replica_set import ReplicaSet, Slot
+
+Link = TypeVar("Link")
+
+
+class SharedReplicas(Generic[Link]):
+    """The replicas of every backend, as the newest routing table lists them."""
+
+    def __init__(
+        self,
+        link: Callable[[ReplicaAddress], Link],
+        *,
+        limit: Callable[[BackendRoute], int],
+        unlink: Callable[[Link], None] = lambda link: None,
+    ) -> None:
+        """Make a *link* to each new replica, *unlink* it once it is gone; each has up to *limit* requests from here."""
+        self._make_link = link
+        self._unlink = unlink
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._table: RoutingTable | None = None
+        self._sets: dict[str, ReplicaSet[Link]] = {}
+
+    def acquire(self, table: RoutingTable, backend: str) -> Slot[Link] | None:
+        """Take a slot on a replica of *backend*, by *table*; None if none is free."""
+        with self._lock:
+            if table is not self._table:
+                self._apply(table)
+            replicas = self._sets.get(backend)
+            return replicas.acquire() if replicas is not None else None
+
+    def release(self, backend: str, slot: Slot[Link], load: int) -> None:
+        """Give *slot* back; the replica has reported *load*."""
+        with self._lock:
+            replicas = self._sets.get(backend)
+            if replicas is not None:
+                replicas.release(slot, load)
+        if not slot.member:
+            self._unlink(slot.link)
+
+    def close(self) -> None:
+        """Let go of every replica."""
+        with self._lock:
+            slots = [slot for replicas in self._sets.values() for slot in replicas]
+            self._sets.clear()
+            self._table = None
+        for slot in slots:
+            self._unlink(slot.link)
+
+    def _apply(self, table: RoutingTable) -> None:
+        self._table = table
+        for name, route in table.backends.items():
+            replicas = self._sets.get(name)
+            if replicas is None:
+                replicas = self._sets[name] = ReplicaSet(self._limit(route))
+            elif replicas.limit != self._limit(route):
+                replicas.limit = self._limit(route)
+            wanted = {address.replica: address for address in route.replicas}
+            for slot in replicas:
+                if slot.name not in wanted:
+                    self._drop(replicas, slot)
+            for replica, address in wanted.items():
+                if replica not in replicas:
+                    replicas.add(replica, self._make_link(address))
+        for name in self._sets.keys() - table.backends.keys():
+            replicas = self._sets.pop(name)
+            for slot in replicas:
+                self._drop(replicas, slot)
+
+    def _drop(self, replicas: ReplicaSet[Link], slot: Slot[Link]) -> None:
+        replicas.remove(slot.name)
+        if slot.in_flight == 0:
+            self._unlink(slot.link)

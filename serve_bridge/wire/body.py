@@ -1,0 +1,218 @@
+"""Bodies on a stream, sent and read with back-pressure, and the ways in which an exchange can end early.
+
+Rule 1: a body is sent by one task at a time; several may wait for its next piece, and each goes to one of
+    them.
+Rule 2: credit goes back only once a piece was taken, and only while the peer may still use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from serve_bridge.errors import ProtocolError
+from serve_bridge.messages import Rejection
+from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode
+from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
+from serve_bridge.wire.transport import FrameTransport
+
+CHUNK_BYTES: Final = 64 * 1024
+MAX_MESSAGE_BYTES: Final = 2 << 30
+
+
+class Rejected(Exception):
+    """The replica refused the request before anything ran."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection)
+        self.rejection = rejection
+
+
+class Lost(Exception):
+    """The connection ended first. *started* is "no" where that is proved, else "unknown"."""
+
+    def __init__(self, started: str, why: str) -> None:
+        super().__init__(started, why)
+        self.started = started
+        self.why = why
+
+
+class Aborted(Exception):
+    """The answer ended before it was whole: the replica broke it off, or the caller gave it up."""
+
+
+class BodyStream(Stream):
+    """A stream whose ends send and read bodies; both ends share this."""
+
+    __slots__ = ("_chunks", "_consumed", "_credit", "_end", "_readers", "connection")
+
+    connection: FrameTransport
+
+    def __init__(self, id: int, state: int, *, send_window: int, recv_window: int) -> None:
+        super().__init__(id, state, send_window=send_window, recv_window=recv_window)
+        self._chunks: deque[Frame] = _NOTHING
+        self._end: BaseException | bool = False
+        self._readers: asyncio.Future[None] | None = None
+        self._credit: asyncio.Future[None] | None = None
+        self._consumed = 0
+
+    @property
+    def body_ended(self) -> bool:
+        """Whether nothing more of the peer's body will come."""
+        return self._end is not False
+
+    def may_send(self) -> bool:
+        """Whether the peer still takes body bytes on this stream."""
+        raise NotImplementedError  # abstract: the two ends end differently
+
+    def may_receive(self) -> bool:
+        """Whether the peer may still use credit on this stream."""
+        raise NotImplementedError  # abstract
+
+    # what the connection reports
+
+    def put(self, frame: Frame) -> None:
+        """Take in a DATA frame."""
+        if self._end:
+            return  # nobody wants it any more
+        if self._chunks is _NOTHING:
+            self._chunks = deque()
+        self._chunks.append(frame)
+        if frame.flags & END:
+            self._end = True
+        self._wake_readers()
+
+    def end_body(self, error: BaseException | None = None) -> None:
+        """Nothing more will come: the body is whole, or readers get *error* after what has come."""
+        if not self._end:
+            self._end = error or True
+            self._wake_readers()
+
+    def wake_sender(self) -> None:
+        """Credit has come, or the stream has ended."""
+        if self._credit is not None and not self._credit.done():
+            self._credit.set_result(None)
+
+    def _wake_readers(self) -> None:
+        if self._readers is not None:
+            self._readers.set_result(None)
+            self._readers = None
+
+    # sending
+
+    async def send_segments(self, segments: Sequence[Segment], *, end: bool) -> None:
+        """Send *segments* as one message of DATA frames, as credit and the socket allow.
+
+        Raises:
+            Lost: The peer wants no more of it, or has gone.
+        """
+        pieces = [piece for segment in segments for piece in _pieces(memoryview(segment).cast("B"))]
+        last = pieces.pop() if pieces else memoryview(b"")
+        for piece in pieces:
+            await self._send_piece(piece, MORE)
+        await self._send_piece(last, END if end else 0)
+
+    async def accepted(self) -> None:
+        """Wait for the first credit: the peer has accepted the request and wants its body.
+
+        Raises:
+            Lost: It does not.
+        """
+        await self._window_of(1)
+
+    async def _send_piece(self, piece: memoryview, flags: int) -> None:
+        size = len(piece) + FRAME_COST
+        await self._window_of(size)
+        await self.connection.writable()
+        if not self.may_send():
+            raise Lost("unknown", "the peer wants no more of this body")
+        self.send_window -= size
+        self._send_data(piece, flags)
+
+    async def _window_of(self, size: int) -> None:
+        while self.send_window < size and self.may_send():
+            self._credit = asyncio.get_running_loop().create_future()
+            await self._credit
+        if not self.may_send():
+            raise Lost("unknown", "the peer wants no more of this body")
+
+    def _send_data(self, piece: memoryview, flags: int) -> None:
+        self.connection.send(encode(Kind.DATA, self.id, piece, flags))
+
+    # reading
+
+    async def next_chunk(self) -> bytes | None:
+        """Return the next piece of the peer's body, which gives credit for more; None after the last."""
+        while (frame := await self._next_frame()) is not None:
+            if frame.payload:
+                return frame.payload
+        return None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate the peer's body as it arrives."""
+        while (chunk := await self.next_chunk()) is not None:
+            yield chunk
+
+    async def messages(self, limit: int = MAX_MESSAGE_BYTES) -> AsyncIterator[bytearray]:
+        """Iterate the peer's messages, each as one buffer.
+
+        Raises:
+            ProtocolError: One is larger than *limit*.
+        """
+        message = bytearray()
+        while (frame := await self._next_frame()) is not None:
+            message += frame.payload
+            if len(message) > limit:
+                raise ProtocolError(f"message of more than {limit} bytes")
+            if not frame.flags & MORE:
+                yield message
+                message = bytearray()
+
+    async def read(self, size: int) -> bytearray:
+        """Return the whole body, which the head said has *size* bytes.
+
+        Raises:
+            ProtocolError: It has another size.
+        """
+        body = bytearray()
+        while len(body) <= size and (chunk := await self.next_chunk()) is not None:
+            body += chunk
+        if len(body) != size:
+            raise ProtocolError(f"body of {len(body)} bytes or more where {size} were announced")
+        return body
+
+    async def _next_frame(self) -> Frame | None:
+        while not self._chunks:
+            if isinstance(self._end, BaseException):
+                raise self._end
+            if self._end:
+                return None
+            if self._readers is None:
+                self._readers = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._readers)  # one reader that is cancelled must not take the others along
+        frame = self._chunks.popleft()
+        self._return_credit(len(frame.payload) + FRAME_COST)
+        return frame
+
+    def _return_credit(self, size: int) -> None:
+        self._consumed += size
+        # Every frame of credit costs both sides; a quarter of the window keeps the sender busy.
+        if self._consumed >= ANSWER_WINDOW // 4 and self.may_receive():
+            self.give_credit(self._consumed)
+            self._consumed = 0
+
+    def give_credit(self, size: int) -> None:
+        """Let the peer send *size* more."""
+        self.recv_window += size
+        self.connection.send(encode(Kind.CREDIT, self.id, CREDIT.pack(size)))
+
+
+_NOTHING: Final[deque[Frame]] = deque(maxlen=0)
+"""Stands for the pieces of all streams that have none: most requests have no body in DATA frames."""
+
+
+def _pieces(view: memoryview) -> list[memoryview]:
+    return [view[start : start + CHUNK_BYTES] for start in range(0, len(view), CHUNK_BYTES)]

@@ -1,0 +1,198 @@
+"""What both ends of a data-plane connection share: handshake, seal, coalesced writes, back-pressure.
+
+Rule 1: all of a connection is touched from its own loop only.
+Rule 2: frames of one loop turn leave in one write.
+Rule 3: nothing is read before the handshake is done, and it has a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from typing import Any, Final
+
+from serve_bridge.errors import AuthenticationError, ProtocolError
+from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
+
+LINGER_S: Final = 1.0
+"""How long a closed connection may take to send what was written before."""
+SILENCE_S: Final = 20
+"""A TCP peer that acknowledges nothing for so long is dead: its machine may have gone without a word."""
+
+_UCRED = struct.Struct("3i")
+_logger = logging.getLogger("serve_bridge.wire")
+
+
+class FrameTransport(asyncio.Protocol):
+    """An authenticated connection that carries frames.
+
+    Attributes:
+        closed: Whether it has ended.
+        last_heard: Loop time at which the peer last sent anything.
+    """
+
+    def __init__(self, handshake: Handshake) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handshake: Handshake | None = handshake
+        self._deadline: asyncio.TimerHandle | None = None
+        self._transport: Any = None  # uvloop's transports are no subclass of asyncio.Transport
+        self._seal_out: Seal | None = None
+        self._seal_in: Seal | None = None
+        self._out: list[bytes] = []
+        self._paused: asyncio.Future[None] | None = None
+        self.closed = False
+        self.last_heard = self._loop.time()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Check who the peer is, and begin the handshake."""
+        self._transport = transport
+        assert self._handshake is not None
+        try:
+            check_socket_peer(transport.get_extra_info("socket"))
+        except AuthenticationError as error:
+            self.close(error)
+            return
+        self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._too_slow)
+        self._write(self._handshake.start())
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the peer sent; one that breaks the protocol is cut off."""
+        self.last_heard = self._loop.time()
+        try:
+            if self._handshake is not None:
+                data = self._greet(self._handshake, data)
+            if self._seal_in is not None:
+                data = self._seal_in.open(data)
+            if data and not self.closed:
+                self.frames_received(data)
+        except (ProtocolError, AuthenticationError) as error:
+            self.close(error)
+
+    def eof_received(self) -> None:
+        """Close both directions: neither end is of use without the other."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what is in flight."""
+        self.close(exc)
+
+    def pause_writing(self) -> None:
+        """Let who sends bodies wait."""
+        if self._paused is None:
+            self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        if self._paused is not None:
+            self._paused.set_result(None)
+            self._paused = None
+
+    # for the two ends
+
+    def frames_received(self, data: bytes) -> None:
+        """Take in bytes of an authenticated peer.
+
+        Raises:
+            ProtocolError: The peer broke the protocol.
+        """
+        raise NotImplementedError  # abstract
+
+    def authenticated(self, role: Role) -> None:
+        """The peer has proved itself."""
+        raise NotImplementedError  # abstract
+
+    def closing(self, error: BaseException | None) -> None:
+        """The connection has just ended, because of *error* if any."""
+        raise NotImplementedError  # abstract
+
+    # writing
+
+    def send(self, frame: bytes) -> None:
+        """Send *frame* with the others of this loop turn."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    async def writable(self) -> None:
+        """Wait until the socket takes more."""
+        while self._paused is not None:
+            await asyncio.shield(self._paused)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close at once; what is in flight fails. Twice is once."""
+        if self.closed:
+            return
+        self.closed = True
+        self._flush()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.resume_writing()
+        if self._transport is not None:
+            self._end_transport(error)
+        self.closing(error)
+
+    def _end_transport(self, error: BaseException | None) -> None:
+        if isinstance(error, ProtocolError | AuthenticationError | TimeoutError):
+            _logger.warning("closed a connection: %s", error)
+        if error is not None:
+            self._transport.abort()
+            return
+        self._transport.close()
+        if self._transport.get_write_buffer_size():  # a peer that reads no more must not hold the socket
+            self._loop.call_later(LINGER_S, self._transport.abort)
+
+    def _flush(self) -> None:
+        out = self._out
+        if not out:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._write(data if self._seal_out is None else self._seal_out.close(data))
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _greet(self, handshake: Handshake, data: bytes) -> bytes:
+        """Feed the handshake; return what already belongs to the frames."""
+        self._write(handshake.feed(data))
+        if not handshake.done:
+            return b""
+        self._handshake = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._transport.get_extra_info("socket").family != socket.AF_UNIX:
+            self._seal_out, self._seal_in = handshake.seals()
+        self.authenticated(handshake.peer_role)
+        return handshake.rest
+
+    def _too_slow(self) -> None:
+        self.close(TimeoutError(f"no valid handshake within {HANDSHAKE_TIMEOUT_S} s"))
+
+
+def check_socket_peer(sock: Any) -> None:
+    """Refuse a unix peer of another user; have the kernel watch over a TCP peer."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 4)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
+    else:
+        check_peer_uid(sock)
+
+
+def check_peer_uid(sock: Any) -> None:
+    """Refuse a unix peer of another user, where the system can tell (Linux).
+
+    Raises:
+        AuthenticationError: The peer is another user.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid != os.geteuid():
+            raise AuthenticationError(f"the peer is user {uid}")

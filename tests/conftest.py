@@ -1,0 +1,138 @@
+"""What the tests share: one Ray cluster a run, one instance a module and runtime, and proof that nothing is left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import serve_bridge as serve
+from tests.serving import Serving
+from tests.waiting import wait_until_equal
+
+CPUS = 8
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory() -> Iterator[Path]:
+    """The directory in which this run's instances are found; short, since sockets are in it. Nothing stays there."""
+    directory = Path(tempfile.mkdtemp(prefix="sb-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(directory))
+        patch.delenv("SERVE_BRIDGE_ADDRESS", raising=False)
+        yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left(runtime_directory: Path) -> Iterator[None]:
+    """After the last test no file, thread or process of an instance is there."""
+    yield
+    wait_until_equal(lambda: _files(runtime_directory / "serve_bridge"), [])
+    wait_until_equal(_threads, [])
+    wait_until_equal(_processes, [])
+
+
+def _files(directory: Path) -> list[Path]:
+    return list(directory.rglob("*")) if directory.exists() else []
+
+
+def _threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("serve_bridge")]
+
+
+def _processes() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(runtime_directory: Path, nothing_left: None) -> Iterator[Any]:
+    """A Ray cluster of this run's own; after the last test no actor of ours is on it."""
+    if "CI" not in os.environ:
+        pytest.importorskip("ray")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(runtime_directory / "ray"),
+    )
+    yield ray
+    try:
+        wait_until_equal(lambda: ray.util.list_named_actors(all_namespaces=True), [])
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Each runtime in turn: what is tested with it holds on both."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return str(request.param)
+
+
+@pytest.fixture
+def names() -> Callable[[str], str]:
+    """Makes a name that nothing else in this run has."""
+    return lambda kind: f"{kind}-{next(_numbers)}"
+
+
+@pytest.fixture(scope="module")
+def client(runtime: str) -> Iterator[serve.Client]:
+    """A running instance; every test of a module has the same one."""
+    client = serve.start(runtime=runtime, name=f"shared-{next(_numbers)}", http_options={"port": 0})
+    yield client
+    client.shutdown()
+
+
+@pytest.fixture
+def start(runtime: str) -> Iterator[Callable[..., serve.Client]]:
+    """Starts an instance that ends with the test, on a free port unless the test says otherwise."""
+    started: list[serve.Client] = []
+
+    def start(**options: Any) -> serve.Client:
+        given = {"runtime": runtime, "name": f"own-{next(_numbers)}", "http_options": {"port": 0}, **options}
+        started.append(serve.start(**given))
+        return started[-1]
+
+    yield start
+    for client in started:
+        client.shutdown()
+
+
+@pytest.fixture(scope="module")
+def http(client: serve.Client) -> Iterator[httpx.Client]:
+    """An HTTP client of the shared instance's proxy."""
+    with httpx.Client(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
+        yield http
+
+
+@pytest.fixture
+def serving(client: serve.Client) -> Iterator[Serving]:
+    """Puts code behind an endpoint of the shared instance for the time of one test."""
+    serving = Serving(client, _numbers)
+    yield serving
+    serving.end()
+
+
+@pytest.fixture(scope="module")
+def module_serving(client: serve.Client) -> Iterator[Serving]:
+    """As `serving`, for all tests of a module."""
+    serving = Serving(client, _numbers)
+    yield serving
+    serving.end()

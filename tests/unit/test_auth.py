@@ -1,0 +1,242 @@
+"""Two ends prove that they hold the same key, and nobody else gets anywhere."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_bridge.errors import AuthenticationError, ProtocolError
+from serve_bridge.wire.auth import HELLO_BYTES, MAGIC, PROOF_BYTES, Handshake, Key, Role, Seal, identity
+
+KEY = Key(b"k" * 32)
+SOMEBODY = identity("generation", "replica")
+
+
+def caller(key: Key = KEY, role: Role = Role.PYTHON, who: bytes = SOMEBODY) -> Handshake:
+    """Return a caller's side."""
+    return Handshake(key, role, who, caller=True)
+
+
+def listener(key: Key = KEY, who: bytes = SOMEBODY) -> Handshake:
+    """Return a listener's side."""
+    return Handshake(key, Role.LISTENER, who, caller=False)
+
+
+def shake(ours: Handshake, theirs: Handshake, more: bytes = b"") -> None:
+    """Let a caller and a listener talk; *more* follows the caller's proof at once."""
+    theirs.feed(ours.feed(theirs.feed(ours.start())) + more)
+
+
+@pytest.mark.parametrize("role", [Role.EDGE, Role.PYTHON])
+def test_who_holds_the_key_is_let_in_with_its_role(role: Role) -> None:
+    """Both sides are done, and know each other."""
+    ours, theirs = caller(role=role), listener()
+    shake(ours, theirs)
+    assert (ours.done, ours.peer_role, theirs.done, theirs.peer_role) == (True, Role.LISTENER, True, role)
+
+
+def test_frames_may_follow_the_proof_at_once() -> None:
+    """They are kept for later."""
+    ours, theirs = caller(), listener()
+    shake(ours, theirs, b"frames")
+    assert theirs.rest == b"frames"
+
+
+@given(st.integers(1, 200))
+def test_a_handshake_may_come_in_any_pieces(size: int) -> None:
+    """Reads have no borders."""
+    ours, theirs = caller(), listener()
+
+    def through(side: Handshake, data: bytes) -> bytes:
+        return b"".join(side.feed(data[at : at + size]) for at in range(0, len(data), size))
+
+    through(theirs, through(ours, through(theirs, ours.start())))
+    assert (ours.done, theirs.done) == (True, True)
+
+
+def test_a_listener_with_another_key_is_refused() -> None:
+    """A caller sends it nothing but its hello."""
+    ours = caller()
+    with pytest.raises(AuthenticationError):
+        ours.feed(listener(Key()).feed(ours.start()))
+    assert not ours.done
+
+
+def test_a_caller_with_another_key_is_refused() -> None:
+    """It cannot make the proof."""
+    theirs, ours = listener(), caller(Key())
+    theirs.feed(ours.start())
+    with pytest.raises(AuthenticationError):
+        theirs.feed(bytes(PROOF_BYTES))
+    assert not theirs.done
+
+
+def test_a_recorded_caller_cannot_be_replayed() -> None:
+    """The listener's nonce is another one."""
+    ours, theirs = caller(), listener()
+    hello = ours.start()
+    proof = ours.feed(theirs.feed(hello))
+    again = listener()
+    again.feed(hello)
+    with pytest.raises(AuthenticationError):
+        again.feed(proof)
+
+
+def test_a_recorded_listener_cannot_be_replayed() -> None:
+    """The caller's nonce is another one."""
+    recorded = listener().feed(caller().start())
+    with pytest.raises(AuthenticationError):
+        caller().feed(recorded)
+
+
+def test_what_a_caller_says_cannot_be_reflected() -> None:
+    """A caller does not take its own hello for a listener's."""
+    ours = caller()
+    with pytest.raises(AuthenticationError):
+        ours.feed(ours.start() + bytes(PROOF_BYTES))
+
+
+def test_a_listeners_proof_is_no_callers_proof() -> None:
+    """Each side signs its name."""
+    theirs = listener()
+    proof = theirs.feed(caller().start())[HELLO_BYTES:]
+    with pytest.raises(AuthenticationError):
+        theirs.feed(proof)
+
+
+@pytest.mark.parametrize("who", [identity("other", "replica"), identity("generation", "other")])
+def test_a_caller_that_means_somebody_else_is_refused(who: bytes) -> None:
+    """A socket that was used again answers nobody of before."""
+    with pytest.raises(AuthenticationError):
+        listener().feed(caller(who=who).start())
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_another_magic_version_or_role_is_refused(position: int) -> None:
+    """Before anything else is looked at."""
+    hello = bytearray(caller().start())
+    hello[position] ^= 0x7F
+    with pytest.raises(AuthenticationError):
+        listener().feed(bytes(hello))
+
+
+def test_a_changed_hello_spoils_the_proof() -> None:
+    """A role cannot be raised on the way."""
+    ours, theirs = caller(role=Role.EDGE), listener()
+    hello = bytearray(ours.start())
+    hello[8] = Role.PYTHON
+    with pytest.raises(AuthenticationError):
+        ours.feed(theirs.feed(bytes(hello)))
+
+
+def test_a_stranger_is_refused_at_its_first_byte() -> None:
+    """It need not finish a hello."""
+    with pytest.raises(AuthenticationError):
+        listener().feed(b"GET / HTTP/1.1\r\n")
+
+
+def test_nothing_is_answered_before_a_whole_hello() -> None:
+    """And nothing is done after it but the proof."""
+    theirs = listener()
+    assert theirs.feed(MAGIC) == b""
+    assert not theirs.done
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+    """Whatever a stranger says, it is not let in."""
+    for side in (listener(), caller()):
+        try:
+            side.feed(data)
+        except AuthenticationError:
+            pass
+        assert not side.done
+
+
+@pytest.mark.parametrize("shown", [repr(KEY), str(KEY), f"{KEY}", f"{[KEY]}"])
+def test_a_key_is_never_shown(shown: str) -> None:
+    """Not in a log line, nor in an error."""
+    assert "kkk" not in shown
+    assert "6b6b" not in shown
+
+
+def test_a_key_travels_as_a_constructor_argument() -> None:
+    """By pickle, between processes of one user."""
+    assert pickle.loads(pickle.dumps(KEY)).secret == KEY.secret
+
+
+def test_a_key_has_32_bytes() -> None:
+    """A shorter one is a mistake."""
+    with pytest.raises(ValueError, match="32"):
+        Key(b"short")
+
+
+def seals() -> tuple[Seal, Seal]:
+    """Return the two ends of one direction."""
+    ours, theirs = caller(), listener()
+    shake(ours, theirs)
+    return ours.seals()[0], theirs.seals()[1]
+
+
+def test_sealed_data_comes_out_as_it_went_in_however_it_is_cut() -> None:
+    """More than one record, in small pieces."""
+    out, into = seals()
+    data = bytes(range(256)) * 3000
+    sealed = out.close(b"first") + out.close(data)
+    opened = b"".join(into.open(sealed[at : at + 70_001]) for at in range(0, len(sealed), 70_001))
+    assert opened == b"first" + data
+
+
+@given(st.integers(0, 24), st.integers(1, 255))
+def test_a_changed_record_is_refused(position: int, change: int) -> None:
+    """Wherever it was changed, nothing of it is read."""
+    out, into = seals()
+    record = bytearray(out.close(b"hello"))
+    record[position] ^= change
+    try:
+        assert into.open(bytes(record)) == b""  # its length was changed: it waits for more, in vain
+    except ProtocolError:
+        pass
+
+
+def test_a_dropped_record_is_noticed() -> None:
+    """By the next one."""
+    out, into = seals()
+    out.close(b"first")
+    with pytest.raises(ProtocolError):
+        into.open(out.close(b"second"))
+
+
+def test_a_repeated_record_is_refused() -> None:
+    """Each counts once."""
+    out, into = seals()
+    record = out.close(b"once")
+    into.open(record)
+    with pytest.raises(ProtocolError):
+        into.open(record)
+
+
+def test_a_record_cannot_be_sent_back() -> None:
+    """The two directions have keys of their own."""
+    ours, theirs = caller(), listener()
+    shake(ours, theirs)
+    out, into = ours.seals()
+    with pytest.raises(ProtocolError):
+        into.open(out.close(b"mine"))
+
+
+def test_keys_differ_between_connections() -> None:
+    """A record of yesterday means nothing today."""
+    (out, _), (_, into) = seals(), seals()
+    with pytest.raises(ProtocolError):
+        into.open(out.close(b"elsewhere"))
+
+
+def test_a_record_above_the_limit_is_refused_before_it_has_come() -> None:
+    """Its length is enough."""
+    _, into = seals()
+    with pytest.raises(ProtocolError):
+        into.open((Seal.LIMIT + 1).to_bytes(4, "little") + bytes(16))
