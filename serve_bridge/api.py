@@ -60,7 +60,7 @@ def start(
         instance, ended = start_local(name, options)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
-    client = Client(instance, on_close=ended, lease=runtime == "local" or not detached)
+    client = Client(instance, on_end=ended, lease=runtime == "local" or not detached)
     _started.append(client)
     return _set_current(client)
 

@@ -100,20 +100,21 @@ class Client:
     """A process's link to one instance. Made by `start` and `connect`; safe to share between threads."""
 
     def __init__(
-        self, instance: Instance | str, *, on_close: Callable[[], None] | None = None, lease: bool = False
+        self, instance: Instance | str, *, on_end: Callable[[], None] | None = None, lease: bool = False
     ) -> None:
         """Link to *instance*, or to the one whose address it is; nothing is read or connected before first use.
 
-        *on_close* is called after `shutdown` or `close`; with *lease* the instance ends when this process does.
+        *on_end* is called after `shutdown`; with *lease* the instance ends when this process does.
         """
         self._found = instance if isinstance(instance, Instance) else None
         self._address = instance.address if isinstance(instance, Instance) else instance
-        self._on_close = on_close
+        self._on_end = on_end
         self._owner = os.getpid() if lease else None
         self._process: _Process | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._submitter: Any = None
+        _open.add(self)
         if self._found is not None:
             _clients[self._found.generation] = self
 
@@ -162,20 +163,17 @@ class Client:
         except NotConnected:
             pass  # it has ended already
         finally:
-            self._end()
+            self.close()
+            on_end, self._on_end = self._on_end, None
+            if on_end is not None:
+                on_end()
 
     def close(self) -> None:
-        """Let go of the instance, which goes on running; for processes that only connected."""
+        """Let go of the instance, which goes on running if it outlives its starter; twice is a no-op."""
         self._closed = True
-        self._end()
-
-    def _end(self) -> None:
-        if self._process is not None and self._process.pid == os.getpid():
-            self._process.close()
-        self._process = None
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            on_close()
+        process, self._process = self._process, None
+        if process is not None and process.pid == os.getpid():
+            process.close()
 
     # backends
 
@@ -457,11 +455,12 @@ class _Reference:
 
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+_open: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _close_all() -> None:
     """Let the loop threads end before the interpreter takes their modules away."""
-    for client in list(_clients.values()):
+    for client in list(_open):
         client.close()
 
 

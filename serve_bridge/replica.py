@@ -12,9 +12,8 @@ import contextvars
 import logging
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +35,10 @@ from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code import UserCode, check_config
 from serve_bridge.wire import calls, failure
-from serve_bridge.wire.payload import Opaque
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.payload import Opaque
 from serve_bridge.wire.sockets import Listener
 
 QUIET_S: Final = 0.1

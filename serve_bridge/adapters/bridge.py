@@ -154,11 +154,8 @@ class Bridge:
         try:
             request = route.request(scope, path_params, web_request)
             request.take_body(body)
-            sent = request
             client = self.client()
-            reply: Reply = client.run(
-                lambda lane: forward(lane.router, sent, logger=_logger), route.timeout_s
-            )
+            reply: Reply = client.run(partial(_forward, request), route.timeout_s)
         except (BadControlHeader, ServeBridgeError) as error:
             return _refused(error, request)
         content = reply.body if reply.body is not None else BlockingChunks(client, reply, route.timeout_s)

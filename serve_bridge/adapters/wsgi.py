@@ -23,7 +23,7 @@ def scope_of(environ: Mapping[str, Any]) -> Scope:
         "query_string": environ.get("QUERY_STRING", "").encode("latin-1"),
         "headers": headers_of(environ),
         "client": peer_of(environ),
-        "server": (environ["SERVER_NAME"], int(environ.get("SERVER_PORT") or 0) or None),
+        "server": server_of(environ),
     }
 
 
@@ -44,8 +44,17 @@ def headers_of(environ: Mapping[str, Any]) -> HeaderList:
 def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
     """Return host and port of the client; None on a unix socket."""
     host = environ.get("REMOTE_ADDR")
-    port = str(environ.get("REMOTE_PORT") or 0)
-    return (host, int(port) if port.isdigit() else 0) if host else None
+    return (host, _port(environ, "REMOTE_PORT") or 0) if host else None
+
+
+def server_of(environ: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return host and port of the server."""
+    return environ.get("SERVER_NAME", ""), _port(environ, "SERVER_PORT")
+
+
+def _port(environ: Mapping[str, Any], key: str) -> int | None:
+    text = str(environ.get(key))
+    return int(text) if text.isdecimal() else None  # a server without a port says "None" or nothing
 
 
 def _text(path: str) -> str:

@@ -148,5 +148,5 @@ def test_converters(
     client: serve.Client, serving: Serving, http: httpx.Client, path: str, asked: str, found: Any
 ) -> None:
     """str, int, float, path and uuid, as in Starlette."""
-    served = serving(lambda request: {k: v if k == "y" else v for k, v in request.path_params.items()}, path="/" + path)
+    served = serving(lambda request: request.path_params, path=f"/{path}")
     assert http.get(f"/{served.name}/{asked}").json() == found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,10 +65,8 @@ def test_bytes_that_were_changed_raise_a_protocol_error_at_most(
     stream = bytearray(b"".join(map(written, sent)) or b"\0")
     for _ in range(data.draw(st.integers(1, 4))):
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(ProtocolError):
         list(FrameReader().feed(bytes(stream)))
-    except ProtocolError:
-        pass
 
 
 def test_a_length_above_the_limit_is_refused_before_its_payload_has_come() -> None:

@@ -90,7 +90,7 @@ def test_what_a_replicas_table_does_not_list_is_an_error(state: State, kind: Kin
         list(replica_in(state).feed(encode(kind, 1, payload_of(kind), flags)))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in STREAM_KINDS], ids=str)
+@pytest.mark.parametrize("kind", list(STREAM_KINDS), ids=str)
 def test_a_caller_refuses_frames_for_streams_that_are_not_open(kind: Kind) -> None:
     """An answer that comes twice, or to nobody, can be taken for nobody's."""
     with pytest.raises(ProtocolError):

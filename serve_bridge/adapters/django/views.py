@@ -11,7 +11,7 @@ from django.test.client import encode_multipart
 
 from serve_bridge.adapters.bridge import ForwardedRoute, Outcome
 from serve_bridge.adapters.django.connection import bridge
-from serve_bridge.adapters.wsgi import headers_of, peer_of
+from serve_bridge.adapters.wsgi import headers_of, peer_of, server_of
 
 View = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
@@ -108,7 +108,7 @@ def _scope(request: HttpRequest) -> dict[str, Any]:
         "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
         "headers": headers_of(meta),
         "client": peer_of(meta),
-        "server": (meta.get("SERVER_NAME", ""), int(meta.get("SERVER_PORT") or 0) or None),
+        "server": server_of(meta),
     }
 
 
