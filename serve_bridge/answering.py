@@ -36,7 +36,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 Message = MutableMapping[str, Any]
 
 
-class BadRequest(Exception):  # noqa: N818 - an answer
+class BadRequest(Exception):
     """The request cannot be what the method takes; the caller is to blame."""
 
 

@@ -6,6 +6,7 @@ Rule 1: `start` and `connect` set the process's current client; every other func
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -144,10 +145,9 @@ def _end_with_process() -> None:
     for client in _started:
         if not client.is_owner():
             continue
-        try:
+        # If it fails, the controller ends it by itself when this process is gone.
+        with contextlib.suppress(ServeBridgeError, OSError, TimeoutError):
             client.shutdown()
-        except (ServeBridgeError, OSError, TimeoutError):
-            pass  # the controller ends it by itself when this process is gone
 
 
 atexit.register(_end_with_process)

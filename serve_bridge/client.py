@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from serve_bridge import instance as instances
-from serve_bridge.config import BackendConfig, HTTPOptions, check_name, check_ray_actor_options
+from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import (
     BackendNotFound,

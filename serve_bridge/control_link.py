@@ -7,6 +7,7 @@ Rule 2: an operation is sent once. If the connection breaks before its answer, t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -145,7 +146,5 @@ class ControlLink:
             _logger.exception("routing table %d could not be applied", table.version)
 
     async def _hold_lease(self, connection: CallerConnection) -> None:
-        try:
+        with contextlib.suppress(Lost, ServeBridgeError):  # `_run` connects again, and takes a new lease
             await calls.control(connection, "lease", timeout_s=1e9)
-        except (Lost, ServeBridgeError):
-            pass  # `_run` connects again, and takes a new lease

@@ -341,9 +341,7 @@ class Controller:
 
     async def create_endpoint(self, name: str, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
         """Let callers use *backend* under *name*; see `Wanted.create_endpoint`."""
-        await self._change(
-            lambda wanted: wanted.create_endpoint(name, backend=backend, route=route, methods=methods)
-        )
+        await self._change(lambda wanted: wanted.create_endpoint(name, backend=backend, route=route, methods=methods))
 
     async def delete_endpoint(self, name: str) -> None:
         """Take the endpoint away; an unknown name is fine."""

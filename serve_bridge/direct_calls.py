@@ -54,6 +54,7 @@ class DirectCalls:
         if backend is None or slot is None:
             return None
         idle, load = slot.link, slot.load
+        connection = None
         try:
             try:
                 connection = idle.connections.pop()
@@ -70,10 +71,10 @@ class DirectCalls:
         finally:
             self._replicas.release(backend, slot, load)
             router.slot_freed(backend)
-        if slot.member and not connection.closed:
-            idle.connections.append(connection)
-        else:
-            connection.close()
+            if connection is not None and not connection.closed:
+                idle.connections.append(connection)
+                if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
+                    idle.close()
         return answer, body
 
     def close(self) -> None:

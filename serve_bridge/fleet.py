@@ -179,9 +179,7 @@ class Fleet:
         """
         starting = [self._spawn(self._launch(backend, replica)) for replica in planned]
         try:
-            await asyncio.wait(
-                starting, return_when=asyncio.FIRST_EXCEPTION if all_or_none else asyncio.ALL_COMPLETED
-            )
+            await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION if all_or_none else asyncio.ALL_COMPLETED)
         except asyncio.CancelledError:
             await _cancelled(starting)
             await self.abandon(planned)

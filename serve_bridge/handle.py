@@ -70,7 +70,7 @@ class CallOptions:
             raise ConfigError("method_name must not be empty")
         headers = self.http_headers
         if headers is not None:
-            if not isinstance(headers, Mapping) or not all(isinstance(s, str) for pair in headers.items() for s in pair):
+            if not isinstance(headers, Mapping) or not all(isinstance(s, str) for p in headers.items() for s in p):
                 raise TypeError(f"http_headers must be a dict of str to str, got {shown(headers)}")
             object.__setattr__(self, "http_headers", dict(headers))  # later changes of the caller's dict mean nothing
         object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))

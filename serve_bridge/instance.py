@@ -135,8 +135,7 @@ def _read_given(address: str, source: str) -> Instance:
         raise TypeError(f"{source} must be the path of an instance's file, got {type(address).__name__}")
     if not os.path.isabs(address) or not address.endswith(".json") or "\0" in address:
         raise ConfigError(
-            f"{source}={address!r} is no address: an address is the path of an instance's file, "
-            "as client.address is"
+            f"{source}={address!r} is no address: an address is the path of an instance's file, as client.address is"
         )
     found = _read_if_any(Path(address))
     if found is None:

@@ -57,5 +57,3 @@ class LoopThread:
             # thread is a daemon, so what never ends is left behind with it.
             self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-
-

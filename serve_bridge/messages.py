@@ -75,7 +75,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         endpoint, backend, version: Whom the caller means, by which table; a replica of another backend rejects it.
         timeout_s: Seconds the caller still waits.
         call_method: Which method of the backend to call; empty: `__call__`.
-        forwarded: True from an adapter (the backend receives a ServeRequest), False from the proxy (a Starlette Request).
+        forwarded: True from an adapter (the backend gets a ServeRequest), False from the proxy (Starlette's Request).
         context: What the web app lets the backend know as `request.state`.
         body: The whole body, if the frame ends the request.
     """

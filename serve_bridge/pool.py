@@ -166,8 +166,7 @@ class ReplicaPool:
             raise self._nobody()
         if len(self._line) >= self._max_queued and not again:
             raise BackendOverloaded(
-                f"backend {self.name!r}: {self._max_queued} requests of this process wait already "
-                "(max_queued_queries)"
+                f"backend {self.name!r}: {self._max_queued} requests of this process wait already (max_queued_queries)"
             )
         granted: asyncio.Future[Slot[Link]] = self._loop.create_future()
         place.granted = granted

@@ -133,7 +133,9 @@ def _start_controller(
         if "already" not in str(error) and "taken" not in str(error):
             raise _user_error(error) from None
         os.rmdir(settings.directory)
-        raise ConfigError(f"instance {name!r} runs on this cluster already; connect() joins it, or use another name") from None
+        raise ConfigError(
+            f"instance {name!r} runs on this cluster already; connect() joins it, or use another name"
+        ) from None
     except BaseException as error:
         with contextlib.suppress(RayError):
             ray.kill(controller, no_restart=True)

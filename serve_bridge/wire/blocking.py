@@ -135,7 +135,7 @@ class BlockingConnection:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise DeadlineExceeded("the backend did not answer in time", "unknown")
-            # The kernel's own time-out: Python's costs a poll() before every read. It is set anew only where it matters.
+            # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
                 self._set_timeout(remaining)
             try:

@@ -250,6 +250,7 @@ class CallerConnection(FrameTransport):
         self.session: CallerSession[CallerStream] = CallerSession()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.going_away = False
+        self._first_unsent = 0
         self.on_change: Callable[[], None] | None = None
 
     @property
@@ -268,6 +269,8 @@ class CallerConnection(FrameTransport):
             raise Lost("no", "the connection was closing")
         id = self.session.next_id()
         frame = encode(kind, id, head, END if end else 0)
+        if not self._out:
+            self._first_unsent = id
         stream = CallerStream(id, self, self._loop.create_future(), uploading=not end)
         self.session.streams[id] = stream
         self.send(frame)
@@ -318,7 +321,8 @@ class CallerConnection(FrameTransport):
         self.session.streams.clear()
         for stream in streams:
             stream.state = _GONE
-            stream.fail(Lost("unknown", str(error or "the connection was closed")))
+            unsent = self._out and stream.id >= self._first_unsent
+            stream.fail(Lost("no" if unsent else "unknown", str(error or "the connection was closed")))
             stream.finish(0)
         if self.on_change is not None:
             self.on_change()

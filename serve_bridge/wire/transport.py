@@ -78,7 +78,7 @@ class FrameTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is in flight."""
-        self.close(exc)
+        self.close(exc or EOFError("the peer closed the connection"))
 
     def pause_writing(self) -> None:
         """Let who sends bodies wait."""
@@ -127,7 +127,8 @@ class FrameTransport(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
-        self._flush()
+        if error is None:
+            self._flush()
         if self._deadline is not None:
             self._deadline.cancel()
         self.resume_writing()

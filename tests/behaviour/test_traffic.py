@@ -83,7 +83,7 @@ def test_a_change_of_the_split_keeps_shadows(client: serve.Client, two: tuple[Se
     [
         ({}, "at least one"),
         ({"V1": 0.5, "V2": 0.4}, "sum"),
-        ({"V1": 1.5, "V2": -0.5}, "-0.5"),
+        ({"V1": 1.5, "V2": -0.5}, "from 0 to 1"),
         ({"V1": float("nan")}, "nan"),
         ({"V1": 0.5, "missing": 0.5}, "missing"),
         ({"V1": True}, "True"),
@@ -199,7 +199,7 @@ def test_a_shadow_of_0_is_removed(client: serve.Client, two: tuple[Served, str],
 @pytest.mark.parametrize("proportion", [-0.1, 1.1, float("nan"), True, "0.5", None], ids=repr)
 def test_a_bad_proportion_is_refused(client: serve.Client, two: tuple[Served, str], proportion: Any) -> None:
     """It is a TypeError, and nothing has changed."""
-    with pytest.raises(TypeError, match="proportion"):
+    with pytest.raises(TypeError, match="share of shadow"):
         client.shadow_traffic(two[0].name, two[1], proportion)
     assert client.list_endpoints()[two[0].name]["shadows"] == {}
 

@@ -1,7 +1,7 @@
 """The oracle of the fault tests: what was asked, what ran, and the invariants that must hold between the two.
 
-Rule 1: backends write `start` and `end` of each request, each in one write, to one file opened with O_APPEND; callers
-        write how each request went to another. Neither knows of the other.
+Rule 1: backends write `start` and `end` of each request, each in one write, to one file opened with O_APPEND;
+        callers write how each request went to another. Neither knows of the other.
 Rule 2: an invariant is a function of the two logs that returns what breaks it; none knows what the fault was.
 """
 

@@ -21,6 +21,7 @@ from tests.faults.oracle import (
 
 
 def outcome(id: str, **changes: object) -> Outcome:
+    """Return the outcome of a request that went well, but for *changes*."""
     answered = Outcome(
         id=id,
         kind="other",
@@ -37,6 +38,7 @@ def outcome(id: str, **changes: object) -> Outcome:
 
 
 def ran(*ids: str, at: float = 1.1) -> list[Event]:
+    """Return what the journal has of requests that ran."""
     return [Event(event, id, "v1", 1, at) for id in ids for event in ("start", "end")]
 
 
@@ -84,9 +86,7 @@ def test_a_second_outcome_is_found() -> None:
 
 def test_somebody_elses_answer_is_found() -> None:
     """I2: the id that came back is another's."""
-    assert list(violations(replace(GOOD, outcomes=[outcome("a", echoed="b"), outcome("b")]))) == [
-        "own_answer"
-    ]
+    assert list(violations(replace(GOOD, outcomes=[outcome("a", echoed="b"), outcome("b")]))) == ["own_answer"]
 
 
 def test_a_changed_payload_is_found() -> None:

@@ -22,10 +22,10 @@ PUBLIC = {
     *("Client", "ConfigError", "DeadlineExceeded", "EndpointNotFound", "HTTPOptions", "InstanceClosed"),
     *("Location", "MethodNotExposed", "NotConnected", "ReplicaDied", "SerializationError"),
     *("ServeBridgeError", "ServeRequest"),
-    *("accept_batch", "asgi_app", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
+    *("accept_batch", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
     *("delete_endpoint", "get_backend_config", "get_handle", "get_replica_context", "list_backends"),
     *("list_endpoints", "set_traffic", "shadow_traffic", "shutdown", "start", "update_backend"),
-    *("update_backend_config", "wsgi_app"),
+    *("update_backend_config", "AsyncHandle", "AuthenticationError", "Handle", "ProtocolError", "ReplicaContext"),
 }
 
 

@@ -195,10 +195,8 @@ def test_a_changed_record_is_refused(position: int, change: int) -> None:
     out, into = seals()
     record = bytearray(out.close(b"hello"))
     record[position] ^= change
-    try:
+    with contextlib.suppress(ProtocolError):
         assert into.open(bytes(record)) == b""  # its length was changed: it waits for more, in vain
-    except ProtocolError:
-        pass
 
 
 def test_a_dropped_record_is_noticed() -> None:

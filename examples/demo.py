@@ -1,0 +1,317 @@
+"""`make demo`: two web apps under gunicorn, one model on Ray, and its next version brought in under load.
+
+1. Starts Ray, an instance, and the first version of the model with two replicas.
+2. Starts the Flask and the Django example, two workers each. None of these processes knows Ray.
+3. Sends images that no version has seen, as PNG uploads through Flask and as JSON through Django.
+4. Starts the second version, gives it half of the traffic, then all of it; sends the images again each time.
+
+It leaves nothing behind. `make demo KEEP=1` leaves all of it running until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final
+
+import ray
+import requests
+from rich.console import Console
+from rich.table import Table
+
+import serve_bridge as serve
+from examples.digits import V1, V2, as_png, deploy, held_out
+
+ROOT: Final = Path(__file__).parents[1]
+IMAGES: Final = 300
+CALLERS: Final = 8
+WORKERS: Final = 2
+START_S: Final = 30.0
+STOP_S: Final = 10.0
+EXPECTED: Final = {V1: 0.7, V2: 0.95}
+"""Share of the images that a version must get right."""
+
+Post = Callable[[requests.Session, list[list[float]]], requests.Response]
+
+
+class DemoFailed(Exception):
+    """Something answered wrongly; the message says what."""
+
+
+@dataclass
+class Tally:
+    """What came back through one app in one round."""
+
+    app: str
+    right: int = 0
+    seconds: list[float] = field(default_factory=list)
+    replicas: Counter[str] = field(default_factory=Counter)
+    names: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, answer: dict[str, Any], label: int, seconds: float) -> None:
+        """Count one answer."""
+        self.right += answer["digit"] == label
+        self.seconds.append(seconds)
+        self.replicas[answer["replica"]] += 1
+        self.names.setdefault(answer["backend"], set()).add(answer["replica"])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.right / len(self.seconds)
+
+    def row(self, traffic: str) -> tuple[str, ...]:
+        """Return what the table shows."""
+        cuts = quantiles(self.seconds, n=100)
+        replicas = ", ".join(f"{name} {count}" for name, count in sorted(self.replicas.items()))
+        figures = (
+            f"{len(self.seconds)}",
+            f"{self.accuracy:.1%}",
+            f"{cuts[49] * 1e3:.1f}",
+            f"{cuts[98] * 1e3:.1f}",
+        )
+        return (traffic, self.app, *figures, replicas)
+
+
+# What runs
+
+
+@contextlib.contextmanager
+def ray_cluster(directory: Path) -> Iterator[None]:
+    """A Ray of the demo's own, whose files are in *directory*."""
+    before = signal.getsignal(signal.SIGTERM)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(directory / "ray"),
+    )
+    signal.signal(signal.SIGTERM, before)  # Ray takes it over
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def instance() -> Iterator[serve.Client]:
+    """An instance with the first version of the model."""
+    client = serve.start(name="demo", http_options={"port": 0})
+    try:
+        deploy(client, V1)
+        yield client
+    finally:
+        client.shutdown()
+
+
+@contextlib.contextmanager
+def web_app(application: str, address: str) -> Iterator[str]:
+    """A web app under gunicorn; gives its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        descriptor = listener.fileno()
+        options = ["--bind", f"fd://{descriptor}", "--workers", str(WORKERS), "--log-level", "warning"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", application],
+            cwd=ROOT,
+            env={**os.environ, "SERVE_BRIDGE_ADDRESS": address},
+            pass_fds=[descriptor],
+            start_new_session=True,  # Ctrl-C is for the demo alone, which then stops this in its turn
+        )
+    try:
+        wait_for(url, process)
+        yield url
+    finally:
+        stop(process)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Return once *url* answers.
+
+    Raises:
+        DemoFailed: It does not in time, or its process has ended.
+    """
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException):
+            requests.get(url, timeout=START_S)
+            return
+    raise DemoFailed(f"{process.args!r} does not answer")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a web server and its workers."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+# What is sent
+
+
+def upload_to(url: str) -> Post:
+    """Return what sends an image as a PNG file."""
+
+    def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
+        return session.post(f"{url}/api/digits", files={"image": ("digit.png", as_png(pixels))}, timeout=START_S)
+
+    return post
+
+
+def json_to(url: str) -> Post:
+    """Return what sends an image as JSON, with the token that Django's CSRF protection asks for."""
+
+    def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
+        if "csrftoken" not in session.cookies:
+            session.get(url, timeout=START_S)
+        headers = {"x-csrftoken": session.cookies["csrftoken"]}
+        return session.post(f"{url}/api/digits/", json={"pixels": pixels}, headers=headers, timeout=START_S)
+
+    return post
+
+
+def send_all(app: str, post: Post) -> Tally:
+    """Send the held-out images from a few callers at once.
+
+    Raises:
+        DemoFailed: An answer is no 200.
+    """
+    tally = Tally(app)
+
+    def send(share: list[tuple[list[list[float]], int]]) -> None:
+        with requests.Session() as session:
+            session.trust_env = False
+            for pixels, label in share:
+                began = time.perf_counter()
+                answer = post(session, pixels)
+                seconds = time.perf_counter() - began
+                if answer.status_code != 200:
+                    raise DemoFailed(f"{app} answered {answer.status_code}: {answer.text[:200]}")
+                tally.add(answer.json(), label, seconds)
+
+    images = held_out(IMAGES)
+    with ThreadPoolExecutor(CALLERS) as callers:
+        list(callers.map(send, [images[start::CALLERS] for start in range(CALLERS)]))
+    return tally
+
+
+def check_page(url: str) -> None:
+    """Upload an image as a browser would.
+
+    Raises:
+        DemoFailed: The page does not show an answer.
+    """
+    pixels, _ = held_out(1)[0]
+    page = requests.post(url, files={"image": ("digit.png", as_png(pixels))}, timeout=START_S)
+    if page.status_code != 200 or "It is a <strong>" not in page.text:
+        raise DemoFailed(f"the upload page answered {page.status_code} without a digit")
+
+
+def check(round_: list[Tally], weights: dict[str, float]) -> None:
+    """Compare what came back with what the traffic policy promises.
+
+    Raises:
+        DemoFailed: They differ.
+    """
+    total = sum(len(tally.seconds) for tally in round_)
+    replicas = sum((tally.replicas for tally in round_), Counter())
+    for backend, weight in weights.items():
+        names = set().union(*(tally.names.get(backend, set()) for tally in round_))
+        answers = sum(replicas[name] for name in names)
+        if abs(answers / total - weight) > 0.1:  # 4 sigma of 600 requests are 0.08
+            raise DemoFailed(f"{backend} answered {answers} of {total}, its weight is {weight}")
+    wanted = sum(EXPECTED[backend] * weight for backend, weight in weights.items())
+    accuracy = sum(tally.right for tally in round_) / total
+    if accuracy < wanted:
+        raise DemoFailed(f"{accuracy:.1%} right; {weights} should get {wanted:.1%}")
+    if len(replicas) != 2 * sum(weight > 0 for weight in weights.values()):
+        raise DemoFailed(f"not every replica answered, or one too many: {dict(replicas)}")
+
+
+# The play
+
+
+def play(client: serve.Client, flask: str, django: str, console: Console) -> None:
+    """Go from the first version to the second, and show what the users of both apps see.
+
+    Raises:
+        DemoFailed: They see something wrong.
+    """
+    table = Table("traffic", "through", "images", "right", "p50 ms", "p99 ms", "answered by")
+    apps = {"Flask, PNG": upload_to(flask), "Django, JSON": json_to(django)}
+    for weights in ({V1: 1.0}, {V1: 0.5, V2: 0.5}, {V2: 1.0}):
+        if V2 in weights and V2 not in client.list_backends():
+            console.print("The second version starts beside the first ...")
+            deploy(client, V2)
+        client.set_traffic("digits", weights)
+        round_ = [send_all(app, post) for app, post in apps.items()]
+        check(round_, weights)
+        for tally in round_:
+            table.add_row(*tally.row(" + ".join(f"{weight:.0%} {version}" for version, weight in weights.items())))
+        table.add_section()
+    client.delete_backend(V1)
+    console.print(table)
+
+
+def keep_running(client: serve.Client, flask: str, django: str, console: Console) -> None:
+    """Show where everything is, and wait for Ctrl-C."""
+    console.print(f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/\nproxy   {client.http_urls[0]}/digits")
+    console.print(f"SERVE_BRIDGE_ADDRESS={client.address}\nCtrl-C ends all of it.")
+    while True:
+        time.sleep(3600)
+
+
+def run(console: Console) -> None:
+    """Start everything, play, and take everything away again."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-")))
+        os.environ["XDG_RUNTIME_DIR"] = str(directory)
+        console.print("Ray and the first version start ...")
+        stack.enter_context(ray_cluster(directory))
+        client = stack.enter_context(instance())
+        console.print(f"Flask and Django start, {WORKERS} gunicorn workers each ...")
+        flask = stack.enter_context(web_app("examples.flask_app:create_app()", client.address))
+        django = stack.enter_context(web_app("examples.django_app.wsgi:application", client.address))
+        check_page(flask)
+        play(client, flask, django, console)
+        if os.environ.get("KEEP"):
+            keep_running(client, flask, django, console)
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    console = Console(highlight=False)
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is taken away
+    try:
+        run(console)
+    except DemoFailed as error:
+        console.print(f"[bold red]failed:[/] {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("ended by Ctrl-C; nothing is left running")
+        return 0 if os.environ.get("KEEP") else 130
+    console.print(f"done in {time.monotonic() - began:.0f} s; nothing is left running")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

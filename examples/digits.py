@@ -1,0 +1,107 @@
+"""A backend that reads handwritten digits, and `python -m examples.digits`, which deploys it and waits.
+
+The images are scikit-learn's: 8 x 8 pixels from 0 (white) to 16 (black). The last `HELD_OUT`
+are never trained on.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from starlette.exceptions import HTTPException
+
+import serve_bridge as serve
+
+HELD_OUT: Final = 500
+SIZE: Final = 8
+BLACK: Final = 16
+V1, V2 = "v1", "v2"
+TRAINED_ON: Final = {V1: 60, V2: 1297}
+"""Images that each version has seen: the first guesses, the second reads."""
+
+
+class Digits:
+    """Tells which digit an image shows.
+
+    Args:
+        trained_on: How many images to train on.
+    """
+
+    def __init__(self, trained_on: int) -> None:
+        digits = load_digits()
+        images = digits.images[:trained_on].reshape(trained_on, -1)
+        self._model = KNeighborsClassifier(weights="distance").fit(images, digits.target[:trained_on])
+        self._model.predict_proba(images[:1])  # the first answer loads libraries; no user should wait for that
+
+    async def __call__(self, request: Any) -> dict[str, Any]:
+        """Answer a form with the file `image`, or JSON with `pixels`; from a handle a dict with either."""
+        is_json = request.headers.get("content-type", "").startswith("application/json")
+        try:
+            fields = await (request.json() if is_json else request.form())
+            pixels = fields["pixels"] if "pixels" in fields else await _read(fields["image"])
+            image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
+        except (ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
+            raise HTTPException(400, f"send a file `image`, or JSON with {SIZE} x {SIZE} `pixels`") from error
+        chances = self._model.predict_proba(image)[0]  # a millisecond: not worth a thread
+        context = serve.get_replica_context()
+        return {
+            "digit": int(np.argmax(chances)),
+            "confidence": round(float(chances.max()), 3),
+            "replica": context.replica,
+            "backend": context.backend,
+        }
+
+
+async def _read(image: Any) -> np.ndarray[Any, Any]:
+    """Return the pixels of an uploaded file, or of its bytes."""
+    data = image if isinstance(image, bytes) else await image.read()
+    drawn = Image.open(io.BytesIO(data)).convert("L").resize((SIZE, SIZE))
+    return np.asarray(drawn, dtype=float) * BLACK / 255
+
+
+def held_out(count: int = HELD_OUT) -> list[tuple[list[list[float]], int]]:
+    """Return *count* images that no version has seen, and the digits that they show."""
+    digits = load_digits()
+    images, labels = digits.images[-HELD_OUT:][:count], digits.target[-HELD_OUT:][:count]
+    return [(image.tolist(), int(label)) for image, label in zip(images, labels, strict=True)]
+
+
+def as_png(pixels: list[list[float]]) -> bytes:
+    """Return an image as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray((np.asarray(pixels) * 255 / BLACK).astype("uint8")).save(file, "PNG")
+    return file.getvalue()
+
+
+def deploy(client: serve.Client, version: str, replicas: int = 2) -> None:
+    """Start *version*; the first one also becomes the endpoint `digits`."""
+    client.create_backend(
+        version,
+        Digits,
+        TRAINED_ON[version],
+        config={"num_replicas": replicas},
+        ray_actor_options={"num_cpus": 0.25},
+    )
+    if version == V1:
+        client.create_endpoint("digits", backend=V1, route="/digits", methods=["POST"])
+
+
+def main() -> None:
+    """Start an instance with the first version, and keep it until Ctrl-C."""
+    client = serve.start(http_options={"port": 0})
+    try:
+        deploy(client, V1)
+        print(f"digits answers at {client.http_urls[0]}/digits; SERVE_BRIDGE_ADDRESS={client.address}")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        client.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the fault tests share: an instance on real Ray that is theirs to break, and its processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import serve_bridge as serve
+from tests.faults.backends import Recorder
+from tests.faults.load import WAYS, Load
+from tests.faults.oracle import Event, Run, events_in, summary, violations
+from tests.waiting import wait_until
+
+SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
+"""How much longer than at every commit the tests run: `make faults` sets it."""
+QUICK = {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0, "graceful_shutdown_timeout_s": 5.0}
+REQUEST_TIMEOUT_S = 8.0
+
+
+def scaled(count: int) -> int:
+    """Return *count* for a short run, more for a long one."""
+    return max(1, round(count * SCALE))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An instance, and the logs of what happens on it.
+
+    Attributes:
+        client: Of the instance.
+        directory: For the logs.
+        journal: What backends write.
+    """
+
+    client: serve.Client
+    directory: Path
+    journal: Path
+
+    def serve(self, name: str, code: Any = Recorder, *args: Any, config: dict[str, Any] | None = None) -> None:
+        """Put *code* behind an endpoint of the same name; by default a `Recorder` of version 1."""
+        given = args or (str(self.journal),)
+        self.client.create_backend(name, code, *given, config={**QUICK, **(config or {})})
+        self.client.create_endpoint(name, backend=name, route=f"/{name}", methods=["GET", "POST"])
+
+    def load(self, endpoint: str, *, name: str = "load", ways: Sequence[str] = WAYS, **options: float) -> Load:
+        """Start to load *endpoint*; use it as a context manager."""
+        return Load(self.client, endpoint, self.directory / name, ways=ways, **options)
+
+    def events(self, event: str) -> list[Event]:
+        """Return what backends have noted as *event* so far."""
+        return [found for found in events_in(self.journal) if found.event == event]
+
+    def read(self, *loads: Load) -> Run:
+        """Return the run that is over."""
+        return Run.read(self.journal, *(load.log for load in loads))
+
+    def ready(self, backend: str) -> list[str]:
+        """Return the ids of the replicas of *backend* that take requests."""
+        replicas = self.client.status()["backends"][backend]["replicas"]
+        return [id for id, state in replicas.items() if state == "ready"]
+
+    def wait_until_whole(self, backend: str) -> None:
+        """Wait until *backend* has all its replicas."""
+        wanted = self.client.get_backend_config(backend).num_replicas
+        wait_until(lambda: len(self.ready(backend)) == wanted, 30.0)
+
+
+def check(run: Run, updated: dict[str, float] | None = None, *, failed: int = 0) -> None:
+    """Assert that every invariant holds and at most *failed* requests failed."""
+    assert violations(run, updated) == {}
+    assert len(run.failed()) <= failed, summary(run.outcomes)
+
+
+@pytest.fixture(scope="module")
+def instance(ray_cluster: Any) -> Iterator[serve.Client]:
+    """An instance on Ray for the tests of one module, theirs to break; no process of it is left after it."""
+    client = serve.start(name="faults", http_options={"port": 0, "request_timeout_s": REQUEST_TIMEOUT_S})
+    yield client
+    client.shutdown()
+    wait_until(lambda: not actors())
+
+
+@pytest.fixture
+def stage(instance: serve.Client, tmp_path: Path) -> Iterator[Stage]:
+    """The instance, and logs of one test's own; its endpoints and backends end with the test."""
+    yield Stage(instance, tmp_path, tmp_path / "journal")
+    for endpoint in instance.list_endpoints():
+        instance.delete_endpoint(endpoint)
+    for backend in instance.list_backends():
+        instance.delete_backend(backend)
+
+
+def actors(kind: str = "") -> list[psutil.Process]:
+    """Return the processes of the engine's actors of this run: "Controller", "Replica", "Proxy", or all."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+            ended = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        kinds = (kind,) if kind else ("Controller", "Replica", "Proxy")
+        if not ended and any(title.startswith(f"ray::{kind}Actor") for kind in kinds):
+            found.append(process)
+    return found

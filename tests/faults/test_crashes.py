@@ -1,0 +1,104 @@
+"""Processes that die or hang under load: replicas, the controller, constructors."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from tests.faults.backends import Crashing
+from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, actors, check, scaled, summary
+from tests.faults.oracle import violations
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+
+def a_replica(stage: Stage, endpoint: str) -> psutil.Process:
+    """Return the process of some replica behind *endpoint*."""
+    answer = stage.client.get_handle(endpoint).options(timeout_s=5).call(b"", id="who", payload="")
+    return psutil.Process(answer["pid"])
+
+
+def test_a_killed_replica_loses_nothing_idempotent_and_runs_nothing_twice(stage: Stage) -> None:
+    """P9: only what was in flight there and may not be repeated fails; the replica is replaced."""
+    stage.serve("m", config={"num_replicas": 2})
+    with stage.load("m") as load:
+        load.wait_for_more(60)
+        for _ in range(scaled(2)):
+            a_replica(stage, "m").kill()
+            load.wait_for_more(30)
+            stage.wait_until_whole("m")
+            load.wait_for_more(30)
+    run = stage.read(load)
+    assert violations(run) == {}
+    assert [o for o in run.failed() if o.kind == "idempotent"] == [], summary(run.outcomes)
+    assert {(o.status, o.executed) for o in run.failed()} <= {(502, "unknown")}, summary(run.outcomes)
+
+
+def test_a_stopped_replica_is_left_out_and_replaced(stage: Stage) -> None:
+    """P10: what it holds ends with 504 at its deadline, the others serve, and a new one takes its place."""
+    stage.serve("m", config={"num_replicas": 2})
+    with stage.load("m", timeout_s=REQUEST_TIMEOUT_S) as load:
+        load.wait_for_more(60)
+        stopped = a_replica(stage, "m")
+        stopped.suspend()
+        wait_until(lambda: not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE, 40.0)
+        stage.wait_until_whole("m")
+        load.wait_for_more(30)
+    run = stage.read(load)
+    assert violations(run) == {}
+    assert {(o.status, o.executed) for o in run.failed()} <= {(502, "unknown"), (504, "unknown")}
+    assert all(o.done < o.deadline + 1.0 for o in run.outcomes)
+
+
+def test_a_stopped_replica_gets_nothing_new_after_a_few_seconds(stage: Stage) -> None:
+    """P10: routers find out by themselves, long before it is replaced."""
+    patient = {"health_check_timeout_s": 60.0, "num_replicas": 2}
+    stage.serve("m", config=patient)
+    with stage.load("m", timeout_s=REQUEST_TIMEOUT_S) as load:
+        load.wait_for_more(60)
+        stopped = a_replica(stage, "m")
+        stopped.suspend()
+        try:
+            load.wait_for_more(60)
+            wait_until(lambda: any(o.status == 504 for o in load.outcomes()), 20.0)
+            after = len(load.outcomes())
+            load.wait_for_more(200)
+        finally:
+            stopped.resume()
+    late = load.outcomes()[after + 100 :]
+    assert [o for o in late if not o.ok and o.sent > late[0].done] == [], summary(late)
+    assert violations(stage.read(load)) == {}
+
+
+def test_a_killed_controller_loses_nothing(stage: Stage) -> None:
+    """P11: requests go on, no replica or proxy is lost or started, and changes are taken again."""
+    stage.serve("m", config={"num_replicas": 2})
+    before = {process.pid for kind in ("Replica", "Proxy") for process in actors(kind)}
+    with stage.load("m") as load:
+        for number in range(scaled(1)):
+            (controller,) = actors("Controller")
+            controller.kill()
+            load.wait_for_more(30)
+            stage.client.create_endpoint(f"again-{number}", backend="m")
+            load.wait_for_more(60)
+    check(stage.read(load))
+    assert {process.pid for kind in ("Replica", "Proxy") for process in actors(kind)} == before
+
+
+def test_a_crash_loop_is_contained(stage: Stage) -> None:
+    """P13: a constructor that ends its process is tried ever more rarely, and reported; others serve."""
+    flag = stage.directory / "flag"
+    stage.serve("m")
+    stage.serve("bad", Crashing, str(stage.journal), str(flag))
+    flag.touch()
+    with stage.load("m") as load:
+        a_replica(stage, "bad").kill()
+        wait_until(lambda: stage.client.status()["backends"]["bad"]["failed"], 30.0)
+        assert "ended while it started" in stage.client.status()["backends"]["bad"]["failure"]
+        tries = len(stage.events("constructed"))
+        flag.unlink()
+        stage.client.update_backend("bad", Crashing, str(stage.journal), str(flag))
+        stage.wait_until_whole("bad")
+    check(stage.read(load))
+    assert tries < 12

@@ -1,0 +1,488 @@
+"""The router against small replicas on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from serve_bridge.errors import (
+    BackendOverloaded,
+    DeadlineExceeded,
+    EndpointNotFound,
+    NotConnected,
+    ReplicaDied,
+)
+from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.router import Router
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import ReplicaStream
+from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.sockets import Listener
+
+KEY = Key(b"k" * 32)
+
+
+class FakeReplica:
+    """Answers with its name, or does what the test says; counts what it was sent."""
+
+    def __init__(
+        self, name: str, load: int = 0, behaviour: Callable[[ReplicaStream], object] | None = None
+    ) -> None:
+        self.name = name
+        self.reported = load
+        self.behaviour = behaviour
+        self.streams: list[ReplicaStream] = []
+        self.arrived = asyncio.Event()
+        self.listener = Listener(self, KEY, "g", name)
+
+    def load(self) -> int:
+        """Return the load that it claims to have."""
+        return self.reported
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Take a request."""
+        self.streams.append(stream)
+        self.arrived.set()
+        if self.behaviour is None:
+            self.answer(stream)
+        else:
+            self.behaviour(stream)
+
+    def answer(self, stream: ReplicaStream) -> None:
+        """Answer with the replica's name."""
+        stream.respond(self.name.encode(), end=True)
+
+    def die(self, stream: ReplicaStream) -> None:
+        """Cut every connection."""
+        self.listener.close()
+
+    def hold(self, stream: ReplicaStream) -> None:
+        """Answer later, or never."""
+
+    def full(self, stream: ReplicaStream) -> None:
+        """Refuse."""
+        stream.reject("full")
+
+
+@dataclass
+class Request:
+    """A request as the router takes it."""
+
+    timeout_s: float = 10.0
+    idempotent: bool = False
+    endpoint: str = "e"
+    kind: Kind = Kind.CALL
+    shard_key: str | None = None
+    body: Sequence[Segment] | AsyncIterator[bytes] | None = None
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return a head."""
+        return b"head"
+
+
+@dataclass
+class Stage:
+    """A router, and replicas that can be started and listed."""
+
+    directory: Path
+    limit: int = 10
+    max_queued: int = 10
+    shadows: dict[str, float] = field(default_factory=dict)
+    version: int = 0
+    running: dict[str, tuple[FakeReplica, ReplicaAddress]] = field(default_factory=dict)
+    router: Router = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.router = Router(KEY, Role.PYTHON)
+
+    async def start(self, replica: FakeReplica) -> FakeReplica:
+        """Let a replica listen."""
+        address = await replica.listener.listen(self.directory / "s")
+        self.running[replica.name] = replica, address
+        return replica
+
+    def publish(self, *names: str, shadow: Sequence[str] = ()) -> None:
+        """List replicas of the backend, and of its shadow."""
+        self.version += 1
+        backends = {
+            backend: BackendRoute(tuple(self.running[n][1] for n in listed), self.limit, self.max_queued)
+            for backend, listed in (("b", names), ("s", shadow))
+        }
+        self.router.apply(
+            RoutingTable(
+                "g", self.version, backends, {"e": EndpointRoute(None, (), {"b": 1.0}, self.shadows)}
+            )
+        )
+
+    async def ask(self, **options: object) -> str:
+        """Send one request; return the answer's head."""
+        _, frame = await self.router.route(Request(**options))  # type: ignore[arg-type]
+        return frame.payload.decode()
+
+    def close(self) -> None:
+        """End everything."""
+        self.router.close()
+        for replica, _ in self.running.values():
+            replica.listener.close()
+
+
+def staged(tmp_path: Path, main: Callable[[Stage], Awaitable[None]], **options: object) -> None:
+    """Run a test on a stage."""
+
+    async def run() -> None:
+        stage = Stage(tmp_path, **options)  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(20):
+                await main(stage)
+        finally:
+            stage.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+async def turns(condition: Callable[[], object]) -> None:
+    """Let the loop turn until a condition holds."""
+    while not condition():  # noqa: ASYNC110 - what is awaited has no event
+        await asyncio.sleep(0)
+
+
+def test_of_two_replicas_the_less_loaded_gets_the_request(tmp_path: Path) -> None:
+    """By what they reported with their answers."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1", load=1000))
+        await stage.start(FakeReplica("r2"))
+        stage.publish("r1", "r2")
+        await asyncio.gather(*(stage.ask() for _ in range(4)))
+        assert {await stage.ask() for _ in range(20)} == {"r2"}
+
+    staged(tmp_path, main)
+
+
+def test_a_full_replica_is_skipped(tmp_path: Path) -> None:
+    """Its rejection costs the caller nothing."""
+
+    async def main(stage: Stage) -> None:
+        full = FakeReplica("r1")
+        full.behaviour = full.full
+        await stage.start(full)
+        await stage.start(FakeReplica("r2"))
+        stage.publish("r1", "r2")
+        assert {await stage.ask() for _ in range(10)} == {"r2"}
+
+    staged(tmp_path, main)
+
+
+def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
+    """One place, and three requests."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        replica.behaviour = replica.hold
+        await stage.start(replica)
+        stage.publish("r1")
+        served: list[int] = []
+
+        async def ask(number: int) -> None:
+            await stage.ask()
+            served.append(number)
+
+        asking = [asyncio.create_task(ask(number)) for number in range(3)]
+        for count in range(1, 4):
+            await turns(lambda count=count: len(replica.streams) == count)
+            replica.answer(replica.streams[-1])
+        await asyncio.gather(*asking)
+        assert served == [0, 1, 2]
+
+    staged(tmp_path, main, limit=1)
+
+
+def test_a_rejected_request_waits_until_its_replica_has_room(tmp_path: Path) -> None:
+    """Others' requests fill it; the router tries again by itself."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        replica.behaviour = lambda s: replica.full(s) if len(replica.streams) < 4 else replica.answer(s)
+        await stage.start(replica)
+        stage.publish("r1")
+        assert (await stage.ask(), stage.router.statistics.rejected) == ("r1", 3)
+
+    staged(tmp_path, main)
+
+
+def test_a_line_that_is_full_refuses_at_once(tmp_path: Path) -> None:
+    """With nothing started; those whose time was up leave their place."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        replica.behaviour = replica.hold
+        await stage.start(replica)
+        stage.publish("r1")
+        held = asyncio.create_task(stage.ask())
+        await replica.arrived.wait()
+        with pytest.raises(DeadlineExceeded):
+            await stage.ask(timeout_s=0.01)
+        waiting = asyncio.create_task(stage.ask())
+        await asyncio.sleep(0)
+        with pytest.raises(BackendOverloaded, match="max_queued_queries"):
+            await stage.ask()
+        waiting.cancel()
+        replica.answer(replica.streams[0])
+        assert await held == "r1"
+
+    staged(tmp_path, main, limit=1, max_queued=1)
+
+
+def test_without_a_replica_nothing_waits(tmp_path: Path) -> None:
+    """There is nothing to wait for."""
+
+    async def main(stage: Stage) -> None:
+        stage.publish()
+        with pytest.raises(BackendOverloaded, match="no ready replica"):
+            await stage.ask()
+
+    staged(tmp_path, main)
+
+
+def test_replicas_that_all_went_away_are_not_waited_for_till_the_deadline(tmp_path: Path) -> None:
+    """Only as long as a new table may take."""
+
+    async def main(stage: Stage) -> None:
+        replica = await stage.start(FakeReplica("r1"))
+        stage.publish("r1")
+        replica.listener.close()
+        with pytest.raises(BackendOverloaded, match="no ready replica"):
+            await stage.ask(timeout_s=15.0)
+
+    staged(tmp_path, main)
+
+
+def test_a_deadline_that_passes_before_sending_proves_that_nothing_ran(tmp_path: Path) -> None:
+    """The request was in line."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        replica.behaviour = replica.hold
+        await stage.start(replica)
+        stage.publish("r1")
+        held = asyncio.create_task(stage.ask())
+        await replica.arrived.wait()
+        with pytest.raises(DeadlineExceeded) as caught:
+            await stage.ask(timeout_s=0.02)
+        assert (caught.value.executed, len(replica.streams)) == ("no", 1)
+        held.cancel()
+
+    staged(tmp_path, main, limit=1)
+
+
+def test_a_deadline_that_passes_after_sending_leaves_it_unknown_and_cancels(tmp_path: Path) -> None:
+    """The slot is free once the replica has confirmed."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        cancelled = asyncio.Event()
+
+        def hold(stream: ReplicaStream) -> None:
+            def cancel() -> None:
+                stream.abort()
+                cancelled.set()
+
+            stream.on_cancel = cancel
+
+        replica.behaviour = hold
+        await stage.start(replica)
+        stage.publish("r1")
+        with pytest.raises(DeadlineExceeded) as caught:
+            await stage.ask(timeout_s=0.02)
+        assert caught.value.executed == "unknown"
+        await cancelled.wait()
+        replica.behaviour = None
+        assert await stage.ask() == "r1"
+
+    staged(tmp_path, main, limit=1)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_lost_request_is_sent_again_only_if_that_is_safe(tmp_path: Path, idempotent: bool) -> None:
+    """Once, to another replica."""
+
+    async def main(stage: Stage) -> None:
+        dying = FakeReplica("r1")
+        dying.behaviour = dying.die
+        await stage.start(dying)
+        other = FakeReplica("r2", behaviour=None if idempotent else dying.die)
+        await stage.start(other)
+        stage.publish("r1")
+        asking = asyncio.create_task(stage.ask(idempotent=idempotent))
+        await dying.arrived.wait()
+        stage.publish("r1", "r2")
+        if idempotent:
+            assert (await asking, stage.router.statistics.retried) == ("r2", 1)
+        else:
+            with pytest.raises(ReplicaDied) as caught:
+                await asking
+            assert (caught.value.executed, other.streams) == ("unknown", [])
+
+    staged(tmp_path, main)
+
+
+def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:
+    """A request that kills replicas does not kill all of them."""
+
+    async def main(stage: Stage) -> None:
+        for name in ("r1", "r2", "r3"):
+            replica = FakeReplica(name)
+            replica.behaviour = replica.die
+            await stage.start(replica)
+        stage.publish("r1", "r2", "r3")
+        with pytest.raises(ReplicaDied):
+            await stage.ask(idempotent=True)
+        assert sum(len(replica.streams) for replica, _ in stage.running.values()) == 2
+
+    staged(tmp_path, main)
+
+
+@pytest.mark.parametrize("fate", ["full", "die", "hold", "nobody"])
+def test_a_shadow_never_affects_the_primary(tmp_path: Path, fate: str) -> None:
+    """Whatever becomes of it."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1"))
+        shadow = FakeReplica("s1")
+        shadow.behaviour = getattr(shadow, fate, None)
+        await stage.start(shadow)
+        stage.publish("r1", shadow=["s1"] if fate != "nobody" else [])
+        assert [await stage.ask() for _ in range(5)] == ["r1"] * 5
+
+    staged(tmp_path, main, shadows={"s": 1.0})
+
+
+def test_shadows_get_copies(tmp_path: Path) -> None:
+    """Each is counted when it was answered."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1"))
+        shadow = await stage.start(FakeReplica("s1"))
+        stage.publish("r1", shadow=["s1"])
+        for _ in range(5):
+            await stage.ask()
+        await turns(lambda: stage.router.statistics.shadows_sent == 5)
+        assert len(shadow.streams) == 5
+
+    staged(tmp_path, main, shadows={"s": 1.0})
+
+
+def test_a_replica_that_leaves_the_table_finishes_what_it_has(tmp_path: Path) -> None:
+    """And gets nothing more; its connection closes then."""
+
+    async def main(stage: Stage) -> None:
+        leaving = FakeReplica("r1")
+        leaving.behaviour = leaving.hold
+        await stage.start(leaving)
+        await stage.start(FakeReplica("r2"))
+        stage.publish("r1")
+        asking = asyncio.create_task(stage.ask())
+        await leaving.arrived.wait()
+        stage.publish("r2")
+        assert {await stage.ask() for _ in range(5)} == {"r2"}
+        leaving.answer(leaving.streams[0])
+        assert await asking == "r1"
+        await turns(lambda: not leaving.listener.connections)
+
+    staged(tmp_path, main)
+
+
+def test_a_draining_replica_loses_nothing(tmp_path: Path) -> None:
+    """What is under way to it goes to another one."""
+
+    async def main(stage: Stage) -> None:
+        draining = await stage.start(FakeReplica("r1"))
+        await stage.start(FakeReplica("r2"))
+        stage.publish("r1", "r2")
+        await asyncio.gather(*(stage.ask() for _ in range(20)))
+        draining.listener.stop_accepting()
+        draining.listener.go_away()
+        assert set(await asyncio.gather(*(stage.ask() for _ in range(20)))) == {"r2"}
+
+    staged(tmp_path, main)
+
+
+def test_a_replica_that_comes_back_is_dialled_again(tmp_path: Path) -> None:
+    """For as long as it is listed."""
+
+    async def main(stage: Stage) -> None:
+        replica = await stage.start(FakeReplica("r1"))
+        stage.publish("r1")
+        await stage.ask()
+        replica.listener.close()
+        await stage.start(FakeReplica("r1"))
+        assert await stage.ask(idempotent=True) == "r1"
+
+    staged(tmp_path, main)
+
+
+def test_a_body_that_is_streamed_goes_whole_to_whoever_accepts_it(tmp_path: Path) -> None:
+    """A rejection before has lost nothing of it."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        received: list[bytes] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def read(stream: ReplicaStream) -> None:
+            stream.accept_body()
+            received.extend([chunk async for chunk in stream.chunks()])
+            replica.answer(stream)
+
+        def behave(stream: ReplicaStream) -> None:
+            if len(replica.streams) < 3:
+                stream.reject("full")
+            else:
+                tasks.append(asyncio.create_task(read(stream)))
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"first"
+            yield b"second"
+
+        replica.behaviour = behave
+        await stage.start(replica)
+        stage.publish("r1")
+        assert (await stage.ask(body=body()), received) == ("r1", [b"first", b"second"])
+
+    staged(tmp_path, main)
+
+
+def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path) -> None:
+    """Nobody waits for ever."""
+
+    async def main(stage: Stage) -> None:
+        replica = FakeReplica("r1")
+        replica.behaviour = replica.hold
+        await stage.start(replica)
+        stage.publish("r1")
+        asking = asyncio.create_task(stage.ask())
+        await replica.arrived.wait()
+        stage.router.close()
+        with pytest.raises(ReplicaDied):
+            await asking
+
+    staged(tmp_path, main)
+
+
+def test_an_unknown_endpoint_is_told_from_a_missing_table(tmp_path: Path) -> None:
+    """One is the caller's mistake."""
+
+    async def main(stage: Stage) -> None:
+        with pytest.raises(NotConnected):
+            await stage.ask()
+        stage.publish()
+        with pytest.raises(EndpointNotFound):
+            await stage.ask(endpoint="other")
+
+    staged(tmp_path, main)
