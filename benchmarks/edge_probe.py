@@ -120,9 +120,7 @@ def cases() -> Iterator[Case]:
     yield Case("H14 trailer X-Fine", CHUNKED + b"0\r\nX-Fine: x\r\n\r\n", r"200\+app open")
     yield Case("H14 10,000 trailers", CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 10_000 + END, "431 closed")
     for version in (b" HTTP/1.2", b" HTTP/01.1", b" HTTP/9.9", b"", b" RTSP/1.0", b" ICE/1.0", b" http/1.1"):
-        yield Case(
-            f"H16 GET /{version.decode()}", b"GET /x" + version + b"\r\nHost: a\r\n\r\n", r"(400|505) closed"
-        )
+        yield Case(f"H16 GET /{version.decode()}", b"GET /x" + version + b"\r\nHost: a\r\n\r\n", r"(400|505) closed")
     yield Case("H16 HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", r"(400|505) closed")
     for line in (b"get /x", b"G\tT /x", b"GET  /x", b"GET\t/x", b"A" * 4096 + b" /x"):
         yield Case(
@@ -132,14 +130,10 @@ def cases() -> Iterator[Case]:
         )
     for target in (b"*", b"foo", b"@host", b"/x#y", b"http://b/x", b"/\xff"):
         yield Case(f"H19 GET {target!r}"[:24], b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n", BAD)
-    yield Case(
-        "H19 absolute form", b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n", r"200\+app open|400 closed"
-    )
+    yield Case("H19 absolute form", b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n", r"200\+app open|400 closed")
     yield Case("H19 OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", r"20[04] open")
     yield Case("H19 CONNECT", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", r"40[05] closed")
-    yield Case(
-        "H21 line of 8 KiB + 1", b"GET /" + b"a" * 8179 + b" HTTP/1.1\r\nHost: a\r\n\r\n", "414 closed"
-    )
+    yield Case("H21 line of 8 KiB + 1", b"GET /" + b"a" * 8179 + b" HTTP/1.1\r\nHost: a\r\n\r\n", "414 closed")
     yield Case("H21 line of 2 MB", b"GET /" + b"a" * 2 * MIB, "414 closed")
     yield Case("H22 101 headers", GET + b"A: b\r\n" * 100 + END, "431 closed")
     yield Case("H22 20,000 headers", GET + b"A: b\r\n" * 20_000 + END, "431 closed")
@@ -182,9 +176,7 @@ def cases() -> Iterator[Case]:
     )
     yield Case("S02 no body comes", POST + b"Content-Length: 5\r\n\r\n", r"closed|408 closed")
     yield Case("S03 nobody reads", b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n", "closed|reset")
-    yield Case(
-        "S05 FIN after the request", b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n<FIN>", r"(100 )?200\+app closed"
-    )
+    yield Case("S05 FIN after the request", b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n<FIN>", r"(100 )?200\+app closed")
     for status in (123, 99, 600):
         wanted = r"123\+app closed" if status == 123 else r"500 (closed|open)"
         yield Case(f"U03 status {status}", b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % status, wanted)
@@ -264,9 +256,7 @@ async def _serve(kind: str, port: int) -> None:
             port=port,
             interface=Interfaces.ASGI,
             http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(DEADLINE_S * 1000), max_buffer_size=72 * 1024
-            ),
+            http1_settings=HTTP1Settings(header_read_timeout=int(DEADLINE_S * 1000), max_buffer_size=72 * 1024),
             log_enabled=False,
         ).serve()
     else:
@@ -427,9 +417,7 @@ def main(arguments: list[str]) -> None:
         return
     print("| case | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
     for name in next(iter(found.values())):
-        cells = [
-            ("" if ok else "**no:** ") + outcome for ok, outcome in (found[kind][name] for kind in kinds)
-        ]
+        cells = [("" if ok else "**no:** ") + outcome for ok, outcome in (found[kind][name] for kind in kinds)]
         print(f"| {name} | " + " | ".join(cells) + " |")
     totals = [f"{sum(ok for ok, _ in found[kind].values())} of {len(found[kind])}" for kind in kinds]
     print("| as wanted | " + " | ".join(totals) + " |")

@@ -11,8 +11,8 @@ It leaves nothing behind. `make demo KEEP=1` leaves all of it running until Ctrl
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,7 +27,6 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
 
-import ray
 import requests
 from rich.console import Console
 from rich.table import Table
@@ -76,14 +75,12 @@ class Tally:
     def row(self, traffic: str) -> tuple[str, ...]:
         """Return what the table shows."""
         cuts = quantiles(self.seconds, n=100)
-        replicas = ", ".join(f"{name} {count}" for name, count in sorted(self.replicas.items()))
-        figures = (
-            f"{len(self.seconds)}",
-            f"{self.accuracy:.1%}",
-            f"{cuts[49] * 1e3:.1f}",
-            f"{cuts[98] * 1e3:.1f}",
+        figures = f"{self.accuracy:.1%}", f"{cuts[49] * 1e3:.1f}", f"{cuts[98] * 1e3:.1f}"
+        replicas = "\n".join(
+            f"{backend}: {' + '.join(str(self.replicas[name]) for name in sorted(names))}"
+            for backend, names in sorted(self.names.items())
         )
-        return (traffic, self.app, *figures, replicas)
+        return (traffic, self.app, str(len(self.seconds)), *figures, replicas)
 
 
 # What runs
@@ -92,8 +89,11 @@ class Tally:
 @contextlib.contextmanager
 def ray_cluster(directory: Path) -> Iterator[None]:
     """A Ray of the demo's own, whose files are in *directory*."""
+    # A token for this cluster alone; without one Ray would keep one in the home directory.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray  # late: it reads the environment when it is imported
+
     before = signal.getsignal(signal.SIGTERM)
-    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local",
         include_dashboard=False,
@@ -182,7 +182,7 @@ def json_to(url: str) -> Post:
     def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
         if "csrftoken" not in session.cookies:
             session.get(url, timeout=START_S)
-        headers = {"x-csrftoken": session.cookies["csrftoken"]}
+        headers = {"x-csrftoken": session.cookies["csrftoken"] or ""}
         return session.post(f"{url}/api/digits/", json={"pixels": pixels}, headers=headers, timeout=START_S)
 
     return post
@@ -265,7 +265,7 @@ def play(client: serve.Client, flask: str, django: str, console: Console) -> Non
         round_ = [send_all(app, post) for app, post in apps.items()]
         check(round_, weights)
         for tally in round_:
-            table.add_row(*tally.row(" + ".join(f"{weight:.0%} {version}" for version, weight in weights.items())))
+            table.add_row(*tally.row("\n".join(f"{weight:.0%} {version}" for version, weight in weights.items())))
         table.add_section()
     client.delete_backend(V1)
     console.print(table)

@@ -97,9 +97,7 @@ def check_route(route: object, *, mount: bool = False) -> str:
         raise ValueError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
     compiled = compile_route(route)
     if mount and any(converter == "path" for _, converter in compiled.params):
-        raise ValueError(
-            f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'"
-        )
+        raise ValueError(f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'")
     return route
 
 

@@ -97,9 +97,7 @@ class Wanted:
             self.endpoints[endpoint.name] = replace(endpoint, policy=endpoint.policy.with_shadow(name, 0))
         return self.backends.pop(name, None)
 
-    def create_endpoint(
-        self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]
-    ) -> None:
+    def create_endpoint(self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
         """Add an endpoint whose traffic all goes to *backend*.
 
         Raises:
@@ -151,17 +149,12 @@ class Wanted:
             for endpoint in self.endpoints.values()
         }
 
-    def table(
-        self, generation: str, version: int, replicas: Mapping[str, tuple[ReplicaAddress, ...]]
-    ) -> RoutingTable:
+    def table(self, generation: str, version: int, replicas: Mapping[str, tuple[ReplicaAddress, ...]]) -> RoutingTable:
         """Return the routing table for these wanted things and the *replicas* that are ready, by backend."""
         return RoutingTable(
             generation,
             version,
-            {
-                name: _backend_route(backend, replicas.get(name, ()))
-                for name, backend in self.backends.items()
-            },
+            {name: _backend_route(backend, replicas.get(name, ())) for name, backend in self.backends.items()},
             {
                 name: EndpointRoute(e.route, e.methods, dict(e.policy.weights), dict(e.policy.shadows))
                 for name, e in self.endpoints.items()

@@ -38,8 +38,7 @@ _HOST = re.compile(_AUTHORITY)
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})"
-    rb"((?:[ \t]*;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|\"[\t !#-\[\]-~]*+\"))?)*)\r\n"
-    % {b"token": _TOKEN}
+    rb"((?:[ \t]*;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|\"[\t !#-\[\]-~]*+\"))?)*)\r\n" % {b"token": _TOKEN}
 )
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")

@@ -359,10 +359,7 @@ async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
 def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return *headers* without Connection, Upgrade and what Connection lists, but for `_LISTED_BUT_KEPT`."""
     listed = {
-        option.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for option in value.split(b",")
+        option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
     }
     dropped = (listed - _LISTED_BUT_KEPT) | {b"connection", b"upgrade"}
     return [header for header in headers if header[0] not in dropped]
@@ -372,13 +369,10 @@ def problem(status: int, reason: str, request_id: str) -> bytes:
     """Return the bytes of an answer that refuses a request (RFC 9457) and closes the connection."""
     title = HTTPStatus(status).phrase
     body = json.dumps({"title": title, "status": status, "detail": reason, "request_id": request_id}).encode()
-    return (
-        b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s\r\n%s"
-        % (
-            status_line(status),
-            len(body),
-            request_id.encode(),
-            b"connection: close\r\n",
-            body,
-        )
+    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s\r\n%s" % (
+        status_line(status),
+        len(body),
+        request_id.encode(),
+        b"connection: close\r\n",
+        body,
     )

@@ -137,9 +137,7 @@ class ResponseWriter:
         if line is None:
             raise ValueError(f"{status!r} is no status of a final answer")
         head = [line]
-        keep_alive = self._headers(
-            message.get("headers", ()), head, without_length=status < 200 or status == 204
-        )
+        keep_alive = self._headers(message.get("headers", ()), head, without_length=status < 200 or status == 204)
         keep_alive = keep_alive and cycle.keep_alive and status >= 200 and self._connection.may_keep_alive()
         self._bodyless = status < 200 or status in (204, 304) or cycle.scope["method"] == "HEAD"
         if self._left is None and not self._bodyless:

@@ -134,9 +134,7 @@ def _head_of(frame: Frame) -> CallAnswer:
         raise ProtocolError(f"an answer's head is malformed: {error}") from None
 
 
-async def control(
-    connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any
-) -> Any:
+async def control(connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
     """Call operation *name* of whoever listens at the other end, and return its result.
 
     Raises:
@@ -163,9 +161,7 @@ async def control(
         stream.cancel()
 
 
-async def answer_control(
-    stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]
-) -> None:
+async def answer_control(stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
     """Run *operation* with the arguments of the call that *head* opened, and send its result."""
     try:
         args, kwargs = await read_arguments(stream, head)

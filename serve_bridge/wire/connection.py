@@ -2,7 +2,8 @@
 
 Rule 1: a stream's slot is given back exactly once, by `on_done`: when the replica has spoken its last, or
     never will.
-Rule 2: a request that ends with the connection is "unknown", unless GOAWAY has denied it.
+Rule 2: a request that ends with the connection is "unknown", unless GOAWAY has denied it or no byte of it was
+    written.
 """
 
 from __future__ import annotations
@@ -53,20 +54,20 @@ class CallerStream(BodyStream):
     Attributes:
         reply: The RESPONSE frame, or `Rejected`, `Lost`, `Aborted`.
         uploading: Whether the end of the request's body is still to be sent.
+        opened: The connection's `writes` when it was opened; while that is the same, nothing of it was written.
         on_done: Called once, with the replica's load, when the replica has spoken its last; frees the slot.
     """
 
-    __slots__ = ("_upload", "on_done", "reply", "uploading")
+    __slots__ = ("_upload", "on_done", "opened", "reply", "uploading")
 
     connection: CallerConnection
 
-    def __init__(
-        self, id: int, connection: CallerConnection, reply: asyncio.Future[Frame], *, uploading: bool
-    ) -> None:
+    def __init__(self, id: int, connection: CallerConnection, reply: asyncio.Future[Frame], *, uploading: bool) -> None:
         super().__init__(id, _WAITING, send_window=0, recv_window=ANSWER_WINDOW)
         self.connection = connection
         self.reply = reply
         self.uploading = uploading
+        self.opened = connection.writes
         self.on_done: Callable[[int], None] | None = None
         self._upload: asyncio.Task[None] | None = None
 
@@ -250,7 +251,6 @@ class CallerConnection(FrameTransport):
         self.session: CallerSession[CallerStream] = CallerSession()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.going_away = False
-        self._first_unsent = 0
         self.on_change: Callable[[], None] | None = None
 
     @property
@@ -269,8 +269,6 @@ class CallerConnection(FrameTransport):
             raise Lost("no", "the connection was closing")
         id = self.session.next_id()
         frame = encode(kind, id, head, END if end else 0)
-        if not self._out:
-            self._first_unsent = id
         stream = CallerStream(id, self, self._loop.create_future(), uploading=not end)
         self.session.streams[id] = stream
         self.send(frame)
@@ -321,8 +319,8 @@ class CallerConnection(FrameTransport):
         self.session.streams.clear()
         for stream in streams:
             stream.state = _GONE
-            unsent = self._out and stream.id >= self._first_unsent
-            stream.fail(Lost("no" if unsent else "unknown", str(error or "the connection was closed")))
+            started = "no" if stream.opened == self.writes else "unknown"
+            stream.fail(Lost(started, str(error or "the connection was closed")))
             stream.finish(0)
         if self.on_change is not None:
             self.on_change()
@@ -355,9 +353,7 @@ class CallerConnection(FrameTransport):
 class ReplicaConnection(FrameTransport):
     """The listening end: hands each request to its service."""
 
-    def __init__(
-        self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]
-    ) -> None:
+    def __init__(self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]) -> None:
         super().__init__(Handshake(key, Role.LISTENER, identity, caller=False))
         self.session = ReplicaSession(ReplicaStream)
         self._service = service

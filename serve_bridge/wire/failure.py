@@ -40,9 +40,7 @@ def pack(error: BaseException) -> bytes:
 
 def pack_short(error: BaseException) -> bytes:
     """Return *error* as bytes with its texts cut: for one too long to send whole."""
-    return _encode(
-        _Failure(type(error).__qualname__[:256], text_of(error)[:4096], traceback_of(error)[-16384:], b"")
-    )
+    return _encode(_Failure(type(error).__qualname__[:256], text_of(error)[:4096], traceback_of(error)[-16384:], b""))
 
 
 def unpack(data: bytes | bytearray | memoryview) -> BaseException:

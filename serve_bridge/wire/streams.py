@@ -92,9 +92,7 @@ REPLICA: Final[Table] = {
 
 def _compiled(table: Table) -> dict[int, int]:
     """Return *table* keyed by one plain int: hashing tuples of enum members costs more than all the rest."""
-    return {
-        int(state) << 16 | int(kind) << 8 | flags: int(after) for (state, kind, flags), after in table.items()
-    }
+    return {int(state) << 16 | int(kind) << 8 | flags: int(after) for (state, kind, flags), after in table.items()}
 
 
 _CALLER, _REPLICA = _compiled(CALLER), _compiled(REPLICA)

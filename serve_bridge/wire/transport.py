@@ -31,6 +31,7 @@ class FrameTransport(asyncio.Protocol):
 
     Attributes:
         closed: Whether it has ended.
+        writes: How often frames were written.
         last_heard: Loop time at which the peer last sent anything.
     """
 
@@ -42,6 +43,7 @@ class FrameTransport(asyncio.Protocol):
         self._seal_out: Seal | None = None
         self._seal_in: Seal | None = None
         self._out: list[bytes] = []
+        self.writes = 0
         self._paused: asyncio.Future[None] | None = None
         self.closed = False
         self.last_heard = self._loop.time()
@@ -129,6 +131,7 @@ class FrameTransport(asyncio.Protocol):
         self.closed = True
         if error is None:
             self._flush()
+        self._out.clear()  # what was not written never will be
         if self._deadline is not None:
             self._deadline.cancel()
         self.resume_writing()
@@ -152,6 +155,7 @@ class FrameTransport(asyncio.Protocol):
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self.writes += 1
         self._write(data if self._seal_out is None else self._seal_out.close(data))
 
     def _write(self, data: bytes) -> None:

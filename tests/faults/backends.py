@@ -74,8 +74,8 @@ class Waiting:
         id = request.query_params["id"]
         self.journal.start(id)
         try:
-            while not self.gate.exists():
-                await asyncio.sleep(0.005)  # noqa: ASYNC110 - a file opens it, from another process
+            while not self.gate.exists():  # noqa: ASYNC110 - a file, which another process makes, opens it
+                await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self.journal.note("cancelled", id)
             raise

@@ -111,7 +111,7 @@ def digest_of(payload: bytes) -> str:
 def events_in(path: Path) -> list[Event]:
     """Return the replicas' log."""
     events = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in _lines(path):
         event, id, version, pid, at = line.split(" ")
         events.append(Event(event, id, version, int(pid), float(at)))
     return events
@@ -119,8 +119,12 @@ def events_in(path: Path) -> list[Event]:
 
 def outcomes_in(path: Path) -> list[Outcome]:
     """Return the callers' log."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [Outcome(**json.loads(line)) for line in lines]
+    return [Outcome(**json.loads(line)) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()  # a reader may see half of the last write
 
 
 def line_of(outcome: Outcome) -> bytes:

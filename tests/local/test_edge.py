@@ -382,9 +382,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize(("data", "wanted"), REFUSED.values(), ids=REFUSED)
-def test_a_bad_request_is_refused_and_the_connection_closed(
-    edge: Running, data: bytes, wanted: set[int]
-) -> None:
+def test_a_bad_request_is_refused_and_the_connection_closed(edge: Running, data: bytes, wanted: set[int]) -> None:
     """One answer, in problem+json and with a request id; what follows on the connection is never served."""
     (answer,) = answers(edge.exchange(data))
     assert answer.status in wanted
@@ -394,9 +392,7 @@ def test_a_bad_request_is_refused_and_the_connection_closed(
     assert "/last" not in edge.app.paths
 
 
-def test_a_refusal_is_one_log_line_without_the_request(
-    edge: Running, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_is_one_log_line_without_the_request(edge: Running, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody fills the log, or writes into it, with bad bytes."""
     with caplog.at_level("INFO", "serve_bridge.proxy"):
         edge.exchange(GET + b"Host: forged\r\n\r\n")
@@ -405,9 +401,7 @@ def test_a_refusal_is_one_log_line_without_the_request(
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
-@pytest.mark.parametrize(
-    "name", ["H06 TE then CL", "H13 no CRLF after data", "H22 101 headers", "H16 HTTP/0.9"]
-)
+@pytest.mark.parametrize("name", ["H06 TE then CL", "H13 no CRLF after data", "H22 101 headers", "H16 HTTP/0.9"])
 def test_a_bad_request_in_pieces_is_refused_alike(edge: Running, name: str, step: int) -> None:
     """Where the network cuts the bytes makes no difference."""
     data, wanted = REFUSED[name]
@@ -479,9 +473,7 @@ def test_headers_arrive_in_order_with_duplicates(edge: Running) -> None:
 
 def test_hop_by_hop_headers_and_names_with_underscores_stop_at_the_edge(edge: Running) -> None:
     """They are the connection's, or could be taken for another header."""
-    hops = (
-        b"Keep-Alive: 1\r\nProxy-Authorization: x\r\nProxy: x\r\nTE: trailers\r\nTrailer: X\r\nX-Hop: x\r\n"
-    )
+    hops = b"Keep-Alive: 1\r\nProxy-Authorization: x\r\nProxy: x\r\nTE: trailers\r\nTrailer: X\r\nX-Hop: x\r\n"
     assert seen(edge, hops + b"X_A: b\r\n") == [["host", "a"]]
 
 
@@ -561,9 +553,7 @@ def test_an_odd_status_goes_out_as_given_and_closes(edge: Running, status: int) 
     assert (rest, b"length" in head, b"chunked" in head) == (b"", False, False)
 
 
-@pytest.mark.parametrize(
-    "path", [b"99", b"600", b"100", b"101", b"bad_header", b"bad_type", b"two_lengths", b"fails"]
-)
+@pytest.mark.parametrize("path", [b"99", b"600", b"100", b"101", b"bad_header", b"bad_type", b"two_lengths", b"fails"])
 def test_an_impossible_answer_is_a_500(edge: Running, path: bytes) -> None:
     """The client learns nothing of the reason, and nothing it could take for a second answer."""
     (answer,) = answers(edge.exchange(b"GET /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n" + LAST))
@@ -716,9 +706,7 @@ def test_a_taken_port_is_an_os_error() -> None:
     assert caught.value.errno == errno.EADDRINUSE
 
 
-@pytest.mark.parametrize(
-    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")]
-)
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")])
 def test_port_0_picks_a_port(host: str, shown: str) -> None:
     """The URL names it."""
     if host == "::1" and not has_ipv6():

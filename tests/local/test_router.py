@@ -30,9 +30,7 @@ KEY = Key(b"k" * 32)
 class FakeReplica:
     """Answers with its name, or does what the test says; counts what it was sent."""
 
-    def __init__(
-        self, name: str, load: int = 0, behaviour: Callable[[ReplicaStream], object] | None = None
-    ) -> None:
+    def __init__(self, name: str, load: int = 0, behaviour: Callable[[ReplicaStream], object] | None = None) -> None:
         self.name = name
         self.reported = load
         self.behaviour = behaviour
@@ -114,9 +112,7 @@ class Stage:
             for backend, listed in (("b", names), ("s", shadow))
         }
         self.router.apply(
-            RoutingTable(
-                "g", self.version, backends, {"e": EndpointRoute(None, (), {"b": 1.0}, self.shadows)}
-            )
+            RoutingTable("g", self.version, backends, {"e": EndpointRoute(None, (), {"b": 1.0}, self.shadows)})
         )
 
     async def ask(self, **options: object) -> str:

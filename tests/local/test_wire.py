@@ -354,6 +354,26 @@ def test_a_connection_that_ends_leaves_what_is_in_flight_unknown(run: Run[None],
     run(main)
 
 
+def test_a_request_that_was_never_written_did_not_start(run: Run[None], tmp_path: Path) -> None:
+    """The connection broke in the turn of the loop in which it was opened; one written before is unknown."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (_, connection, _listener):
+            written = connection.open(Kind.CALL, b"hold", end=True)
+            await connection.open(Kind.CALL, b"echo", end=True).reply
+            connection.ping()
+            unwritten = connection.open(Kind.CALL, b"echo", end=True)
+            connection.close(OSError("broken"))
+            started = []
+            for stream in (written, unwritten):
+                with pytest.raises(Lost) as caught:
+                    await stream.reply
+                started.append(caught.value.started)
+            assert started == ["unknown", "no"]
+
+    run(main)
+
+
 def test_a_replica_learns_that_its_caller_has_gone(run: Run[None], tmp_path: Path) -> None:
     """Its work is cancelled."""
 
@@ -381,9 +401,7 @@ def test_an_edge_cannot_send_python_calls(run: Run[None], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-@pytest.mark.parametrize(
-    ("key", "generation"), [(Key(), GENERATION), (KEY, "other")], ids=["key", "identity"]
-)
+@pytest.mark.parametrize(("key", "generation"), [(Key(), GENERATION), (KEY, "other")], ids=["key", "identity"])
 def test_a_caller_that_does_not_belong_gets_nowhere(
     run: Run[None], tmp_path: Path, tcp: bool, key: Key, generation: str
 ) -> None:
@@ -417,9 +435,7 @@ def test_a_stranger_is_cut_off_without_a_word(run: Run[None], tmp_path: Path, sa
     run(main)
 
 
-def test_a_listener_that_cannot_prove_itself_is_an_authentication_error(
-    run: Run[None], tmp_path: Path
-) -> None:
+def test_a_listener_that_cannot_prove_itself_is_an_authentication_error(run: Run[None], tmp_path: Path) -> None:
     """It is told apart from one that is not there."""
 
     async def main() -> None:

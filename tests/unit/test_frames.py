@@ -58,9 +58,7 @@ def test_frames_that_were_not_asked_for_come_next_time(sent: list[Frame]) -> Non
 
 
 @given(st.lists(frames, max_size=4), st.data())
-def test_bytes_that_were_changed_raise_a_protocol_error_at_most(
-    sent: list[Frame], data: st.DataObject
-) -> None:
+def test_bytes_that_were_changed_raise_a_protocol_error_at_most(sent: list[Frame], data: st.DataObject) -> None:
     """Whatever a peer sends."""
     stream = bytearray(b"".join(map(written, sent)) or b"\0")
     for _ in range(data.draw(st.integers(1, 4))):

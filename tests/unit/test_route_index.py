@@ -109,9 +109,7 @@ def test_of_equal_routes_the_first_created_wins() -> None:
     assert owner(RouteIndex([older, newer]).match("/a")) == "old"
 
 
-@pytest.mark.parametrize(
-    "path", ["/api/", "//api", "/api//x", "/./api", "/a/../api", "/API", "/api\n", "", "*", "api"]
-)
+@pytest.mark.parametrize("path", ["/api/", "//api", "/api//x", "/./api", "/a/../api", "/API", "/api\n", "", "*", "api"])
 def test_matching_is_exact(path: str) -> None:
     """No slash is added or dropped, nothing is normalised, letter case counts."""
     assert index("/api").match(path) is None
@@ -163,9 +161,7 @@ def test_a_mount_before_a_route_hides_it_and_one_after_does_not() -> None:
     assert (owner(before.match("/ml/x")), owner(after.match("/ml/x"))) == ("/ml", "/ml/x")
 
 
-@pytest.mark.parametrize(
-    ("prefix", "path", "root"), [("/ml/", "/ml/a", "/ml"), ("/{t}/ml", "/x/ml/a/b", "/x/ml")]
-)
+@pytest.mark.parametrize(("prefix", "path", "root"), [("/ml/", "/ml/a", "/ml"), ("/{t}/ml", "/x/ml/a/b", "/x/ml")])
 def test_the_root_path_is_the_matched_prefix(prefix: str, path: str, root: str) -> None:
     """A mounted application learns where it lives, parameters included."""
     found = RouteIndex([route(prefix, mount=True)]).match(path)
@@ -173,9 +169,7 @@ def test_the_root_path_is_the_matched_prefix(prefix: str, path: str, root: str) 
     assert found[0].root_path(path) == root
 
 
-@pytest.mark.parametrize(
-    "shape", ["/static/{}", "/models/{}/{{x}}", "/v{}-{{x}}", "/{{tenant}}/{}/{{p:path}}"]
-)
+@pytest.mark.parametrize("shape", ["/static/{}", "/models/{}/{{x}}", "/v{}-{{x}}", "/{{tenant}}/{}/{{p:path}}"])
 def test_the_work_of_a_match_does_not_grow_with_the_number_of_routes(shape: str) -> None:
     """Function calls made by one match are as many with 1,000 routes as with 10."""
 

@@ -205,9 +205,7 @@ written = st.builds(
 
 
 @given(st.lists(written, max_size=12), st.booleans())
-def test_no_sequence_of_frames_raises_anything_but_a_protocol_error(
-    sent: list[bytes], at_caller: bool
-) -> None:
+def test_no_sequence_of_frames_raises_anything_but_a_protocol_error(sent: list[bytes], at_caller: bool) -> None:
     """And every stream that is known is in a state of its end."""
     session: CallerSession[Stream] | ReplicaSession[Stream]
     session = caller_in(State.WAITING) if at_caller else ReplicaSession(Stream)
@@ -224,9 +222,7 @@ def test_no_sequence_of_frames_raises_anything_but_a_protocol_error(
 def test_each_request_opens_its_stream(requests: list[tuple[Kind, bool]]) -> None:
     """With a body to come, or without."""
     session = ReplicaSession(Stream)
-    data = b"".join(
-        encode(kind, number, b"", END if whole else 0) for number, (kind, whole) in enumerate(requests, 1)
-    )
+    data = b"".join(encode(kind, number, b"", END if whole else 0) for number, (kind, whole) in enumerate(requests, 1))
     opened: list[tuple[Stream | None, Frame]] = list(session.feed(data))
     states = [State.ANSWERING if whole else State.UPLOADING for _, whole in requests]
     assert [stream.state for stream, _ in opened if stream is not None] == states
