@@ -50,7 +50,6 @@ class _Process:
     """What one process has of a client: the loop thread, and a lane for each loop that asked."""
 
     def __init__(self, instance: Instance, *, lease: bool) -> None:
-        self.pid = os.getpid()
         self._instance = instance
         self._lease = lease
         self._lock = threading.Lock()
@@ -172,7 +171,7 @@ class Client:
         """Let go of the instance, which goes on running if it outlives its starter; twice is a no-op."""
         self._closed = True
         process, self._process = self._process, None
-        if process is not None and process.pid == os.getpid():
+        if process is not None:
             process.close()
 
     # backends
@@ -411,14 +410,17 @@ class Client:
     # inside
 
     def _here(self) -> _Process:
-        process = self._process
-        if process is None or process.pid != os.getpid():
+        if self._process is None:
             with self._lock:
-                process = self._process
-                if process is None or process.pid != os.getpid():
-                    lease = self._owner == os.getpid()
-                    process = self._process = _Process(self._instance, lease=lease)
-        return process
+                if self._process is None:
+                    self._process = _Process(self._instance, lease=self._owner == os.getpid())
+        return self._process
+
+    def _start_afresh(self) -> None:
+        # Kept, not dropped: to finalise a loop that another thread runs, in another process, would end badly.
+        _inherited.append((self._process, self._lock))
+        self._process, self._lock = None, threading.Lock()
+        self._submitter = None
 
     def _operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         self._check_open()
@@ -456,6 +458,18 @@ class _Reference:
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+_inherited: list[Any] = []
+
+
+def _start_afresh() -> None:
+    """After a fork: the child has none of the parent's threads, and its sockets are not the child's."""
+    for client in list(_open):
+        client._start_afresh()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
 
 
 def _close_all() -> None:

@@ -124,6 +124,7 @@ class ControlLink:
                 self._failure = str(error)
             finally:
                 self._connected.clear()
+                self.hang_up()
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)
 

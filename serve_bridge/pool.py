@@ -4,6 +4,8 @@ Rule 1: who waits is served in the order of arrival; a request that was rejected
 Rule 2: a replica that cannot be reached is skipped at once, and tried again with back-off for as long as it
     is listed.
 Rule 3: whatever makes a slot free also serves the line.
+Rule 4: a replica that owes answers and does not answer pings gets nothing new until it is heard of again; but
+    half of the replicas are used whatever they do, since all at once are rather busy than dead.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ from serve_bridge.wire.sockets import dial
 NO_REPLICA_WAIT_S: Final = 1.0
 """How long a request waits for a new table when every replica of the old one has gone."""
 REDIAL_S: Final = (0.05, 2.0)
+LOOK_S: Final = 0.5
+"""How often `ReplicaPool.look` is to be called."""
+QUIET_S: Final = 0.5
+"""Silence after which a replica that owes answers is pinged."""
+SILENT_S: Final = 1.5
+"""How long it may take to answer that."""
 FULL_AGAIN_S: Final = 0.005
 
 _logger = logging.getLogger("serve_bridge.router")
@@ -32,10 +40,13 @@ _logger = logging.getLogger("serve_bridge.router")
 class Link:
     """What leads to one replica: its address, and a connection while there is one."""
 
-    __slots__ = ("address", "connection", "dialling", "redial")
+    __slots__ = ("address", "connection", "dialling", "doubted", "pinged", "redial", "silent")
 
     def __init__(self, address: ReplicaAddress) -> None:
         self.address = address
+        self.doubted = False
+        self.pinged: float | None = None
+        self.silent = False
         self.connection: CallerConnection | None = None
         self.dialling: asyncio.Task[None] | None = None
         self.redial: asyncio.Task[None] | None = None
@@ -53,13 +64,14 @@ class Waiting:
     Attributes:
         deadline: Loop time at which it is no longer wanted.
         expired: Whether that has passed.
+        admitted: Whether it has had a place in the line; if so it gets one again, however long the line is by then.
     """
 
-    __slots__ = ("deadline", "expired", "granted")
+    __slots__ = ("admitted", "deadline", "expired", "granted")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.expired = False
+        self.expired = self.admitted = False
         self.granted: asyncio.Future[Slot[Link]] | None = None
 
     def expire(self) -> None:
@@ -135,6 +147,57 @@ class ReplicaPool:
             self.replicas.reopen(slot)
         self._serve_line()
 
+    @property
+    def whole(self) -> bool:
+        """Whether every replica can be used, as far as is known here."""
+        return not any(slot.down for slot in self.replicas)
+
+    def look(self, now: float) -> None:
+        """Find the replicas that have fallen silent; *now* is loop time."""
+        for slot in self.replicas:
+            if slot.link.connection is not None:
+                self._look_at(slot, slot.link.connection, now)
+
+    def doubt(self, replica: str) -> None:
+        """Somebody else waits for an answer of *replica* in vain: find out whether it still lives."""
+        for slot in self.replicas:
+            if slot.name == replica:
+                slot.link.doubted = True
+                if slot.link.connection is None and not slot.down:
+                    self._dialling(slot)
+
+    def _look_at(self, slot: Slot[Link], connection: CallerConnection, now: float) -> None:
+        link = slot.link
+        awaited = bool(connection.session.streams) or link.doubted
+        if link.silent:
+            if link.pinged is not None and connection.last_heard > link.pinged:
+                _logger.info("replica %s is heard again", slot.name)
+                self._trust(link)
+                self.replicas.mark(slot, down=False)
+                self._serve_line()
+        elif not awaited:
+            link.pinged = None
+        elif link.pinged is None or connection.last_heard > link.pinged:
+            link.doubted = link.doubted and link.pinged is None
+            link.pinged = None
+            if link.doubted or now - connection.last_heard >= QUIET_S:
+                link.pinged = now
+                connection.ping()
+        elif now - link.pinged >= SILENT_S and self._can_spare_one():
+            _logger.warning("replica %s does not answer", slot.name)
+            link.silent = True
+            self.replicas.mark(slot, down=True)
+            if self._line:
+                self._watch_line()
+
+    def _trust(self, link: Link) -> None:
+        link.doubted = link.silent = False
+        link.pinged = None
+
+    def _can_spare_one(self) -> bool:
+        left = sum(not slot.down for slot in self.replicas) - 1
+        return left >= 1 and left * 2 >= len(self.replicas)
+
     async def acquire(self, place: Waiting, *, again: bool) -> tuple[Slot[Link], CallerConnection]:
         """Return a slot and a connection that takes requests; *again* after a rejection.
 
@@ -164,12 +227,12 @@ class ReplicaPool:
             raise place.too_late()
         if not len(self.replicas):
             raise self._nobody()
-        if len(self._line) >= self._max_queued and not again:
+        if len(self._line) >= self._max_queued and not place.admitted:
             raise BackendOverloaded(
                 f"backend {self.name!r}: {self._max_queued} requests of this process wait already (max_queued_queries)"
             )
         granted: asyncio.Future[Slot[Link]] = self._loop.create_future()
-        place.granted = granted
+        place.granted, place.admitted = granted, True
         self._line[granted] = None
         if again:
             self._line.move_to_end(granted, last=False)
@@ -276,6 +339,8 @@ class ReplicaPool:
         finally:
             link.dialling = None
         link.connection = connection
+        if not link.doubted:
+            self._trust(link)
         connection.on_change = lambda: self._changed(slot, connection)
         if not connection.usable:
             self._lose(slot)

@@ -25,7 +25,7 @@ from serve_bridge.errors import (
     ReplicaDied,
 )
 from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
-from serve_bridge.pool import Link, ReplicaPool, Waiting
+from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.auth import Key, Role
@@ -135,6 +135,7 @@ class Router:
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
         self._retries = RETRY_RESERVE
         self._shadows: set[asyncio.Task[None]] = set()
+        self._looking = self._loop.call_later(LOOK_S, self._look)
         self.table: RoutingTable | None = None
         self.statistics = Statistics()
 
@@ -158,6 +159,7 @@ class Router:
 
     def close(self) -> None:
         """Drop every connection; what is in flight fails."""
+        self._looking.cancel()
         for task in list(self._shadows):
             task.cancel()
         for pool in self._pools.values():
@@ -185,13 +187,25 @@ class Router:
             return None
         backend = self._choose(policy, shard_key)
         pool = self._pools.get(backend)
-        return None if pool is None or pool.waiting else backend
+        return None if pool is None or pool.waiting or not pool.whole else backend
+
+    def doubt(self, backend: str, replica: str) -> None:
+        """Somebody waits for *replica* outside of this router, and hears nothing: find out. From any thread."""
+        pool = self._pools.get(backend)
+        if pool is not None:
+            self._loop.call_soon_threadsafe(pool.doubt, replica)
 
     def slot_freed(self, backend: str) -> None:
         """Somebody else's request to *backend* is done: who waits here because it was full may try. From any thread."""
         pool = self._pools.get(backend)
         if pool is not None and pool.waiting:
             self._loop.call_soon_threadsafe(pool.reopen_all)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for pool in self._pools.values():
+            pool.look(now)
+        self._looking = self._loop.call_later(LOOK_S, self._look)
 
     async def route(self, request: Outgoing) -> tuple[CallerStream, Frame]:
         """Send *request* to a replica; return its stream and the RESPONSE frame.

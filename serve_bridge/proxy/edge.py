@@ -32,7 +32,8 @@ BACKLOG: Final = 2048
 SPARE_DESCRIPTORS: Final = 32
 """File descriptors kept back from connections, for replicas' sockets and files of the process."""
 
-IDLE_GRACE_S: Final = 1.0
+DRAIN_TICK_S: Final = 0.02
+IDLE_GRACE_S: Final = 0.25
 """While draining, how long an idle connection may still send a request that crosses with the close."""
 
 CANCEL_GRACE_S: Final = 5.0
@@ -47,9 +48,11 @@ class EdgeServer:
     Args:
         app: The application. It gets no lifespan events.
         options: Where to listen, limits and deadlines.
+        cancels: Whether the task of a request is cancelled when its client leaves, which tells an application
+            that waits for something else; without, it is only told when it asks.
     """
 
-    def __init__(self, app: ASGIApp, options: HTTPOptions) -> None:
+    def __init__(self, app: ASGIApp, options: HTTPOptions, *, cancels: bool = False) -> None:
         self._options = options
         self._config = Config(
             app if not options.trusted_proxies else trust_proxies(app, options),
@@ -62,6 +65,7 @@ class EdgeServer:
             server_header=False,
         )
         self._state = _Connections(options, self._pause, self._resume)
+        self._state.cancels = cancels
         self._listener: socket.socket | None = None
         self._accepting: asyncio.AbstractServer | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -94,7 +98,10 @@ class EdgeServer:
             self._listener.close()
             raise
         self._url = f"http://{bracketed(host)}:{self._listener.getsockname()[1]}"
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
+        options = self._options
+        deadlines = (options.header_timeout_s, options.body_timeout_s, options.write_timeout_s)
+        tick = min(1.0, max(0.01, min(*deadlines, options.keep_alive_timeout_s) / 4))
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_every(tick))
         return self._url
 
     async def drain(self, grace_s: float) -> None:
@@ -112,6 +119,9 @@ class EdgeServer:
                 connection.drain(idle_until)
             else:
                 connection.shutdown()  # a WebSocket: 1012, service restart
+        if self._sweeper is not None:  # the last moments are counted finer than the deadlines of a day
+            self._sweeper.cancel()
+            self._sweeper = loop.create_task(self._sweep_every(DRAIN_TICK_S))
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end):
                 while self._state.connections or self._state.tasks:
@@ -179,10 +189,7 @@ class EdgeServer:
 
     # Deadlines
 
-    async def _sweep_forever(self) -> None:
-        options = self._options
-        deadlines = (options.header_timeout_s, options.body_timeout_s, options.write_timeout_s)
-        tick = min(1.0, max(0.01, min(*deadlines, options.keep_alive_timeout_s) / 4))
+    async def _sweep_every(self, tick: float) -> None:
         loop = asyncio.get_running_loop()
         last = loop.time()
         while True:

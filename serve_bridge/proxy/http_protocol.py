@@ -40,6 +40,7 @@ UNREAD_BYTES: Final = 64 * 1024
 """Most bytes of a body that nobody reads that are drained before the connection closes."""
 
 LINGER_S: Final = 1.0
+DRAIN_LINGER_S: Final = 0.25
 """How long a client has to take the last answer before a connection with unread bytes closes."""
 
 _LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
@@ -52,6 +53,7 @@ class EdgeState(ServerState):
         options: Limits and deadlines.
         framing: The part of them that the framer enforces.
         draining: No connection is kept alive any more.
+        cancels: The task of a request is cancelled when its client leaves; else the application is only told.
         date_line: The Date header of answers, as a line.
     """
 
@@ -66,6 +68,7 @@ class EdgeState(ServerState):
         )
         self.logger = logging.getLogger("serve_bridge.proxy")
         self.draining = False
+        self.cancels = False
         self.date_line = b""
 
     def connection_opened(self) -> None:
@@ -90,6 +93,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.logger = state.logger
         self.gave_up = False
         self._framer = RequestFramer(state.framing)
+        self._serving: asyncio.Task[None] | None = None
         self._deadline = math.inf
         self._reading_head = True
         self._has_connection_header = False
@@ -112,6 +116,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """Tell the application that the client has left."""
         self.gave_up = True
         super().connection_lost(exc)
+        if self.server_state.cancels and self._busy and self._serving is not None:
+            self._serving.cancel()
         self.server_state.connection_closed()
 
     def data_received(self, data: bytes) -> None:
@@ -197,9 +203,10 @@ class EdgeProtocol(HttpToolsProtocol):
         if b"_" in name:  # WSGI reads it as the name with "-"
             return
         if name in HOP_BY_HOP:
-            if name != b"connection" and name != b"upgrade":
+            if name == b"connection" or name == b"upgrade":
+                self._has_connection_header = True
+            elif name != b"transfer-encoding":  # by which the application knows that a body comes
                 return
-            self._has_connection_header = True
         elif name == b"expect":
             self.expect_100_continue = True
         self.headers.append((name, value.rstrip(b" \t")))
@@ -215,7 +222,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if scope["http_version"] != "1.1":
             cycle.waiting_for_100_continue = False
         served = answer_asterisk if scope["path"] == "*" else cast(ASGIApp, app)
-        task = self.loop.create_task(ResponseWriter(served, cycle, self).run())
+        task = self._serving = self.loop.create_task(ResponseWriter(served, cycle, self).run())
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -262,7 +269,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self._lingering = True
-        self._deadline = self.loop.time() + LINGER_S
+        self._deadline = self.loop.time() + (DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
         self.transport.write_eof()
         self.flow.resume_reading()
 

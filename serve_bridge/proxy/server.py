@@ -38,7 +38,7 @@ class Proxy:
         self._router = Router(self._key, Role.EDGE)
         app = ProxyApp(self._router, spec.http)
         self._link = ControlLink(spec.controller, self._key, spec.generation, Role.EDGE, app.apply)
-        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http)
+        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http, cancels=True)
         self._link.start()
         await self._link.ready()
         url = await self._edge.start()

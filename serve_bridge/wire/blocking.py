@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+import weakref
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
@@ -51,6 +52,7 @@ class BlockingConnection:
             raise
         except OSError as error:
             raise Lost("no", f"cannot reach {address.replica}: {error}") from error
+        _open.add(self)
         self._is_unix = self._socket.family == socket.AF_UNIX
         try:
             self._greet(Handshake(key, role, identity(generation, address.replica), caller=True))
@@ -181,6 +183,18 @@ class BlockingConnection:
             raise ProtocolError("the listener spoke before it was asked")
         if not self._is_unix:
             self._seal_out, self._seal_in = handshake.seals()
+
+
+_open: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()
+
+
+def _drop_inherited() -> None:
+    """After a fork: let go of the parent's sockets without a word."""
+    for connection in list(_open):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _connect(address: ReplicaAddress) -> socket.socket:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+import weakref
 from typing import Any, Final
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
@@ -45,6 +46,8 @@ class FrameTransport(asyncio.Protocol):
         self._out: list[bytes] = []
         self.writes = 0
         self._paused: asyncio.Future[None] | None = None
+        # uvloop holds what is written back until the turn ends by itself, and saves the extra turn for the flush.
+        self._loop_coalesces = type(self._loop).__module__.partition(".")[0] == "uvloop"
         self.closed = False
         self.last_heard = self._loop.time()
 
@@ -53,6 +56,7 @@ class FrameTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Check who the peer is, and begin the handshake."""
         self._transport = transport
+        _open.add(self)
         assert self._handshake is not None
         try:
             check_socket_peer(transport.get_extra_info("socket"))
@@ -111,10 +115,17 @@ class FrameTransport(asyncio.Protocol):
         """The connection has just ended, because of *error* if any."""
         raise NotImplementedError  # abstract
 
+    def fileno(self) -> int:
+        """Return the socket's file descriptor."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
     # writing
 
     def send(self, frame: bytes) -> None:
         """Send *frame* with the others of this loop turn."""
+        if self._loop_coalesces and self._seal_out is None:
+            self._write(frame)
+            return
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
@@ -177,6 +188,20 @@ class FrameTransport(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         self.close(TimeoutError(f"no valid handshake within {HANDSHAKE_TIMEOUT_S} s"))
+
+
+_open: weakref.WeakSet[FrameTransport] = weakref.WeakSet()
+
+
+def _drop_inherited() -> None:
+    """After a fork: let go of the parent's sockets without a word, so that only the parent's end closes them."""
+    for connection in list(_open):
+        if not connection.closed:
+            connection.closed = True
+            os.close(connection.fileno())
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def check_socket_peer(sock: Any) -> None:

@@ -21,9 +21,7 @@ class ASGITransport(httpx.BaseTransport):
         request.read()
 
         async def ask() -> httpx.Response:
-            asked = httpx.Request(
-                request.method, request.url, headers=request.headers, content=request.content
-            )
+            asked = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
             answer = await self._inner.handle_async_request(asked)
             return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
 

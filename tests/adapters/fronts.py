@@ -27,9 +27,7 @@ def flask_app(address: str) -> Flask:
         app.add_url_rule(f"/{name}", view_func=bridge.view(name), methods=METHODS)
     app.add_url_rule("/echo/<int:count>/<path:rest>", view_func=bridge.view("echo"), methods=METHODS)
     app.add_url_rule("/missing", view_func=bridge.view("missing"))
-    app.add_url_rule(
-        "/add", view_func=bridge.view("counter", method_name="add"), methods=METHODS, endpoint="add"
-    )
+    app.add_url_rule("/add", view_func=bridge.view("counter", method_name="add"), methods=METHODS, endpoint="add")
     return app
 
 

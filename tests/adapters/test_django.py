@@ -70,9 +70,7 @@ def test_no_instance_is_a_503(engine: serve.Client, tmp_path: Path, django_front
     assert django_front.get("/counter").text == "call"
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"), [({"ADRESS": 1}, "did you mean 'ADDRESS'"), ([], "must be a dict")]
-)
+@pytest.mark.parametrize(("setting", "said"), [({"ADRESS": 1}, "did you mean 'ADDRESS'"), ([], "must be a dict")])
 def test_a_wrong_setting_is_a_failed_check(setting: Any, said: str) -> None:
     """With the nearest key."""
     with override_settings(SERVE_BRIDGE=setting):

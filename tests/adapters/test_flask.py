@@ -62,9 +62,7 @@ def test_a_view_calls_a_handle(engine: serve.Client) -> None:
     """Synchronously, without Ray in the process."""
     app = flask_app(engine.address)
     bridge = ServeBridge()
-    app.add_url_rule(
-        "/h", "h", lambda: bridge.get_handle("counter").options(method_name="add").call(1, by="2")
-    )
+    app.add_url_rule("/h", "h", lambda: bridge.get_handle("counter").options(method_name="add").call(1, by="2"))
     assert app.test_client().get("/h").json == {"sum": 3}
     app.extensions["serve_bridge"].close()
 

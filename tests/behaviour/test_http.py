@@ -218,7 +218,7 @@ def test_the_request_is_as_it_was_sent(serving: Serving, http: httpx.Client) -> 
     )
     assert answer.json() == {
         "method": "PATCH",
-        "path": f"/{served.name}/a/b%20c",
+        "path": f"/{served.name}/a/b c",
         "query": [["x", "1"], ["y", "ä"], ["x", "2"]],
         "header": ["one", "two"],
         "cookies": {"k": "v", "l": "w"},
