@@ -213,6 +213,7 @@ class Controller:
         task = asyncio.get_running_loop().create_task(work)
         if stream is not None:
             stream.on_cancel = task.cancel
+            task.add_done_callback(lambda _: stream.abort())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

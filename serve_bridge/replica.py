@@ -43,6 +43,9 @@ from serve_bridge.wire.sockets import Listener
 
 QUIET_S: Final = 0.1
 """A drained replica has had nothing to do for so long; a call over Ray may still be on its way to it."""
+STALL_S: Final = 0.5
+"""A loop that did not run for so long has stood still: its process was stopped, or user code blocked it."""
+SETTLE_S: Final = 0.01
 
 _logger = logging.getLogger("serve_bridge.replica")
 
@@ -60,6 +63,8 @@ class Replica:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._last_done = 0.0
+        self._ticked = self._stalled_until = 0.0
+        self._ticking: asyncio.TimerHandle | None = None
 
     async def start(self) -> ReplicaAddress:
         """Load and construct the user's code, then listen; return where.
@@ -83,6 +88,8 @@ class Replica:
         except BaseException as error:  # SystemExit too
             reason = f"{type(error).__name__}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
+        self._ticked = self._loop.time()
+        self._tick()
         return await self._listener.listen(Path(spec.directory), spec.tcp_host)
 
     # wire.connection.Service
@@ -119,7 +126,8 @@ class Replica:
             self._in_flight += 1
             answer = answer_http if isinstance(head, HttpHead) else answer_call
             work = answer(self._executor, method, head, stream)  # type: ignore[arg-type]  # each head has its answer
-            task = self._spawn(_serve(work, head.timeout_s), stream)
+            serving = _serve(work, head.timeout_s, settle=self._has_stalled())
+            task = self._spawn(serving, stream)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
             task.add_done_callback(partial(self._served, work, stream))
 
@@ -129,6 +137,18 @@ class Replica:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if now - self._ticked > STALL_S:
+            self._stalled_until = now + STALL_S
+        self._ticked = now
+        self._ticking = self._loop.call_later(STALL_S / 2, self._tick)
+
+    def _has_stalled(self) -> bool:
+        """Whether this process or its loop has just stood still, so that what it reads may be old."""
+        now = self._loop.time()
+        return now < self._stalled_until or now - self._ticked > STALL_S
 
     def _served(self, work: Coroutine[Any, Any, None], stream: ReplicaStream, task: asyncio.Task[None]) -> None:
         """A request's task has ended, however it did: its slot is free, and its caller has the last frame."""
@@ -253,6 +273,8 @@ class Replica:
     def close(self) -> None:
         """Drop everything at once."""
         self._listener.close()
+        if self._ticking is not None:
+            self._ticking.cancel()
         for task in list(self._tasks):
             task.cancel()
         if hasattr(self, "_executor"):
@@ -265,6 +287,8 @@ class Replica:
         await self._executor.run_hook(self._code.reconfigure, value)
 
 
-async def _serve(work: Coroutine[Any, Any, None], timeout_s: float) -> None:
+async def _serve(work: Coroutine[Any, Any, None], timeout_s: float, *, settle: bool) -> None:
     request_deadline.set(time.monotonic() + timeout_s)
+    if settle:  # let the loop read what came behind the request: its caller may have gone long ago
+        await asyncio.sleep(SETTLE_S)
     await work

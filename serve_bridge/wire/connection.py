@@ -142,7 +142,8 @@ class ReplicaStream(BodyStream):
     """One request at the replica's end.
 
     Attributes:
-        on_cancel: Called, in a later turn of the loop, when the caller has given up or gone.
+        on_cancel: Called when the caller has given up or gone. A task that it cancels may not have had its first step,
+            so what must be done in the end belongs in a callback of the task.
         has_body: Whether the request has a body in DATA frames; else its head is all.
         started: Whether the answer's head has been sent.
     """
@@ -204,8 +205,8 @@ class ReplicaStream(BodyStream):
         """The caller has gone or cancelled: stop whatever works for it."""
         self._stop("the caller has gone")
         if self.on_cancel is not None:
-            # Later: a task that is cancelled before its first step never gets to its `finally`.
-            asyncio.get_running_loop().call_soon(self.on_cancel)
+            # Now: a request that came with its own CANCEL behind it must not start.
+            self.on_cancel()
 
     def _send_data(self, piece: memoryview, flags: int) -> None:
         if flags & END:
@@ -304,6 +305,10 @@ class CallerConnection(FrameTransport):
             if stream.state == _GONE:
                 self._finished(stream, frame.load)
 
+    def is_quiet(self) -> bool:
+        """Whether there is one request on this connection at most."""
+        return len(self.session.streams) < 2
+
     def authenticated(self, role: Role) -> None:
         """Let whoever dialled go on."""
         if not self.ready.done():
@@ -392,6 +397,10 @@ class ReplicaConnection(FrameTransport):
                 stream.wake_sender()
             elif kind == _CANCEL:
                 stream.give_up()
+
+    def is_quiet(self) -> bool:
+        """Whether there is one request on this connection at most."""
+        return len(self.session.streams) < 2
 
     def authenticated(self, role: Role) -> None:
         """Remember what the caller may do."""

@@ -32,7 +32,7 @@ class FrameTransport(asyncio.Protocol):
 
     Attributes:
         closed: Whether it has ended.
-        writes: How often frames were written.
+        writes: How often anything was written.
         last_heard: Loop time at which the peer last sent anything.
     """
 
@@ -46,8 +46,6 @@ class FrameTransport(asyncio.Protocol):
         self._out: list[bytes] = []
         self.writes = 0
         self._paused: asyncio.Future[None] | None = None
-        # uvloop holds what is written back until the turn ends by itself, and saves the extra turn for the flush.
-        self._loop_coalesces = type(self._loop).__module__.partition(".")[0] == "uvloop"
         self.closed = False
         self.last_heard = self._loop.time()
 
@@ -119,14 +117,18 @@ class FrameTransport(asyncio.Protocol):
         """Return the socket's file descriptor."""
         return int(self._transport.get_extra_info("socket").fileno())
 
+    def is_quiet(self) -> bool:
+        """Whether there is one request on this connection at most, so that no other frame is to be expected."""
+        raise NotImplementedError  # abstract
+
     # writing
 
     def send(self, frame: bytes) -> None:
-        """Send *frame* with the others of this loop turn."""
-        if self._loop_coalesces and self._seal_out is None:
-            self._write(frame)
-            return
+        """Send *frame* with the others of this loop turn; at once if nothing else goes on here."""
         if not self._out:
+            if self._seal_out is None and self.is_quiet():
+                self._write(frame)
+                return
             self._loop.call_soon(self._flush)
         self._out.append(frame)
 
@@ -166,11 +168,11 @@ class FrameTransport(asyncio.Protocol):
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
-        self.writes += 1
         self._write(data if self._seal_out is None else self._seal_out.close(data))
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():
+            self.writes += 1
             self._transport.write(data)
 
     def _greet(self, handshake: Handshake, data: bytes) -> bytes:
