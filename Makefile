@@ -5,7 +5,7 @@ SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test faults check bench clean
 
 setup: $(SETUP)
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The fault tests, ten times as long as `make test` runs them.
+faults: setup
+	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults
 
 check: setup
 	$(BIN)/ruff check .

@@ -300,6 +300,7 @@ def main() -> int:
     """Run the demo; return the exit code."""
     console = Console(highlight=False)
     began = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is taken away
     try:
         run(console)

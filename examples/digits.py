@@ -6,6 +6,7 @@ are never trained on.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 from typing import Any, Final
@@ -98,7 +99,8 @@ def main() -> None:
     try:
         deploy(client, V1)
         print(f"digits answers at {client.http_urls[0]}/digits; SERVE_BRIDGE_ADDRESS={client.address}")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
     finally:
         client.shutdown()
 

@@ -63,6 +63,9 @@ def start(
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
     client = Client(instance, on_end=ended, lease=runtime == "local" or not detached)
     _started.append(client)
+    # Last registered, first called: what an exit does to the instance it does before Ray disconnects.
+    atexit.unregister(_end_with_process)
+    atexit.register(_end_with_process)
     return _set_current(client)
 
 
@@ -148,9 +151,6 @@ def _end_with_process() -> None:
         # If it fails, the controller ends it by itself when this process is gone.
         with contextlib.suppress(ServeBridgeError, OSError, TimeoutError):
             client.shutdown()
-
-
-atexit.register(_end_with_process)
 
 
 def create_backend(

@@ -130,4 +130,3 @@ def _show(found: dict[str, Any]) -> None:
 
 def _shares(shares: dict[str, float]) -> str:
     return ", ".join(f"{share:.3g} {backend}" for backend, share in shares.items())
-

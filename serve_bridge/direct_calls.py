@@ -61,7 +61,9 @@ class DirectCalls:
             except IndexError:
                 connection = BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
             head = request.encode(backend, table.version, request.timeout_s)
-            answer, body, load = connection.exchange(request.kind, head, request.timeout_s)
+            answer, body, load = connection.exchange(
+                request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
+            )
         except (Rejected, AuthenticationError):
             return None  # the router meets the same, and knows what follows from it
         except Lost as lost:

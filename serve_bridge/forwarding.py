@@ -7,6 +7,7 @@ Rule 3: a failure is an `application/problem+json` with a request id; what faile
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade expect".split()
 )
+_OURS = _HOP_BY_HOP | {_REQUEST_ID}
+"""Of an answer these are said by who sends it, not by user code."""
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TITLES: Final = {
     404: "Not Found",
@@ -193,9 +196,7 @@ class Reply:
         self._stream.cancel()
 
 
-async def forward(
-    router: Router, request: Forwarded, *, logger: logging.Logger, debug: bool = False
-) -> Reply:
+async def forward(router: Router, request: Forwarded, *, logger: logging.Logger, debug: bool = False) -> Reply:
     """Send *request* and return the answer, as soon as its head is there.
 
     Raises:
@@ -240,9 +241,11 @@ class BlockingChunks:
         """Give up what has not come; WSGI servers call it in every case."""
 
         async def close() -> None:
+            await self._chunks.aclose()
             self._reply.close()
 
-        self._link.run(lambda _: close(), self._timeout_s)
+        with contextlib.suppress(InstanceClosed):  # then nothing comes any more
+            self._link.run(lambda _: close(), self._timeout_s)
 
 
 def failed(error: ServeBridgeError | BadControlHeader, request_id: str | None) -> Answer:
@@ -302,8 +305,8 @@ def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 def _passing(headers: HeaderList) -> HeaderList:
     """Return the headers of an answer that may leave; a fresh list or *headers* itself."""
     for name, _ in headers:
-        if name[:8] == b"x-serve-" or name == _REQUEST_ID:
-            return [pair for pair in headers if pair[0][:8] != b"x-serve-" and pair[0] != _REQUEST_ID]
+        if name in _OURS or name[:8] == b"x-serve-":
+            return [pair for pair in headers if pair[0] not in _OURS and pair[0][:8] != b"x-serve-"]
     return headers
 
 

@@ -44,9 +44,7 @@ class ServeBridge:
         app.config.setdefault("SERVE_BRIDGE_NAME", "default")
         app.config.setdefault("SERVE_BRIDGE_TIMEOUT_S", SYNC_TIMEOUT_S)
         if EXTENSION not in app.extensions:
-            app.extensions[EXTENSION] = Bridge(
-                app.config["SERVE_BRIDGE_ADDRESS"], name=app.config["SERVE_BRIDGE_NAME"]
-            )
+            app.extensions[EXTENSION] = Bridge(app.config["SERVE_BRIDGE_ADDRESS"], name=app.config["SERVE_BRIDGE_NAME"])
 
     @property
     def client(self) -> Client:
@@ -86,9 +84,7 @@ class ServeBridge:
                 credentials=credentials,
                 context=context,
             )
-            return _response(
-                _bridge().ask(route, scope_of(request.environ), path_params, request.get_data(), request)
-            )
+            return _response(_bridge().ask(route, scope_of(request.environ), path_params, request.get_data(), request))
 
         view.__name__ = view.__qualname__ = f"serve_bridge_{endpoint}"  # Flask names the route after it
         return view

@@ -108,9 +108,7 @@ class ServeBridge:
             await _answer_status(404, scope, receive, send)
             return
         endpoint, params = found
-        if scope["method"] not in endpoint.methods and not (
-            scope["method"] == "HEAD" and "GET" in endpoint.methods
-        ):
+        if scope["method"] not in endpoint.methods and not (scope["method"] == "HEAD" and "GET" in endpoint.methods):
             await _answer_status(405, scope, receive, send)
             return
         route = ForwardedRoute(endpoint=endpoint.endpoint, timeout_s=self._timeout_s)

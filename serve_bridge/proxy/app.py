@@ -63,14 +63,10 @@ class ProxyApp:
             detail = f"no route matches {path[:200]!r}; /-/routes lists the routes"
             await _send_answer(send, problem(404, "Not Found", detail))
 
-    async def _forward(
-        self, route: Route, params: RawPathParams, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _forward(self, route: Route, params: RawPathParams, scope: Scope, receive: Receive, send: Send) -> None:
         request = None
         try:
-            request = Forwarded(
-                route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids
-            )
+            request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids)
             await request.receive_body(receive)
             reply = await forward(self._router, request, logger=_logger, debug=self._debug)
         except (BadControlHeader, ServeBridgeError) as error:
@@ -93,9 +89,7 @@ class ProxyApp:
     def _own(self, path: str, method: str) -> Answer:
         """Answer one of the paths under `/-/`."""
         if path not in ("/-/routes", "/-/live", "/-/ready"):
-            return problem(
-                404, "Not Found", f"nothing is at {path[:200]!r}; see /-/routes, /-/live, /-/ready"
-            )
+            return problem(404, "Not Found", f"nothing is at {path[:200]!r}; see /-/routes, /-/live, /-/ready")
         if method not in ("GET", "HEAD"):
             return _not_allowed({"GET"})
         if path == "/-/routes":
@@ -105,9 +99,7 @@ class ProxyApp:
             return Answer(200, headers, body)
         if path == "/-/ready" and (missing := self._not_ready()):
             return problem(503, "Not Ready", f"no replica is ready for: {', '.join(missing)}")
-        return Answer(
-            200, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"2")], b"ok"
-        )
+        return Answer(200, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"2")], b"ok")
 
     def _not_ready(self) -> list[str]:
         table = self._router.table
@@ -116,9 +108,7 @@ class ProxyApp:
         return [
             name
             for name, endpoint in table.endpoints.items()
-            if not any(
-                table.backends[backend].replicas for backend, weight in endpoint.weights.items() if weight
-            )
+            if not any(table.backends[backend].replicas for backend, weight in endpoint.weights.items() if weight)
         ]
 
 

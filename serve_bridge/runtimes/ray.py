@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,7 @@ NAMESPACE: Final = "serve_bridge"
 MAX_CONCURRENCY: Final = 100_000
 """Of Ray's own queue in front of an actor; the replica's admission is what limits."""
 START_S: Final = 60.0
+CONNECT_S: Final = 5.0
 _KV_NAMESPACE = b"serve_bridge"
 _encode_head = msgspec.msgpack.Encoder().encode
 
@@ -86,6 +88,7 @@ def _join_cluster(address: str | None) -> bool:
     """Make this process a Ray driver; return whether it was none before."""
     if ray.is_initialized():
         return False
+    _check_reachable(os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address)
     with _kept_signal_handler():
         ray.init(
             address=address,
@@ -95,6 +98,17 @@ def _join_cluster(address: str | None) -> bool:
             include_dashboard=False if address is None and "RAY_ADDRESS" not in os.environ else None,
         )
     return True
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ConnectionError at once if nothing listens at "host:port"; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return  # "auto", "local" and "ray://...": Ray's to look for
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -128,14 +142,15 @@ def _start_controller(
     options = _options(node, name=controller_name(name), max_restarts=-1)
     try:
         controller = _actor(ControllerActor, options, settings, Key())
-        instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except ValueError as error:
-        if "already" not in str(error) and "taken" not in str(error):
-            raise _user_error(error) from None
         os.rmdir(settings.directory)
+        if "already" not in str(error) and "taken" not in str(error):
+            raise
         raise ConfigError(
             f"instance {name!r} runs on this cluster already; connect() joins it, or use another name"
         ) from None
+    try:
+        instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except BaseException as error:
         with contextlib.suppress(RayError):
             ray.kill(controller, no_restart=True)
@@ -156,7 +171,8 @@ def _user_error(error: BaseException) -> BaseException:
 
 def _wait_until_gone(actor: Any) -> None:
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+    # A call without a cluster would start one.
+    while ray.is_initialized() and time.monotonic() < deadline:
         try:
             ray.get(actor.ping.remote(), timeout=1)
         except GetTimeoutError:

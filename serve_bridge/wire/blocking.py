@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
@@ -26,6 +27,8 @@ from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerS
 from serve_bridge.wire.transport import check_socket_peer
 
 RECEIVE_BYTES: Final = 256 * 1024
+SILENCE_S: Final = 1.0
+"""How long a caller waits before it asks others whether the replica still lives."""
 _TIMEVAL = struct.Struct("@ll")
 
 
@@ -62,8 +65,12 @@ class BlockingConnection:
                 raise Lost("no", f"cannot reach {address.replica}: {error}") from error
             raise
 
-    def exchange(self, kind: Kind, head: bytes, timeout_s: float) -> tuple[bytes, bytes, int]:
+    def exchange(
+        self, kind: Kind, head: bytes, timeout_s: float, on_silence: Callable[[], None] | None = None
+    ) -> tuple[bytes, bytes, int]:
         """Send a request that is all head; return the answer's head, its body and the replica's load.
+
+        *on_silence* is called whenever nothing was heard for `SILENCE_S`.
 
         Raises:
             Rejected: Nothing was started; the connection stays usable.
@@ -74,8 +81,10 @@ class BlockingConnection:
         stream = Stream(self._session.next_id(), State.WAITING, send_window=0, recv_window=ANSWER_WINDOW)
         self._session.streams[stream.id] = stream
         try:
+            if not self._is_unix:
+                self._check_alive()
             self._send(encode(kind, stream.id, head, END))
-            return self._answer(deadline)
+            return self._answer(deadline, on_silence)
         except Rejected:
             raise
         except BaseException:
@@ -90,7 +99,6 @@ class BlockingConnection:
 
     def _send(self, frame: bytes) -> None:
         if not self._is_unix:
-            self._check_alive()
             frame = self._seal_out.close(frame)
         try:
             sent = self._socket.send(frame)
@@ -103,10 +111,10 @@ class BlockingConnection:
             except OSError as error:
                 raise Lost("unknown", f"the replica has gone: {error}") from error
 
-    def _answer(self, deadline: float) -> tuple[bytes, bytes, int]:
+    def _answer(self, deadline: float, on_silence: Callable[[], None] | None) -> tuple[bytes, bytes, int]:
         head, body, unacknowledged = b"", bytearray(), 0
         while True:
-            for stream, frame in self._session.feed(self._receive(deadline)):
+            for stream, frame in self._session.feed(self._receive(deadline, on_silence)):
                 if stream is None:
                     # The answer under way still comes; nothing is asked after it.
                     self.closed = self.closed or frame.kind == Kind.GOAWAY
@@ -132,11 +140,15 @@ class BlockingConnection:
         if frame.kind == Kind.ABORT:
             raise Lost("unknown", "the replica broke the answer off")
 
-    def _receive(self, deadline: float) -> bytes:
+    def _receive(self, deadline: float, on_silence: Callable[[], None] | None) -> bytes:
+        quiet = False
         while True:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise DeadlineExceeded("the backend did not answer in time", "unknown")
+            if quiet and on_silence is not None:
+                on_silence()
+            remaining = min(remaining, SILENCE_S)
             # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
                 self._set_timeout(remaining)
@@ -144,6 +156,7 @@ class BlockingConnection:
                 data = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 self._timeout_s = 0.0  # it was a little short, or this was the deadline
+                quiet = True
                 continue
             except OSError as error:
                 raise Lost("unknown", str(error)) from error

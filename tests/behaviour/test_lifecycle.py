@@ -88,10 +88,10 @@ def test_a_port_that_is_held_is_an_error(start: Start, runtime_directory: Path, 
             port = listener.getsockname()[1]
         else:
             port = int(start().http_urls[0].rpartition(":")[2])
-        before = set((runtime_directory / "serve_bridge").iterdir())
+        before = set(runtime_directory.rglob("serve_bridge/*"))
         with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
             start(http_options={"port": port})
-        assert set((runtime_directory / "serve_bridge").iterdir()) == before
+        assert set(runtime_directory.rglob("serve_bridge/*")) == before
 
 
 def test_a_host_that_is_not_ours_is_an_error(start: Start, runtime_directory: Path, names: Any) -> None:
@@ -305,11 +305,11 @@ def test_shutdown_finishes_what_was_accepted(start: Start, tmp_path: Path) -> No
 
 def test_shutdown_leaves_no_file(start: Start, runtime_directory: Path) -> None:
     """Nor a directory of its own."""
-    before = set((runtime_directory / "serve_bridge").rglob("*"))
+    before = set(runtime_directory.rglob("serve_bridge/**/*"))
     client = start()
     serve_one(client)
     client.shutdown()
-    assert set((runtime_directory / "serve_bridge").rglob("*")) == before
+    assert set(runtime_directory.rglob("serve_bridge/**/*")) == before
 
 
 def test_without_an_instance_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

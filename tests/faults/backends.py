@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.oracle import Journal, digest_of
+from tests.waiting import wait_until
 
 
 class Recorder:
@@ -51,6 +52,15 @@ class Crashing(Recorder):
         self.journal.note("constructed")
         if Path(flag).exists():
             os._exit(1)
+
+
+class Slow(Recorder):
+    """Stays in its constructor until a file is there."""
+
+    def __init__(self, journal: str, flag: str) -> None:
+        super().__init__(journal, "slow")
+        self.journal.note("constructing")
+        wait_until(Path(flag).exists, 120.0)
 
 
 class Raising(Recorder):

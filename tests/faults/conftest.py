@@ -21,6 +21,7 @@ SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
 """How much longer than at every commit the tests run: `make faults` sets it."""
 QUICK = {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0, "graceful_shutdown_timeout_s": 5.0}
 REQUEST_TIMEOUT_S = 8.0
+LONG_ONLY = pytest.mark.skipif(SCALE <= 1, reason="takes long; `make faults` runs it")
 
 
 def scaled(count: int) -> int:

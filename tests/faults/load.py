@@ -24,8 +24,8 @@ import serve_bridge as serve
 from tests.faults.oracle import Outcome, line_of, outcomes_in, payload_of
 from tests.waiting import wait_until
 
-WAYS: Final = ("get", "post", "call", "repeatable-call", "get-anew", "post-anew")
-"""Over HTTP, kept alive or on a new connection each; through a handle, by default and declared idempotent."""
+WAYS: Final = ("get", "post", "call", "repeatable-call", "get-anew", "post-anew", "blocking-call")
+"""Over HTTP, kept alive or on a new connection each; through a handle, by default, declared idempotent, blocking."""
 IDEMPOTENT: Final = ("get", "get-anew", "repeatable-call")
 
 
@@ -129,6 +129,8 @@ class _Sender:
         payload = payload_of(id)
         if way == "call":
             return _fields(await self._call.acall(payload, id=id))
+        if way == "blocking-call":
+            return _fields(await asyncio.to_thread(self._call.call, payload, id=id))
         if way == "repeatable-call":
             return _fields(await self._repeatable.acall(payload, id=id))
         method, _, anew = way.partition("-")

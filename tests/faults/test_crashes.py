@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 import psutil
 import pytest
 
-from tests.faults.backends import Crashing
-from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, actors, check, scaled, summary
+import serve_bridge as serve
+from tests.faults.backends import Crashing, Slow
+from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, check, scaled, summary
 from tests.faults.oracle import violations
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
@@ -84,6 +88,44 @@ def test_a_killed_controller_loses_nothing(stage: Stage) -> None:
             load.wait_for_more(60)
     check(stage.read(load))
     assert {process.pid for kind in ("Replica", "Proxy") for process in actors(kind)} == before
+
+
+def test_a_controller_killed_during_an_update_leaves_no_orphan(stage: Stage) -> None:
+    """P11: what it had begun to start is ended, and the old version serves on."""
+    stage.serve("m")
+    never = str(stage.directory / "never")
+    with stage.load("m") as load, ThreadPoolExecutor() as threads:
+        update = threads.submit(stage.client.update_backend, "m", Slow, str(stage.journal), never)
+        wait_until(lambda: stage.events("constructing"))
+        (controller,) = actors("Controller")
+        controller.kill()
+        with pytest.raises(serve.NotConnected):
+            update.result()
+        wait_until_equal(lambda: len(actors("Replica")), 1)
+        stage.wait_until_whole("m")
+        load.wait_for_more(30)
+    check(stage.read(load))
+
+
+def test_a_start_that_takes_too_long_leaves_nothing(stage: Stage) -> None:
+    """The caller is told in time, no process is left, and the name is free again."""
+    never = str(stage.directory / "never")
+    with pytest.raises(serve.BackendStartError, match="start_timeout_s=3"):
+        stage.serve("m", Slow, str(stage.journal), never, config={"start_timeout_s": 3.0, "num_replicas": 2})
+    wait_until_equal(lambda: len(actors("Replica")), 0)
+    stage.serve("m")
+
+
+@pytest.mark.parametrize("signal", ["kill", pytest.param("suspend", marks=LONG_ONLY)])
+def test_a_proxy_that_is_gone_comes_back_where_it_was(stage: Stage, signal: str) -> None:
+    """Killed or hung, it is replaced on its port by itself."""
+    stage.serve("m")
+    url = stage.client.http_urls[0]
+    (proxy,) = actors("Proxy")
+    getattr(proxy, signal)()
+    wait_until(lambda: [process for process in actors("Proxy") if process.pid != proxy.pid], 40.0)
+    wait_until_equal(lambda: stage.client.http_urls, [url])
+    assert httpx.get(f"{url}/m", params={"id": "a", "payload": ""}, trust_env=False).json()["id"] == "a"
 
 
 def test_a_crash_loop_is_contained(stage: Stage) -> None:

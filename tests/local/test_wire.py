@@ -71,6 +71,7 @@ class Service:
             stream.on_cancel = task.cancel
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+            task.add_done_callback(lambda _: stream.abort())
 
     async def upper(self, stream: ReplicaStream) -> None:
         """Send back what comes, as it comes."""
@@ -220,12 +221,16 @@ def test_a_cancelled_request_is_cancelled_at_the_replica(run: Run[None], tmp_pat
 
 
 def test_a_request_that_is_cancelled_at_once_leaves_nothing(run: Run[None], tmp_path: Path) -> None:
-    """Both frames come in one read; the work that began is told all the same."""
+    """Both frames come in one read: the work does not begin, and the caller still gets the last frame."""
 
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
-            connection.open(Kind.CALL, b"never", end=True).cancel()
-            await service.cancelled.wait()
+            cancelled = connection.open(Kind.CALL, b"never", end=True)
+            done = asyncio.Event()
+            cancelled.on_done = lambda _: done.set()
+            cancelled.cancel()
+            await done.wait()
+            assert not service.cancelled.is_set()
             await connection.open(Kind.CALL, b"echo", end=True).reply
             assert service.streams[0].connection.session.streams == {}
 

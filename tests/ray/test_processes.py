@@ -1,0 +1,314 @@
+"""What only separate processes have: who outlives whom, what is killed, what a cluster has room for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ray.experimental.internal_kv import _internal_kv_list
+
+import serve_bridge as serve
+from tests.behaviour import backends
+from tests.programs import run_program, start_program
+from tests.serving import Serving
+from tests.waiting import wait_until, wait_until_equal
+
+pytestmark = pytest.mark.ray
+
+START = """
+    import sys, time
+    import serve_bridge as serve
+    from tests.behaviour import backends
+    detached = sys.argv[3] == "detached"
+    client = serve.start(name=sys.argv[1], address=sys.argv[2], detached=detached, http_options={"port": 0})
+    client.create_backend("b", backends.version_1)
+    client.create_endpoint("e", backend="b")
+    print(client.address, flush=True)
+    if sys.argv[4:] == ["stay"]:
+        time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def runtime(ray_cluster: Any) -> str:
+    """Processes are what this is about."""
+    return "ray"
+
+
+@pytest.fixture(scope="module")
+def address(ray_cluster: Any) -> str:
+    """Where the run's cluster is."""
+    return str(ray_cluster.get_runtime_context().gcs_address)
+
+
+@pytest.fixture
+def actors(ray_cluster: Any) -> Callable[[], set[str]]:
+    """Returns the names of the engine's actors that live."""
+    return lambda: {actor["name"] for actor in ray_cluster.util.list_named_actors(all_namespaces=True)}
+
+
+@pytest.fixture
+def new_actors(actors: Callable[[], set[str]]) -> Iterator[Callable[[], set[str]]]:
+    """Returns the names of those that live now and did not when the test began."""
+    before = actors()
+    yield lambda: actors() - before
+
+
+# Who outlives whom
+
+
+def test_a_detached_instance_outlives_its_creator(address: str, names: Any, new_actors: Any) -> None:
+    """Until somebody shuts it down."""
+    found = run_program(START, names("detached"), address, "detached").strip()
+    client = serve.connect(found)
+    assert client.get_handle("e").call() == "v1"
+    client.shutdown()
+    wait_until_equal(new_actors, set())
+    assert not Path(found).exists()
+
+
+def test_an_instance_ends_with_its_creator(address: str, names: Any, new_actors: Any) -> None:
+    """When that exits."""
+    found = run_program(START, names("attached"), address, "attached").strip()
+    wait_until_equal(new_actors, set())
+    assert not Path(found).exists()
+
+
+def test_an_instance_ends_when_its_creator_is_killed(address: str, names: Any, new_actors: Any) -> None:
+    """Nobody could clean up after itself then."""
+    with start_program(START, names("attached"), address, "attached", "stay") as process:
+        assert process.stdout is not None
+        found = process.stdout.readline().strip()
+        client = serve.connect(found)
+        assert client.get_handle("e").call() == "v1"
+        client.close()
+        process.send_signal(signal.SIGKILL)
+    wait_until_equal(new_actors, set())
+    assert not Path(found).exists()
+
+
+def test_a_name_is_taken_for_other_processes_too(address: str, start: Any, names: Any) -> None:
+    """Names are unique on a cluster."""
+    name = names("taken")
+    start(name=name)
+    program = """
+        import sys
+        import serve_bridge as serve
+        try:
+            serve.start(name=sys.argv[1], address=sys.argv[2], http_options={"port": 0})
+        except ValueError as error:
+            print("connect()" in str(error))
+    """
+    assert run_program(program, name, address) == "True\n"
+
+
+def test_start_keeps_the_signal_handlers(address: str, names: Any) -> None:
+    """Ray takes over SIGTERM; a web server has its own."""
+    program = """
+        import signal, sys
+        import serve_bridge as serve
+        def mine(*_): ...
+        signal.signal(signal.SIGTERM, mine)
+        serve.start(name=sys.argv[1], address=sys.argv[2], http_options={"port": 0})
+        print(signal.getsignal(signal.SIGTERM) is mine)
+        serve.shutdown()
+    """
+    assert run_program(program, names("signals"), address) == "True\n"
+
+
+def test_shutdown_leaves_no_actor_and_no_key(ray_cluster: Any, start: Any, new_actors: Any) -> None:
+    """Of any kind."""
+    before = keys()
+    client = start()
+    client.create_backend("b", backends.version_1)
+    assert new_actors()
+    client.shutdown()
+    wait_until_equal(new_actors, set())
+    assert keys() == before
+
+
+def keys() -> set[bytes]:
+    """Return the keys of all instances in Ray's key-value store."""
+    return set(_internal_kv_list(b"", namespace=b"serve_bridge"))
+
+
+# What is killed
+
+
+def test_a_killed_replica_is_replaced(client: serve.Client, serving: Serving) -> None:
+    """The endpoint serves again, from another process."""
+    served = serving(backends.process, config={"health_check_period_s": 0.2})
+    first = served.handle.call()
+    os.kill(first, signal.SIGKILL)
+    assert served.handle.options(http_method="GET", timeout_s=20).call() != first
+    wait_until(lambda: list(client.status()["backends"][served.name]["replicas"].values()) == ["ready"])
+
+
+def test_a_backend_that_calls_os_exit_is_replaced(serving: Serving) -> None:
+    """The caller learns that its call may have run."""
+
+    def backend(request: Any) -> str:
+        if request.data == "exit":
+            os._exit(1)
+        return "alive"
+
+    handle = serving(backend).handle
+    with pytest.raises(serve.ReplicaDied) as caught:
+        handle.call("exit")
+    assert caught.value.executed == "unknown"
+    assert handle.options(http_method="GET", timeout_s=20).call("ask") == "alive"
+
+
+def test_a_constructor_that_calls_os_exit_is_reported(client: serve.Client, serving: Serving) -> None:
+    """Within its time, and the name is free again."""
+
+    class Leaves:
+        def __init__(self) -> None:
+            os._exit(1)
+
+        def __call__(self, request: Any) -> None: ...
+
+    name = serving.name()
+    with pytest.raises(serve.BackendStartError, match="process ended"):
+        client.create_backend(name, Leaves)
+    client.create_backend(name, backends.version_1)
+
+
+def test_a_killed_controller_comes_back_and_adopts(start: Any) -> None:
+    """The replicas go on, and management works again."""
+    client = start()
+    client.create_backend("b", backends.process)
+    client.create_endpoint("e", backend="b")
+    handle = client.get_handle("e")
+    replica = handle.call()
+    controller_of(client).kill()
+    assert {handle.call() for _ in range(50)} == {replica}
+    wait_until(lambda: manages(client))
+    client.create_backend("c", backends.version_1)
+    assert client.list_endpoints()["e"]["traffic"] == {"b": 1.0}
+    assert (handle.call(), sorted(client.list_backends())) == (replica, ["b", "c"])
+
+
+def manages(client: serve.Client) -> bool:
+    """Whether the controller takes changes."""
+    try:
+        client.set_traffic("e", {"b": 1.0})
+    except serve.NotConnected:
+        return False
+    return True
+
+
+def controller_of(client: serve.Client) -> psutil.Process:
+    """Return the process that listens where *client*'s controller does."""
+    directory = str(Path(client.address).parent)
+    for process in psutil.Process().children(recursive=True):
+        if "ControllerActor" in process.name() + " ".join(process.cmdline()):
+            if any(str(connection.laddr).startswith(directory) for connection in process.net_connections("unix")):
+                return process
+    raise AssertionError("no controller")
+
+
+# What there is room for
+
+
+def test_engine_actors_ask_for_no_cpus(ray_cluster: Any, start: Any) -> None:
+    """All of the cluster is left for backends."""
+    start()
+    assert ray_cluster.available_resources()["CPU"] == ray_cluster.cluster_resources()["CPU"]
+
+
+def test_ray_actor_options_are_the_replicas(ray_cluster: Any, client: serve.Client, serving: Serving) -> None:
+    """Resources are taken while it lives, and its environment is set."""
+    name = serving.name()
+    options = {"num_cpus": 3, "runtime_env": {"env_vars": {"COLOUR": "green"}}}
+    free = ray_cluster.available_resources()["CPU"]
+    client.create_backend(name, lambda request: os.environ["COLOUR"], ray_actor_options=options)
+    wait_until(lambda: ray_cluster.available_resources()["CPU"] == free - 3)
+    assert serving.endpoint(name).handle.call() == "green"
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+    wait_until(lambda: ray_cluster.available_resources()["CPU"] == free)
+
+
+def test_more_than_the_cluster_has_is_an_error(client: serve.Client, serving: Serving, new_actors: Any) -> None:
+    """After start_timeout_s; it says what was asked and what there is."""
+    name = serving.name()
+    with pytest.raises(serve.BackendStartError, match=r"(?s)'num_cpus': 1000.*'CPU': 8"):
+        client.create_backend(
+            name, backends.version_1, config={"start_timeout_s": 1}, ray_actor_options={"num_cpus": 1000}
+        )
+    assert name not in client.list_backends()
+    wait_until_equal(new_actors, set())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        (["num_cpus"], TypeError, "dict"),
+        ({"num_cpus": "2"}, TypeError, "num_cpus"),
+        ({"num_cpus": -1}, ValueError, "num_cpus"),
+        ({"name": "mine"}, ValueError, "'name'"),
+        ({"lifetime": "detached"}, ValueError, "'lifetime'"),
+        ({"max_restarts": 1}, ValueError, "'max_restarts'"),
+        ({"max_task_retries": 1}, ValueError, "'max_task_retries'"),
+        ({"placement_group": None}, ValueError, "'placement_group'"),
+        ({"num_cpu": 1}, ValueError, "num_cpu"),
+    ],
+    ids=str,
+)
+def test_bad_actor_options_start_nothing(
+    client: serve.Client, serving: Serving, new_actors: Any, options: Any, error: type[Exception], text: str
+) -> None:
+    """The error names the option."""
+    name = serving.name()
+    with pytest.raises(error, match=text):
+        client.create_backend(name, backends.version_1, ray_actor_options=options)
+    assert name not in client.list_backends()
+    assert new_actors() == set()
+
+
+# Without Ray
+
+
+def test_without_ray_installed_the_error_says_how_to_install_it() -> None:
+    """And everything that needs no Ray works."""
+    program = """
+        import sys
+        sys.modules["ray"] = None
+        import serve_bridge as serve
+        try:
+            serve.start()
+        except ImportError as error:
+            print(error)
+        client = serve.start(runtime="local", http_options={"port": 0})
+        client.create_backend("b", lambda request: "local works")
+        client.create_endpoint("e", backend="b")
+        print(client.get_handle("e").call())
+        client.shutdown()
+    """
+    assert run_program(program) == "runtime='ray' needs Ray: pip install 'serve-bridge[ray]'\nlocal works\n"
+
+
+def test_start_without_a_cluster_starts_one(runtime_directory: Path) -> None:
+    """And ends it with the instance."""
+    program = """
+        import ray
+        import serve_bridge as serve
+        client = serve.start(http_options={"port": 0})
+        client.create_backend("b", lambda request: "own cluster")
+        client.create_endpoint("e", backend="b")
+        print(client.get_handle("e").call(), ray.is_initialized())
+        serve.shutdown()
+        print(ray.is_initialized())
+    """
+    environment = os.environ.pop("RAY_ADDRESS", None)
+    try:
+        assert run_program(program) == "own cluster True\nFalse\n"
+    finally:
+        if environment is not None:
+            os.environ["RAY_ADDRESS"] = environment

@@ -1,0 +1,125 @@
+"""The head of a forwarded request, and the answers for those that fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from serve_bridge.errors import (
+    BackendOverloaded,
+    DeadlineExceeded,
+    EndpointNotFound,
+    NotConnected,
+    ReplicaDied,
+    ServeBridgeError,
+)
+from serve_bridge.forwarding import BadControlHeader, Forwarded, failed
+from serve_bridge.messages import INLINE_BODY_BYTES, HttpHead
+
+
+def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any) -> Forwarded:
+    """Return a request with *headers*."""
+    scope = {
+        "method": method,
+        "scheme": "http",
+        "http_version": "1.1",
+        "path": "/x",
+        "query_string": b"",
+        "headers": list(headers),
+        "client": None,
+        "server": None,
+    }
+    return Forwarded("e", (), scope, timeout_s=1.0, request_ids=iter(["ours"]), **options)
+
+
+def head_of(request: Forwarded) -> HttpHead:
+    """Return the head as the replica reads it."""
+    return msgspec.msgpack.decode(request.encode("b", 1, 1.0), type=HttpHead)
+
+
+def test_a_valid_request_id_is_kept() -> None:
+    """So that logs of several services can be joined."""
+    assert forwarded((b"x-request-id", b"abc-1")).request_id == "abc-1"
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"\xff"])
+def test_an_invalid_request_id_is_replaced(given: bytes) -> None:
+    """It ends up in logs and headers."""
+    assert forwarded((b"x-request-id", given)).request_id == "ours"
+
+
+def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
+    """Known ones are consumed, unknown ones dropped."""
+    names = [b"x-serve-shard-key", b"x-serve-invented", b"x-request-id", b"connection", b"te", b"accept"]
+    request = forwarded(*((name, b"v") for name in names))
+    assert head_of(request).headers == [(b"accept", b"v")]
+    assert request.shard_key == "v"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x-serve-shard-key", b"")],
+        [(b"x-serve-call-method", b"\xc3\xa9")],
+        [(b"x-serve-shard-key", b"a"), (b"x-serve-shard-key", b"b")],
+    ],
+)
+def test_an_unclear_control_header_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(BadControlHeader, match="x-serve-"):
+        forwarded(*headers)
+
+
+def test_a_route_that_names_the_method_ignores_the_header() -> None:
+    """An empty name is `__call__`."""
+    request = forwarded((b"x-serve-call-method", b"m"), call_method="")
+    assert head_of(request).call_method == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "call_method", "idempotent"), [("PUT", "", True), ("POST", "", False), ("GET", "m", False)]
+)
+def test_only_what_may_run_twice_is_idempotent(method: str, call_method: str, idempotent: bool) -> None:
+    """A method of the backend may do anything, whatever the HTTP method says."""
+    assert forwarded(method=method, call_method=call_method).idempotent is idempotent
+
+
+def test_a_short_body_travels_in_the_head_and_a_long_one_behind_it() -> None:
+    """Whole bodies can be sent again in both cases."""
+    short, long = forwarded(), forwarded()
+    short.take_body(b"x")
+    long.take_body(b"x" * (INLINE_BODY_BYTES + 1))
+    assert (head_of(short).body, short.body) == (b"x", None)
+    assert head_of(long).body == b""
+    assert long.body == [b"x" * (INLINE_BODY_BYTES + 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "executed", "retry_after"),
+    [
+        (BackendOverloaded("x"), 503, b"no", b"1"),
+        (NotConnected("x"), 503, b"no", b"1"),
+        (DeadlineExceeded("x", "no"), 504, b"no", None),
+        (ReplicaDied("x"), 502, b"unknown", None),
+        (EndpointNotFound("x"), 404, None, None),
+    ],
+)
+def test_a_failure_says_what_is_known(
+    error: ServeBridgeError, status: int, executed: bytes | None, retry_after: bytes | None
+) -> None:
+    """And when to come back, where that is safe."""
+    answer = failed(error, "id")
+    headers = dict(answer.headers)
+    assert (answer.status, headers.get(b"x-serve-executed"), headers.get(b"retry-after")) == (
+        status,
+        executed,
+        retry_after,
+    )
+    assert headers[b"x-request-id"] == b"id"
+
+
+def test_a_failure_tells_nothing_of_the_inside() -> None:
+    """Names and texts are for the log."""
+    assert b"secret" not in failed(EndpointNotFound("secret", ["secret2"]), "id").body
