@@ -7,6 +7,7 @@ Rule 2: an address is the path of such a file. A running instance also leaves a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -78,10 +79,23 @@ def make_directory(name: str, generation: str) -> Path:
         OSError: It, or the one above it, is open to others or not this user's.
     """
     private_directory(base_directory())
+    _sweep()
     # A name may have 128 characters and a socket's path 107; the generation is what makes it unique.
     directory = base_directory() / f"{name[:24]}-{generation}"
     private_directory(directory)
     return directory
+
+
+def _sweep() -> None:
+    """Remove what instances left behind that were killed: directories in which no socket answers."""
+    for directory in base_directory().iterdir():
+        sockets = list(directory.glob("*.sock"))
+        # An instance that is just being made has no socket yet.
+        if sockets and not any(_answers(str(path)) for path in sockets):
+            for path in directory.iterdir():
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else sweeps too
+                directory.rmdir()
 
 
 def write(instance: Instance) -> None:
@@ -178,10 +192,14 @@ def _write_private(path: Path, instance: Instance) -> None:
 
 def is_alive(instance: Instance) -> bool:
     """Whether somebody listens on this machine where *instance*'s controller should."""
+    return _answers(instance.controller.unix)
+
+
+def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(instance.controller.unix)
+            probe.connect(path)
         except TimeoutError:
             return True  # it listens, and is busy
         except OSError:

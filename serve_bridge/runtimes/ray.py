@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ MAX_CONCURRENCY: Final = 100_000
 """Of Ray's own queue in front of an actor; the replica's admission is what limits."""
 START_S: Final = 60.0
 CONNECT_S: Final = 5.0
+_logger = logging.getLogger("serve_bridge.client")
 _KV_NAMESPACE = b"serve_bridge"
 _encode_head = msgspec.msgpack.Encoder().encode
 
@@ -74,30 +76,40 @@ def start_instance(
         OSError, ValueError: The proxy cannot listen where it should; nothing is left.
         ConnectionError: There is no cluster at *address*.
     """
-    began_ray = _join_cluster(address)
+    if ray.is_initialized():
+        return _start_controller(name, http, detached=detached, shared=True)
+    began = _join_cluster(address)
+    if began and detached:
+        _logger.warning("no Ray cluster ran, so the instance ends with this process; `ray start --head` begins one")
     try:
-        client_end = ray.shutdown if began_ray else None
-        return _start_controller(name, http, detached=detached, on_close=client_end)
+        instance, ended = _start_controller(name, http, detached=detached, shared=not began)
     except BaseException:
-        if began_ray:
-            ray.shutdown()
+        ray.shutdown()
         raise
+
+    def ended_too() -> None:
+        ended()
+        ray.shutdown()
+
+    return instance, ended_too
 
 
 def _join_cluster(address: str | None) -> bool:
-    """Make this process a Ray driver; return whether it was none before."""
-    if ray.is_initialized():
-        return False
-    _check_reachable(os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address)
+    """Make this process a Ray driver; return whether that began a new cluster."""
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or None
     with _kept_signal_handler():
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            configure_logging=False,
-            include_dashboard=False if address is None and "RAY_ADDRESS" not in os.environ else None,
-        )
-    return True
+        if address not in (None, "local"):
+            _check_reachable(address)
+            ray.init(address=address, **options)
+            return False
+        if address is None:
+            with contextlib.suppress(ConnectionError):  # Ray's way to say that no cluster runs on this machine
+                ray.init(address="auto", **options)
+                return False
+        ray.init(address="local", include_dashboard=False, **options)
+        return True
 
 
 def _check_reachable(address: str | None) -> None:
@@ -125,7 +137,7 @@ def _kept_signal_handler() -> Iterator[None]:
 
 
 def _start_controller(
-    name: str, http: HTTPOptions, *, detached: bool, on_close: Callable[[], None] | None
+    name: str, http: HTTPOptions, *, detached: bool, shared: bool
 ) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
     host = _node_ip()
@@ -135,8 +147,8 @@ def _start_controller(
         generation=generation,
         directory=str(make_directory(name, generation)),
         detached=detached,
-        # A cluster of our own has one node, and its unix sockets reach everybody.
-        tcp_host=None if is_loopback(host) or on_close is not None else host,
+        # A cluster that this process began has one node, and its unix sockets reach everybody.
+        tcp_host=host if shared and not is_loopback(host) else None,
         http=http,
     )
     options = _options(node, name=controller_name(name), max_restarts=-1)
@@ -156,12 +168,7 @@ def _start_controller(
             ray.kill(controller, no_restart=True)
         raise _user_error(error) from None
 
-    def ended() -> None:
-        _wait_until_gone(controller)
-        if on_close is not None:
-            on_close()
-
-    return instance, ended
+    return instance, lambda: _wait_until_gone(controller)
 
 
 def _user_error(error: BaseException) -> BaseException:

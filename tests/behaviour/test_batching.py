@@ -90,9 +90,7 @@ def test_http_requests_are_batched(serving: Serving, http: httpx.Client) -> None
         assert list(texts) == [f"{n} of 4" for n in range(4)]
 
 
-@pytest.mark.parametrize(
-    "result", [None, 5, "four", b"four", {1: 1}, {1, 2, 3, 4}, [1, 2, 3], [1] * 5], ids=repr
-)
+@pytest.mark.parametrize("result", [None, 5, "four", b"four", {1: 1}, {1, 2, 3, 4}, [1, 2, 3], [1] * 5], ids=repr)
 def test_an_answer_that_is_no_sequence_of_the_same_length(serving: Serving, result: Any) -> None:
     """Is an error to every caller of the batch, never a hang."""
 

@@ -219,9 +219,7 @@ def test_a_user_config_without_reconfigure_is_refused(client: serve.Client, serv
 # Limits in force
 
 
-def test_max_concurrent_queries_holds_over_all_callers(
-    serving: Serving, tmp_path: Path, http: Any
-) -> None:
+def test_max_concurrent_queries_holds_over_all_callers(serving: Serving, tmp_path: Path, http: Any) -> None:
     """Handle and proxy are different callers; together they get no more than the limit."""
 
     class Gauge:

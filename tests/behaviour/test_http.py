@@ -417,9 +417,7 @@ def test_control_headers_never_pass(serving: Serving, http: httpx.Client) -> Non
 
 @pytest.mark.parametrize("name", ["X-SERVE-CALL-METHOD", "X-SERVE-SHARD-KEY"])
 @pytest.mark.parametrize("values", [[""], ["a", "b"], ["ä".encode()]], ids=["empty", "repeated", "not ASCII"])
-def test_a_malformed_control_header_is_a_400(
-    results: Served, http: httpx.Client, name: str, values: list[Any]
-) -> None:
+def test_a_malformed_control_header_is_a_400(results: Served, http: httpx.Client, name: str, values: list[Any]) -> None:
     """Nothing was started."""
     headers = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for value in values]
     answer = http.get(results.route, params={"name": "int"}, headers=headers)

@@ -314,13 +314,16 @@ def test_shutdown_leaves_no_file(start: Start, runtime_directory: Path) -> None:
 
 def test_without_an_instance_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start or connect."""
-    assert run_program("""
+    assert (
+        run_program("""
         import serve_bridge as serve
         try:
             serve.list_backends()
         except serve.NotConnected as error:
             print("start()" in str(error), "connect()" in str(error))
-    """) == "True True\n"
+    """)
+        == "True True\n"
+    )
 
 
 def test_a_connected_client_learns_of_the_end(start: Start) -> None:

@@ -55,7 +55,7 @@ def test_by_default_there_is_a_single_http_server(client: serve.Client) -> None:
 
 @pytest.mark.parametrize("location", ["HeadOnly", "EveryNode", serve.Location.HeadOnly])
 def test_the_http_server_is_where_the_location_says(start: Callable[..., serve.Client], location: str) -> None:
-    """"HeadOnly": one on the head node; "EveryNode": one per node, which on one node is the same."""
+    """ "HeadOnly": one on the head node; "EveryNode": one per node, which on one node is the same."""
     (url,) = start(http_options={"location": location, "port": 0}).http_urls
     assert httpx.get(f"{url}/-/routes", trust_env=False).json() == {}
 
@@ -242,8 +242,14 @@ def web_request(body: bytes = b"") -> starlette.requests.Request:
 
     headers = [(b"content-length", b"%d" % len(body)), (b"x-who", b"ada")]
     scope = {
-        **{"type": "http", "http_version": "1.1", "method": "PUT", "scheme": "http", "path": "/from/web"},
-        **{"query_string": b"a=b", "headers": headers, "path_params": {"id": 7}},
+        "type": "http",
+        "http_version": "1.1",
+        "method": "PUT",
+        "scheme": "http",
+        "path": "/from/web",
+        "query_string": b"a=b",
+        "headers": headers,
+        "path_params": {"id": 7},
     }
     return starlette.requests.Request(scope, receive)
 

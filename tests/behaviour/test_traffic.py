@@ -216,9 +216,7 @@ def raising(request: Any) -> None:
     raise RuntimeError("the shadow's own trouble")
 
 
-def test_a_shadow_that_raises_changes_nothing(
-    client: serve.Client, two: tuple[Served, str], serving: Serving
-) -> None:
+def test_a_shadow_that_raises_changes_nothing(client: serve.Client, two: tuple[Served, str], serving: Serving) -> None:
     """The primary's caller never learns of it."""
     client.shadow_traffic(two[0].name, serving.backend(raising), 1.0)
     assert {two[0].handle.call() for _ in range(20)} == {"v1"}

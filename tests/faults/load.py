@@ -26,6 +26,8 @@ from tests.waiting import wait_until
 
 WAYS: Final = ("get", "post", "call", "repeatable-call", "get-anew", "post-anew", "blocking-call")
 """Over HTTP, kept alive or on a new connection each; through a handle, by default, declared idempotent, blocking."""
+KEPT_S: Final = 2.0
+"""How long an idle connection is used again; less than the server's `keep_alive_timeout_s`."""
 IDEMPOTENT: Final = ("get", "get-anew", "repeatable-call")
 
 
@@ -147,15 +149,12 @@ class _HTTP:
         self._host, _, port = base.rpartition(":")
         self._port = int(port)
         self._timeout_s = timeout_s + 5.0
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, method: str, query: dict[str, str], body: bytes, *, anew: bool) -> dict[str, Any]:
         """Send one request; return the fields of its outcome."""
         async with asyncio.timeout(self._timeout_s):
-            if anew or not self._idle:
-                reader, writer = await asyncio.open_connection(self._host, self._port)
-            else:
-                reader, writer = self._idle.pop()
+            reader, writer = (None if anew else self._kept()) or await self._connected()
             try:
                 head = f"{method} /{self._path}?{urlencode(query)} HTTP/1.1\r\nhost: {self._host}\r\n"
                 length = f"content-length: {len(body)}\r\n" if body else ""
@@ -169,9 +168,21 @@ class _HTTP:
             if anew or headers.get("connection") == "close":
                 writer.close()
             else:
-                self._idle.append((reader, writer))
+                self._idle.append((time.monotonic(), reader, writer))
         fields = _fields(json.loads(content)) if status == 200 else {"error": content.decode()[:300]}
         return {**fields, "status": status, "executed": headers.get("x-serve-executed", "")}
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port)
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            # One that has been idle for longer may be closed by the server just as it is used.
+            if time.monotonic() - since < KEPT_S and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
 
 def _parsed(head: bytes) -> tuple[int, dict[str, str]]:

@@ -49,7 +49,7 @@ def test_ray_wait_waits_for_calls(ray_cluster: Any, echo: Served) -> None:
 
 
 def test_an_asynchronous_handle_is_awaited(ray_cluster: Any, client: serve.Client, echo: Served) -> None:
-    """await handle.remote() gives the ObjectRef, which can be awaited in its turn."""
+    """Await handle.remote() gives the ObjectRef, which can be awaited in its turn."""
 
     async def main() -> Any:
         handle = client.get_handle(echo.name, sync=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -163,3 +164,22 @@ def test_removing_an_instance_leaves_its_successors_file() -> None:
     instances.write(new)
     instances.remove(old)
     assert instances.find(None, "main") == new
+
+
+def test_what_a_killed_instance_left_is_swept_by_the_next() -> None:
+    """Its sockets lie there, and nobody answers."""
+    left = instances.make_directory("killed", "g1")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left / "controller.sock"))
+    instances.make_directory("next", "g2")
+    assert not left.exists()
+
+
+def test_an_instance_of_which_anything_answers_is_not_swept() -> None:
+    """Its controller may be on its way back."""
+    alive = instances.make_directory("alive", "g1")
+    with socket.socket(socket.AF_UNIX) as replica:
+        replica.bind(str(alive / "r1.sock"))
+        replica.listen()
+        instances.make_directory("next", "g2")
+        assert alive.exists()
