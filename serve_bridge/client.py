@@ -402,10 +402,10 @@ class Client:
             from serve_bridge.runtimes import submitter  # late: only who uses Ray needs it
 
             self._submitter = submitter(self._instance)
-        router = self._here().lane().router
-        if router.table is None:
+        lane = self._here().lane()
+        if lane.router.table is None:
             self.run(lambda lane: lane.control.ready(), OPERATION_S)
-        return self._submitter.submit(router, endpoint, shard_key, head, data, kwargs)
+        return self._submitter.submit(lane, endpoint, shard_key, head, data, kwargs)
 
     # inside
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serve_bridge import completions
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import ReplicaContext, replica_context, request_deadline
@@ -59,6 +60,7 @@ class Replica:
         self._limit = spec.config.max_concurrent_queries or 1
         self._listener = Listener(self, key, spec.generation, spec.replica)
         self._in_flight = 0
+        self._completions = completions.Completions()
         self._line: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -180,7 +182,11 @@ class Replica:
         if method is None:
             raise MethodNotExposed(self._spec.backend, head.call_method)
         deadline = time.monotonic() + head.timeout_s
-        await self._turn(head.timeout_s)
+        try:
+            await self._turn(head.timeout_s)
+        except BaseException:
+            self._completions.note(head.request_id)
+            raise
         replica_context.set(self._context[replica_context])
         request_deadline.set(deadline)
         overdue = asyncio.timeout(deadline - time.monotonic())
@@ -198,6 +204,7 @@ class Replica:
             raise BackendError(type(error).__name__, failure.text_of(error), failure.traceback_of(error)) from None
         finally:
             self._done()
+            self._completions.note(head.request_id)
 
     async def _turn(self, timeout_s: float) -> None:
         """Take a slot, after those that came before.
@@ -229,6 +236,9 @@ class Replica:
             "@drain": self.drain,
         }
         control = controls.get(head.call_method)
+        if head.call_method == completions.OPERATION:
+            self._spawn(self._completions.report(stream, head.request_id, self.load), stream)
+            return
         if control is None:
             stream.reject("not exposed", head.call_method)
             return

@@ -136,6 +136,12 @@ class ReplicaSet(Generic[Link]):
         if slot.position < 0:
             self._sort_in(slot)
 
+    def settle(self, slot: Slot[Link], done: int, load: int) -> None:
+        """Give back the places of *done* requests at once; the replica has reported *load*."""
+        slot.in_flight -= done
+        slot.load = load
+        self._sort_in(slot)
+
     def refuse(self, slot: Slot[Link], load: int) -> None:
         """Give a place back: the replica said that it is full. If nothing is left there, see `reopen`."""
         slot.in_flight -= 1

@@ -50,6 +50,13 @@ class SharedReplicas(Generic[Link]):
         if not slot.member:
             self._unlink(slot.link)
 
+    def settle(self, backend: str, slot: Slot[Link], done: int, load: int) -> None:
+        """Give back the places of *done* requests at once; the replica has reported *load*."""
+        with self._lock:
+            replicas = self._sets.get(backend)
+            if replicas is not None:
+                replicas.settle(slot, done, load)
+
     def close(self) -> None:
         """Let go of every replica."""
         with self._lock:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -30,13 +31,15 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from serve_bridge.completions import follow
 from serve_bridge.config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller, Settings
 from serve_bridge.errors import BackendOverloaded, BackendStartError, ConfigError
 from serve_bridge.instance import Instance, make_directory, new_generation
+from serve_bridge.lane import Lane
 from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica import Replica
-from serve_bridge.router import Router
+from serve_bridge.replica_set import Slot
 from serve_bridge.runtime import Store
 from serve_bridge.shared_replicas import SharedReplicas
 from serve_bridge.specs import ProxySpec, ReplicaSpec
@@ -391,18 +394,14 @@ class RaySubmitter:
     """Makes `handle.remote` calls; one per client and process, used by any thread."""
 
     def __init__(self, instance: Instance) -> None:
-        self._generation = instance.generation
+        self._instance = instance
+        self._id = secrets.token_hex(8)
         # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
         self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls)
+        self._following: set[asyncio.Task[None]] = set()
 
     def submit(
-        self,
-        router: Router,
-        endpoint: str,
-        shard_key: str | None,
-        head: CallHead,
-        data: Any,
-        kwargs: Mapping[str, Any],
+        self, lane: Lane, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Choose a backend and a replica and call it; return the ObjectRef.
 
@@ -410,42 +409,69 @@ class RaySubmitter:
             EndpointNotFound: There is no such endpoint.
             BackendOverloaded: No replica is ready, or too many calls wait already.
         """
-        backend, shadows = router.choose(endpoint, shard_key)
-        encoded = _encode_head(head)
+        backend, shadows = lane.router.choose(endpoint, shard_key)
+        encoded = _encode_head(msgspec.structs.replace(head, request_id=self._id))
         for shadow in shadows:
             with contextlib.suppress(BackendOverloaded):
-                self._call(router, shadow, encoded, data, kwargs)
-        return self._call(router, backend, encoded, data, kwargs)
+                self._call(lane, shadow, encoded, data, kwargs)
+        return self._call(lane, backend, encoded, data, kwargs)
 
-    def _call(self, router: Router, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        assert router.table is not None
-        slot = self._replicas.acquire(router.table, backend)
+    def _call(self, lane: Lane, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        assert lane.router.table is not None
+        slot = self._replicas.acquire(lane.router.table, backend)
         if slot is None:
             raise BackendOverloaded(
                 f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
             )
+        actor = slot.link
         try:
-            reference = slot.link.handle(self._generation).call.remote(head, data, **kwargs)
+            method = actor.method(self._instance.generation)
+            reference = method.remote(head, data, **kwargs)
         except BaseException:
             self._replicas.release(backend, slot, slot.load)
             raise
-        reference._on_completed(lambda _: self._replicas.release(backend, slot, 0))
+        if not actor.followed:
+            actor.followed = True
+            lane.loop.call_soon_threadsafe(self._follow, backend, slot)
         return reference
+
+    def _follow(self, backend: str, slot: Slot[_Actor]) -> None:
+        """Give places back as *slot* tells how many calls it has done; on the lane's loop."""
+        actor = slot.link
+
+        def told(count: int, load: int) -> None:
+            self._replicas.settle(backend, slot, count - actor.done, load)
+            actor.done = count
+
+        following = asyncio.get_running_loop().create_task(
+            follow(
+                actor.address, self._instance.key, self._instance.generation, self._id, told, wanted=lambda: slot.member
+            )
+        )
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
 
 
 class _Actor:
-    """A replica as an actor; looked up when it is first called."""
+    """A replica as an actor; looked up when it is first called.
 
-    __slots__ = ("_handle", "_name")
+    Attributes:
+        done: Calls of this process that it has done.
+        followed: Whether it tells of that.
+    """
+
+    __slots__ = ("_method", "address", "done", "followed")
 
     def __init__(self, address: ReplicaAddress) -> None:
-        self._name = address.replica
-        self._handle: Any = None
+        self.address = address
+        self.done = 0
+        self.followed = False
+        self._method: Any = None
 
-    def handle(self, generation: str) -> Any:
-        if self._handle is None:
-            self._handle = ray.get_actor(actor_name(generation, self._name), namespace=NAMESPACE)
-        return self._handle
+    def method(self, generation: str) -> Any:
+        if self._method is None:
+            self._method = ray.get_actor(actor_name(generation, self.address.replica), namespace=NAMESPACE).call
+        return self._method
 
 
 def _most_calls(route: BackendRoute) -> int:
