@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,3 +34,14 @@ def wait_until_equal(value: Callable[[], _Value], expected: _Value, timeout_s: f
     while (found := value()) != expected:
         assert time.monotonic() < deadline, f"not {expected!r} within {timeout_s:g} s, but {found!r}"
         time.sleep(POLL_S)
+
+
+async def reached(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Wait on an event loop until *condition* returns something true.
+
+    Raises:
+        TimeoutError: It did not within *timeout_s*.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(POLL_S)

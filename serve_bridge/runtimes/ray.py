@@ -470,7 +470,14 @@ class _Actor:
 
     def method(self, generation: str) -> Any:
         if self._method is None:
-            self._method = ray.get_actor(actor_name(generation, self.address.replica), namespace=NAMESPACE).call
+            name = actor_name(generation, self.address.replica)
+            try:
+                self._method = ray.get_actor(name, namespace=NAMESPACE).call
+            except ValueError:
+                raise NotConnected(
+                    f"replica {self.address.replica} is no actor of the Ray cluster that this process uses: it has just "
+                    "ended, or the instance runs without Ray or on another cluster; handle.call() reaches it anywhere"
+                ) from None
         return self._method
 
 

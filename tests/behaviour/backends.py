@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import serve_bridge as serve
+from tests.waiting import reached
 
 
 def version_1(request: Any) -> str:
@@ -38,6 +38,7 @@ class Counter:
         self.count = start
 
     def __call__(self, request: Any) -> int:
+        """Count one more."""
         self.count += 1
         return self.count
 
@@ -54,9 +55,9 @@ class Gate:
         self.directory = directory
 
     async def __call__(self, request: Any) -> Any:
+        """Return the data, once it may."""
         (self.directory / f"begun-{request.data}").touch()
-        while not (self.directory / "open").exists():
-            await asyncio.sleep(0.005)
+        await reached((self.directory / "open").exists)
         return request.data
 
 
@@ -67,6 +68,7 @@ class Journal:
         self.file = file
 
     def __call__(self, request: Any) -> str:
+        """Write an entry."""
         entry = request.data if isinstance(request, serve.ServeRequest) else request.query_params["entry"]
         with open(self.file, "a") as file:
             file.write(f"{entry}\n")
@@ -86,6 +88,7 @@ class Configured:
         self.value = value
 
     def __call__(self, request: Any) -> Any:
+        """Return the value."""
         return self.value
 
 

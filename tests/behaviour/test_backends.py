@@ -218,7 +218,7 @@ def test_a_constructor_that_raises_is_reported_and_the_name_is_free(client: serv
         def __call__(self, request: Any) -> None: ...
 
     name = serving.name()
-    with pytest.raises(serve.BackendStartError, match="no such model: a.bin") as caught:
+    with pytest.raises(serve.BackendStartError, match="no such model: a") as caught:
         client.create_backend(name, Broken, "a.bin")
     assert "in __init__" in caught.value.remote_traceback
     assert caught.value.backend == name

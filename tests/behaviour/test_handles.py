@@ -17,7 +17,7 @@ import pytest
 import serve_bridge as serve
 from tests.behaviour import backends
 from tests.serving import Served, Serving
-from tests.waiting import wait_until
+from tests.waiting import reached, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,7 @@ class Methods:
     """Public and private ones."""
 
     def __call__(self, request: Any) -> str:
+        """Be called by default."""
         return "call"
 
     def by_request(self, request: Any) -> Any:
@@ -370,10 +371,9 @@ def test_a_stream_is_iterated(counting: Served) -> None:
 
 def test_an_exception_comes_after_the_items_before_it(counting: Served) -> None:
     """As its own type."""
-    items = []
+    items: list[int] = []
     with pytest.raises(backends.OwnError, match="unlucky"):
-        for item in counting.handle.stream(20):
-            items.append(item)
+        items.extend(counting.handle.stream(20))
     assert items == list(range(13))
 
 
@@ -453,8 +453,7 @@ def test_a_cancelled_call_is_cancelled_in_the_replica(serving: Serving, tmp_path
 
     async def main() -> None:
         call = asyncio.create_task(handle.acall())
-        while not (tmp_path / "begun").exists():
-            await asyncio.sleep(0.01)
+        await reached((tmp_path / "begun").exists)
         call.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await call

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 import serve_bridge as serve
 from tests.behaviour import backends
 from tests.serving import Served, Serving
-from tests.waiting import wait_until
+from tests.waiting import reached, wait_until
 
 TEXT, JSON, BYTES = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
 
@@ -290,8 +290,7 @@ def test_a_stream_arrives_item_by_item(serving: Serving, http: httpx.Client, tmp
 
     async def backend(request: Any) -> AsyncIterator[bytes]:
         yield b"first"
-        while not (tmp_path / "open").exists():
-            await asyncio.sleep(0.005)
+        await reached((tmp_path / "open").exists)
         yield b"second"
 
     with http.stream("GET", serving(backend).route) as answer:
@@ -431,6 +430,7 @@ class Methods:
     """What can be called over HTTP."""
 
     def __call__(self, request: Any) -> str:
+        """Be called by default."""
         return "call"
 
     def by_request(self, request: Any) -> Any:
@@ -534,6 +534,8 @@ class Stamp:
         self.app, self.name = app, name
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+
         async def stamped(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-stamp", self.name.encode())]

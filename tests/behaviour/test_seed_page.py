@@ -55,7 +55,7 @@ def test_by_default_there_is_a_single_http_server(client: serve.Client) -> None:
 
 @pytest.mark.parametrize("location", ["HeadOnly", "EveryNode", serve.Location.HeadOnly])
 def test_the_http_server_is_where_the_location_says(start: Callable[..., serve.Client], location: str) -> None:
-    """ "HeadOnly": one on the head node; "EveryNode": one per node, which on one node is the same."""
+    """One on the head node, or one per node, which on one node is the same."""
     (url,) = start(http_options={"location": location, "port": 0}).http_urls
     assert httpx.get(f"{url}/-/routes", trust_env=False).json() == {}
 
@@ -320,6 +320,7 @@ class StatefulProcessor:
         self.count = 1
 
     def __call__(self, request: Any) -> Any:
+        """Tell the count."""
         return {"current": self.count}
 
     def other_method(self, inc: int) -> bool:

@@ -23,6 +23,7 @@ class Code:
     def __init__(self, needed: int) -> None: ...
 
     def __call__(self, request: Any) -> str:
+        """Be a backend."""
         return "served"
 
 
@@ -30,7 +31,8 @@ class Abstract(abc.ABC):
     """Never an instance."""
 
     @abc.abstractmethod
-    def __call__(self, request: Any) -> None: ...
+    def __call__(self, request: Any) -> None:
+        """Be implemented by nobody."""
 
 
 class Asynchronous:
@@ -38,7 +40,8 @@ class Asynchronous:
 
     async def __init__(self) -> None: ...  # type: ignore[misc]
 
-    def __call__(self, request: Any) -> None: ...
+    def __call__(self, request: Any) -> None:
+        """Be a backend."""
 
 
 class Empty:
