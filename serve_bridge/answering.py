@@ -83,6 +83,7 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
         )
     scope = {
         "type": "http",
+        "app": None,  # its presence makes Starlette answer a malformed form with 400
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.http_version,
         "method": head.method,
@@ -274,10 +275,12 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
     try:
         data, kwargs = await calls.read_arguments(stream, head)
         result = await run_call(executor, method, head, data, kwargs)
-        if hasattr(result, "__anext__"):
-            await _send_items(stream, result)
-        else:
+        if not hasattr(result, "__anext__"):
             await calls.answer(stream, result)
+        elif head.generator:
+            await _send_items(stream, result)
+        else:  # as over Ray: who did not ask for a stream gets a list
+            await calls.answer(stream, [item async for item in result])
     except asyncio.CancelledError:
         if _is_cancelled():
             stream.abort()

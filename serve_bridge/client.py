@@ -107,7 +107,8 @@ class Client:
         """
         self._found = instance if isinstance(instance, Instance) else None
         self._address = instance.address if isinstance(instance, Instance) else instance
-        self._on_end = on_end
+        if on_end is not None:
+            _on_end[self._instance.generation] = on_end
         self._owner = os.getpid() if lease else None
         self._process: _Process | None = None
         self._lock = threading.Lock()
@@ -163,13 +164,17 @@ class Client:
             pass  # it has ended already
         finally:
             self.close()
-            on_end, self._on_end = self._on_end, None
+            # Whichever of this process's clients of the instance it is that ends it.
+            on_end = _on_end.pop(self._found.generation, None) if self._found is not None else None
             if on_end is not None:
                 on_end()
 
     def close(self) -> None:
         """Let go of the instance, which goes on running if it outlives its starter; twice is a no-op."""
         self._closed = True
+        submitter, self._submitter = self._submitter, None
+        if submitter is not None:
+            submitter.close()
         process, self._process = self._process, None
         if process is not None:
             process.close()
@@ -272,13 +277,13 @@ class Client:
         Raises:
             ConfigError: A traffic policy names it, or a shadow and *force* is not set.
         """
-        config = self.list_backends().get(name)
+        config = self.list_backends().get(_text("backend", name))
         grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
         self._operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
 
     def _config(self, name: str) -> BackendConfig:
         configs = self.list_backends()
-        if name not in configs:
+        if _text("backend", name) not in configs:
             raise BackendNotFound(name, tuple(configs))
         return configs[name]
 
@@ -309,7 +314,7 @@ class Client:
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
-        self._operate("delete_endpoint", name)
+        self._operate("delete_endpoint", _text("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
@@ -328,7 +333,7 @@ class Client:
             ConfigError: The weights are none; the old split stays.
         """
         TrafficPolicy.split(traffic)
-        self._operate("set_traffic", endpoint, dict(traffic))
+        self._operate("set_traffic", _text("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
         """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
@@ -338,7 +343,7 @@ class Client:
             TypeError: *proportion* is no number in [0, 1].
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
-        self._operate("shadow_traffic", endpoint, backend, proportion)
+        self._operate("shadow_traffic", _text("endpoint", endpoint), _text("backend", backend), proportion)
 
     # handles
 
@@ -350,6 +355,7 @@ class Client:
             NotConnected: The instance does not answer.
         """
         self._check_open()
+        _text("endpoint", endpoint)
         if not missing_ok and not self._knows(endpoint):
             raise EndpointNotFound(endpoint, tuple(self.list_endpoints()))
         return (Handle if sync else AsyncHandle)(self, endpoint, CallOptions())
@@ -458,6 +464,8 @@ class _Reference:
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
+_on_end: dict[str, Callable[[], None]] = {}
+"""What is to be done in the process that started an instance, by generation, once it was shut down."""
 
 
 _inherited: list[Any] = []
@@ -510,6 +518,13 @@ def _backend(
         config=_opaque(checked),
         actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
     )
+
+
+def _text(kind: str, name: object) -> str:
+    """Return the name of what exists already; what else it must be was checked when that was created."""
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} name must be a str, got {shown(name)}")
+    return name
 
 
 def _opaque(config: BackendConfig) -> BackendConfig:

@@ -80,8 +80,8 @@ class ControlLink:
 
         Raises:
             NotConnected: The controller cannot be reached, or was lost before it answered.
-            TimeoutError: It did not answer in time.
-            ServeBridgeError: What the operation raised.
+            DeadlineExceeded: It did not answer in time; the change may yet be made.
+            Exception: What the operation raised.
         """
         try:
             await asyncio.wait_for(self._connected.wait(), min(timeout_s, FIRST_TABLE_S))

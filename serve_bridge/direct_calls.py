@@ -2,10 +2,13 @@
 
 Rule 1: only what is simple goes this way: short arguments, one answer, nobody waiting before it, no shadows. For
         anything else, and for every rejection, `exchange` returns None and the router takes over.
-Rule 2: a request is given up to the router only where `router` Rule 2 would send it again.
+Rule 2: a request is given up to the router only where `router` Rule 2 would send it again. What it has spent by then,
+        of its time and of the one retry, goes with it.
 """
 
 from __future__ import annotations
+
+import time
 
 from serve_bridge.errors import AuthenticationError, ReplicaDied
 from serve_bridge.messages import BackendRoute, ReplicaAddress
@@ -49,11 +52,12 @@ class DirectCalls:
         table = router.table
         if request.body is not None or table is None:
             return None
-        backend = router.bypass(request.endpoint, request.shard_key)
+        backend = router.bypass(request)
         slot = self._replicas.acquire(table, backend) if backend is not None else None
         if backend is None or slot is None:
             return None
         idle, load = slot.link, slot.load
+        began = time.monotonic()
         connection = None
         try:
             try:
@@ -65,11 +69,14 @@ class DirectCalls:
                 request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
             )
         except (Rejected, AuthenticationError):
-            return None  # the router meets the same, and knows what follows from it
+            pass  # the router meets the same, and knows what follows from it
         except Lost as lost:
-            if lost.started == "no" or request.idempotent:
-                return None
-            raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
+            if lost.started != "no":
+                if not router.may_retry(request):
+                    raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
+                request.retried = True
+        else:
+            return answer, body
         finally:
             self._replicas.release(backend, slot, load)
             router.slot_freed(backend)
@@ -77,7 +84,8 @@ class DirectCalls:
                 idle.connections.append(connection)
                 if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
                     idle.close()
-        return answer, body
+        request.timeout_s -= time.monotonic() - began
+        return None
 
     def close(self) -> None:
         """Close every idle connection."""

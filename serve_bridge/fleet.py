@@ -1,4 +1,4 @@
-"""The replicas the controller runs: launched, watched, drained and ended.
+"""The replicas the controller runs: launched, configured, watched, drained and ended.
 
 Rule 1: a replica's state moves by `lifecycle.advance` only.
 Rule 2: a replica that may still hold work is drained before it is ended; one that broke its connection, or does
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from serve_bridge.config import BackendConfig
@@ -34,6 +34,16 @@ CRASH_S: Final = 5.0
 """A replica that dies so soon after it was ready counts as one that could not start."""
 
 _logger = logging.getLogger("serve_bridge.controller")
+
+
+@dataclass(frozen=True)
+class RunningReplica:
+    """What a restarted controller must know of a replica; one that was still starting has no address."""
+
+    id: str
+    backend: str
+    revision: int
+    address: ReplicaAddress | None
 
 
 class Replica:
@@ -73,46 +83,6 @@ class Replica:
         return await calls.control(self.connection, operation, *args, timeout_s=timeout_s, **kwargs)
 
 
-class Setbacks:
-    """How often a backend's replicas could not start of late, and how long to wait before the next try.
-
-    Attributes:
-        reason: Why the last one could not; empty if none.
-    """
-
-    FORGIVEN_S: Final = 60.0
-    DELAY_S: Final = (0.1, 30.0)
-    MANY: Final = 5
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.reason = ""
-        self._clock = clock
-        self._count = 0
-        self._last = 0.0
-
-    def note(self, reason: str) -> None:
-        """Count one more."""
-        self._count = self.recent() + 1
-        self._last = self._clock()
-        self.reason = reason
-
-    def delay_s(self) -> float:
-        """Return how long the next try should wait: nothing at first, then ever longer, with jitter."""
-        count = self.recent()
-        if not count:
-            return 0.0
-        shortest, longest = self.DELAY_S
-        return float(min(shortest * 2.0 ** min(count - 1, 16), longest) * (0.5 + random.random() / 2))
-
-    def failed(self) -> bool:
-        """Whether there were so many, one soon after the other, that somebody should look."""
-        return self.recent() >= self.MANY
-
-    def recent(self) -> int:
-        """Return how many there were, one soon after the other."""
-        return self._count if self._clock() - self._last <= self.FORGIVEN_S else 0
-
-
 class Fleet:
     """The replicas of all backends.
 
@@ -141,6 +111,11 @@ class Fleet:
         self._on_change = on_change
         self._tasks: set[asyncio.Task[None]] = set()
         self.replicas: dict[str, Replica] = {}
+
+    @property
+    def running(self) -> list[RunningReplica]:
+        """The replicas that run or are about to."""
+        return [RunningReplica(r.id, r.backend, r.revision, r.address) for r in self.replicas.values()]
 
     def of(self, backend: str, *states: ReplicaState) -> list[Replica]:
         """Return *backend*'s replicas that are in one of *states*."""
@@ -234,10 +209,50 @@ class Fleet:
         connection.on_change = lambda: self._changed(replica, connection)
         self.replicas[replica.id] = replica
 
+    async def recover(self, found: RunningReplica, backend: Backend | None) -> None:
+        """Take over a replica of a controller that has ended; one that *backend* does not want is ended."""
+        if backend is None or found.address is None:
+            await self._runtime.stop(found.id)
+            return
+        replica = Replica(found.id, found.backend, found.revision, backend.resolved)
+        try:
+            await self.adopt(replica, found.address)
+        except (Lost, AuthenticationError) as error:
+            _logger.warning("replica %s did not survive the controller: %s", found.id, error)
+            await self.abandon([replica])
+            return
+        # It answers, so it counts; whether it is well is for its probes to find.
+        self.watch(replica)
+        if backend.revision != found.revision:
+            self.unroute([replica])
+            self._spawn(self.retire([replica]))
+
     def watch(self, replica: Replica) -> None:
         """Let routers have a replica that runs, and probe it from now on."""
         replica.take(ReplicaEvent.PROBED)
         replica.probing = self._spawn(self._probe(replica))
+
+    async def configure(self, replicas: list[Replica], old: Backend, new: Backend) -> None:
+        """Bring *replicas* from *old*'s options to *new*'s, all or none.
+
+        Raises:
+            Exception: What a replica has against the new options; all have the old ones again.
+        """
+        changed = old.config.user_config != new.config.user_config
+        if replace(old.resolved, num_replicas=1) == replace(new.resolved, num_replicas=1):
+            return
+
+        async def configure(replica: Replica, config: BackendConfig) -> None:
+            await replica.control("@configure", config, reconfigure=changed, timeout_s=config.start_timeout_s)
+            replica.config = config
+
+        outcomes = await asyncio.gather(*(configure(r, new.resolved) for r in replicas), return_exceptions=True)
+        # A replica that died meanwhile is replaced by one that starts with the wanted options.
+        errors = [e for e in outcomes if isinstance(e, BaseException) and not isinstance(e, Lost)]
+        if errors:
+            done = [r for r, outcome in zip(replicas, outcomes, strict=True) if outcome is None]
+            await asyncio.gather(*(configure(r, old.resolved) for r in done), return_exceptions=True)
+            raise errors[0]
 
     async def retire(self, replicas: Iterable[Replica]) -> None:
         """Drain *replicas*, which no router uses any more, and end them."""
@@ -260,6 +275,13 @@ class Fleet:
     async def abandon(self, replicas: Iterable[Replica]) -> None:
         """End *replicas* at once."""
         await asyncio.gather(*(self._end(replica) for replica in replicas))
+
+    async def end(self) -> None:
+        """Drain and end every replica; those that were still starting, at once."""
+        serving = list(self.replicas.values())
+        self.unroute(serving)
+        await self.retire([replica for replica in serving if replica.connection is not None])
+        await self.abandon(list(self.replicas.values()))
 
     async def _end(self, replica: Replica) -> None:
         if replica.state is not ReplicaState.STOPPED:

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import random
 from typing import Any, Final
 
 import msgspec
@@ -74,9 +75,11 @@ class Forwarded:
         "_params",
         "_scope",
         "body",
+        "draw",
         "endpoint",
         "idempotent",
         "request_id",
+        "retried",
         "shard_key",
         "timeout_s",
     )
@@ -103,6 +106,8 @@ class Forwarded:
         """
         self.endpoint = endpoint
         self.timeout_s = timeout_s
+        self.draw = random()
+        self.retried = False
         self.body: Sequence[Segment] | AsyncIterator[bytes] | None = None
         self._inline = b""
         self._params = params

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -219,7 +220,7 @@ class AsyncHandle(Handle):
 class _Call:
     """One Python call on its way to a replica (a `router.Outgoing`)."""
 
-    __slots__ = ("_head", "body", "endpoint", "idempotent", "shard_key", "timeout_s")
+    __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "retried", "shard_key", "timeout_s")
     kind = Kind.CALL
 
     def __init__(
@@ -231,6 +232,8 @@ class _Call:
         self.timeout_s = timeout_s
         # The default GET is no promise: only a caller who says so makes a call repeatable.
         self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
+        self.draw = random()
+        self.retried = False
         self.body = body
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:

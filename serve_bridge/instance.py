@@ -34,6 +34,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Its name.
         generation: Which start of that name it is.
+        runtime: What launches its replicas: "ray" or "local".
         directory: Where its sockets on this machine are.
         controller: Where its controller listens.
         secret: The key, in hex; `repr` leaves it out.
@@ -41,6 +42,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     generation: str
+    runtime: str
     directory: str
     controller: ReplicaAddress
     secret: str

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import msgspec
 
-from serve_bridge import completions
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import ReplicaContext, replica_context, request_deadline
@@ -42,6 +41,8 @@ from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import Opaque
 from serve_bridge.wire.sockets import Listener
 
+MOST_SUBMITTERS: Final = 10_000
+"""Processes whose Ray calls a replica counts; those that have been silent longest are forgotten first."""
 QUIET_S: Final = 0.1
 """A drained replica has had nothing to do for so long; a call over Ray may still be on its way to it."""
 STALL_S: Final = 0.5
@@ -60,7 +61,7 @@ class Replica:
         self._limit = spec.config.max_concurrent_queries or 1
         self._listener = Listener(self, key, spec.generation, spec.replica)
         self._in_flight = 0
-        self._completions = completions.Completions()
+        self._completed: OrderedDict[str, int] = OrderedDict()
         self._line: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -88,6 +89,9 @@ class Replica:
             if self._config.user_config is not None:
                 await self._reconfigure(self._config.user_config)
         except BaseException as error:  # SystemExit too
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # nobody waits for this replica any more
             reason = f"{type(error).__name__}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
         self._ticked = self._loop.time()
@@ -107,7 +111,8 @@ class Replica:
                 head: HttpHead | CallHead = decode_http(frame.payload)
             else:
                 head = calls.decode_call(frame.payload)
-                if head.call_method.startswith("@"):
+                # A caller's call names a backend, whatever method it asks for.
+                if not head.backend and head.call_method.startswith("@"):
                     self._start_control(stream, head)
                     return
         except msgspec.MsgspecError as error:
@@ -178,15 +183,17 @@ class Replica:
             MethodNotExposed: The backend has no such method.
             BaseException: What user code raises.
         """
+        try:
+            return await self._call(head, data, kwargs)
+        finally:
+            self._note_completed(head.request_id)
+
+    async def _call(self, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
         method = self._methods.get(head.call_method or "__call__")
         if method is None:
             raise MethodNotExposed(self._spec.backend, head.call_method)
         deadline = time.monotonic() + head.timeout_s
-        try:
-            await self._turn(head.timeout_s)
-        except BaseException:
-            self._completions.note(head.request_id)
-            raise
+        await self._turn(head.timeout_s)
         replica_context.set(self._context[replica_context])
         request_deadline.set(deadline)
         overdue = asyncio.timeout(deadline - time.monotonic())
@@ -204,7 +211,17 @@ class Replica:
             raise BackendError(type(error).__name__, failure.text_of(error), failure.traceback_of(error)) from None
         finally:
             self._done()
-            self._completions.note(head.request_id)
+
+    def _note_completed(self, submitter: str) -> None:
+        completed = self._completed
+        completed[submitter] = completed.get(submitter, 0) + 1
+        completed.move_to_end(submitter)
+        if len(completed) > MOST_SUBMITTERS:
+            completed.popitem(last=False)
+
+    async def completed(self, submitter: str) -> tuple[int, int]:
+        """Return how many Ray calls of process *submitter* have ended here, and the load."""
+        return self._completed.get(submitter, 0), self.load()
 
     async def _turn(self, timeout_s: float) -> None:
         """Take a slot, after those that came before.
@@ -232,13 +249,11 @@ class Replica:
     def _start_control(self, stream: ReplicaStream, head: CallHead) -> None:
         controls: dict[str, Callable[..., Awaitable[Any]]] = {
             "@check": self.check,
+            "@completed": self.completed,
             "@configure": self.configure,
             "@drain": self.drain,
         }
         control = controls.get(head.call_method)
-        if head.call_method == completions.OPERATION:
-            self._spawn(self._completions.report(stream, head.request_id, self.load), stream)
-            return
         if control is None:
             stream.reject("not exposed", head.call_method)
             return

@@ -48,11 +48,17 @@ class Outgoing(Protocol):
         endpoint: Whom it is for.
         kind: REQUEST for HTTP, CALL for Python.
         shard_key: Decides the backend if given.
-        timeout_s: Seconds that all of it may take.
+        timeout_s: Seconds that all of it may take; what is left of them where somebody has tried it before.
         idempotent: Whether running it twice does no harm.
+        draw: Number in [0, 1) that decides the backend if there is no shard key; drawn once, when the request was made,
+            since to draw again for those that find their backend full would favour the others.
+        retried: Whether it was sent before the router got it and may have run; it is not sent a third time.
         body: What follows the head: segments that can be sent again, or an iterator that cannot; None if the
             head is all.
     """
+
+    timeout_s: float
+    retried: bool
 
     @property
     def endpoint(self) -> str: ...  # noqa: D102 - see above, and so below
@@ -61,7 +67,7 @@ class Outgoing(Protocol):
     @property
     def shard_key(self) -> str | None: ...  # noqa: D102
     @property
-    def timeout_s(self) -> float: ...  # noqa: D102
+    def draw(self) -> float: ...  # noqa: D102
     @property
     def idempotent(self) -> bool: ...  # noqa: D102
     @property
@@ -172,20 +178,20 @@ class Router:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
         """
         policy = self._policy(endpoint)
-        return self._choose(policy, shard_key), policy.shadows_for(random.random)
+        return self._choose(policy, shard_key, random.random()), policy.shadows_for(random.random)
 
-    def bypass(self, endpoint: str, shard_key: str | None) -> str | None:
-        """Return the backend for a request that its caller's own thread sends; None if it has to come through here.
+    def bypass(self, request: Outgoing) -> str | None:
+        """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
 
         It has to if shadows get copies, or if others wait for that backend already. From any thread.
 
         Raises:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
         """
-        policy = self._policy(endpoint)
+        policy = self._policy(request.endpoint)
         if policy.shadows:
             return None
-        backend = self._choose(policy, shard_key)
+        backend = self._choose(policy, request.shard_key, request.draw)
         pool = self._pools.get(backend)
         return None if pool is None or pool.waiting or not pool.whole else backend
 
@@ -219,7 +225,7 @@ class Router:
             BackendError: The replica broke the answer off.
         """
         policy = self._policy(request.endpoint)
-        backend = self._choose(policy, request.shard_key)
+        backend = self._choose(policy, request.shard_key, request.draw)
         if policy.shadows:
             self._shadow(policy, request)
         self.statistics.routed += 1
@@ -235,13 +241,13 @@ class Router:
             raise NotConnected("no routing table has come yet; is the instance running?")
         raise EndpointNotFound(endpoint, tuple(self._endpoints))
 
-    def _choose(self, policy: TrafficPolicy, shard_key: str | None) -> str:
-        return policy.choose(random.random()) if shard_key is None else policy.choose_for_key(shard_key)
+    def _choose(self, policy: TrafficPolicy, shard_key: str | None, draw: float) -> str:
+        return policy.choose(draw) if shard_key is None else policy.choose_for_key(shard_key)
 
     async def _send(self, pool: ReplicaPool, request: Outgoing) -> tuple[CallerStream, Frame]:
         """Attempt *request* until it is answered or may not be sent again."""
         passage = _Passage(pool, request.timeout_s, self._loop)
-        again = retried = False
+        again, retried = False, request.retried
         try:
             while True:
                 try:
@@ -251,7 +257,8 @@ class Router:
                     self._check_rejection(rejected.rejection, pool)
                 except Lost as lost:
                     if lost.started != "no":
-                        self._check_retry(lost, request, retried)
+                        if retried or not self.may_retry(request):
+                            raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
                         retried = True
                 else:
                     passage.handed_over = passage.slot is not None
@@ -259,6 +266,10 @@ class Router:
                 again = True
         except Aborted:
             raise BackendError("Aborted", "the replica broke the answer off") from None
+        except DeadlineExceeded as error:
+            if retried:  # that the second attempt did not start says nothing of the first
+                error.executed = "unknown"
+            raise
         except asyncio.CancelledError:
             if passage.stream is not None:
                 passage.stream.cancel()
@@ -296,14 +307,17 @@ class Router:
         if rejection.reason not in ("full", "draining", "foreign"):
             raise BackendError("Rejected", rejection.detail or rejection.reason)
 
-    def _check_retry(self, lost: Lost, request: Outgoing, retried: bool) -> None:
-        """Return if the request may be sent again although it may have run; else raise."""
+    def may_retry(self, request: Outgoing) -> bool:
+        """Return whether a lost *request* may be sent once more although it may have run; if so, the budget pays.
+
+        From any thread: those that spend in the same instant may pay once for two, which the budget can bear.
+        """
         held = not isinstance(request.body, AsyncIterator)
-        if request.idempotent and held and not retried and self._retries >= 1:
-            self._retries -= 1
-            self.statistics.retried += 1
-            return
-        raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown")
+        if not (request.idempotent and held and self._retries >= 1):
+            return False
+        self._retries -= 1
+        self.statistics.retried += 1
+        return True
 
     def _shadow(self, policy: TrafficPolicy, request: Outgoing) -> None:
         """Send copies to the shadows that this request draws; nothing of them reaches the caller."""

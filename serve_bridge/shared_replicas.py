@@ -50,6 +50,11 @@ class SharedReplicas(Generic[Link]):
         if not slot.member:
             self._unlink(slot.link)
 
+    def slots(self, backend: str) -> list[Slot[Link]]:
+        """Return the slots of *backend*'s replicas."""
+        with self._lock:
+            return list(self._sets.get(backend, ()))
+
     def settle(self, backend: str, slot: Slot[Link], done: int, load: int) -> None:
         """Give back the places of *done* requests at once; the replica has reported *load*."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""What replicas and proxies are started from."""
+"""What an instance, its replicas and its proxies are started from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ from dataclasses import dataclass
 
 from serve_bridge.config import BackendConfig, HTTPOptions
 from serve_bridge.messages import ReplicaAddress
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an instance is started from.
+
+    Attributes:
+        name, generation: Which instance, and which start of it.
+        runtime: "ray" or "local".
+        directory: Where its sockets and its file are.
+        detached: Whether it outlives the process that started it.
+        tcp_host: Address to listen on for other nodes; None: unix sockets only.
+        http: Where proxies listen, and their limits.
+    """
+
+    name: str
+    generation: str
+    runtime: str
+    directory: str
+    detached: bool
+    tcp_host: str | None
+    http: HTTPOptions
 
 
 @dataclass(frozen=True)

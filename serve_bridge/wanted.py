@@ -42,6 +42,19 @@ class Backend:
         """Its options with the defaults that depend on the code filled in."""
         return self.config.resolved(self.is_async)
 
+    def revised(
+        self, code: bytes, is_async: bool, config: BackendConfig | None, actor_options: Opaque | None
+    ) -> Backend:
+        """Return its next revision: with new code, and what else is given."""
+        return replace(
+            self,
+            code=code,
+            is_async=is_async,
+            revision=self.revision + 1,
+            config=self.config if config is None else self.config.merged(config),
+            actor_options=actor_options or self.actor_options,
+        )
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -70,6 +83,15 @@ class Wanted:
             raise BackendNotFound(name, tuple(self.backends))
         return self.backends[name]
 
+    def check_free(self, name: str) -> None:
+        """Check that no backend is called *name*.
+
+        Raises:
+            ConfigError: One is.
+        """
+        if name in self.backends:
+            raise ConfigError(f"backend {name!r} exists already; update_backend changes its code")
+
     def endpoint(self, name: str) -> Endpoint:
         """Return endpoint *name*.
 
@@ -97,7 +119,7 @@ class Wanted:
             self.endpoints[endpoint.name] = replace(endpoint, policy=endpoint.policy.with_shadow(name, 0))
         return self.backends.pop(name, None)
 
-    def create_endpoint(self, name: str, *, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
+    def create_endpoint(self, name: str, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
         """Add an endpoint whose traffic all goes to *backend*.
 
         Raises:

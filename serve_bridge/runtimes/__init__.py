@@ -13,8 +13,13 @@ def submitter(instance: Instance) -> Any:
     """Return what makes calls to *instance* as Ray actor calls.
 
     Raises:
-        NotConnected: This process uses no Ray.
+        NotConnected: *instance* does not run on Ray, or this process uses no Ray.
     """
+    if instance.runtime != "ray":
+        raise NotConnected(
+            f"handle.remote() makes a Ray actor call, and instance {instance.name!r} runs with "
+            f"runtime={instance.runtime!r}; use handle.call() or await handle.acall()"
+        )
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         raise NotConnected(

@@ -8,18 +8,19 @@ stands where a process would. What differs is what threads cannot do: a replica 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from serve_bridge.config import HTTPOptions
-from serve_bridge.controller import Controller, Settings
+from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import Instance, make_directory, new_generation
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.replica import Replica
 from serve_bridge.runtime import Store
-from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
 
 NODE = "local"
@@ -93,6 +94,7 @@ class LocalRuntime:
 
 
 _names: set[str] = set()
+_lock = threading.Lock()
 
 
 def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
@@ -102,30 +104,41 @@ def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[],
         ConfigError: An instance of that name runs here.
         OSError, ValueError: The proxy cannot listen where it should; nothing is left.
     """
-    if name in _names:
-        raise ConfigError(f"instance {name!r} runs in this process already; connect() joins it, or use another name")
+    with _lock:
+        if name in _names:
+            raise ConfigError(
+                f"instance {name!r} runs in this process already; connect() joins it, or use another name"
+            )
+        _names.add(name)
+    try:
+        return _start(name, http)
+    except BaseException:
+        _names.discard(name)
+        raise
+
+
+def _start(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
     settings = Settings(
         name=name,
         generation=generation,
+        runtime="local",
         directory=str(make_directory(name, generation)),
         detached=False,
         tcp_host=None,
         http=http,
     )
     thread = LoopThread("serve_bridge-controller")
-    controller = Controller(settings, Key(), LocalRuntime(thread.stop))
+
+    def stopped() -> None:  # whichever client ended it, of this process or of another
+        _names.discard(name)
+        thread.stop()
+
+    controller = Controller(settings, Key(), LocalRuntime(stopped))
     try:
         instance = thread.submit(controller.start).result()
     except BaseException:
         thread.stop()
         thread.join(1.0)
         raise
-
-    _names.add(name)
-
-    def ended() -> None:
-        thread.join(5.0)
-        _names.discard(name)
-
-    return instance, ended
+    return instance, lambda: thread.join(5.0)

@@ -31,10 +31,16 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve_bridge.completions import follow
 from serve_bridge.config import HTTPOptions, is_loopback
-from serve_bridge.controller import Controller, Settings
-from serve_bridge.errors import BackendOverloaded, BackendStartError, ConfigError
+from serve_bridge.controller import Controller
+from serve_bridge.errors import (
+    AuthenticationError,
+    BackendOverloaded,
+    BackendStartError,
+    ConfigError,
+    NotConnected,
+    ServeBridgeError,
+)
 from serve_bridge.instance import Instance, make_directory, new_generation
 from serve_bridge.lane import Lane
 from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
@@ -42,15 +48,20 @@ from serve_bridge.replica import Replica
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtime import Store
 from serve_bridge.shared_replicas import SharedReplicas
-from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire import calls
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.sockets import dial
 
 NAMESPACE: Final = "serve_bridge"
 MAX_CONCURRENCY: Final = 100_000
 """Of Ray's own queue in front of an actor; the replica's admission is what limits."""
 START_S: Final = 60.0
 CONNECT_S: Final = 5.0
+ASK_S: Final = 0.05
+"""How old the account of a replica's calls may grow while more are made."""
+ASK_TIMEOUT_S: Final = 2.0
 _logger = logging.getLogger("serve_bridge.client")
 _KV_NAMESPACE = b"serve_bridge"
 _encode_head = msgspec.msgpack.Encoder().encode
@@ -148,6 +159,7 @@ def _start_controller(
     settings = Settings(
         name=name,
         generation=generation,
+        runtime="ray",
         directory=str(make_directory(name, generation)),
         detached=detached,
         # A cluster that this process began has one node, and its unix sockets reach everybody.
@@ -397,8 +409,8 @@ class RaySubmitter:
         self._instance = instance
         self._id = secrets.token_hex(8)
         # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
-        self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls)
-        self._following: set[asyncio.Task[None]] = set()
+        self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls, unlink=_Actor.disconnect)
+        self._asking: set[asyncio.Task[None]] = set()
 
     def submit(
         self, lane: Lane, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]
@@ -417,8 +429,12 @@ class RaySubmitter:
         return self._call(lane, backend, encoded, data, kwargs)
 
     def _call(self, lane: Lane, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        assert lane.router.table is not None
-        slot = self._replicas.acquire(lane.router.table, backend)
+        table = lane.router.table
+        assert table is not None
+        slot = self._replicas.acquire(table, backend)
+        if slot is None:  # by what was last heard; now it has to be known
+            asyncio.run_coroutine_threadsafe(self._ask_all(backend), lane.loop).result()
+            slot = self._replicas.acquire(table, backend)
         if slot is None:
             raise BackendOverloaded(
                 f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
@@ -430,26 +446,37 @@ class RaySubmitter:
         except BaseException:
             self._replicas.release(backend, slot, slot.load)
             raise
-        if not actor.followed:
-            actor.followed = True
-            lane.loop.call_soon_threadsafe(self._follow, backend, slot)
+        if time.monotonic() - actor.asked > ASK_S:
+            actor.asked = time.monotonic()
+            lane.loop.call_soon_threadsafe(self._ask_soon, backend, slot)
         return reference
 
-    def _follow(self, backend: str, slot: Slot[_Actor]) -> None:
-        """Give places back as *slot* tells how many calls it has done; on the lane's loop."""
-        actor = slot.link
+    def close(self) -> None:
+        """Let go of the replicas; calls that were made go on."""
+        self._replicas.close()
 
-        def told(count: int, load: int) -> None:
+    # Ray could tell when a call is done, but would rebuild its result a second time for that. The replicas know too.
+
+    def _ask_soon(self, backend: str, slot: Slot[_Actor]) -> None:
+        asking = asyncio.get_running_loop().create_task(self._ask(backend, slot))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
+    async def _ask_all(self, backend: str) -> None:
+        await asyncio.gather(*(self._ask(backend, slot) for slot in self._replicas.slots(backend)))
+
+    async def _ask(self, backend: str, slot: Slot[_Actor]) -> None:
+        """Ask the replica of *slot* how many calls of this process it has done; on the lane's loop."""
+        actor = slot.link
+        try:
+            connection = await actor.connected(self._instance)
+            count, load = await calls.control(connection, "@completed", self._id, timeout_s=ASK_TIMEOUT_S)
+        except (Lost, TimeoutError, AuthenticationError, ServeBridgeError) as error:
+            _logger.info("replica %s does not tell what it has done: %s", slot.name, error or type(error).__name__)
+            return
+        if count > actor.done:
             self._replicas.settle(backend, slot, count - actor.done, load)
             actor.done = count
-
-        following = asyncio.get_running_loop().create_task(
-            follow(
-                actor.address, self._instance.key, self._instance.generation, self._id, told, wanted=lambda: slot.member
-            )
-        )
-        self._following.add(following)
-        following.add_done_callback(self._following.discard)
 
 
 class _Actor:
@@ -457,16 +484,34 @@ class _Actor:
 
     Attributes:
         done: Calls of this process that it has done.
-        followed: Whether it tells of that.
+        asked: When it was last asked for that.
     """
 
-    __slots__ = ("_method", "address", "done", "followed")
+    __slots__ = ("_connection", "_dialling", "_method", "address", "asked", "done")
 
     def __init__(self, address: ReplicaAddress) -> None:
         self.address = address
+        self.asked = 0.0
         self.done = 0
-        self.followed = False
+        self._connection: CallerConnection | None = None
+        self._dialling = asyncio.Lock()
         self._method: Any = None
+
+    async def connected(self, instance: Instance) -> CallerConnection:
+        """Return a connection on the running loop.
+
+        Raises:
+            Lost, AuthenticationError: There is none to be had.
+        """
+        async with self._dialling:
+            if self._connection is None or not self._connection.usable:
+                self._connection = await dial(self.address, instance.key, instance.generation, Role.PYTHON)
+            return self._connection
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one; from any thread."""
+        if self._connection is not None:
+            self._connection.close_threadsafe()
 
     def method(self, generation: str) -> Any:
         if self._method is None:
@@ -475,8 +520,8 @@ class _Actor:
                 self._method = ray.get_actor(name, namespace=NAMESPACE).call
             except ValueError:
                 raise NotConnected(
-                    f"replica {self.address.replica} is no actor of the Ray cluster that this process uses: it has just "
-                    "ended, or the instance runs without Ray or on another cluster; handle.call() reaches it anywhere"
+                    f"replica {self.address.replica} is no actor of the Ray cluster that this process uses: it has "
+                    "just ended, or its instance runs without Ray or on another cluster; use handle.call()"
                 ) from None
         return self._method
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serve_bridge.errors import ProtocolError
+from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead
 from serve_bridge.wire import failure, payload
 from serve_bridge.wire.connection import (
@@ -139,8 +139,8 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
 
     Raises:
         Lost: The connection ended first; `started` says what is known.
-        TimeoutError: No answer within *timeout_s*.
-        ServeBridgeError: What the operation raised.
+        DeadlineExceeded: No answer within *timeout_s*; the work is cancelled where that can be.
+        Exception: What the operation raised.
     """
     segments = payload.pack((args, kwargs))
     size = payload.size_of(segments)
@@ -149,10 +149,14 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
     head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body)
     stream = connection.open(Kind.CALL, encode_call(head), end=inline)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as limit:
             if not inline:
                 stream.start_upload(segments)
             return await read_answer(stream, await stream.reply)
+    except TimeoutError:
+        if limit.expired():  # else it is what the operation raised
+            raise DeadlineExceeded(f"{name}: no answer within {timeout_s:g} s", "unknown") from None
+        raise
     except Rejected as rejected:
         raise ProtocolError(f"{name}: {rejected.rejection.reason} {rejected.rejection.detail}") from None
     except Aborted:
@@ -169,7 +173,7 @@ async def answer_control(stream: ReplicaStream, head: CallHead, operation: Calla
     except asyncio.CancelledError:
         stream.abort()
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit, which a user's hook may raise, would end the loop
         if stream.started:
             stream.abort()
         else:

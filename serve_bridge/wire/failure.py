@@ -3,6 +3,8 @@
 Rule 1: the type's name, its text and the remote traceback are written first and always arrive.
 Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so
     that an odd exception class can cost its type and never the answer.
+Rule 3: SystemExit, KeyboardInterrupt and their like never arrive as themselves: raised in the caller they would end its
+    loop or its process, which is not the backend's to end.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
             own = payload.unpack(failure.pickled)
         except ServeBridgeError:
             return error  # its class does not exist here; the text says all there is
-        if isinstance(own, BaseException):
+        if isinstance(own, Exception):
             error = own
             error.__cause__ = RemoteTraceback(failure.traceback)
     return error
@@ -87,6 +89,8 @@ def _encodable(text: str) -> str:
 
 
 def _pickled(error: BaseException) -> bytes:
+    if not isinstance(error, Exception):
+        return b""  # Rule 3
     try:
         data = payload.join(payload.pack(error))
         if type(payload.unpack(data)) is type(error):

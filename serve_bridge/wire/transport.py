@@ -152,6 +152,11 @@ class FrameTransport(asyncio.Protocol):
             self._end_transport(error)
         self.closing(error)
 
+    def close_threadsafe(self) -> None:
+        """Close soon; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.close)
+
     def _end_transport(self, error: BaseException | None) -> None:
         if isinstance(error, ProtocolError | AuthenticationError | TimeoutError):
             _logger.warning("closed a connection: %s", error)

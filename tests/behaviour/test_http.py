@@ -553,7 +553,7 @@ def test_middlewares_wrap_everything_the_first_outermost(start: Callable[..., se
     client.create_endpoint("e", backend="b", route="/e")
     for path in ("/e", "/nowhere", "/-/live", "/-/routes"):
         answer = httpx.get(client.http_urls[0] + path, trust_env=False)
-        assert answer.headers.get_list("x-stamp") == ["inner", "outer"]
+        assert (path, answer.headers.get_list("x-stamp")) == (path, ["inner", "outer"]), answer.text
 
 
 def test_keep_alive_connections_carry_many_requests(serving: Serving, http: httpx.Client) -> None:

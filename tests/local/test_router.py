@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,8 @@ class Request:
 
     timeout_s: float = 10.0
     idempotent: bool = False
+    retried: bool = False
+    draw: float = field(default_factory=random.random)
     endpoint: str = "e"
     kind: Kind = Kind.CALL
     shard_key: str | None = None

@@ -176,6 +176,12 @@ def test_a_full_queue_refuses_at_once(ray_cluster: Any, serving: Serving, tmp_pa
     assert ray_cluster.get(handle.remote(5), timeout=20) == 5
 
 
+def test_one_call_after_another_never_finds_the_queue_full(ray_cluster: Any, serving: Serving) -> None:
+    """A call that has been answered does not count any more, however small the limits are."""
+    handle = serving(backends.data, config={"max_concurrent_queries": 1, "max_queued_queries": 0}).handle
+    assert [ray_cluster.get(handle.remote(n), timeout=20) for n in range(50)] == list(range(50))
+
+
 def test_remote_follows_a_rolling_update(ray_cluster: Any, client: serve.Client, serving: Serving) -> None:
     """Calls in flight end on the old version, later ones on the new."""
     served = serving(backends.version_1)

@@ -31,6 +31,7 @@ def made(name: str = "main") -> Instance:
     return Instance(
         name=name,
         generation=generation,
+        runtime="local",
         directory=str(directory),
         controller=controller,
         secret=Key().secret.hex(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_bridge.fleet import Setbacks
+from serve_bridge.repairs import Setbacks
 
 
 class Clock:

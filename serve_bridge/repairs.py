@@ -1,0 +1,91 @@
+"""Repairs: what brings every backend back to its number of replicas, and how patiently.
+
+Rule 1: a backend is repaired by one task at a time, and by none while somebody changes it.
+Rule 2: nothing gives up. While replicas cannot start, the tries become rarer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+
+class Setbacks:
+    """How often a backend's replicas could not start of late, and how long to wait before the next try.
+
+    Attributes:
+        reason: Why the last one could not; empty if none.
+    """
+
+    FORGIVEN_S: Final = 60.0
+    DELAY_S: Final = (0.1, 30.0)
+    MANY: Final = 5
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reason = ""
+        self._clock = clock
+        self._count = 0
+        self._last = 0.0
+
+    def note(self, reason: str) -> None:
+        """Count one more."""
+        self._count = self.recent() + 1
+        self._last = self._clock()
+        self.reason = reason
+
+    def delay_s(self) -> float:
+        """Return how long the next try should wait: nothing at first, then ever longer, with jitter."""
+        count = self.recent()
+        if not count:
+            return 0.0
+        shortest, longest = self.DELAY_S
+        return float(min(shortest * 2.0 ** min(count - 1, 16), longest) * (0.5 + random.random() / 2))
+
+    def failed(self) -> bool:
+        """Whether there were so many, one soon after the other, that somebody should look."""
+        return self.recent() >= self.MANY
+
+    def recent(self) -> int:
+        """Return how many there were, one soon after the other."""
+        return self._count if self._clock() - self._last <= self.FORGIVEN_S else 0
+
+
+class Repairs:
+    """The backends that are being repaired.
+
+    Attributes:
+        setbacks: Of every backend.
+    """
+
+    def __init__(self, repair: Callable[[str], Awaitable[bool]]) -> None:
+        """*repair* makes one try at a backend; it returns whether nothing is left to do."""
+        self._repair = repair
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+        self.setbacks: defaultdict[str, Setbacks] = defaultdict(Setbacks)
+
+    def begin(self, name: str) -> None:
+        """See to it that backend *name* has what it should."""
+        task = self._tasks.get(name)
+        if (task is None or task.done() or task.cancelling()) and not self._closed:
+            self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name))
+
+    def interrupt(self, name: str) -> None:
+        """Leave backend *name* to somebody who changes it."""
+        if name in self._tasks:
+            self._tasks[name].cancel()
+
+    def close(self) -> set[asyncio.Task[None]]:
+        """Begin no more; return those that may still run, for the caller to end."""
+        self._closed = True
+        return set(self._tasks.values())
+
+    async def _run(self, name: str) -> None:
+        done = False
+        while not done:
+            await asyncio.sleep(self.setbacks[name].delay_s())
+            done = await self._repair(name)
