@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from serve_bridge import instance as instances
@@ -80,6 +81,17 @@ class _Process:
                     del self._lanes[old]
                 lane = self._lanes[loop] = Lane(self._instance)
         return lane
+
+    def discard(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close *items* on the loop thread."""
+        lane = self._lane
+
+        async def close() -> None:
+            await items.aclose()
+
+        if lane is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all there was to close
+                lane.loop.call_soon_threadsafe(lambda: lane.loop.create_task(close()))
 
     def close(self) -> None:
         """End the loop thread and every lane."""
@@ -175,6 +187,8 @@ class Client:
         submitter, self._submitter = self._submitter, None
         if submitter is not None:
             submitter.close()
+        for generation in [generation for generation, client in list(_arrived.items()) if client is self]:
+            _arrived.pop(generation, None)
         process, self._process = self._process, None
         if process is not None:
             process.close()
@@ -393,6 +407,12 @@ class Client:
         finally:
             future.cancel()
 
+    def discard(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close *items*, which `run` has opened, without waiting: a garbage collector may ask for it on any thread."""
+        process = self._process
+        if process is not None:
+            process.discard(items)
+
     async def lane(self) -> Lane:
         """Return the running loop's way into the instance."""
         self._check_open()
@@ -464,6 +484,7 @@ class _Reference:
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
+_arrived: dict[str, Client] = {}
 _on_end: dict[str, Callable[[], None]] = {}
 """What is to be done in the process that started an instance, by generation, once it was shut down."""
 
@@ -490,8 +511,11 @@ atexit.register(_close_all)
 
 
 def client_at(generation: str, address: str) -> Client:
-    """Return this process's client of an instance; no I/O (a handle may arrive where nothing answers)."""
-    return _clients.get(generation) or Client(address)
+    """Return this process's client of an instance; no I/O (a handle may arrive where nothing answers).
+
+    One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call.
+    """
+    return _clients.get(generation) or _arrived.setdefault(generation, Client(address))
 
 
 def _backend(

@@ -7,7 +7,7 @@ Rule 2: `call` and `acall` share everything but the last wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -41,6 +41,9 @@ class Link(Protocol):
 
     def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
+
+    def discard(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close *items*, which `run` has opened, without waiting."""
 
     async def lane(self) -> Lane:
         """Return the running loop's way into the instance."""
@@ -148,7 +151,7 @@ class Handle:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
         request = self._request(data, kwargs, generator=True)
-        items: AsyncIterator[Any] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
+        items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
         return _iterate(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
@@ -284,7 +287,7 @@ async def _open_stream(lane: Lane, request: _Call) -> Any:
 _END: Final = object()
 
 
-def _iterate(link: Link, items: Any, timeout_s: float) -> Iterator[Any]:
+def _iterate(link: Link, items: AsyncGenerator[Any, None], timeout_s: float) -> Iterator[Any]:
     async def step() -> Any:
         return await anext(items, _END)
 
@@ -292,7 +295,7 @@ def _iterate(link: Link, items: Any, timeout_s: float) -> Iterator[Any]:
         while (item := link.run(lambda _: step(), timeout_s)) is not _END:
             yield item
     finally:
-        link.run(lambda _: items.aclose(), timeout_s)
+        link.discard(items)
 
 
 def refuse_on_running_loop(name: str, instead: str) -> None:

@@ -104,7 +104,7 @@ def write(instance: Instance) -> None:
     """Write the instance's file, and the copy by name unless another live instance has that."""
     _write_private(Path(instance.address), instance)
     by_name = discovery_file(instance.name)
-    other = _read_if_any(by_name)
+    other = _read_if_sound(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
         _write_private(by_name, instance)
 
@@ -112,7 +112,7 @@ def write(instance: Instance) -> None:
 def remove(instance: Instance) -> None:
     """Remove the instance's files and directory; missing ones are fine."""
     by_name = discovery_file(instance.name)
-    found = _read_if_any(by_name)
+    found = _read_if_sound(by_name)
     if found is not None and found.generation == instance.generation:
         by_name.unlink(missing_ok=True)
     # A replica that is ending may still add or remove its socket meanwhile.
@@ -184,6 +184,14 @@ def _read_if_any(path: Path) -> Instance | None:
         raise ConfigError(f"{path} is no instance's file: {error}") from None
 
 
+def _read_if_sound(path: Path) -> Instance | None:
+    """As `_read_if_any`, but None of a file that says nothing, as a crash or another version may leave one."""
+    try:
+        return _read_if_any(path)
+    except ConfigError:
+        return None
+
+
 def _write_private(path: Path, instance: Instance) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -193,8 +201,15 @@ def _write_private(path: Path, instance: Instance) -> None:
 
 
 def is_alive(instance: Instance) -> bool:
-    """Whether somebody listens on this machine where *instance*'s controller should."""
-    return _answers(instance.controller.unix)
+    """Whether somebody listens where *instance*'s controller should: here, or over TCP on another machine."""
+    controller = instance.controller
+    if os.path.exists(controller.unix) or controller.tcp is None:
+        return _answers(controller.unix)
+    try:
+        socket.create_connection(controller.tcp, 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(path: str) -> bool:

@@ -39,5 +39,7 @@ class Lane:
         try:
             await self.loop.create_future()
         finally:
-            self.router.close()
-            self.control.hang_up()
+            # A loop that was closed without cancelling its tasks has taken its sockets with it.
+            if not self.loop.is_closed():
+                self.router.close()
+                self.control.hang_up()

@@ -68,7 +68,7 @@ class Method:
             takes, binding = "nothing", _no_arguments
         else:
             takes = "nothing" if first is None else "data"
-            binding = _Signature(name, parameters, first).bind
+            binding = _Signature(name, parameters, first, _bound_parameter(func)).bind
         return cls(name, func, is_async(func), is_generator(func), accepts_batch(func), takes, binding)
 
     def arguments(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
@@ -127,12 +127,17 @@ def _no_arguments(_: Any, __: Mapping[str, Any]) -> Arguments:
 class _Signature:
     """A signature reduced to what a call with one value and some keywords can get wrong."""
 
-    __slots__ = ("_any_keyword", "_first", "_keywords", "_name", "_required", "_skips_none")
+    __slots__ = ("_any_keyword", "_bound", "_first", "_keywords", "_name", "_required", "_skips_none")
 
     def __init__(
-        self, name: str, parameters: Sequence[inspect.Parameter], first: inspect.Parameter | None
+        self,
+        name: str,
+        parameters: Sequence[inspect.Parameter],
+        first: inspect.Parameter | None,
+        bound: str | None,
     ) -> None:
         self._name = name
+        self._bound = bound
         self._first = first.name if first is not None else None
         self._any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
@@ -162,6 +167,8 @@ class _Signature:
         if not self._any_keyword and not self._keywords.issuperset(kwargs):
             unknown = next(name for name in kwargs if name not in self._keywords)
             self._refuse(f"takes no keyword {unknown!r}")
+        if self._any_keyword and self._bound in kwargs:
+            self._refuse(f"takes no keyword {self._bound!r}")
         if not self._required.issubset(kwargs):
             self._refuse(f"needs the keyword {min(self._required.difference(kwargs))!r}")
 
@@ -190,6 +197,14 @@ def _is_request_type(annotation: Any) -> bool:
     if origin is typing.Annotated:
         return _is_request_type(typing.get_args(annotation)[0])
     return inspect.isclass(origin) and issubclass(origin, Request | ServeRequest)
+
+
+def _bound_parameter(func: Callable[..., Any]) -> str | None:
+    """Return the name under which a bound method's instance or class would clash with a keyword; None if none would."""
+    if not inspect.ismethod(func):
+        return None
+    first = next(iter(_parameters(func.__func__)), None)
+    return first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
 
 
 def _parameters(func: Callable[..., Any]) -> list[inspect.Parameter]:

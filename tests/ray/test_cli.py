@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def cluster(runtime_directory: Path, nothing_left: None) -> Iterator[str]:
     port = free_port()
     options = [
         f"--port={port}",
-        f"--ray-client-server-port={free_port()}",
+        # Where Ray's own client can be served it is, on a port that others may have.
+        *([f"--ray-client-server-port={free_port()}"] if find_spec("grpc") else []),
         f"--temp-dir={runtime_directory / 'cluster'}",
         "--node-ip-address=127.0.0.1",
         "--include-dashboard=false",
