@@ -12,7 +12,7 @@ import contextvars
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from types import CoroutineType, GeneratorType
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 from serve_bridge.batching import BatchQueue
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import request_deadline
+from serve_bridge.daemon_threads import DaemonThreads
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.method import Method
 from serve_bridge.user_code import UserCode
@@ -33,7 +34,9 @@ class Executor:
     def __init__(self, code: UserCode, config: BackendConfig) -> None:
         self._code = code
         self._config = config
-        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="serve_bridge-user")
+        self._threads = _user_threads(config)
+        # Not the user's threads: a probe must not wait behind the work that it judges.
+        self._hooks = DaemonThreads(1, "serve_bridge-hook")
         self._queues: dict[str, BatchQueue] = {}
 
     async def construct(self) -> None:
@@ -51,8 +54,8 @@ class Executor:
     def configure(self, config: BackendConfig) -> None:
         """Follow changed options: threads and batch limits."""
         if config.threads != self._config.threads:
-            self._threads.shutdown(wait=False)
-            self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="serve_bridge-user")
+            self._threads.shutdown()
+            self._threads = _user_threads(config)
         for queue in self._queues.values():
             queue.reconfigure(*_batch_limits(config))
         self._config = config
@@ -82,11 +85,13 @@ class Executor:
         if inspect.iscoroutinefunction(hook):
             return await hook(*args)
         # Not on the user's threads: a probe must not wait behind the work that it judges.
-        return _opened(await asyncio.to_thread(_guarded, hook, args, {}))
+        future = self._hooks.submit(contextvars.copy_context().run, _guarded, hook, args, {})
+        return _opened(await asyncio.wrap_future(future))
 
     def close(self) -> None:
         """Take nothing new; a thread that still runs is left to end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+        self._hooks.shutdown(cancel_futures=True)
 
     def _batch_runner(self, method: Method) -> Callable[[list[Any]], Any]:
         async def run(items: list[Any]) -> Sequence[Any]:
@@ -121,6 +126,10 @@ class Executor:
     async def _in_thread_after_all(self, func: Callable[[], Any]) -> None:
         """Run *func* on the user's threads even though the request is over."""
         await _uninterrupted(self._threads.submit(_guarded, func, (), {}))
+
+
+def _user_threads(config: BackendConfig) -> DaemonThreads:
+    return DaemonThreads(config.threads, "serve_bridge-user")
 
 
 def _batch_limits(config: BackendConfig) -> tuple[int, float]:

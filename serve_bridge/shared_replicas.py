@@ -61,6 +61,8 @@ class SharedReplicas(Generic[Link]):
             replicas = self._sets.get(backend)
             if replicas is not None:
                 replicas.settle(slot, done, load)
+        if not slot.member and slot.in_flight == 0:
+            self._unlink(slot.link)
 
     def close(self) -> None:
         """Let go of every replica."""

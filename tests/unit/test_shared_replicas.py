@@ -84,6 +84,18 @@ def test_a_busy_replica_that_leaves_the_table_is_let_go_when_it_is_done(links: L
     assert links.ended == ["r1"]
 
 
+def test_a_replica_that_left_is_let_go_when_it_reports_its_last_call(links: Links) -> None:
+    """And not before."""
+    slot = links.shared.acquire(table("r1"), "b")
+    assert links.shared.acquire(table("r1"), "b") is slot
+    assert slot is not None
+    links.shared.acquire(table(), "b")
+    links.shared.settle("b", slot, 1, 0)
+    assert links.ended == []
+    links.shared.settle("b", slot, 1, 0)
+    assert links.ended == ["r1"]
+
+
 def test_the_replicas_of_a_deleted_backend_are_let_go(links: Links) -> None:
     """Those in use when they are done."""
     slot = links.shared.acquire(table("r1", "r2"), "b")

@@ -1,0 +1,191 @@
+"""Calls on blocking sockets: when the router takes over, and what is spent by then."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from serve_bridge.direct_calls import DirectCalls
+from serve_bridge.errors import DeadlineExceeded, ReplicaDied
+from serve_bridge.loop_thread import LoopThread
+from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.router import RETRY_RESERVE, Router
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.connection import ReplicaStream
+from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.sockets import Listener
+
+KEY = Key(b"k" * 32)
+TIMEOUT_S = 10.0
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Request:
+    """A request as the router takes it."""
+
+    idempotent: bool = False
+    timeout_s: float = TIMEOUT_S
+    retried: bool = False
+    endpoint: str = "e"
+    kind: Kind = Kind.CALL
+    shard_key: str | None = None
+    body: Sequence[Segment] | AsyncIterator[bytes] | None = None
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return a head."""
+        return b"head"
+
+
+class Stage:
+    """A router and one replica on a loop of their own, and direct calls from the test's thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.fates: list[str] = []
+        self.asked = 0
+        self.cancelled = threading.Event()
+        self.calls = DirectCalls(KEY, "g")
+        self.thread = LoopThread("test-router")
+        self.router = self.on_loop(lambda: Router(KEY, Role.PYTHON))
+        self.listener = Listener(self, KEY, "g", "r1")
+        listening = self.thread.submit(lambda: self.listener.listen(directory / "s"))
+        self.publish(listening.result(5))
+
+    def on_loop(self, work: Callable[[], _Result]) -> _Result:
+        """Run *work* where the router lives."""
+
+        async def run() -> _Result:
+            return work()
+
+        return self.thread.submit(run).result(5)
+
+    def publish(self, replica: ReplicaAddress) -> None:
+        """Let the router know the replica."""
+        endpoints = {"e": EndpointRoute(None, (), {"b": 1.0}, {})}
+        table = RoutingTable("g", 1, {"b": BackendRoute((replica,), 10, 10)}, endpoints)
+        self.on_loop(lambda: self.router.apply(table))
+
+    def load(self) -> int:
+        """Return 0."""
+        return 0
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Answer, unless the test has another fate for this request."""
+        self.asked += 1
+        match self.fates.pop(0) if self.fates else "answer":
+            case "answer":
+                stream.respond(b"answer", end=True)
+            case "full":
+                stream.reject("full")
+            case "die":
+                stream.connection.close()
+            case "hold":
+                stream.on_cancel = self.cancelled.set
+
+    def exchange(self, *fates: str, **options: bool | float) -> tuple[Request, tuple[bytes, bytes] | None]:
+        """Send one request from this thread; return it and its answer."""
+        self.fates = list(fates)
+        request = Request(**options)  # type: ignore[arg-type]
+        return request, self.calls.exchange(self.router, request)
+
+    def route(self, request: Request, *fates: str) -> bytes:
+        """Send *request* through the router; return the answer's head."""
+        self.fates = list(fates)
+
+        async def run() -> bytes:
+            _, frame = await self.router.route(request)
+            return frame.payload
+
+        return self.thread.submit(run).result(TIMEOUT_S)
+
+    def close(self) -> None:
+        """End everything."""
+
+        async def close() -> None:
+            self.router.close()
+            self.listener.close()
+            for _ in range(5):  # turns of the loop, in which the sockets close
+                await asyncio.sleep(0)
+
+        self.calls.close()
+        self.thread.submit(close).result(5)
+        self.thread.stop()
+        self.thread.join(5)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """A router and a replica."""
+    stage = Stage(tmp_path)
+    yield stage
+    stage.close()
+
+
+def test_a_simple_call_is_answered_on_its_own_socket(stage: Stage) -> None:
+    """The router has nothing to do with it."""
+    request, answer = stage.exchange("answer")
+    assert answer == (b"answer", b"")
+    assert (stage.router.statistics.routed, request.timeout_s) == (0, TIMEOUT_S)
+
+
+def test_a_rejected_call_goes_to_the_router_with_the_time_that_is_left(stage: Stage) -> None:
+    """It provably did not run, so it costs no retry."""
+    request, answer = stage.exchange("full")
+    assert (answer, request.retried, stage.router.statistics.retried) == (None, False, 0)
+    assert request.timeout_s < TIMEOUT_S
+
+
+def test_a_lost_call_is_not_sent_again(stage: Stage) -> None:
+    """It may have run."""
+    with pytest.raises(ReplicaDied) as caught:
+        stage.exchange("die")
+    assert (caught.value.executed, stage.asked) == ("unknown", 1)
+
+
+def test_a_lost_idempotent_call_goes_to_the_router_as_its_one_retry(stage: Stage) -> None:
+    """With the time that is left, and paid for from the router's budget."""
+    request, answer = stage.exchange("die", idempotent=True)
+    assert (answer, request.retried, stage.router.statistics.retried) == (None, True, 1)
+    assert request.timeout_s < TIMEOUT_S
+    assert stage.route(request) == b"answer"
+
+
+def test_a_call_that_was_lost_twice_is_not_sent_a_third_time(stage: Stage) -> None:
+    """A call that kills replicas does not kill all of them."""
+    request, _ = stage.exchange("die", idempotent=True)
+    with pytest.raises(ReplicaDied):
+        stage.route(request, "die")
+    assert stage.asked == 2
+
+
+def test_without_budget_nothing_is_sent_again(stage: Stage) -> None:
+    """When many replicas die, retries would be the load that kills the rest."""
+    for _ in range(int(RETRY_RESERVE)):
+        stage.exchange("die", idempotent=True)
+    with pytest.raises(ReplicaDied):
+        stage.exchange("die", idempotent=True)
+    assert stage.router.statistics.retried == RETRY_RESERVE
+
+
+def test_a_retry_that_comes_too_late_does_not_hide_that_the_first_may_have_run(stage: Stage) -> None:
+    """That the second attempt did not start proves nothing."""
+    request, _ = stage.exchange("die", idempotent=True)
+    request.timeout_s = 0.05
+    with pytest.raises(DeadlineExceeded) as caught:
+        stage.route(request, *["full"] * 1000)
+    assert caught.value.executed == "unknown"
+
+
+def test_a_call_past_its_deadline_is_cancelled(stage: Stage) -> None:
+    """And does not go to the router."""
+    with pytest.raises(DeadlineExceeded):
+        stage.exchange("hold", timeout_s=0.05)
+    assert stage.cancelled.wait(5)

@@ -1,0 +1,139 @@
+"""An instance as another machine has it: no unix socket can be found, so everything goes over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import serve_bridge as serve
+from serve_bridge import instance as instances
+from serve_bridge.config import HTTPOptions
+from serve_bridge.controller import Controller
+from serve_bridge.loop_thread import LoopThread
+from serve_bridge.runtimes.local import LocalRuntime
+from serve_bridge.specs import Settings
+from serve_bridge.wire.auth import Key
+
+LARGE = bytes(range(256)) * (5 << 12)
+
+
+class Backend:
+    """Answers in every way there is."""
+
+    def __call__(self, request: serve.ServeRequest) -> object:
+        """Return what was sent."""
+        return request.data
+
+    async def count(self, up_to: int) -> AsyncIterator[int]:
+        """Count."""
+        for number in range(up_to):
+            yield number
+
+    def fail(self) -> None:
+        """Raise."""
+        raise LookupError("not here")
+
+
+def unlink_sockets(directory: Path) -> None:
+    """Take away what another machine would not have; who listens there goes on."""
+    for path in directory.glob("*.sock"):
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[instances.Instance]:
+    """An instance that listens on TCP as well, with a backend of two replicas."""
+    generation = instances.new_generation()
+    settings = Settings(
+        name="tcp",
+        generation=generation,
+        runtime="local",
+        directory=str(instances.make_directory("tcp", generation)),
+        detached=True,
+        tcp_host="127.0.0.1",
+        http=HTTPOptions(port=0),
+    )
+    ended = threading.Event()
+    thread = LoopThread("serve_bridge-controller")
+
+    def end() -> None:
+        ended.set()
+        thread.stop()
+
+    controller = Controller(settings, Key(), LocalRuntime(end))
+    found = thread.submit(controller.start).result(20)
+    starter = serve.connect(found.address)
+    starter.create_backend("b", Backend, config={"num_replicas": 2})
+    starter.create_endpoint("e", backend="b", route="/e", methods=["GET", "POST"])
+    unlink_sockets(Path(settings.directory))
+    yield found
+    starter.shutdown()
+    assert ended.wait(10)
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def handle(instance: instances.Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Handle]:
+    """A handle of a client that has a copy of the instance's file and nothing else."""
+    copy = tmp_path_factory.mktemp("elsewhere") / "copied.json"
+    copy.touch(0o600)
+    copy.write_bytes(Path(instance.address).read_bytes())
+    client = serve.connect(str(copy))
+    yield client.get_handle("e")
+    client.close()
+
+
+def test_there_is_no_unix_socket(instance: instances.Instance, handle: serve.Handle) -> None:
+    """So whatever works here works over TCP."""
+    assert handle.call(1) == 1
+    assert list(Path(instance.directory).glob("*.sock")) == []
+    assert instance.controller.tcp is not None
+
+
+@pytest.mark.parametrize("value", [None, {"a": [1, 2]}, LARGE], ids=["nothing", "little", "much"])
+def test_a_call_is_answered(handle: serve.Handle, value: object) -> None:
+    """Arguments and results of any length arrive whole."""
+    assert handle.call(value) == value
+
+
+async def awaited(handle: serve.Handle, value: object) -> object:
+    """Return the answer to an awaited call."""
+    return await handle.acall(value)
+
+
+@pytest.mark.parametrize("value", [None, {"a": [1, 2]}, LARGE], ids=["nothing", "little", "much"])
+def test_an_awaited_call_is_answered(handle: serve.Handle, value: object) -> None:
+    """The same from an event loop."""
+    assert asyncio.run(awaited(handle, value)) == value
+
+
+def test_a_generator_is_streamed(handle: serve.Handle) -> None:
+    """Item by item."""
+    assert list(handle.options(method_name="count").stream(up_to=5)) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_arrives_as_itself(handle: serve.Handle) -> None:
+    """As over a unix socket."""
+    with pytest.raises(LookupError, match="not here"):
+        handle.options(method_name="fail").call()
+
+
+def test_management_works(handle: serve.Handle, instance: instances.Instance) -> None:
+    """The controller is reached over TCP too."""
+    client = serve.connect(str(instance.address))
+    assert client.list_endpoints()["e"]["route"] == "/e"
+    assert client.status()["backends"]["b"]["wanted"] == 2
+    client.close()
+
+
+def test_requests_over_http_are_answered(handle: serve.Handle, instance: instances.Instance) -> None:
+    """A proxy reaches replicas of other machines so."""
+    client = serve.connect(instance.address)
+    url = client.http_urls[0]
+    client.close()
+    assert httpx.post(f"{url}/e", content=LARGE, trust_env=False).content == LARGE

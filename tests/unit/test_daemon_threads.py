@@ -1,0 +1,78 @@
+"""The pool on which user code runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from serve_bridge.daemon_threads import DaemonThreads
+
+
+def test_calls_run_in_the_order_of_their_submission() -> None:
+    """One thread makes a serial backend."""
+    pool, done = DaemonThreads(1, "t"), list[int]()
+    futures = [pool.submit(done.append, n) for n in range(50)]
+    for future in futures:
+        future.result(5)
+    pool.shutdown()
+    assert done == list(range(50))
+
+
+def test_as_many_run_at_once_as_there_are_threads() -> None:
+    """All of them meet at a barrier."""
+    pool, barrier = DaemonThreads(3, "t"), threading.Barrier(3)
+    futures = [pool.submit(barrier.wait, 5) for _ in range(3)]
+    assert sorted(future.result(5) for future in futures) == [0, 1, 2]
+    pool.shutdown()
+
+
+def test_what_a_call_raises_reaches_its_future_and_ends_no_thread() -> None:
+    """SystemExit too."""
+    pool = DaemonThreads(1, "t")
+    with pytest.raises(SystemExit):
+        pool.submit(sys.exit, 3).result(5)
+    assert pool.submit(int, "7").result(5) == 7
+    pool.shutdown()
+
+
+def test_a_call_that_is_cancelled_before_its_turn_never_runs() -> None:
+    """Its place goes to the next."""
+    pool, gate, done = DaemonThreads(1, "t"), threading.Event(), list[str]()
+    first, second, third = (pool.submit(gate.wait, 5), pool.submit(done.append, "b"), pool.submit(done.append, "c"))
+    assert second.cancel()
+    gate.set()
+    third.result(5)
+    assert first.result(5)
+    assert done == ["c"]
+    pool.shutdown()
+
+
+def test_after_the_end_nothing_is_taken_and_threads_end() -> None:
+    """What waited was cancelled."""
+    pool, begun, gate = DaemonThreads(1, "ending"), threading.Event(), threading.Event()
+    running, waiting = pool.submit(lambda: (begun.set(), gate.wait(5))[1]), pool.submit(int)
+    assert begun.wait(5)
+    pool.shutdown(cancel_futures=True)
+    assert waiting.cancelled()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+    gate.set()
+    assert running.result(5)
+    for thread in threading.enumerate():
+        if thread.name.startswith("ending"):
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
+    """The interpreter exits."""
+    program = (
+        "import threading; from serve_bridge.daemon_threads import DaemonThreads\n"
+        "begun = threading.Event()\n"
+        "DaemonThreads(1, 't').submit(lambda: (begun.set(), threading.Event().wait()))\n"
+        "begun.wait()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
