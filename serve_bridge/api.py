@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -62,6 +63,8 @@ def start(
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
     client = Client(instance, on_end=ended, lease=runtime == "local" or not detached)
+    if client.is_owner():
+        client.hold()
     _started.append(client)
     # Last registered, first called: what an exit does to the instance it does before Ray disconnects.
     atexit.unregister(_end_with_process)
@@ -102,7 +105,7 @@ def find_client(address: str | None, name: str) -> Client:
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
             f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
         )
-    return Client(found)
+    return Client(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
 
 
 def shutdown() -> None:

@@ -111,14 +111,20 @@ class Client:
     """A process's link to one instance. Made by `start` and `connect`; safe to share between threads."""
 
     def __init__(
-        self, instance: Instance | str, *, on_end: Callable[[], None] | None = None, lease: bool = False
+        self,
+        instance: Instance | str,
+        *,
+        address: str | None = None,
+        on_end: Callable[[], None] | None = None,
+        lease: bool = False,
     ) -> None:
         """Link to *instance*, or to the one whose address it is; nothing is read or connected before first use.
 
+        *address* is where its file was found, if that is a copy of the instance's own.
         *on_end* is called after `shutdown`; with *lease* the instance ends when this process does.
         """
         self._found = instance if isinstance(instance, Instance) else None
-        self._address = instance.address if isinstance(instance, Instance) else instance
+        self._address = address or (instance.address if isinstance(instance, Instance) else instance)
         if on_end is not None:
             _on_end[self._instance.generation] = on_end
         self._owner = os.getpid() if lease else None
@@ -159,6 +165,10 @@ class Client:
         status: dict[str, Any] = self._operate("status")
         return status
 
+    def hold(self) -> None:
+        """Take the lease on the instance now, not on first use: it ends while nobody holds one."""
+        self._here().lane()
+
     def is_owner(self) -> bool:
         """Whether the instance ends with this process."""
         return not self._closed and self._owner == os.getpid()
@@ -176,10 +186,8 @@ class Client:
             pass  # it has ended already
         finally:
             self.close()
-            # Whichever of this process's clients of the instance it is that ends it.
-            on_end = _on_end.pop(self._found.generation, None) if self._found is not None else None
-            if on_end is not None:
-                on_end()
+            if self._found is not None:
+                _forget(self._found.generation)
 
     def close(self) -> None:
         """Let go of the instance, which goes on running if it outlives its starter; twice is a no-op."""
@@ -508,6 +516,16 @@ def _close_all() -> None:
 
 
 atexit.register(_close_all)
+
+
+def _forget(generation: str) -> None:
+    """An instance was shut down: if this process started it, end here what was begun then, whichever client did it."""
+    for client in list(_open):
+        if client._owner is not None and client._instance.generation == generation:
+            client.close()
+    on_end = _on_end.pop(generation, None)
+    if on_end is not None:
+        on_end()
 
 
 def client_at(generation: str, address: str) -> Client:

@@ -266,6 +266,10 @@ class Router:
                 again = True
         except Aborted:
             raise BackendError("Aborted", "the replica broke the answer off") from None
+        except BackendOverloaded:
+            if retried:  # its proof is of the second attempt, and the first may have run
+                raise ReplicaDied("the replica died before it answered; no other was free", "unknown") from None
+            raise
         except DeadlineExceeded as error:
             if retried:  # that the second attempt did not start says nothing of the first
                 error.executed = "unknown"

@@ -37,6 +37,7 @@ class Request:
     endpoint: str = "e"
     kind: Kind = Kind.CALL
     shard_key: str | None = None
+    draw: float = 0.0
     body: Sequence[Segment] | AsyncIterator[bytes] | None = None
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from serve_bridge import lease
 from serve_bridge.instance import discovery_file
 from tests.serving import Serving
 
@@ -26,6 +28,7 @@ class Odd:
     """Whatever it is asked for goes wrong."""
 
     def __call__(self, request: Any) -> Any:
+        """Do what the query says."""
         kind = request.query_params.get("kind")
         if kind == "exit":
             sys.exit(3)
@@ -163,11 +166,24 @@ def test_a_name_that_is_no_str_is_a_type_error(local: serve.Client, odd: serve.H
 
 
 def test_a_second_client_ends_an_instance_wholly(local: serve.Client) -> None:
-    """The name is free at once, whichever of the process's clients was shut down."""
+    """The name is free at once, and the client that started it is closed too."""
     for _ in range(2):
-        serve.start(**OPTIONS, name="odd-second")
+        first = serve.start(**OPTIONS, name="odd-second")
         serve.connect(name="odd-second")
         serve.shutdown()
+        with pytest.raises(serve.InstanceClosed):
+            first.list_backends()
+
+
+def test_an_instance_lives_while_its_starter_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is taken by `start`, not by the first use of the client that it returns."""
+    monkeypatch.setattr(lease, "GRACE_S", 0.5)
+    client = serve.start(**OPTIONS, name="odd-idle")
+    second = serve.connect(name="odd-idle")
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert second.list_backends() == {}
+    client.shutdown()
 
 
 def test_two_threads_cannot_start_one_name() -> None:

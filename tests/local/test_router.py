@@ -331,6 +331,24 @@ def test_a_lost_request_is_sent_again_only_if_that_is_safe(tmp_path: Path, idemp
     staged(tmp_path, main)
 
 
+def test_a_second_attempt_that_finds_nobody_proves_nothing_of_the_first(tmp_path: Path) -> None:
+    """The request may have run, whatever its line said afterwards."""
+
+    async def main(stage: Stage) -> None:
+        dying = FakeReplica("r1")
+        dying.behaviour = dying.die
+        await stage.start(dying)
+        stage.publish("r1")
+        asking = asyncio.create_task(stage.ask(idempotent=True))
+        await dying.arrived.wait()
+        stage.publish()
+        with pytest.raises(ReplicaDied) as caught:
+            await asking
+        assert caught.value.executed == "unknown"
+
+    staged(tmp_path, main)
+
+
 def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:
     """A request that kills replicas does not kill all of them."""
 

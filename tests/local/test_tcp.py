@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 import serve_bridge as serve
 from serve_bridge import instance as instances
@@ -18,6 +20,7 @@ from serve_bridge.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
+from tests.programs import run_program
 
 LARGE = bytes(range(256)) * (5 << 12)
 
@@ -25,9 +28,9 @@ LARGE = bytes(range(256)) * (5 << 12)
 class Backend:
     """Answers in every way there is."""
 
-    def __call__(self, request: serve.ServeRequest) -> object:
+    async def __call__(self, request: Request | serve.ServeRequest) -> object:
         """Return what was sent."""
-        return request.data
+        return request.data if isinstance(request, serve.ServeRequest) else await request.json()
 
     async def count(self, up_to: int) -> AsyncIterator[int]:
         """Count."""
@@ -123,6 +126,20 @@ def test_an_error_arrives_as_itself(handle: serve.Handle) -> None:
         handle.options(method_name="fail").call()
 
 
+def test_a_handle_travels_with_the_address_of_the_copy(handle: serve.Handle, instance: instances.Instance) -> None:
+    """The instance's own file is on another machine."""
+    program = """
+        import pickle, sys
+        print(pickle.loads(bytes.fromhex(sys.argv[1])).call("arrived"))
+    """
+    own = Path(instance.address)
+    aside = own.rename(own.with_suffix(".aside"))
+    try:
+        assert run_program(program, pickle.dumps(handle).hex()) == "arrived\n"
+    finally:
+        aside.rename(own)
+
+
 def test_management_works(handle: serve.Handle, instance: instances.Instance) -> None:
     """The controller is reached over TCP too."""
     client = serve.connect(str(instance.address))
@@ -136,4 +153,5 @@ def test_requests_over_http_are_answered(handle: serve.Handle, instance: instanc
     client = serve.connect(instance.address)
     url = client.http_urls[0]
     client.close()
-    assert httpx.post(f"{url}/e", content=LARGE, trust_env=False).content == LARGE
+    sent = {"text": "é" * 200_000}
+    assert httpx.post(f"{url}/e", json=sent, trust_env=False).json() == sent

@@ -302,6 +302,20 @@ def test_without_ray_installed_the_error_says_how_to_install_it() -> None:
     assert run_program(program) == "runtime='ray' needs Ray: pip install 'serve-bridge[ray]'\nlocal works\n"
 
 
+def test_a_local_instance_beside_a_cluster_says_to_use_call(ray_cluster: Any, names: Any) -> None:
+    """It has no actors, though this process uses Ray."""
+    client = serve.start(runtime="local", name=names("local"), http_options={"host": None})
+    try:
+        client.create_backend("b", backends.version_1)
+        client.create_endpoint("e", backend="b")
+        handle = client.get_handle("e")
+        with pytest.raises(serve.NotConnected, match=r"runtime='local'.*handle\.call\(\)"):
+            handle.remote()
+        assert handle.call() == "v1"
+    finally:
+        client.shutdown()
+
+
 def test_start_without_a_cluster_starts_one(runtime_directory: Path) -> None:
     """And ends it with the instance."""
     program = """

@@ -51,7 +51,6 @@ def raised(error: Exception) -> Exception:
         KeyError("k"),
         EndpointNotFound("e", ["a"]),
         DeadlineExceeded("late", "no"),
-        SystemExit(3),
     ],
     ids=repr,
 )
@@ -60,6 +59,14 @@ def test_an_exception_comes_back_as_its_own_type(error: BaseException) -> None:
     back = travelled(error)
     assert (type(back), back.args) == (type(error), error.args)
     assert getattr(back, "executed", None) == getattr(error, "executed", None)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_what_would_end_the_caller_arrives_as_text(error: BaseException) -> None:
+    """A backend ends no process but its own."""
+    back = travelled(error)
+    assert isinstance(back, BackendError)
+    assert back.type_name == type(error).__name__
 
 
 def test_the_remote_traceback_is_the_cause() -> None:

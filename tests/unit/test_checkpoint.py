@@ -1,0 +1,141 @@
+"""The checkpoint: what a restarted controller finds again, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from serve_bridge.checkpoint import Checkpoint, Checkpoints
+from serve_bridge.config import BackendConfig
+from serve_bridge.errors import ConfigError
+from serve_bridge.fleet import RunningReplica
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.proxies import RunningProxy
+from serve_bridge.runtimes.local import MemoryStore
+from serve_bridge.wanted import Backend, Wanted
+from serve_bridge.wire.payload import Opaque, join, pack
+
+CODE = b"c" * 100_000
+
+
+class FutureCheckpoint:
+    """A class that only a later version has."""
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """An empty store."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def checkpoints(store: MemoryStore) -> Checkpoints:
+    """The checkpoint of an instance that has none yet."""
+    return Checkpoints(store, "main")
+
+
+def backend(revision: int = 1) -> Backend:
+    """Return a backend."""
+    return Backend(
+        "b", CODE + bytes([revision]), True, BackendConfig(num_replicas=2), Opaque({"num_cpus": 1}), revision
+    )
+
+
+def taken(*backends: Backend) -> Checkpoint:
+    """Return a checkpoint of an instance that runs."""
+    wanted = Wanted({backend.name: backend for backend in backends})
+    for name in wanted.backends:
+        wanted.create_endpoint("e", name, "/e", ("GET",))
+    address = ReplicaAddress("r1", "/r1.sock", ("10.0.0.1", 7))
+    return Checkpoint(
+        wanted=wanted,
+        version=7,
+        http_port=8000,
+        tcp_port=9000,
+        proxies=[RunningProxy("p1", "n1", "http://127.0.0.1:8000", address)],
+        replicas=[RunningReplica("r1", "b", 1, address), RunningReplica("r2", "b", 1, None)],
+    )
+
+
+def test_a_new_instance_has_no_checkpoint(checkpoints: Checkpoints) -> None:
+    """It begins afresh."""
+    assert asyncio.run(checkpoints.load()) is None
+
+
+def test_what_was_saved_is_loaded(checkpoints: Checkpoints) -> None:
+    """With the code of the revision that is wanted."""
+
+    async def main() -> Checkpoint | None:
+        for revision in (1, 2):
+            await checkpoints.save_code(backend(revision))
+        await checkpoints.save(taken(backend(2)))
+        return await checkpoints.load()
+
+    found, expected = asyncio.run(main()), taken(backend(2))
+    assert found is not None
+    assert found.wanted.backends["b"].actor_options.open() == {"num_cpus": 1}
+    assert found.wanted.backends["b"].code == expected.wanted.backends["b"].code
+    assert found.wanted.endpoints == expected.wanted.endpoints
+    assert replace(found, wanted=Wanted()) == replace(expected, wanted=Wanted())
+
+
+def test_the_checkpoint_itself_holds_no_code(checkpoints: Checkpoints, store: MemoryStore) -> None:
+    """It is written at every change."""
+
+    async def main() -> bytes | None:
+        await checkpoints.save_code(backend())
+        await checkpoints.save(taken(backend()))
+        return await store.get("checkpoint")
+
+    saved = asyncio.run(main())
+    assert saved is not None
+    assert len(saved) < len(CODE)
+
+
+def test_the_code_of_an_old_revision_can_be_forgotten(checkpoints: Checkpoints, store: MemoryStore) -> None:
+    """That of the others stays."""
+
+    async def main() -> tuple[bytes | None, bytes | None]:
+        for revision in (1, 2):
+            await checkpoints.save_code(backend(revision))
+        await checkpoints.forget_code(backend(1))
+        return await store.get("code/b/1"), await store.get("code/b/2")
+
+    assert asyncio.run(main()) == (None, backend(2).code)
+
+
+def test_everything_can_be_forgotten(checkpoints: Checkpoints, store: MemoryStore) -> None:
+    """An instance that was shut down leaves no key."""
+
+    async def main() -> list[bytes | None]:
+        await checkpoints.save_code(backend())
+        await checkpoints.save(taken(backend()))
+        await checkpoints.forget()
+        return [await store.get("checkpoint"), await store.get("code/b/1")]
+
+    assert asyncio.run(main()) == [None, None]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda: join(pack(replace(taken(), format=99))),
+        lambda: join(pack({"wanted": {}})),
+        lambda: join(pack(FutureCheckpoint())).replace(b"FutureCheckpoint", b"FutureCheckpoinT"),
+    ],
+    ids=["another format", "something else", "a class that this version does not have"],
+)
+def test_a_checkpoint_of_another_version_is_refused(
+    checkpoints: Checkpoints, store: MemoryStore, left: Callable[[], bytes]
+) -> None:
+    """With what to do about it."""
+
+    async def main() -> None:
+        await store.put("checkpoint", left())
+        await checkpoints.load()
+
+    with pytest.raises(ConfigError, match=r"'main'.*shut it down with the version"):
+        asyncio.run(main())
