@@ -198,6 +198,7 @@ class Client:
         for generation in [generation for generation, client in list(_arrived.items()) if client is self]:
             _arrived.pop(generation, None)
         process, self._process = self._process, None
+        _running.discard(self)
         if process is not None:
             process.close()
 
@@ -447,6 +448,7 @@ class Client:
         if self._process is None:
             with self._lock:
                 if self._process is None:
+                    _running.add(self)
                     self._process = _Process(self._instance, lease=self._owner == os.getpid())
         return self._process
 
@@ -492,6 +494,8 @@ class _Reference:
 
 _clients: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
+_running: set[Client] = set()
+"""Those with a thread: held until `close`, or at exit their loops would be torn down under their tasks."""
 _arrived: dict[str, Client] = {}
 _on_end: dict[str, Callable[[], None]] = {}
 """What is to be done in the process that started an instance, by generation, once it was shut down."""

@@ -199,6 +199,8 @@ class Proxies:
 
     async def _follow_nodes(self) -> None:
         nodes = await self._runtime.nodes()
+        for node in self._proxies.keys() - set(nodes):  # the connection has not noticed yet
+            self._proxies[node].connection.close()
         for node in nodes if self._http.location == Location.EveryNode else nodes[:1]:
             task = self._tasks.get(node)
             if node not in self._proxies and (task is None or task.done()):

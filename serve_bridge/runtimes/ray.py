@@ -364,7 +364,9 @@ class RayRuntime:
 
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
         """Start a proxy as an actor on its node."""
-        options = _options(spec.node, name=actor_name(spec.generation, spec.proxy))
+        options = _options(None, name=actor_name(spec.generation, spec.proxy))
+        # Not "soft": when its node has just gone, it would take another node's port.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
         actor = _actor(ProxyActor, options, spec, key)
         self._actors[spec.proxy] = actor
         try:

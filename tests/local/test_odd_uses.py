@@ -183,6 +183,7 @@ def test_an_instance_lives_while_its_starter_does_not_use_it(monkeypatch: pytest
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         assert second.list_backends() == {}
+    second.close()
     client.shutdown()
 
 
