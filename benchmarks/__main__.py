@@ -22,9 +22,7 @@ def _names(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in ENTRIES]
     if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no contender {', '.join(unknown)}; there are: {', '.join(ENTRIES)}"
-        )
+        raise argparse.ArgumentTypeError(f"no contender {', '.join(unknown)}; there are: {', '.join(ENTRIES)}")
     return names
 
 
@@ -32,29 +30,19 @@ def _rows(text: str) -> list[int]:
     rows = [int(row) for row in text.split(",")]
     unknown = [str(row) for row in rows if row not in ROWS]
     if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no row {', '.join(unknown)}; there are: {', '.join(map(str, ROWS))}"
-        )
+        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are: {', '.join(map(str, ROWS))}")
     return rows
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure serve_bridge beside its peers."
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of one second a point: a look, no evidence"
-    )
-    parser.add_argument(
-        "--rows", type=_rows, default=list(ROWS), help="numbers, with commas between (default: all)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure serve_bridge beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="one round of one second a point: a look, no evidence")
+    parser.add_argument("--rows", type=_rows, default=list(ROWS), help="numbers, with commas between (default: all)")
     parser.add_argument("--contenders", type=_names, default=list(ENTRIES), help=f"of: {', '.join(ENTRIES)}")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a point (default: 3)")
     parser.add_argument("--json", type=Path, help="where to keep the run (default: results/DATE.json)")
-    parser.add_argument(
-        "--show", type=Path, metavar="JSON", help="print a run that was kept, measure nothing"
-    )
+    parser.add_argument("--show", type=Path, metavar="JSON", help="print a run that was kept, measure nothing")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless every bar is cleared")
     return parser.parse_args()
 

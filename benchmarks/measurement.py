@@ -72,9 +72,7 @@ def _visit(plan: Plan, number: int, name: str, run: Run, say: Callable[[str], No
                 if load is None:
                     continue
                 load(plan.warm_seconds)
-                sample = _undisturbed(
-                    partial(_sample, number, name, point, stage, partial(load, plan.seconds))
-                )
+                sample = _undisturbed(partial(_sample, number, name, point, stage, partial(load, plan.seconds)))
                 run.samples.append(sample)
                 say(f"  {point.name}: {sample.requests_per_s:,.0f}/s, p50 {sample.p50_ms:.3g} ms")
     finally:

@@ -82,9 +82,7 @@ class _Call:
 
     __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item")
 
-    def __init__(
-        self, item: Any, answer: asyncio.Future[Any], arrived: float, deadline: float | None
-    ) -> None:
+    def __init__(self, item: Any, answer: asyncio.Future[Any], arrived: float, deadline: float | None) -> None:
         self.item = item
         self.answer = answer
         self.arrived = arrived
@@ -237,9 +235,7 @@ class BatchQueue:
             if batch.calls:
                 results = await self._run_items([call.item for call in batch.calls])
                 batch.succeed(batch_results(results, len(batch.calls)))
-        except (
-            BaseException
-        ) as error:  # user code may raise anything; it belongs to the callers, not to the loop
+        except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop
             batch.fail(error)
         finally:
             self._running.discard(batch)
@@ -288,9 +284,7 @@ def batch(
             raise TypeError(f"serve.batch decorates an `async def`, got {func!r}")
         parameters = list(inspect.signature(func).parameters.values())
         if not 1 <= len(parameters) <= 2 or any(p.kind not in _POSITIONAL for p in parameters):
-            raise TypeError(
-                f"{func.__qualname__} must take one list of items, after `self` if it is a method"
-            )
+            raise TypeError(f"{func.__qualname__} must take one list of items, after `self` if it is a method")
         queues = _Queues(func, max_batch_size, batch_wait_timeout_s)
         item_name = parameters[-1].name
 
@@ -319,9 +313,7 @@ class _Queues:
     An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it.
     """
 
-    def __init__(
-        self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float
-    ) -> None:
+    def __init__(self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float) -> None:
         self._func = func
         self._limits = (max_batch_size, wait_timeout_s)
         self._lock = threading.Lock()

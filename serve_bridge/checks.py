@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -86,9 +87,7 @@ def middleware_list(name: str, value: Any) -> tuple[Any, ...]:
     for wrapper in wrappers:
         # Judged by its shape: importing the class here would load it in processes that have no proxy.
         if isinstance(wrapper, type) or not all(hasattr(wrapper, part) for part in ("cls", "args", "kwargs")):
-            raise ConfigError(
-                f"{name} must list starlette.middleware.Middleware(YourClass, ...), got {shown(wrapper)}"
-            )
+            raise ConfigError(f"{name} must list starlette.middleware.Middleware(YourClass, ...), got {shown(wrapper)}")
     return wrappers
 
 
@@ -116,3 +115,47 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
     close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
     return f"; did you mean {str(close[0])!r}?" if close else ""
+
+
+# Text that goes into a message
+
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+
+
+def text(name: str, value: object) -> str:
+    """Accept a str that can be sent as UTF-8.
+
+    Raises:
+        TypeError: It is no str.
+        ConfigError: It has lone surrogates.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} must be text that UTF-8 can hold, got {shown(value)}") from None
+    return value
+
+
+def token(name: str, value: str) -> str:
+    """Accept what RFC 9110 section 5.6.2 calls a token: the form of methods and header names.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not _TOKEN.fullmatch(value):
+        raise ConfigError(f"{name} must be 1 to 128 letters, digits or any of !#$%&'*+.^_`|~-, got {shown(value)}")
+    return value
+
+
+def header_value(name: str, value: str) -> str:
+    """Accept the value of a header: Latin-1 without control characters.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if any((character < " " and character != "\t") or character == "\x7f" or character > "\xff" for character in value):
+        raise ConfigError(f"{name} must be Latin-1 text without control characters, got {shown(value)}")
+    return value

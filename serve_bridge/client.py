@@ -9,102 +9,34 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import contextlib
 import os
-import re
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from serve_bridge import instance as instances
-from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
-from serve_bridge.direct_calls import DirectCalls
+from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
+from serve_bridge.config import BackendConfig, check_name
 from serve_bridge.errors import (
     BackendNotFound,
-    ConfigError,
     EndpointNotFound,
     InstanceClosed,
     NotConnected,
-    SerializationError,
     shown,
 )
-from serve_bridge.frozen_code import freeze_code
 from serve_bridge.handle import AsyncHandle, CallOptions, Handle, overdue
 from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
-from serve_bridge.loop_thread import LoopThread
+from serve_bridge.lanes import Lanes
 from serve_bridge.messages import CallHead
 from serve_bridge.path_params import check_route
 from serve_bridge.router import Outgoing
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.user_code import check_backend_code, check_config, is_async_code
-from serve_bridge.wanted import Backend
-from serve_bridge.wire.payload import Opaque
 
 OPERATION_S: Final = 30.0
 """Seconds an operation may take that starts and ends nothing."""
 SPARE_S: Final = 5.0
-
-
-class _Process:
-    """What one process has of a client: the loop thread, and a lane for each loop that asked."""
-
-    def __init__(self, instance: Instance, *, lease: bool) -> None:
-        self._instance = instance
-        self._lease = lease
-        self._lock = threading.Lock()
-        self._thread: LoopThread | None = None
-        self._lane: Lane | None = None
-        self.direct = DirectCalls(instance.key, instance.generation)
-        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
-
-    def lane(self) -> Lane:
-        """Return the loop thread's lane, started on first use."""
-        if self._lane is None:
-            with self._lock:
-                if self._lane is None:
-                    self._thread = LoopThread("serve_bridge-client")
-                    self._lane = self._thread.submit(self._open).result()
-        return self._lane
-
-    async def _open(self) -> Lane:
-        return Lane(self._instance, lease=self._lease)
-
-    def lane_here(self) -> Lane:
-        """Return the running loop's lane, started on first use."""
-        loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is None:
-            with self._lock:
-                for old in [old for old in self._lanes if old.is_closed()]:
-                    del self._lanes[old]
-                lane = self._lanes[loop] = Lane(self._instance)
-        return lane
-
-    def discard(self, items: AsyncGenerator[Any, None]) -> None:
-        """Close *items* on the loop thread."""
-        lane = self._lane
-
-        async def close() -> None:
-            await items.aclose()
-
-        if lane is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all there was to close
-                lane.loop.call_soon_threadsafe(lambda: lane.loop.create_task(close()))
-
-    def close(self) -> None:
-        """End the loop thread and every lane."""
-        self.direct.close()
-        with self._lock:
-            lane, self._lane = self._lane, None
-            if lane is not None and self._thread is not None:
-                self._thread.submit(lane.close).result(SPARE_S)
-                self._thread.stop()
-                self._thread.join(SPARE_S)
-            for loop, other in list(self._lanes.items()):
-                if not loop.is_closed():
-                    asyncio.run_coroutine_threadsafe(other.close(), loop)
 
 
 class Client:
@@ -128,7 +60,7 @@ class Client:
         if on_end is not None:
             _on_end[self._instance.generation] = on_end
         self._owner = os.getpid() if lease else None
-        self._process: _Process | None = None
+        self._process: Lanes | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._submitter: Any = None
@@ -227,7 +159,7 @@ class Client:
             TypeError, ConfigError, SerializationError: An argument is bad; nothing was started.
             BackendStartError: It cannot start; nothing is left and the name is free.
         """
-        backend = _backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
+        backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
         self._operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
 
     def update_backend(
@@ -247,7 +179,7 @@ class Client:
             BackendStartError: The new code cannot start; the old goes on serving.
         """
         old = self._config(name)
-        new = _backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
+        new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
         longest = old.merged(new.config)
         self._operate(
             "update_backend",
@@ -274,7 +206,7 @@ class Client:
         self._operate(
             "update_backend_config",
             name,
-            _opaque(BackendConfig.of(config)),
+            packed_config(BackendConfig.of(config)),
             timeout_s=new.start_timeout_s + new.graceful_shutdown_timeout_s + OPERATION_S,
         )
 
@@ -288,7 +220,7 @@ class Client:
 
     def list_backends(self) -> dict[str, BackendConfig]:
         """Return every backend's options, defaults filled in."""
-        return {name: _opened(config) for name, config in self._operate("list_backends").items()}
+        return {name: opened_config(config) for name, config in self._operate("list_backends").items()}
 
     def delete_backend(self, name: str, force: bool = False) -> None:
         """Stop a backend; an unknown name is fine.
@@ -300,13 +232,13 @@ class Client:
         Raises:
             ConfigError: A traffic policy names it, or a shadow and *force* is not set.
         """
-        config = self.list_backends().get(_text("backend", name))
+        config = self.list_backends().get(existing_name("backend", name))
         grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
         self._operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
 
     def _config(self, name: str) -> BackendConfig:
         configs = self.list_backends()
-        if _text("backend", name) not in configs:
+        if existing_name("backend", name) not in configs:
             raise BackendNotFound(name, tuple(configs))
         return configs[name]
 
@@ -333,11 +265,11 @@ class Client:
             raise TypeError(f"create_endpoint needs backend=<name of a backend>, got {shown(backend)}")
         if route is not None:
             check_route(route)
-        self._operate("create_endpoint", name, backend, route, _methods(methods))
+        self._operate("create_endpoint", name, backend, route, checked_methods(methods))
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
-        self._operate("delete_endpoint", _text("endpoint", name))
+        self._operate("delete_endpoint", existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
@@ -356,7 +288,7 @@ class Client:
             ConfigError: The weights are none; the old split stays.
         """
         TrafficPolicy.split(traffic)
-        self._operate("set_traffic", _text("endpoint", endpoint), dict(traffic))
+        self._operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
         """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
@@ -366,7 +298,9 @@ class Client:
             TypeError: *proportion* is no number in [0, 1].
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
-        self._operate("shadow_traffic", _text("endpoint", endpoint), _text("backend", backend), proportion)
+        self._operate(
+            "shadow_traffic", existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
+        )
 
     # handles
 
@@ -378,7 +312,7 @@ class Client:
             NotConnected: The instance does not answer.
         """
         self._check_open()
-        _text("endpoint", endpoint)
+        existing_name("endpoint", endpoint)
         if not missing_ok and not self._knows(endpoint):
             raise EndpointNotFound(endpoint, tuple(self.list_endpoints()))
         return (Handle if sync else AsyncHandle)(self, endpoint, CallOptions())
@@ -444,12 +378,12 @@ class Client:
 
     # inside
 
-    def _here(self) -> _Process:
+    def _here(self) -> Lanes:
         if self._process is None:
             with self._lock:
                 if self._process is None:
                     _running.add(self)
-                    self._process = _Process(self._instance, lease=self._owner == os.getpid())
+                    self._process = Lanes(self._instance, lease=self._owner == os.getpid())
         return self._process
 
     def _start_afresh(self) -> None:
@@ -538,73 +472,3 @@ def client_at(generation: str, address: str) -> Client:
     One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call.
     """
     return _clients.get(generation) or _arrived.setdefault(generation, Client(address))
-
-
-def _backend(
-    name: str,
-    func_or_class: Any,
-    init_args: tuple[Any, ...],
-    init_kwargs: dict[str, Any],
-    config: BackendConfig | Mapping[str, Any] | None,
-    ray_actor_options: dict[str, Any] | None,
-    base: BackendConfig | None = None,
-) -> Backend:
-    """Check everything that the caller gave, and return it ready for the controller.
-
-    *base* is the config that *config* changes, where there is one already.
-    """
-    check_name("backend", name)
-    check_backend_code(func_or_class, init_args, init_kwargs)
-    checked = BackendConfig.of(config)
-    check_config(func_or_class, checked if base is None else base.merged(checked))
-    return Backend(
-        name=name,
-        code=freeze_code(func_or_class, init_args, init_kwargs),
-        is_async=is_async_code(func_or_class),
-        config=_opaque(checked),
-        actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
-    )
-
-
-def _text(kind: str, name: object) -> str:
-    """Return the name of what exists already; what else it must be was checked when that was created."""
-    if not isinstance(name, str):
-        raise TypeError(f"{kind} name must be a str, got {shown(name)}")
-    return name
-
-
-def _opaque(config: BackendConfig) -> BackendConfig:
-    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
-    if config.user_config is None:
-        return config
-    return config.merged({"user_config": _packed("user_config", config.user_config)})
-
-
-def _opened(config: BackendConfig) -> BackendConfig:
-    value = config.user_config
-    return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
-
-
-def _packed(name: str, value: object) -> Opaque:
-    try:
-        return Opaque(value)
-    except SerializationError as error:
-        raise SerializationError(f"{name}: {error}") from error
-
-
-def _methods(methods: Iterable[str]) -> tuple[str, ...]:
-    """Return HTTP methods as they are stored: upper-case, once each, without the HEAD that comes with GET."""
-    if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
-        raise TypeError(f"methods must be a list of methods such as ['GET'], got {shown(methods)}")
-    found: dict[str, None] = {}
-    for method in methods:
-        if not isinstance(method, str):
-            raise TypeError(f"methods must be strings, got {shown(method)}")
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", method):
-            raise ConfigError(f"{shown(method)} is no HTTP method")
-        found[method.upper()] = None
-    if "GET" in found:
-        found.pop("HEAD", None)
-    if not found:
-        raise ConfigError("methods must name at least one HTTP method")
-    return tuple(found)

@@ -62,9 +62,7 @@ def place(name: str, value: Any) -> Location:
         return Location(value)
     except ValueError:
         allowed = ", ".join(Location)
-        raise ConfigError(
-            f"{name} must be one of {allowed}, got {shown(value)}{nearest(value, Location)}"
-        ) from None
+        raise ConfigError(f"{name} must be one of {allowed}, got {shown(value)}{nearest(value, Location)}") from None
 
 
 def option(default: Any, check: Check) -> Any:
@@ -258,15 +256,11 @@ def check_listen_address(host: object, port: object) -> None:
     """Check the form of a host and a port; an error names both, since one is rarely looked for alone."""
     address = f"{host if isinstance(host, str) else shown(host):.255}:{shown(port)}"
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
-        raise ConfigError(
-            f"cannot listen on {address}: port must be an int from 0 to 65535, got {shown(port)}"
-        )
+        raise ConfigError(f"cannot listen on {address}: port must be an int from 0 to 65535, got {shown(port)}")
     if host is None:
         return
     if not isinstance(host, str) or not re.fullmatch(r"[^\s/?#@\x00-\x1f\x7f]{1,255}", host):
-        raise ConfigError(
-            f"cannot listen on {address}: host must be a name or an address, or None for no proxy"
-        )
+        raise ConfigError(f"cannot listen on {address}: host must be a name or an address, or None for no proxy")
 
 
 def is_loopback(host: str | None) -> bool:
@@ -364,9 +358,7 @@ def check_custom_resources(resources: object) -> None:
         if not isinstance(name, str):
             raise TypeError(f"ray_actor_options['resources'] must have str keys, got {shown(name)}")
         if name in ("CPU", "GPU"):
-            raise ConfigError(
-                f"ray_actor_options['resources'] must not set {name!r}: use num_{name.lower()}s"
-            )
+            raise ConfigError(f"ray_actor_options['resources'] must not set {name!r}: use num_{name.lower()}s")
         check_amount(f"resources[{name!r}]", amount)
 
 

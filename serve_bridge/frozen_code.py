@@ -55,9 +55,7 @@ def unpicklable_path(value: object, name: str) -> tuple[str, object, BaseExcepti
     return _search(value, name, set())
 
 
-def _search(
-    value: object, path: str, seen: set[int], depth: int = 0
-) -> tuple[str, object, BaseException] | None:
+def _search(value: object, path: str, seen: set[int], depth: int = 0) -> tuple[str, object, BaseException] | None:
     reason = _refusal(value)
     if reason is None:
         return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from serve_bridge.checks import seconds
+from serve_bridge.checks import header_value, seconds, text, token
 from serve_bridge.context import time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
@@ -68,14 +68,19 @@ class CallOptions:
     def __post_init__(self) -> None:
         for name in ("method_name", "shard_key", "http_method"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} must be a str, got {shown(value)}")
+            if value is not None:
+                text(name, value)
         if self.method_name == "":
             raise ConfigError("method_name must not be empty")
+        if self.http_method is not None:
+            token("http_method", self.http_method)
         headers = self.http_headers
         if headers is not None:
             if not isinstance(headers, Mapping) or not all(isinstance(s, str) for p in headers.items() for s in p):
                 raise TypeError(f"http_headers must be a dict of str to str, got {shown(headers)}")
+            for name, value in headers.items():
+                token("a name in http_headers", name)
+                header_value(f"http_headers[{name!r}]", value)
             object.__setattr__(self, "http_headers", dict(headers))  # later changes of the caller's dict mean nothing
         object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
 

@@ -27,9 +27,7 @@ RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
-_DEEPEST: Final = (
-    20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
-)
+_DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
 _TRAVELLING: Final = (
     *("http_version", "method", "scheme", "path", "raw_path", "query_string"),
     *("root_path", "app_root_path", "client", "server"),

@@ -137,9 +137,7 @@ def as_json(value: object) -> bytes:
         built = msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_foreign)
         return msgspec.json.encode(_textual(built))
     except RecursionError:
-        raise SerializationError(
-            f"{_class_of(value)} cannot be encoded: it is nested too deep, or in itself"
-        ) from None
+        raise SerializationError(f"{_class_of(value)} cannot be encoded: it is nested too deep, or in itself") from None
     except SerializationError:
         raise
     except Exception as error:  # foreign `tolist` and `model_dump` run here
@@ -168,13 +166,9 @@ def _check_headers(headers: Headers) -> None:
     except (TypeError, ValueError):
         raise SerializationError("a header cannot be sent: each is a pair of bytes") from None
     if not (all(names) and _TOKENS.fullmatch(all_names)):
-        raise SerializationError(
-            "a header name cannot be sent: it is empty or holds a character no name may have"
-        )
+        raise SerializationError("a header name cannot be sent: it is empty or holds a character no name may have")
     if _CONTROLS.search(values):
-        raise SerializationError(
-            "a header value cannot be sent: it holds a control character, such as a line end"
-        )
+        raise SerializationError("a header value cannot be sent: it holds a control character, such as a line end")
     if len(values) + len(all_names) > MAX_HEADER_BYTES:
         raise SerializationError(f"the headers are above {MAX_HEADER_BYTES} bytes")
     lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
@@ -231,9 +225,7 @@ def _with_length(headers: Headers, body: bytes, head: bool) -> Headers:
     for name, value in headers:
         if name.lower() == b"content-length":
             if int(value) != len(body) and not (head and not body):
-                raise SerializationError(
-                    f"Content-Length {value.decode()} is wrong: the body has {len(body)} bytes"
-                )
+                raise SerializationError(f"Content-Length {value.decode()} is wrong: the body has {len(body)} bytes")
             return list(headers)
     return [*headers, (b"content-length", b"%d" % len(body))]
 
@@ -243,9 +235,7 @@ _RENDERERS: Final[dict[type, Callable[[Any], Answer | Response | StreamOf]]] = {
     str: _from_text,
     **dict.fromkeys((bytes, bytearray, memoryview), _from_bytes),
     **dict.fromkeys((dict, list, tuple, int, float, bool), _from_json),
-    **dict.fromkeys(
-        (Response, JSONResponse, PlainTextResponse, HTMLResponse, RedirectResponse), _from_response
-    ),
+    **dict.fromkeys((Response, JSONResponse, PlainTextResponse, HTMLResponse, RedirectResponse), _from_response),
     **dict.fromkeys((GeneratorType, AsyncGeneratorType), _from_generator),
 }
 
@@ -269,9 +259,7 @@ def _utf8(text: str) -> bytes:
 
 
 # What msgspec.json encodes as this module promises, without a look inside.
-_SCALARS: Final = frozenset(
-    (str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta)
-)
+_SCALARS: Final = frozenset((str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta))
 _CONTAINERS: Final = frozenset((dict, list, tuple))
 _KEYS: Final = frozenset((str, int))
 _KEPT: Final = (bytes, bytearray, memoryview, Decimal, UUID, datetime, date, time, timedelta)
@@ -309,9 +297,7 @@ def _foreign(value: Any) -> Any:
         return dict(value)
     if isinstance(value, deque | range | KeysView | ValuesView):
         return list(value)
-    raise SerializationError(
-        f"{_class_of(value)} cannot be encoded as JSON; return a type that can, or a Response"
-    )
+    raise SerializationError(f"{_class_of(value)} cannot be encoded as JSON; return a type that can, or a Response")
 
 
 # Subclasses of builtins count as the builtin; their own `__str__` or `__int__` does not.
@@ -346,9 +332,7 @@ def _key(key: Any) -> Any:
         return key.tolist()
     if isinstance(key, str | int | float):
         return key
-    raise SerializationError(
-        f"a dict key of {_class_of(key)} cannot be encoded as JSON; keys are str or numbers"
-    )
+    raise SerializationError(f"a dict key of {_class_of(key)} cannot be encoded as JSON; keys are str or numbers")
 
 
 def _class_of(value: object) -> str:

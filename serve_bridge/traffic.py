@@ -175,9 +175,7 @@ def checked_shadows(shadows: Any) -> dict[str, float]:
     for backend, share in shadows.items():
         check_backend(backend)
         if not is_number(share) or not 0 <= share <= 1:
-            raise TypeError(
-                f"the share of shadow {shown(backend)} must be a number from 0 to 1, got {shown(share)}"
-            )
+            raise TypeError(f"the share of shadow {shown(backend)} must be a number from 0 to 1, got {shown(share)}")
     return {backend: float(share) for backend, share in shadows.items() if share > 0}
 
 

@@ -63,14 +63,11 @@ def check_backend_code(
         _check_init(func_or_class, init_args, init_kwargs or {})
     elif inspect.isfunction(func_or_class):
         if init_args or init_kwargs:
-            raise ConfigError(
-                f"the function {func_or_class.__qualname__} has no constructor to take arguments"
-            )
+            raise ConfigError(f"the function {func_or_class.__qualname__} has no constructor to take arguments")
         check_signature(func_or_class.__qualname__, func_or_class)
     else:
         raise TypeError(
-            "a backend is a function, a class or an import path 'package.module:Attr', "
-            f"got {_described(func_or_class)}"
+            f"a backend is a function, a class or an import path 'package.module:Attr', got {_described(func_or_class)}"
         )
 
 
@@ -131,9 +128,7 @@ def _check_class(cls: type) -> None:
         raise TypeError(f"the class {name} is abstract: it does not implement {missing}")
     init = cls.__init__  # type: ignore[misc]
     if is_async(init) or is_generator(init):
-        raise TypeError(
-            f"{name}.__init__ must be a plain `def`: its result would never be awaited or iterated"
-        )
+        raise TypeError(f"{name}.__init__ must be a plain `def`: its result would never be awaited or iterated")
     served = _served(cls, None)
     if not served:
         raise TypeError(f"the class {name} has no `__call__` and no public methods, so nothing to serve")
@@ -233,10 +228,7 @@ class UserCode:
         if not isinstance(instance, self.code):
             raise TypeError(f"{self.code.__qualname__}() made {_described(instance)}")
         self.methods = types.MappingProxyType(
-            {
-                name: Method.of(name, getattr(instance, name), default=name == "__call__")
-                for name in self._served
-            }
+            {name: Method.of(name, getattr(instance, name), default=name == "__call__") for name in self._served}
         )
         self.reconfigure = _hook(instance, "reconfigure")
         self.check_health = _hook(instance, "check_health")

@@ -254,3 +254,25 @@ def test_a_half_read_stream_at_exit_is_silent() -> None:
         "print(next(items))\n"
     )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("0\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"http_method": "ge t"}, ValueError, "http_method"),
+        ({"http_headers": {"a\nb": "c"}}, ValueError, "name in http_headers"),
+        ({"http_headers": {"a": "b\r\nc: d"}}, ValueError, r"http_headers\['a'\]"),
+        ({"method_name": "\ud800"}, ValueError, "method_name"),
+        ({"shard_key": 7}, TypeError, "shard_key"),
+    ],
+)
+def test_a_handle_refuses_options_that_no_request_can_carry(
+    options: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    """At once, not when it is called."""
+    with pytest.raises(error, match=named):
+        serve.AsyncHandle(Nobody(), "x").options(**options)
+
+
+class Nobody:
+    """Stands for a client that is never asked."""

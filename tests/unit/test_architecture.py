@@ -66,9 +66,7 @@ def test_importing_the_package_starts_no_thread() -> None:
 @pytest.mark.parametrize("module", ["asgi", "wsgi"])
 def test_the_shared_adapters_load_no_framework(module: str) -> None:
     """They are written to the protocol, not to a framework."""
-    assert modules_after(f"import serve_bridge.adapters.{module}").isdisjoint(
-        [*HEAVY, "starlette.applications"]
-    )
+    assert modules_after(f"import serve_bridge.adapters.{module}").isdisjoint([*HEAVY, "starlette.applications"])
 
 
 def test_the_package_is_typed() -> None:

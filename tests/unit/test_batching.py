@@ -380,9 +380,7 @@ def test_a_batch_sees_the_context_of_its_first_item() -> None:
 
 @given(
     limit=st.integers(1, 4),
-    plan=st.lists(
-        st.tuples(st.sampled_from(["submit", "cancel", "turn", "open", "close"]), st.integers(0, 20))
-    ),
+    plan=st.lists(st.tuples(st.sampled_from(["submit", "cancel", "turn", "open", "close"]), st.integers(0, 20))),
 )
 def test_every_call_ends_once_whatever_happens(limit: int, plan: list[tuple[str, int]]) -> None:
     """Each caller gets its own result or cancellation; no batch is above the limit, no item runs twice."""

@@ -80,9 +80,7 @@ class TestBackendConfig:
         with pytest.raises(ConfigError, match="max_queued_queries"):
             BackendConfig(max_queued_queries=value)
 
-    @pytest.mark.parametrize(
-        "value", ["predict", ["_hidden"], ["__init__"], ["a b"], [1], 5, {"a": 1}], ids=repr
-    )
+    @pytest.mark.parametrize("value", ["predict", ["_hidden"], ["__init__"], ["a b"], [1], 5, {"a": 1}], ids=repr)
     def test_exposed_methods_are_a_list_of_public_names(self, value: Any) -> None:
         """A str is an iterable of letters, and a name with an underscore is private."""
         with pytest.raises(ConfigError, match="exposed_methods"):
@@ -233,9 +231,7 @@ class TestHTTPOptions:
         with pytest.raises(ConfigError, match=r"localhost:.*port must be an int from 0 to 65535"):
             HTTPOptions(host="localhost", port=port)
 
-    @pytest.mark.parametrize(
-        "host", ["", " ", "a b", "http://x", "a\0b", "a\nb", "x" * 300, 5, b"::1"], ids=type_of
-    )
+    @pytest.mark.parametrize("host", ["", " ", "a b", "http://x", "a\0b", "a\nb", "x" * 300, 5, b"::1"], ids=type_of)
     def test_a_bad_host_is_refused_with_its_port(self, host: Any) -> None:
         """Only its form is judged; whether it exists is found out by binding."""
         with pytest.raises(ConfigError, match=r"(?s):8123: host must be a name or an address"):
@@ -263,9 +259,7 @@ class TestHTTPOptions:
         with pytest.raises(ConfigError, match="middlewares"):
             HTTPOptions(middlewares=value)
 
-    @pytest.mark.parametrize(
-        "value", ["10.0.0.1", ["example.org"], ["10.0.0.0/99"], [1], [None], [b"::1"]], ids=repr
-    )
+    @pytest.mark.parametrize("value", ["10.0.0.1", ["example.org"], ["10.0.0.0/99"], [1], [None], [b"::1"]], ids=repr)
     def test_trusted_proxies_are_addresses_and_networks(self, value: Any) -> None:
         """A name could change its meaning; a bare int is no address."""
         with pytest.raises(ConfigError, match="trusted_proxies"):
@@ -408,9 +402,7 @@ class TestRayActorOptions:
         with pytest.raises(ConfigError, match="num_cpus"):
             check_ray_actor_options({"num_cpus": value})
 
-    @pytest.mark.parametrize(
-        "resources", [5, ["tpu"], {1: 1}, {"tpu": "1"}, {"tpu": True}, {"tpu": None}], ids=repr
-    )
+    @pytest.mark.parametrize("resources", [5, ["tpu"], {1: 1}, {"tpu": "1"}, {"tpu": True}, {"tpu": None}], ids=repr)
     def test_custom_resources_are_amounts_by_name(self, resources: Any) -> None:
         """A wrong type is a TypeError, inside as well."""
         with pytest.raises(TypeError, match="resources"):

@@ -146,9 +146,7 @@ async def _async_generator(self: Any, x: Any) -> AsyncIterator[int]:
         (_async_generator, True, True),
     ],
 )
-def test_how_a_method_runs_is_known_before_it_is_called(
-    func: Any, is_async: bool, is_generator: bool
-) -> None:
+def test_how_a_method_runs_is_known_before_it_is_called(func: Any, is_async: bool, is_generator: bool) -> None:
     """Kind and marks are read once."""
     method = method_of(func)
     assert (method.is_async, method.is_generator, method.batched) == (is_async, is_generator, False)

@@ -125,9 +125,7 @@ def test_body_of_a_value_is_the_value(value: Any) -> None:
     assert asyncio.run(ServeRequest(value).body()) is value
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("é", [b"\xc3\xa9", b""]), (b"x", [b"x", b""]), (None, [b""])]
-)
+@pytest.mark.parametrize(("value", "expected"), [("é", [b"\xc3\xa9", b""]), (b"x", [b"x", b""]), (None, [b""])])
 def test_stream_of_a_value(value: Any, expected: list[bytes]) -> None:
     """Text and bytes stream as bytes, with Starlette's empty chunk at the end."""
     assert asyncio.run(collected(ServeRequest(value))) == expected
@@ -393,8 +391,6 @@ def test_the_body_of_a_read_request_is_at_hand() -> None:
         ({}, "2", None),
     ],
 )
-def test_headers_tell_whether_a_body_comes(
-    headers: dict[str, str], version: str, expected: bytes | None
-) -> None:
+def test_headers_tell_whether_a_body_comes(headers: dict[str, str], version: str, expected: bytes | None) -> None:
     """In HTTP/1 a request without these headers has no body; HTTP/2 needs none to have one."""
     assert cached_body(web_request(headers, http_version=version)) == expected

@@ -216,9 +216,7 @@ def test_without_shadows_nothing_is_drawn() -> None:
 
 
 @given(splits(), st.dictionaries(st.sampled_from(["s1", "s2"]), shares), st.text())
-def test_a_policy_travels_by_pickle_and_msgpack(
-    weights: dict[str, float], shadows: dict[str, float], key: str
-) -> None:
+def test_a_policy_travels_by_pickle_and_msgpack(weights: dict[str, float], shadows: dict[str, float], key: str) -> None:
     """It decides on the other side as it did here, after a first use too."""
     policy = TrafficPolicy(weights, shadows)
     owner = policy.choose_for_key(key)

@@ -1,0 +1,86 @@
+"""What users pass to a client, checked where they pass it and made ready for the controller.
+
+Rule 1: every check that needs no state is made here, in the caller: nothing was sent when one fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from serve_bridge.checks import token
+from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.errors import ConfigError, SerializationError, shown
+from serve_bridge.frozen_code import freeze_code
+from serve_bridge.user_code import check_backend_code, check_config, is_async_code
+from serve_bridge.wanted import Backend
+from serve_bridge.wire.payload import Opaque
+
+
+def checked_backend(
+    name: str,
+    func_or_class: Any,
+    init_args: tuple[Any, ...],
+    init_kwargs: dict[str, Any],
+    config: BackendConfig | Mapping[str, Any] | None,
+    ray_actor_options: dict[str, Any] | None,
+    base: BackendConfig | None = None,
+) -> Backend:
+    """Check everything that the caller gave, and return it ready for the controller.
+
+    *base* is the config that *config* changes, where there is one already.
+    """
+    check_name("backend", name)
+    check_backend_code(func_or_class, init_args, init_kwargs)
+    checked = BackendConfig.of(config)
+    check_config(func_or_class, checked if base is None else base.merged(checked))
+    return Backend(
+        name=name,
+        code=freeze_code(func_or_class, init_args, init_kwargs),
+        is_async=is_async_code(func_or_class),
+        config=packed_config(checked),
+        actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
+    )
+
+
+def existing_name(kind: str, name: object) -> str:
+    """Return the name of what exists already; what else it must be was checked when that was created."""
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} name must be a str, got {shown(name)}")
+    return name
+
+
+def packed_config(config: BackendConfig) -> BackendConfig:
+    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
+    if config.user_config is None:
+        return config
+    return config.merged({"user_config": _packed("user_config", config.user_config)})
+
+
+def opened_config(config: BackendConfig) -> BackendConfig:
+    """Return a config of the controller's with its `user_config` as the user gave it."""
+    value = config.user_config
+    return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
+
+
+def _packed(name: str, value: object) -> Opaque:
+    try:
+        return Opaque(value)
+    except SerializationError as error:
+        raise SerializationError(f"{name}: {error}") from error
+
+
+def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
+    """Return HTTP methods as they are stored: upper-case, once each, without the HEAD that comes with GET."""
+    if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be a list of methods such as ['GET'], got {shown(methods)}")
+    found: dict[str, None] = {}
+    for method in methods:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must be strings, got {shown(method)}")
+        found[token("an HTTP method", method).upper()] = None
+    if "GET" in found:
+        found.pop("HEAD", None)
+    if not found:
+        raise ConfigError("methods must name at least one HTTP method")
+    return tuple(found)

@@ -1,0 +1,77 @@
+"""What one process has of a client: a loop thread with its lane, a lane for each loop that asked, blocking sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from serve_bridge.direct_calls import DirectCalls
+from serve_bridge.instance import Instance
+from serve_bridge.lane import Lane
+from serve_bridge.loop_thread import LoopThread
+
+CLOSE_S: Final = 5.0
+
+
+class Lanes:
+    """What one process has of a client: the loop thread, and a lane for each loop that asked."""
+
+    def __init__(self, instance: Instance, *, lease: bool) -> None:
+        self._instance = instance
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._lane: Lane | None = None
+        self.direct = DirectCalls(instance.key, instance.generation)
+        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
+
+    def lane(self) -> Lane:
+        """Return the loop thread's lane, started on first use."""
+        if self._lane is None:
+            with self._lock:
+                if self._lane is None:
+                    self._thread = LoopThread("serve_bridge-client")
+                    self._lane = self._thread.submit(self._open).result()
+        return self._lane
+
+    async def _open(self) -> Lane:
+        return Lane(self._instance, lease=self._lease)
+
+    def lane_here(self) -> Lane:
+        """Return the running loop's lane, started on first use."""
+        loop = asyncio.get_running_loop()
+        lane = self._lanes.get(loop)
+        if lane is None:
+            with self._lock:
+                for old in [old for old in self._lanes if old.is_closed()]:
+                    del self._lanes[old]
+                lane = self._lanes[loop] = Lane(self._instance)
+        return lane
+
+    def discard(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close *items* on the loop thread."""
+        lane = self._lane
+
+        async def close() -> None:
+            await items.aclose()
+
+        if lane is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all there was to close
+                lane.loop.call_soon_threadsafe(lambda: lane.loop.create_task(close()))
+
+    def close(self) -> None:
+        """End the loop thread and every lane."""
+        self.direct.close()
+        with self._lock:
+            lane, self._lane = self._lane, None
+            if lane is not None and self._thread is not None:
+                self._thread.submit(lane.close).result(CLOSE_S)
+                self._thread.stop()
+                self._thread.join(CLOSE_S)
+            for loop, other in list(self._lanes.items()):
+                if not loop.is_closed():
+                    asyncio.run_coroutine_threadsafe(other.close(), loop)

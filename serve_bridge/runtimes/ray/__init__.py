@@ -1,0 +1,18 @@
+"""The Ray runtime: controller, replicas and proxies as detached actors. The only code that imports Ray.
+
+Rule 1: Ray places, starts and ends processes; no request travels over it but those of `handle.remote`.
+Rule 2: actors are detached, so that replicas outlive a controller that Ray restarts; they end because the instance ends
+        them: at `shutdown`, or when the process that started a non-detached instance lets go of its lease.
+Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; tasks are never retried by Ray.
+"""
+
+try:
+    import ray  # noqa: F401 - to say what is missing
+except ImportError as error:
+    raise ImportError("runtime='ray' needs Ray: pip install 'serve-bridge[ray]'") from error
+
+from serve_bridge.runtimes.ray.launcher import RayRuntime
+from serve_bridge.runtimes.ray.start import start_instance
+from serve_bridge.runtimes.ray.submitter import RaySubmitter
+
+__all__ = ["RayRuntime", "RaySubmitter", "start_instance"]

@@ -1,0 +1,112 @@
+"""Replicas and proxies as Ray actors, shells around plain classes; how the engine names and makes actors."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import replace
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.replica import Replica
+from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.wire import calls
+from serve_bridge.wire.auth import Key
+
+NAMESPACE: Final = "serve_bridge"
+MAX_CONCURRENCY: Final = 100_000
+"""Of Ray's own queue in front of an actor; the replica's admission is what limits."""
+
+
+def actor_name(generation: str, name: str) -> str:
+    """Return the Ray name of an actor of one instance."""
+    return f"{NAMESPACE}:{generation}:{name}"
+
+
+def controller_name(name: str) -> str:
+    """Return the Ray name of the controller of instance *name*: one per cluster and user."""
+    return f"{NAMESPACE}:{os.geteuid()}:{name}:controller"
+
+
+def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
+    """Return the options of an actor of the engine; *node* None: anywhere."""
+    engine = {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": MAX_CONCURRENCY,
+    }
+    if node is not None:
+        engine["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    return engine | options
+
+
+def new_actor(cls: type, options: dict[str, Any], *args: Any) -> Any:
+    """Create an actor and return its handle, whose methods Ray makes up at run time."""
+    remote: Any = ray.remote(cls)
+    return remote.options(**options).remote(*args)
+
+
+class ReplicaActor:
+    """A replica in its process."""
+
+    def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+        spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
+        self._replica = Replica(spec, key)
+
+    async def start(self) -> ReplicaAddress:
+        """Construct the user's code and listen; return where."""
+        address = await self._replica.start()
+        gc.collect()
+        gc.freeze()  # a model's objects live as long as the replica; user code's own garbage is looked for as ever
+        return address
+
+    async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
+        """Serve one `handle.remote` call."""
+        return await self._replica.call(calls.decode_call(head), data, kwargs)
+
+
+class ProxyActor:
+    """A proxy in its process."""
+
+    def __init__(self, spec: ProxySpec, key: Key) -> None:
+        from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
+
+        self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
+
+    async def start(self) -> tuple[ReplicaAddress, str]:
+        """Listen; return where."""
+        where = await self._proxy.start()
+        _calm_collector()
+        return where
+
+
+def _calm_collector() -> None:
+    """Let the garbage collector look less often at what a request leaves, and never at what start-up left.
+
+    Reference counting frees nearly all of it; at the default thresholds an eighth of a proxy's time goes to looking.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+
+
+def _own_host(tcp_host: str | None) -> str | None:
+    return None if tcp_host is None else node_ip()
+
+
+def node_ip() -> str:
+    """Return the address of the node this process runs on, as its cluster knows it."""
+    util: Any = ray.util  # its functions have no types
+    return str(util.get_node_ip_address())
+
+
+def user_error(error: BaseException) -> BaseException:
+    """Return what user code or the engine raised in an actor, without Ray's wrapping."""
+    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error

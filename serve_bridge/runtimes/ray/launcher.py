@@ -1,0 +1,142 @@
+"""What the controller launches replicas and proxies with, and where its checkpoint is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from serve_bridge.errors import BackendStartError, ConfigError
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.runtime import Store
+from serve_bridge.runtimes.ray.actors import (
+    NAMESPACE,
+    ProxyActor,
+    ReplicaActor,
+    actor_name,
+    controller_name,
+    engine_options,
+    new_actor,
+    user_error,
+)
+from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
+from serve_bridge.wire.auth import Key
+
+_KV_NAMESPACE: Final = b"serve_bridge"
+
+
+class KVStore:
+    """The controller's checkpoint in the key-value store of Ray's GCS; every key carries the generation."""
+
+    def __init__(self, generation: str) -> None:
+        self._prefix = f"{generation}/"
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Keep *value*."""
+        await asyncio.to_thread(
+            internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=_KV_NAMESPACE
+        )
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept."""
+        found: bytes | None = await asyncio.to_thread(
+            internal_kv._internal_kv_get, self._key(key), namespace=_KV_NAMESPACE
+        )
+        return found
+
+    async def delete(self, prefix: str) -> None:
+        """Forget what begins with *prefix*."""
+        await asyncio.to_thread(
+            internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=_KV_NAMESPACE
+        )
+
+    def _key(self, key: str) -> bytes:
+        return (self._prefix + key).encode()
+
+
+class RayRuntime:
+    """Launches replicas and proxies as actors; lives in the controller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store: Store = KVStore(settings.generation)
+        self._settings = settings
+        self._own_node = ray.get_runtime_context().get_node_id()
+        self._actors: dict[str, Any] = {}
+
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+        """Start a replica as an actor with the user's *options*."""
+        name = actor_name(spec.generation, spec.replica)
+        engine = engine_options(None, name=name)
+        del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
+        try:
+            actor = new_actor(ReplicaActor, engine | options, spec, key)
+            self._actors[spec.replica] = actor
+            address: ReplicaAddress = await actor.start.remote()
+        except RayTaskError as error:
+            cause = user_error(error)
+            if isinstance(cause, BackendStartError):
+                raise cause from None
+            raise BackendStartError(spec.backend, f"{type(cause).__name__}: {cause}", str(error)) from None
+        except RayActorError as error:
+            raise BackendStartError(spec.backend, f"its process ended while it started: {_short(error)}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"ray_actor_options: {error}") from None
+        return address
+
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+        """Start a proxy as an actor on its node."""
+        options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
+        # Not "soft": when its node has just gone, it would take another node's port.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
+        actor = new_actor(ProxyActor, options, spec, key)
+        self._actors[spec.proxy] = actor
+        try:
+            address, url = await actor.start.remote()
+        except RayTaskError as error:
+            raise user_error(error) from None
+        except RayActorError as error:
+            raise OSError(f"the proxy ended while it started: {_short(error)}") from None
+        return address, url
+
+    async def stop(self, name: str) -> None:
+        """Kill the actor *name*, if it lives."""
+        await asyncio.to_thread(self._kill, name)
+
+    def _kill(self, name: str) -> None:
+        actor = self._actors.pop(name, None)
+        try:
+            if actor is None:
+                actor = ray.get_actor(actor_name(self._settings.generation, name), namespace=NAMESPACE)
+            ray.kill(actor, no_restart=True)
+        except (ValueError, RayError):
+            pass  # it has gone
+
+    async def explain_wait(self, options: dict[str, Any]) -> str:
+        """Return what was asked and what there is."""
+        asked = {key: options[key] for key in ("num_cpus", "num_gpus", "memory", "resources") if options.get(key)}
+        if not asked:
+            return ""
+        present = await asyncio.to_thread(ray.cluster_resources)
+        shown = {k: v for k, v in sorted(present.items()) if not k.startswith(("node:", "object_store"))}
+        return f"asked for {asked}, the cluster has {shown}"
+
+    async def nodes(self) -> list[str]:
+        """Return the ids of the nodes that are alive, the controller's own first."""
+        nodes: Any = await asyncio.to_thread(ray.nodes)
+        alive = [node["NodeID"] for node in nodes if node["Alive"]]
+        return sorted(alive, key=lambda node: node != self._own_node)
+
+    async def end(self) -> None:
+        """Kill the controller's own actor."""
+        name = controller_name(self._settings.name)
+        actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+        ray.kill(actor, no_restart=True)
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-2:]) if lines else type(error).__name__

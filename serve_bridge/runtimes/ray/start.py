@@ -1,0 +1,175 @@
+"""Starting an instance on Ray: joining or beginning a cluster, and the controller as an actor."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from serve_bridge.config import HTTPOptions, is_loopback
+from serve_bridge.controller import Controller
+from serve_bridge.errors import ConfigError
+from serve_bridge.instance import Instance, make_directory, new_generation
+from serve_bridge.runtimes.ray.actors import (
+    NAMESPACE,
+    controller_name,
+    engine_options,
+    new_actor,
+    node_ip,
+    user_error,
+)
+from serve_bridge.runtimes.ray.launcher import KVStore, RayRuntime
+from serve_bridge.specs import Settings
+from serve_bridge.wire.auth import Key
+
+START_S: Final = 60.0
+CONNECT_S: Final = 5.0
+
+_logger = logging.getLogger("serve_bridge.client")
+
+
+class ControllerActor:
+    """The controller in its process. Ray restarts it; it then recovers from its checkpoint by itself."""
+
+    async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+        self._controller = Controller(settings, key, RayRuntime(settings))
+        self._instance: Instance | None = None
+        if await KVStore(settings.generation).get("checkpoint") is not None:
+            self._instance = await self._controller.start()
+
+    async def start(self) -> Instance:
+        """Start, unless that is done, and return how the instance is found."""
+        if self._instance is None:
+            self._instance = await self._controller.start()
+        return self._instance
+
+    async def ping(self) -> None:
+        """Answer while the controller lives."""
+
+
+def start_instance(
+    name: str, http: HTTPOptions, *, detached: bool, address: str | None
+) -> tuple[Instance, Callable[[], None]]:
+    """Start an instance on Ray; return how it is found, and what to call once it was shut down.
+
+    Raises:
+        ConfigError: An instance of that name runs on the cluster.
+        OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+        ConnectionError: There is no cluster at *address*.
+    """
+    if ray.is_initialized():
+        return _start_controller(name, http, detached=detached, shared=True)
+    began = _join_cluster(address)
+    if began and detached:
+        _logger.warning("no Ray cluster ran, so the instance ends with this process; `ray start --head` begins one")
+    try:
+        instance, ended = _start_controller(name, http, detached=detached, shared=not began)
+    except BaseException:
+        ray.shutdown()
+        raise
+
+    def ended_too() -> None:
+        ended()
+        ray.shutdown()
+
+    return instance, ended_too
+
+
+def _join_cluster(address: str | None) -> bool:
+    """Make this process a Ray driver; return whether that began a new cluster."""
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or None
+    with _kept_signal_handler():
+        if address not in (None, "local"):
+            _check_reachable(address)
+            ray.init(address=address, **options)
+            return False
+        if address is None:
+            with contextlib.suppress(ConnectionError):  # Ray's way to say that no cluster runs on this machine
+                ray.init(address="auto", **options)
+                return False
+        ray.init(address="local", include_dashboard=False, **options)
+        return True
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ConnectionError at once if nothing listens at "host:port"; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return  # "auto", "local" and "ray://...": Ray's to look for
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _kept_signal_handler() -> Iterator[None]:
+    """Keep the process's SIGTERM handler, which `ray.init` replaces when called on the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start_controller(
+    name: str, http: HTTPOptions, *, detached: bool, shared: bool
+) -> tuple[Instance, Callable[[], None]]:
+    generation = new_generation()
+    host = node_ip()
+    node = ray.get_runtime_context().get_node_id()
+    settings = Settings(
+        name=name,
+        generation=generation,
+        runtime="ray",
+        directory=str(make_directory(name, generation)),
+        detached=detached,
+        # A cluster that this process began has one node, and its unix sockets reach everybody.
+        tcp_host=host if shared and not is_loopback(host) else None,
+        http=http,
+    )
+    options = engine_options(node, name=controller_name(name), max_restarts=-1)
+    try:
+        controller = new_actor(ControllerActor, options, settings, Key())
+    except ValueError as error:
+        os.rmdir(settings.directory)
+        if "already" not in str(error) and "taken" not in str(error):
+            raise
+        raise ConfigError(
+            f"instance {name!r} runs on this cluster already; connect() joins it, or use another name"
+        ) from None
+    try:
+        instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
+    except BaseException as error:
+        with contextlib.suppress(RayError):
+            ray.kill(controller, no_restart=True)
+        raise user_error(error) from None
+
+    return instance, lambda: _wait_until_gone(controller)
+
+
+def _wait_until_gone(actor: Any) -> None:
+    deadline = time.monotonic() + 10
+    # A call without a cluster would start one.
+    while ray.is_initialized() and time.monotonic() < deadline:
+        try:
+            ray.get(actor.ping.remote(), timeout=1)
+        except GetTimeoutError:
+            continue
+        except RayError:
+            return
+        time.sleep(0.02)

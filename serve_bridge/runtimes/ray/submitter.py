@@ -1,0 +1,162 @@
+"""Calls that return an ObjectRef: `handle.remote`, made in the process that calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import ray
+
+from serve_bridge.errors import AuthenticationError, BackendOverloaded, NotConnected, ServeBridgeError
+from serve_bridge.instance import Instance
+from serve_bridge.lane import Lane
+from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
+from serve_bridge.replica_set import Slot
+from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
+from serve_bridge.shared_replicas import SharedReplicas
+from serve_bridge.wire import calls
+from serve_bridge.wire.auth import Role
+from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.sockets import dial
+
+ASK_S: Final = 0.05
+"""How old the account of a replica's calls may grow while more are made."""
+ASK_TIMEOUT_S: Final = 2.0
+
+_logger = logging.getLogger("serve_bridge.client")
+_encode_head = msgspec.msgpack.Encoder().encode
+
+
+class RaySubmitter:
+    """Makes `handle.remote` calls; one per client and process, used by any thread."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._id = secrets.token_hex(8)
+        # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
+        self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls, unlink=_Actor.disconnect)
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def submit(
+        self, lane: Lane, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Choose a backend and a replica and call it; return the ObjectRef.
+
+        Raises:
+            EndpointNotFound: There is no such endpoint.
+            BackendOverloaded: No replica is ready, or too many calls wait already.
+        """
+        backend, shadows = lane.router.choose(endpoint, shard_key)
+        encoded = _encode_head(msgspec.structs.replace(head, request_id=self._id))
+        for shadow in shadows:
+            with contextlib.suppress(BackendOverloaded):
+                self._call(lane, shadow, encoded, data, kwargs)
+        return self._call(lane, backend, encoded, data, kwargs)
+
+    def _call(self, lane: Lane, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        table = lane.router.table
+        assert table is not None
+        slot = self._replicas.acquire(table, backend)
+        if slot is None:  # by what was last heard; now it has to be known
+            asyncio.run_coroutine_threadsafe(self._ask_all(backend), lane.loop).result()
+            slot = self._replicas.acquire(table, backend)
+        if slot is None:
+            raise BackendOverloaded(
+                f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
+            )
+        actor = slot.link
+        try:
+            method = actor.method(self._instance.generation)
+            reference = method.remote(head, data, **kwargs)
+        except BaseException:
+            self._replicas.release(backend, slot, slot.load)
+            raise
+        if time.monotonic() - actor.asked > ASK_S:
+            actor.asked = time.monotonic()
+            lane.loop.call_soon_threadsafe(self._ask_soon, backend, slot)
+        return reference
+
+    def close(self) -> None:
+        """Let go of the replicas; calls that were made go on."""
+        self._replicas.close()
+
+    # Ray could tell when a call is done, but would rebuild its result a second time for that. The replicas know too.
+
+    def _ask_soon(self, backend: str, slot: Slot[_Actor]) -> None:
+        asking = asyncio.get_running_loop().create_task(self._ask(backend, slot))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
+    async def _ask_all(self, backend: str) -> None:
+        await asyncio.gather(*(self._ask(backend, slot) for slot in self._replicas.slots(backend)))
+
+    async def _ask(self, backend: str, slot: Slot[_Actor]) -> None:
+        """Ask the replica of *slot* how many calls of this process it has done; on the lane's loop."""
+        actor = slot.link
+        try:
+            connection = await actor.connected(self._instance)
+            count, load = await calls.control(connection, "@completed", self._id, timeout_s=ASK_TIMEOUT_S)
+        except (Lost, TimeoutError, AuthenticationError, ServeBridgeError) as error:
+            _logger.info("replica %s does not tell what it has done: %s", slot.name, error or type(error).__name__)
+            return
+        if count > actor.done:
+            self._replicas.settle(backend, slot, count - actor.done, load)
+            actor.done = count
+
+
+class _Actor:
+    """A replica as an actor; looked up when it is first called.
+
+    Attributes:
+        done: Calls of this process that it has done.
+        asked: When it was last asked for that.
+    """
+
+    __slots__ = ("_connection", "_dialling", "_method", "address", "asked", "done")
+
+    def __init__(self, address: ReplicaAddress) -> None:
+        self.address = address
+        self.asked = 0.0
+        self.done = 0
+        self._connection: CallerConnection | None = None
+        self._dialling = asyncio.Lock()
+        self._method: Any = None
+
+    async def connected(self, instance: Instance) -> CallerConnection:
+        """Return a connection on the running loop.
+
+        Raises:
+            Lost, AuthenticationError: There is none to be had.
+        """
+        async with self._dialling:
+            if self._connection is None or not self._connection.usable:
+                self._connection = await dial(self.address, instance.key, instance.generation, Role.PYTHON)
+            return self._connection
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one; from any thread."""
+        if self._connection is not None:
+            self._connection.close_threadsafe()
+
+    def method(self, generation: str) -> Any:
+        if self._method is None:
+            name = actor_name(generation, self.address.replica)
+            try:
+                self._method = ray.get_actor(name, namespace=NAMESPACE).call
+            except ValueError:
+                raise NotConnected(
+                    f"replica {self.address.replica} is no actor of the Ray cluster that this process uses: it has "
+                    "just ended, or its instance runs without Ray or on another cluster; use handle.call()"
+                ) from None
+        return self._method
+
+
+def _most_calls(route: BackendRoute) -> int:
+    """Return how many calls of this process one replica may have, so that all have `max_queued_queries` waiting."""
+    return route.max_concurrent_queries + -(-route.max_queued_queries // max(1, len(route.replicas)))
