@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from dataclasses import replace
 from typing import Any, Final
@@ -57,6 +58,7 @@ class ReplicaActor:
     """A replica in its process."""
 
     def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+        log_to_stderr()
         spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
         self._replica = Replica(spec, key)
 
@@ -78,6 +80,7 @@ class ProxyActor:
     def __init__(self, spec: ProxySpec, key: Key) -> None:
         from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
 
+        log_to_stderr()
         self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
 
     async def start(self) -> tuple[ReplicaAddress, str]:
@@ -85,6 +88,15 @@ class ProxyActor:
         where = await self._proxy.start()
         _calm_collector()
         return where
+
+
+def log_to_stderr() -> None:
+    """Let what the engine logs in an actor, a process of its own, go to the files that Ray keeps of its stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("serve_bridge")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
 
 
 def _calm_collector() -> None:

@@ -23,6 +23,7 @@ from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
     controller_name,
     engine_options,
+    log_to_stderr,
     new_actor,
     node_ip,
     user_error,
@@ -41,6 +42,7 @@ class ControllerActor:
     """The controller in its process. Ray restarts it; it then recovers from its checkpoint by itself."""
 
     async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+        log_to_stderr()
         self._controller = Controller(settings, key, RayRuntime(settings))
         self._instance: Instance | None = None
         if await KVStore(settings.generation).get("checkpoint") is not None:
