@@ -18,6 +18,8 @@ from typing import Any, Final
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
 
+FLUSH_FRAMES: Final = 8
+"""So many frames of one loop turn leave at once: the peer works on them while the next are made."""
 LINGER_S: Final = 1.0
 """How long a closed connection may take to send what was written before."""
 SILENCE_S: Final = 20
@@ -54,6 +56,8 @@ class FrameTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Check who the peer is, and begin the handshake."""
         self._transport = transport
+        # What is written goes out now. uvloop would hold it back until the turn ends, for which `send` knows better.
+        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]  # every stream transport has it
         _open.add(self)
         assert self._handshake is not None
         try:
@@ -131,6 +135,8 @@ class FrameTransport(asyncio.Protocol):
                 return
             self._loop.call_soon(self._flush)
         self._out.append(frame)
+        if len(self._out) == FLUSH_FRAMES:
+            self._flush()
 
     async def writable(self) -> None:
         """Wait until the socket takes more."""
