@@ -1,7 +1,7 @@
 """What both ends of a data-plane connection share: handshake, seal, coalesced writes, back-pressure.
 
 Rule 1: all of a connection is touched from its own loop only.
-Rule 2: frames of one loop turn leave in one write.
+Rule 2: frames of one loop turn leave together, `FLUSH_FRAMES` at a time.
 Rule 3: nothing is read before the handshake is done, and it has a second.
 """
 
