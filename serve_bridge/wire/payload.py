@@ -1,7 +1,7 @@
 """Python values as bytes: pickle protocol 5 with out-of-band buffers (PEP 574).
 
-Rule 1: this is the one module of the package that unpickles. It is reached from CALL frames and their
-    answers, which travel between authenticated Python peers only; nothing that came in as HTTP gets here.
+Rule 1: beside `frozen_code` this is the one module of the package that unpickles. It is reached from CALL frames
+    and their answers, which travel between authenticated Python peers only; nothing that came in as HTTP gets here.
 Rule 2: large buffers are neither copied when packed nor when unpacked, and begin at multiples of `ALIGNMENT`.
 
 ::
