@@ -141,10 +141,10 @@ def keys() -> set[bytes]:
 
 
 def answer_of(handle: serve.Handle) -> Any:
-    """Return the answer to a call that may run twice; None while there is no replica."""
+    """Return the answer to a call that may run twice; None while there is no replica, or the one it reached dies."""
     try:
         return handle.options(http_method="GET").call()
-    except serve.BackendOverloaded:
+    except (serve.BackendOverloaded, serve.ReplicaDied):
         return None
 
 
