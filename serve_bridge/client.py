@@ -18,6 +18,7 @@ from typing import Any, Final
 from serve_bridge import instance as instances
 from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
 from serve_bridge.config import BackendConfig, check_name
+from serve_bridge.direct_calls import DirectAnswer
 from serve_bridge.errors import (
     BackendNotFound,
     EndpointNotFound,
@@ -324,14 +325,14 @@ class Client:
 
     # for handles (handle.Link)
 
-    def exchange(self, request: Outgoing) -> tuple[bytes, bytes] | None:
-        """Send *request* from this thread and return its answer; None if `run` has to."""
+    def send(self, request: Outgoing) -> DirectAnswer | None:
+        """Send *request* from this thread and wait for its answer; None if `run` has to."""
         self._check_open()
         process = self._here()
-        return process.direct.exchange(process.lane().router, request)
+        return process.direct.send(process.lane().router, request)
 
-    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
-        """Run *work* on the process's own loop thread and wait for its result."""
+    def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
+        """Start *work* on the process's own loop thread."""
         self._check_open()
         lane = self._here().lane()
 
@@ -340,7 +341,11 @@ class Client:
                 await lane.control.ready()
             return await work(lane)
 
-        future = asyncio.run_coroutine_threadsafe(ready(), lane.loop)
+        return asyncio.run_coroutine_threadsafe(ready(), lane.loop)
+
+    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
+        """Run *work* on the process's own loop thread and wait for its result."""
+        future = self.begin(work)
         try:
             return future.result(timeout_s + SPARE_S)
         except concurrent.futures.TimeoutError:

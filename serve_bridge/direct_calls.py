@@ -1,7 +1,7 @@
-"""Python calls that a synchronous caller makes itself, over a blocking socket, past the loop thread.
+"""Requests that a synchronous caller sends itself, over a blocking socket, past the loop thread.
 
-Rule 1: only what is simple goes this way: short arguments, one answer, nobody waiting before it, no shadows. For
-        anything else, and for every rejection, `exchange` returns None and the router takes over.
+Rule 1: only what is simple goes this way: a short body, nobody waiting before it, no shadows. For anything else,
+        and for every rejection, `send` returns None and the router takes over.
 Rule 2: a request is given up to the router only where `router` Rule 2 would send it again. What it has spent by then,
         of its time and of the one retry, goes with it.
 """
@@ -9,13 +9,16 @@ Rule 2: a request is given up to the router only where `router` Rule 2 would sen
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from serve_bridge.errors import AuthenticationError, ReplicaDied
 from serve_bridge.messages import BackendRoute, ReplicaAddress
+from serve_bridge.replica_set import Slot
 from serve_bridge.router import Outgoing, Router
 from serve_bridge.shared_replicas import SharedReplicas
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.blocking import BlockingConnection
+from serve_bridge.wire.blocking import BlockingAnswer, BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
 
 
@@ -33,6 +36,53 @@ class _Idle:
             self.connections.pop().close()
 
 
+class DirectAnswer:
+    """The answer to a request that went this way; it holds its slot until it has come or is closed."""
+
+    __slots__ = ("_answer", "_release", "head")
+
+    def __init__(self, answer: BlockingAnswer, release: Callable[[int], None]) -> None:
+        self.head = answer.head
+        self._answer = answer
+        self._release: Callable[[int], None] | None = release
+        if answer.ended:
+            self.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes from the replica; parts that have come may be there to be read."""
+        return self._answer.ended
+
+    def next_part(self) -> bytes | None:
+        """Return the next part of the body; None after the last.
+
+        Raises:
+            DeadlineExceeded: The time is up; the work is cancelled.
+            ReplicaDied: The rest will not come.
+        """
+        try:
+            part = self._answer.next_part()
+        except Lost as lost:
+            self.close()
+            raise ReplicaDied(f"the replica died before all of the answer came: {lost.why}", "unknown") from None
+        except BaseException:
+            self.close()
+            raise
+        if self._answer.ended:
+            self.close()
+        return part
+
+    def read(self) -> bytes:
+        """Return all that is left of the body; raises as `next_part`."""
+        return b"".join(iter(self.next_part, None))
+
+    def close(self) -> None:
+        """Give up what has not come; the replica stops the work where it can."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(self._answer.load)
+
+
 class DirectCalls:
     """The blocking connections of one client and process; used by any thread."""
 
@@ -41,8 +91,8 @@ class DirectCalls:
         self._generation = generation
         self._replicas: SharedReplicas[_Idle] = SharedReplicas(_Idle, limit=_limit, unlink=_Idle.close)
 
-    def exchange(self, router: Router, request: Outgoing) -> tuple[bytes, bytes] | None:
-        """Return the head and body of the answer; None if *request* has to go through *router*.
+    def send(self, router: Router, request: Outgoing) -> DirectAnswer | None:
+        """Send *request* and wait for the head of the answer; None if it has to go through *router*.
 
         Raises:
             EndpointNotFound: There is no such endpoint.
@@ -56,16 +106,12 @@ class DirectCalls:
         slot = self._replicas.acquire(table, backend) if backend is not None else None
         if backend is None or slot is None:
             return None
-        idle, load = slot.link, slot.load
         began = time.monotonic()
-        connection = None
+        connection = answer = None
         try:
-            try:
-                connection = idle.connections.pop()
-            except IndexError:
-                connection = BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
+            connection = self._connection(slot.link)
             head = request.encode(backend, table.version, request.timeout_s)
-            answer, body, load = connection.exchange(
+            answer = connection.exchange(
                 request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
             )
         except (Rejected, AuthenticationError):
@@ -76,16 +122,41 @@ class DirectCalls:
                     raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
                 request.retried = True
         else:
-            return answer, body
+            return DirectAnswer(answer, partial(self._end, answer, router, backend, slot, connection))
         finally:
-            self._replicas.release(backend, slot, load)
-            router.slot_freed(backend)
-            if connection is not None and not connection.closed:
-                idle.connections.append(connection)
-                if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
-                    idle.close()
+            if answer is None:
+                self._release(router, backend, slot, connection, slot.load)
         request.timeout_s -= time.monotonic() - began
         return None
+
+    def _connection(self, idle: _Idle) -> BlockingConnection:
+        try:
+            return idle.connections.pop()
+        except IndexError:
+            return BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
+
+    def _end(
+        self,
+        answer: BlockingAnswer,
+        router: Router,
+        backend: str,
+        slot: Slot[_Idle],
+        connection: BlockingConnection,
+        load: int,
+    ) -> None:
+        if not answer.ended:
+            connection.close()
+        self._release(router, backend, slot, connection, load if answer.ended else slot.load)
+
+    def _release(
+        self, router: Router, backend: str, slot: Slot[_Idle], connection: BlockingConnection | None, load: int
+    ) -> None:
+        self._replicas.release(backend, slot, load)
+        router.slot_freed(backend)
+        if connection is not None and not connection.closed:
+            slot.link.connections.append(connection)
+            if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
+                slot.link.close()
 
     def close(self) -> None:
         """Close every idle connection."""

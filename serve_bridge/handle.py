@@ -24,6 +24,9 @@ from serve_bridge.wire.connection import Aborted, Lost
 from serve_bridge.wire.frames import Kind
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from serve_bridge.direct_calls import DirectAnswer
     from serve_bridge.lane import Lane
     from serve_bridge.router import Outgoing
 
@@ -36,8 +39,11 @@ _Result = TypeVar("_Result")
 class Link(Protocol):
     """What a handle needs of its client."""
 
-    def exchange(self, request: Outgoing) -> tuple[bytes, bytes] | None:
-        """Send *request* from this thread and return its answer; None if `run` has to."""
+    def send(self, request: Outgoing) -> DirectAnswer | None:
+        """Send *request* from this thread and wait for its answer; None if `run` has to."""
+
+    def begin(self, work: Callable[[Lane], Any]) -> Future[Any]:
+        """Start *work* on the process's own loop thread."""
 
     def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
@@ -142,9 +148,9 @@ class Handle:
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
         request = self._request(data, kwargs)
-        answer = self._link.exchange(request)
+        answer = self._link.send(request)
         if answer is not None:
-            return calls.value_of(*answer)
+            return calls.value_of(answer.head, answer.read())
         return self._link.run(lambda lane: _call(lane, request), request.timeout_s)
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:

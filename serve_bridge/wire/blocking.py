@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -67,8 +68,8 @@ class BlockingConnection:
 
     def exchange(
         self, kind: Kind, head: bytes, timeout_s: float, on_silence: Callable[[], None] | None = None
-    ) -> tuple[bytes, bytes, int]:
-        """Send a request that is all head; return the answer's head, its body and the replica's load.
+    ) -> BlockingAnswer:
+        """Send a request that is all head; return its answer as soon as the head of that is here.
 
         *on_silence* is called whenever nothing was heard for `SILENCE_S`.
 
@@ -80,16 +81,44 @@ class BlockingConnection:
         deadline = time.monotonic() + timeout_s
         stream = Stream(self._session.next_id(), State.WAITING, send_window=0, recv_window=ANSWER_WINDOW)
         self._session.streams[stream.id] = stream
+        answer = BlockingAnswer(self, stream, deadline, on_silence)
         try:
             if not self._is_unix:
                 self._check_alive()
             self._send(encode(kind, stream.id, head, END))
-            return self._answer(deadline, on_silence)
+            while not answer.begun:
+                self.read_into(answer)
         except Rejected:
             raise
         except BaseException:
             self.close()
             raise
+        return answer
+
+    def read_into(self, answer: BlockingAnswer) -> None:
+        """Wait for the next frames, and give *answer* what is in them.
+
+        Raises:
+            As `exchange`.
+        """
+        data = self._receive(answer.deadline, answer.on_silence)
+        for stream, frame in self._session.feed(data):
+            if stream is None:
+                # The answer under way still comes; nothing is asked after it.
+                self.closed = self.closed or frame.kind == Kind.GOAWAY
+            elif frame.kind == Kind.REJECT:
+                raise rejected(frame)
+            elif frame.kind == Kind.ABORT:
+                raise Lost("unknown", "the replica broke the answer off")
+            else:
+                answer.take(frame)
+        if answer.ended and self.closed:
+            self._socket.close()
+
+    def give_credit(self, stream: Stream, size: int) -> None:
+        """Let the replica send *size* bytes more."""
+        stream.recv_window += size
+        self._send(encode(Kind.CREDIT, stream.id, CREDIT.pack(size)))
 
     def close(self) -> None:
         """Close at once, without a word."""
@@ -110,35 +139,6 @@ class BlockingConnection:
                 self._socket.sendall(frame[sent:])
             except OSError as error:
                 raise Lost("unknown", f"the replica has gone: {error}") from error
-
-    def _answer(self, deadline: float, on_silence: Callable[[], None] | None) -> tuple[bytes, bytes, int]:
-        head, body, unacknowledged = b"", bytearray(), 0
-        while True:
-            for stream, frame in self._session.feed(self._receive(deadline, on_silence)):
-                if stream is None:
-                    # The answer under way still comes; nothing is asked after it.
-                    self.closed = self.closed or frame.kind == Kind.GOAWAY
-                    continue
-                self._check_answered(frame)
-                if frame.kind == Kind.RESPONSE:
-                    head = frame.payload
-                elif frame.kind == Kind.DATA:
-                    body += frame.payload
-                    unacknowledged += len(frame.payload) + FRAME_COST
-                if frame.flags & END:
-                    if self.closed:
-                        self._socket.close()
-                    return head, bytes(body), frame.load
-                if unacknowledged >= ANSWER_WINDOW // 4:
-                    stream.recv_window += unacknowledged
-                    self._send(encode(Kind.CREDIT, stream.id, CREDIT.pack(unacknowledged)))
-                    unacknowledged = 0
-
-    def _check_answered(self, frame: Frame) -> None:
-        if frame.kind == Kind.REJECT:
-            raise rejected(frame)
-        if frame.kind == Kind.ABORT:
-            raise Lost("unknown", "the replica broke the answer off")
 
     def _receive(self, deadline: float, on_silence: Callable[[], None] | None) -> bytes:
         quiet = False
@@ -196,6 +196,65 @@ class BlockingConnection:
             raise ProtocolError("the listener spoke before it was asked")
         if not self._is_unix:
             self._seal_out, self._seal_in = handshake.seals()
+
+
+class BlockingAnswer:
+    """An answer of which at least the head is here; its body comes as it is asked for.
+
+    Attributes:
+        begun: Whether the head has come.
+        ended: Whether all of it has come.
+        head: The head.
+        load: What the replica reported with the last frame.
+        deadline, on_silence: As `BlockingConnection.exchange` got them.
+    """
+
+    __slots__ = ("_connection", "_parts", "_stream", "_taken", "begun", "deadline", "ended", "head", "load", "on_silence")
+
+    def __init__(
+        self, connection: BlockingConnection, stream: Stream, deadline: float, on_silence: Callable[[], None] | None
+    ) -> None:
+        self.begun = self.ended = False
+        self.head = b""
+        self.load = 0
+        self.deadline = deadline
+        self.on_silence = on_silence
+        self._connection = connection
+        self._stream = stream
+        self._parts: deque[bytes] = deque()
+        self._taken = 0
+
+    def take(self, frame: Frame) -> None:
+        """Take in a frame of this answer."""
+        if frame.kind == Kind.RESPONSE:
+            self.begun = True
+            self.head = frame.payload
+        elif frame.kind == Kind.DATA:
+            self._parts.append(frame.payload)
+        if frame.flags & END:
+            self.ended = True
+            self.load = frame.load
+
+    def next_part(self) -> bytes | None:
+        """Return the next part of the body, of whatever size; None after the last.
+
+        Raises:
+            Lost, DeadlineExceeded: It broke off; the connection is closed.
+        """
+        while not self._parts and not self.ended:
+            try:
+                if self._taken:
+                    self._connection.give_credit(self._stream, self._taken)
+                    self._taken = 0
+                self._connection.read_into(self)
+            except BaseException:
+                self._connection.close()
+                raise
+        if not self._parts:
+            return None
+        part = self._parts.popleft()
+        self._taken += len(part) + FRAME_COST
+        return part
 
 
 _open: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()

@@ -99,7 +99,8 @@ def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listen
 def test_an_answer_comes_with_the_load(listening: Listening) -> None:
     """The head, no body, and how busy the replica is."""
     connection = listening.connect()
-    assert connection.exchange(Kind.CALL, b"echo", 5) == (b"answer", b"", 7)
+    answer = connection.exchange(Kind.CALL, b"echo", 5)
+    assert (answer.head, answer.next_part(), answer.load) == (b"answer", None, 7)
     connection.close()
 
 
@@ -107,7 +108,7 @@ def test_one_connection_serves_one_request_after_another(listening: Listening) -
     """Streams are numbered on, and rejections are answers like others."""
     connection = listening.connect()
     for _ in range(3):
-        assert connection.exchange(Kind.CALL, b"echo", 5)[0] == b"answer"
+        assert connection.exchange(Kind.CALL, b"echo", 5).head == b"answer"
         with pytest.raises(Rejected, match="try later"):
             connection.exchange(Kind.CALL, b"full", 5)
     assert not connection.closed
@@ -117,8 +118,8 @@ def test_one_connection_serves_one_request_after_another(listening: Listening) -
 def test_an_answer_larger_than_the_window_comes_whole(listening: Listening) -> None:
     """The caller returns credit while it reads."""
     connection = listening.connect()
-    head, body, _ = connection.exchange(Kind.CALL, b"large", 10)
-    assert (head, len(body)) == (b"head", LARGE)
+    answer = connection.exchange(Kind.CALL, b"large", 10)
+    assert (answer.head, sum(map(len, iter(answer.next_part, None)))) == (b"head", LARGE)
     connection.close()
 
 

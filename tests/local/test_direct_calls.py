@@ -95,7 +95,8 @@ class Stage:
         """Send one request from this thread; return it and its answer."""
         self.fates = list(fates)
         request = Request(**options)  # type: ignore[arg-type]
-        return request, self.calls.exchange(self.router, request)
+        answer = self.calls.send(self.router, request)
+        return request, None if answer is None else (answer.head, answer.read())
 
     def route(self, request: Request, *fates: str) -> bytes:
         """Send *request* through the router; return the answer's head."""
