@@ -1,13 +1,15 @@
 # Every target sets up what it needs; the only thing asked of the machine is Python 3.11 or newer.
+# `test` also wants the programs of SYSTEM_PACKAGES, Debian's, which `setup` installs where it may.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
+SYSTEM_PACKAGES := chromium chromium-driver postgresql
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test faults check bench clean
+.PHONY: setup system-packages demo test faults check bench clean
 
-setup: $(SETUP)
+setup: $(SETUP) system-packages
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "serve_bridge needs Python 3.11 or newer, found " + sys.version.split()[0])'
@@ -19,17 +21,29 @@ $(BENCH_SETUP): $(SETUP)
 	$(INSTALL) --editable '.[all,bench]'
 	@touch $@
 
-demo: setup
+# The browser and the database that some tests use; where they cannot be had, those tests are skipped.
+system-packages:
+	@missing=$$(for package in $(SYSTEM_PACKAGES); do \
+		dpkg --status $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
+	done); \
+	as_root=$$(test "$$(id -u)" = 0 || echo sudo -n); \
+	test -z "$$missing" || { \
+		$$as_root apt-get --quiet=2 update && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 install --yes --no-install-recommends $$missing; \
+	} >&2 || echo "cannot install the Debian packages" $$missing "here, so tests that need them are skipped;" \
+		"as root: apt-get install" $$missing >&2
+
+demo: $(SETUP)
 	$(BIN)/python -m examples.demo
 
 test: setup
 	$(BIN)/python -m pytest
 
 # The fault tests, ten times as long as `make test` runs them.
-faults: setup
+faults: $(SETUP)
 	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults
 
-check: setup
+check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

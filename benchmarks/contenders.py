@@ -65,12 +65,15 @@ class Entry:
         label: What tables call it.
         factory: `module:Class`, imported inside the stage only.
         environment: Variables to set before the stage's interpreter starts, given the stage's directory.
+        plain: Key of the web app that answers by itself what this one forwards; None if this is no web app, its own
+            key if it is such a plain one.
     """
 
     name: str
     label: str
     factory: str
     environment: Callable[[Path], Mapping[str, str]] = nothing
+    plain: str | None = None
 
 
 def free_port() -> int:
@@ -114,6 +117,16 @@ ENTRIES: Final[Mapping[str, Entry]] = {
         ),
         Entry("ray-actor-async", "raw Ray actor, async", "benchmarks.peers:AsyncActor"),
         Entry("ray-actor-sync", "raw Ray actor, sync", "benchmarks.peers:SyncActor"),
+        Entry("flask", "Flask view, gunicorn gthread", "benchmarks.web_apps:PlainFlask", plain="flask"),
+        Entry("flask-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedFlask", plain="flask"),
+        Entry("django", "Django sync view, gunicorn gthread", "benchmarks.web_apps:PlainDjango", plain="django"),
+        Entry("django-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedDjango", plain="django"),
+        Entry("adjango", "Django async view, uvicorn", "benchmarks.web_apps:PlainAsyncDjango", plain="adjango"),
+        Entry("adjango-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedAsyncDjango", plain="adjango"),
+        Entry("starlette", "Starlette route, uvicorn", "benchmarks.web_apps:PlainStarlette", plain="starlette"),
+        Entry(
+            "starlette-bridge", "the same route, forwarded", "benchmarks.web_apps:BridgedStarlette", plain="starlette"
+        ),
     )
 }
 

@@ -42,7 +42,7 @@ def measure(plan: Plan, run: Run, say: Callable[[str], None]) -> None:
     for number in range(plan.rounds):
         order = plan.contenders if number % 2 == 0 else list(reversed(plan.contenders))
         for name in order:
-            if name in run.absent:
+            if name in run.absent or not any(point.views == (ENTRIES[name].plain is not None) for point in plan.points):
                 continue
             say(f"round {number + 1} of {plan.rounds}: {ENTRIES[name].label}")
             with _left_out_on_failure(run, name, say):
@@ -65,7 +65,7 @@ def _visit(plan: Plan, number: int, name: str, run: Run, say: Callable[[str], No
             web_load.wait_until_answering(stage.url)
         for point in plan.points:
             place = f"{name}/{point.name}"
-            if place in run.absent:
+            if place in run.absent or point.views != (ENTRIES[name].plain is not None):
                 continue
             with _left_out_on_failure(run, place, say):
                 load = _loader(stage, point)

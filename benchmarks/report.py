@@ -62,16 +62,18 @@ def _bars(run: Run) -> Iterator[str]:
 
 def _bar_line(verdict: Verdict) -> str:
     bar = verdict.bar
-    what = f"{FIGURE_NAMES[bar.figure]}, {POINTS[bar.point].label}, to {ENTRIES[bar.peer].label}"
+    preposition, unit = ("added to", " ms") if bar.difference else ("to", " x")
+    what = f"{FIGURE_NAMES[bar.figure]}, {POINTS[bar.point].label}, {preposition} {ENTRIES[bar.peer].label}"
     word = {True: "cleared", False: "**missed**", None: ""}[verdict.cleared]
-    return f"| {what} | {bar.limit} {bar.factor:g} x | {_span(verdict.ratio, ' x')} | {word} |"
+    return f"| {what} | {bar.limit} {bar.factor:g}{unit} | {_span(verdict.ratio, unit)} | {word} |"
 
 
 def _tables(run: Run) -> Iterator[str]:
     for key in run.settings["rows"]:
         yield f"### {ROWS[key].title}"
         yield ""
-        yield "| load | contender | requests/s | p50 ms | p99 ms | CPU s / 1,000 | serve_bridge answers |"
+        figures = "requests/s | p50 ms | p99 ms | CPU s / 1,000"
+        yield f"| load | contender | {figures} | serve_bridge, or the forwarded view, answers |"
         yield "|---|---|---|---|---|---|---|"
         for point in ROWS[key].points:
             yield from _point_lines(run, point)
@@ -85,8 +87,9 @@ def _point_lines(run: Run, point: Point) -> Iterator[str]:
             continue
         figures = (_rate, _p50, _p99, _cpu)
         cells = [_span(run.spread(name, point.name, figure)) for figure in figures]
-        ratio = run.ratio(OURS, name, point.name, _rate)
-        against = "" if name == OURS or ratio is None else _span(ratio, " x")
+        ours, peer = (OURS, name) if entry.plain is None else (name, entry.plain)
+        ratio = run.ratio(ours, peer, point.name, _rate)
+        against = "" if ours == peer or ratio is None else _span(ratio, " x")
         yield f"| {label} | {entry.label} | {' | '.join(cells)} | {against} |"
         label = ""
 

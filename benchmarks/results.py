@@ -82,9 +82,15 @@ class Run:
 
     def ratio(self, one: str, other: str, point: str, figure: Figure) -> Spread | None:
         """Return *one*'s figure divided by *other*'s, round by round; None if no round has both."""
+        return spread([mine / theirs for mine, theirs in self._pairs(one, other, point, figure) if theirs])
+
+    def difference(self, one: str, other: str, point: str, figure: Figure) -> Spread | None:
+        """Return *one*'s figure less *other*'s, round by round; None if no round has both."""
+        return spread([mine - theirs for mine, theirs in self._pairs(one, other, point, figure)])
+
+    def _pairs(self, one: str, other: str, point: str, figure: Figure) -> list[tuple[float, float]]:
         others = {sample.round: figure(sample) for sample in self.of(other, point)}
-        own = [(figure(sample), others.get(sample.round)) for sample in self.of(one, point)]
-        return spread([mine / theirs for mine, theirs in own if theirs])
+        return [(figure(s), others[s.round]) for s in self.of(one, point) if s.round in others]
 
     def write(self, path: Path) -> None:
         """Keep the run as JSON."""

@@ -19,6 +19,7 @@ class Point:
         kind: `http`, or a way to call from Python.
         concurrency: Connections, threads, tasks, or requests sent before the first is waited for.
         new_connections: Each HTTP request opens a connection of its own.
+        views: The load is for the web apps of `web_apps`, and for nobody else.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Point:
     kind: Kind | Literal["http"]
     concurrency: int
     new_connections: bool = False
+    views: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("acall-512", "async call, 512 in flight", "acall", 512),
             Point("remote-1", "`remote` and get, one", "remote", 1),
             Point("remote-100", "`remote` and get, windows of 100", "remote", 100),
+        ),
+    ),
+    4: Row(
+        "The same view with and without the bridge",
+        (
+            Point("view-1", "1 connection", "http", 1, views=True),
+            Point("view-16", "16 connections", "http", 16, views=True),
         ),
     ),
 }

@@ -28,11 +28,13 @@ from statistics import quantiles
 from typing import Any, Final
 
 import requests
+from requests.cookies import RequestsCookieJar
 from rich.console import Console
 from rich.table import Table
 
 import serve_bridge as serve
-from examples.digits import V1, V2, as_png, deploy, held_out
+from examples.digits import as_png, held_out
+from examples.django_app.digits.backends import V1, V2, First, Guesses, Second
 
 ROOT: Final = Path(__file__).parents[1]
 IMAGES: Final = 300
@@ -77,10 +79,15 @@ class Tally:
         cuts = quantiles(self.seconds, n=100)
         figures = f"{self.accuracy:.1%}", f"{cuts[49] * 1e3:.1f}", f"{cuts[98] * 1e3:.1f}"
         replicas = "\n".join(
-            f"{backend}: {' + '.join(str(self.replicas[name]) for name in sorted(names))}"
+            f"{short(backend)}: {' + '.join(str(self.replicas[name]) for name in sorted(names))}"
             for backend, names in sorted(self.names.items())
         )
         return (traffic, self.app, str(len(self.seconds)), *figures, replicas)
+
+
+def short(backend: str) -> str:
+    """Return the version that a backend is."""
+    return backend.partition(":")[2]
 
 
 # What runs
@@ -113,7 +120,7 @@ def instance() -> Iterator[serve.Client]:
     """An instance with the first version of the model."""
     client = serve.start(name="demo", http_options={"port": 0})
     try:
-        deploy(client, V1)
+        serve.deploy(First, Guesses, client=client)
         yield client
     finally:
         client.shutdown()
@@ -138,6 +145,15 @@ def web_app(application: str, address: str) -> Iterator[str]:
         yield url
     finally:
         stop(process)
+
+
+def prepare_django(database: Path) -> str:
+    """Make the Django app's database; return the password of its users."""
+    password = secrets.token_urlsafe(9)
+    os.environ["DJANGO_DATABASE"] = str(database)
+    command = [sys.executable, "-m", "examples.django_app.manage", "prepare", "--password", password]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return password
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -176,16 +192,32 @@ def upload_to(url: str) -> Post:
     return post
 
 
-def json_to(url: str) -> Post:
-    """Return what sends an image as JSON, with the token that Django's CSRF protection asks for."""
+def json_to(url: str, cookies: RequestsCookieJar) -> Post:
+    """Return what sends an image as JSON, as a user who is logged in, with the token of Django's CSRF protection."""
+    headers = {"x-csrftoken": cookies["csrftoken"]}
 
     def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
-        if "csrftoken" not in session.cookies:
-            session.get(url, timeout=START_S)
-        headers = {"x-csrftoken": session.cookies["csrftoken"] or ""}
-        return session.post(f"{url}/api/digits/", json={"pixels": pixels}, headers=headers, timeout=START_S)
+        sent = {"headers": headers, "cookies": cookies, "timeout": START_S}
+        return session.post(f"{url}/api/digits/", json={"pixels": pixels}, **sent)
 
     return post
+
+
+def log_in(url: str, password: str) -> RequestsCookieJar:
+    """Log in to the Django app as a browser would; return the cookies.
+
+    Raises:
+        DemoFailed: It refuses.
+    """
+    with requests.Session() as session:
+        session.trust_env = False
+        page = f"{url}/accounts/login/"
+        session.get(page, timeout=START_S)
+        sent = {"username": "ada", "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
+        answer = session.post(page, data=sent, timeout=START_S)
+        if "sessionid" not in session.cookies:
+            raise DemoFailed(f"the login answered {answer.status_code}")
+        return session.cookies
 
 
 def send_all(app: str, post: Post) -> Tally:
@@ -249,31 +281,32 @@ def check(round_: list[Tally], weights: dict[str, float]) -> None:
 # The play
 
 
-def play(client: serve.Client, flask: str, django: str, console: Console) -> None:
+def play(client: serve.Client, apps: dict[str, Post], console: Console) -> None:
     """Go from the first version to the second, and show what the users of both apps see.
 
     Raises:
         DemoFailed: They see something wrong.
     """
     table = Table("traffic", "through", "images", "right", "p50 ms", "p99 ms", "answered by")
-    apps = {"Flask, PNG": upload_to(flask), "Django, JSON": json_to(django)}
     for weights in ({V1: 1.0}, {V1: 0.5, V2: 0.5}, {V2: 1.0}):
         if V2 in weights and V2 not in client.list_backends():
             console.print("The second version starts beside the first ...")
-            deploy(client, V2)
+            serve.deploy(Second, client=client)
         client.set_traffic("digits", weights)
         round_ = [send_all(app, post) for app, post in apps.items()]
         check(round_, weights)
         for tally in round_:
-            table.add_row(*tally.row("\n".join(f"{weight:.0%} {version}" for version, weight in weights.items())))
+            table.add_row(*tally.row("\n".join(f"{weight:.0%} {short(name)}" for name, weight in weights.items())))
         table.add_section()
     client.delete_backend(V1)
     console.print(table)
 
 
-def keep_running(client: serve.Client, flask: str, django: str, console: Console) -> None:
+def keep_running(client: serve.Client, flask: str, django: str, password: str, console: Console) -> None:
     """Show where everything is, and wait for Ctrl-C."""
-    console.print(f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/\nproxy   {client.http_urls[0]}/digits")
+    console.print(
+        f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/  (log in as grace, password {password})\nproxy   {client.http_urls[0]}/digits"
+    )
     console.print(f"SERVE_BRIDGE_ADDRESS={client.address}\nCtrl-C ends all of it.")
     while True:
         time.sleep(3600)
@@ -284,6 +317,7 @@ def run(console: Console) -> None:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-")))
         os.environ["XDG_RUNTIME_DIR"] = str(directory)
+        password = prepare_django(directory / "db.sqlite3")
         console.print("Ray and the first version start ...")
         stack.enter_context(ray_cluster(directory))
         client = stack.enter_context(instance())
@@ -291,9 +325,10 @@ def run(console: Console) -> None:
         flask = stack.enter_context(web_app("examples.flask_app:create_app()", client.address))
         django = stack.enter_context(web_app("examples.django_app.wsgi:application", client.address))
         check_page(flask)
-        play(client, flask, django, console)
+        cookies = log_in(django, password)
+        play(client, {"Flask, PNG": upload_to(flask), "Django, JSON": json_to(django, cookies)}, console)
         if os.environ.get("KEEP"):
-            keep_running(client, flask, django, console)
+            keep_running(client, flask, django, password, console)
 
 
 def main() -> int:

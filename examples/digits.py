@@ -1,4 +1,4 @@
-"""A backend that reads handwritten digits, and `python -m examples.digits`, which deploys it and waits.
+"""A backend that reads handwritten digits, and the pictures to try it with.
 
 The images are scikit-learn's: 8 x 8 pixels from 0 (white) to 16 (black). The last `HELD_OUT`
 are never trained on.
@@ -6,9 +6,7 @@ are never trained on.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import signal
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +20,12 @@ import serve_bridge as serve
 HELD_OUT: Final = 500
 SIZE: Final = 8
 BLACK: Final = 16
-V1, V2 = "v1", "v2"
-TRAINED_ON: Final = {V1: 60, V2: 1297}
-"""Images that each version has seen: the first guesses, the second reads."""
+FEW: Final = 60
+MOST: Final = 1297
+"""Images to train on: after 60 it guesses, after 1297 it reads."""
 
 
+@serve.backend("digits", route="/digits", methods=["POST"], init_args=[MOST])
 class Digits:
     """Tells which digit an image shows.
 
@@ -35,10 +34,7 @@ class Digits:
     """
 
     def __init__(self, trained_on: int) -> None:
-        digits = load_digits()
-        images = digits.images[:trained_on].reshape(trained_on, -1)
-        self._model = KNeighborsClassifier(weights="distance").fit(images, digits.target[:trained_on])
-        self._model.predict_proba(images[:1])  # the first answer loads libraries; no user should wait for that
+        self._model = trained(trained_on)
 
     async def __call__(self, request: Any) -> dict[str, Any]:
         """Answer a form with the file `image`, or JSON with `pixels`; from a handle a dict with either."""
@@ -57,6 +53,15 @@ class Digits:
             "replica": context.replica,
             "backend": context.backend,
         }
+
+
+def trained(count: int) -> Any:
+    """Return a classifier that has seen the first *count* images."""
+    digits = load_digits()
+    images = digits.images[:count].reshape(count, -1)
+    model = KNeighborsClassifier(weights="distance").fit(images, digits.target[:count])
+    model.predict_proba(images[:1])  # the first answer loads libraries; no user should wait for that
+    return model
 
 
 async def _read(image: Any) -> np.ndarray[Any, Any]:
@@ -78,32 +83,3 @@ def as_png(pixels: list[list[float]]) -> bytes:
     file = io.BytesIO()
     Image.fromarray((np.asarray(pixels) * 255 / BLACK).astype("uint8")).save(file, "PNG")
     return file.getvalue()
-
-
-def deploy(client: serve.Client, version: str, replicas: int = 2) -> None:
-    """Start *version*; the first one also becomes the endpoint `digits`."""
-    client.create_backend(
-        version,
-        Digits,
-        TRAINED_ON[version],
-        config={"num_replicas": replicas},
-        ray_actor_options={"num_cpus": 0.25},
-    )
-    if version == V1:
-        client.create_endpoint("digits", backend=V1, route="/digits", methods=["POST"])
-
-
-def main() -> None:
-    """Start an instance with the first version, and keep it until Ctrl-C."""
-    client = serve.start(http_options={"port": 0})
-    try:
-        deploy(client, V1)
-        print(f"digits answers at {client.http_urls[0]}/digits; SERVE_BRIDGE_ADDRESS={client.address}")
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
-    finally:
-        client.shutdown()
-
-
-if __name__ == "__main__":
-    main()

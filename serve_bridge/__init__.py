@@ -19,6 +19,7 @@ from serve_bridge.api import (
     create_endpoint,
     delete_backend,
     delete_endpoint,
+    deploy,
     get_backend_config,
     get_handle,
     list_backends,
@@ -34,6 +35,8 @@ from serve_bridge.batching import accept_batch, batch
 from serve_bridge.client import Client
 from serve_bridge.config import BackendConfig, HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, get_replica_context
+from serve_bridge.declaration import backend
+from serve_bridge.deployment import Deployment
 from serve_bridge.errors import (
     AuthenticationError,
     BackendError,
@@ -42,6 +45,7 @@ from serve_bridge.errors import (
     BackendStartError,
     ConfigError,
     DeadlineExceeded,
+    DeploymentError,
     EndpointNotFound,
     InstanceClosed,
     MethodNotExposed,
@@ -67,6 +71,8 @@ __all__ = [
     "Client",
     "ConfigError",
     "DeadlineExceeded",
+    "Deployment",
+    "DeploymentError",
     "EndpointNotFound",
     "HTTPOptions",
     "Handle",
@@ -81,12 +87,14 @@ __all__ = [
     "ServeBridgeError",
     "ServeRequest",
     "accept_batch",
+    "backend",
     "batch",
     "connect",
     "create_backend",
     "create_endpoint",
     "delete_backend",
     "delete_endpoint",
+    "deploy",
     "get_backend_config",
     "get_handle",
     "get_replica_context",

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -55,14 +56,14 @@ async def answer_http(executor: Executor, method: Method, head: HttpHead, stream
         result = await executor.run(method, *arguments)
         await _send_result(stream, result, head)
     except asyncio.CancelledError:
-        if _is_cancelled():
+        if is_cancelled():
             stream.abort()
             return
-        _send_failure(stream, head, RuntimeError("user code raised CancelledError"))
+        send_failure(stream, head, RuntimeError("user code raised CancelledError"))
     except Lost:
         stream.abort()
     except BaseException as error:
-        _send_failure(stream, head, error)
+        send_failure(stream, head, error)
 
 
 def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
@@ -178,8 +179,8 @@ async def _send_result(stream: ReplicaStream, result: Any, head: HttpHead) -> No
         await _send_stream(stream, rendered)
     else:
         assert isinstance(rendered, Response)
-        sender = _ResponseSender(stream)
-        await rendered(_response_scope(head), _receiver(head, stream), sender)
+        sender = ResponseSender(stream)
+        await rendered(_response_scope(head), partial(_leaving, stream), sender)
 
 
 async def _send_answer(stream: ReplicaStream, answer: Answer) -> None:
@@ -213,7 +214,7 @@ async def _send_stream(stream: ReplicaStream, answer: StreamOf) -> None:
             await close()
 
 
-class _ResponseSender:
+class ResponseSender:
     """The ASGI `send` under a Starlette Response that runs here."""
 
     def __init__(self, stream: ReplicaStream) -> None:
@@ -222,6 +223,7 @@ class _ResponseSender:
         self._started = False
 
     async def __call__(self, message: Message) -> None:
+        """Take one message of an HTTP response."""
         if message["type"] == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
             self._start = HttpAnswer(check_head(message["status"], headers), headers, b"")
@@ -242,10 +244,22 @@ class _ResponseSender:
 
 
 def _response_scope(head: HttpHead) -> Message:
-    return {"type": "http", "method": head.method, "headers": head.headers, "extensions": {}}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},  # since 2.4 a response does not listen: `send` raises
+        "method": head.method,
+        "headers": head.headers,
+        "extensions": {},
+    }
 
 
-def _send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
+async def _leaving(stream: ReplicaStream) -> Message:
+    """Wait until the caller goes: the ASGI `receive` of a response, which must not take the request's body."""
+    await stream.gone()
+    return {"type": "http.disconnect"}
+
+
+def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
     """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
     reason = ""
     if isinstance(error, HTTPException):
@@ -282,7 +296,7 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
         else:  # as over Ray: who did not ask for a stream gets a list
             await calls.answer(stream, [item async for item in result])
     except asyncio.CancelledError:
-        if _is_cancelled():
+        if is_cancelled():
             stream.abort()
             return
         calls.answer_failure(stream, RuntimeError("user code raised CancelledError"))
@@ -332,7 +346,7 @@ async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:
     await calls.answer_last(stream, error)
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether the running task was cancelled from outside, rather than by what user code raised."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -9,15 +9,18 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from serve_bridge import instance as instances
 from serve_bridge.client import Client, client_at
 from serve_bridge.config import BackendConfig, HTTPOptions, check_name
 from serve_bridge.context import replica_context
+from serve_bridge.deployment import Deployment
+from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, ServeBridgeError, shown
 from serve_bridge.handle import Handle
+from serve_bridge.instance import Instance
 
 _lock = threading.RLock()
 _current: Client | None = None
@@ -57,19 +60,30 @@ def start(
 
         instance, ended = start_instance(name, options, detached=bool(detached), address=address)
     elif runtime == "local":
-        from serve_bridge.runtimes.local import start_instance as start_local  # late: the HTTP server is an extra
+        from serve_bridge.runtimes.local import start_instance as start_here  # late: most processes start none
 
-        instance, ended = start_local(name, options)
+        instance, ended = start_here(name, options)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
-    client = Client(instance, on_end=ended, lease=runtime == "local" or not detached)
+    return _set_current(_started_here(instance, ended, lease=runtime == "local" or not detached))
+
+
+def start_local(name: str) -> Client:
+    """Start an instance inside this process, without a proxy, that is not the process's current one."""
+    from serve_bridge.runtimes.local import start_instance  # late: as above
+
+    return _started_here(*start_instance(name, HTTPOptions.of({"location": "NoServer"})), lease=True)
+
+
+def _started_here(instance: Instance, ended: Callable[[], None], *, lease: bool) -> Client:
+    client = Client(instance, on_end=ended, lease=lease)
     if client.is_owner():
         client.hold()
     _started.append(client)
     # Last registered, first called: what an exit does to the instance it does before Ray disconnects.
     atexit.unregister(_end_with_process)
     atexit.register(_end_with_process)
-    return _set_current(client)
+    return client
 
 
 def connect(address: str | None = None, *, name: str = "default") -> Client:
@@ -98,6 +112,20 @@ def find_client(address: str | None, name: str) -> Client:
     Raises:
         NotConnected, ConfigError: As `connect`.
     """
+    return client_of(find_instance(address, name), address)
+
+
+def client_of(found: Instance, address: str | None) -> Client:
+    """Return a new client of *found*, which was looked for at *address*."""
+    return Client(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
+
+
+def find_instance(address: str | None, name: str) -> Instance:
+    """Return the running instance that `connect` would join.
+
+    Raises:
+        NotConnected, ConfigError: As `connect`.
+    """
     check_name("instance", name)
     found = instances.find(address, name)
     if not instances.is_alive(found):
@@ -105,7 +133,7 @@ def find_client(address: str | None, name: str) -> Client:
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
             f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
         )
-    return Client(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
+    return found
 
 
 def shutdown() -> None:
@@ -154,6 +182,36 @@ def _end_with_process() -> None:
         # If it fails, the controller ends it by itself when this process is gone.
         with contextlib.suppress(ServeBridgeError, OSError, TimeoutError):
             client.shutdown()
+
+
+def deploy(
+    *what: object, client: Client | None = None, prune: bool = False, force: bool = False, dry_run: bool = False
+) -> Deployment:
+    """Bring an instance to what `@serve.backend` declares, by rolling updates; a second time nothing changes.
+
+    Backends get their code and declared options, endpoints their route and methods. Traffic that somebody has set
+    stays: a new endpoint sends all of it to the first backend that is declared for it, an existing one goes on as it
+    does. An option that is not declared stays as it is; one that is not declared any more goes back to its default.
+
+    Args:
+        what: Modules, or their import paths "package.module"; or declared functions and classes.
+        client: Whose instance; None: the process's current one.
+        prune: Also delete backends and endpoints that an earlier deployment made and that *what* does not declare, so
+            pass all that is declared for the instance. What was made by hand is never deleted.
+        force: Replace the replicas of every declared backend, changed or not.
+        dry_run: Change nothing; the result says what would change.
+
+    Returns:
+        What has changed.
+
+    Raises:
+        TypeError: Something in *what* is not declared.
+        ConfigError: Declarations contradict each other or what was made by hand; nothing has changed.
+        SerializationError: Something declared cannot be pickled; nothing has changed.
+        DeploymentError: A change failed; it says how far the deployment has come.
+    """
+    given = current_client() if client is None else client
+    return deploy_to(*what, client=given, prune=prune, force=force, dry_run=dry_run)
 
 
 def create_backend(

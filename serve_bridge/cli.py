@@ -1,4 +1,4 @@
-"""The command line: `serve-bridge start`, `status` and `shutdown`, also as `python -m serve_bridge`.
+"""The command line: `serve-bridge start`, `deploy`, `status`, `traffic` and so on, also as `python -m serve_bridge`.
 
 Rule 1: it does nothing that the Python API does not; it only translates options, answers and errors.
 Rule 2: an error is one line on stderr; 1 is a failure, 2 a command that was written wrongly.
@@ -7,15 +7,14 @@ Rule 2: an error is one line on stderr; 1 is a failure, 2 a command that was wri
 from __future__ import annotations
 
 import contextlib
-import json
+import os
+import sys
 from collections.abc import Iterator
-from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 import serve_bridge as serve
+from serve_bridge import commands
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 
@@ -29,12 +28,15 @@ _instance = click.option(
     default=None,
     help="What `start` printed; default: SERVE_BRIDGE_ADDRESS, else the instance of that name on this machine.",
 )
+_form = click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]), help="For whom."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(serve.__version__, prog_name="serve-bridge")
 def main() -> None:
-    """Start, look at and stop instances of serve_bridge."""
+    """Start, look at, change and stop instances of serve_bridge."""
 
 
 @main.command()
@@ -63,15 +65,79 @@ def start(name: str, host: str, port: int, location: str, address: str | None) -
 @main.command()
 @_name
 @_instance
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]))
+@click.option("--prune", is_flag=True, help="Delete what an earlier deploy made and MODULES do not declare.")
+@click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@_form
+@click.argument("modules", nargs=-1, required=True)
+def deploy(
+    name: str, address: str | None, prune: bool, force: bool, dry_run: bool, form: str, modules: tuple[str, ...]
+) -> None:
+    """Bring an instance to what MODULES declare with @serve.backend.
+
+    A module is an import path such as shop.backends, looked for in the current directory first.
+    """
+    sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own directory there
+    with _clear_errors(), _connected(address, name) as client:
+        _print(commands.deploy(client, modules, prune=prune, force=force, dry_run=dry_run), form)
+
+
+@main.command()
+@_name
+@_instance
+@_form
 def status(name: str, address: str | None, form: str) -> None:
     """Show an instance's proxies, backends, replicas and endpoints."""
     with _clear_errors(), _connected(address, name) as client:
-        found = {"address": client.address, **client.status(), "endpoints": client.list_endpoints()}
-    if form == "json":
-        click.echo(json.dumps(found, indent=2))
-    else:
-        _show(found)
+        _print(commands.status(client), form)
+
+
+@main.command()
+@_name
+@_instance
+@_form
+@click.argument("endpoint", required=False)
+@click.argument("weights", nargs=-1)
+def traffic(name: str, address: str | None, form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
+    """Show the traffic of endpoints, or set that of one: traffic ENDPOINT a=0.9 b=0.1."""
+    with _clear_errors(), _connected(address, name) as client:
+        _print(commands.traffic(client, endpoint, weights), form)
+
+
+@main.command()
+@_name
+@_instance
+@_form
+@click.argument("endpoint")
+@click.argument("backend")
+@click.argument("proportion")
+def shadow(name: str, address: str | None, form: str, endpoint: str, backend: str, proportion: str) -> None:
+    """Send copies of a PROPORTION of an endpoint's requests to BACKEND as well; 0 ends that."""
+    with _clear_errors(), _connected(address, name) as client:
+        _print(commands.shadow(client, endpoint, backend, proportion), form)
+
+
+@main.command()
+@_name
+@_instance
+@_form
+@click.option("--method", default=None, help="Method of the backend; default: __call__.")
+@click.option("--timeout", "timeout_s", default=None, type=float, help="Seconds it may take.")
+@click.argument("endpoint")
+@click.argument("data", required=False)
+def call(
+    name: str,
+    address: str | None,
+    form: str,
+    method: str | None,
+    timeout_s: float | None,
+    endpoint: str,
+    data: str | None,
+) -> None:
+    """Call ENDPOINT with DATA, which is JSON; "-" reads it from standard input."""
+    with _clear_errors(), _connected(address, name) as client:
+        given = sys.stdin.read() if data == "-" else data
+        _print(commands.call(client, endpoint, given, method=method, timeout_s=timeout_s), form)
 
 
 @main.command()
@@ -106,27 +172,5 @@ def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
         raise click.ClickException(message) from None
 
 
-def _show(found: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    console.print(f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", markup=False)
-    backends = Table("backend", "replicas", "failure", title="backends", title_justify="left")
-    for name, backend in found["backends"].items():
-        states: dict[str, int] = {}
-        for state in backend["replicas"].values():
-            states[state] = states.get(state, 0) + 1
-        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        backends.add_row(name, f"{counted or 'none'} of {backend['wanted']}", backend["failure"] or "")
-    endpoints = Table("endpoint", "route", "methods", "traffic", "shadows", title="endpoints", title_justify="left")
-    for name, endpoint in found["endpoints"].items():
-        endpoints.add_row(
-            name,
-            endpoint["route"] or "",
-            " ".join(endpoint["methods"]),
-            _shares(endpoint["traffic"]),
-            _shares(endpoint["shadows"]),
-        )
-    console.print(backends, endpoints)
-
-
-def _shares(shares: dict[str, float]) -> str:
-    return ", ".join(f"{share:.3g} {backend}" for backend, share in shares.items())
+def _print(report: commands.Report, form: str) -> None:
+    click.echo(report.formatted(form))

@@ -26,7 +26,7 @@ from serve_bridge.errors import (
     NotConnected,
     shown,
 )
-from serve_bridge.handle import AsyncHandle, CallOptions, Handle, overdue
+from serve_bridge.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overdue
 from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
 from serve_bridge.lanes import Lanes
@@ -37,7 +37,6 @@ from serve_bridge.traffic import TrafficPolicy
 
 OPERATION_S: Final = 30.0
 """Seconds an operation may take that starts and ends nothing."""
-SPARE_S: Final = 5.0
 
 
 class Client:
@@ -88,6 +87,17 @@ class Client:
         return self._address
 
     @property
+    def generation(self) -> str:
+        """Which start of the instance's name this is a client of."""
+        return self._instance.generation
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process has lost the controller, for a moment or for good; calls may go on without it."""
+        process = self._process
+        return process is not None and process.lost
+
+    @property
     def http_urls(self) -> list[str]:
         """Base URLs of the instance's proxies."""
         urls: list[str] = self.status()["http_urls"]
@@ -95,8 +105,17 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """Return what runs: proxies, backends, replicas and their states."""
-        status: dict[str, Any] = self._operate("status")
+        status: dict[str, Any] = self.operate("status")
         return status
+
+    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        """Ask the controller for *operation*: for parts of this package that need what no method here offers.
+
+        Raises:
+            Exception: What the controller has against it.
+        """
+        self._check_open()
+        return self._run(operation, *args, timeout_s=timeout_s)
 
     def hold(self) -> None:
         """Take the lease on the instance now, not on first use: it ends while nobody holds one."""
@@ -161,7 +180,7 @@ class Client:
             BackendStartError: It cannot start; nothing is left and the name is free.
         """
         backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
-        self._operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+        self.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
 
     def update_backend(
         self,
@@ -182,7 +201,7 @@ class Client:
         old = self._config(name)
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
         longest = old.merged(new.config)
-        self._operate(
+        self.operate(
             "update_backend",
             name,
             new.code,
@@ -204,7 +223,7 @@ class Client:
         if config is None:
             raise TypeError("config must be a BackendConfig or a dict, got None")
         new = self._config(name).merged(config)
-        self._operate(
+        self.operate(
             "update_backend_config",
             name,
             packed_config(BackendConfig.of(config)),
@@ -221,7 +240,7 @@ class Client:
 
     def list_backends(self) -> dict[str, BackendConfig]:
         """Return every backend's options, defaults filled in."""
-        return {name: opened_config(config) for name, config in self._operate("list_backends").items()}
+        return {name: opened_config(config) for name, config in self.operate("list_backends").items()}
 
     def delete_backend(self, name: str, force: bool = False) -> None:
         """Stop a backend; an unknown name is fine.
@@ -235,7 +254,7 @@ class Client:
         """
         config = self.list_backends().get(existing_name("backend", name))
         grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
-        self._operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
+        self.operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
 
     def _config(self, name: str) -> BackendConfig:
         configs = self.list_backends()
@@ -266,15 +285,15 @@ class Client:
             raise TypeError(f"create_endpoint needs backend=<name of a backend>, got {shown(backend)}")
         if route is not None:
             check_route(route)
-        self._operate("create_endpoint", name, backend, route, checked_methods(methods))
+        self.operate("create_endpoint", name, backend, route, checked_methods(methods))
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
-        self._operate("delete_endpoint", existing_name("endpoint", name))
+        self.operate("delete_endpoint", existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
-        endpoints: dict[str, dict[str, Any]] = self._operate("list_endpoints")
+        endpoints: dict[str, dict[str, Any]] = self.operate("list_endpoints")
         return endpoints
 
     def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
@@ -289,7 +308,7 @@ class Client:
             ConfigError: The weights are none; the old split stays.
         """
         TrafficPolicy.split(traffic)
-        self._operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
+        self.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
         """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
@@ -299,7 +318,7 @@ class Client:
             TypeError: *proportion* is no number in [0, 1].
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
-        self._operate(
+        self.operate(
             "shadow_traffic", existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
         )
 
@@ -396,10 +415,6 @@ class Client:
         _inherited.append((self._process, self._lock))
         self._process, self._lock = None, threading.Lock()
         self._submitter = None
-
-    def _operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
-        self._check_open()
-        return self._run(operation, *args, timeout_s=timeout_s)
 
     def _run(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         lane = self._here().lane()

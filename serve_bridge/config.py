@@ -38,6 +38,8 @@ __all__ = ["BackendConfig", "HTTPOptions", "Location", "check_name", "check_ray_
 MOST_REPLICAS: Final = 10_000
 MOST_REQUESTS: Final = 1_000_000
 MOST_BYTES: Final = 2**40
+MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""Longest message of a WebSocket where nobody has said otherwise."""
 
 
 class Location(StrEnum):
@@ -189,6 +191,7 @@ class HTTPOptions:
         max_header_bytes: Largest header block, trailers counted in; a larger one is answered with 431.
         max_headers: Most header fields, trailers counted in; more are answered with 431.
         max_body_bytes: Largest request body; a larger one is answered with 413.
+        max_message_bytes: Longest WebSocket message, either way; a longer one closes the WebSocket with 1009.
         header_timeout_s: Time from a request's first byte to the end of its headers.
         body_timeout_s: Time a body may come in slower than 1 KiB/s before the connection is closed.
         write_timeout_s: Time a client may take nothing of its answer before the connection is aborted.
@@ -210,6 +213,7 @@ class HTTPOptions:
     max_header_bytes: int = option(64 * 1024, whole_number(64, MOST_BYTES))
     max_headers: int = option(100, whole_number(1, MOST_REQUESTS))
     max_body_bytes: int = option(16 * 1024 * 1024, whole_number(0, MOST_BYTES))
+    max_message_bytes: int = option(MESSAGE_BYTES, whole_number(1, MOST_BYTES))
     header_timeout_s: float = option(10.0, seconds())
     body_timeout_s: float = option(10.0, seconds())
     write_timeout_s: float = option(30.0, seconds())

@@ -32,7 +32,11 @@ _decode_table = msgspec.msgpack.Decoder(RoutingTable).decode
 
 
 class ControlLink:
-    """The link of one event loop; runs from `start` until `close`."""
+    """The link of one event loop; runs from `start` until `close`.
+
+    Attributes:
+        lost: Whether the controller was tried, or reached, and is not there now.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class ControlLink:
         self._on_table = on_table
         self._lease = lease
         self._connection: CallerConnection | None = None
+        self.lost = False
         self._connected = asyncio.Event()
         self._has_table = asyncio.Event()
         self._failure = "it does not answer"
@@ -113,6 +118,7 @@ class ControlLink:
             try:
                 self._connection = await dial(self._address, self._key, self._generation, self._role)
                 self._connected.set()
+                self.lost = False
                 delay = RECONNECT_S[0]
                 lease = asyncio.create_task(self._hold_lease(self._connection)) if self._lease else None
                 try:
@@ -124,6 +130,7 @@ class ControlLink:
                 self._failure = str(error)
             finally:
                 self._connected.clear()
+                self.lost = True
                 self.hang_up()
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from serve_bridge.record import Record
 from serve_bridge.repairs import Repairs
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import Settings
-from serve_bridge.wanted import Backend
+from serve_bridge.wanted import Backend, DeclaredEndpoint
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.connection import ReplicaStream
@@ -81,6 +81,7 @@ class Controller:
             "delete_backend": self.delete_backend,
             "list_backends": self.list_backends,
             "create_endpoint": self.create_endpoint,
+            "declare_endpoints": self.declare_endpoints,
             "delete_endpoint": self.delete_endpoint,
             "list_endpoints": self.list_endpoints,
             "set_traffic": self.set_traffic,
@@ -202,9 +203,18 @@ class Controller:
             await self._record.change(lambda wanted: wanted.backends.update({backend.name: backend}))
 
     async def update_backend(
-        self, name: str, code: bytes, is_async: bool, config: BackendConfig | None, actor_options: payload.Opaque | None
+        self,
+        name: str,
+        code: bytes,
+        is_async: bool,
+        config: BackendConfig | None,
+        actor_options: payload.Opaque | None,
+        fingerprint: str = "",
+        declared: tuple[str, ...] = (),
     ) -> None:
         """Replace *name*'s code: new replicas are ready before old ones drain.
+
+        *fingerprint* and *declared* are a deployment's.
 
         Raises:
             BackendNotFound: There is none.
@@ -212,14 +222,16 @@ class Controller:
         """
         async with self._changing(name):
             old = self._record.wanted.backend(name)
-            new = old.revised(code, is_async, config, actor_options)
+            new = old.revised(code, is_async, config, actor_options, fingerprint, declared)
             await self._launch(new, new.config.num_replicas)
             await self._record.change(lambda wanted: wanted.backends.update({name: new}))
             await self._withdraw([r for r in self._fleet.of(name, _READY, _UNHEALTHY) if r.revision != new.revision])
             await self._checkpoints.forget_code(old)
 
-    async def update_backend_config(self, name: str, config: BackendConfig) -> None:
-        """Change the options of *name* that *config* was given; its replicas go on.
+    async def update_backend_config(
+        self, name: str, config: BackendConfig, declared: tuple[str, ...] | None = None
+    ) -> None:
+        """Change the options of *name* that *config* was given; its replicas go on. *declared* is a deployment's.
 
         Raises:
             BackendNotFound: There is none.
@@ -229,6 +241,8 @@ class Controller:
         async with self._changing(name):
             old = self._record.wanted.backend(name)
             new = replace(old, config=old.config.merged(config))
+            if declared is not None:
+                new = replace(new, declared=declared)
             running = self._fleet.of(name, _READY, _UNHEALTHY)  # what must go is taken from the end
             await self._fleet.configure(running, old, new)
             try:
@@ -281,6 +295,10 @@ class Controller:
         """Let callers use *backend* under *name*; see `Wanted.create_endpoint`."""
         await self._record.change(lambda wanted: wanted.create_endpoint(name, backend, route, methods))
 
+    async def declare_endpoints(self, declared: Sequence[DeclaredEndpoint], withdrawn: Sequence[str]) -> None:
+        """Bring endpoints to what a deployment declares, all at once; see `Wanted.declare_endpoints`."""
+        await self._record.change(lambda wanted: wanted.declare_endpoints(declared, withdrawn))
+
     async def delete_endpoint(self, name: str) -> None:
         """Take the endpoint away; an unknown name is fine."""
         await self._record.change(lambda wanted: wanted.endpoints.pop(name, None))
@@ -300,16 +318,20 @@ class Controller:
     # the instance
 
     async def status(self) -> dict[str, Any]:
-        """Return what runs: the proxies' base URLs, and what `_describe` says of each backend."""
+        """Return what runs: the proxies' base URLs, what `_describe` says of each backend, and the endpoints."""
         return {
             "name": self._settings.name,
             "http_urls": self._proxies.urls,
             "table_version": self._record.version,
             "backends": {name: self._describe(backend) for name, backend in self._record.wanted.backends.items()},
+            "endpoints": {
+                name: {**described, "declared": self._record.wanted.endpoints[name].declared}
+                for name, described in self._record.wanted.describe_endpoints().items()
+            },
         }
 
     def _describe(self, backend: Backend) -> dict[str, Any]:
-        """Return how many replicas a backend should have, those it has by state, and why it lacks some."""
+        """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin."""
         replicas = {r.id: str(r.state) for r in self._fleet.replicas.values() if r.backend == backend.name}
         setbacks = self._repairs.setbacks[backend.name]
         short = len(self._fleet.of(backend.name, _READY)) < backend.config.num_replicas
@@ -318,6 +340,8 @@ class Controller:
             "replicas": replicas,
             "failure": setbacks.reason if setbacks.reason and (short or setbacks.recent()) else None,
             "failed": setbacks.failed(),
+            "fingerprint": backend.fingerprint,
+            "declared": list(backend.declared),
         }
 
     async def shutdown(self) -> None:

@@ -14,6 +14,7 @@ Rule 3: `str` says what happened and what to do about it. It never holds a key o
      ├─ ReplicaDied             ConnectionError         502   executed: no or unknown
      ├─ BackendError            RuntimeError
      ├─ BackendStartError       RuntimeError
+     ├─ DeploymentError         RuntimeError
      ├─ SerializationError      TypeError
      ├─ NotConnected            ConnectionError         503
      ├─ InstanceClosed          RuntimeError            503
@@ -36,6 +37,7 @@ __all__ = [
     "BackendStartError",
     "ConfigError",
     "DeadlineExceeded",
+    "DeploymentError",
     "EndpointNotFound",
     "Executed",
     "InstanceClosed",
@@ -202,6 +204,26 @@ class BackendStartError(ServeBridgeError, RuntimeError):
     def __str__(self) -> str:
         text = f"backend {self.backend!r} did not start: {self.reason}"
         return f"{text}\nIn the replica:\n{self.remote_traceback}" if self.remote_traceback else text
+
+
+class DeploymentError(ServeBridgeError, RuntimeError):
+    """A deployment stopped at a change that failed; those before it stay, and the failed one has changed nothing.
+
+    Attributes:
+        failed: The change that failed, or those that are made in one step.
+        reason: Why.
+        done, left: The changes that were made before it, and those that were not begun.
+    """
+
+    def __init__(self, failed: str, reason: str, done: Iterable[str] = (), left: Iterable[str] = ()) -> None:
+        self.failed, self.reason, self.done, self.left = failed, reason, tuple(done), tuple(left)
+        super().__init__(failed, reason, self.done, self.left)  # all of them, or the error cannot be unpickled
+
+    def __str__(self) -> str:
+        return (
+            f"{self.failed}: {self.reason}\n"
+            f"done before: {'; '.join(self.done) or 'nothing'}\nnot begun: {'; '.join(self.left) or 'nothing'}"
+        )
 
 
 class SerializationError(ServeBridgeError, TypeError):

@@ -41,11 +41,10 @@ class Executor:
 
     async def construct(self) -> None:
         """Construct the user's class where its calls will run, so that what it opens belongs there."""
-        construct = self._code.construct
         if self._code.is_async:
-            construct()
+            await self._code.aconstruct()
         else:
-            await self._in_thread(construct)
+            await self._in_thread(self._code.construct)
         for method in self._code.methods.values():
             if method.batched:
                 limits = _batch_limits(self._config)
@@ -104,28 +103,34 @@ class Executor:
         return run
 
     async def _in_thread(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return await self._in_turn(request_deadline.get(), func, args, kwargs)
+        return await self._in_turn(request_deadline.get(), contextvars.copy_context(), func, args, kwargs)
 
     async def _in_turn(
-        self, deadline: float | None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        deadline: float | None,
+        context: contextvars.Context,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        future = self._threads.submit(_in_time, deadline, contextvars.copy_context(), func, args, kwargs)
+        future = self._threads.submit(_in_time, deadline, context, func, args, kwargs)
         return _opened(await _uninterrupted(future))
 
     async def _iterate(self, generator: Iterator[Any]) -> AsyncIterator[Any]:
         deadline = request_deadline.get()
+        context = contextvars.copy_context()  # one for all steps, so that a generator can leave what it has entered
         try:
-            while (item := await self._in_turn(deadline, next, (generator, _DONE), {})) is not _DONE:
+            while (item := await self._in_turn(deadline, context, next, (generator, _DONE), {})) is not _DONE:
                 deadline = None  # it has begun, so nothing may say any more that it has not
                 yield item
         finally:
             close = getattr(generator, "close", None)
             if close is not None:
-                await self._in_thread_after_all(close)
+                await self._in_thread_after_all(context, close)
 
-    async def _in_thread_after_all(self, func: Callable[[], Any]) -> None:
+    async def _in_thread_after_all(self, context: contextvars.Context, func: Callable[[], Any]) -> None:
         """Run *func* on the user's threads even though the request is over."""
-        await _uninterrupted(self._threads.submit(_guarded, func, (), {}))
+        await _uninterrupted(self._threads.submit(context.run, _guarded, func, (), {}))
 
 
 def _user_threads(config: BackendConfig) -> DaemonThreads:

@@ -7,19 +7,18 @@ Rule 3: a failure is an `application/problem+json` with a request id; what faile
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import random
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from serve_bridge.errors import BackendOverloaded, InstanceClosed, NotConnected, ServeBridgeError
-from serve_bridge.handle import IDEMPOTENT, Link
+from serve_bridge.handle import IDEMPOTENT
 from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead, RawPathParams
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
@@ -39,7 +38,9 @@ _OURS = _HOP_BY_HOP | {_REQUEST_ID}
 """Of an answer these are said by who sends it, not by user code."""
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TITLES: Final = {
+    400: "Bad Request",
     404: "Not Found",
+    413: "Content Too Large",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -50,8 +51,27 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(HttpAnswer).decode
 
 
-class BadControlHeader(Exception):
+class Refused(Exception):
+    """The client is to blame: its request is not forwarded, or not to its end."""
+
+    http_status: ClassVar[int] = 400
+
+
+class BadControlHeader(Refused):
     """A control header is empty, repeated or not text."""
+
+
+class BodyTooLarge(Refused):
+    """The body is longer than the route allows."""
+
+    http_status = 413
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body is longer than {most} bytes")
+
+
+class UploadBroken(Refused):
+    """The client left before all of the body had come."""
 
 
 class Broken(ConnectionError):
@@ -114,12 +134,16 @@ class Forwarded:
         self._scope = scope
         self._from_adapter = from_adapter
         self._context = context
+        method = scope.get("method")
+        if method is None:
+            scope = self._scope = _handshake(scope)
+            method = scope["method"]
         self._headers, control = _split(scope["headers"])
         given = control.get(_REQUEST_ID, b"")
         self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
         self.shard_key = _text(control, _SHARD_KEY)
         self._call_method = (_text(control, _CALL_METHOD) or "") if call_method is None else call_method
-        self.idempotent = scope["method"] in IDEMPOTENT and not self._call_method
+        self.idempotent = method in IDEMPOTENT and not self._call_method
 
     def take_body(self, body: bytes) -> None:
         """Take the whole *body*, which can be sent again where that is safe."""
@@ -163,6 +187,7 @@ class Forwarded:
             self._from_adapter,
             self._context,
             self._inline,
+            scope.get("subprotocols"),
         )
         return _encode(head)
 
@@ -208,55 +233,25 @@ async def forward(router: Router, request: Forwarded, *, logger: logging.Logger,
         ServeBridgeError: As `Router.route`.
     """
     stream, frame = await router.route(request)
-    head = _decode(frame.payload)
+    head, headers = read_head(frame.payload, request, logger)
+    if head.failure and debug:
+        shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
+        return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
+    return Reply(head.status, headers, head.body if frame.flags & END else None, head.failure, stream)
+
+
+def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tuple[HttpAnswer, HeaderList]:
+    """Return the head of the answer to *request*, and the headers that leave; a failure is logged."""
+    head = _decode(payload)
     headers = _passing(head.headers)
     headers.append((_REQUEST_ID, request.request_id.encode()))
-    whole = bool(frame.flags & END)
     if head.failure:
         logger.error("request %s: the backend failed with status %d", request.request_id, head.status)
-        if debug:
-            shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
-            return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
-    return Reply(head.status, headers, head.body if whole else None, head.failure, stream)
+    return head, headers
 
 
-class BlockingChunks:
-    """The body of a `Reply` that came on a client's own loop thread, for a caller in any other thread."""
-
-    def __init__(self, link: Link, reply: Reply, timeout_s: float) -> None:
-        self._link = link
-        self._reply = reply
-        self._timeout_s = timeout_s
-        self._chunks = reply.chunks()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        async def step() -> bytes | None:
-            return await anext(self._chunks, None)
-
-        chunk: bytes | None = self._link.run(lambda _: step(), self._timeout_s)
-        if chunk is None:
-            self.close()
-            raise StopIteration
-        return chunk
-
-    def close(self) -> None:
-        """Give up what has not come; WSGI servers call it in every case."""
-
-        async def close() -> None:
-            await self._chunks.aclose()
-            self._reply.close()
-
-        with contextlib.suppress(InstanceClosed):  # then nothing comes any more
-            self._link.run(lambda _: close(), self._timeout_s)
-
-
-def failed(error: ServeBridgeError | BadControlHeader, request_id: str | None) -> Answer:
+def failed(error: ServeBridgeError | Refused, request_id: str | None) -> Answer:
     """Return the answer for a request that got none from user code (RELIABILITY.md §1)."""
-    if isinstance(error, BadControlHeader):
-        return problem(400, "Bad Request", str(error), request_id)
     status = error.http_status
     answer = problem(status, _TITLES.get(status, "Error"), _detail(error), request_id)
     if request_id is not None:
@@ -269,9 +264,17 @@ def failed(error: ServeBridgeError | BadControlHeader, request_id: str | None) -
     return answer
 
 
-def _detail(error: ServeBridgeError) -> str | None:
+def _detail(error: ServeBridgeError | Refused) -> str | None:
     # Of our own errors only these say nothing about the inside.
+    if isinstance(error, Refused):
+        return str(error)
     return "the server is too busy, or starting" if isinstance(error, BackendOverloaded) else None
+
+
+def _handshake(scope: Scope) -> Scope:
+    """Return the scope of a WebSocket with what one of HTTP has: its handshake is a GET (RFC 6455)."""
+    defaults = {"scheme": "ws", "http_version": "1.1", "query_string": b"", "client": None, "server": None}
+    return {**defaults, **scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
 
 
 def _split(headers: HeaderList) -> tuple[HeaderList, dict[bytes, bytes]]:

@@ -14,23 +14,60 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import cloudpickle
+import msgspec
 
 from serve_bridge.errors import SerializationError
+from serve_bridge.surroundings import SurroundingsSpec
 
-__all__ = ["freeze_code", "thaw_code", "unpicklable_path"]
+__all__ = ["FrozenCode", "freeze_code", "thaw_code", "unpicklable_path"]
 
 _DEEPEST: Final = 50  # levels that the search for what cannot be pickled goes down
 
 
-def freeze_code(func_or_class: object, init_args: Sequence[Any], init_kwargs: Mapping[str, Any]) -> bytes:
-    """Return the code and the arguments of its constructor as bytes for `thaw_code`.
+class FrozenCode(msgspec.Struct, frozen=True, array_like=True):
+    """A backend's code, and what a replica does before it thaws that.
+
+    Attributes:
+        pickled: The code and the arguments of its constructor.
+        search_path: Directories in which imports look first.
+        surroundings: What the code runs in; None: nothing.
+    """
+
+    pickled: bytes
+    search_path: tuple[str, ...] = ()
+    surroundings: SurroundingsSpec | None = None
+
+    @classmethod
+    def of(cls, blob: bytes) -> FrozenCode:
+        """Return what `freeze_code` wrote, without thawing it."""
+        return _decode(blob)
+
+    def thaw(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Return code, arguments and keyword arguments; they must be trusted."""
+        code: tuple[Any, tuple[Any, ...], dict[str, Any]] = cloudpickle.loads(self.pickled)
+        return code
+
+
+_decode: Final = msgspec.msgpack.Decoder(FrozenCode).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def freeze_code(
+    func_or_class: object,
+    init_args: Sequence[Any],
+    init_kwargs: Mapping[str, Any],
+    *,
+    search_path: Sequence[str] = (),
+    surroundings: SurroundingsSpec | None = None,
+) -> bytes:
+    """Return the code and the arguments of its constructor as bytes for `FrozenCode.of`.
 
     Raises:
         SerializationError: Something in them cannot be pickled; the message names the path to it.
     """
     code = (func_or_class, tuple(init_args), dict(init_kwargs))
     try:
-        frozen: bytes = cloudpickle.dumps(code)
+        pickled: bytes = cloudpickle.dumps(code)
     except Exception as error:  # pickling runs foreign code, which may raise anything
         for name, part in zip(("func_or_class", "init_args", "init_kwargs"), code, strict=True):
             found = unpicklable_path(part, name)
@@ -38,13 +75,12 @@ def freeze_code(func_or_class: object, init_args: Sequence[Any], init_kwargs: Ma
                 path, culprit, reason = found
                 raise SerializationError(f"{path} cannot be pickled: {_kind(culprit)}: {reason}") from error
         raise SerializationError(f"the backend's code cannot be pickled: {error}") from error
-    return frozen
+    return _encode(FrozenCode(pickled, tuple(search_path), surroundings))
 
 
 def thaw_code(blob: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Return code, arguments and keyword arguments from `freeze_code`; *blob* must be trusted."""
-    code: tuple[Any, tuple[Any, ...], dict[str, Any]] = cloudpickle.loads(blob)
-    return code
+    return FrozenCode.of(blob).thaw()
 
 
 def unpicklable_path(value: object, name: str) -> tuple[str, object, BaseException] | None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from serve_bridge.router import Outgoing
 
 DEFAULT_TIMEOUT_S: Final = 60.0
+SPARE_S: Final = 5.0
+"""Seconds that a thread waits beyond the deadline, which the loop that it waits for keeps."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _check_seconds = seconds()
 _Result = TypeVar("_Result")

@@ -52,6 +52,14 @@ class Lanes:
                 lane = self._lanes[loop] = Lane(self._instance)
         return lane
 
+    @property
+    def lost(self) -> bool:
+        """Whether a lane has lost its controller."""
+        lane = self._lane
+        return (lane is not None and lane.control.lost) or any(
+            other.control.lost and not loop.is_closed() for loop, other in list(self._lanes.items())
+        )
+
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
         """Close *items* on the loop thread."""
         lane = self._lane

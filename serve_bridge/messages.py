@@ -78,6 +78,8 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         forwarded: True from an adapter (the backend gets a ServeRequest), False from the proxy (Starlette's Request).
         context: What the web app lets the backend know as `request.state`.
         body: The whole body, if the frame ends the request.
+        subprotocols: What the client of a WebSocket offers; None: no WebSocket. One that is accepted is answered with
+            status 101, and its messages follow in both directions (`wire.websocket`).
     """
 
     endpoint: str
@@ -100,6 +102,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     forwarded: bool
     context: dict[str, str | int | float | bool | None] | None
     body: bytes
+    subprotocols: tuple[str, ...] | None = None
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):

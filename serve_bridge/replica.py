@@ -32,6 +32,7 @@ from serve_bridge.errors import (
 )
 from serve_bridge.executor import Executor
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
+from serve_bridge.served_websocket import WebSockets
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code import UserCode, check_config
 from serve_bridge.wire import calls, failure
@@ -64,6 +65,7 @@ class Replica:
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._line: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._websockets = WebSockets()
         self._draining = False
         self._last_done = 0.0
         self._ticked = self._stalled_until = 0.0
@@ -131,8 +133,12 @@ class Replica:
             stream.reject("full")
         else:
             self._in_flight += 1
-            answer = answer_http if isinstance(head, HttpHead) else answer_call
-            work = answer(self._executor, method, head, stream)  # type: ignore[arg-type]  # each head has its answer
+            if isinstance(head, CallHead):
+                work = answer_call(self._executor, method, head, stream)
+            elif head.subprotocols is None:
+                work = answer_http(self._executor, method, head, stream)
+            else:
+                work = self._websockets.answer(self._executor, method, head, stream)
             serving = _serve(work, head.timeout_s, settle=self._has_stalled())
             task = self._spawn(serving, stream)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
@@ -284,7 +290,10 @@ class Replica:
         self._config = config
 
     async def drain(self, grace_s: float) -> bool:
-        """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*."""
+        """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*.
+
+        WebSockets that are open then are told that the server is going away.
+        """
         self._draining = True
         self._listener.stop_accepting()
         self._listener.go_away()
@@ -293,6 +302,9 @@ class Replica:
             if self.load() == 0 and time.monotonic() - self._last_done >= QUIET_S:
                 return True
             await asyncio.sleep(QUIET_S / 4)
+        if self._websockets:  # they could go on for ever
+            self._websockets.go_away()
+            await asyncio.sleep(QUIET_S)
         return self.load() == 0
 
     def close(self) -> None:

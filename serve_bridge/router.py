@@ -213,8 +213,10 @@ class Router:
             pool.look(now)
         self._looking = self._loop.call_later(LOOK_S, self._look)
 
-    async def route(self, request: Outgoing) -> tuple[CallerStream, Frame]:
+    async def route(self, request: Outgoing, *, whole: bool = True) -> tuple[CallerStream, Frame]:
         """Send *request* to a replica; return its stream and the RESPONSE frame.
+
+        Without *whole* its time bounds the head of the answer only, and what follows may take as long as it will.
 
         Raises:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
@@ -231,7 +233,7 @@ class Router:
         self.statistics.routed += 1
         if self._retries < RETRY_CAP:
             self._retries += RETRY_SHARE
-        return await self._send(self._pools[backend], request)
+        return await self._send(self._pools[backend], request, whole)
 
     def _policy(self, endpoint: str) -> TrafficPolicy:
         found = self._endpoints.get(endpoint)
@@ -244,7 +246,7 @@ class Router:
     def _choose(self, policy: TrafficPolicy, shard_key: str | None, draw: float) -> str:
         return policy.choose(draw) if shard_key is None else policy.choose_for_key(shard_key)
 
-    async def _send(self, pool: ReplicaPool, request: Outgoing) -> tuple[CallerStream, Frame]:
+    async def _send(self, pool: ReplicaPool, request: Outgoing, whole: bool = True) -> tuple[CallerStream, Frame]:
         """Attempt *request* until it is answered or may not be sent again."""
         passage = _Passage(pool, request.timeout_s, self._loop)
         again, retried = False, request.retried
@@ -261,7 +263,7 @@ class Router:
                             raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
                         retried = True
                 else:
-                    passage.handed_over = passage.slot is not None
+                    passage.handed_over = whole and passage.slot is not None
                     return stream, frame
                 again = True
         except Aborted:

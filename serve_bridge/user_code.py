@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
+from dataclasses import replace
 from typing import Any, Final
 
 from serve_bridge.batching import accepts_batch
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import ConfigError
-from serve_bridge.frozen_code import thaw_code
+from serve_bridge.frozen_code import FrozenCode
+from serve_bridge.import_path import check_import_path, extend_search_path, resolve
 from serve_bridge.method import Method, check_signature, is_async, is_generator
+from serve_bridge.surroundings import Surroundings, open_surroundings, within
 
 __all__ = [
     "UserCode",
@@ -29,7 +30,6 @@ __all__ = [
     "is_async_code",
 ]
 
-_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NOT_SERVED: Final = frozenset(("reconfigure", "check_health"))
 _C_METHODS: Final = (
     types.MethodDescriptorType,
@@ -56,8 +56,7 @@ def check_backend_code(
             ValueError.
     """
     if isinstance(func_or_class, str):
-        if not _IMPORT_PATH.fullmatch(func_or_class):
-            raise ConfigError(f"an import path reads 'package.module:Attr', got {func_or_class!r}")
+        check_import_path(func_or_class)
     elif inspect.isclass(func_or_class):
         _check_class(func_or_class)
         _check_init(func_or_class, init_args, init_kwargs or {})
@@ -177,6 +176,8 @@ class UserCode:
         methods: What may be called, by name; empty until `construct` has run.
         reconfigure: The bound method of that name, sync or async; None if there is none.
         check_health: The same.
+
+    With surroundings all of these run within them, and so does the constructor.
     """
 
     def __init__(
@@ -186,8 +187,10 @@ class UserCode:
         init_kwargs: Mapping[str, Any] | None = None,
         *,
         exposed_methods: Collection[str] | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.code = code
+        self._surroundings = surroundings
         self.is_async = is_async_code(code)
         self.methods: Mapping[str, Method] = {}
         self.reconfigure: Callable[[Any], Any] | None = None
@@ -200,19 +203,25 @@ class UserCode:
     def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> UserCode:
         """Return the code that `freeze_code` wrote, checked again where an import path names it.
 
+        Its surroundings, if it has any, are opened first.
+
         Raises:
             ImportError: The module of an import path is missing or fails.
             AttributeError: It has no such attribute.
             TypeError: What is there is no backend.
             ConfigError: `exposed_methods` names what is no method.
+            BaseException: What its surroundings raise.
         """
-        code, args, kwargs = thaw_code(blob)
+        frozen = FrozenCode.of(blob)
+        extend_search_path(frozen.search_path)
+        surroundings = None if frozen.surroundings is None else open_surroundings(frozen.surroundings)
+        code, args, kwargs = frozen.thaw()
         if isinstance(code, str):
-            code = _resolve(code)
+            code = resolve(code)
             if isinstance(code, str):
                 raise TypeError("an import path must name a function or a class, not another str")
             check_backend_code(code, args, kwargs)
-        return cls(code, args, kwargs, exposed_methods=exposed_methods)
+        return cls(code, args, kwargs, exposed_methods=exposed_methods, surroundings=surroundings)
 
     def construct(self) -> None:
         """Make the instance and bind its methods; runs the user's constructor on this thread.
@@ -221,23 +230,40 @@ class UserCode:
             TypeError: The constructor returned something; or `__new__` made an instance of another class.
             BaseException: Whatever the constructor raises.
         """
+        if self._surroundings is None:
+            self._construct()
+        else:
+            with self._surroundings.around():
+                self._construct()
+
+    async def aconstruct(self) -> None:
+        """Same as `construct`, on the running loop, for asynchronous code."""
+        if self._surroundings is None:
+            self._construct()
+        else:
+            async with self._surroundings.around_async():
+                self._construct()
+
+    def _construct(self) -> None:
         if not inspect.isclass(self.code):
-            self.methods = {"__call__": Method.of("__call__", self.code, default=True)}
+            self.methods = {"__call__": self._method("__call__", self.code)}
             return
         instance = self.code(*self._init_args, **self._init_kwargs)
         if not isinstance(instance, self.code):
             raise TypeError(f"{self.code.__qualname__}() made {_described(instance)}")
         self.methods = types.MappingProxyType(
-            {name: Method.of(name, getattr(instance, name), default=name == "__call__") for name in self._served}
+            {name: self._method(name, getattr(instance, name)) for name in self._served}
         )
-        self.reconfigure = _hook(instance, "reconfigure")
-        self.check_health = _hook(instance, "check_health")
+        self.reconfigure = self._within(_hook(instance, "reconfigure"))
+        self.check_health = self._within(_hook(instance, "check_health"))
         self._init_args, self._init_kwargs = (), {}  # the instance holds what it needs of them
 
+    def _method(self, name: str, func: Callable[..., Any]) -> Method:
+        method = Method.of(name, func, default=name == "__call__")
+        return method if self._surroundings is None else replace(method, func=within(self._surroundings, func))
 
-def _resolve(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return functools.reduce(getattr, attribute.split("."), import_module(module))
+    def _within(self, hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        return hook if hook is None or self._surroundings is None else within(self._surroundings, hook)
 
 
 def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Callable[..., Any]]:

@@ -6,7 +6,7 @@ Rule 2: the checks that need no state were done in the caller; those here need t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ class Backend:
         config: Its options as given; `user_config` is an `Opaque`, or None.
         actor_options: Its Ray actor options; the controller does not look inside.
         revision: Grows with every change of the code.
+        fingerprint: Of the code that a deployment started; "": its code was given by hand.
+        declared: Names of the options that the last deployment set.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Backend:
     config: BackendConfig
     actor_options: Opaque
     revision: int = 1
+    fingerprint: str = ""
+    declared: tuple[str, ...] = ()
 
     @property
     def resolved(self) -> BackendConfig:
@@ -43,7 +47,13 @@ class Backend:
         return self.config.resolved(self.is_async)
 
     def revised(
-        self, code: bytes, is_async: bool, config: BackendConfig | None, actor_options: Opaque | None
+        self,
+        code: bytes,
+        is_async: bool,
+        config: BackendConfig | None,
+        actor_options: Opaque | None,
+        fingerprint: str = "",
+        declared: tuple[str, ...] = (),
     ) -> Backend:
         """Return its next revision: with new code, and what else is given."""
         return replace(
@@ -53,17 +63,37 @@ class Backend:
             revision=self.revision + 1,
             config=self.config if config is None else self.config.merged(config),
             actor_options=actor_options or self.actor_options,
+            fingerprint=fingerprint,
+            declared=declared,
         )
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One endpoint as it should be."""
+    """One endpoint as it should be; *declared*: by a deployment, rather than made by hand."""
 
     name: str
     route: str | None
     methods: tuple[str, ...]
     policy: TrafficPolicy
+    declared: bool = False
+
+
+@dataclass(frozen=True)
+class DeclaredEndpoint:
+    """One endpoint as a deployment wants it.
+
+    Attributes:
+        name: Its name.
+        backend: Who gets its traffic if it does not exist yet.
+        route: Where it is over HTTP; None: Python callers only.
+        methods: HTTP methods.
+    """
+
+    name: str
+    backend: str
+    route: str | None
+    methods: tuple[str, ...]
 
 
 @dataclass
@@ -133,6 +163,29 @@ class Wanted:
             if route is not None and other.route == route:
                 raise ConfigError(f"route {route!r} belongs to endpoint {other.name!r} already")
         self.endpoints[name] = Endpoint(name, route, methods, TrafficPolicy.split({backend: 1.0}))
+
+    def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
+        """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.
+
+        One that exists keeps its traffic. All of it at once: endpoints may so exchange their routes.
+
+        Raises:
+            BackendNotFound: A new one's backend does not exist.
+            ConfigError: Two endpoints would have one route.
+        """
+        gone = set(withdrawn)
+        endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name not in gone}
+        for each in declared:
+            old = endpoints.get(each.name)
+            policy = TrafficPolicy.split({self.backend(each.backend).name: 1.0}) if old is None else old.policy
+            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, declared=True)
+        owners: dict[str, str] = {}
+        for endpoint in endpoints.values():
+            if endpoint.route is not None:
+                owner = owners.setdefault(endpoint.route, endpoint.name)
+                if owner != endpoint.name:
+                    raise ConfigError(f"route {endpoint.route!r} belongs to endpoint {owner!r} already")
+        self.endpoints = endpoints
 
     def set_traffic(self, name: str, weights: Mapping[str, float]) -> None:
         """Replace an endpoint's split; its shadows stay.

@@ -1,1 +1,1 @@
-"""A Django project with an API view that calls a handle, and a forwarded route."""
+"""A Django project: its users upload digits, its staff decide which version of the model reads them."""

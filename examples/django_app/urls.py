@@ -1,12 +1,10 @@
 """Which path is answered by whom."""
 
-from django.urls import path
-
-from examples.django_app import views
-from serve_bridge.adapters.django import bridge_view
+from django.contrib import admin
+from django.urls import include, path
 
 urlpatterns = [
-    path("", views.index),
-    path("api/digits/", views.read_digit),
-    path("forwarded/digits/", bridge_view("digits")),
+    path("", include("examples.django_app.digits.urls")),
+    path("accounts/", include("django.contrib.auth.urls")),
+    path("admin/", admin.site.urls),
 ]

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Flask, render_template, request
+from pathlib import Path
 
-from serve_bridge.adapters.flask import ServeBridge
+from flask import Flask
 
-bridge = ServeBridge()
-pages = Blueprint("digits", __name__)
+from examples.flask_app.pages import blueprint, bridge
 
-
-@pages.get("/")
-def upload() -> str:
-    """Show the form."""
-    return render_template("upload.html")
-
-
-@pages.post("/")
-def result() -> str:
-    """Call the endpoint as a function, and show what it says."""
-    image = request.files["image"].read()
-    answer = bridge.get_handle("digits").call({"image": image})
-    return render_template("upload.html", answer=answer)
+UPLOAD_LIMIT = 1 << 20
 
 
 def create_app() -> Flask:
     """Return the app; SERVE_BRIDGE_ADDRESS says where the instance is, else it is found by itself."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=Path(__file__).parents[1] / "static")
+    app.config["MAX_CONTENT_LENGTH"] = UPLOAD_LIMIT
     bridge.init_app(app)
-    app.register_blueprint(pages)
+    app.register_blueprint(blueprint)
     # Requests go to the endpoint, and its answers back, as they are.
     app.add_url_rule("/api/digits", view_func=bridge.view("digits"), methods=["POST"])
     return app

@@ -9,7 +9,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.bridge import Bridge, ForwardedRoute, Outcome
+from serve_bridge.adapters.bridge import Bridge, Outcome
+from serve_bridge.adapters.route import ForwardedRoute
 
 
 async def answer(
@@ -27,7 +28,7 @@ async def answer(
         HTTPException: The request failed inside an application, whose own handlers shape the answer.
     """
     outcome = await bridge.ask_async(route, scope, path_params, receive, web_request)
-    if outcome.failed and "app" in scope:
+    if outcome.error is not None and "app" in scope:
         raise _exception(outcome)
     await send({"type": "http.response.start", "status": outcome.status, "headers": outcome.headers})
     if isinstance(outcome.body, bytes):

@@ -1,16 +1,20 @@
-"""One app's way to an instance, and its forwarded routes: what the adapters share.
+"""One app's way to an instance: what all adapters share.
 
 Rule 1: nothing is read, connected or started before the first use; a forked child starts afresh.
-Rule 2: a route decides, not a request: the backend's method, the time, which credentials and facts go along.
+Rule 2: it comes back by itself: an instance that was started anew is found where the old one was.
 Rule 3: whatever happens becomes an `Outcome`; only the adapter knows what its framework makes of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import secrets
+import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,65 +23,26 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope
 
-from serve_bridge.api import find_client
+from serve_bridge.adapters.blocking import Readable, forward_blocking
+from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client import Client
-from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding import BadControlHeader, BlockingChunks, Forwarded, Reply, failed, forward
+from serve_bridge.errors import BackendError, ConfigError, NotConnected, ServeBridgeError, shown
+from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, failed, forward
 from serve_bridge.handle import Handle
-from serve_bridge.lane import Lane
 from serve_bridge.messages import HeaderList, RawPathParams
 from serve_bridge.results import Answer
 
 SYNC_TIMEOUT_S: Final = 25.0
 """Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""
 ASYNC_TIMEOUT_S: Final = 60.0
+LOOK_AGAIN_S: Final = 0.5
+"""How often an app whose instance has gone looks for a new one."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 _logger = logging.getLogger("serve_bridge.adapters")
 # A prefix per process would be shared by forked workers; a request can afford its own randomness.
 _request_ids: Iterator[str] = iter(partial(secrets.token_hex, 8), "")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ForwardedRoute:
-    """How the requests of one route reach their endpoint.
-
-    Attributes:
-        endpoint: Whom they are for.
-        method_name: Method of the backend to call instead of `__call__`.
-        method_header: Let the request's X-SERVE-CALL-METHOD choose the method.
-        timeout_s: Seconds a request may take; past it the answer is 504.
-        credentials: Send the headers Cookie and Authorization along; the app's own, so not by default.
-        context: Given the framework's request, returns what the backend finds in `request.state`: text,
-            numbers, bool, None.
-    """
-
-    endpoint: str
-    method_name: str | None = None
-    method_header: bool = False
-    timeout_s: float = ASYNC_TIMEOUT_S
-    credentials: bool = False
-    context: Callable[[Any], Mapping[str, Any]] | None = None
-
-    def request(self, scope: Scope, path_params: Mapping[str, Any], web_request: Any) -> Forwarded:
-        """Return the request that *scope* describes, on its way.
-
-        Raises:
-            BadControlHeader: The client is to blame.
-        """
-        if not self.credentials:
-            headers = [pair for pair in scope["headers"] if pair[0] not in _CREDENTIALS]
-            scope = {**scope, "headers": headers}
-        return Forwarded(
-            self.endpoint,
-            raw_params(path_params),
-            scope,
-            timeout_s=self.timeout_s,
-            request_ids=_request_ids,
-            call_method=None if self.method_header and self.method_name is None else self.method_name or "",
-            from_adapter=True,
-            context=dict(self.context(web_request)) if self.context is not None else None,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +53,14 @@ class Outcome:
         status: The status to answer with.
         headers: The headers to answer with, lower-case.
         body: The whole body, or its chunks: blocking from `Bridge.ask`, asynchronous from `Bridge.ask_async`.
-        failed: Whether there is no answer of user code; the body is then a problem (RFC 9457).
+        error: Why there is no answer of user code, or the `BackendError` that stands for what user code raised; the
+            body is then a problem (RFC 9457). None if all went well.
     """
 
     status: int
     headers: HeaderList
     body: Any
-    failed: bool
+    error: Exception | None = None
 
     @property
     def request_id(self) -> str:
@@ -110,56 +76,143 @@ class Outcome:
 class Bridge:
     """One app's link to an instance."""
 
-    def __init__(self, address: str | None = None, *, name: str = "default") -> None:
-        """Take what `serve_bridge.connect` takes; used on the first request."""
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        name: str = "default",
+        runtime: str | None = None,
+        timeout_s: float = ASYNC_TIMEOUT_S,
+        declared: Callable[[], Iterable[Any]] = tuple,
+    ) -> None:
+        """Take where the instance is, or how to start one; used on the first request.
+
+        Args:
+            address: What `serve_bridge.connect` takes.
+            name: Which of this user's instances, without an address.
+            runtime: None joins a running instance. "local" starts one inside this process, for development and
+                tests; it ends with the process, or by `close`.
+            timeout_s: Seconds a request may take where its route says nothing else.
+            declared: Returns what `serve_bridge.deploy` takes; deployed to an instance that is started here.
+
+        Raises:
+            ConfigError: *runtime* is neither.
+        """
+        if runtime not in (None, "local"):
+            raise ConfigError(f"runtime must be None, to join a running instance, or 'local', got {shown(runtime)}")
+        self.timeout_s = timeout_s
         self._address = address
         self._name = name
+        self._local = runtime == "local"
+        self._declared = declared
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._pid = 0
+        self._next_look = 0.0
 
     def client(self) -> Client:
         """Return the app's client.
 
         Raises:
             NotConnected: No instance is running where it was looked for; the next call looks again.
-            ConfigError: The address is none.
+            ConfigError: The address is none; or this process has no real sockets and threads.
         """
-        if self._client is None:
-            with self._lock:
-                if self._client is None:
-                    self._client = find_client(self._address, self._name)
-        return self._client
+        client = self._client
+        if client is not None and not self._is_doubtful(client):
+            return client
+        return self._find()
+
+    async def aclient(self) -> Client:
+        """Same as `client`, for a running loop, which looking for an instance must not hold up."""
+        client = self._client
+        if client is not None and not self._is_doubtful(client):
+            return client
+        return await asyncio.to_thread(self._find)
 
     def get_handle(self, endpoint: str) -> Handle:
         """Return a handle of the app's instance; an unknown endpoint shows when it is called."""
         return self.client().get_handle(endpoint, missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the instance; the next use connects again."""
+        """Let go of the instance, and end it if it was started here; the next use connects again."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
+            self._drop(client)
+
+    def _is_doubtful(self, client: Client) -> bool:
+        if self._local:
+            return self._pid != os.getpid()
+        return client.lost and time.monotonic() >= self._next_look
+
+    def _find(self) -> Client:
+        """Return the client of the instance that is there now; the old one is closed if that is another."""
+        with self._lock:  # concurrent first requests wait for one another, and only then
+            old = self._client
+            if old is not None and not self._is_doubtful(old):
+                return old
+            if old is None:
+                _check_not_patched()
+            self._next_look = time.monotonic() + LOOK_AGAIN_S
+            try:
+                self._client = self._start() if self._local else self._look(old)
+            except (NotConnected, ConfigError):
+                if old is None:
+                    raise
+                return old  # its replicas may serve on without their controller
+            found = self._client
+        if old is not None and old is not found and not self._local:
+            _logger.warning("the instance was started anew; connected to %s", found.address)
+            old.close()
+        return found
+
+    def _look(self, old: Client | None) -> Client:
+        found = find_instance(self._address, self._name)
+        if old is not None and old.generation == found.generation:
+            return old
+        return client_of(found, self._address)
+
+    def _start(self) -> Client:
+        from serve_bridge.deployment import deploy  # late: most apps join an instance that somebody else deploys to
+
+        client = start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            deploy(*self._declared(), client=client)
+        except BaseException:
+            client.shutdown()
+            raise
+        self._pid = os.getpid()
+        return client
+
+    def _drop(self, client: Client) -> None:
+        if not self._local:
             client.close()
+        elif self._pid == os.getpid():
+            client.shutdown()
 
     def ask(
         self,
         route: ForwardedRoute,
         scope: Scope,
         path_params: Mapping[str, Any],
-        body: bytes,
+        body: bytes | Readable,
         web_request: Any,
     ) -> Outcome:
-        """Forward a request whose whole *body* is here, and wait for the head of the answer."""
+        """Forward a request from a web worker's thread, and wait for the head of the answer.
+
+        Raises:
+            Exception: What reading *body* raised that is no OSError.
+        """
         request = None
         try:
-            request = route.request(scope, path_params, web_request)
-            request.take_body(body)
-            client = self.client()
-            reply: Reply = client.run(partial(_forward, request), route.timeout_s)
-        except (BadControlHeader, ServeBridgeError) as error:
+            request = self._request(route, scope, path_params, web_request)
+            length = _content_length(scope["headers"])
+            head = forward_blocking(
+                self.client(), request, body, length=length, most=route.max_body_bytes, logger=_logger
+            )
+        except (Refused, ServeBridgeError) as error:
             return _refused(error, request)
-        content = reply.body if reply.body is not None else BlockingChunks(client, reply, route.timeout_s)
-        return Outcome(reply.status, reply.headers, content, bool(reply.failure))
+        return Outcome(head.status, head.headers, head.body, _backend_error(head.failure))
 
     async def ask_async(
         self,
@@ -169,20 +222,39 @@ class Bridge:
         body: bytes | Receive,
         web_request: Any,
     ) -> Outcome:
-        """Same as `ask`, on the running loop; *body* may also be an ASGI `receive` that streams it."""
+        """Same as `ask`, on the running loop; *body* is all of it or an ASGI `receive` that streams it."""
         request = None
         try:
-            request = route.request(scope, path_params, web_request)
+            request = self._request(route, scope, path_params, web_request)
             if isinstance(body, bytes):
+                if route.max_body_bytes is not None and len(body) > route.max_body_bytes:
+                    raise BodyTooLarge(route.max_body_bytes)
                 request.take_body(body)
             else:
-                await request.receive_body(body)
-            lane = await self.client().lane()
-            reply = await _forward(request, lane)
-        except (BadControlHeader, ServeBridgeError) as error:
+                await request.receive_body(_limited(body, scope, route.max_body_bytes))
+            lane = await (await self.aclient()).lane()
+            reply = await forward(lane.router, request, logger=_logger)
+        except (Refused, ServeBridgeError) as error:
             return _refused(error, request)
         content = reply.body if reply.body is not None else _chunks(reply)
-        return Outcome(reply.status, reply.headers, content, bool(reply.failure))
+        return Outcome(reply.status, reply.headers, content, _backend_error(reply.failure))
+
+    def _request(
+        self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any
+    ) -> Forwarded:
+        if not route.credentials:
+            headers = [pair for pair in scope["headers"] if pair[0] not in _CREDENTIALS]
+            scope = {**scope, "headers": headers}
+        return Forwarded(
+            route.endpoint,
+            raw_params(path_params),
+            scope,
+            timeout_s=self.timeout_s if route.timeout_s is None else route.timeout_s,
+            request_ids=_request_ids,
+            call_method=route.call_method,
+            from_adapter=True,
+            context=dict(route.context(web_request)) if route.context is not None else None,
+        )
 
 
 def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
@@ -193,16 +265,72 @@ def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
 _KIND: Final[Mapping[type, str]] = {int: "int", float: "float", UUID: "uuid"}
 
 
-async def _forward(request: Forwarded, lane: Lane) -> Reply:
-    return await forward(lane.router, request, logger=_logger)
+def patched_by() -> str | None:
+    """Return what has replaced Python's sockets and threads in this process: "gevent", "eventlet" or None."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("socket"):
+        return "gevent"
+    if eventlet is not None and eventlet.is_monkey_patched("socket"):
+        return "eventlet"
+    return None
 
 
-def _refused(error: ServeBridgeError | BadControlHeader, request: Forwarded | None) -> Outcome:
+def _check_not_patched() -> None:
+    patch = patched_by()
+    if patch is not None:
+        raise ConfigError(
+            f"{patch} has replaced the sockets and threads of this process, and serve_bridge needs the real ones; "
+            "run it under gunicorn's sync or gthread workers, or under an ASGI server"
+        )
+
+
+def _content_length(headers: HeaderList) -> int | None:
+    """Return how long the body is; None if only reading it can tell."""
+    chunked = False
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+        chunked = chunked or name == b"transfer-encoding"
+    return None if chunked else 0
+
+
+def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
+    """Return a `receive` that refuses a body of more than *most* bytes.
+
+    Raises:
+        BodyTooLarge: Its Content-Length says so; else the `receive` raises it.
+    """
+    if most is None:
+        return receive
+    if (_content_length(scope["headers"]) or 0) > most:
+        raise BodyTooLarge(most)
+    received = 0
+
+    async def limited() -> Any:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise BodyTooLarge(most)
+        return message
+
+    return limited
+
+
+def _refused(error: ServeBridgeError | Refused, request: Forwarded | None) -> Outcome:
     request_id = request.request_id if request is not None else next(_request_ids)
     if isinstance(error, ServeBridgeError):
         _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
     answer: Answer = failed(error, request_id)
-    return Outcome(answer.status, answer.headers, answer.body, True)
+    return Outcome(answer.status, answer.headers, answer.body, error)
+
+
+def _backend_error(failure: str) -> BackendError | None:
+    """Return the error that stands for what user code raised, given the traceback of it."""
+    if not failure:
+        return None
+    name, _, text = failure.rstrip().rpartition("\n")[2].partition(":")
+    return BackendError(name.strip(), text.strip(), failure)
 
 
 async def _chunks(reply: Reply) -> AsyncGenerator[bytes, None]:

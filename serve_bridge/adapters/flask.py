@@ -10,13 +10,14 @@ Rule 2: the app stays in force: `before_request`, `after_request`, `errorhandler
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, Unpack, cast
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, default_exceptions
 
-from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S, Bridge, ForwardedRoute, Outcome
+from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S, Bridge, Outcome
+from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 from serve_bridge.adapters.wsgi import scope_of
 from serve_bridge.client import Client
 from serve_bridge.handle import Handle
@@ -44,7 +45,11 @@ class ServeBridge:
         app.config.setdefault("SERVE_BRIDGE_NAME", "default")
         app.config.setdefault("SERVE_BRIDGE_TIMEOUT_S", SYNC_TIMEOUT_S)
         if EXTENSION not in app.extensions:
-            app.extensions[EXTENSION] = Bridge(app.config["SERVE_BRIDGE_ADDRESS"], name=app.config["SERVE_BRIDGE_NAME"])
+            app.extensions[EXTENSION] = Bridge(
+                app.config["SERVE_BRIDGE_ADDRESS"],
+                name=app.config["SERVE_BRIDGE_NAME"],
+                timeout_s=app.config["SERVE_BRIDGE_TIMEOUT_S"],
+            )
 
     @property
     def client(self) -> Client:
@@ -59,32 +64,19 @@ class ServeBridge:
         """Return a handle for a view of the current app to call."""
         return _bridge().get_handle(endpoint)
 
-    def view(
-        self,
-        endpoint: str,
-        *,
-        method_name: str | None = None,
-        method_header: bool = False,
-        timeout_s: float | None = None,
-        credentials: bool = False,
-        context: Callable[[Any], Mapping[str, Any]] | None = None,
-    ) -> Callable[..., Response]:
-        """Return a view that forwards its requests to *endpoint*; see `ForwardedRoute` for the options.
+    def view(self, endpoint: str, **options: Unpack[RouteOptions]) -> Callable[..., Response]:
+        """Return a view that forwards its requests to *endpoint*; see `RouteOptions` for the options.
 
         What goes wrong on the way is raised as the `werkzeug` exception of its status (404, 502, 503, 504),
-        so that the app's error handlers run; so is a 500 of user code.
+        so that the app's error handlers run; what user code raised, as `BackendError`.
+
+        Raises:
+            TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
         """
+        route = ForwardedRoute(endpoint, options)
 
         def view(**path_params: Any) -> Response:
-            route = ForwardedRoute(
-                endpoint=endpoint,
-                method_name=method_name,
-                method_header=method_header,
-                timeout_s=current_app.config["SERVE_BRIDGE_TIMEOUT_S"] if timeout_s is None else timeout_s,
-                credentials=credentials,
-                context=context,
-            )
-            return _response(_bridge().ask(route, scope_of(request.environ), path_params, request.get_data(), request))
+            return _response(_bridge().ask(route, scope_of(request.environ), path_params, request.stream, request))
 
         view.__name__ = view.__qualname__ = f"serve_bridge_{endpoint}"  # Flask names the route after it
         return view
@@ -103,6 +95,6 @@ def _response(outcome: Outcome) -> Response:
     for name, value in outcome.text_headers:
         response.headers.add(name, value)
     kind: type[HTTPException] | None = default_exceptions.get(outcome.status)
-    if outcome.failed and kind is not None:
+    if outcome.error is not None and kind is not None:
         raise kind(response=response)
     return response

@@ -11,8 +11,7 @@ Rule 1: plain ASGI; errors inside an application are Starlette's `HTTPException`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Unpack
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +19,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_bridge.adapters.asgi import answer
-from serve_bridge.adapters.bridge import ASYNC_TIMEOUT_S, Bridge, ForwardedRoute
+from serve_bridge.adapters.bridge import ASYNC_TIMEOUT_S, Bridge
+from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 from serve_bridge.client import Client
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.handle import Handle
@@ -44,8 +44,7 @@ class ServeBridge:
     def __init__(
         self, address: str | None = None, *, name: str = "default", timeout_s: float = ASYNC_TIMEOUT_S
     ) -> None:
-        self._bridge = Bridge(address, name=name)
-        self._timeout_s = timeout_s
+        self._bridge = Bridge(address, name=name, timeout_s=timeout_s)
         self._table: RoutingTable | None = None
         self._index = RouteIndex(())
 
@@ -66,29 +65,15 @@ class ServeBridge:
         """Let go of the instance, at the end of a lifespan."""
         self._bridge.close()
 
-    def forward(
-        self,
-        endpoint: str,
-        *,
-        method_name: str | None = None,
-        method_header: bool = False,
-        timeout_s: float | None = None,
-        credentials: bool = False,
-        context: Callable[[Any], Mapping[str, Any]] | None = None,
-    ) -> ASGIApp:
-        """Return what a `Route` takes as its endpoint; see `ForwardedRoute` for the options.
+    def forward(self, endpoint: str, **options: Unpack[RouteOptions]) -> ASGIApp:
+        """Return what a `Route` takes as its endpoint; see `RouteOptions` for the options.
 
         Give the `Route` its methods: without any, it forwards all of them.
+
+        Raises:
+            TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
         """
-        route = ForwardedRoute(
-            endpoint=endpoint,
-            method_name=method_name,
-            method_header=method_header,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-            credentials=credentials,
-            context=context,
-        )
-        return _ForwardingApp(self._bridge, route)
+        return _ForwardingApp(self._bridge, ForwardedRoute(endpoint, options))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request by the instance's own routes."""
@@ -96,7 +81,7 @@ class ServeBridge:
             await _refuse(scope, receive, send)
             return
         try:
-            lane = await self._bridge.client().lane()
+            lane = await (await self._bridge.aclient()).lane()
         except ServeBridgeError:
             await _answer_status(503, scope, receive, send)
             return
@@ -111,7 +96,7 @@ class ServeBridge:
         if scope["method"] not in endpoint.methods and not (scope["method"] == "HEAD" and "GET" in endpoint.methods):
             await _answer_status(405, scope, receive, send)
             return
-        route = ForwardedRoute(endpoint=endpoint.endpoint, timeout_s=self._timeout_s)
+        route = ForwardedRoute(endpoint.endpoint)
         await answer(self._bridge, route, convert(params), scope, receive, send, Request(scope))
 
 

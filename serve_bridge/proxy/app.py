@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding import BadControlHeader, Forwarded, failed, forward
+from serve_bridge.forwarded_websocket import deny, forward_websocket
+from serve_bridge.forwarding import Forwarded, Refused, failed, forward
 from serve_bridge.messages import RawPathParams, RoutingTable
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
@@ -32,6 +33,7 @@ class ProxyApp:
         self._router = router
         self._timeout_s = options.request_timeout_s
         self._debug = options.debug
+        self._max_message_bytes = options.max_message_bytes
         self._index = RouteIndex(())
         self._routes: tuple[Route, ...] = ()
         self._request_ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count())
@@ -46,7 +48,7 @@ class ProxyApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await _refuse_websocket(receive, send)
+            await self._websocket(scope, receive, send)
             return
         path = scope["path"]
         found = self._index.match(path)
@@ -69,7 +71,7 @@ class ProxyApp:
             request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids)
             await request.receive_body(receive)
             reply = await forward(self._router, request, logger=_logger, debug=self._debug)
-        except (BadControlHeader, ServeBridgeError) as error:
+        except (Refused, ServeBridgeError) as error:
             request_id = request.request_id if request is not None else None
             if isinstance(error, ServeBridgeError):
                 _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
@@ -85,6 +87,35 @@ class ProxyApp:
             await send({"type": "http.response.body"})
         finally:
             reply.close()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._index.match(scope["path"])
+        request_id = None
+        if found is None:
+            answer = problem(404, "Not Found", f"no route matches {scope['path'][:200]!r}")
+        elif "GET" not in found[0].methods:
+            answer = _not_allowed(found[0].methods)
+        else:
+            route, params = found
+            try:
+                request = Forwarded(
+                    route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids
+                )
+            except Refused as error:
+                answer = failed(error, request_id)
+            else:
+                await forward_websocket(
+                    self._router,
+                    request,
+                    scope,
+                    receive,
+                    send,
+                    logger=_logger,
+                    max_message_bytes=self._max_message_bytes,
+                )
+                return
+        await receive()
+        await deny(scope, send, answer)
 
     def _own(self, path: str, method: str) -> Answer:
         """Answer one of the paths under `/-/`."""
@@ -122,11 +153,6 @@ def _not_allowed(methods: Any) -> Answer:
 async def _send_answer(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body})
-
-
-async def _refuse_websocket(receive: Receive, send: Send) -> None:
-    await receive()
-    await send({"type": "websocket.close", "code": 1000})
 
 
 def routes_of(table: RoutingTable) -> tuple[Route, ...]:

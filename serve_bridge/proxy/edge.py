@@ -25,6 +25,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.http_protocol import EdgeProtocol, EdgeState
+from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
 
 __all__ = ["EdgeServer"]
 
@@ -38,8 +39,6 @@ IDLE_GRACE_S: Final = 0.25
 
 CANCEL_GRACE_S: Final = 5.0
 """How long `stop` waits for cancelled requests to end."""
-
-WEBSOCKET_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 
 class EdgeServer:
@@ -58,8 +57,8 @@ class EdgeServer:
             app if not options.trusted_proxies else trust_proxies(app, options),
             interface="asgi3",
             lifespan="off",
-            ws="websockets-sansio",
-            ws_max_size=WEBSOCKET_MESSAGE_BYTES,
+            ws=EdgeWebSocket,
+            ws_max_size=options.max_message_bytes,
             log_config=None,
             proxy_headers=False,
             server_header=False,
@@ -104,16 +103,16 @@ class EdgeServer:
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_every(tick))
         return self._url
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float, *, idle_grace_s: float = IDLE_GRACE_S) -> None:
         """Stop listening, answer what has arrived, close idle connections; at most *grace_s* seconds.
 
-        Returns when all connections are closed and all requests answered, or the grace is over.
+        An idle connection may send a request, which crosses with the close, for *idle_grace_s*. Returns when all connections are closed and all requests answered, or the grace is over.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + grace_s
         self._state.draining = True
         await self._close_listener()
-        idle_until = loop.time() + min(IDLE_GRACE_S, grace_s / 2)
+        idle_until = loop.time() + min(idle_grace_s, grace_s / 2)
         for connection in list(self._state.connections):
             if isinstance(connection, EdgeProtocol):
                 connection.drain(idle_until)

@@ -209,7 +209,18 @@ class BlockingAnswer:
         deadline, on_silence: As `BlockingConnection.exchange` got them.
     """
 
-    __slots__ = ("_connection", "_parts", "_stream", "_taken", "begun", "deadline", "ended", "head", "load", "on_silence")
+    __slots__ = (
+        "_connection",
+        "_parts",
+        "_stream",
+        "_taken",
+        "begun",
+        "deadline",
+        "ended",
+        "head",
+        "load",
+        "on_silence",
+    )
 
     def __init__(
         self, connection: BlockingConnection, stream: Stream, deadline: float, on_silence: Callable[[], None] | None
@@ -226,10 +237,10 @@ class BlockingAnswer:
 
     def take(self, frame: Frame) -> None:
         """Take in a frame of this answer."""
-        if frame.kind == Kind.RESPONSE:
+        if not self.begun:
             self.begun = True
             self.head = frame.payload
-        elif frame.kind == Kind.DATA:
+        elif frame.payload:  # the last one often has none
             self._parts.append(frame.payload)
         if frame.flags & END:
             self.ended = True

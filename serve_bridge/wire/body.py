@@ -146,7 +146,7 @@ class BodyStream(Stream):
 
     async def next_chunk(self) -> bytes | None:
         """Return the next piece of the peer's body, which gives credit for more; None after the last."""
-        while (frame := await self._next_frame()) is not None:
+        while (frame := await self.next_frame()) is not None:
             if frame.payload:
                 return frame.payload
         return None
@@ -163,7 +163,7 @@ class BodyStream(Stream):
             ProtocolError: One is larger than *limit*.
         """
         message = bytearray()
-        while (frame := await self._next_frame()) is not None:
+        while (frame := await self.next_frame()) is not None:
             message += frame.payload
             if len(message) > limit:
                 raise ProtocolError(f"message of more than {limit} bytes")
@@ -184,7 +184,8 @@ class BodyStream(Stream):
             raise ProtocolError(f"body of {len(body)} bytes or more where {size} were announced")
         return body
 
-    async def _next_frame(self) -> Frame | None:
+    async def next_frame(self) -> Frame | None:
+        """Return the next DATA frame, which gives credit for more; None after the last. To cancel loses nothing."""
         while not self._chunks:
             if isinstance(self._end, BaseException):
                 raise self._end

@@ -766,7 +766,7 @@ def test_drain_serves_a_request_that_crosses_with_it() -> None:
     with running() as edge, edge.client() as client:
         client.sendall(GET + END)
         client.recv(4096)
-        draining = asyncio.run_coroutine_threadsafe(edge.server.drain(10), edge.loop)
+        draining = asyncio.run_coroutine_threadsafe(edge.server.drain(10, idle_grace_s=5), edge.loop)
         wait_until_refused(edge)
         client.sendall(GET + END)
         (answer,) = answers(read_all(client))

@@ -25,6 +25,7 @@ PUBLIC = {
     *("accept_batch", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
     *("delete_endpoint", "get_backend_config", "get_handle", "get_replica_context", "list_backends"),
     *("list_endpoints", "set_traffic", "shadow_traffic", "shutdown", "start", "update_backend"),
+    *("Deployment", "DeploymentError", "backend", "deploy"),
     *("update_backend_config", "AsyncHandle", "AuthenticationError", "Handle", "ProtocolError", "ReplicaContext"),
 }
 

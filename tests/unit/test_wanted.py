@@ -10,7 +10,7 @@ import pytest
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wanted import Backend, Wanted
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Wanted
 from serve_bridge.wire.payload import Opaque
 
 
@@ -28,12 +28,18 @@ def test_a_new_endpoint_sends_everything_to_its_backend() -> None:
     assert wanted().endpoint("predict").policy.weights == {"v1": 1.0}
 
 
+def _declare(wanted: Wanted, route: str, name: str = "predict", backend: str = "v1", *gone: str) -> None:
+    wanted.declare_endpoints([DeclaredEndpoint(name, backend, route, ("POST",))], gone)
+
+
 REFUSED: list[tuple[type[Exception], Callable[[Wanted], object]]] = [
     (BackendNotFound, lambda w: w.backend("v3")),
     (EndpointNotFound, lambda w: w.endpoint("other")),
     (BackendNotFound, lambda w: w.create_endpoint("new", backend="v3", route=None, methods=())),
     (ConfigError, lambda w: w.create_endpoint("predict", backend="v1", route=None, methods=())),
     (ConfigError, lambda w: w.create_endpoint("new", backend="v1", route="/predict", methods=())),
+    (ConfigError, lambda w: _declare(w, "/predict", "new")),
+    (BackendNotFound, lambda w: _declare(w, "/y", "new", "v3")),
     (EndpointNotFound, lambda w: w.set_traffic("other", {"v1": 1.0})),
     (BackendNotFound, lambda w: w.set_traffic("predict", {"v1": 0.5, "v3": 0.5})),
     (ConfigError, lambda w: w.set_traffic("predict", {"v1": 0.5})),
@@ -55,6 +61,25 @@ def test_a_refused_change_leaves_everything_as_it_was(
     with pytest.raises(error):
         change(after)
     assert after == before
+
+
+def test_a_declared_endpoint_keeps_its_place_and_traffic() -> None:
+    """Only its route and methods follow the declaration."""
+    made = wanted()
+    made.set_traffic("predict", {"v1": 0.5, "v2": 0.5})
+    made.create_endpoint("later", backend="v1", route=None, methods=())
+    _declare(made, "/new", "predict", "v2")
+    assert list(made.endpoints) == ["predict", "later"]
+    endpoint = made.endpoint("predict")
+    assert (endpoint.route, endpoint.methods, endpoint.declared) == ("/new", ("POST",), True)
+    assert endpoint.policy.weights == {"v1": 0.5, "v2": 0.5}
+
+
+def test_a_route_moves_from_a_withdrawn_endpoint() -> None:
+    """Both happen at once."""
+    made = wanted()
+    _declare(made, "/predict", "new", "v2", "predict")
+    assert {name: endpoint.route for name, endpoint in made.endpoints.items()} == {"new": "/predict"}
 
 
 def test_endpoints_without_a_route_do_not_collide() -> None:

@@ -8,16 +8,16 @@ from typing import Any
 from django.core.signals import setting_changed
 
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.django.options import Options, options
+from serve_bridge.adapters.django.options import options
 from serve_bridge.client import Client
 from serve_bridge.handle import Handle
 
 _lock = threading.Lock()
-_current: tuple[Bridge, Options] | None = None
+_current: Bridge | None = None
 
 
-def bridge() -> tuple[Bridge, Options]:
-    """Return the bridge, and the options it was made with.
+def bridge() -> Bridge:
+    """Return the bridge.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -28,7 +28,7 @@ def bridge() -> tuple[Bridge, Options]:
         with _lock:
             if _current is None:
                 chosen = options()
-                _current = Bridge(chosen.address, name=chosen.name), chosen
+                _current = Bridge(chosen.address, name=chosen.name, timeout_s=chosen.timeout_s)
             found = _current
     return found
 
@@ -39,12 +39,12 @@ def get_client() -> Client:
     Raises:
         NotConnected: No instance is running where it was looked for.
     """
-    return bridge()[0].client()
+    return bridge().client()
 
 
 def get_handle(endpoint: str) -> Handle:
     """Return a handle for a view to call: `handle.call(...)`, or `await handle.acall(...)`."""
-    return bridge()[0].get_handle(endpoint)
+    return bridge().get_handle(endpoint)
 
 
 def _forget(*, setting: str, **_: Any) -> None:
@@ -53,7 +53,7 @@ def _forget(*, setting: str, **_: Any) -> None:
         with _lock:
             found, _current = _current, None
         if found is not None:
-            found[0].close()
+            found.close()
 
 
 setting_changed.connect(_forget, dispatch_uid="serve_bridge.settings")

@@ -2,92 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, Unpack
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.http.request import RawPostDataException
 from django.test.client import encode_multipart
 
-from serve_bridge.adapters.bridge import ForwardedRoute, Outcome
+from serve_bridge.adapters.bridge import Outcome
 from serve_bridge.adapters.django.connection import bridge
+from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 from serve_bridge.adapters.wsgi import headers_of, peer_of, server_of
 
 View = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 _View = TypeVar("_View", bound=Callable[..., Any])
-Context = Callable[[HttpRequest], Mapping[str, Any]]
 
 
-def bridge_view(
-    endpoint: str,
-    *,
-    method_name: str | None = None,
-    method_header: bool = False,
-    timeout_s: float | None = None,
-    credentials: bool = False,
-    context: Context | None = None,
-) -> View:
-    """Return a view that forwards its requests to *endpoint*; see `ForwardedRoute` for the options.
+def bridge_view(endpoint: str, **options: Unpack[RouteOptions]) -> View:
+    """Return a view that forwards its requests to *endpoint*; see `RouteOptions` for the options.
 
     Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`, `csrf_exempt`)
     apply as to any view. What goes wrong on the way has its own status (404, 502, 503, 504) and a problem
     (RFC 9457) as its body.
+
+    Raises:
+        TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
     """
-    options = _Options(endpoint, method_name, method_header, timeout_s, credentials, context)
+    route = ForwardedRoute(endpoint, options)
 
     def view(request: HttpRequest, **path_params: Any) -> HttpResponseBase:
-        own, defaults = bridge()
-        route = options.route(defaults.timeout_s)
-        return _response(own.ask(route, _scope(request), path_params, _body(request), request))
+        return _response(bridge().ask(route, _scope(request), path_params, _body(request), request))
 
     return _named(view, endpoint)
 
 
-def abridge_view(
-    endpoint: str,
-    *,
-    method_name: str | None = None,
-    method_header: bool = False,
-    timeout_s: float | None = None,
-    credentials: bool = False,
-    context: Context | None = None,
-) -> AsyncView:
+def abridge_view(endpoint: str, **options: Unpack[RouteOptions]) -> AsyncView:
     """Same as `bridge_view`, as an `async def` view for ASGI: it holds no thread while it waits."""
-    options = _Options(endpoint, method_name, method_header, timeout_s, credentials, context)
+    route = ForwardedRoute(endpoint, options)
 
     async def view(request: HttpRequest, **path_params: Any) -> HttpResponseBase:
-        own, defaults = bridge()
-        route = options.route(defaults.timeout_s)
-        return _response(await own.ask_async(route, _scope(request), path_params, _body(request), request))
+        return _response(await bridge().ask_async(route, _scope(request), path_params, _body(request), request))
 
     return _named(view, endpoint)
-
-
-class _Options:
-    """What a view was made with; the settings, which may not be there yet, fill in the rest."""
-
-    def __init__(
-        self,
-        endpoint: str,
-        method_name: str | None,
-        method_header: bool,
-        timeout_s: float | None,
-        credentials: bool,
-        context: Context | None,
-    ) -> None:
-        self._given: dict[str, Any] = {
-            "endpoint": endpoint,
-            "method_name": method_name,
-            "method_header": method_header,
-            "credentials": credentials,
-            "context": context,
-        }
-        self._timeout_s = timeout_s
-
-    def route(self, timeout_s: float) -> ForwardedRoute:
-        own = self._timeout_s
-        return ForwardedRoute(timeout_s=timeout_s if own is None else own, **self._given)
 
 
 def _named(view: _View, endpoint: str) -> _View:

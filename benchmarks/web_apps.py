@@ -1,0 +1,226 @@
+"""Row 4: the same view in each framework, once answering by itself and once forwarding to a no-op backend.
+
+Rule 1: both run under the same server with the same workers; nothing but the view differs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.calls import Calls
+from benchmarks.contenders import BODY, Bridge, Caller, free_port
+
+GUNICORN = ("gunicorn", "--workers", "1", "--worker-class", "gthread", "--threads", "8", "--log-level", "warning")
+UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+
+
+class PlainFlask:
+    """A Flask view that answers by itself."""
+
+    calls: Calls | None = None
+    caller: Caller | None = None
+    server: ClassVar[tuple[str, ...]] = GUNICORN
+    app: ClassVar[str] = "flask_plain"
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self, directory: Path) -> None:
+        """Run the server with one worker."""
+        self.serve(directory)
+
+    def serve(self, directory: Path, address: str = "") -> None:
+        """Run the server with one worker, whose app finds an instance at *address*."""
+        port = free_port()
+        bind = ["--bind", f"127.0.0.1:{port}"] if self.server is GUNICORN else ["--port", str(port)]
+        command = [sys.executable, "-m", *self.server, *bind, "--factory"]
+        if self.server is GUNICORN:
+            command[-1:] = [f"benchmarks.web_apps:{self.app}()"]
+        else:
+            command.append(f"benchmarks.web_apps:{self.app}")
+        environment = {**_environment(), "SERVE_BRIDGE_ADDRESS": address} if address else _environment()
+        self._server = subprocess.Popen(command, cwd=directory, env=environment)
+        self.url = f"http://127.0.0.1:{port}/noop"
+
+    def stop(self) -> None:
+        """End the server and wait for it."""
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait(20)
+
+
+class BridgedFlask(PlainFlask):
+    """The same view, forwarded to one replica on Ray."""
+
+    app = "flask_bridged"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bridge = Bridge()
+
+    def start(self, directory: Path) -> None:
+        """Start an instance on Ray, then the server."""
+        self._bridge.start(directory)
+        assert self._bridge.caller is not None
+        self.serve(directory, self._bridge.caller.environment["SERVE_BRIDGE_ADDRESS"])
+
+    def stop(self) -> None:
+        """End the server, then the instance."""
+        super().stop()
+        self._bridge.stop()
+
+
+class PlainDjango(PlainFlask):
+    """A Django sync view that answers by itself."""
+
+    app = "django_plain"
+
+
+class BridgedDjango(BridgedFlask):
+    """The same view, forwarded."""
+
+    app = "django_bridged"
+
+
+class PlainAsyncDjango(PlainFlask):
+    """A Django async view that answers by itself."""
+
+    server = UVICORN
+    app = "async_django_plain"
+
+
+class BridgedAsyncDjango(BridgedFlask):
+    """The same view, forwarded."""
+
+    server = UVICORN
+    app = "async_django_bridged"
+
+
+class PlainStarlette(PlainFlask):
+    """A Starlette route that answers by itself."""
+
+    server = UVICORN
+    app = "starlette_plain"
+
+
+class BridgedStarlette(BridgedFlask):
+    """The same route, forwarded."""
+
+    server = UVICORN
+    app = "starlette_bridged"
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+# The apps. Each is made in the server's worker: nothing is imported but its own framework.
+
+
+def flask_plain() -> Any:
+    """Return a Flask app with the view."""
+    from flask import Flask
+
+    app = Flask("noop")
+    app.add_url_rule("/noop", view_func=lambda: BODY, endpoint="noop")
+    return app
+
+
+def flask_bridged() -> Any:
+    """Return a Flask app that forwards the view."""
+    from flask import Flask
+
+    from serve_bridge.adapters.flask import ServeBridge
+
+    app = Flask("noop")
+    app.add_url_rule("/noop", view_func=ServeBridge(app).view("noop"))
+    return app
+
+
+def _django(*, bridged: bool, is_async: bool) -> Any:
+    import django
+    from django.conf import settings
+    from django.http import HttpResponse
+    from django.urls import path
+
+    settings.configure(
+        SECRET_KEY="benchmark",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=__name__,
+        INSTALLED_APPS=["serve_bridge.adapters.django"] if bridged else [],
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"],
+    )
+    django.setup()
+    view: Any
+    if bridged:
+        from serve_bridge.adapters.django import abridge_view, bridge_view
+
+        view = (abridge_view if is_async else bridge_view)("noop")
+    elif is_async:
+
+        async def view(request: object) -> HttpResponse:
+            return HttpResponse(BODY)
+    else:
+
+        def view(request: object) -> HttpResponse:
+            return HttpResponse(BODY)
+
+    urlpatterns.append(path("noop", view))
+    if is_async:
+        from django.core.asgi import get_asgi_application
+
+        return get_asgi_application()
+    from django.core.wsgi import get_wsgi_application
+
+    return get_wsgi_application()
+
+
+urlpatterns: list[Any] = []
+
+
+def django_plain() -> Any:
+    """Return a Django WSGI application with the view."""
+    return _django(bridged=False, is_async=False)
+
+
+def django_bridged() -> Any:
+    """Return a Django WSGI application that forwards the view."""
+    return _django(bridged=True, is_async=False)
+
+
+def async_django_plain() -> Any:
+    """Return a Django ASGI application with the view."""
+    return _django(bridged=False, is_async=True)
+
+
+def async_django_bridged() -> Any:
+    """Return a Django ASGI application that forwards the view."""
+    return _django(bridged=True, is_async=True)
+
+
+def starlette_plain() -> Any:
+    """Return a Starlette app with the route."""
+    from starlette.applications import Starlette
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    async def noop(request: object) -> Response:
+        return Response(BODY)
+
+    return Starlette(routes=[Route("/noop", noop)])
+
+
+def starlette_bridged() -> Any:
+    """Return a Starlette app that forwards the route."""
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    from serve_bridge.adapters.starlette import ServeBridge
+
+    return Starlette(routes=[Route("/noop", ServeBridge().forward("noop"))])

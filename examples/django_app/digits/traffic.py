@@ -1,0 +1,76 @@
+"""What runs behind each endpoint, as the staff's page shows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count
+
+from examples.django_app.digits.models import Reading
+from serve_bridge import Client
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One backend behind an endpoint.
+
+    Attributes:
+        name: Of the backend.
+        percent: Of the endpoint's requests.
+        ready: Replicas that answer.
+        wanted: Replicas that there should be.
+        readings: What this site's users got from it so far.
+    """
+
+    name: str
+    percent: float
+    ready: int
+    wanted: int
+    readings: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """An endpoint and its versions."""
+
+    name: str
+    versions: list[Version]
+
+    @property
+    def split(self) -> dict[str, float]:
+        """The percentages in force."""
+        return {version.name: version.percent for version in self.versions}
+
+
+def endpoints(client: Client) -> list[Endpoint]:
+    """Return every endpoint of the instance with the backends that answer it, or could.
+
+    A backend `digits:v2` is a version of the endpoint `digits`, even while it gets no traffic yet.
+    """
+    found = client.list_endpoints()
+    running = client.status()["backends"]
+    readings = Counter(dict(Reading.objects.order_by().values_list("version").annotate(Count("pk"))))
+    return [
+        Endpoint(name=name, versions=_versions({**_idle(name, running), **endpoint["traffic"]}, running, readings))
+        for name, endpoint in sorted(found.items())
+    ]
+
+
+def _idle(endpoint: str, running: Iterable[str]) -> dict[str, float]:
+    return {name: 0.0 for name in running if name.startswith(f"{endpoint}:")}
+
+
+def _versions(traffic: Mapping[str, float], running: Mapping[str, Any], readings: Counter[str]) -> list[Version]:
+    return [
+        Version(
+            name=name,
+            percent=weight * 100,
+            ready=sum(state == "ready" for state in running[name]["replicas"].values()),
+            wanted=running[name]["wanted"],
+            readings=readings[name],
+        )
+        for name, weight in sorted(traffic.items())
+    ]

@@ -1,0 +1,57 @@
+"""The pages of the site's users."""
+
+from __future__ import annotations
+
+import base64
+
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from examples.django_app.digits.forms import UploadForm
+from examples.django_app.digits.models import Reading
+from serve_bridge import ServeBridgeError
+from serve_bridge.adapters.django import get_handle
+
+SHOWN = 5
+DIGITS = range(10)
+
+
+@require_http_methods(["GET", "POST"])
+def read(request: HttpRequest) -> HttpResponse:
+    """Show the form; call the endpoint like a function, and show what it says."""
+    form = UploadForm(request.POST, request.FILES) if request.method == "POST" else UploadForm()
+    shown = {"form": form, "digits": DIGITS, "readings": request.user.readings.all()[:SHOWN]}
+    if not form.is_valid():
+        return render(request, "digits/read.html", shown, status=400 if form.is_bound else 200)
+    image = form.cleaned_data["image"]
+    try:
+        reading = read_for(request.user, image)
+    except ServeBridgeError as error:
+        form.add_error(None, "Nobody can read it now. Try again in a moment.")
+        return render(request, "digits/read.html", shown, status=error.http_status)
+    return render(request, "digits/read.html", {**shown, "reading": reading, "picture": data_uri(image)})
+
+
+def read_for(user: object, image: UploadedFile) -> Reading:
+    """Have *image* read, and keep what was read."""
+    # Each user keeps to one version while the traffic is split.
+    handle = get_handle("digits").options(shard_key=str(user.pk))
+    image.seek(0)
+    answer = handle.call({"image": image.read()})
+    return Reading.objects.create(
+        user=user, digit=answer["digit"], confidence=answer["confidence"], version=answer["backend"]
+    )
+
+
+def data_uri(image: UploadedFile) -> str:
+    """Return an uploaded picture as the page shows it."""
+    image.seek(0)
+    return f"data:{image.content_type};base64,{base64.b64encode(image.read()).decode()}"
+
+
+@require_safe
+def watch(request: HttpRequest, number: int) -> HttpResponse:
+    """Show the page on which guesses arrive."""
+    return render(request, "digits/watch.html", {"number": number, "digits": DIGITS})

@@ -1,0 +1,252 @@
+"""Forwarding for a web worker's thread: the request's body is read from a file, the answer's comes as an iterator.
+
+Rule 1: a short body goes over the thread's own blocking socket, straight to the replica; a longer one through the
+        client's loop thread, piece by piece as the replica gives credit.
+Rule 2: only the worker's own thread reads the body, so that nobody does once it has gone on to its next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final, Protocol
+
+from serve_bridge.direct_calls import DirectAnswer
+from serve_bridge.errors import InstanceClosed, ServeBridgeError
+from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
+from serve_bridge.handle import SPARE_S, Link, overdue
+from serve_bridge.lane import Lane
+from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList
+
+PIECE_BYTES: Final = 64 * 1024
+_TOO_SHORT: Final = "the body ended before its Content-Length"
+
+
+class Readable(Protocol):
+    """A request's body as WSGI gives it."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to *size* bytes; none at its end."""
+        ...
+
+
+class Head:
+    """The head of an answer, and its body: all of it, or an iterator that must be closed.
+
+    Attributes:
+        status, headers, body, failure: As those of `forwarding.Reply`.
+    """
+
+    __slots__ = ("body", "failure", "headers", "status")
+
+    def __init__(self, status: int, headers: HeaderList, body: bytes | _Chunks, failure: str) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.failure = failure
+
+
+def forward_blocking(
+    link: Link,
+    request: Forwarded,
+    body: bytes | Readable,
+    *,
+    length: int | None,
+    most: int | None,
+    logger: logging.Logger,
+) -> Head:
+    """Send *request* with *body* and return the answer, as soon as its head is there.
+
+    Args:
+        link: The client.
+        request: Its head.
+        body: All of its body, or where it is read from.
+        length: How long the body says it is; None: that is not known.
+        most: The longest that may pass.
+        logger: Told what user code failed with.
+
+    Raises:
+        ServeBridgeError: As `Router.route`.
+        Refused: The client is to blame.
+    """
+    timeout_s = request.timeout_s
+    if most is not None and (length or 0) > most:
+        raise BodyTooLarge(most)
+    if isinstance(body, bytes):
+        request.take_body(body)
+    elif length is not None and length <= INLINE_BODY_BYTES:
+        request.take_body(_read(body, length))
+    else:
+        upload = _Upload(body, length, most)
+        request.body = upload
+        reply = upload.feed_until(link.begin(partial(_forward, request, logger)), timeout_s)
+        return _looped(link, reply, timeout_s, upload)
+    answer = link.send(request)
+    if answer is None:
+        return _looped(link, link.run(partial(_forward, request, logger), timeout_s), timeout_s)
+    head, headers = read_head(answer.head, request, logger)
+    content: bytes | _Chunks = head.body + answer.read() if answer.ended else _DirectChunks(answer)
+    return Head(head.status, headers, content, head.failure)
+
+
+async def _forward(request: Forwarded, logger: logging.Logger, lane: Lane) -> Reply:
+    return await forward(lane.router, request, logger=logger)
+
+
+def _looped(link: Link, reply: Reply, timeout_s: float, upload: _Upload | None = None) -> Head:
+    if reply.body is None:
+        return Head(reply.status, reply.headers, _LoopedChunks(link, reply, timeout_s, upload), reply.failure)
+    return Head(reply.status, reply.headers, reply.body, reply.failure)
+
+
+def _read(body: Readable, length: int) -> bytes:
+    """Return all of *body*.
+
+    Raises:
+        UploadBroken: It ended before that.
+    """
+    pieces = []
+    while length:
+        try:
+            piece = body.read(length)
+        except OSError as broken:
+            raise UploadBroken(str(broken)) from broken
+        if not piece:
+            raise UploadBroken(_TOO_SHORT)
+        pieces.append(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+# the answer's body
+
+
+class _Chunks(Iterator[bytes]):
+    """An answer's body in a web worker's thread; WSGI servers close it in every case."""
+
+    def close(self) -> None:
+        """Give up what has not come."""
+        raise NotImplementedError  # abstract
+
+
+class _DirectChunks(_Chunks):
+    """One that comes over the thread's own socket."""
+
+    def __init__(self, answer: DirectAnswer) -> None:
+        self._answer = answer
+
+    def __next__(self) -> bytes:
+        try:
+            part = self._answer.next_part()
+        except ServeBridgeError as error:
+            raise Broken("the answer broke off") from error
+        if part is None:
+            raise StopIteration
+        return part
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class _LoopedChunks(_Chunks):
+    """One that comes on the client's loop thread, perhaps while the request's own body is still being sent."""
+
+    def __init__(self, link: Link, reply: Reply, timeout_s: float, upload: _Upload | None) -> None:
+        self._link = link
+        self._reply = reply
+        self._timeout_s = timeout_s
+        self._upload = upload
+        self._chunks = reply.chunks()
+
+    def __next__(self) -> bytes:
+        async def step(_: Lane) -> bytes | None:
+            return await anext(self._chunks, None)
+
+        if self._upload is None:
+            chunk: bytes | None = self._link.run(step, self._timeout_s)
+        else:
+            chunk = self._upload.feed_until(self._link.begin(step), self._timeout_s)
+        if chunk is None:
+            self.close()
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        async def close(_: Lane) -> None:
+            await self._chunks.aclose()
+            self._reply.close()
+
+        with contextlib.suppress(InstanceClosed):  # then nothing comes any more
+            self._link.run(close, self._timeout_s)
+
+
+# the request's body
+
+
+class _Upload(AsyncIterator[bytes]):
+    """A body that the loop thread asks for, piece by piece, and the worker's thread reads while it waits."""
+
+    def __init__(self, body: Readable, length: int | None, most: int | None) -> None:
+        self._body = body
+        self._length = length
+        self._most = most
+        self._read = 0
+        self._news = threading.Event()
+        self._asked: asyncio.Future[bytes] | None = None
+
+    async def __anext__(self) -> bytes:
+        self._asked = asyncio.get_running_loop().create_future()
+        self._news.set()
+        piece = await self._asked
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    def feed_until(self, future: Future[Any], timeout_s: float) -> Any:
+        """Wait for *future* and return its result; read whatever is asked for meanwhile."""
+        deadline = time.monotonic() + timeout_s + SPARE_S
+        future.add_done_callback(lambda _: self._news.set())
+        try:
+            while not future.done():
+                asked, self._asked = self._asked, None
+                if asked is not None:
+                    self._answer(asked)
+                elif self._news.wait(deadline - time.monotonic()):
+                    self._news.clear()
+                else:
+                    raise overdue(timeout_s)
+            return future.result()
+        finally:
+            future.cancel()
+
+    def _answer(self, asked: asyncio.Future[bytes]) -> None:
+        piece = b""
+        error: Exception | None = None
+        try:
+            piece = self._body.read(PIECE_BYTES)
+            self._read += len(piece)
+            if not piece and self._read < (self._length or 0):
+                raise UploadBroken(_TOO_SHORT)
+            if self._most is not None and self._read > self._most:
+                raise BodyTooLarge(self._most)
+        except OSError as broken:
+            error = UploadBroken(str(broken))
+        except Exception as own:  # the framework's own refusals go back to it through the router
+            error = own
+
+        def settle() -> None:
+            if asked.done():  # the request has ended meanwhile
+                return
+            if error is None:
+                asked.set_result(piece)
+            else:
+                asked.set_exception(error)
+
+        with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all that waited
+            asked.get_loop().call_soon_threadsafe(settle)

@@ -1,0 +1,80 @@
+"""What an app knows of a request and its backend may know too: the user, the tenant, the locale.
+
+Rule 1: nothing goes along that was not named; a name says where its value is found, once, when the route is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from serve_bridge.errors import ConfigError, SerializationError, shown
+
+Context = Mapping[str, str] | Callable[[Any], Mapping[str, Any]]
+"""An allow-list of names with the dotted paths to their values, or a function of the framework's request."""
+
+_PLAIN: Final = (int, float, bool, type(None))
+
+
+def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """Return a function that, given the framework's request, returns what goes along.
+
+    The first part of a path is an attribute of the request, and must exist: a misspelt name must not look like an
+    anonymous user. The others are keys where there are any, as in a session, else attributes; what is missing is None.
+
+    Raises:
+        ConfigError: *value* is neither an allow-list nor a function.
+    """
+    if callable(value):
+        return lambda request: _checked(option, value(request))
+    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise ConfigError(
+            f"{option} must be a dict of names and paths such as {{'user_id': 'user.pk'}}, or a function, "
+            f"got {shown(value)}"
+        )
+    for name, path in value.items():
+        parts = path.split(".")
+        if not name.isidentifier() or not all(part.isidentifier() and not part.startswith("_") for part in parts):
+            raise ConfigError(f"{option}[{name!r}] must be a dotted path of public names, got {shown(path)}")
+    paths = tuple((name, path.split(".")) for name, path in value.items())
+
+    def context(request: Any) -> Mapping[str, Any]:
+        return _checked(option, {name: _value(option, request, path) for name, path in paths})
+
+    return context
+
+
+def _value(option: str, request: Any, path: list[str]) -> Any:
+    try:
+        found = getattr(request, path[0])
+    except AttributeError:
+        raise ConfigError(
+            f"{option}: the request has no attribute {path[0]!r}, which '{'.'.join(path)}' begins with"
+        ) from None
+    for part in path[1:]:
+        has_keys = hasattr(found, "get") and hasattr(found, "__getitem__")
+        found = found.get(part) if has_keys else getattr(found, part, None)
+    return found
+
+
+def _checked(option: str, found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise SerializationError(f"{option} must return a mapping, got {type(found).__name__}")
+    return {_name(option, name): _plain(option, name, value) for name, value in found.items()}
+
+
+def _name(option: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise SerializationError(f"{option} must name what goes along by strings, got {shown(name)}")
+    return name
+
+
+def _plain(option: str, name: str, value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, str | UUID):
+        return str(value)
+    raise SerializationError(
+        f"{option}[{name!r}] is a {type(value).__name__}; what goes along is text, a number, a bool or None"
+    )

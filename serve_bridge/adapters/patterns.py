@@ -1,0 +1,58 @@
+"""The forwarded routes of an adapter that does its own routing, in Starlette's path syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
+from serve_bridge.path_params import check_route, convert
+from serve_bridge.proxy.route_index import Route, RouteIndex
+
+
+class Match(NamedTuple):
+    """What a path led to.
+
+    Attributes:
+        route: The forwarded route.
+        path_params: Its parameters, converted.
+        methods: Upper-case methods that it takes, HEAD with GET; None: every one.
+    """
+
+    route: ForwardedRoute
+    path_params: Mapping[str, Any]
+    methods: frozenset[str] | None
+
+    def takes(self, method: str) -> bool:
+        """Whether the route answers requests of *method*."""
+        return self.methods is None or method in self.methods
+
+
+class Patterns:
+    """Finds the forwarded route of a path; immutable. The cost does not grow with the number of routes."""
+
+    def __init__(self, specs: Iterable[RouteSpec]) -> None:
+        """Take the entries of `parse_routes`; the first that matches wins.
+
+        Raises:
+            TypeError, ValueError: A pattern is no path in Starlette's syntax; the message names it.
+        """
+        self._routes: dict[str, tuple[ForwardedRoute, frozenset[str] | None]] = {}
+        for spec in specs:
+            check_route(spec.pattern)
+            methods = None if spec.methods is None else frozenset(spec.methods)
+            if methods is not None and "GET" in methods:
+                methods |= {"HEAD"}
+            self._routes[spec.pattern] = ForwardedRoute(spec.endpoint, spec.options), methods
+        self._index = RouteIndex(Route(pattern, pattern, frozenset()) for pattern in self._routes)
+
+    def match(self, path: str) -> Match | None:
+        """Return what the decoded *path* leads to; None if nothing."""
+        found = self._index.match(path)
+        if found is None:
+            return None
+        try:
+            path_params = convert(found[1])
+        except ValueError:  # a number of more digits than Python reads
+            return None
+        return Match(self._routes[found[0].path][0], path_params, self._routes[found[0].path][1])

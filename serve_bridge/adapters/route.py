@@ -1,0 +1,156 @@
+"""A forwarded route: how the requests of one route of an app reach their endpoint.
+
+Rule 1: a route decides, not a request: the backend's method, the time, which credentials and facts go along.
+Rule 2: every option is declared once, in `RouteOptions`, for all frameworks; it is checked when the route is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict, cast
+
+from serve_bridge import checks
+from serve_bridge.adapters.context import Context, compile_context
+from serve_bridge.errors import ConfigError, shown
+
+
+class RouteOptions(TypedDict, total=False):
+    """The options of a forwarded route, the same in every framework.
+
+    Attributes:
+        method_name: Method of the backend to call instead of `__call__`.
+        method_header: Let the request's X-SERVE-CALL-METHOD choose the method. Default: False.
+        timeout_s: Seconds a request may take; past it the answer is 504. Default: the adapter's.
+        credentials: Send the headers Cookie and Authorization along; the app's own, so by default they stay.
+        context: What the backend finds in `request.state` of what the app knows of the request: an allow-list of names,
+            each with the dotted path to its value from the framework's request (`{"user_id": "user.pk"}`), or a
+            function that is given that request and returns a mapping. Text, numbers, bool, None.
+        max_body_bytes: Longest body that is forwarded; a longer one is answered 413. Default: the framework's limits.
+    """
+
+    method_name: str | None
+    method_header: bool
+    timeout_s: float | None
+    credentials: bool
+    context: Context | None
+    max_body_bytes: int | None
+
+
+def _name(option: str, value: Any) -> str:
+    return checks.token(option, checks.text(option, value))
+
+
+_CHECKS: Final[Mapping[str, checks.Check]] = {
+    "method_name": checks.optional(_name),
+    "method_header": checks.flag,
+    "timeout_s": checks.optional(checks.seconds()),
+    "credentials": checks.flag,
+    "context": checks.optional(compile_context),
+    "max_body_bytes": checks.optional(checks.whole_number(0, 1 << 62)),
+}
+
+
+class ForwardedRoute:
+    """One route with its options, checked.
+
+    Attributes:
+        endpoint: Whom its requests are for.
+        call_method: The method that is called, "" for `__call__`; None leaves it to the request's header.
+        timeout_s: As the option; None is the adapter's default.
+        credentials, max_body_bytes: As the options.
+        context: Returns what goes along, given the framework's request; None if nothing does.
+    """
+
+    __slots__ = ("call_method", "context", "credentials", "endpoint", "max_body_bytes", "timeout_s")
+
+    def __init__(self, endpoint: str, options: RouteOptions | None = None, *, where: str = "") -> None:
+        """Check *options*; *where* precedes an option's name in messages.
+
+        Raises:
+            TypeError: An option is unknown, or *endpoint* no str.
+            ConfigError: An option has a value that it cannot have.
+        """
+        given = dict(options or {})
+        if not isinstance(endpoint, str) or not endpoint:
+            raise TypeError(f"{where}endpoint must be the name of an endpoint, got {shown(endpoint)}")
+        for name in given.keys() - _CHECKS.keys():
+            near = checks.nearest(name, _CHECKS)
+            raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(_CHECKS)}")
+        checked = {name: _CHECKS[name](where + name, value) for name, value in given.items()}
+        chosen = checked.get("method_name")
+        if chosen is not None and checked.get("method_header"):
+            raise ConfigError(f"{where}method_name and method_header exclude each other; give one of them")
+        self.endpoint = endpoint
+        self.call_method: str | None = None if checked.get("method_header") else chosen or ""
+        self.timeout_s: float | None = checked.get("timeout_s")
+        self.credentials: bool = checked.get("credentials", False)
+        self.context: Callable[[Any], Mapping[str, Any]] | None = checked.get("context")
+        self.max_body_bytes: int | None = checked.get("max_body_bytes")
+
+    def __repr__(self) -> str:
+        return f"ForwardedRoute({self.endpoint!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """One entry of a setting that lists forwarded routes.
+
+    Attributes:
+        pattern: In the framework's own syntax.
+        endpoint: Whom the requests are for.
+        methods: Upper-case HTTP methods; None: every one.
+        options: The options of the route.
+        extra: What else the framework allows in an entry.
+    """
+
+    pattern: str
+    endpoint: str
+    methods: tuple[str, ...] | None
+    options: RouteOptions
+    extra: Mapping[str, Any]
+
+
+def parse_routes(
+    value: object, where: str = "ROUTES", *, extra: Mapping[str, checks.Check] | None = None
+) -> tuple[RouteSpec, ...]:
+    """Return the entries of a setting `{pattern: endpoint}` or `{pattern: {"endpoint": ..., "methods": [...], ...}}`.
+
+    *extra* names what else an entry may hold, each with its check.
+
+    Raises:
+        TypeError: It is no dict, or an entry is neither a name nor a dict.
+        ConfigError: A key is unknown, the message suggests the nearest one; or a value is none that it can have.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where} must be a dict of patterns and endpoints, got {type(value).__name__}")
+    return tuple(_parse(pattern, entry, f"{where}[{pattern!r}]", extra or {}) for pattern, entry in value.items())
+
+
+def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, checks.Check]) -> RouteSpec:
+    if not isinstance(pattern, str):
+        raise TypeError(f"{where}: a pattern is a str, got {type(pattern).__name__}")
+    given: Mapping[str, Any] = {"endpoint": entry} if isinstance(entry, str) else cast("Mapping[str, Any]", entry)
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{where} must be the name of an endpoint, or a dict of options, got {shown(entry)}")
+    known = ("endpoint", "methods", *extra, *_CHECKS)
+    for name in given:
+        if name not in known:
+            near = checks.nearest(name, known)
+            raise ConfigError(f"{where} has an unknown key {shown(name)}{near}; known: {', '.join(known)}")
+    if "endpoint" not in given:
+        raise ConfigError(f"{where} has no 'endpoint'; say whom the requests are for")
+    options = cast(RouteOptions, {name: item for name, item in given.items() if name in _CHECKS})
+    ForwardedRoute(given["endpoint"], options, where=f"{where}.")
+    return RouteSpec(
+        pattern,
+        given["endpoint"],
+        None if given.get("methods") is None else _methods(f"{where}.methods", given["methods"]),
+        options,
+        {name: check(f"{where}.{name}", given[name]) for name, check in extra.items() if name in given},
+    )
+
+
+def _methods(name: str, value: object) -> tuple[str, ...]:
+    listed: Iterable[Any] = checks.listed(name, value)
+    return tuple(dict.fromkeys(_name(name, method).upper() for method in listed))

@@ -1,0 +1,195 @@
+"""The verbs that every command line has: `serve-bridge`, `manage.py serve_bridge`, `flask serve-bridge`.
+
+Rule 1: a verb takes a client and words as they were typed, and returns a `Report`; it prints nothing and ends nothing.
+Rule 2: words that mean nothing are a ConfigError that names them; whatever else fails is the engine's own error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serve_bridge.client import Client
+from serve_bridge.deployment import deploy as deploy_to
+from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, ServeBridgeError, shown
+from serve_bridge.results import as_json
+
+__all__ = ["Report", "call", "deploy", "shadow", "status", "traffic"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verb has found or done.
+
+    Attributes:
+        data: For programs: values that JSON has.
+        text: For people: lines without a line feed at the end.
+    """
+
+    data: Any
+    text: str
+
+    def formatted(self, form: str) -> str:
+        """Return what to print: JSON if *form* is "json", else the text."""
+        return json.dumps(self.data, indent=2) if form == "json" else self.text
+
+
+def deploy(
+    client: Client, what: Iterable[object], *, prune: bool = False, force: bool = False, dry_run: bool = False
+) -> Report:
+    """Bring the instance to what *what* declares: modules, declared objects, or import paths of both.
+
+    Raises:
+        ConfigError: A path leads nowhere, or nothing at all was named.
+        Exception: As `serve_bridge.deploy`.
+    """
+    given = list(what)
+    if not given:
+        raise ConfigError("deploy needs at least one module, such as 'shop.backends'")
+    deployment = deploy_to(*given, client=client, prune=prune, force=force, dry_run=dry_run)
+    return Report(deployment.as_dict(), str(deployment))
+
+
+def status(client: Client) -> Report:
+    """Show the instance's proxies, backends, replicas and endpoints."""
+    found = {"address": client.address, **client.status()}
+    backends = [
+        (
+            name,
+            f"{_counted(backend['replicas'].values())} of {backend['wanted']}",
+            backend["fingerprint"][:8] or "by hand",
+            backend["failure"] or "",
+        )
+        for name, backend in found["backends"].items()
+    ]
+    text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
+    text += [_table(("backend", "replicas", "deployed", "failure"), backends), "", _traffic_table(found["endpoints"])]
+    return Report(found, "\n".join(text))
+
+
+def traffic(client: Client, endpoint: str | None = None, weights: Sequence[str] = ()) -> Report:
+    """Show the traffic of all endpoints or of *endpoint*; with *weights*, such as "a=0.9", "b=0.1", set it first.
+
+    Raises:
+        ConfigError: A weight is none, or they do not sum to 1.
+        EndpointNotFound, BackendNotFound: One is unknown; the old split stays.
+    """
+    if weights:
+        if endpoint is None:
+            raise ConfigError("weights need the endpoint that they are for")
+        client.set_traffic(endpoint, _weights(weights))
+    return _traffic_of(client, endpoint)
+
+
+def shadow(client: Client, endpoint: str, backend: str, proportion: str | float) -> Report:
+    """Send copies of a share of *endpoint*'s requests to *backend* as well; 0 ends that.
+
+    Raises:
+        ConfigError: *proportion* is no number from 0 to 1.
+        EndpointNotFound, BackendNotFound: One is unknown.
+    """
+    share = _number("proportion", proportion)
+    if not 0 <= share <= 1:
+        raise ConfigError(f"proportion must be a number from 0 to 1, got {shown(proportion)}")
+    client.shadow_traffic(endpoint, backend, share)
+    return _traffic_of(client, endpoint)
+
+
+def call(
+    client: Client, endpoint: str, data: str | None = None, *, method: str | None = None, timeout_s: float | None = None
+) -> Report:
+    """Call *endpoint* with *data*, which is JSON, or with none, and show what it returns.
+
+    Args:
+        client: Whose instance.
+        endpoint: Whom to call.
+        data: JSON text.
+        method: Method of the backend; None: `__call__`.
+        timeout_s: Seconds it may take; None: the default of handles.
+
+    Raises:
+        ConfigError: *data* is no JSON.
+        SerializationError: What it returns has no form in JSON.
+        BackendError: The backend raised; it has the remote traceback.
+    """
+    try:
+        value = None if data is None else json.loads(data)
+    except ValueError as error:
+        raise ConfigError(
+            f'the data must be JSON, such as 5, "text" or {{"a": 1}}: {error}; got {shown(data)}'
+        ) from None
+    handle = client.get_handle(endpoint)
+    options: dict[str, Any] = {"method_name": method, "timeout_s": timeout_s}
+    handle = handle.options(**{name: option for name, option in options.items() if option is not None})
+    try:
+        result = handle.call(value)
+    except ServeBridgeError:
+        raise
+    except Exception as error:  # the backend's own, of any type
+        raise BackendError(type(error).__name__, str(error), str(error.__cause__ or "").strip()) from error
+    answer = json.loads(as_json(result))
+    return Report(answer, answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _traffic_of(client: Client, endpoint: str | None) -> Report:
+    endpoints = client.list_endpoints()
+    if endpoint is not None:
+        if endpoint not in endpoints:
+            raise EndpointNotFound(endpoint, endpoints)
+        endpoints = {endpoint: endpoints[endpoint]}
+    data = {name: {"traffic": each["traffic"], "shadows": each["shadows"]} for name, each in endpoints.items()}
+    return Report(data, _traffic_table(endpoints))
+
+
+def _weights(words: Sequence[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for word in words:
+        backend, equals, weight = word.rpartition("=")
+        if not equals or not backend:
+            raise ConfigError(f"a weight reads 'backend=0.9', got {shown(word)}")
+        if backend in weights:
+            raise ConfigError(f"backend {backend!r} has two weights")
+        weights[backend] = _number(f"the weight of {backend!r}", weight)
+    return weights
+
+
+def _number(name: str, word: str | float) -> float:
+    try:
+        return float(word)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} must be a number, got {shown(word)}") from None
+
+
+def _traffic_table(endpoints: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            name,
+            each["route"] or "",
+            " ".join(each["methods"]),
+            _shares(each["traffic"]),
+            _shares(each["shadows"]),
+        )
+        for name, each in endpoints.items()
+    ]
+    return _table(("endpoint", "route", "methods", "traffic", "shadows"), rows)
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.3g} {backend}" for backend, share in shares.items())
+
+
+def _counted(states: Iterable[str]) -> str:
+    counts = Counter(states)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return *rows* under *head*, each column as wide as its widest cell."""
+    if not rows:
+        return f"no {head[0]}s"
+    widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
+    return "\n".join(line.rstrip() for line in lines)

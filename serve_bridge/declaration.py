@@ -1,0 +1,324 @@
+"""A backend declared where its code is: `@serve.backend(...)` over a function or class.
+
+Rule 1: declaring starts nothing and is kept nowhere but on the object itself; subclasses do not inherit it.
+Rule 2: whatever can be wrong with a declaration is an error where it is written, not where it is deployed.
+Rule 3: a declaration's fingerprint says whether a replica would start from something else than before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Protocol, TypeVar, overload
+
+from serve_bridge.arguments import checked_methods, packed_config
+from serve_bridge.checks import nearest
+from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.errors import ConfigError, shown
+from serve_bridge.fingerprint import closed_over, digest, source_of
+from serve_bridge.frozen_code import freeze_code
+from serve_bridge.import_path import import_path_of, resolve, search_path_of
+from serve_bridge.path_params import check_route
+from serve_bridge.surroundings import SurroundingsSpec
+from serve_bridge.user_code import check_backend_code, check_config, is_async_code
+from serve_bridge.wanted import Backend
+from serve_bridge.wire.payload import Opaque
+
+__all__ = ["Declaration", "backend", "declared_in"]
+
+_MARK: Final = "__serve_bridge_backend__"
+_DEFAULT_METHODS: Final = ("GET",)
+
+_Code = TypeVar("_Code", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What `@serve.backend` was given, checked.
+
+    Attributes:
+        name: The backend's name.
+        code: The function or class.
+        endpoint: Name of the endpoint that it belongs to.
+        route: Where that is over HTTP; None: not said here.
+        methods: Its HTTP methods.
+        init_args, init_kwargs: Arguments of the class's constructor.
+        config: How the backend runs; what was not given is left to who operates the instance.
+        ray_actor_options: Resources and environment of its actors.
+        surroundings: What its code runs in.
+        version: Changes the fingerprint whenever it changes.
+    """
+
+    name: str
+    code: Callable[..., Any] = field(repr=False)
+    endpoint: str
+    route: str | None
+    methods: tuple[str, ...]
+    init_args: tuple[Any, ...] = field(repr=False)
+    init_kwargs: Mapping[str, Any] = field(repr=False)
+    config: BackendConfig
+    ray_actor_options: Mapping[str, Any]
+    surroundings: SurroundingsSpec | None
+    version: str | None
+
+    @property
+    def describes_endpoint(self) -> bool:
+        """Whether it says what its endpoint's route or methods are."""
+        return self.route is not None or self.methods != _DEFAULT_METHODS
+
+    @property
+    def place(self) -> str:
+        """Where it is written, for messages."""
+        return f"{self.code.__module__}:{self.code.__qualname__}"
+
+    def fingerprint(self) -> str:
+        """Return the digest of all that a replica starts from, options apart.
+
+        It covers the whole file that the code is in, and the directory that replicas import it from. What that file
+        imports is not looked at: change `version` when the deployment must notice something else.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        given = (self.place, self.init_args, self.init_kwargs, self.ray_actor_options, self.version)
+        return digest(source_of(self.code), closed_over(self.code), given, self._search_path(), *self._surrounded())
+
+    def frozen(self) -> Backend:
+        """Return the backend, ready for the controller.
+
+        Code that replicas can import travels as its import path; all else by value.
+
+        Raises:
+            SerializationError: Something of it cannot be pickled; the message names it.
+            OSError: The file that the code is in cannot be read.
+        """
+        code = freeze_code(
+            import_path_of(self.code) or self.code,
+            self.init_args,
+            self.init_kwargs,
+            search_path=self._search_path(),
+            surroundings=self.surroundings,
+        )
+        return Backend(
+            name=self.name,
+            code=code,
+            is_async=is_async_code(self.code),
+            config=packed_config(self.config),
+            actor_options=Opaque(dict(self.ray_actor_options)),
+            fingerprint=self.fingerprint(),
+            declared=tuple(sorted(self.config.given)),
+        )
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # code that travels by value leaves its mark behind, and with it a second copy of itself
+
+    def _search_path(self) -> tuple[str, ...]:
+        around = self.surroundings.search_path if self.surroundings is not None else ()
+        return tuple(dict.fromkeys([*search_path_of(self.code.__module__), *around]))
+
+    def _surrounded(self) -> tuple[Any, ...]:
+        return () if self.surroundings is None else (self.surroundings.path, self.surroundings.arguments)
+
+
+class _Decorator(Protocol):
+    def __call__(self, code: _Code, /) -> _Code: ...
+
+
+@overload
+def backend(name: _Code, /) -> _Code: ...
+
+
+@overload
+def backend(
+    name: str | None = None,
+    *,
+    endpoint: str | None = None,
+    route: str | None = None,
+    methods: Iterable[str] = _DEFAULT_METHODS,
+    init_args: Sequence[Any] = (),
+    init_kwargs: Mapping[str, Any] | None = None,
+    ray_actor_options: dict[str, Any] | None = None,
+    surroundings: str | SurroundingsSpec | None = None,
+    version: object = None,
+    **config: Any,
+) -> _Decorator: ...
+
+
+def backend(
+    name: Any = None,
+    *,
+    endpoint: str | None = None,
+    route: str | None = None,
+    methods: Iterable[str] = _DEFAULT_METHODS,
+    init_args: Sequence[Any] = (),
+    init_kwargs: Mapping[str, Any] | None = None,
+    ray_actor_options: dict[str, Any] | None = None,
+    surroundings: str | SurroundingsSpec | None = None,
+    version: object = None,
+    **config: Any,
+) -> Any:
+    """Declare a function or class as a backend; `deploy` starts it. The object stays what it is.
+
+    ::
+
+        @serve.backend("digits", route="/digits", methods=["POST"], num_replicas=2)
+        class Digits: ...
+
+    Args:
+        name: The backend's name; None: the name of the function or class.
+        endpoint: Name of its endpoint; None: the backend's own. Several backends may share one: the first one that
+            is deployed gets its traffic, until `set_traffic`.
+        route: Where the endpoint is over HTTP, a Starlette path such as "/api/{user_id:int}"; None: Python callers
+            only, or said at another backend of the endpoint.
+        methods: HTTP methods of the endpoint.
+        init_args: Arguments of the class's constructor.
+        init_kwargs: Its keyword arguments.
+        ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
+        surroundings: Import path "package.module:factory" of the `Surroundings` that its code runs in, or a
+            `SurroundingsSpec`, which can hold arguments for the factory.
+        version: Anything with a text of its own; when that changes, the next deployment replaces the replicas.
+        config: Options of `BackendConfig`.
+
+    Returns:
+        A decorator that returns what it decorates.
+
+    Raises:
+        TypeError: An option is unknown, or what is decorated cannot be a backend.
+        ConfigError: An option has a bad value. It is a ValueError.
+    """
+    if name is not None and not isinstance(name, str) and callable(name):  # `@serve.backend` without parentheses
+        return backend()(name)
+    _check_options(config)
+    options = BackendConfig(**config)
+    if route is not None:
+        check_route(route)
+    given: dict[str, Any] = {
+        "route": route,
+        "methods": checked_methods(methods),
+        "init_args": tuple(init_args),
+        "init_kwargs": dict(init_kwargs or {}),
+        "config": options,
+        "ray_actor_options": check_ray_actor_options(ray_actor_options),
+        "surroundings": SurroundingsSpec.of(surroundings),
+        "version": None if version is None else str(version),
+    }
+    if name is not None:
+        check_name("backend", name)
+    if endpoint is not None:
+        check_name("endpoint", endpoint)
+
+    def declare(code: _Code) -> _Code:
+        check_backend_code(code, given["init_args"], given["init_kwargs"])
+        check_config(code, options)
+        if isinstance(code, str):
+            raise TypeError(f"@serve.backend decorates a function or a class, got {shown(code)}")
+        if _declaration_of(code) is not None:
+            raise ConfigError(f"{code.__module__}:{code.__qualname__} is declared twice; one object is one backend")
+        own = check_name("backend", code.__name__ if name is None else name)
+        declaration = Declaration(name=own, code=code, endpoint=endpoint or own, **given)
+        setattr(code, _MARK, declaration)
+        return code
+
+    return declare
+
+
+def declared_in(*modules_or_objects: object) -> list[Declaration]:
+    """Return the declarations of modules and of functions and classes, in the order of their source.
+
+    Args:
+        modules_or_objects: A module, or its import path "package.module", stands for all that is defined in it, not
+            for what it has imported; a function or class, or its path "package.module:Attr", for itself.
+
+    Raises:
+        TypeError: One is neither, or is not declared.
+        ConfigError: A path leads nowhere; or two declarations have one name, or contradict each other.
+    """
+    found: dict[int, Declaration] = {}
+    for given in modules_or_objects:
+        what = _imported(given) if isinstance(given, str) else given
+        for declaration in _module_declarations(what) if isinstance(what, types.ModuleType) else [_declared(what)]:
+            found[id(declaration)] = declaration
+    declarations = list(found.values())
+    _check_names(declarations)
+    _check_endpoints(declarations)
+    return declarations
+
+
+def _check_options(config: Mapping[str, Any]) -> None:
+    own = inspect.signature(backend).parameters.values()
+    known = [each.name for each in fields(BackendConfig)]
+    for option in config:
+        if option not in known:
+            near = nearest(option, [*known, *(p.name for p in own if p.kind is not p.VAR_KEYWORD)])
+            raise TypeError(f"backend() has no option {shown(option)}{near}")
+
+
+def _imported(path: str) -> Any:
+    module = path.partition(":")[0]
+    try:
+        return resolve(path) if ":" in path else importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # an import of the user's own module failed
+        raise ConfigError(f"no module {module!r} can be imported here: {error}") from None
+    except AttributeError as error:
+        if ":" not in path:
+            raise
+        raise ConfigError(f"{path!r} names nothing: {error}") from None
+    except (TypeError, ValueError) as error:  # a relative or an empty name
+        if module and not module.startswith("."):
+            raise
+        raise ConfigError(f"{path!r} is no import path: {error}") from None
+
+
+def _module_declarations(module: types.ModuleType) -> list[Declaration]:
+    declarations = (_declaration_of(value) for value in list(vars(module).values()))
+    own = [each for each in declarations if each is not None and each.code.__module__ == module.__name__]
+    return [each for index, each in enumerate(own) if each not in own[:index]]  # an object may have two names
+
+
+def _declared(what: object) -> Declaration:
+    declaration = _declaration_of(what)
+    if declaration is None:
+        raise TypeError(
+            f"{shown(what)} is not declared: put @serve.backend(...) over its definition, "
+            "or pass the module or the function or class that has it"
+        )
+    return declaration
+
+
+def _declaration_of(what: object) -> Declaration | None:
+    # Not `getattr`: that would find what a base class declares, or what an object with `__getattr__` makes up.
+    found = vars(what).get(_MARK) if inspect.isfunction(what) or inspect.isclass(what) else None
+    return found if isinstance(found, Declaration) else None
+
+
+def _check_names(declarations: Iterable[Declaration]) -> None:
+    seen: dict[str, Declaration] = {}
+    for each in declarations:
+        first = seen.setdefault(each.name, each)
+        if first is not each:
+            raise ConfigError(f"backend {each.name!r} is declared twice: by {first.place} and by {each.place}")
+
+
+def _check_endpoints(declarations: Iterable[Declaration]) -> None:
+    describing: dict[str, Declaration] = {}
+    routes: dict[str, Declaration] = {}
+    for each in declarations:
+        if not each.describes_endpoint:
+            continue
+        first = describing.setdefault(each.endpoint, each)
+        if first is not each:
+            raise ConfigError(
+                f"endpoint {each.endpoint!r} gets a route or methods twice: by {first.place} and by {each.place}; "
+                "say it once"
+            )
+        other = routes.setdefault(each.route, each) if each.route is not None else each
+        if other is not each:
+            raise ConfigError(
+                f"route {each.route!r} is declared for two endpoints: {other.endpoint!r} by {other.place}, "
+                f"{each.endpoint!r} by {each.place}"
+            )

@@ -1,0 +1,70 @@
+"""Whether code, and what it is started with, is still the same: digests that agree between processes.
+
+Rule 1: values of the builtin types count by what they are, wherever a pickle or a hash would depend on the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["closed_over", "digest", "source_of"]
+
+
+def digest(*values: object) -> str:
+    """Return a digest of *values*, the same in every process for equal ones of the builtin types.
+
+    Of other objects the pickle counts, which may differ between equal ones.
+    """
+    found = hashlib.sha256()
+    for part in _parts(values):
+        found.update(len(part).to_bytes(8, "big") + part)
+    return found.hexdigest()
+
+
+def _parts(value: Any) -> list[bytes]:
+    """Return *value* as a flat list of bytes that no other value has."""
+    kind = type(value)
+    label = f"{kind.__module__}.{kind.__qualname__}".encode()
+    if isinstance(value, Mapping):
+        items = sorted((_parts(key), _parts(item)) for key, item in value.items())
+        return [b"mapping", *_joined(side for pair in items for side in pair)]
+    if kind in (list, tuple):
+        return [label, *_joined(_parts(item) for item in value)]
+    if kind in (set, frozenset):
+        return [label, *_joined(sorted(_parts(item) for item in value))]
+    if kind is bytes:
+        return [label, value]
+    if value is None or kind in (bool, int, float, complex, str):
+        return [label, repr(value).encode("utf-8", "backslashreplace")]
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return [label, str(value.__module__).encode(), value.__qualname__.encode()]
+    return [label, cloudpickle.dumps(value)]
+
+
+def _joined(members: Iterable[list[bytes]]) -> list[bytes]:
+    found = list(members)
+    return [str(len(found)).encode(), *(part for member in found for part in (str(len(member)).encode(), *member))]
+
+
+def source_of(code: Callable[..., Any]) -> bytes:
+    """Return the source of the module that *code* is defined in; its own pickle where there is no file."""
+    file = getattr(sys.modules.get(code.__module__), "__file__", None)
+    if file is None or not Path(file).exists():
+        return bytes(cloudpickle.dumps(code))
+    return Path(file).read_bytes()
+
+
+def closed_over(code: Callable[..., Any]) -> list[Mapping[str, Any]]:
+    """Return the variables that *code*, if it is local to a function, has from there."""
+    if "<locals>" not in code.__qualname__:
+        return []
+    members = vars(code).values() if inspect.isclass(code) else (code,)
+    functions = [getattr(member, "__func__", member) for member in members]
+    return [inspect.getclosurevars(func).nonlocals for func in functions if inspect.isfunction(func)]

@@ -1,0 +1,239 @@
+"""A WebSocket on its way to an endpoint: what proxy and adapters share beside `forwarding`.
+
+Rule 1: one stream carries it: its client's messages are the body of the request, those of user code the answer's.
+Rule 2: nothing is buffered here but one message each way: who does not read stops who sends, through all of the way.
+Rule 3: who ends it says so to the other side, with a code; what merely broke is 1011, or 1001 if the replica retires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+from starlette.types import Message, Receive, Scope, Send
+
+from serve_bridge.config import MESSAGE_BYTES
+from serve_bridge.errors import ServeBridgeError
+from serve_bridge.forwarding import Forwarded, failed, read_head
+from serve_bridge.messages import HeaderList
+from serve_bridge.results import Answer
+from serve_bridge.router import Router
+from serve_bridge.wire import websocket
+from serve_bridge.wire.connection import Aborted, CallerStream, Lost
+from serve_bridge.wire.frames import END, Frame
+from serve_bridge.wire.websocket import Close, MessageReader, MessageTooLong
+
+_SUBPROTOCOL = b"sec-websocket-protocol"
+
+_logger = logging.getLogger("serve_bridge.forwarding")
+
+Routing: TypeAlias = tuple[CallerStream, Frame]
+
+
+async def forward_websocket(
+    router: Router,
+    request: Forwarded,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    logger: logging.Logger,
+    max_message_bytes: int = MESSAGE_BYTES,
+) -> int | None:
+    """Carry a WebSocket from its handshake to its end, on the loop of *router*.
+
+    Its `timeout_s` is the time for the handshake. Whatever happens, the client has its answer or its close.
+
+    Args:
+        router: Of the running loop.
+        request: Made from *scope*; nothing has been taken from *receive*.
+        scope: Of the ASGI WebSocket.
+        receive: Of the ASGI WebSocket.
+        send: Of the ASGI WebSocket.
+        logger: Of who forwards.
+        max_message_bytes: Longest message, either way; a longer one closes the WebSocket with 1009.
+
+    Returns:
+        The status of the handshake: 101 if it was open, else what it was denied with. None: the client left first.
+    """
+    if (await receive())["type"] != "websocket.connect":
+        return None
+    client = _Client(receive, send, max_message_bytes)
+    request.body = client
+    try:
+        routed = await _shake_hands(router, request, client)
+        return None if routed is None else await _answer(*routed, request, scope, client, logger)
+    except ServeBridgeError as error:  # before there was an answer
+        logger.warning("request %s: %s: %s", request.request_id, type(error).__name__, error)
+        return await deny(scope, send, failed(error, request.request_id))
+    finally:
+        client.end()
+
+
+async def _answer(
+    stream: CallerStream, frame: Frame, request: Forwarded, scope: Scope, client: _Client, logger: logging.Logger
+) -> int:
+    try:
+        head, headers = read_head(frame.payload, request, logger)
+        if head.status == websocket.SWITCHING:
+            await client.carry(stream, headers, request.request_id, logger)
+        elif frame.flags & END:
+            return await deny(scope, client.send, Answer(head.status, headers, head.body))
+        else:
+            await _deny_streaming(scope, client.send, head.status, headers, stream)
+        return head.status
+    finally:
+        stream.cancel()
+
+
+async def deny(scope: Scope, send: Send, answer: Answer) -> int:
+    """Deny the handshake with *answer*, of a server that cannot send one with 403; return its status."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": websocket.NORMAL})
+        return 403
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body})
+    return answer.status
+
+
+async def _deny_streaming(scope: Scope, send: Send, status: int, headers: HeaderList, stream: CallerStream) -> None:
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": websocket.NORMAL})
+        return
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    async for chunk in stream.chunks():
+        await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b""})
+
+
+async def _shake_hands(router: Router, request: Forwarded, client: _Client) -> Routing | None:
+    """Return what answers the handshake; None if the client has left before."""
+    routing = asyncio.get_running_loop().create_task(router.route(request, whole=False))
+    try:
+        await asyncio.wait((routing, client.first), return_when=asyncio.FIRST_COMPLETED)
+        if routing.done() or not _is_disconnect(client.first.result()):
+            return await asyncio.shield(routing)
+    except asyncio.CancelledError:
+        _withdraw(routing)
+        raise
+    _withdraw(routing)
+    return None
+
+
+def _withdraw(routing: asyncio.Task[Routing]) -> None:
+    """Give up the handshake, at whatever stage it is."""
+
+    def close(routing: asyncio.Task[Routing]) -> None:
+        if not routing.cancelled() and routing.exception() is None:
+            routing.result()[0].cancel()
+
+    routing.cancel()
+    routing.add_done_callback(close)
+
+
+class _Client(AsyncIterator[bytes]):
+    """The client's side: its messages, encoded for the stream, and what is to be sent to it.
+
+    Attributes:
+        send: The ASGI `send`.
+        first: The first message after the handshake's; asked for at once, since the client may leave meanwhile.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+        self.send = send
+        self.first: asyncio.Future[Message] = asyncio.ensure_future(receive())
+        self._receive = receive
+        self._limit = limit
+        self._begun = self._ended = self._left = False
+        self._stream: CallerStream | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def end(self) -> None:
+        """Read nothing more."""
+        self.first.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    # from the client
+
+    async def __anext__(self) -> bytes:
+        """Return the client's next message; the last one is a close."""
+        if self._ended:
+            raise StopAsyncIteration
+        message = await self._next()
+        if message["type"] == "websocket.disconnect":
+            return self._last(Close(message.get("code", websocket.NO_STATUS), message.get("reason") or ""))
+        text = message.get("text")
+        data = b"".join(websocket.encode(text if text is not None else message.get("bytes") or b""))
+        if len(data) <= self._limit + 1:
+            return data
+        await self._close(Close(websocket.TOO_LONG, "message too big"))
+        return self._last(Close(websocket.TOO_LONG, "message too big"))
+
+    async def _next(self) -> Message:
+        if self._begun:
+            return await self._receive()
+        self._begun = True
+        return await self.first
+
+    def _last(self, close: Close) -> bytes:
+        self._ended = True
+        self._leave()
+        return b"".join(websocket.encode(close))
+
+    def _leave(self) -> None:
+        """The client has left: user code is told by `__anext__`, and after a while by the end of the stream."""
+        self._left = True
+        if self._patience is None and self._stream is not None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(websocket.LEAVE_GRACE_S, self._stream.cancel)
+
+    # to the client
+
+    async def carry(self, stream: CallerStream, headers: HeaderList, request_id: str, logger: logging.Logger) -> None:
+        """Accept with *headers*, then send what comes on *stream* until both sides have ended."""
+        self._stream = stream
+        subprotocol = next((value.decode("latin-1") for name, value in headers if name == _SUBPROTOCOL), None)
+        own = [pair for pair in headers if not pair[0].startswith(b"sec-websocket-")]
+        await self._deliver({"type": "websocket.accept", "subprotocol": subprotocol, "headers": own})
+        reader = MessageReader(stream, self._limit)
+        try:
+            close = await self._send_all(reader)
+        except MessageTooLong:
+            logger.error("request %s: the backend sent a message above the limit", request_id)
+            close = Close(websocket.TOO_LONG, "message too big")
+        except (Lost, Aborted, ServeBridgeError) as error:
+            if not self._left:
+                logger.warning("request %s: the WebSocket broke off: %s", request_id, error)
+            retires = stream.connection.going_away
+            close = Close(websocket.GOING_AWAY if retires else websocket.FAILED, f"request {request_id}")
+        await self._close(close)
+
+    async def _send_all(self, reader: MessageReader) -> Close:
+        """Send the messages of user code; return how it ends."""
+        while (message := await reader.next()) is not None:
+            if isinstance(message, Close):
+                return message
+            key = "text" if isinstance(message, str) else "bytes"
+            await self._deliver({"type": "websocket.send", key: message})
+        return Close(websocket.NORMAL)
+
+    async def _close(self, close: Close) -> None:
+        code = websocket.sendable(close.code)
+        await self._deliver({"type": "websocket.close", "code": code, "reason": close.reason})
+
+    async def _deliver(self, message: Message) -> None:
+        """Send *message*, unless the client has left; user code still has to come to its end then."""
+        if self._left:
+            return
+        try:
+            await self.send(message)
+        except Exception as error:  # each server has its own for a client that has left
+            _logger.debug("a WebSocket took no more: %r", error)
+            self._leave()
+
+
+def _is_disconnect(message: Message) -> bool:
+    return bool(message["type"] == "websocket.disconnect")

@@ -1,0 +1,114 @@
+"""Import paths, "package.module:Attr": how code is named that another process is to find by itself.
+
+Rule 1: as text a path is checked anywhere; only `resolve` imports.
+Rule 2: a process that was started elsewhere knows no project: beside the path it is told the directories to look in.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any, Final
+
+from serve_bridge.errors import ConfigError, shown
+
+_FORM: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_OURSELVES: Final = __name__.partition(".")[0]
+
+
+def check_import_path(path: str) -> str:
+    """Return *path* if it reads as an import path; nothing is imported.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if not _FORM.fullmatch(path):
+        raise ConfigError(f"an import path reads 'package.module:Attr', got {shown(path)}")
+    return path
+
+
+def resolve(path: str) -> Any:
+    """Return what *path* names.
+
+    Raises:
+        ImportError: Its module is missing or fails.
+        AttributeError: It has no such attribute.
+    """
+    module, _, attribute = path.partition(":")
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
+def import_path_of(target: Any) -> str | None:
+    """Return the path under which another process finds the class or function *target*; None if it has none.
+
+    It has none if it is local to a function, in `__main__`, in a module that no import finds, or hidden by another
+    object of its name.
+    """
+    module, name = target.__module__, target.__qualname__
+    top = module.partition(".")[0]
+    if top == "__main__" or "<" in name or not _directories(top):
+        return None
+    try:
+        found = functools.reduce(getattr, name.split("."), sys.modules.get(module))
+    except AttributeError:
+        return None
+    return f"{module}:{name}" if found is target else None
+
+
+def search_path_of(module: str) -> tuple[str, ...]:
+    """Return the directories in which an import of *module* begins.
+
+    Nothing is returned for what every process of this environment finds: installed packages, the standard library,
+    this package itself.
+    """
+    top = module.partition(".")[0]
+    if top == _OURSELVES:
+        return ()
+    if top == "__main__":
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        found = [Path(script).absolute().parent] if script is not None else []
+    else:
+        found = _directories(top)
+    installed = _installed()
+    return tuple(dict.fromkeys(str(directory) for directory in found if str(directory) not in installed))
+
+
+def extend_search_path(directories: Iterable[str]) -> None:
+    """Let imports of this process look in *directories* first; those that they know already stay where they are."""
+    new = [directory for directory in directories if directory not in sys.path]
+    sys.path[:0] = new
+    if new:
+        importlib.invalidate_caches()
+
+
+def _directories(top: str) -> list[Path]:
+    """Return the directories in which the top-level module *top* is found under its name."""
+    spec = _spec_of(top)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        places = [Path(location).absolute() for location in spec.submodule_search_locations]
+    else:
+        places = [Path(spec.origin).absolute()] if spec.has_location and spec.origin is not None else []
+    # It may lie under another name where it is developed, or was loaded from; an import would not find it there.
+    return [place.parent for place in places if place.name.partition(".")[0] == top]
+
+
+def _spec_of(top: str) -> ModuleSpec | None:
+    if top in sys.modules:
+        return getattr(sys.modules[top], "__spec__", None)
+    return importlib.util.find_spec(top)
+
+
+@functools.cache
+def _installed() -> frozenset[str]:
+    places = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return frozenset([*places, *site.getsitepackages(), site.getusersitepackages()])

@@ -1,0 +1,241 @@
+"""The WebSockets of a replica: each is served by one `async def` of user code, from its handshake to its close.
+
+Rule 1: user code has Starlette's `WebSocket`; under it this module does what an ASGI server does.
+Rule 2: a client that leaves does not cancel: user code is told, and has `LEAVE_GRACE_S` to come to its end.
+Rule 3: a failure of user code is a 500 before the handshake is answered, and code 1011 after it; why is for the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serve_bridge.answering import Message, ResponseSender, is_cancelled, send_failure
+from serve_bridge.context import request_deadline
+from serve_bridge.executor import Executor
+from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
+from serve_bridge.method import Method
+from serve_bridge.path_params import convert
+from serve_bridge.results import Answer, check_head, problem
+from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.websocket import (
+    BROKEN,
+    FAILED,
+    LEAVE_GRACE_S,
+    NORMAL,
+    SWITCHING,
+    Close,
+    MessageReader,
+    MessageWriter,
+    sendable,
+)
+
+_SUBPROTOCOL = b"sec-websocket-protocol"
+
+_logger = logging.getLogger("serve_bridge.replica")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class WebSockets:
+    """The WebSockets that a replica serves at the moment."""
+
+    def __init__(self) -> None:
+        self._served: set[_ServedWebSocket] = set()
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    async def answer(self, executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
+        """Let *method* serve the WebSocket that *head* asks for, until it is closed."""
+        # The time the caller gave is for the handshake, and the caller ends one that takes longer.
+        request_deadline.set(None)
+        if not method.is_async or method.is_generator or method.batched or method.takes == "nothing":
+            _deny(stream, head, 501, "Not Implemented", "this endpoint takes no WebSocket")
+            return
+        served = _ServedWebSocket(head, stream)
+        self._served.add(served)
+        try:
+            await served.serve(executor, method)
+        finally:
+            served.end()
+            self._served.discard(served)
+
+    def go_away(self) -> None:
+        """End those that are open: their clients see that the server is going away."""
+        for served in list(self._served):
+            served.go_away()
+
+
+class _State(Enum):
+    CONNECTING = auto()
+    OPEN = auto()
+    DENYING = auto()
+    CLOSED = auto()
+
+
+class _ServedWebSocket:
+    """One WebSocket: what is under the `WebSocket` that user code has."""
+
+    def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
+        self._head = head
+        self._stream = stream
+        self._state = _State.CONNECTING
+        self._announced = False
+        self._closed: Close | None = None
+        self._reader = MessageReader(stream)
+        self._writer = MessageWriter(stream)
+        self._denial = ResponseSender(stream)
+        self._task = asyncio.current_task()
+        self._patience: asyncio.TimerHandle | None = None
+
+    async def serve(self, executor: Executor, method: Method) -> None:
+        """Run *method* and see to it that the WebSocket has an end."""
+        try:
+            websocket = WebSocket(_scope(self._head), self._receive, self._send)
+            await executor.run(method, *method.arguments(websocket, {}))
+        except asyncio.CancelledError:
+            if is_cancelled():
+                self._stream.abort()
+                return
+            await self._fail(RuntimeError("user code raised CancelledError"))
+        except WebSocketDisconnect:  # the usual end of user code that reads until the client leaves
+            await self._end(Close(NORMAL))
+        except BaseException as error:
+            await self._fail(error)
+        else:
+            await self._end(Close(NORMAL))
+
+    def go_away(self) -> None:
+        """End it now if it is open; of a replica that drains the caller knows what that means."""
+        if self._state is _State.OPEN:
+            self._stream.abort()
+            self._cancel()
+
+    def end(self) -> None:
+        """User code has come to its end."""
+        if self._patience is not None:
+            self._patience.cancel()
+
+    async def _fail(self, error: BaseException) -> None:
+        if isinstance(error, WebSocketException):  # Starlette's way to close with a code
+            await self._end(Close(sendable(error.code), error.reason))
+        elif self._state is _State.CONNECTING:
+            self._state = _State.CLOSED
+            send_failure(self._stream, self._head, error)
+        else:
+            _logger.error("request %s: the backend raised", self._head.request_id, exc_info=error)
+            await self._end(Close(FAILED, f"request {self._head.request_id}"))
+
+    async def _end(self, close: Close) -> None:
+        """Close with *close*, unless user code has ended it already."""
+        if self._state is _State.CONNECTING:
+            self._refuse()
+        elif self._state is _State.OPEN and not self._stream.body_ended:
+            with contextlib.suppress(OSError):  # the client has left meanwhile
+                await self._close(close)
+
+    # ASGI
+
+    async def _receive(self) -> Message:
+        if not self._announced:
+            self._announced = True
+            return {"type": "websocket.connect"}
+        if self._closed is None:
+            try:
+                message = await self._reader.next()
+            except Lost:
+                message = None
+            if isinstance(message, str):
+                return {"type": "websocket.receive", "text": message}
+            if isinstance(message, bytes):
+                return {"type": "websocket.receive", "bytes": message}
+            self._closed = message or Close(BROKEN)
+        return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
+        if self._state is _State.OPEN and kind == "websocket.send":
+            text = message.get("text")
+            await self._write(text if text is not None else bytes(message.get("bytes") or b""))
+        elif self._state is _State.OPEN and kind == "websocket.close":
+            await self._close(Close(sendable(message.get("code", NORMAL)), message.get("reason") or ""))
+        elif self._state is _State.CONNECTING and kind == "websocket.accept":
+            self._accept(message)
+        elif self._state is _State.CONNECTING and kind == "websocket.close":
+            self._refuse()
+        elif self._state in (_State.CONNECTING, _State.DENYING) and kind.startswith("websocket.http.response."):
+            self._state = _State.DENYING
+            await self._denial({**message, "type": kind.removeprefix("websocket.")})
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind!r} on a WebSocket that is {self._state.name.lower()}")
+
+    def _accept(self, message: Message) -> None:
+        headers: HeaderList = [(bytes(name), bytes(value)) for name, value in message.get("headers") or ()]
+        subprotocol = message.get("subprotocol")
+        if subprotocol is not None:
+            headers.append((_SUBPROTOCOL, subprotocol.encode("latin-1")))
+        check_head(200, headers)
+        self._state = _State.OPEN
+        self._stream.on_cancel = self._caller_gone
+        self._stream.respond(_encode(HttpAnswer(SWITCHING, headers, b"")), end=False)
+        self._stream.accept_body()
+
+    def _refuse(self) -> None:
+        self._state = _State.CLOSED
+        _deny(self._stream, self._head, 403, "Forbidden", None)
+
+    async def _close(self, close: Close) -> None:
+        self._closed = close
+        await self._write(close, end=True)
+        self._state = _State.CLOSED
+
+    async def _write(self, message: str | bytes | Close, *, end: bool = False) -> None:
+        if self._stream.body_ended:
+            raise ClientLeft
+        try:
+            await self._writer.send(message, end=end)
+        except Lost:
+            raise ClientLeft from None
+
+    def _caller_gone(self) -> None:
+        self._patience = asyncio.get_running_loop().call_later(LEAVE_GRACE_S, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class ClientLeft(OSError):
+    """The client of the WebSocket has left; Starlette makes a `WebSocketDisconnect` of it."""
+
+
+def _scope(head: HttpHead) -> dict[str, Any]:
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "scheme": head.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": head.root_path,
+        "headers": head.headers,
+        "client": head.client,
+        "server": head.server,
+        "subprotocols": list(head.subprotocols or ()),
+        "path_params": convert(head.path_params) if head.path_params else {},
+        "state": head.context or {},
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+def _deny(stream: ReplicaStream, head: HttpHead, status: int, title: str, detail: str | None) -> None:
+    answer: Answer = problem(status, title, detail, head.request_id)
+    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)

@@ -1,0 +1,293 @@
+"""The examples under real servers: Django and Flask under gunicorn, Starlette under uvicorn, used with a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+import serve_bridge as serve
+from examples.digits import held_out
+from examples.django_app.digits import backends
+from examples.django_app.digits.backends import V1, V2
+from tests.e2e.web_servers import Command, WebServer
+from tests.programs import ROOT
+from tests.waiting import wait_until, wait_until_equal
+
+SAMPLES = ROOT / "examples" / "static" / "samples"
+PASSWORD = "only for this test"
+GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--no-control-socket")
+SERVERS = {
+    "django": Command((*GUNICORN, "examples.django_app.wsgi:application")),
+    "flask": Command((*GUNICORN, "examples.flask_app:create_app()")),
+    "starlette": Command(("uvicorn", "--port", "{port}", "examples.starlette_app:app")),
+}
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[serve.Client]:
+    """All backends of the examples, in this process."""
+    client = serve.start(runtime="local", name="examples", http_options={"location": "NoServer"})
+    serve.deploy(backends, client=client)
+    client.update_backend_config("guesses", {"user_config": {"pause_s": 0}})
+    yield client
+    client.shutdown()
+
+
+@pytest.fixture(scope="module")
+def environment(instance: serve.Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the servers are started with: where the instance is, and a database with its users."""
+    database = tmp_path_factory.mktemp("django") / "db.sqlite3"
+    environment = {"SERVE_BRIDGE_ADDRESS": instance.address, "DJANGO_DATABASE": str(database)}
+    manage("prepare", "--password", PASSWORD, environment=environment)
+    return environment
+
+
+@pytest.fixture(scope="module")
+def urls(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Where each example answers."""
+    logs = tmp_path_factory.mktemp("logs")
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(WebServer(command, logs / name, environment=environment))
+            for name, command in SERVERS.items()
+        }
+        yield {name: str(server.get("/").url).rstrip("/") for name, server in servers.items()}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chrome]:
+    """Debian's browser, without a window."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs and "CI" not in os.environ:
+        pytest.skip("needs chromium and chromedriver: make system-packages")
+    options = ChromeOptions()
+    options.binary_location, driver = map(str, programs)
+    options.add_argument("--headless=new")
+    options.add_argument("--window-size=1000,1000")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # which Chromium refuses to set up for root
+    with Chrome(options, ChromeService(driver)) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium: Chrome) -> Chrome:
+    """The browser, as nobody has used it yet."""
+    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    chromium.get_log("browser")  # reading empties it
+    return chromium
+
+
+@pytest.fixture
+def log_in(browser: Chrome, urls: dict[str, str]) -> Callable[[str], None]:
+    """Logs a user in to the Django example, who is then on its first page."""
+
+    def log_in(name: str, password: str = PASSWORD) -> None:
+        browser.get(f"{urls['django']}/")
+        field(browser, "Username").send_keys(name)
+        field(browser, "Password").send_keys(password)
+        press(browser, "Log in")
+
+    return log_in
+
+
+def manage(*arguments: str, environment: dict[str, str]) -> str:
+    """Run a command of the Django example; return what it prints."""
+    command = [sys.executable, "-W", "error", "-m", "examples.django_app.manage", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout + ended.stderr
+
+
+# What a user does
+
+
+def field(browser: Chrome, label: str) -> WebElement:
+    """Return the field with *label*."""
+    found = browser.find_element(By.XPATH, f"//label[starts-with(normalize-space(), '{label}')]")
+    return browser.find_element(By.ID, str(found.get_attribute("for")))
+
+
+def press(browser: Chrome, text: str) -> None:
+    """Press the button with *text*."""
+    button = f"//button[normalize-space()='{text}'] | //input[@type='submit' and @value='{text}']"
+    browser.find_element(By.XPATH, button).click()
+
+
+def text(browser: Chrome, selector: str = "main, #content") -> str:
+    """Return what a part of the page says."""
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+def upload(browser: Chrome, file: Path) -> None:
+    """Choose a file and send it."""
+    field(browser, "A picture of one digit").send_keys(str(file))
+    press(browser, "Read it")
+
+
+def shown_picture(browser: Chrome) -> int:
+    """Return the width, in pixels of its own, of the picture that is shown beside a reading."""
+    picture = browser.find_element(By.CSS_SELECTOR, ".reading img")
+    return int(browser.execute_script("return arguments[0].naturalWidth", picture))
+
+
+def split(browser: Chrome, url: str, percent: dict[str, int]) -> None:
+    """Set the split of the endpoint `digits` on the staff's page."""
+    browser.get(f"{url}/admin/traffic/")
+    for version, share in percent.items():
+        number = browser.find_element(By.CSS_SELECTOR, f"[aria-label='Percent for {version}']")
+        number.clear()
+        number.send_keys(str(share))
+    form = browser.find_element(By.XPATH, "//form[.//h2='digits']")
+    form.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+
+
+# Django
+
+
+def test_a_wrong_password_is_told(browser: Chrome, log_in: Callable[..., None]) -> None:
+    """Every page asks who is there first."""
+    log_in("ada", "wrong")
+    assert "Please enter a correct username and password" in text(browser)
+
+
+def test_a_user_uploads_a_digit_to_django(browser: Chrome, log_in: Callable[..., None]) -> None:
+    """The page shows the picture, what it is, and the reading among the user's own."""
+    log_in("ada")
+    upload(browser, SAMPLES / "7.png")
+    assert text(browser, ".reading strong") == "7"
+    assert shown_picture(browser) == 8
+    assert text(browser, "tbody td:nth-child(2)") == "7"
+
+
+def test_a_form_with_a_wrong_token_is_refused(browser: Chrome, log_in: Callable[..., None]) -> None:
+    """Nothing of it reaches a backend."""
+    log_in("ada")
+    tokens = "document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach((field) => field.value = 'wrong')"
+    browser.execute_script(tokens)
+    upload(browser, SAMPLES / "7.png")
+    assert "The form has expired" in text(browser)
+
+
+def test_the_staff_changes_the_split(
+    browser: Chrome, log_in: Callable[..., None], urls: dict[str, str], instance: serve.Client
+) -> None:
+    """The next upload is answered by the version that got all of the traffic."""
+    log_in("grace")
+    split(browser, urls["django"], {V1: 0, V2: 100})
+    assert "the new split is in force" in text(browser, ".messagelist")
+    browser.get(f"{urls['django']}/")
+    upload(browser, SAMPLES / "3.png")
+    assert f"{V2} is" in text(browser, ".reading")
+    assert instance.list_endpoints()["digits"]["traffic"][V2] == 1
+
+
+def test_a_user_may_not_see_the_traffic(browser: Chrome, log_in: Callable[..., None], urls: dict[str, str]) -> None:
+    """The page is for the staff."""
+    log_in("ada")
+    browser.get(f"{urls['django']}/admin/traffic/")
+    assert "not authorized to access this page" in text(browser)
+
+
+def test_guesses_arrive_row_by_row(browser: Chrome, log_in: Callable[..., None], urls: dict[str, str]) -> None:
+    """Through Django as server-sent events; the last one has seen the whole picture."""
+    log_in("ada")
+    browser.get(f"{urls['django']}/watch/4/")
+    wait_until_equal(lambda: text(browser, "#state"), "All of it seen:")
+    rows = [row.text.split()[0] for row in browser.find_elements(By.CSS_SELECTOR, "#guesses tr")]
+    assert rows == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert text(browser, "#guess") == "4"
+
+
+def test_the_tests_of_the_django_example_pass(environment: dict[str, str]) -> None:
+    """They bring an instance of their own."""
+    assert "OK" in manage("test", "examples.django_app", environment={**environment, "SERVE_BRIDGE_ADDRESS": ""})
+
+
+# Flask
+
+
+def test_a_user_uploads_a_digit_to_flask(browser: Chrome, urls: dict[str, str]) -> None:
+    """The page shows the picture and what it is."""
+    browser.get(urls["flask"])
+    upload(browser, SAMPLES / "5.png")
+    assert text(browser, ".reading strong") == "5"
+    assert shown_picture(browser) == 8
+
+
+def test_a_file_that_is_no_picture_is_told(browser: Chrome, urls: dict[str, str], tmp_path: Path) -> None:
+    """What the backend refused becomes a sentence of the page."""
+    file = tmp_path / "digit.png"
+    file.write_text("7")
+    browser.get(urls["flask"])
+    upload(browser, file)
+    assert "no picture that can be read" in text(browser)
+
+
+# Starlette
+
+
+def test_a_drawing_is_read_while_it_is_drawn(browser: Chrome, urls: dict[str, str]) -> None:
+    """Each pixel goes over the WebSocket, each answer comes back over it."""
+    browser.get(urls["starlette"])
+    for row in range(1, 9):
+        for column in (4, 5):
+            label = f"Row {row}, column {column}, empty"
+            browser.find_element(By.CSS_SELECTOR, f"[aria-label='{label}']").click()
+    wait_until_equal(lambda: text(browser, "#digit"), "1")
+
+
+def test_the_mount_answers_the_routes_of_the_instance(urls: dict[str, str]) -> None:
+    """As they are, below its prefix."""
+    pixels, digit = held_out(1)[0]
+    answer = httpx.post(f"{urls['starlette']}/ml/digits", json={"pixels": pixels}, trust_env=False)
+    assert answer.json()["digit"] == digit
+
+
+# All of them
+
+PAGES = {
+    "login": ("django", "/accounts/login/"),
+    "read": ("django", "/"),
+    "watch": ("django", "/watch/2/"),
+    "traffic": ("django", "/admin/traffic/"),
+    "upload": ("flask", "/"),
+    "draw": ("starlette", "/"),
+}
+UNNAMED = """
+const named = (e) => e.labels?.length || e.ariaLabel || e.getAttribute("aria-labelledby") || e.textContent.trim() || e.value;
+const fields = document.querySelectorAll("input:not([type=hidden]), button, select, textarea, canvas");
+return [...fields].filter((e) => !named(e)).concat([...document.querySelectorAll("img:not([alt])")]).map((e) => e.outerHTML);
+"""
+ELSEWHERE = """
+return performance.getEntriesByType("resource").map((e) => e.name).filter((name) => !name.startsWith(location.origin));
+"""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_for_everybody(page: str, browser: Chrome, urls: dict[str, str], log_in: Callable[..., None]) -> None:
+    """It has a language, a title and a name for each field, takes nothing from elsewhere, and its console is empty."""
+    app, path = PAGES[page]
+    if app == "django" and page != "login":
+        log_in("grace")
+    browser.get(f"{urls[app]}{path}")
+    facts: list[Any] = [browser.execute_script(script) for script in (UNNAMED, ELSEWHERE)]
+    assert facts == [[], []]
+    assert browser.execute_script("return document.documentElement.lang")
+    assert browser.title
+    wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
+    assert browser.get_log("browser") == []

@@ -1,0 +1,290 @@
+"""The adapters under real web servers: worker processes that fork, are recycled, reloaded and ended.
+
+The instance runs in the tests' own process, so which processes are connected to it can be asked of the kernel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import serve_bridge as serve
+from serve_bridge import instance as instances
+from tests.e2e.web_servers import (
+    CALLERS,
+    DJANGO_RELOADING,
+    FLASK_RELOADING,
+    PATCHED,
+    PRELOADED,
+    RECYCLING,
+    SERVERS,
+    WORKERS,
+    Answer,
+    Command,
+    WebServer,
+    connected_processes,
+    lost,
+)
+from tests.programs import run_program
+from tests.waiting import wait_until, wait_until_equal
+
+pytestmark = pytest.mark.e2e
+
+_numbers = itertools.count()
+
+
+async def echo(request: Any) -> str:
+    """Return what of the request arrived."""
+    return f"{request.method} {request.path_params['number']} {(await request.body()).decode()}"
+
+
+class Instance:
+    """The instance that the servers forward to; started anew, it is found by the same name."""
+
+    def __init__(self) -> None:
+        self._name = f"servers-{next(_numbers)}"
+        self.file = instances.discovery_file(self._name)
+        self.client = self.start()
+
+    def start(self) -> serve.Client:
+        """Start it."""
+        self.client = serve.start(runtime="local", name=self._name, http_options={"location": "NoServer"})
+        self.client.create_backend("echo", echo, config={"num_replicas": 2})
+        self.client.create_endpoint("echo", backend="echo")
+        return self.client
+
+    def replicas(self) -> dict[str, str]:
+        """Return the state of each of its replicas."""
+        return dict(self.client.status()["backends"]["echo"]["replicas"])
+
+    def connected(self, processes: set[int]) -> set[int]:
+        """Return those of *processes* that are connected to it."""
+        return processes & connected_processes(Path(self.client.address).parent)
+
+
+@pytest.fixture(scope="module")
+def instance(runtime_directory: Path) -> Iterator[Instance]:
+    """One for all servers; their processes know only where it is."""
+    instance = Instance()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVE_BRIDGE_ADDRESS", str(instance.file))
+        yield instance
+    instance.client.shutdown()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server whose workers are all up.
+
+    Attributes:
+        server: It.
+        fresh: What each worker said of itself before it forwarded anything.
+        connected: Which of its processes were connected to the instance then.
+    """
+
+    server: WebServer
+    fresh: Mapping[int, Mapping[str, Any]]
+    connected: set[int]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def running(
+    request: pytest.FixtureRequest, instance: Instance, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """Each server in turn."""
+    with WebServer(SERVERS[request.param], tmp_path_factory.mktemp("server") / "log") as server:
+        fresh = server.ready()
+        yield Running(server, fresh, instance.connected(server.family()))
+
+
+def test_nothing_of_the_engine_is_in_a_worker_before_its_first_request(running: Running) -> None:
+    """No thread, no connection, no Ray."""
+    found = [(facts["threads"], facts["connections"], facts["ray"]) for facts in running.fresh.values()]
+    assert (found, running.connected) == ([([], [], False)] * WORKERS, set())
+
+
+def test_many_requests_at_a_time_are_answered_by_all_workers(running: Running) -> None:
+    """Each with what belongs to it."""
+    answers: list[Answer] = []
+
+    def all_answer() -> bool:
+        answers.extend(running.server.ask(100))
+        return {answer.worker for answer in answers} == set(running.fresh)
+
+    wait_until(all_answer)
+    assert lost(answers) == []
+
+
+def test_workers_come_back_when_the_instance_starts_anew(running: Running, instance: Instance) -> None:
+    """By themselves; meanwhile they answer 503."""
+    assert lost(running.server.ask(2 * CALLERS)) == []
+    instance.client.shutdown()
+    meanwhile = running.server.ask(CALLERS)
+    instance.start()
+    assert {answer.status for answer in meanwhile} == {503}
+    wait_until_equal(lambda: lost(running.server.ask(2 * CALLERS)), [])
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_has_forwarded_ends_at_sigterm(name: str, instance: Instance, tmp_path: Path) -> None:
+    """At once, with exit code 0, and no connection of it stays."""
+    with WebServer(SERVERS[name], tmp_path / "log") as server:
+        server.ready()
+        assert lost(server.ask(2 * CALLERS)) == []
+        processes = server.family()
+        assert server.end() == 0, server.log
+    wait_until_equal(lambda: instance.connected(processes), set())
+
+
+@pytest.mark.parametrize("name", RECYCLING)
+def test_recycled_workers_lose_no_request(name: str, instance: Instance, tmp_path: Path) -> None:
+    """Nor does their end take anything of the instance along."""
+    replicas = instance.replicas()
+    answers: list[Answer] = []
+
+    def recycled() -> bool:
+        answers.extend(server.ask(2 * CALLERS))
+        return len({answer.worker for answer in answers}) > 2 * WORKERS
+
+    with WebServer(RECYCLING[name], tmp_path / "log") as server:
+        server.get("/facts")
+        wait_until(recycled)
+    assert lost(answers) == []
+    assert instance.replicas() == replicas
+
+
+def test_a_preloading_master_has_nothing_of_the_engine(instance: Instance, tmp_path: Path) -> None:
+    """It has imported the app, and its workers have forwarded."""
+    written = tmp_path / "facts"
+    with WebServer(PRELOADED, tmp_path / "log", environment={"MASTER_FACTS": str(written)}) as server:
+        server.ready()
+        server.ask(2 * CALLERS)
+        assert server.process.pid not in instance.connected(server.family())
+        server.end()
+    assert json.loads(written.read_text()) == {
+        "pid": server.process.pid,
+        "threads": [],
+        "connections": [],
+        "ray": False,
+    }
+
+
+def test_workers_start_afresh_where_the_preloaded_app_has_called_already(instance: Instance, tmp_path: Path) -> None:
+    """What the master opened stays the master's."""
+    with WebServer(PRELOADED, tmp_path / "log", environment={"CALL_AT_IMPORT": "1"}) as server:
+        workers = server.ready()
+        wait_until(lambda: {answer.worker for answer in server.ask(CALLERS) if answer.status == 200} == set(workers))
+        assert lost(server.ask(2 * CALLERS)) == []
+        assert instance.connected(server.family()) == {server.process.pid, *workers}
+        assert server.end() == 0, server.log
+
+
+# Reloaders
+
+FLASK_SITE = """
+from tests.e2e.apps.flask_app import app
+
+@app.get("/word")
+def word() -> str:
+    return "old"
+"""
+DJANGO_SETTINGS = """
+from tests.e2e.apps.django_project.settings import *
+
+ROOT_URLCONF = "site_urls"
+"""
+DJANGO_SITE = """
+from django.http import HttpResponse
+from django.urls import path
+from tests.e2e.apps.django_project.urls import urlpatterns as own
+
+urlpatterns = [*own, path("word", lambda request: HttpResponse("old"))]
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        pytest.param(FLASK_RELOADING, {"site_app.py": FLASK_SITE}, id="flask"),
+        pytest.param(DJANGO_RELOADING, {"site_urls.py": DJANGO_SITE, "site_settings.py": DJANGO_SETTINGS}, id="django"),
+    ],
+)
+def test_a_reloader_serves_new_code(
+    command: Command, files: Mapping[str, str], instance: Instance, tmp_path: Path
+) -> None:
+    """The process that serves is another one; its parent is never connected."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    changed = tmp_path / next(iter(files))
+    with WebServer(command, tmp_path / "log", directory=tmp_path) as server:
+        assert server.get("/word").text == "old"
+        assert lost(server.ask(CALLERS)) == []
+        [before] = instance.connected(server.family())
+        changed.write_text(changed.read_text().replace("old", "new"))
+        wait_until(lambda: server.get("/word").text == "new")
+        assert lost(server.ask(CALLERS)) == []
+        [after] = instance.connected(server.family())
+        assert {before, after} & {server.process.pid} == set()
+        assert before != after
+        assert psutil.Process(server.process.pid).num_threads() == 1
+
+
+# Monkey-patching
+
+IN_FLASK = """
+    import sys
+    from importlib import import_module
+    {patch}
+    from tests.e2e.apps.flask_app import app
+    app.testing = True
+    try:
+        app.test_client().post("/echo/1")
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+IN_DJANGO = """
+    import os
+    {patch}
+    import django
+    from django.core import checks
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.e2e.apps.django_project.settings"
+    django.setup()
+    print(*(f"{{message.id}} {{message.msg}}" for message in checks.run_checks(tags=["serve_bridge"])))
+"""
+PATCHES = {
+    "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+}
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_a_patched_process_gets_an_error_that_names_the_library(library: str, instance: Instance) -> None:
+    """At first use."""
+    printed = run_program(IN_FLASK.format(patch=PATCHES[library]))
+    assert printed.startswith("ConfigError")
+    assert library in printed
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_django_checks_for_patching(library: str) -> None:
+    """Before anything is served."""
+    printed = run_program(IN_DJANGO.format(patch=PATCHES[library]))
+    assert printed.startswith("serve_bridge.")
+    assert library in printed
+
+
+def test_a_gevent_worker_answers_with_an_error_and_logs_why(instance: Instance, tmp_path: Path) -> None:
+    """It does not hang."""
+    with WebServer(PATCHED, tmp_path / "log") as server:
+        server.ready()
+        assert {answer.status for answer in server.ask(CALLERS)} == {500}
+        assert "ConfigError" in server.log
+        assert "gevent" in server.log
+        assert server.end() == 0

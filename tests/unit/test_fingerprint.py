@@ -1,0 +1,60 @@
+"""Digests: equal for equal values, different for different ones, and the same in every process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_bridge.fingerprint import digest
+from tests.programs import run_program
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+HASHABLE = st.integers() | st.text() | st.binary() | st.tuples(st.integers(), st.text())
+VALUES = st.recursive(
+    PLAIN | st.frozensets(HASHABLE),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(HASHABLE, inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES, VALUES)
+def test_values_have_one_digest_exactly_if_they_are_the_same(one: Any, other: Any) -> None:
+    """Of the same types too: 1, 1.0 and True are three values."""
+    assert (digest(one) == digest(other)) == (_typed(one) == _typed(other))
+
+
+@given(st.dictionaries(HASHABLE, PLAIN))
+def test_the_order_of_a_dict_is_nothing(value: dict[Any, Any]) -> None:
+    """It is not what a mapping says."""
+    assert digest(value) == digest(dict(reversed(list(value.items()))))
+
+
+@given(st.lists(st.text() | st.lists(st.text())))
+def test_neighbours_do_not_run_into_each_other(values: list[Any]) -> None:
+    """A list in a list is another value than its items."""
+    assert digest(values) != digest([values])
+    assert digest(*values, "") != digest(*values)
+
+
+def test_other_processes_agree() -> None:
+    """Though their sets of text have another order."""
+    program = """
+        from serve_bridge.fingerprint import digest
+        print(digest({"names": {"ada", "bob", "cy", "dan"}, "size": 1.5}, print, dict))
+    """
+    values = {"names": {"ada", "bob", "cy", "dan"}, "size": 1.5}
+    assert run_program(program).strip() == digest(values, print, dict)
+
+
+def _typed(value: Any) -> Any:
+    """Return *value* with the type of everything in it, comparable."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return kind, frozenset((_typed(key), _typed(item)) for key, item in value.items())
+    if isinstance(value, frozenset):
+        return kind, frozenset(_typed(item) for item in value)
+    if isinstance(value, list | tuple):
+        return kind, tuple(_typed(item) for item in value)
+    return kind, repr(value)

@@ -1,0 +1,261 @@
+"""Surroundings: opened before user code, entered around each of its calls, in the right place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_bridge.batching import accept_batch
+from serve_bridge.config import BackendConfig
+from serve_bridge.errors import ConfigError
+from serve_bridge.executor import Executor
+from serve_bridge.frozen_code import freeze_code
+from serve_bridge.surroundings import SurroundingsSpec, open_surroundings
+from serve_bridge.user_code import UserCode
+from tests.projects import project_in
+
+depth = contextvars.ContextVar("depth", default="outside")
+
+
+class Recording:
+    """Surroundings that note what happens, and set a context variable as Flask's do."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def setup(self) -> None:
+        """Note it."""
+        self.events.append("setup")
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Note who enters and leaves."""
+        thread = threading.current_thread().name
+        self.events.append("enter")
+        token = depth.set("inside")
+        try:
+            yield
+        finally:
+            depth.reset(token)  # it raises in another context than that of `set`
+            self.events.append("leave" if threading.current_thread().name == thread else "leave elsewhere")
+
+    @asynccontextmanager
+    async def around_async(self) -> AsyncIterator[None]:
+        """Note it."""
+        self.events.append("enter async")
+        token = depth.set("inside")
+        try:
+            yield
+        finally:
+            depth.reset(token)
+            self.events.append("leave async")
+
+
+def run(code: Any, use: Callable[[Callable[..., Awaitable[Any]], UserCode], Awaitable[Any]], **config: Any) -> Any:
+    """Return what *use* makes of a caller of *code* within surroundings, and what these noted after construction."""
+    recording = Recording()
+
+    async def main() -> Any:
+        user_code = UserCode(code, surroundings=recording)
+        executor = Executor(user_code, BackendConfig(**config))
+        await executor.construct()
+        recording.events.clear()
+
+        async def call(data: Any = None, method: str = "__call__") -> Any:
+            called = user_code.methods[method]
+            result = await executor.run(called, *called.arguments(data, {}))
+            return [item async for item in result] if hasattr(result, "__anext__") else result
+
+        try:
+            return await use(call, user_code)
+        finally:
+            executor.close()
+
+    return asyncio.run(main()), recording.events
+
+
+def plain(request: Any) -> str:
+    """Return where it runs."""
+    return depth.get()
+
+
+def items(request: Any) -> Iterator[str]:
+    """Yield where each step runs."""
+    yield depth.get()
+    yield depth.get()
+
+
+def hidden_items(request: Any) -> Any:
+    """Return a generator, which its signature does not tell."""
+    return items(request)
+
+
+async def asynchronous(request: Any) -> str:
+    """Return where it runs."""
+    await asyncio.sleep(0)
+    return depth.get()
+
+
+def hidden_asynchronous(request: Any) -> Any:
+    """Return a coroutine, which its signature does not tell."""
+    return asynchronous(request)
+
+
+async def async_items(request: Any) -> AsyncIterator[str]:
+    """Yield where each step runs."""
+    yield depth.get()
+    await asyncio.sleep(0)
+    yield depth.get()
+
+
+@accept_batch
+def batch(requests: Sequence[Any]) -> list[str]:
+    """Return where it runs, for each."""
+    return [depth.get() for _ in requests]
+
+
+CALLS: list[tuple[Callable[..., Any], Any, list[str]]] = [
+    (plain, "inside", ["enter", "leave"]),
+    (items, ["inside"] * 2, ["enter", "leave"]),
+    (hidden_items, ["inside"] * 2, ["enter", "leave"] * 2),
+    (asynchronous, "inside", ["enter async", "leave async"]),
+    (hidden_asynchronous, "inside", ["enter", "leave", "enter async", "leave async"]),
+    (async_items, ["inside"] * 2, ["enter async", "leave async"]),
+    (batch, "inside", ["enter", "leave"]),
+]
+
+
+@pytest.mark.parametrize(("code", "result", "events"), CALLS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_call_runs_within(code: Callable[..., Any], result: Any, events: list[str]) -> None:
+    """A generator as a whole, in one context."""
+    assert run(code, lambda call, _: call(1)) == (result, events)
+
+
+@pytest.mark.parametrize("code", [items, async_items])
+def test_a_generator_that_is_given_up_leaves(code: Callable[..., Any]) -> None:
+    """When it is closed."""
+
+    async def first_only(_: Any, user_code: UserCode) -> Any:
+        executor = Executor(user_code, BackendConfig())
+        iterator = await executor.run(user_code.methods["__call__"], (1,), {})
+        first = await anext(iterator)
+        await iterator.aclose()
+        executor.close()
+        return first
+
+    result, events = run(code, first_only)
+    assert (result, len(events)) == ("inside", 2)
+
+
+def test_a_call_that_raises_leaves() -> None:
+    """And its error comes out."""
+
+    def failing(request: Any) -> None:
+        raise LookupError("user")
+
+    async def use(call: Any, _: Any) -> None:
+        with pytest.raises(LookupError, match="user"):
+            await call()
+
+    assert run(failing, use)[1] == ["enter", "leave"]
+
+
+class Whole:
+    """Notes where everything runs."""
+
+    def __init__(self) -> None:
+        self.constructed = depth.get()
+
+    def __call__(self, request: Any) -> str:
+        """Return where the constructor ran."""
+        return self.constructed
+
+    def reconfigure(self, user_config: Any) -> str:
+        """Return where it runs."""
+        return depth.get()
+
+    async def check_health(self) -> str:
+        """Return where it runs."""
+        return depth.get()
+
+
+class AsyncWhole:
+    """The same, on the loop."""
+
+    def __init__(self) -> None:
+        self.constructed = depth.get()
+
+    async def __call__(self, request: Any) -> str:
+        """Return where the constructor ran."""
+        return self.constructed
+
+
+@pytest.mark.parametrize("code", [Whole, AsyncWhole])
+def test_the_constructor_runs_within(code: type) -> None:
+    """On the user's thread, or on the loop."""
+    assert run(code, lambda call, _: call())[0] == "inside"
+
+
+def test_hooks_run_within() -> None:
+    """A def and an async def."""
+
+    async def use(_: Any, user_code: UserCode) -> Any:
+        assert user_code.reconfigure is not None
+        assert user_code.check_health is not None
+        return user_code.reconfigure(1), await user_code.check_health()
+
+    assert run(Whole, use)[0] == ("inside", "inside")
+
+
+def test_code_without_surroundings_is_called_directly() -> None:
+    """It pays nothing for what it has not."""
+    code = UserCode(plain)
+    code.construct()
+    assert code.methods["__call__"].func is plain
+
+
+# Opening
+
+
+def test_surroundings_are_opened_before_user_code_is_imported(tmp_path: Path) -> None:
+    """As Django has to be set up before models are imported."""
+    with project_in(tmp_path) as project:
+        project.write("late", "import frame\nassert frame.ready\ndef answer(request): return frame.ready")
+        project.write(
+            "frame",
+            """
+            ready = None
+            class Frame:
+                def __init__(self, settings): self.settings = settings
+                def setup(self):
+                    global ready
+                    ready = self.settings
+                def around(self): ...
+                def around_async(self): ...
+            """,
+        )
+        spec = SurroundingsSpec("frame:Frame", {"settings": "shop"})
+        code = UserCode.load(freeze_code("late:answer", (), {}, surroundings=spec)).code
+        assert code(None) == "shop"
+
+
+def test_what_is_no_surroundings_is_refused(tmp_path: Path) -> None:
+    """Naming what it lacks."""
+    with project_in(tmp_path) as project:
+        project.write("frame", "def make(): return 5")
+        with pytest.raises(TypeError, match="setup, around, around_async"):
+            open_surroundings(SurroundingsSpec("frame:make"))
+
+
+@pytest.mark.parametrize(("path", "arguments"), [("frame", {}), ("a b:c", {}), ("frame:make", {"x": object()})])
+def test_a_bad_spec_is_refused_where_it_is_made(path: str, arguments: dict[str, Any]) -> None:
+    """It travels as msgpack."""
+    with pytest.raises(ConfigError, match="surroundings"):
+        SurroundingsSpec(path, arguments)
