@@ -194,11 +194,12 @@ def upload_to(url: str) -> Post:
 
 def json_to(url: str, cookies: RequestsCookieJar) -> Post:
     """Return what sends an image as JSON, as a user who is logged in, with the token of Django's CSRF protection."""
-    headers = {"x-csrftoken": cookies["csrftoken"]}
+    headers = {"x-csrftoken": cookies["csrftoken"] or ""}
 
     def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
-        sent = {"headers": headers, "cookies": cookies, "timeout": START_S}
-        return session.post(f"{url}/api/digits/", json={"pixels": pixels}, **sent)
+        return session.post(
+            f"{url}/api/digits/", json={"pixels": pixels}, headers=headers, cookies=cookies, timeout=START_S
+        )
 
     return post
 
@@ -304,9 +305,8 @@ def play(client: serve.Client, apps: dict[str, Post], console: Console) -> None:
 
 def keep_running(client: serve.Client, flask: str, django: str, password: str, console: Console) -> None:
     """Show where everything is, and wait for Ctrl-C."""
-    console.print(
-        f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/  (log in as grace, password {password})\nproxy   {client.http_urls[0]}/digits"
-    )
+    console.print(f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/  (log in as grace, password {password})")
+    console.print(f"proxy   {client.http_urls[0]}/digits")
     console.print(f"SERVE_BRIDGE_ADDRESS={client.address}\nCtrl-C ends all of it.")
     while True:
         time.sleep(3600)

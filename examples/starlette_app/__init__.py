@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.responses import FileResponse
 from starlette.requests import Request
+from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect

@@ -37,7 +37,7 @@ SYNC_TIMEOUT_S: Final = 25.0
 """Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""
 ASYNC_TIMEOUT_S: Final = 60.0
 LOOK_AGAIN_S: Final = 0.5
-"""How often an app whose instance has gone looks for a new one."""
+"""How often an app asks itself whether its instance has gone, and if it has, looks for a new one."""
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 _logger = logging.getLogger("serve_bridge.adapters")
@@ -143,7 +143,13 @@ class Bridge:
     def _is_doubtful(self, client: Client) -> bool:
         if self._local:
             return self._pid != os.getpid()
-        return client.lost and time.monotonic() >= self._next_look
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        if client.lost:
+            return True
+        self._next_look = now + LOOK_AGAIN_S
+        return False
 
     def _find(self) -> Client:
         """Return the client of the instance that is there now; the old one is closed if that is another."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
-from serve_bridge.path_params import check_route, convert
+from serve_bridge.path_params import check_route, compile_route, convert
 from serve_bridge.proxy.route_index import Route, RouteIndex
 
 
@@ -56,3 +56,23 @@ class Patterns:
         except ValueError:  # a number of more digits than Python reads
             return None
         return Match(self._routes[found[0].path][0], path_params, self._routes[found[0].path][1])
+
+
+def translate(pattern: str, syntax: Mapping[str, str]) -> str:
+    """Return *pattern*, a path in Starlette's syntax, in that of another framework.
+
+    Args:
+        pattern: Such as "/users/{user_id:int}".
+        syntax: How the framework writes a parameter of each converter (`str int float path uuid`), with `{}` for its
+            name: `{"int": "<int:{}>", ...}`.
+
+    Raises:
+        ValueError: Starlette could not compile it; or the framework has no such converter.
+    """
+    compiled = compile_route(pattern)
+    parts = [compiled.pieces[0]]
+    for (name, converter), piece in zip(compiled.params, compiled.pieces[1:], strict=True):
+        if converter not in syntax:
+            raise ValueError(f"route {pattern!r}: no parameter of type {converter!r} can be written in this framework")
+        parts += [syntax[converter].format(name), piece]
+    return "".join(parts)

@@ -7,7 +7,7 @@ Rule 2: every option is declared once, in `RouteOptions`, for all frameworks; it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, cast
 
 from serve_bridge import checks
@@ -97,7 +97,7 @@ class RouteSpec:
     """One entry of a setting that lists forwarded routes.
 
     Attributes:
-        pattern: In the framework's own syntax.
+        pattern: In the framework's own syntax; in Starlette's where an `Adapter` is given it.
         endpoint: Whom the requests are for.
         methods: Upper-case HTTP methods; None: every one.
         options: The options of the route.
@@ -106,9 +106,9 @@ class RouteSpec:
 
     pattern: str
     endpoint: str
-    methods: tuple[str, ...] | None
-    options: RouteOptions
-    extra: Mapping[str, Any]
+    methods: tuple[str, ...] | None = None
+    options: RouteOptions = field(default_factory=RouteOptions)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_routes(

@@ -106,7 +106,8 @@ class EdgeServer:
     async def drain(self, grace_s: float, *, idle_grace_s: float = IDLE_GRACE_S) -> None:
         """Stop listening, answer what has arrived, close idle connections; at most *grace_s* seconds.
 
-        An idle connection may send a request, which crosses with the close, for *idle_grace_s*. Returns when all connections are closed and all requests answered, or the grace is over.
+        An idle connection may still send a request, which crosses with the close, for *idle_grace_s*. Returns when
+        all connections are closed and all requests answered, or the grace is over.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + grace_s

@@ -41,8 +41,8 @@ class DigitsAdminSite(AdminSite):
         shown = {**self.each_context(request), "title": "Traffic"}
         try:
             client = get_client()
-            found = traffic.endpoints(client)
-            forms = {endpoint.name: _form(endpoint, request) for endpoint in found}
+            found = traffic.versions(client)
+            forms = {name: _form(name, versions, request) for name, versions in found.items()}
             for name, form in forms.items():
                 if form.is_valid():
                     client.set_traffic(name, form.weights())
@@ -50,13 +50,11 @@ class DigitsAdminSite(AdminSite):
                     return redirect("admin:traffic")
         except ServeBridgeError as error:
             return render(request, "digits/traffic.html", {**shown, "problem": str(error)}, status=error.http_status)
-        rows = [
-            (each.name, forms[each.name], list(zip(each.versions, forms[each.name], strict=True))) for each in found
-        ]
+        rows = [(name, form, list(zip(found[name], form, strict=True))) for name, form in forms.items()]
         wrong = any(form.errors for form in forms.values())
         return render(request, "digits/traffic.html", {**shown, "endpoints": rows}, status=400 if wrong else 200)
 
 
-def _form(endpoint: traffic.Endpoint, request: HttpRequest) -> SplitForm:
-    sent = request.POST if request.POST.get("endpoint") == endpoint.name else None
-    return SplitForm(endpoint.split, sent, prefix=endpoint.name)
+def _form(endpoint: str, versions: list[traffic.Version], request: HttpRequest) -> SplitForm:
+    sent = request.POST if request.POST.get("endpoint") == endpoint else None
+    return SplitForm({version.name: version.percent for version in versions}, sent, prefix=endpoint)

@@ -1,6 +1,7 @@
 """The tests of the application. Its backends run in this process, without Ray: `manage.py test` needs nothing else."""
 
-# mypy: allow-subclassing-any
+# ruff: noqa: PT009 - these are unittest's, as Django's own are
+# mypy: allow-subclassing-any, allow-untyped-decorators
 
 from __future__ import annotations
 

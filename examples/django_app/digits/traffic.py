@@ -32,31 +32,18 @@ class Version:
     readings: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """An endpoint and its versions."""
-
-    name: str
-    versions: list[Version]
-
-    @property
-    def split(self) -> dict[str, float]:
-        """The percentages in force."""
-        return {version.name: version.percent for version in self.versions}
-
-
-def endpoints(client: Client) -> list[Endpoint]:
-    """Return every endpoint of the instance with the backends that answer it, or could.
+def versions(client: Client) -> dict[str, list[Version]]:
+    """Return the backends that answer each endpoint of the instance, or could.
 
     A backend `digits:v2` is a version of the endpoint `digits`, even while it gets no traffic yet.
     """
     found = client.list_endpoints()
     running = client.status()["backends"]
     readings = Counter(dict(Reading.objects.order_by().values_list("version").annotate(Count("pk"))))
-    return [
-        Endpoint(name=name, versions=_versions({**_idle(name, running), **endpoint["traffic"]}, running, readings))
+    return {
+        name: _versions({**_idle(name, running), **endpoint["traffic"]}, running, readings)
         for name, endpoint in sorted(found.items())
-    ]
+    }
 
 
 def _idle(endpoint: str, running: Iterable[str]) -> dict[str, float]:
