@@ -145,7 +145,7 @@ def test_a_name_of_other_characters(local: serve.Client, name: str) -> None:
     [
         ({}, TypeError, "backend="),
         ({"backend": None}, TypeError, "backend="),
-        ({"backend": function}, TypeError, "backend="),
+        pytest.param({"backend": function}, TypeError, "backend=", id="a function as the backend"),
         ({"backend": "missing"}, serve.BackendNotFound, "'missing'"),
         ({"backend": "b", "route": 5}, TypeError, "route"),
         ({"backend": "b", "route": "new"}, TypeError, "route"),

@@ -309,7 +309,11 @@ def test_what_is_no_sequence_of_results_fails_every_caller(returned: Any) -> Non
     assert "iterable" in str(answers[0])
 
 
-@pytest.mark.parametrize("returned", [[1], [1, 2, 3], (), np.arange(5), (n for n in range(3))], ids=repr)
+@pytest.mark.parametrize(
+    "returned",
+    [[1], [1, 2, 3], (), np.arange(5), (n for n in range(3))],
+    ids=["shorter", "longer", "empty", "array", "generator"],
+)
 def test_another_length_fails_every_caller(returned: Any) -> None:
     """One result for each request, or the batch has failed."""
     answers = results_of(returned)

@@ -160,6 +160,9 @@ def test_pydantic_models_are_json_at_any_depth() -> None:
 class Opaque:
     """What no encoder knows."""
 
+    def __repr__(self) -> str:
+        return "Opaque()"
+
 
 @pytest.mark.parametrize(
     "result",
