@@ -41,18 +41,26 @@ class Digits:
         is_json = request.headers.get("content-type", "").startswith("application/json")
         try:
             fields = await (request.json() if is_json else request.form())
-            pixels = fields["pixels"] if "pixels" in fields else await _read(fields["image"])
-            image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
+            return guess(self._model, fields["pixels"] if "pixels" in fields else await _read(fields["image"]))
         except (ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
             raise HTTPException(400, f"send a file `image`, or JSON with {SIZE} x {SIZE} `pixels`") from error
-        chances = self._model.predict_proba(image)[0]  # a millisecond: not worth a thread
-        context = serve.get_replica_context()
-        return {
-            "digit": int(np.argmax(chances)),
-            "confidence": round(float(chances.max()), 3),
-            "replica": context.replica,
-            "backend": context.backend,
-        }
+
+
+def guess(model: Any, pixels: Any) -> dict[str, Any]:
+    """Return what *pixels* show, and who says so.
+
+    Raises:
+        ValueError, TypeError: They are no picture.
+    """
+    image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
+    chances = model.predict_proba(image)[0]  # a millisecond: not worth a thread
+    context = serve.get_replica_context()
+    return {
+        "digit": int(np.argmax(chances)),
+        "confidence": round(float(chances.max()), 3),
+        "replica": context.replica,
+        "backend": context.backend,
+    }
 
 
 def trained(count: int) -> Any:

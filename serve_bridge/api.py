@@ -167,10 +167,16 @@ def _own_client() -> Client | None:
     return client_at(context.generation, context.instance_file) if context is not None else None
 
 
-def _set_current(client: Client) -> Client:
+def set_current(client: Client | None) -> Client | None:
+    """Make *client* the process's current one, or let there be none; return the one that was."""
     global _current
     with _lock:
-        _current = client
+        before, _current = _current, client
+    return before
+
+
+def _set_current(client: Client) -> Client:
+    set_current(client)
     return client
 
 

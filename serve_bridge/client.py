@@ -30,7 +30,7 @@ from serve_bridge.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overd
 from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
 from serve_bridge.lanes import Lanes
-from serve_bridge.messages import CallHead
+from serve_bridge.messages import CallHead, RoutingTable
 from serve_bridge.path_params import check_route
 from serve_bridge.router import Outgoing
 from serve_bridge.traffic import TrafficPolicy
@@ -379,6 +379,14 @@ class Client:
         process = self._process
         if process is not None:
             process.discard(items)
+
+    def routing_table(self) -> RoutingTable | None:
+        """Return the newest routing table of the process's own lane; the first call waits for it."""
+        self._check_open()
+        lane = self._here().lane()
+        if lane.router.table is None:
+            self.run(lambda lane: lane.control.ready(), OPERATION_S)
+        return lane.router.table
 
     async def lane(self) -> Lane:
         """Return the running loop's way into the instance."""

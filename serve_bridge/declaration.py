@@ -35,7 +35,7 @@ _DEFAULT_METHODS: Final = ("GET",)
 _Code = TypeVar("_Code", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
     """What `@serve.backend` was given, checked.
 
@@ -230,7 +230,8 @@ def declared_in(*modules_or_objects: object) -> list[Declaration]:
 
     Args:
         modules_or_objects: A module, or its import path "package.module", stands for all that is defined in it, not
-            for what it has imported; a function or class, or its path "package.module:Attr", for itself.
+            for what it has imported; a function or class, or its path "package.module:Attr", for itself, and so
+            does a declaration that was found before.
 
     Raises:
         TypeError: One is neither, or is not declared.
@@ -281,7 +282,7 @@ def _module_declarations(module: types.ModuleType) -> list[Declaration]:
 
 
 def _declared(what: object) -> Declaration:
-    declaration = _declaration_of(what)
+    declaration = what if isinstance(what, Declaration) else _declaration_of(what)
     if declaration is None:
         raise TypeError(
             f"{shown(what)} is not declared: put @serve.backend(...) over its definition, "

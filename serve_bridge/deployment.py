@@ -332,7 +332,7 @@ def _make(
         except Exception as error:  # whatever it is, the user must learn how far the deployment has come
             left = [change for change in changes if change not in done and change not in step]
             raise DeploymentError(
-                "; ".join(f"{change.kind} {change.name}" for change in step),
+                ", ".join(f"{change.kind} {change.name}" for change in step),
                 str(error) or type(error).__name__,
                 tuple(f"{change.kind} {change.name}" for change in done),
                 tuple(f"{change.kind} {change.name}" for change in left),

@@ -221,8 +221,8 @@ class DeploymentError(ServeBridgeError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.failed}: {self.reason}\n"
-            f"done before: {'; '.join(self.done) or 'nothing'}\nnot begun: {'; '.join(self.left) or 'nothing'}"
+            f"stopped at: {self.failed}; done before: {', '.join(self.done) or 'nothing'}; "
+            f"not begun: {', '.join(self.left) or 'nothing'}. {self.reason}"
         )
 
 

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.config import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding import Forwarded, failed, read_head
+from serve_bridge.forwarding import Broken, Forwarded, failed, read_head
 from serve_bridge.messages import HeaderList
 from serve_bridge.results import Answer
 from serve_bridge.router import Router
@@ -79,33 +79,33 @@ async def _answer(
         head, headers = read_head(frame.payload, request, logger)
         if head.status == websocket.SWITCHING:
             await client.carry(stream, headers, request.request_id, logger)
-        elif frame.flags & END:
-            return await deny(scope, client.send, Answer(head.status, headers, head.body))
-        else:
-            await _deny_streaming(scope, client.send, head.status, headers, stream)
-        return head.status
+            return head.status
+        chunks = None if frame.flags & END else stream.chunks()
+        return await deny(scope, client.send, Answer(head.status, headers, head.body), chunks)
     finally:
         stream.cancel()
 
 
-async def deny(scope: Scope, send: Send, answer: Answer) -> int:
-    """Deny the handshake with *answer*, of a server that cannot send one with 403; return its status."""
+async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[bytes] | None = None) -> int:
+    """Deny the handshake with *answer*, whose body are *chunks* if they are given; return the status of the denial.
+
+    A server without the extension for denials is told to close, which it does with 403.
+
+    Raises:
+        Broken: The chunks ended early.
+    """
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": websocket.NORMAL})
         return 403
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
+    if chunks is not None:
+        try:
+            async for chunk in chunks:
+                await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
+        except (Lost, Aborted, ServeBridgeError) as error:
+            raise Broken("the denial broke off") from error
     await send({"type": "websocket.http.response.body", "body": answer.body})
     return answer.status
-
-
-async def _deny_streaming(scope: Scope, send: Send, status: int, headers: HeaderList, stream: CallerStream) -> None:
-    if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": websocket.NORMAL})
-        return
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    async for chunk in stream.chunks():
-        await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "websocket.http.response.body", "body": b""})
 
 
 async def _shake_hands(router: Router, request: Forwarded, client: _Client) -> Routing | None:

@@ -36,6 +36,9 @@ _HOP_BY_HOP = frozenset(
 )
 _OURS = _HOP_BY_HOP | {_REQUEST_ID}
 """Of an answer these are said by who sends it, not by user code."""
+_LEFT: Final = "the client left during its upload"
+_SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
+"""Later versions of HTTP need no header for a body."""
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TITLES: Final = {
     400: "Bad Request",
@@ -153,10 +156,16 @@ class Forwarded:
             self.body = [body]
 
     async def receive_body(self, receive: Receive) -> None:
-        """Take a short body into the head; leave a longer one to be streamed from *receive*."""
-        if not _has_body(self._scope["headers"]):
+        """Take a short body into the head; leave a longer one to be streamed from *receive*.
+
+        Raises:
+            UploadBroken: The client has left; later `forward` raises it.
+        """
+        if not has_body(self._scope):
             return
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise UploadBroken(_LEFT)
         chunk = message.get("body", b"")
         if not message.get("more_body", False) and len(chunk) <= INLINE_BODY_BYTES:
             self._inline = chunk
@@ -318,19 +327,20 @@ def _passing(headers: HeaderList) -> HeaderList:
     return headers
 
 
-def _has_body(headers: HeaderList) -> bool:
-    for name, value in headers:
+def has_body(scope: Scope) -> bool:
+    """Return whether a body may follow the head that *scope* describes."""
+    for name, value in scope["headers"]:
         if name == b"content-length":
             return bool(value != b"0")
         if name == b"transfer-encoding":
             return True
-    return False
+    return scope["http_version"] not in _SAYS_IF_BODY
 
 
 async def _stream(message: Mapping[str, Any], receive: Receive) -> AsyncIterator[bytes]:
     while True:
         if message["type"] == "http.disconnect":
-            raise Lost("unknown", "the client left during its upload")
+            raise UploadBroken(_LEFT)
         if message.get("body"):
             yield message["body"]
         if not message.get("more_body", False):

@@ -107,8 +107,9 @@ def _place(point: EntryPoint) -> str:
 
 
 def _cure(point: EntryPoint, error: Exception) -> str:
-    if not isinstance(error, ModuleNotFoundError) or point.dist is None:
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if point.dist is None or not missing or missing == point.module.partition(".")[0]:
         return ""
     extras = point.dist.metadata.get_all("Provides-Extra") or []
-    wanted = f"{point.dist.name}[{point.name}]" if point.name in extras else error.name
+    wanted = f"{point.dist.name}[{missing}]" if missing in extras else missing
     return f"; pip install '{wanted}'"

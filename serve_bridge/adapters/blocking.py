@@ -229,7 +229,9 @@ class _Upload(AsyncIterator[bytes]):
         piece = b""
         error: Exception | None = None
         try:
-            piece = self._body.read(PIECE_BYTES)
+            # No further than its end: not every server stops there (PEP 3333 says it should), some wait for more.
+            left = PIECE_BYTES if self._length is None else min(PIECE_BYTES, self._length - self._read)
+            piece = self._body.read(left) if left else b""
             self._read += len(piece)
             if not piece and self._read < (self._length or 0):
                 raise UploadBroken(_TOO_SHORT)

@@ -14,20 +14,20 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.blocking import Readable, forward_blocking
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client import Client
 from serve_bridge.errors import BackendError, ConfigError, NotConnected, ServeBridgeError, shown
+from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, failed, forward
 from serve_bridge.handle import Handle
 from serve_bridge.messages import HeaderList, RawPathParams
@@ -110,6 +110,11 @@ class Bridge:
         self._pid = 0
         self._next_look = 0.0
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its instance is inside this process."""
+        return self._local
+
     def client(self) -> Client:
         """Return the app's client.
 
@@ -139,6 +144,11 @@ class Bridge:
             client, self._client = self._client, None
         if client is not None:
             self._drop(client)
+
+    async def aclose(self) -> None:
+        """Same as `close`, for a running loop."""
+        if self._client is not None:
+            await asyncio.to_thread(self.close)
 
     def _is_doubtful(self, client: Client) -> bool:
         if self._local:
@@ -217,7 +227,7 @@ class Bridge:
                 self.client(), request, body, length=length, most=route.max_body_bytes, logger=_logger
             )
         except (Refused, ServeBridgeError) as error:
-            return _refused(error, request)
+            return refused(error, request)
         return Outcome(head.status, head.headers, head.body, _backend_error(head.failure))
 
     async def ask_async(
@@ -241,9 +251,33 @@ class Bridge:
             lane = await (await self.aclient()).lane()
             reply = await forward(lane.router, request, logger=_logger)
         except (Refused, ServeBridgeError) as error:
-            return _refused(error, request)
-        content = reply.body if reply.body is not None else _chunks(reply)
+            return refused(error, request)
+        content = reply.body if reply.body is not None else _Chunks(reply)
         return Outcome(reply.status, reply.headers, content, _backend_error(reply.failure))
+
+    async def websocket(
+        self,
+        route: ForwardedRoute,
+        scope: Scope,
+        path_params: Mapping[str, Any],
+        receive: Receive,
+        send: Send,
+        web_request: Any,
+    ) -> None:
+        """Carry a WebSocket from its handshake to its end, on the running loop; nothing of it was received yet.
+
+        Whatever happens, the client has its answer or its close. The route's time is the time for the handshake.
+        """
+        request = None
+        try:
+            request = self._request(route, scope, path_params, web_request)
+            lane = await (await self.aclient()).lane()
+        except (Refused, ServeBridgeError) as error:
+            outcome = refused(error, request)
+            if (await receive())["type"] == "websocket.connect":
+                await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
+            return
+        await forward_websocket(lane.router, request, scope, receive, send, logger=_logger)
 
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any
@@ -323,7 +357,8 @@ def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
     return limited
 
 
-def _refused(error: ServeBridgeError | Refused, request: Forwarded | None) -> Outcome:
+def refused(error: ServeBridgeError | Refused, request: Forwarded | None = None) -> Outcome:
+    """Return the outcome of a *request* that got no answer of user code; an error of ours is logged."""
     request_id = request.request_id if request is not None else next(_request_ids)
     if isinstance(error, ServeBridgeError):
         _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
@@ -339,10 +374,21 @@ def _backend_error(failure: str) -> BackendError | None:
     return BackendError(name.strip(), text.strip(), failure)
 
 
-async def _chunks(reply: Reply) -> AsyncGenerator[bytes, None]:
-    try:
-        async with aclosing(reply.chunks()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-    finally:
-        reply.close()
+class _Chunks(AsyncIterator[bytes]):
+    """The body of an answer, on its loop; it must be closed in the end, whether it was read or not."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._chunks = reply.chunks()
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except BaseException:
+            self._reply.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Give up what has not come."""
+        await self._chunks.aclose()
+        self._reply.close()

@@ -1,137 +1,164 @@
-"""Starlette and FastAPI: routes that are answered by endpoints, or a mount of all of an instance's routes.
+"""Starlette and FastAPI: routes that are answered by endpoints, a mount, a middleware, handles for views.
 
     bridge = ServeBridge()
-    app = Starlette(routes=[
-        Route("/classify", bridge.forward("classify"), methods=["POST"]),
-        Mount("/models", app=bridge),
-    ])
+    app = Starlette(
+        routes=[
+            Route("/classify", bridge.forward("classify"), methods=["POST"]),
+            WebSocketRoute("/chat", bridge.forward("chat")),
+            Mount("/models", app=bridge),
+        ],
+        lifespan=bridge.lifespan,
+    )
 
 Rule 1: plain ASGI; errors inside an application are Starlette's `HTTPException`, so its handlers run.
+Rule 2: FastAPI is Starlette with types: what it needs is a signature, and nothing of it is imported.
 """
 
 from __future__ import annotations
 
-from typing import Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Literal, Unpack
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
-from serve_bridge.adapters.asgi import answer
-from serve_bridge.adapters.bridge import ASYNC_TIMEOUT_S, Bridge
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
-from serve_bridge.client import Client
-from serve_bridge.errors import ServeBridgeError
-from serve_bridge.handle import Handle
-from serve_bridge.messages import RoutingTable
-from serve_bridge.path_params import convert
-from serve_bridge.proxy.app import routes_of
-from serve_bridge.proxy.route_index import RouteIndex
+from serve_bridge.adapters import asgi
+from serve_bridge.adapters.asgi import ForwardingApp, ServeBridgeMiddleware
+from serve_bridge.adapters.bridge import Bridge, refused
+from serve_bridge.adapters.exchange import http_exception, running_loop
+from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.typed_endpoint import Operation, operation_of
+from serve_bridge.errors import NotConnected, shown
+from serve_bridge.handle import CallOptions, Handle
 
-__all__ = ["ServeBridge"]
+__all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
+
+STATE: Final = "serve_bridge"
+"""Under this name the state of a lifespan, and of an application, holds its bridge."""
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
-class ServeBridge:
-    """An app's bridge; as an ASGI application it answers, below its mount, every route of the instance.
+class ServeBridge(asgi.ServeBridge):
+    """An app's bridge to an instance; mounted, it answers forwarded routes below its prefix.
 
-    Args:
-        address: What `serve_bridge.connect` takes; None: SERVE_BRIDGE_ADDRESS, else this user's instance.
-        name: Which of this user's instances.
-        timeout_s: Seconds a forwarded request may take, where a route says nothing else.
+    Its arguments are those of `serve_bridge.adapters.asgi.ServeBridge`.
     """
 
-    def __init__(
-        self, address: str | None = None, *, name: str = "default", timeout_s: float = ASYNC_TIMEOUT_S
-    ) -> None:
-        self._bridge = Bridge(address, name=name, timeout_s=timeout_s)
-        self._table: RoutingTable | None = None
-        self._index = RouteIndex(())
+    def endpoint(self, endpoint: str, **options: Unpack[RouteOptions]) -> Callable[[Callable[..., Any]], Operation]:
+        """Return a decorator that makes a typed stub a FastAPI path operation, answered by *endpoint*.
 
-    @property
-    def client(self) -> Client:
-        """The client.
+        ::
 
-        Raises:
-            NotConnected: No instance is running where it was looked for.
-        """
-        return self._bridge.client()
+            @app.post("/predict/{item_id}")
+            @bridge.endpoint("predict")
+            async def predict(item_id: int, features: Features) -> Prediction:
+                \"\"\"Predict the price of an item.\"\"\"
 
-    def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for the app to call: `await handle.acall(...)`."""
-        return self._bridge.get_handle(endpoint)
-
-    def close(self) -> None:
-        """Let go of the instance, at the end of a lifespan."""
-        self._bridge.close()
-
-    def forward(self, endpoint: str, **options: Unpack[RouteOptions]) -> ASGIApp:
-        """Return what a `Route` takes as its endpoint; see `RouteOptions` for the options.
-
-        Give the `Route` its methods: without any, it forwards all of them.
+        FastAPI validates path, query, headers and body, runs dependencies and background tasks, and documents all
+        of it; then the original request goes to the endpoint, with path parameters of the stub's types. The stub has
+        no body but a docstring, `...` or `pass`. In `context`, `arguments` leads to what the stub is given:
+        `context={"user_id": "arguments.user.id"}`.
 
         Raises:
             TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
         """
-        return _ForwardingApp(self._bridge, ForwardedRoute(endpoint, options))
+        route = ForwardedRoute(endpoint, options)
+        return lambda stub: operation_of(stub, self._bridge, route)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request by the instance's own routes."""
-        if scope["type"] != "http":
-            await _refuse(scope, receive, send)
-            return
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[Mapping[str, Any]]:
+        """Be an application's lifespan: `request.state.serve_bridge` is this bridge; it closes at the end.
+
+        It connects with the first request, not here.
+        """
+        running_loop()
         try:
-            lane = await (await self._bridge.aclient()).lane()
-        except ServeBridgeError:
-            await _answer_status(503, scope, receive, send)
-            return
-        table = lane.router.table
-        if table is not None and table is not self._table:
-            self._table, self._index = table, RouteIndex(routes_of(table))
-        found = self._index.match(_sub_path(scope))
+            yield {STATE: self}
+        finally:
+            await self.aclose()
+
+    def lifespan_with(self, other: Lifespan) -> Lifespan:
+        """Return a lifespan of this bridge and, inside it, *other*; what they yield is put together."""
+
+        @asynccontextmanager
+        async def both(app: Any) -> AsyncIterator[Mapping[str, Any]]:
+            async with self.lifespan(app) as own, other(app) as others:
+                yield {**own, **(others or {})}
+
+        return both
+
+
+def get_handle(
+    endpoint: str,
+    *,
+    method_name: str | None = None,
+    shard_key: str | None = None,
+    http_method: str | None = None,
+    http_headers: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> Callable[[HTTPConnection], Awaitable[Handle]]:
+    """Return a FastAPI dependency that is a handle for *endpoint*; the options are those of `Handle.options`.
+
+    ::
+
+        Digits = Annotated[Handle, Depends(get_handle("digits"))]
+
+        @app.post("/read")
+        async def read(pixels: list[float], digits: Digits) -> int:
+            return await digits.acall(pixels)
+
+    The bridge is that of the application's lifespan, else `app.state.serve_bridge`, which is made if it is not there.
+
+    Raises:
+        TypeError, ConfigError: An option has a value that it cannot have.
+    """
+    given = {"method_name": method_name, "shard_key": shard_key, "http_method": http_method, "timeout_s": timeout_s}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = CallOptions(**chosen, http_headers=http_headers)
+
+    async def handle(connection: HTTPConnection) -> Handle:
+        try:
+            client = await _bridge_of(connection).aclient()
+        except NotConnected as error:
+            raise http_exception(refused(error)) from error
+        return Handle(client, endpoint, options)
+
+    return handle
+
+
+def _bridge_of(connection: HTTPConnection) -> asgi.ServeBridge:
+    state = connection.scope.get("state") or {}
+    found = state.get(STATE)
+    if found is None:
+        application = connection.app.state
+        found = getattr(application, STATE, None)
         if found is None:
-            await _answer_status(404, scope, receive, send)
-            return
-        endpoint, params = found
-        if scope["method"] not in endpoint.methods and not (scope["method"] == "HEAD" and "GET" in endpoint.methods):
-            await _answer_status(405, scope, receive, send)
-            return
-        route = ForwardedRoute(endpoint.endpoint)
-        await answer(self._bridge, route, convert(params), scope, receive, send, Request(scope))
+            found = ServeBridge()
+            setattr(application, STATE, found)
+    if not isinstance(found, asgi.ServeBridge):
+        raise TypeError(f"the application's state has {STATE!r}, which must be a ServeBridge, got {shown(found)}")
+    return found
 
 
-class _ForwardingApp:
-    """One forwarded route; an object and no function, which Starlette would call with a Request."""
+class _Adapter:
+    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
 
-    def __init__(self, bridge: Bridge, route: ForwardedRoute) -> None:
-        self._bridge = bridge
-        self._route = route
-        self.__name__ = f"serve_bridge_{route.endpoint}"  # Starlette names the route after it
+    name = "starlette"
+    interface: Literal["asgi"] = "asgi"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await _refuse(scope, receive, send)
-            return
-        path_params = scope.get("path_params", {})
-        await answer(self._bridge, self._route, path_params, scope, receive, send, Request(scope))
+    def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> ASGIApp:
+        """Return a Starlette application that forwards *routes*, WebSockets too."""
+        from starlette.applications import Starlette  # late: who has an application has loaded it
+        from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-
-def _sub_path(scope: Scope) -> str:
-    """Return the path below the mount: `root_path` is where that is, and `path` holds all of it."""
-    path: str = scope["path"]
-    root_path = scope.get("root_path", "")
-    below = path.removeprefix(root_path)
-    return below if below.startswith("/") else path
+        served: list[BaseRoute] = []
+        for route in routes:
+            app = ForwardingApp(bridge, ForwardedRoute(route.endpoint, route.options))
+            served.append(Route(route.pattern, app, methods=route.methods))
+            served.append(WebSocketRoute(route.pattern, app))
+        return Starlette(routes=served)
 
 
-async def _answer_status(status: int, scope: Scope, receive: Receive, send: Send) -> None:
-    if "app" in scope:
-        raise HTTPException(status)
-    await PlainTextResponse("", status)(scope, receive, send)
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] != "websocket":
-        raise ValueError(f"serve_bridge answers HTTP requests, not {scope['type']!r}")
-    await receive()
-    await send({"type": "websocket.close", "code": 1000})
+ADAPTER: Final = _Adapter()

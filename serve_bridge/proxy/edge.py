@@ -201,7 +201,7 @@ class EdgeServer:
     def _sweep(self, now: float, elapsed: float) -> None:
         self._state.set_date()
         for connection in list(self._state.connections):
-            if not isinstance(connection, EdgeProtocol):
+            if not isinstance(connection, EdgeProtocol | EdgeWebSocket):
                 continue
             try:
                 connection.sweep(now, elapsed)

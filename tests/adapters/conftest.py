@@ -10,8 +10,6 @@ import pytest
 from django.conf import settings
 
 import serve_bridge as serve
-from serve_bridge.adapters.starlette import ServeBridge
-from tests.adapters.asgi_transport import asgi_client
 from tests.adapters.endpoints import create_all
 
 if not settings.configured:
@@ -23,8 +21,6 @@ if not settings.configured:
         USE_TZ=True,
     )
     django.setup()
-
-from tests.adapters.fronts import DjangoSite, flask_app, starlette_app
 
 URLS = "tests.adapters.django_urls"
 
@@ -41,6 +37,8 @@ def engine(nothing_left: None) -> Iterator[serve.Client]:
 @pytest.fixture(scope="session")
 def flask_front(engine: serve.Client) -> Iterator[httpx.Client]:
     """A client of the Flask app."""
+    from tests.adapters.fronts import flask_app
+
     app = flask_app(engine.address)
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://testserver") as http:
         yield http
@@ -50,6 +48,8 @@ def flask_front(engine: serve.Client) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def django_front(engine: serve.Client) -> Iterator[httpx.Client]:
     """A client of the Django project."""
+    from tests.adapters.fronts import DjangoSite
+
     with (
         DjangoSite(engine, URLS) as app,
         httpx.Client(transport=httpx.WSGITransport(app), base_url="http://testserver") as http,
@@ -60,6 +60,10 @@ def django_front(engine: serve.Client) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def starlette_front(engine: serve.Client) -> Iterator[httpx.Client]:
     """A client of the Starlette app."""
+    from serve_bridge.adapters.starlette import ServeBridge
+    from tests.adapters.asgi_transport import asgi_client
+    from tests.adapters.fronts import starlette_app
+
     bridge = ServeBridge(engine.address)
     with asgi_client(starlette_app(bridge)) as http:
         yield http

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 
 import serve_bridge as serve
 from examples.digits import held_out
@@ -70,7 +72,7 @@ def urls(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Chrome]:
-    """Debian's browser, without a window."""
+    """Debian's browser, without a window; its files go with it."""
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs and "CI" not in os.environ:
         pytest.skip("needs chromium and chromedriver: make system-packages")
@@ -80,8 +82,10 @@ def chromium() -> Iterator[Chrome]:
     options.add_argument("--window-size=1000,1000")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # which Chromium refuses to set up for root
-    with Chrome(options, ChromeService(driver)) as browser:
-        yield browser
+    with tempfile.TemporaryDirectory(prefix="b-") as home:
+        environment = {**os.environ, "HOME": home, "TMPDIR": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home}
+        with Chrome(options, ChromeService(driver, env=environment)) as browser:
+            yield browser
 
 
 @pytest.fixture
@@ -123,9 +127,11 @@ def field(browser: Chrome, label: str) -> WebElement:
 
 
 def press(browser: Chrome, text: str) -> None:
-    """Press the button with *text*."""
-    button = f"//button[normalize-space()='{text}'] | //input[@type='submit' and @value='{text}']"
-    browser.find_element(By.XPATH, button).click()
+    """Press the button with *text*, and wait for the page that it leads to."""
+    left = browser.find_element(By.TAG_NAME, "html")
+    browser.find_element(By.XPATH, f"//button[normalize-space()='{text}'] | //input[@value='{text}']").click()
+    wait_until(lambda: staleness_of(left)(browser))
+    wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
 
 
 def text(browser: Chrome, selector: str = "main, #content") -> str:
@@ -158,8 +164,7 @@ def split(browser: Chrome, url: str, percent: dict[str, int]) -> None:
         number = browser.find_element(By.CSS_SELECTOR, f"[aria-label='Percent for {version}']")
         number.clear()
         number.send_keys(str(share))
-    form = browser.find_element(By.XPATH, "//form[.//h2='digits']")
-    form.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    press(browser, "Set the split")
 
 
 # Django
@@ -295,5 +300,4 @@ def test_a_page_is_for_everybody(page: str, browser: Chrome, urls: dict[str, str
     assert facts == [[], []]
     assert browser.execute_script("return document.documentElement.lang")
     assert browser.title
-    wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
     assert console(browser) == []

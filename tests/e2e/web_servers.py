@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 
@@ -88,7 +88,9 @@ RECYCLING: Mapping[str, Command] = {
 }
 PRELOADED = gunicorn(_FLASK, "--preload")
 PATCHED = gunicorn(_FLASK, "--worker-class", "gevent")
-FLASK_RELOADING = Command(("flask", "--app", "site_app", "run", "--reload", "--port", "{port}"))
+FLASK_RELOADING = Command(
+    ("flask", "--app", "site_app", "run", "--reload", "--exclude-patterns", f"{ROOT}/*", "--port", "{port}")
+)
 DJANGO_RELOADING = Command(("django", "runserver", "--settings", "site_settings", "127.0.0.1:{port}"))
 
 
@@ -142,7 +144,7 @@ class WebServer:
         Raises:
             AssertionError: It has ended, or does not listen.
         """
-        return wait_until(lambda: self._get(path))
+        return cast(httpx.Response, wait_until(lambda: self._get(path)))  # it waits for what is not None
 
     def _get(self, path: str) -> httpx.Response | None:
         assert self.process.poll() is None, self.log

@@ -153,8 +153,11 @@ class Application:
         """Echo WebSocket messages."""
         await receive()
         await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            await send({"type": "websocket.send", "text": message["text"]})
+        try:
+            while (message := await receive())["type"] == "websocket.receive":
+                await send({"type": "websocket.send", "text": message["text"]})
+        finally:
+            self.left.set()
 
 
 async def reply(send: Send, body: bytes, *, status: Any = 200, headers: list[Any] | None = None) -> None:
@@ -803,6 +806,31 @@ def test_a_websocket_echoes(edge: Running) -> None:
         assert websocket.recv(10) == "hello"
 
 
+@pytest.mark.parametrize(
+    ("line", "key", "version", "status"),
+    [
+        (b"GET /ws HTTP/1.1", [b"dGhlIHNhbXBsZSBub25jZQ=="], b"13", b"101"),
+        (b"GET /ws HTTP/1.1", [], b"13", b"400"),
+        (b"GET /ws HTTP/1.1", [b"dGhlIHNhbXBsZSBub25jZQ=="] * 2, b"13", b"400"),
+        (b"GET /ws HTTP/1.1", [b"short"], b"13", b"400"),
+        (b"GET /ws HTTP/1.0", [b"dGhlIHNhbXBsZSBub25jZQ=="], b"13", b"400"),
+        (b"POST /ws HTTP/1.1", [b"dGhlIHNhbXBsZSBub25jZQ=="], b"13", b"405"),
+        (b"GET /ws HTTP/1.1", [b"dGhlIHNhbXBsZSBub25jZQ=="], b"12", b"426"),
+    ],
+)
+def test_a_handshake_is_answered_by_what_is_wrong_with_it(
+    edge: Running, line: bytes, key: list[bytes], version: bytes, status: bytes
+) -> None:
+    """A client of another version learns which one is spoken."""
+    keys = [b"Sec-WebSocket-Key: " + value for value in key]
+    fields = [line, b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: " + version]
+    with edge.client() as client:
+        client.sendall(b"\r\n".join([*fields, *keys, b"", b""]))
+        answer = client.recv(65536)
+    assert answer.split(b" ")[1] == status
+    assert (b"sec-websocket-version: 13" in answer.lower()) is (status == b"426")
+
+
 def test_data_in_the_packet_of_the_handshake_is_not_lost(edge: Running) -> None:
     """What follows the handshake belongs to the WebSocket."""
     handshake = (
@@ -814,6 +842,19 @@ def test_data_in_the_packet_of_the_handshake_is_not_lost(edge: Running) -> None:
         received = b""
         while not received.endswith(b"\x81\x02hi"):
             received += client.recv(4096)
+
+
+def test_a_websocket_whose_client_takes_nothing_is_cut_off() -> None:
+    """As an answer over HTTP: the write time-out holds for it too."""
+    message = b"\x81\xff" + (2 * MIB).to_bytes(8) + bytes(4 + 2 * MIB)
+    with running(write_timeout_s=0.2) as edge, edge.client() as client:
+        client.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        for _ in range(2):
+            client.sendall(message)
+        assert edge.app.left.wait(30)
 
 
 def test_drain_tells_websockets_to_come_back() -> None:

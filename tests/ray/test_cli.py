@@ -58,9 +58,10 @@ def cluster(runtime_directory: Path, nothing_left: None) -> Iterator[str]:
 def command(cluster: str) -> Command:
     """Runs a command and returns what it said."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, directory: Path | None = None, given: str = "") -> subprocess.CompletedProcess[str]:
+        script = str(Path(sys.executable).with_name("serve-bridge"))
         return subprocess.run(
-            [sys.executable, "-m", "serve_bridge", *arguments], capture_output=True, text=True, timeout=60
+            [script, *arguments], capture_output=True, text=True, timeout=60, cwd=directory, input=given
         )
 
     return run
@@ -101,6 +102,72 @@ def test_status_shows_a_table(command: Command, started: str) -> None:
     assert [text in output for text in (started, "http://127.0.0.1:", "backend", "endpoint")] == [True] * 4
 
 
+BACKENDS = """
+import serve_bridge as serve
+
+@serve.backend("adder", route="/add", methods=["POST"])
+class Adder:
+    def __call__(self, request):
+        return (request.data or 0) + {amount}
+
+    def fail(self):
+        raise LookupError("no number")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with a module that declares a backend."""
+    (tmp_path / "calculator.py").write_text(BACKENDS.format(amount=1))
+    return tmp_path
+
+
+def test_deploy_traffic_shadow_and_call(command: Command, started: str, project: Path) -> None:
+    """A release, from the project's directory."""
+
+    def run(verb: str, *arguments: str, given: str = "") -> str:
+        ran = command(verb, "--name", started, *arguments, directory=project, given=given)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    assert "none was made" in run("deploy", "--dry-run", "calculator")
+    assert "create backend" in run("deploy", "calculator")
+    assert run("call", "adder", "4") == "5\n"
+    assert json.loads(run("call", "--format", "json", "adder", "-", given="5")) == 6
+    (project / "calculator.py").write_text(BACKENDS.format(amount=100))
+    assert [each["kind"] for each in json.loads(run("deploy", "--format", "json", "calculator"))["changes"]] == [
+        "update backend"
+    ]
+    assert "nothing to change" in run("deploy", "calculator")
+    assert run("call", "adder") == "100\n"
+    assert "0.5 hello" in run("traffic", "adder", "adder=0.5", "hello=0.5")
+    assert "0.25 hello" in run("shadow", "adder", "hello", "0.25")
+    assert json.loads(run("traffic", "--format", "json"))["adder"] == {
+        "traffic": {"adder": 0.5, "hello": 0.5},
+        "shadows": {"hello": 0.25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["deploy", "no_such_module"], "no module 'no_such_module'"),
+        (["traffic", "hello", "hello"], "a weight reads"),
+        (["traffic", "hello", "hello=much"], "must be a number"),
+        (["traffic", "helo"], "no endpoint 'helo'"),
+        (["shadow", "hello", "hello", "2"], "from 0 to 1"),
+        (["call", "hello", "{"], "must be JSON"),
+        (["call", "nobody"], "no endpoint 'nobody'"),
+        (["call", "hello", "--method", "secret"], "exposes no method 'secret'"),
+    ],
+)
+def test_wrong_words_are_one_line(command: Command, started: str, arguments: list[str], text: str) -> None:
+    """That names them."""
+    ran = command(*arguments, "--name", started)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1)
+    assert text in ran.stderr
+
+
 def test_shutdown_ends_the_instance(command: Command, cluster: str) -> None:
     """And a second one finds none."""
     options = ["--location", "NoServer", "--address", cluster]
@@ -134,8 +201,8 @@ def test_a_wrong_command_is_exit_code_2(command: Command, wrong: list[str]) -> N
     assert "Usage:" in ran.stderr
 
 
-def test_the_console_script_is_the_same() -> None:
-    """As it is installed."""
-    script = Path(sys.executable).with_name("serve-bridge")
-    ran = subprocess.run([script, "--version"], capture_output=True, text=True, env=dict(os.environ))
+def test_the_module_is_the_same() -> None:
+    """Where no script is installed."""
+    command = [sys.executable, "-m", "serve_bridge", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert serve.__version__ in ran.stdout

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import serve_bridge as serve
-from tests.programs import run_program
+from tests.programs import ROOT, run_program
 from tests.projects import Project, project_in
 
 pytestmark = pytest.mark.ray
@@ -32,7 +35,7 @@ SCRIPT = """
     import sys
     import serve_bridge as serve
 
-    @serve.backend("script")
+    @serve.backend("script", init_args=["word"])
     class Script:
         def __init__(self, word): self.word = word
         def __call__(self, request): return self.word
@@ -43,8 +46,8 @@ SCRIPT = """
         return ready
 
     if __name__ == "__main__":
-        serve.backend("made", init_args=["made"])(type("Made", (Script,), {}))
-        print(*[change.kind for change in serve.deploy(other, client=serve.connect(sys.argv[1])).changes])
+        client = serve.connect(sys.argv[1])
+        print(*[change.kind for change in serve.deploy("__main__", client=client).changes])
 """
 BACKENDS = """
     import serve_bridge as serve
@@ -109,15 +112,16 @@ def test_a_replacement_finds_the_code_too(address: str, project: Project) -> Non
     client.close()
 
 
-def test_a_script_deploys_itself(address: str, project: Project, tmp_path: Path) -> None:
+def test_a_script_deploys_itself(address: str, project: Project) -> None:
     """By value, and with its directory: nobody can import `__main__`."""
     project.write("frame", FRAME)
     project.write("script", SCRIPT)
-    program = f"import runpy, sys\nsys.path.insert(0, {str(tmp_path)!r})\nsys.argv = sys.argv[:2]\n" + (
-        f"runpy.run_path({str(tmp_path / 'script.py')!r}, run_name='__main__')"
-    )
-    del program
+    command = [sys.executable, str(project.directory / "script.py"), address]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for expected in ("create backend create backend create endpoint create endpoint\n", "\n"):
+        ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        assert ran.stdout == expected
     client = serve.connect(address)
-    for expected in ("create backend create endpoint\n", "\n"):
-        assert run_program(f"exec(open({str(tmp_path / 'script.py')!r}).read())", address) == expected
+    assert client.get_handle("script").call() == "word"
+    assert client.get_handle("other").call() == ["set up"]
     client.close()

@@ -1,14 +1,15 @@
-"""Django: views that endpoints answer, and handles for the views of the project.
+"""Django: routes that endpoints answer, and handles for the views of the project.
 
     INSTALLED_APPS = [..., "serve_bridge.adapters.django"]
-    SERVE_BRIDGE = {"ADDRESS": "..."}
-    urlpatterns = [path("classify/", bridge_view("classify"))]
+    SERVE_BRIDGE = {"ADDRESS": "...", "ROUTES": {"ml/<int:id>/": "classify"}}
+    urlpatterns = [path("classify/", bridge_view("classify")), path("", include("serve_bridge.adapters.django.urls"))]
 
 Rule 1: everything of the project stays in force: middleware, CSRF, login, host checks.
 Rule 2: nothing connects before the first request; `ready()` registers checks only.
 """
 
 from serve_bridge.adapters.django.connection import get_client, get_handle
+from serve_bridge.adapters.django.signals import forward_failed, forwarded
 from serve_bridge.adapters.django.views import abridge_view, bridge_view
 
-__all__ = ["abridge_view", "bridge_view", "get_client", "get_handle"]
+__all__ = ["abridge_view", "bridge_view", "forward_failed", "forwarded", "get_client", "get_handle"]

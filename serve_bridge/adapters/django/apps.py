@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
-from serve_bridge.adapters.django.checks import check_setting
+from serve_bridge.adapters.django import checks as own
 
 
 class ServeBridgeConfig(AppConfig):
@@ -17,4 +17,6 @@ class ServeBridgeConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks."""
-        checks.register(check_setting, "serve_bridge")
+        for check in (own.check_setting, own.check_patterns, own.check_process, own.check_served):
+            checks.register(check, own.TAG)
+        checks.register(own.check_deployment, own.TAG, deploy=True)

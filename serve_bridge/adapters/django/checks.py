@@ -1,19 +1,135 @@
-"""System checks of the setting SERVE_BRIDGE; none touches the network."""
+"""System checks of the setting SERVE_BRIDGE; none touches the network.
+
+E001  the setting is no dict                  W001  a request may take longer than gunicorn lets a worker (--deploy)
+E002  a key is unknown                        W002  the instance is inside the web process (--deploy)
+E003  a value is none that its key can have   W003  a route that knows its user needs no CSRF token (--deploy)
+E004  an entry of ROUTES is wrong             W004  nothing serves ROUTES
+E005  a pattern is no path
+E006  gevent or eventlet has replaced the sockets
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
-from django.core.checks import CheckMessage, Error
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import URLResolver, get_resolver
 
-from serve_bridge.adapters.django.options import options
-from serve_bridge.errors import ConfigError
+from serve_bridge.adapters.bridge import patched_by
+from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
+from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, flaws, sound_options
+from serve_bridge.adapters.django.routes import url_patterns
+from serve_bridge.adapters.route import RouteSpec
+
+TAG: Final = "serve_bridge"
+GUNICORN_TIMEOUT_S: Final = 30.0
+"""After that long without an answer gunicorn kills a worker, unless it is told otherwise."""
+
+_MIDDLEWARE: Final = f"{ServeBridgeMiddleware.__module__}.{ServeBridgeMiddleware.__qualname__}"
+_URLS: Final = "serve_bridge.adapters.django.urls"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_FLAWS: Final = {
+    "type": ("E001", f"{SETTING} is a dict such as {{'ADDRESS': '...', 'ROUTES': {{'ml/': 'endpoint'}}}}."),
+    "key": ("E002", "See serve_bridge.adapters.django.options.Options for the keys."),
+    "value": ("E003", "See serve_bridge.adapters.django.options.Options for what it can be."),
+    "route": ("E004", "An entry reads 'pattern': 'endpoint', or 'pattern': {'endpoint': ..., 'methods': [...], ...}."),
+}
 
 
-def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Return an error if SERVE_BRIDGE is none that `options` accepts."""
-    try:
-        options()
-    except (ConfigError, TypeError) as error:
-        return [Error(str(error), hint="See serve_bridge.adapters.django.options.", id="serve_bridge.E001")]
-    return []
+def check_setting(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what is wrong with SERVE_BRIDGE."""
+    messages = []
+    for flaw in flaws():
+        number, hint = _FLAWS[flaw.kind]
+        messages.append(Error(_sentence(flaw.error), hint=hint, id=f"serve_bridge.{number}"))
+    return messages
+
+
+def check_patterns(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what Django says of the patterns of ROUTES."""
+    messages: list[CheckMessage] = []
+    for spec in sound_options().routes:
+        try:
+            for pattern in url_patterns([spec], use_async=False):
+                messages += pattern.check()
+        except ImproperlyConfigured as error:
+            hint = "A pattern is what `django.urls.path` takes, such as 'ml/<int:id>/'."
+            message = f"{_route(spec)}: {error}"
+            messages.append(Error(_sentence(message), hint=hint, id="serve_bridge.E005"))
+    return messages
+
+
+def check_process(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return an error if the process has no real sockets and threads."""
+    patch = patched_by()
+    if patch is None:
+        return []
+    message = f"{patch} has replaced the sockets and threads of this process, and serve_bridge needs the real ones."
+    hint = "Run the project under gunicorn's sync or gthread workers, or under an ASGI server."
+    return [Error(message, hint=hint, id="serve_bridge.E006")]
+
+
+def check_served(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return a warning if there are routes that lead nowhere."""
+    if not sound_options().routes or _MIDDLEWARE in settings.MIDDLEWARE or _is_included():
+        return []
+    hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE, or path('', include({_URLS!r})) to the URLs."
+    return [Warning(f"{SETTING}['ROUTES'] lists routes, but nothing serves them.", hint=hint, id="serve_bridge.W004")]
+
+
+def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what may be meant so, but hardly in production."""
+    chosen = sound_options()
+    messages: list[CheckMessage] = []
+    times = [("TIMEOUT_S", chosen.timeout_s)]
+    times += [(_route(spec), spec.options.get("timeout_s") or 0.0) for spec in chosen.routes]
+    for name, timeout_s in times:
+        if timeout_s >= GUNICORN_TIMEOUT_S:
+            message = (
+                f"{name}: a forwarded request may take {timeout_s:g} s, and by default gunicorn kills a sync worker "
+                f"after {GUNICORN_TIMEOUT_S:g} s."
+            )
+            hint = "Make it shorter; or start gunicorn with a longer --timeout, and silence this check."
+            messages.append(Warning(message, hint=hint, id="serve_bridge.W001"))
+    if chosen.runtime == "local":
+        message = "The backends run inside the web process: RUNTIME is 'local'."
+        hint = f"Take it out of {SETTING}, and {RUNTIME_VARIABLE} out of the environment, and start an instance."
+        messages.append(Warning(message, hint=hint, id="serve_bridge.W002"))
+    for spec in chosen.routes:
+        if _is_open_to_forgery(spec):
+            message = f"{_route(spec)} knows who its user is, and takes unsafe requests without a CSRF token."
+            hint = "Take csrf_exempt off; or context and credentials, if its clients are no browsers."
+            messages.append(Warning(message, hint=hint, id="serve_bridge.W003"))
+    return messages
+
+
+def _is_open_to_forgery(spec: RouteSpec) -> bool:
+    knows = bool(spec.options.get("context") or spec.options.get("credentials"))
+    is_unsafe = spec.methods is None or not _SAFE.issuperset(spec.methods)
+    return bool(spec.extra.get("csrf_exempt")) and knows and is_unsafe
+
+
+def _is_included() -> bool:
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return False
+    return _includes_ours(get_resolver().url_patterns)
+
+
+def _includes_ours(patterns: Iterable[Any]) -> bool:
+    return any(
+        getattr(each.urlconf_module, "__name__", None) == _URLS or _includes_ours(each.url_patterns)
+        for each in patterns
+        if isinstance(each, URLResolver)
+    )
+
+
+def _route(spec: RouteSpec) -> str:
+    return f"{SETTING}['ROUTES'][{spec.pattern!r}]"
+
+
+def _sentence(message: object) -> str:
+    text = str(message)
+    return text if text.endswith(".") else f"{text}."

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
-
-from django.core.signals import setting_changed
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.django.options import options
+from serve_bridge.adapters.django import lent_connections
+from serve_bridge.adapters.django.declarations import declared
+from serve_bridge.adapters.django.options import on_change, options
 from serve_bridge.client import Client
 from serve_bridge.handle import Handle
 
 _lock = threading.Lock()
 _current: Bridge | None = None
+_given: ContextVar[Bridge | None] = ContextVar("serve_bridge_given", default=None)
 
 
 def bridge() -> Bridge:
@@ -23,14 +26,30 @@ def bridge() -> Bridge:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
     """
     global _current
-    found = _current
+    found = _given.get() or _current
     if found is None:
         with _lock:
             if _current is None:
                 chosen = options()
-                _current = Bridge(chosen.address, name=chosen.name, timeout_s=chosen.timeout_s)
+                _current = Bridge(
+                    chosen.address,
+                    name=chosen.name,
+                    runtime=chosen.runtime,
+                    timeout_s=chosen.timeout_s,
+                    declared=declared,
+                )
             found = _current
     return found
+
+
+@contextmanager
+def using(given: Bridge) -> Iterator[None]:
+    """Let requests that are answered meanwhile use *given*, whatever the settings say; closing it is the caller's."""
+    token = _given.set(given)
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 def get_client() -> Client:
@@ -44,16 +63,17 @@ def get_client() -> Client:
 
 def get_handle(endpoint: str) -> Handle:
     """Return a handle for a view to call: `handle.call(...)`, or `await handle.acall(...)`."""
-    return bridge().get_handle(endpoint)
+    found = bridge()
+    if found.is_local:
+        lent_connections.lend()
+    return found.get_handle(endpoint)
 
 
-def _forget(*, setting: str, **_: Any) -> None:
+@on_change
+def close() -> None:
+    """Let go of the instance, and end it if it was started in this process; the next use connects again."""
     global _current
-    if setting == "SERVE_BRIDGE":
-        with _lock:
-            found, _current = _current, None
-        if found is not None:
-            found.close()
-
-
-setting_changed.connect(_forget, dispatch_uid="serve_bridge.settings")
+    with _lock:
+        found, _current = _current, None
+    if found is not None:
+        found.close()

@@ -1,107 +1,120 @@
-"""Views that forward their requests to endpoints."""
+"""Views that forward their requests to endpoints.
+
+Rule 1: sync and async differ in who waits, and in nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, Unpack
+import copy
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar, Unpack
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.http.request import RawPostDataException
-from django.test.client import encode_multipart
+from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.dispatch import Signal
+from django.http import HttpRequest, HttpResponseBase
 
 from serve_bridge.adapters.bridge import Outcome
+from serve_bridge.adapters.django import lent_connections
 from serve_bridge.adapters.django.connection import bridge
+from serve_bridge.adapters.django.requests import async_body_of, body_of, scope_of
+from serve_bridge.adapters.django.responses import response_of
+from serve_bridge.adapters.django.signals import forward_failed, forwarded
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
-from serve_bridge.adapters.wsgi import headers_of, peer_of, server_of
 
 View = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 _View = TypeVar("_View", bound=Callable[..., Any])
 
+REQUEST_ID: Final = "serve_bridge_request_id"
+"""Attribute of a request that was forwarded: the id under which the log knows it. Error pages may show it."""
 
-def bridge_view(endpoint: str, **options: Unpack[RouteOptions]) -> View:
+
+def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> View:
     """Return a view that forwards its requests to *endpoint*; see `RouteOptions` for the options.
 
-    Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`, `csrf_exempt`)
-    apply as to any view. What goes wrong on the way has its own status (404, 502, 503, 504) and a problem
-    (RFC 9457) as its body.
+    Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`) apply as to any view. What
+    user code raises is raised here as a `BackendError`; an endpoint that is not there is an `Http404`. What fails on
+    the way has a status of its own (413, 502, 503, 504) and a problem (RFC 9457) as its body.
+
+    Args:
+        endpoint: Its name; that it exists shows with the first request.
+        csrf_exempt: Take unsafe requests without a CSRF token, for clients that are no browsers.
+        options: Those of the route; `context` begins at Django's request, as in `{"user_id": "user.pk"}`.
 
     Raises:
         TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
     """
     route = ForwardedRoute(endpoint, options)
 
-    def view(request: HttpRequest, **path_params: Any) -> HttpResponseBase:
-        return _response(bridge().ask(route, _scope(request), path_params, _body(request), request))
+    def view(request: HttpRequest, /, **path_params: Any) -> HttpResponseBase:
+        scope = scope_of(request)
+        body = body_of(request, scope)
+        link = bridge()
+        if link.is_local:
+            lent_connections.lend()
+        outcome = link.ask(route, scope, path_params, body, request)
+        signal, facts = _news(request, route, outcome)
+        signal.send_robust(view, request=request, **facts)
+        return response_of(outcome, route)
 
-    return _named(view, endpoint)
+    return _finished(view, endpoint, csrf_exempt)
 
 
-def abridge_view(endpoint: str, **options: Unpack[RouteOptions]) -> AsyncView:
+def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> AsyncView:
     """Same as `bridge_view`, as an `async def` view for ASGI: it holds no thread while it waits."""
     route = ForwardedRoute(endpoint, options)
+    sent = _with_facts(route)
 
-    async def view(request: HttpRequest, **path_params: Any) -> HttpResponseBase:
-        return _response(await bridge().ask_async(route, _scope(request), path_params, _body(request), request))
+    async def view(request: HttpRequest, /, **path_params: Any) -> HttpResponseBase:
+        scope = scope_of(request)
+        body = await async_body_of(request, scope)
+        link = bridge()
+        if link.is_local:
+            await lent_connections.alend()
+        facts = await _facts(route, request)
+        outcome = await link.ask_async(sent, scope, path_params, body, facts)
+        signal, told = _news(request, route, outcome)
+        await signal.asend_robust(view, request=request, **told)
+        return response_of(outcome, route)
 
-    return _named(view, endpoint)
+    return _finished(view, endpoint, csrf_exempt)
 
 
-def _named(view: _View, endpoint: str) -> _View:
+def _finished(view: _View, endpoint: str, csrf_exempt: bool) -> _View:
     view.__name__ = view.__qualname__ = f"serve_bridge_{endpoint}"
+    if csrf_exempt:
+        view.csrf_exempt = True  # type: ignore[attr-defined]  # what Django's decorator of this name does
     return view
 
 
-def _scope(request: HttpRequest) -> dict[str, Any]:
-    meta = request.META
-    root_path = getattr(request, "script_name", None) or meta.get("SCRIPT_NAME", "")
-    return {
-        "type": "http",
-        "method": request.method or "GET",
-        "scheme": request.scheme,
-        "http_version": meta.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
-        "path": request.path,
-        "root_path": root_path.rstrip("/"),
-        "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
-        "headers": headers_of(meta),
-        "client": peer_of(meta),
-        "server": server_of(meta),
-    }
+def _news(request: HttpRequest, route: ForwardedRoute, outcome: Outcome) -> tuple[Signal, dict[str, Any]]:
+    """Note the request's id; return the signal to send, and what it tells."""
+    request_id = outcome.request_id
+    setattr(request, REQUEST_ID, request_id)
+    told = {"endpoint": route.endpoint, "status": outcome.status, "request_id": request_id}
+    if outcome.error is None:
+        return forwarded, told
+    return forward_failed, {**told, "error": outcome.error}
 
 
-def _body(request: HttpRequest) -> bytes:
-    """Return the whole body, as it came; of a form that Django has read already, the same form written again.
+def _with_facts(route: ForwardedRoute) -> ForwardedRoute:
+    """Return *route*, but given the facts of a request in place of the request."""
+    sent = copy.copy(route)
+    if route.context is not None:
+        sent.context = _themselves
+    return sent
 
-    Raises:
-        RequestDataTooBig: It is longer than DATA_UPLOAD_MAX_MEMORY_SIZE; Django answers 400.
-    """
+
+def _themselves(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return facts
+
+
+async def _facts(route: ForwardedRoute, request: HttpRequest) -> Mapping[str, Any] | None:
+    """Return what goes along of *request*; the user and the session may have to be read from the database."""
+    if route.context is None:
+        return None
     try:
-        return bytes(request.body)
-    except RawPostDataException:
-        # CsrfViewMiddleware reads an upload when the token comes in the form and not in the header.
-        if request.content_type != "multipart/form-data":
-            raise
-        parts: dict[str, list[Any]] = dict(request.POST.lists())
-        for name, files in request.FILES.lists():
-            parts.setdefault(name, []).extend(files)
-        return bytes(encode_multipart(request.content_params["boundary"], parts))
-
-
-def _response(outcome: Outcome) -> HttpResponseBase:
-    # From `abridge_view` the chunks are asynchronous, which is what Django streams under ASGI.
-    whole = isinstance(outcome.body, bytes)
-    response = (HttpResponse if whole else StreamingHttpResponse)(outcome.body, status=outcome.status)
-    del response.headers["content-type"]
-    for name, value in outcome.text_headers:
-        if name == "set-cookie":
-            _set_cookie(response, value)
-        elif name in response.headers:
-            response.headers[name] = f"{response.headers[name]}, {value}"
-        else:
-            response.headers[name] = value
-    return response
-
-
-def _set_cookie(response: HttpResponseBase, header: str) -> None:
-    # Django sends one Set-Cookie for each morsel; a second header of one name would replace the first.
-    response.cookies.load(header)
+        return route.context(request)
+    except SynchronousOnlyOperation:
+        return await sync_to_async(route.context)(request)

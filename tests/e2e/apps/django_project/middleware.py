@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.decorators import sync_and_async_middleware
 
 from tests.e2e.apps.facts import WORKER
 
 
-@sync_and_async_middleware
-def name_worker(get_response: Any) -> Any:
-    """Say who answers."""
+class NameWorker:
+    """Says who answers; asynchronous where the stack is, so that Django adapts nothing."""
 
-    def sync_middleware(request: HttpRequest) -> HttpResponseBase:
-        return _named(get_response(request))
+    sync_capable = True
+    async_capable = True
 
-    async def async_middleware(request: HttpRequest) -> HttpResponseBase:
-        return _named(await get_response(request))
+    def __init__(self, get_response: Any) -> None:
+        self._get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
 
-    return async_middleware if iscoroutinefunction(get_response) else sync_middleware
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Add the header to the answer."""
+        return self._answer(request) if self._is_async else _named(self._get_response(request))
+
+    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        return _named(await self._get_response(request))
 
 
 def _named(response: HttpResponseBase) -> HttpResponseBase:

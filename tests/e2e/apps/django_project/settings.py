@@ -4,6 +4,6 @@ SECRET_KEY = "tests"
 ROOT_URLCONF = "tests.e2e.apps.django_project.urls"
 ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["serve_bridge.adapters.django"]
-MIDDLEWARE = ["tests.e2e.apps.django_project.middleware.name_worker"]
+MIDDLEWARE = ["tests.e2e.apps.django_project.middleware.NameWorker"]
 DEBUG = True
 USE_TZ = True

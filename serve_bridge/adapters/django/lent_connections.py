@@ -1,0 +1,68 @@
+"""The connections of a running `TestCase`, lent to backends that run in this process.
+
+Rule 1: outside of tests nothing is lent. A `TestCase` keeps what it writes in a transaction that it rolls back, which
+        no other connection sees; Django's live server is lent a connection for the same reason.
+Rule 2: lender and borrower take turns: who lends waits for the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+_lent: dict[str, Any] = {}
+
+
+def lend() -> None:
+    """Lend this thread's connections that are inside a test's transaction; take back all others."""
+    for connection in connections.all(initialized_only=True):
+        if _is_in_test(connection):
+            if _lent.get(connection.alias) is not connection:
+                connection.inc_thread_sharing()
+                _lent[connection.alias] = connection
+        elif connection.alias in _lent:
+            del _lent[connection.alias]
+
+
+async def alend() -> None:
+    """Same as `lend`, of the thread in which an asynchronous test has its connections."""
+    await sync_to_async(lend)()
+
+
+def are_there() -> bool:
+    """Whether any are lent."""
+    return bool(_lent)
+
+
+def keep() -> None:
+    """Let this thread use what is lent."""
+    for alias, connection in list(_lent.items()):
+        connections[alias] = connection
+
+
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """Let this thread use what is lent for a while."""
+    if not _lent:
+        yield
+        return
+    own = {each.alias: each for each in connections.all(initialized_only=True)}
+    taken = list(_lent)
+    keep()
+    try:
+        yield
+    finally:
+        for alias in taken:
+            if alias in own:
+                connections[alias] = own[alias]
+            else:
+                del connections[alias]
+
+
+def _is_in_test(connection: Any) -> bool:
+    # What `TestCase` marks its transactions with, since Django 4.2.
+    return any(getattr(block, "_from_testcase", False) for block in getattr(connection, "atomic_blocks", ()))

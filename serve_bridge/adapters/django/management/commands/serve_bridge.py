@@ -1,0 +1,147 @@
+"""`manage.py serve_bridge`: the instance of the project, looked at and changed from the command line.
+
+Rule 1: what a verb does is the business of `serve_bridge.commands`; here words become arguments, and errors Django's.
+Rule 2: an error is one line on stderr and exit code 1; 2 is a command that was written wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+
+from serve_bridge import commands
+from serve_bridge.adapters.django.checks import TAG
+from serve_bridge.adapters.django.declarations import declared
+from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, options
+from serve_bridge.api import find_client
+from serve_bridge.client import Client
+from serve_bridge.commands import Report
+from serve_bridge.errors import ServeBridgeError
+
+
+class Command(BaseCommand):
+    """Verbs over the project's instance."""
+
+    help = "Deploys what installed apps declare in backends.py; shows, changes and calls the project's instance."
+    requires_system_checks: ClassVar[list[str]] = []  # `check` runs ours, and `dev` leaves them to runserver
+
+    def add_arguments(self, parser: Any) -> None:
+        """Declare the verbs."""
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+        deploy = _verb(verbs, "deploy", "Bring the instance to what the installed apps declare in backends.py.")
+        deploy.add_argument("--prune", action="store_true", help="Delete what was deployed and is declared no more.")
+        deploy.add_argument("--force", action="store_true", help="Replace the replicas of unchanged backends too.")
+        deploy.add_argument("--dry-run", action="store_true", help="Only say what would change.")
+        _verb(verbs, "status", "Show the instance's proxies, backends, replicas and endpoints.")
+        traffic = _verb(verbs, "traffic", "Show the traffic of endpoints, or set that of one.")
+        traffic.add_argument("endpoint", nargs="?")
+        traffic.add_argument("weights", nargs="*", metavar="backend=weight")
+        shadow = _verb(verbs, "shadow", "Send copies of a share of an endpoint's requests to a backend; 0 ends that.")
+        shadow.add_argument("endpoint")
+        shadow.add_argument("backend")
+        shadow.add_argument("proportion", help="From 0 to 1.")
+        call = _verb(verbs, "call", "Call an endpoint.")
+        call.add_argument("endpoint")
+        call.add_argument("data", nargs="?", help="JSON; - reads it from standard input.")
+        call.add_argument("--method", help="Method of the backend; default: __call__.")
+        call.add_argument("--timeout", type=float, dest="timeout_s", help="Seconds it may take.")
+        _verb(verbs, "check", "Check the setting, and whether the instance is as declared and has what ROUTES name.")
+        dev = verbs.add_parser("dev", help="Run the development server, with the backends inside of it.")
+        dev.add_argument("addrport", nargs="?", help="As for runserver.")
+        dev.add_argument("--noreload", action="store_false", dest="use_reloader", help="As for runserver.")
+
+    def handle(self, *args: Any, verb: str, **given: Any) -> None:
+        """Run a verb.
+
+        Raises:
+            CommandError: It failed.
+        """
+        if verb == "dev":
+            _run_server(given["addrport"], use_reloader=given["use_reloader"])
+            return
+        if verb == "check":
+            self.check(tags=[TAG], include_deployment_checks=True)
+        with _clear_errors(), _connected(given["address"], given["name"]) as client:
+            report = _VERBS[verb](client, given)
+        self.stdout.write(report.formatted(given["format"]))
+        if verb == "check" and not report.data["ok"]:
+            raise CommandError("the instance is not what the project expects")
+
+
+def _verb(verbs: Any, name: str, does: str) -> Any:
+    parser = verbs.add_parser(name, help=does, description=does)
+    parser.add_argument("--address", help=f"What `serve-bridge start` printed; default: that of {SETTING}.")
+    parser.add_argument("--name", help=f"Which of this user's instances; default: that of {SETTING}.")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="For whom.")
+    return parser
+
+
+def _deploy(client: Client, given: Mapping[str, Any]) -> Report:
+    switches = {name: given[name] for name in ("prune", "force", "dry_run")}
+    return commands.deploy(client, _declared(), **switches)
+
+
+def _call(client: Client, given: Mapping[str, Any]) -> Report:
+    data = sys.stdin.read() if given["data"] == "-" else given["data"]
+    return commands.call(client, given["endpoint"], data, method=given["method"], timeout_s=given["timeout_s"])
+
+
+def _check(client: Client, _: Mapping[str, Any]) -> Report:
+    known = client.list_endpoints()
+    missing = {spec.pattern: spec.endpoint for spec in options().routes if spec.endpoint not in known}
+    found = declared()
+    changes = commands.deploy(client, found, dry_run=True).data["changes"] if found else []
+    lines = [f"ROUTES[{pattern!r}]: there is no endpoint {endpoint!r}" for pattern, endpoint in missing.items()]
+    lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
+    data = {"address": client.address, "ok": not lines, "missing": missing, "changes": changes}
+    return Report(data, "\n".join(lines) or f"instance {client.name} is as declared and has what ROUTES name")
+
+
+_VERBS = {
+    "deploy": _deploy,
+    "status": lambda client, _: commands.status(client),
+    "traffic": lambda client, given: commands.traffic(client, given["endpoint"], given["weights"]),
+    "shadow": lambda client, given: commands.shadow(client, given["endpoint"], given["backend"], given["proportion"]),
+    "call": _call,
+    "check": _check,
+}
+
+
+def _declared() -> list[Any]:
+    found = declared()
+    if not found:
+        raise CommandError("nothing is declared: no installed app has a backends.py with @serve.backend in it")
+    return list(found)
+
+
+@contextmanager
+def _connected(address: str | None, name: str | None) -> Iterator[Client]:
+    chosen = options()
+    if chosen.runtime == "local" and address is None and name is None:
+        raise CommandError("RUNTIME is 'local': the instance lives and ends with a web process; there is none here")
+    client = find_client(address or chosen.address, name or chosen.name)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn the errors that a user can do something about into one line."""
+    try:
+        yield
+    except (ServeBridgeError, ImportError, OSError, ValueError, TypeError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _run_server(addrport: str | None, *, use_reloader: bool) -> None:
+    # The reloader starts this command again in its child, where runserver sees that it is one and starts no other.
+    os.environ[RUNTIME_VARIABLE] = "local"
+    call_command("runserver", *([addrport] if addrport else []), use_reloader=use_reloader)

@@ -1,0 +1,64 @@
+"""Middleware that forwards the routes of SERVE_BRIDGE["ROUTES"] ahead of the project's own URLs.
+
+Rule 1: it resolves nothing and answers nothing itself. It only puts the routes before the URLs of the request, so that
+        all later middleware, `process_view`, error handlers and `reverse` hold for them as for any view.
+Rule 2: it never makes Django adapt the stack: it is as asynchronous as what is behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponseBase
+
+from serve_bridge.adapters.django.options import options
+from serve_bridge.adapters.django.routes import routed_urls
+from serve_bridge.adapters.django.views import REQUEST_ID
+
+
+class ServeBridgeMiddleware:
+    """Put it first in MIDDLEWARE: a middleware that sets `request.urlconf` itself belongs before it.
+
+    It also gives error pages of forwarded requests their X-Request-Id.
+
+    Raises:
+        ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self._get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        options()  # what is wrong shows when the server starts
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Answer *request*."""
+        _put_routes_first(request)
+        if self._is_async:
+            return self._answer(request)
+        return _identified(request, self._get_response(request))
+
+    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        return _identified(request, await self._get_response(request))
+
+
+def _put_routes_first(request: HttpRequest) -> None:
+    base = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+    urls = routed_urls(base, isinstance(request, ASGIRequest))
+    if urls is not None:
+        cast(Any, request).urlconf = urls
+
+
+def _identified(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    request_id = getattr(request, REQUEST_ID, None)
+    if request_id is not None and not response.has_header("X-Request-Id"):
+        response["X-Request-Id"] = request_id
+    return response

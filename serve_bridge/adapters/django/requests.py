@@ -1,0 +1,159 @@
+"""From Django's request to what is forwarded of it: the ASGI scope that describes it, and its body.
+
+Rule 1: the body is read as it comes and held nowhere; what Django has read of it already is taken from there.
+Rule 2: what the settings say of hosts and proxies holds for the backend too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+from django.http.request import RawPostDataException, UnreadablePostError
+from starlette.types import Message, Receive, Scope
+
+from serve_bridge.adapters.blocking import Readable
+from serve_bridge.adapters.django.form_body import FormBody
+from serve_bridge.adapters.wsgi import headers_of, peer_of, server_of
+from serve_bridge.forwarding import UploadBroken
+from serve_bridge.messages import HeaderList
+
+PIECE_BYTES: Final = 64 * 1024
+_LENGTHS: Final = (b"content-length", b"transfer-encoding")
+
+
+def scope_of(request: HttpRequest) -> Scope:
+    """Return the ASGI scope that describes *request*.
+
+    Raises:
+        DisallowedHost: Its host is none of ALLOWED_HOSTS; Django answers 400.
+    """
+    host = request.get_host()
+    scope = _asgi_scope(request) if isinstance(request, ASGIRequest) else _wsgi_scope(request)
+    headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
+    headers.append((b"host", host.encode("latin-1")))
+    scope["headers"] = headers
+    return scope
+
+
+def _asgi_scope(request: Any) -> Scope:
+    given = request.scope
+    return {
+        "type": "http",
+        "method": request.method,
+        "scheme": request.scheme,
+        "http_version": given.get("http_version", "1.1"),
+        "path": request.path,
+        "raw_path": given.get("raw_path"),
+        "root_path": (request.script_name or "").rstrip("/"),
+        "query_string": given.get("query_string", b""),
+        "headers": given["headers"],
+        "client": peer_of(request.META),
+        "server": tuple(given["server"]) if given.get("server") else None,
+    }
+
+
+def _wsgi_scope(request: HttpRequest) -> Scope:
+    meta = request.META
+    return {
+        "type": "http",
+        "method": request.method or "GET",
+        "scheme": request.scheme,
+        "http_version": meta.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
+        "path": request.path,
+        "root_path": meta.get("SCRIPT_NAME", "").rstrip("/"),
+        "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
+        "headers": headers_of(meta),
+        "client": peer_of(meta),
+        "server": server_of(meta),
+    }
+
+
+def body_of(request: Any, scope: Scope) -> bytes | Readable:
+    """Return the body of *request*, all of it or where it is read from; *scope* then says how long it is.
+
+    A form with files that Django has parsed already, as `CsrfViewMiddleware` does, is written again.
+
+    Raises:
+        RawPostDataException: Something else has read it, and has kept nothing of it.
+    """
+    if hasattr(request, "_body"):  # somebody used `request.body`; a form without files is read that way too
+        body: bytes = request._body
+        _set_length(scope, len(body))
+        return body
+    if not request._read_started:
+        stream: Readable = request
+        return stream
+    if not _length_of(scope["headers"]):
+        return b""
+    if request.content_type != "multipart/form-data" or not hasattr(request, "_files"):
+        raise RawPostDataException(
+            f"the body of {request.method} {request.path} has been read by something before, so it cannot be "
+            "forwarded; let that use request.body, which keeps it, or not read the body"
+        )
+    form = FormBody(request)
+    if form.is_empty and form.length < (_length_of(scope["headers"]) or 0):
+        return _Gone()
+    _set_length(scope, form.length)
+    return form
+
+
+async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
+    """Same as `body_of`, for a running loop, which reading must not hold up.
+
+    Under ASGI all of it has come before the view is called, and lies in memory or in a temporary file.
+    """
+    body = body_of(request, scope)
+    if isinstance(body, bytes):
+        return body
+    length = _length_of(scope["headers"])
+    on_disk = length is None or length > settings.FILE_UPLOAD_MAX_MEMORY_SIZE
+    return _receiver(body, length, on_disk)
+
+
+class _Gone:
+    """The body of a client that has left while Django read it."""
+
+    def read(self, size: int, /) -> bytes:
+        """Fail."""
+        raise UnreadablePostError("the client left during its upload")
+
+
+def _receiver(body: Readable, left: int | None, on_disk: bool) -> Receive:
+    async def receive() -> Message:
+        nonlocal left
+        try:
+            piece = await asyncio.to_thread(_read, body, 4 * PIECE_BYTES) if on_disk else _read(body, PIECE_BYTES)
+        except OSError as broken:
+            raise UploadBroken(str(broken)) from broken
+        if left is not None:
+            left -= len(piece)
+        return {"type": "http.request", "body": piece, "more_body": bool(piece) and left != 0}
+
+    return receive
+
+
+def _read(body: Readable, size: int) -> bytes:
+    """Return *size* bytes of *body*, or what is left of it: each piece is a message to the replica."""
+    pieces = []
+    while size and (piece := body.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _length_of(headers: HeaderList) -> int | None:
+    """Return how long the body is; None if only reading it can tell."""
+    given = {name: value for name, value in headers if name in _LENGTHS}
+    length = given.get(b"content-length", b"")
+    if length.isdigit():
+        return int(length)
+    return None if b"transfer-encoding" in given else 0
+
+
+def _set_length(scope: Scope, length: int) -> None:
+    headers = [pair for pair in scope["headers"] if pair[0] not in _LENGTHS]
+    scope["headers"] = [*headers, (b"content-length", b"%d" % length)] if length else headers

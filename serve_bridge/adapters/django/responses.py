@@ -1,0 +1,139 @@
+"""From an outcome to Django's response, or to the exception that Django's own error handling is made for.
+
+Rule 1: an answer of user code passes as it is; repeated headers and cookies stay repeated.
+Rule 2: what user code raised, and what is wrong with the project, is raised: `handler500`, `process_exception` and
+        `got_request_exception` see it. So is what the client did: 404 and 400. What has no exception in Django (413,
+        502, 503, 504) is answered with a problem (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final
+
+from django.core.exceptions import BadRequest
+from django.http import Http404, HttpResponse, HttpResponseBase, StreamingHttpResponse
+
+from serve_bridge.adapters.bridge import Outcome
+from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.errors import BackendError
+from serve_bridge.forwarding import UploadBroken
+
+_RAISED: Final = 500
+
+
+def response_of(outcome: Outcome, route: ForwardedRoute) -> HttpResponseBase:
+    """Return the response that *outcome* is.
+
+    Raises:
+        Http404: The endpoint, or its method, is not there.
+        BadRequest: The client is to blame.
+        BackendError: User code raised; it has the remote traceback.
+        ServeBridgeError: The project is to blame: a ConfigError, a SerializationError.
+    """
+    error, status = outcome.error, outcome.status
+    if isinstance(error, BackendError):
+        _discard(outcome.body)
+        raise error
+    if error is not None and not isinstance(error, UploadBroken):  # who has left reads no error page
+        if status == 404:
+            raise Http404(f"endpoint {route.endpoint!r} does not answer this") from error
+        if status == 400:
+            raise BadRequest(str(error)) from error
+        if status == _RAISED:
+            raise error
+    if isinstance(outcome.body, bytes):
+        return _with_headers(_Whole(outcome.body, status=status), outcome)
+    body = outcome.body if hasattr(outcome.body, "__next__") else _AsyncChunks(outcome.body)
+    return _with_headers(_Streamed(body, status=status), outcome)
+
+
+class _ForwardedResponse:
+    """What both kinds of responses have: headers that are there several times."""
+
+    headers: Mapping[str, str]
+    repeated: Mapping[str, tuple[str, list[str]]] = {}
+    """Names, each with its values joined, as `headers` shows them to middleware, and one by one."""
+    raw_cookies: tuple[str, ...] = ()
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Iterate what is sent; a header that has been changed meanwhile is what it was changed to."""
+        for name, value in self.headers.items():
+            joined, values = self.repeated.get(name.lower(), ("", []))
+            if values and joined == value:
+                for each in values:
+                    yield name, each
+            else:
+                yield name, value
+        for cookie in self.raw_cookies:
+            yield "Set-Cookie", cookie
+
+
+class _Whole(_ForwardedResponse, HttpResponse):
+    """One whose body is there."""
+
+
+class _Streamed(_ForwardedResponse, StreamingHttpResponse):
+    """One whose body is to come."""
+
+
+class _AsyncChunks:
+    """The chunks of a body on a loop; closed from any thread, as Django does, whether or not anybody read them."""
+
+    def __init__(self, chunks: Any) -> None:
+        self._chunks = chunks
+        self._loop = asyncio.get_running_loop()
+
+    def __aiter__(self) -> Any:
+        return self._chunks
+
+    def close(self) -> None:
+        """Give up what has not come."""
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._chunks.aclose(), self._loop)
+
+
+def _with_headers(response: Any, outcome: Outcome) -> HttpResponseBase:
+    headers = response.headers
+    del headers["content-type"]
+    values: dict[str, list[str]] = {}
+    for name, value in outcome.text_headers:
+        if name == "set-cookie":
+            _set_cookie(response, value)
+        elif name in values:
+            values[name].append(value)
+        else:
+            values[name] = [value]
+    for name, each in values.items():
+        headers[name] = each[0] if len(each) == 1 else ", ".join(each)
+    if response.streaming and "text/event-stream" in headers.get("content-type", ""):
+        headers.setdefault("x-accel-buffering", "no")  # nginx would hold events back
+    repeated = {name: (headers[name], each) for name, each in values.items() if len(each) > 1}
+    if repeated:
+        response.repeated = repeated
+    return response
+
+
+def _set_cookie(response: Any, header: str) -> None:
+    """Set the cookie so that middleware sees it; one that Django could not send as it came is sent apart."""
+    parsed: SimpleCookie = SimpleCookie()
+    try:
+        parsed.load(header)
+    except CookieError:
+        parsed.clear()
+    name, morsel = next(iter(parsed.items()), ("", None))
+    if len(parsed) == 1 and name not in response.cookies:
+        response.cookies[name] = morsel
+    else:
+        response.raw_cookies += (header,)
+
+
+def _discard(body: Any) -> None:
+    if isinstance(body, bytes):
+        return
+    if hasattr(body, "close"):
+        body.close()
+    else:
+        _AsyncChunks(body).close()

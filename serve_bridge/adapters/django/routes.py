@@ -1,0 +1,75 @@
+"""The routes that SERVE_BRIDGE["ROUTES"] lists, as Django's own URL patterns.
+
+Rule 1: a pattern is what `path` makes of it, and leads to a view: all that Django does with URLs and views holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Final
+
+from django.urls import URLPattern, clear_url_caches, get_resolver, include, path
+from django.views.decorators.http import require_http_methods
+
+from serve_bridge.adapters.django.options import on_change, options
+from serve_bridge.adapters.django.views import abridge_view, bridge_view
+from serve_bridge.adapters.route import RouteSpec
+
+NAMESPACE: Final = "serve_bridge"
+_HANDLERS: Final = ("handler400", "handler403", "handler404", "handler500")
+
+
+def url_patterns(specs: Iterable[RouteSpec], *, use_async: bool) -> list[URLPattern]:
+    """Return the URL patterns of *specs*.
+
+    Raises:
+        ImproperlyConfigured: One is no path that Django knows.
+    """
+    return [path(spec.pattern, _view(spec, use_async), name=spec.extra.get("name", spec.endpoint)) for spec in specs]
+
+
+def _view(spec: RouteSpec, use_async: bool) -> Any:
+    make = abridge_view if use_async else bridge_view
+    view: Any = make(spec.endpoint, csrf_exempt=spec.extra.get("csrf_exempt", False), **spec.options)
+    if spec.methods is not None:
+        view = require_http_methods([*spec.methods, *(["HEAD"] if "GET" in spec.methods else [])])(view)
+    for decorate in reversed(spec.extra.get("decorators", ())):
+        view = decorate(view)
+    return view
+
+
+class RoutedURLs:
+    """A URLconf: the routes, then all of another one's URLs, with its handlers of errors."""
+
+    def __init__(self, base: Any, routes: list[URLPattern]) -> None:
+        self._base = base
+        root = get_resolver(base)
+        # No `include` of the other one: `i18n_patterns` must stand in a root URLconf.
+        self.urlpatterns = [path("", include((routes, NAMESPACE))), *root.url_patterns]
+        for name in _HANDLERS:
+            handler = getattr(root.urlconf_module, name, None)
+            if handler is not None:
+                setattr(self, name, handler)
+
+    def __str__(self) -> str:  # what Django's page for a 404 shows while DEBUG is on
+        return str(getattr(self._base, "__name__", self._base))
+
+
+@cache
+def routed_urls(base: Any, use_async: bool) -> RoutedURLs | None:
+    """Return the URLconf *base* behind the routes of the running settings; None if there are none.
+
+    Raises:
+        ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
+        ImproperlyConfigured: A pattern is no path that Django knows.
+    """
+    specs = options().routes
+    return RoutedURLs(base, url_patterns(specs, use_async=use_async)) if specs else None
+
+
+@on_change
+def forget() -> None:
+    """Make the URLconfs anew when they are asked for next."""
+    routed_urls.cache_clear()
+    clear_url_caches()  # which knows the resolvers of the old ones

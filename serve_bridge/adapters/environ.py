@@ -1,0 +1,89 @@
+"""From a WSGI environ to the ASGI scope that describes the same request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from serve_bridge.messages import HeaderList
+
+_NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
+"""Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""
+
+
+def scope_of(environ: Mapping[str, Any]) -> Scope:
+    """Return the scope of *environ*; names and values of headers are what the server left of them."""
+    root_path = _text(environ.get("SCRIPT_NAME", ""))
+    path = root_path + (_text(environ.get("PATH_INFO", "")) or "/")
+    return {
+        "type": "http",
+        "method": environ["REQUEST_METHOD"],
+        "scheme": environ.get("wsgi.url_scheme", "http"),
+        "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
+        "path": path,
+        "raw_path": _raw_path(environ, path),
+        "root_path": root_path,
+        "query_string": environ.get("QUERY_STRING", "").encode("latin-1"),
+        "headers": headers_of(environ),
+        "client": peer_of(environ),
+        "server": server_of(environ),
+    }
+
+
+def path_below(environ: Mapping[str, Any]) -> str:
+    """Return the decoded path below where the application is mounted."""
+    return _text(environ.get("PATH_INFO", "")) or "/"
+
+
+def headers_of(environ: Mapping[str, Any]) -> HeaderList:
+    """Return the request's headers as ASGI has them."""
+    headers: HeaderList = []
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            if key in _NO_HEADERS:
+                continue
+            name = key[5:]
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            name = key
+        else:
+            continue
+        headers.append((name.lower().replace("_", "-").encode("latin-1"), str(value).encode("latin-1")))
+    return headers
+
+
+def has_unframed_body(environ: Mapping[str, Any]) -> bool:
+    """Whether there is a body of which neither a Content-Length nor the server says where it ends."""
+    if "HTTP_TRANSFER_ENCODING" not in environ or environ.get("CONTENT_LENGTH"):
+        return False
+    return not environ.get("wsgi.input_terminated")
+
+
+def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return host and port of the client; None on a unix socket."""
+    host = environ.get("REMOTE_ADDR")
+    return (host, _port(environ, "REMOTE_PORT") or 0) if host else None
+
+
+def server_of(environ: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return host and port of the server."""
+    return environ.get("SERVER_NAME", ""), _port(environ, "SERVER_PORT")
+
+
+def _port(environ: Mapping[str, Any], key: str) -> int | None:
+    text = str(environ.get(key))
+    return int(text) if text.isdecimal() else None  # a server without a port says "None" or nothing
+
+
+def _raw_path(environ: Mapping[str, Any], path: str) -> bytes:
+    """Return the path as the client has sent it, if the server keeps it and nobody has changed it since."""
+    target = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0]
+    kept = target == path or ("%" in target and unquote(target) == path)
+    return target.encode("latin-1") if kept and target.isascii() else b""
+
+
+def _text(path: str) -> str:
+    # PEP 3333: the bytes of a path, each as one character.
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")

@@ -1,0 +1,187 @@
+"""`flask serve-bridge deploy`, `status`, `traffic` and so on: the verbs of all command lines, over an app's settings.
+
+Rule 1: it does nothing that the Python API does not; the instance and the backends are those of the app.
+Rule 2: an error is one line on stderr; 1 is a failure, 2 a command that was written wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
+from flask.helpers import get_debug_flag
+from werkzeug.serving import is_running_from_reloader
+
+from serve_bridge.adapters.flask.connection import EXTENSION, AppBridge, bridge_of
+from serve_bridge.client import Client
+from serve_bridge.errors import ServeBridgeError
+
+if TYPE_CHECKING:
+    from serve_bridge.commands import Report
+
+_form = click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]), help="For whom."
+)
+
+group = AppGroup("serve-bridge", help="Deploy, look at and change the backends of the app.")
+
+
+@group.command()
+@click.option("--prune", is_flag=True, help="Delete what an earlier deploy made and nothing declares any more.")
+@click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@_form
+@click.argument("modules", nargs=-1)
+def deploy(prune: bool, force: bool, dry_run: bool, form: str, modules: tuple[str, ...]) -> None:
+    """Bring the instance to what MODULES declare with @serve.backend; by default SERVE_BRIDGE_BACKENDS."""
+    from serve_bridge import commands  # late, here and below: no web worker needs them
+
+    with _clear_errors(), _connected() as (client, bridge):
+        what = modules or bridge.settings.backends
+        if not what:
+            raise click.UsageError("nothing to deploy: set SERVE_BRIDGE_BACKENDS, or name MODULES")
+        _print(commands.deploy(client, what, prune=prune, force=force, dry_run=dry_run), form)
+
+
+@group.command()
+@_form
+def status(form: str) -> None:
+    """Show the instance's proxies, backends, replicas and endpoints."""
+    from serve_bridge import commands
+
+    with _clear_errors(), _connected() as (client, _):
+        _print(commands.status(client), form)
+
+
+@group.command()
+@_form
+@click.argument("endpoint", required=False)
+@click.argument("weights", nargs=-1)
+def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
+    """Show the traffic of endpoints, or set that of one: traffic ENDPOINT a=0.9 b=0.1."""
+    from serve_bridge import commands
+
+    with _clear_errors(), _connected() as (client, _):
+        _print(commands.traffic(client, endpoint, weights), form)
+
+
+@group.command()
+@_form
+@click.argument("endpoint")
+@click.argument("backend")
+@click.argument("proportion")
+def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
+    """Send copies of a PROPORTION of an endpoint's requests to BACKEND as well; 0 ends that."""
+    from serve_bridge import commands
+
+    with _clear_errors(), _connected() as (client, _):
+        _print(commands.shadow(client, endpoint, backend, proportion), form)
+
+
+@group.command()
+@_form
+@click.option("--method", default=None, help="Method of the backend; default: __call__.")
+@click.option("--timeout", "timeout_s", default=None, type=float, help="Seconds it may take.")
+@click.argument("endpoint")
+@click.argument("data", required=False)
+def call(form: str, method: str | None, timeout_s: float | None, endpoint: str, data: str | None) -> None:
+    """Call ENDPOINT with DATA, which is JSON; "-" reads it from standard input."""
+    from serve_bridge import commands
+
+    with _clear_errors(), _connected() as (client, _):
+        given = sys.stdin.read() if data == "-" else data
+        _print(commands.call(client, endpoint, given, method=method, timeout_s=timeout_s), form)
+
+
+@group.command()
+@_form
+def check(form: str) -> None:
+    """Find what would fail in production: no instance, unknown endpoints, undeployed backends, long timeouts."""
+    from serve_bridge.adapters.flask.diagnosis import diagnose
+
+    with _clear_errors():
+        report, failed = diagnose(current_app, _bridge())
+    _print(report, form)
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command(params=list(run_command.params))
+@pass_script_info
+@click.pass_context
+def dev(ctx: click.Context, info: ScriptInfo, /, **options: Any) -> None:
+    """Run the development server with the backends inside it: no Ray, no instance, one command.
+
+    Its options are those of `flask run`.
+    """
+    # An app that cannot be loaded is left to `flask run`, which waits for it to be mended.
+    with contextlib.suppress(Exception):
+        bridge = _make_local(info)
+        reload = get_debug_flag() if options["reload"] is None else options["reload"]
+        if bridge is not None and (is_running_from_reloader() or not reload):
+            _start(bridge)
+    ctx.invoke(run_command, **options)
+
+
+group.add_command(dev)
+
+
+def _make_local(info: ScriptInfo) -> AppBridge | None:
+    app = info.load_app()
+    bridge = bridge_of(app)
+    if bridge is not None and not bridge.is_local:
+        bridge = app.extensions[EXTENSION] = AppBridge(replace(bridge.settings, runtime="local"))
+    return bridge
+
+
+def _start(bridge: AppBridge) -> None:
+    try:
+        names = bridge.client().list_backends()
+    except Exception as error:  # of user code, too; the requests that need it will say it again
+        click.secho(f" * The backends do not start: {error}", err=True, fg="red")
+    else:
+        click.echo(f" * Backends inside this process: {', '.join(names) or 'none are declared'}")
+
+
+def _bridge() -> AppBridge:
+    bridge = bridge_of(current_app)
+    if bridge is None:
+        raise click.UsageError("this app has no serve_bridge; call ServeBridge().init_app(app)")
+    return bridge
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[tuple[Client, AppBridge]]:
+    """Connect beside the app's own client, which may be in use."""
+    from serve_bridge.api import find_client
+
+    bridge = _bridge()
+    if bridge.is_local:
+        raise click.ClickException(
+            "this app runs its backends inside its own process (SERVE_BRIDGE_RUNTIME is 'local'), "
+            "so no other process reaches them"
+        )
+    client = find_client(bridge.settings.address, bridge.settings.name)
+    try:
+        yield client, bridge
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn the errors that a user can do something about into a line and exit code 1."""
+    try:
+        yield
+    except (ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _print(report: Report, form: str) -> None:
+    click.echo(report.formatted(form))

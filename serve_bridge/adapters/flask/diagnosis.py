@@ -1,0 +1,101 @@
+"""What `flask serve-bridge check` finds: in the app, between the app and its instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+from flask import Flask
+
+from serve_bridge.adapters.bridge import patched_by
+from serve_bridge.adapters.flask.connection import AppBridge
+from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.api import find_client
+from serve_bridge.client import Client
+from serve_bridge.commands import Report
+from serve_bridge.deployment import deploy
+from serve_bridge.errors import ServeBridgeError
+
+_KILLED_AFTER_S: Final = 30.0  # gunicorn's default
+
+
+class Finding(NamedTuple):
+    """One thing that should be looked at.
+
+    Attributes:
+        level: "error": requests fail; "warning": they may.
+        text: What, and what to do about it.
+    """
+
+    level: Literal["error", "warning"]
+    text: str
+
+
+def diagnose(app: Flask, bridge: AppBridge) -> tuple[Report, bool]:
+    """Return what is wrong with *app*, and whether any of it is an error."""
+    findings = [*_of_process(), *_of_routes(app, bridge), *_of_instance(app, bridge)]
+    lines = [f"{each.level}: {each.text}" for each in findings] or ["no problems were found"]
+    failed = any(each.level == "error" for each in findings)
+    return Report([each._asdict() for each in findings], "\n".join(lines)), failed
+
+
+def _of_process() -> Iterator[Finding]:
+    patch = patched_by()
+    if patch is not None:
+        yield Finding("error", f"{patch} has replaced the sockets and threads of this process; use real threads")
+
+
+def _of_routes(app: Flask, bridge: AppBridge) -> Iterator[Finding]:
+    for name, route in _forwarded(app).items():
+        timeout_s = bridge.timeout_s if route.timeout_s is None else route.timeout_s
+        if timeout_s >= _KILLED_AFTER_S:
+            yield Finding(
+                "warning",
+                f"view {name!r} may wait {timeout_s:g} s, and gunicorn kills a worker after {_KILLED_AFTER_S:g} s; "
+                "lower timeout_s, or give gunicorn a longer --timeout",
+            )
+
+
+def _of_instance(app: Flask, bridge: AppBridge) -> Iterator[Finding]:
+    if bridge.is_local:
+        yield Finding("warning", "SERVE_BRIDGE_RUNTIME is 'local': every process of the app runs its own backends")
+        return
+    try:
+        client = find_client(bridge.settings.address, bridge.settings.name)
+    except ServeBridgeError as error:
+        yield Finding("error", str(error))
+        return
+    try:
+        yield from _of_endpoints(app, client)
+        yield from _of_declarations(bridge, client)
+    finally:
+        client.close()
+
+
+def _of_endpoints(app: Flask, client: Client) -> Iterator[Finding]:
+    known = client.list_endpoints()
+    for name, route in _forwarded(app).items():
+        if route.endpoint not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            yield Finding(
+                "error",
+                f"view {name!r} forwards to endpoint {route.endpoint!r}, which the instance has not; known: {listed}",
+            )
+
+
+def _of_declarations(bridge: AppBridge, client: Client) -> Iterator[Finding]:
+    if not bridge.settings.backends:
+        return
+    try:
+        changes = deploy(*bridge.settings.backends, client=client, dry_run=True).changes
+    except (ServeBridgeError, ImportError, TypeError, ValueError) as error:
+        yield Finding("error", f"the backends cannot be deployed: {error}")
+        return
+    for change in changes:
+        yield Finding("warning", f"`flask serve-bridge deploy` would {change}")
+
+
+def _forwarded(app: Flask) -> dict[str, ForwardedRoute]:
+    """Return the forwarded routes of *app* by the names of their views, inside decorators too."""
+    found = {name: getattr(view, "forwarded_route", None) for name, view in app.view_functions.items()}
+    return {name: route for name, route in found.items() if isinstance(route, ForwardedRoute)}

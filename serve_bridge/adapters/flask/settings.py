@@ -1,0 +1,96 @@
+"""What an app's configuration says: the keys that begin with SERVE_BRIDGE_, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Flask
+
+from serve_bridge import checks
+from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S
+from serve_bridge.adapters.route import RouteSpec, parse_routes
+from serve_bridge.config import check_name
+from serve_bridge.errors import ConfigError, shown
+
+PREFIX: Final = "SERVE_BRIDGE_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one app.
+
+    Attributes:
+        address: SERVE_BRIDGE_ADDRESS: what `serve_bridge.connect` takes; None: the environment's, else this user's
+            instance on this machine.
+        name: SERVE_BRIDGE_NAME: which of this user's instances.
+        timeout_s: SERVE_BRIDGE_TIMEOUT_S: seconds a forwarded request may take where its route says nothing else.
+        routes: SERVE_BRIDGE_ROUTES: what is forwarded before the app's own routing.
+        runtime: SERVE_BRIDGE_RUNTIME: "local" runs the backends inside this process; None joins an instance.
+        backends: SERVE_BRIDGE_BACKENDS: modules with declarations, declared objects, import paths of both.
+    """
+
+    address: str | None
+    name: str
+    timeout_s: float
+    routes: tuple[RouteSpec, ...]
+    runtime: str | None
+    backends: tuple[object, ...]
+
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "ADDRESS": None,
+    "NAME": "default",
+    "TIMEOUT_S": SYNC_TIMEOUT_S,
+    "ROUTES": {},
+    "RUNTIME": None,
+    "BACKENDS": (),
+}
+
+
+def read_settings(app: Flask) -> Settings:
+    """Fill in the defaults of *app*'s configuration and return what it says.
+
+    Raises:
+        ConfigError: A key is unknown, the message suggests the nearest one; or a value is none that it can have.
+        TypeError: A value is of a wrong type.
+    """
+    for key, default in _DEFAULTS.items():
+        app.config.setdefault(PREFIX + key, default)
+    given = app.config.get_namespace(PREFIX, lowercase=False)
+    known = [PREFIX + key for key in _DEFAULTS]
+    for key in given.keys() - _DEFAULTS.keys():
+        near = checks.nearest(PREFIX + key, known)
+        raise ConfigError(f"{PREFIX}{key} is no setting of serve_bridge{near}; known: {', '.join(known)}")
+    return Settings(
+        address=checks.optional(checks.text)(PREFIX + "ADDRESS", given["ADDRESS"]),
+        name=_instance_name(given["NAME"]),
+        timeout_s=checks.seconds()(PREFIX + "TIMEOUT_S", given["TIMEOUT_S"]),
+        routes=parse_routes(given["ROUTES"], PREFIX + "ROUTES", extra=ROUTE_EXTRA),
+        runtime=_runtime(given["RUNTIME"]),
+        backends=checks.listed(PREFIX + "BACKENDS", given["BACKENDS"]),
+    )
+
+
+def _instance_name(value: object) -> str:
+    try:
+        return check_name("instance", value)
+    except (ConfigError, TypeError) as error:
+        raise type(error)(f"{PREFIX}NAME: {error}") from None
+
+
+def _runtime(value: object) -> str | None:
+    if value is not None and value != "local":
+        raise ConfigError(f"{PREFIX}RUNTIME must be 'local', or None to join a running instance, got {shown(value)}")
+    return "local" if value else None
+
+
+def _rule_name(option: str, value: Any) -> str:
+    if not checks.text(option, value).strip() or "." in value:
+        raise ConfigError(f"{option} must be a name without a dot, for `url_for`, got {shown(value)}")
+    return str(value)
+
+
+ROUTE_EXTRA: Final[Mapping[str, checks.Check]] = {"name": _rule_name}
+"""What an entry of routes may hold in Flask beside the options of all frameworks: its name for `url_for`."""

@@ -1,0 +1,97 @@
+"""A view that forwards its requests, and what Flask makes of their answers.
+
+Rule 1: what user code answers is the response; what it raises, and what fails on the way, is raised here, so that the
+        app's own error handling decides what the client sees.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Final, cast
+
+from flask import Request, Response, current_app, g, request, session
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_exceptions
+
+from serve_bridge.adapters.bridge import Outcome
+from serve_bridge.adapters.flask.body import body_of
+from serve_bridge.adapters.flask.connection import current_bridge
+from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.wsgi import scope_of
+
+REQUEST_ID: Final = "serve_bridge.request_id"
+"""Key in `request.environ` of the id under which the log knows a request that failed."""
+
+_numbers = itertools.count(1)
+
+
+class Web:
+    """What `context` sees of a request: `request`, `session` and `g`, which are Flask's own."""
+
+    request = request
+    session = session
+    g = g
+
+
+_web = Web()
+
+
+class ForwardingView:
+    """A view of one forwarded route.
+
+    Attributes:
+        forwarded_route: The route; it stays with the view inside decorators that use `functools.wraps`.
+    """
+
+    def __init__(self, route: ForwardedRoute, name: str) -> None:
+        self.forwarded_route = route
+        self.__name__ = self.__qualname__ = name
+        # Extensions know a view by module and name: exempting one from CSRF must not exempt another of its name.
+        self.__module__ = f"{__name__}.{next(_numbers)}"
+
+    def __call__(self, **path_params: Any) -> Response:
+        """Forward the current request.
+
+        Raises:
+            BackendError: User code raised.
+            HTTPException: The request failed on the way: 400, 404, 413, 502, 503, 504.
+        """
+        current: Request = cast(Any, request)._get_current_object()
+        scope = scope_of(current.environ)
+        body = body_of(current, scope)
+        outcome = current_bridge().ask(self.forwarded_route, scope, path_params, body, _web)
+        if outcome.error is None:
+            return _response(outcome)
+        current.environ[REQUEST_ID] = outcome.request_id
+        raise _exception(outcome, outcome.error)
+
+
+def show_request_id(response: Response) -> Response:
+    """Name the request in the answer to one that failed, whoever wrote that; an `after_request` of the app."""
+    request_id = request.environ.get(REQUEST_ID)
+    if request_id is not None:
+        response.headers.setdefault("X-Request-Id", request_id)
+    return response
+
+
+def _exception(outcome: Outcome, error: Exception) -> Exception:
+    kind: type[HTTPException] | None = default_exceptions.get(outcome.status)
+    if outcome.status == 500 or kind is None:
+        return error  # an unexpected one: logged, signalled, shown by the debugger
+    response = _response(outcome)
+    if kind is ServiceUnavailable:
+        raised: HTTPException = ServiceUnavailable(
+            response=response, retry_after=response.headers.get("retry-after", type=int)
+        )
+    else:
+        raised = kind(response=response)
+    raised.__cause__ = error
+    return raised
+
+
+def _response(outcome: Outcome) -> Response:
+    response = current_app.response_class(outcome.body, outcome.status)
+    response.headers = Headers(outcome.text_headers)
+    if request.method == "HEAD":
+        response.automatically_set_content_length = False  # it is that of the answer to GET, which nobody knows here
+    return response

@@ -1,0 +1,29 @@
+"""The routes that an instance itself has, as the patterns of an adapter that is mounted without any of its own."""
+
+from __future__ import annotations
+
+from serve_bridge.adapters.patterns import Patterns
+from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.messages import RoutingTable
+from serve_bridge.proxy.app import routes_of
+from serve_bridge.proxy.route_index import Route
+
+
+class InstanceRoutes:
+    """The patterns of the newest routing table; another table costs an index only if its routes differ."""
+
+    def __init__(self) -> None:
+        self._routes: tuple[Route, ...] = ()
+        self._newest: tuple[RoutingTable | None, Patterns] = None, Patterns(())
+
+    def of(self, table: RoutingTable | None) -> Patterns:
+        """Return the patterns of *table*; with None, those of the last one."""
+        known, patterns = self._newest  # one attribute: several threads look here
+        if table is None or table is known:
+            return patterns
+        routes = routes_of(table)
+        if routes != self._routes:
+            patterns = Patterns(RouteSpec(each.path, each.endpoint, tuple(each.methods)) for each in routes)
+            self._routes = routes
+        self._newest = table, patterns
+        return patterns

@@ -1,0 +1,150 @@
+"""A typed stub of a path operation: FastAPI validates and documents what it says, an endpoint answers.
+
+    @app.post("/predict/{item_id}")
+    @bridge.endpoint("predict")
+    async def predict(item_id: int, features: Features) -> Prediction:
+        \"\"\"Predict the price of an item.\"\"\"
+
+Rule 1: nothing of FastAPI is imported: a signature is all that it looks at.
+Rule 2: what was validated decides whether the request goes on; what goes on is the request itself, body and all.
+Rule 3: the stub's body never runs, so it has none.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_bridge.adapters.bridge import Bridge, Outcome, refused
+from serve_bridge.adapters.exchange import ClientLeft, Requester, consumed, http_exception, send_answer
+from serve_bridge.adapters.form_body import FormBody
+from serve_bridge.adapters.route import ForwardedRoute
+
+Operation = Callable[..., Coroutine[Any, Any, Response]]
+
+_PARAMETER: Final = "serve_bridge_request"
+_EMPTY: Final = frozenset(
+    [
+        *("RESUME", "NOP", "COPY_FREE_VARS", "MAKE_CELL", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"),
+        *("RETURN_GENERATOR", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"),
+    ]
+)
+"""What a function without a body compiles to, in the versions of Python."""
+
+
+def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute) -> Operation:
+    """Return a path operation with the signature and docstring of *stub*, which forwards its requests.
+
+    Raises:
+        TypeError: *stub* is no function, or has a body, which would never run.
+    """
+    if not inspect.isfunction(stub):
+        raise TypeError(f"@bridge.endpoint decorates a function, got {type(stub).__name__}")
+    if not _is_empty(stub):
+        raise TypeError(
+            f"{stub.__qualname__} has a body, and it would never run: {route.endpoint!r} answers. "
+            "Leave a docstring, `...` or `pass`; what has to happen before belongs in a dependency"
+        )
+    path_types = (int, float, UUID, str)
+
+    @functools.wraps(stub)
+    async def operation(**arguments: Any) -> Response:
+        request: Request = arguments.pop(_PARAMETER)
+        path_params = {
+            name: arguments[name] if type(arguments.get(name)) in path_types else text
+            for name, text in request.path_params.items()
+        }
+        outcome, requester = await _ask(bridge, route, path_params, request, arguments)
+        if outcome.error is not None:
+            raise http_exception(outcome) from outcome.error
+        return ForwardedResponse(outcome, requester)
+
+    operation.__signature__ = _with_request(inspect.signature(stub))  # type: ignore[attr-defined]
+    return operation
+
+
+class ValidatedRequest(Request):
+    """What the route's `context` is given: the request, with what the framework made of it.
+
+    Attributes:
+        arguments: The stub's arguments by name: validated values, and what its dependencies returned.
+    """
+
+    def __init__(self, request: Request, arguments: Mapping[str, Any]) -> None:
+        super().__init__(request.scope, request.receive)
+        self.arguments = arguments
+
+
+class ForwardedResponse(Response):
+    """An answer of user code, which the framework sends and adds its background tasks to."""
+
+    def __init__(self, outcome: Outcome, requester: Requester) -> None:
+        self.status_code = outcome.status
+        self.raw_headers = outcome.headers
+        self.body = outcome.body if isinstance(outcome.body, bytes) else b""
+        self.background = None
+        self._content = outcome.body
+        self._requester = requester
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send_answer(self.status_code, self.raw_headers, self._content, scope, send, self._requester)
+        if self.background is not None:
+            await self.background()
+
+
+async def _ask(
+    bridge: Bridge,
+    route: ForwardedRoute,
+    path_params: Mapping[str, Any],
+    request: Request,
+    arguments: Mapping[str, Any],
+) -> tuple[Outcome, Requester]:
+    web_request = ValidatedRequest(request, arguments) if route.context is not None else None
+    requester = Requester(request.scope, request.receive)
+    body = _body_of(request)
+    scope, source = request.scope, requester if body is None else body
+    if isinstance(body, FormBody):
+        scope = {**scope, "headers": body.headers}
+    if body is not None:
+        requester.has_whole_body()
+    try:
+        with requester:
+            return await bridge.ask_async(route, scope, path_params, source, web_request), requester
+    except ClientLeft as left:
+        return refused(left), requester
+
+
+def _body_of(request: Request) -> bytes | FormBody | None:
+    """Return the body that the framework has read, and None if it has not.
+
+    Raises:
+        ConfigError: A dependency has, and has not kept it.
+    """
+    if hasattr(request, "_body"):
+        return bytes(request._body)
+    if request._form is not None:
+        return FormBody(request._form, request.scope["headers"])
+    if request._stream_consumed:
+        raise consumed()
+    return None
+
+
+def _with_request(signature: inspect.Signature) -> inspect.Signature:
+    """Return *signature* with a parameter that FastAPI fills with the request; the last one of its kind gets it."""
+    own = inspect.Parameter(_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    return signature.replace(parameters=[*signature.parameters.values(), own])
+
+
+def _is_empty(stub: Callable[..., Any]) -> bool:
+    instructions = list(dis.get_instructions(stub))
+    constants = [each.argval for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST")]
+    return all(each.opname in _EMPTY for each in instructions) and constants.count(None) == len(constants)

@@ -1,0 +1,571 @@
+"""The contract of adapters: what holds for every route that is forwarded, whatever framework it belongs to.
+
+A test module of the adapter's package is all it takes; the plugin, which pytest finds by itself, does the rest::
+
+    from serve_bridge.adapters import load_adapter
+    from serve_bridge.testing import AdapterContract
+
+    class TestBottle(AdapterContract):
+        adapter = load_adapter("bottle")
+
+Rule 1: everything goes over a real socket, by a real HTTP client, to a real replica; nothing is a mock, nothing sleeps.
+Rule 2: a test holds for every framework, or it needs something: what a framework cannot do is said, with the reason,
+        in `lacks`, and tests that need it are not collected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from serve_bridge.adapters import Adapter, Bridge, RouteSpec
+from serve_bridge.client import Client
+from serve_bridge.handle import Handle
+from serve_bridge.testing.backends import PARTS, Subject
+from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.servers import serve_asgi, serve_wsgi
+
+SUBJECT: Final = "contract"
+"""The endpoint of all routes but one, and its backend."""
+MISSING: Final = "contract-missing"
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+PIECE: Final = b"0123456789abcdef" * 16 * 1024  # 256 KiB, more than anything on the way may hold back
+MOST_BYTES: Final = 1000
+
+ROUTES: Final = (
+    *(
+        RouteSpec(path, SUBJECT, METHODS)
+        for path in (
+            *("/echo", "/typed/{count:int}/{share:float}/{key:uuid}/{name}/{rest:path}", "/echo/{rest:path}"),
+            *("/digest", "/form", "/answer", "/nothing", "/lines", "/gated", "/endless", "/hanging", "/upload"),
+            *("/early", "/duplex", "/failing", "/broken", "/injecting"),
+        )
+    ),
+    RouteSpec("/gets", SUBJECT, ("GET",)),
+)
+"""Without options, so that the proxy has them too."""
+
+NEEDS: Final[Mapping[str, str]] = {
+    "chunked uploads": "bodies without a Content-Length, which wsgiref takes none of",
+    "duplex": "the body is forwarded while it comes, so that an answer may begin before it has ended",
+    "early answers": "a refusal by the Content-Length, or an answer, leaves before the body has come",
+    "disconnects": "the server says that the client has left while the answer has not begun",
+    "websockets": "the server hands over WebSockets",
+}
+"""What a test may need and a framework, or its interface, may lack."""
+
+_INTERFACE_LACKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "asgi": (),
+    "wsgi": ("chunked uploads", "disconnects", "websockets"),
+}
+
+_Test = TypeVar("_Test", bound=Callable[..., None])
+
+
+def needs(what: str) -> Callable[[_Test], _Test]:
+    """Mark a test: it is there only for adapters that do not lack *what*, one of `NEEDS`."""
+    if what not in NEEDS:
+        raise ValueError(f"{what!r} is nothing a test may need; known: {', '.join(NEEDS)}")
+
+    def mark(test: _Test) -> _Test:
+        test.__dict__["_needs"] = what
+        return test
+
+    return mark
+
+
+def deploy_subject(client: Client) -> None:
+    """Create the contract's backend, an endpoint, and for the proxy an endpoint at each of the `ROUTES`."""
+    client.create_backend(SUBJECT, Subject)
+    client.create_endpoint(SUBJECT, backend=SUBJECT)
+    for number, route in enumerate(ROUTES):
+        client.create_endpoint(
+            f"{SUBJECT}-{number}", backend=SUBJECT, route=route.pattern, methods=route.methods or METHODS
+        )
+
+
+class FrontContract:
+    """What holds for everything that answers HTTP for endpoints: the adapters, and the proxy.
+
+    Attributes:
+        lacks: What the front cannot do, of `NEEDS`, each with the reason; tests that need it are not collected.
+    """
+
+    lacks: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    @contextmanager
+    def front(cls, client: Client) -> Iterator[str]:
+        """Serve the `ROUTES`; yield the base URL."""
+        raise NotImplementedError
+        yield
+
+    @classmethod
+    def what_is_lacking(cls) -> frozenset[str]:
+        """Return what the tests that are collected may not need."""
+        return frozenset(cls.lacks)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take away the tests that need what the front lacks."""
+        super().__init_subclass__(**kwargs)
+        for unknown in cls.lacks.keys() - NEEDS.keys():
+            raise ValueError(f"{cls.__name__}.lacks: {unknown!r} is nothing a test may need; known: {', '.join(NEEDS)}")
+        lacking = cls.what_is_lacking()
+        for name in dir(cls):
+            if getattr(getattr(cls, name), "_needs", None) in lacking:
+                setattr(cls, name, None)
+
+    # the request
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_method_arrives(self, serve_bridge_http: httpx.Client, method: str) -> None:
+        """Each that the route takes."""
+        assert serve_bridge_http.request(method, "/echo").json()["method"] == method
+
+    def test_a_method_that_the_route_does_not_take_is_refused(self, serve_bridge_http: httpx.Client) -> None:
+        """By the framework, with 405; the backend is not asked."""
+        assert serve_bridge_http.post("/gets").status_code == 405
+
+    def test_path_parameters_arrive_typed(self, serve_bridge_http: httpx.Client) -> None:
+        """As Starlette's converters would have them."""
+        key = "0b7cb4c6-5ef5-4c0b-ba0a-4c2f9a4f0f0c"
+        seen = serve_bridge_http.get(f"/typed/7/1.5/{key}/n/a/b").json()
+        assert seen["params"] == {
+            "count": ["int", "7"],
+            "share": ["float", "1.5"],
+            "key": ["UUID", key],
+            "name": ["str", "n"],
+            "rest": ["str", "a/b"],
+        }
+
+    def test_a_path_arrives_decoded(self, serve_bridge_http: httpx.Client) -> None:
+        """Whatever its letters."""
+        seen = serve_bridge_http.get("/echo/gr%C3%BC%C3%9Fe%20an/alle").json()
+        assert seen["params"] == {"rest": ["str", "grüße an/alle"]}
+        assert unquote(seen["path"]) == "/echo/grüße an/alle"
+
+    @pytest.mark.parametrize("query", ["x=1&x=2&y=", "q=%C3%BC+a%26b", "flag", ""])
+    def test_a_query_arrives_as_it_was_sent(self, serve_bridge_http: httpx.Client, query: str) -> None:
+        """With its repeats, in its order, byte for byte."""
+        url = "/echo" + (f"?{query}" if query else "")
+        assert serve_bridge_http.get(url).json()["query"] == query
+
+    def test_headers_arrive(self, serve_bridge_http: httpx.Client) -> None:
+        """Also what is not ASCII, as the Latin-1 it is on the wire."""
+        given = [("x-mine", b"yes"), ("x-latin", b"caf\xe9"), ("content-type", b"text/x")]
+        headers = dict(serve_bridge_http.get("/echo", headers=given).json()["headers"])
+        assert (headers["x-mine"], headers["x-latin"], headers["content-type"]) == ("yes", "café", "text/x")
+
+    def test_every_value_of_a_repeated_header_arrives(self, serve_bridge_http: httpx.Client) -> None:
+        """In their order; as one header where the interface has joined them (RFC 9110 section 5.3)."""
+        given = [("x-many", "1"), ("x-many", "2"), ("x-many", "3")]
+        headers = serve_bridge_http.get("/echo", headers=given).json()["headers"]
+        values = ",".join(value for name, value in headers if name == "x-many")
+        assert values.replace(" ", "") == "1,2,3"
+
+    def test_hop_by_hop_headers_stay(self, serve_bridge_http: httpx.Client) -> None:
+        """They are said between the client and this server."""
+        given = {"te": "trailers", "keep-alive": "timeout=5"}
+        headers = dict(serve_bridge_http.get("/echo", headers=given).json()["headers"])
+        assert not {"te", "keep-alive", "connection", "transfer-encoding"} & headers.keys()
+
+    def test_the_url_and_the_client_arrive(self, serve_bridge_http: httpx.Client) -> None:
+        """Scheme, host and port as the client wrote them, and its address."""
+        seen = serve_bridge_http.get("/echo").json()
+        netloc = serve_bridge_http.base_url.netloc.decode()
+        assert (seen["scheme"], seen["netloc"], seen["client"]) == ("http", netloc, "127.0.0.1")
+
+    # its body
+
+    def test_a_body_arrives(self, serve_bridge_http: httpx.Client) -> None:
+        """With the request's head."""
+        assert serve_bridge_http.post("/echo", content="grüße").json()["body"] == "grüße"
+
+    def test_an_empty_body_is_none(self, serve_bridge_http: httpx.Client) -> None:
+        """A POST need not have any."""
+        assert serve_bridge_http.post("/echo", content=b"").json()["body"] == ""
+
+    def test_a_long_body_arrives_whole(self, serve_bridge_http: httpx.Client) -> None:
+        """Streamed, since it does not fit into the head."""
+        body = PIECE * 12
+        seen = serve_bridge_http.put("/digest", content=body).json()
+        assert seen == {"size": len(body), "digest": hashlib.sha256(body).hexdigest()}
+
+    @needs("chunked uploads")
+    def test_a_body_of_unknown_length_arrives_whole(self, serve_bridge_http: httpx.Client) -> None:
+        """In chunks as the client has it."""
+        body = [b"1" * 10, PIECE, b"2" * 100_000]
+        seen = serve_bridge_http.post("/digest", content=iter(body)).json()
+        assert seen == {"size": sum(map(len, body)), "digest": hashlib.sha256(b"".join(body)).hexdigest()}
+
+    def test_a_form_with_a_file_arrives(self, serve_bridge_http: httpx.Client) -> None:
+        """As multipart, which nobody has parsed on the way."""
+        file = ("f.txt", b"content", "text/plain")
+        answer = serve_bridge_http.post("/form", data={"name": "n"}, files={"file": file})
+        assert answer.json() == {"name": "n", "file": ["f.txt", "content"]}
+
+    @needs("early answers")
+    def test_an_answer_may_come_before_the_body(self, serve_bridge_front: str) -> None:
+        """A backend need not read what it has no use for."""
+        with Exchange(serve_bridge_front, "POST", "/early", [("content-length", str(len(PIECE) * 12))]) as exchange:
+            exchange.send(PIECE)
+            assert exchange.head().status_code == 202
+
+    @needs("duplex")
+    def test_body_and_answer_pass_at_the_same_time(self, serve_bridge_front: str) -> None:
+        """What has arrived is answered while the rest is still to be sent."""
+        with Exchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(len(PIECE) * 2))]) as exchange:
+            exchange.send(PIECE)
+            assert exchange.head().status_code == 200
+            assert exchange.read_exactly(len(PIECE) // 4) == PIECE[: len(PIECE) // 4]
+            exchange.send(PIECE)
+            exchange.end()
+            assert len(exchange.read_exactly(len(PIECE) * 2)) == len(PIECE) * 2 - len(PIECE) // 4
+
+    @needs("duplex")
+    def test_a_client_that_leaves_during_its_upload_ends_it(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """The backend does not wait for the rest, and the front goes on answering."""
+        gate = secrets.token_hex(8)
+        length = [("content-length", str(len(PIECE) * 2))]
+        with Exchange(serve_bridge_front, "POST", f"/upload?gate={gate}", length) as exchange:
+            exchange.send(PIECE)
+            exchange.leave()
+        assert serve_bridge_subject.options(method_name="ended").call(gate) is True
+
+    # the answer
+
+    def test_status_and_headers_come_back(self, serve_bridge_http: httpx.Client) -> None:
+        """But no header of the engine's own."""
+        answer = serve_bridge_http.get("/answer")
+        assert (answer.status_code, answer.text, answer.headers["x-own"]) == (418, "teapot", "1")
+        assert answer.headers["content-type"].partition(";")[0] == "text/x"
+        assert "x-serve-secret" not in answer.headers
+
+    def test_every_value_of_a_repeated_header_comes_back(self, serve_bridge_http: httpx.Client) -> None:
+        """As one header perhaps (RFC 9110 section 5.3)."""
+        assert serve_bridge_http.get("/answer").headers["x-many"].replace(" ", "") == "1,2"
+
+    def test_every_cookie_comes_back(self, serve_bridge_http: httpx.Client) -> None:
+        """With its attributes, and two of one name for two paths: these can be in no single header."""
+        cookies = serve_bridge_http.get("/answer").headers.get_list("set-cookie")
+        told = sorted((cookie.partition(";")[0], "httponly" in cookie.lower()) for cookie in cookies)
+        assert told == [("a=1", False), ("a=3", False), ("b=2", True)]
+
+    def test_an_answer_is_streamed(self, serve_bridge_http: httpx.Client) -> None:
+        """All parts arrive, in order."""
+        assert serve_bridge_http.get("/lines").text == "".join(PARTS)
+
+    def test_the_first_part_comes_before_the_last_is_made(
+        self, serve_bridge_http: httpx.Client, serve_bridge_subject: Handle
+    ) -> None:
+        """Nothing on the way waits for more."""
+        gate = secrets.token_hex(8)
+        with serve_bridge_http.stream("GET", "/gated", params={"gate": gate}) as answer:
+            parts = answer.iter_text()
+            assert next(parts) == "first\n"
+            serve_bridge_subject.options(method_name="open").call(gate)
+            assert "".join(parts) == "last\n"
+
+    def test_head_is_get_without_its_body(self, serve_bridge_http: httpx.Client) -> None:
+        """Status and type are the same."""
+        got, head = serve_bridge_http.get("/echo"), serve_bridge_http.head("/echo")
+        assert (head.status_code, head.headers["content-type"]) == (200, got.headers["content-type"])
+        assert head.content == b""
+
+    @pytest.mark.parametrize("status", [204, 304])
+    def test_an_empty_answer_has_no_body(self, serve_bridge_http: httpx.Client, status: int) -> None:
+        """Nor does a later one on its connection suffer."""
+        answer = serve_bridge_http.get("/nothing", params={"status": status})
+        assert (answer.status_code, answer.content) == (status, b"")
+        assert status == 304 or answer.headers.get("content-length", "0") == "0"  # wsgiref adds that one
+        assert serve_bridge_http.get("/echo").status_code == 200
+
+    def test_a_client_that_leaves_during_an_answer_cancels_it(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """The backend does not work for nobody."""
+        gate = secrets.token_hex(8)
+        with Exchange(serve_bridge_front, "GET", f"/endless?gate={gate}") as exchange:
+            exchange.end()
+            assert exchange.head().status_code == 200
+            assert exchange.read()
+            exchange.leave()
+        assert serve_bridge_subject.options(method_name="ended").call(gate) is True
+
+    @needs("disconnects")
+    def test_a_client_that_leaves_before_the_answer_cancels_the_work(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """Also while nothing is sent either way."""
+        gate = secrets.token_hex(8)
+        with Exchange(serve_bridge_front, "GET", f"/hanging?gate={gate}") as exchange:
+            exchange.end()
+            serve_bridge_subject.options(method_name="begun").call(gate)
+            exchange.leave()
+        assert serve_bridge_subject.options(method_name="ended").call(gate) is True
+
+    # request ids
+
+    @pytest.mark.parametrize("path", ["/echo", "/failing?kind=error"])
+    def test_a_request_id_is_kept(self, serve_bridge_http: httpx.Client, path: str) -> None:
+        """The client's own, whatever the answer."""
+        answer = serve_bridge_http.get(path, headers={"x-request-id": "mine-1"})
+        assert answer.headers.get_list("x-request-id") == ["mine-1"]
+
+    @pytest.mark.parametrize("path", ["/echo", "/failing?kind=error"])
+    def test_a_request_id_is_made(self, serve_bridge_http: httpx.Client, path: str) -> None:
+        """One for each request; what is no id is not kept."""
+        given = {"x-request-id": "no id, too many words"}
+        ids = {serve_bridge_http.get(path, headers=given).headers["x-request-id"] for _ in range(2)}
+        assert len(ids) == 2
+        assert given["x-request-id"] not in ids
+
+    # what goes wrong
+
+    @pytest.mark.parametrize("kind", ["error", "own", "exit", "result"])
+    def test_a_failing_backend_is_a_500_that_says_nothing(self, serve_bridge_http: httpx.Client, kind: str) -> None:
+        """But for the request's id: no traceback, no text of the error."""
+        answer = serve_bridge_http.get("/failing", params={"kind": kind})
+        assert answer.status_code == 500
+        assert answer.headers["x-request-id"]
+        assert not {"secret", "Traceback", "OddError", "SystemExit"} & set(answer.text.replace("(", " ").split())
+
+    def test_a_status_that_the_backend_raises_is_an_answer(self, serve_bridge_http: httpx.Client) -> None:
+        """With the headers of Starlette's HTTPException."""
+        answer = serve_bridge_http.get("/failing", params={"kind": "http"})
+        assert (answer.status_code, answer.headers["x-why"]) == (451, "law")
+
+    def test_an_answer_that_breaks_off_is_no_whole_one(self, serve_bridge_front: str) -> None:
+        """The client can tell that something is missing."""
+        with pytest.raises(httpx.RemoteProtocolError), httpx.Client(trust_env=False, verify=False) as http:
+            http.get(f"{serve_bridge_front}/broken")
+
+    def test_a_header_with_a_line_end_is_refused(self, serve_bridge_http: httpx.Client) -> None:
+        """A backend cannot be made to write headers by the text it puts into one."""
+        answer = serve_bridge_http.get("/injecting")
+        assert answer.status_code == 500
+        assert "x-injected" not in answer.headers
+
+    def test_an_empty_control_header_is_a_400(self, serve_bridge_http: httpx.Client) -> None:
+        """It means nothing, so nothing is guessed."""
+        assert serve_bridge_http.get("/echo", headers={"x-serve-shard-key": ""}).status_code == 400
+
+    def test_control_headers_stay(self, serve_bridge_http: httpx.Client) -> None:
+        """User code must not take for ours what a client has written."""
+        given = {"x-serve-shard-key": "k", "x-serve-other": "1"}
+        names = {name for name, _ in serve_bridge_http.get("/echo", headers=given).json()["headers"]}
+        assert not any(name.startswith("x-serve-") for name in names)
+
+    # WebSockets
+
+    @needs("websockets")
+    def test_a_websocket_carries_messages_both_ways(self, serve_bridge_front: str) -> None:
+        """Text and bytes, in order."""
+        with _websocket(serve_bridge_front, "/echo") as websocket:
+            websocket.recv()
+            for message in ("one", b"two", "drei ü", b""):
+                websocket.send(message)
+            assert [websocket.recv() for _ in range(4)] == ["one", b"two", "drei ü", b""]
+
+    @needs("websockets")
+    def test_a_websocket_knows_its_request(self, serve_bridge_front: str) -> None:
+        """Path, query, parameters and headers."""
+        with _websocket(serve_bridge_front, "/echo/a/b?x=1&x=2", additional_headers={"x-mine": "yes"}) as websocket:
+            seen = httpx.Response(200, content=websocket.recv()).json()
+        assert (seen["path"], seen["query"], seen["params"]) == ("/echo/a/b", "x=1&x=2", {"rest": "a/b"})
+        assert dict(seen["headers"])["x-mine"] == "yes"
+
+    @needs("websockets")
+    def test_a_websocket_agrees_on_a_subprotocol(self, serve_bridge_front: str) -> None:
+        """The backend chooses."""
+        offered = [Subprotocol("a"), Subprotocol("b")]
+        with _websocket(serve_bridge_front, "/echo", subprotocols=offered) as websocket:
+            assert websocket.subprotocol == "b"
+
+    @needs("websockets")
+    def test_a_websocket_is_closed_by_the_backend(self, serve_bridge_front: str) -> None:
+        """With its code and reason."""
+        with _websocket(serve_bridge_front, "/echo") as websocket:
+            websocket.recv()
+            websocket.send("close")
+            with pytest.raises(ConnectionClosed) as closed:
+                websocket.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you wish")
+
+    @needs("websockets")
+    def test_a_websocket_that_nobody_takes_is_denied(self, serve_bridge_front: str) -> None:
+        """Before it is open."""
+        with pytest.raises(InvalidStatus), _websocket(serve_bridge_front, "/nowhere"):
+            pass
+
+
+class AdapterContract(FrontContract):
+    """What every adapter has to pass: the contract of fronts, and what the options of its routes promise.
+
+    Attributes:
+        adapter: The adapter.
+        request_method: Where the framework's request, as `context` sees it, has the HTTP method; a dotted path.
+    """
+
+    adapter: ClassVar[Adapter]
+    request_method: ClassVar[str] = "method"
+
+    @classmethod
+    def what_is_lacking(cls) -> frozenset[str]:
+        """Also what the interface of the adapter lacks."""
+        adapter: Adapter | None = getattr(cls, "adapter", None)
+        return super().what_is_lacking() | set(_INTERFACE_LACKS[adapter.interface] if adapter is not None else ())
+
+    @classmethod
+    def routes(cls) -> tuple[RouteSpec, ...]:
+        """Return the routes, those with options among them."""
+        listed = {"method": cls.request_method, "missing": f"{cls.request_method}.nothing"}
+        return (
+            *ROUTES,
+            RouteSpec("/missing", MISSING, ("GET",)),
+            RouteSpec("/add", SUBJECT, ("POST",), {"method_name": "add"}),
+            RouteSpec("/chosen/echo", SUBJECT, ("POST",), {"method_header": True}),
+            RouteSpec("/trusted/echo", SUBJECT, METHODS, {"credentials": True}),
+            RouteSpec("/listed/echo", SUBJECT, METHODS, {"context": listed}),
+            RouteSpec("/told/echo", SUBJECT, METHODS, {"context": lambda request: {"user": 7}}),
+            RouteSpec("/short/digest", SUBJECT, ("POST",), {"max_body_bytes": MOST_BYTES}),
+            RouteSpec("/quick/hanging", SUBJECT, ("GET",), {"timeout_s": 0.2}),
+        )
+
+    @classmethod
+    @contextmanager
+    def front(cls, client: Client) -> Iterator[str]:
+        """Serve an application of the adapter's; yield the base URL."""
+        with cls.served(client.address) as url:
+            yield url
+
+    @classmethod
+    @contextmanager
+    def served(cls, address: str, *, root_path: str = "") -> Iterator[str]:
+        """Serve an application for the instance at *address* below *root_path*; yield the base URL."""
+        bridge = Bridge(address)
+        serve = serve_asgi if cls.adapter.interface == "asgi" else serve_wsgi
+        try:
+            with serve(cls.adapter.application(bridge, cls.routes()), root_path=root_path) as url:
+                yield url
+        finally:
+            bridge.close()
+
+    def test_it_is_an_adapter(self) -> None:
+        """With a name, an interface and applications."""
+        assert isinstance(self.adapter, Adapter)
+        assert self.adapter.name
+        assert self.adapter.interface in _INTERFACE_LACKS
+
+    def test_a_prefix_belongs_to_the_path(self, serve_bridge_contract: Client) -> None:
+        """As the client has sent it; the application's routes begin below it."""
+        with self.served(serve_bridge_contract.address, root_path="/app") as url:
+            seen = httpx.get(f"{url}/echo/x", trust_env=False).json()
+        assert (seen["path"], seen["params"]) == ("/app/echo/x", {"rest": ["str", "x"]})
+
+    # options of routes
+
+    def test_a_route_names_the_backends_method(self, serve_bridge_http: httpx.Client) -> None:
+        """JSON and query become its arguments."""
+        assert serve_bridge_http.post("/add?by=2", json=3).json() == {"sum": 5}
+
+    def test_a_route_may_let_a_header_choose_the_method(self, serve_bridge_http: httpx.Client) -> None:
+        """Where it says so."""
+        answer = serve_bridge_http.post("/chosen/echo?by=2", json=3, headers={"x-serve-call-method": "add"})
+        assert answer.json() == {"sum": 5}
+
+    def test_no_header_chooses_the_method_elsewhere(self, serve_bridge_http: httpx.Client) -> None:
+        """Who may call what is the application's to decide."""
+        answer = serve_bridge_http.post("/echo?by=2", json=3, headers={"x-serve-call-method": "add"})
+        assert answer.json()["method"] == "POST"
+
+    @pytest.mark.parametrize("name", ["cookie", "authorization"])
+    def test_credentials_stay_with_the_application(self, serve_bridge_http: httpx.Client, name: str) -> None:
+        """They are between it and its user."""
+        headers = dict(serve_bridge_http.get("/echo", headers={name: "a=b"}).json()["headers"])
+        assert name not in headers
+
+    @pytest.mark.parametrize("name", ["cookie", "authorization"])
+    def test_credentials_go_along_where_the_route_says_so(self, serve_bridge_http: httpx.Client, name: str) -> None:
+        """As they are."""
+        headers = dict(serve_bridge_http.get("/trusted/echo", headers={name: "a=b"}).json()["headers"])
+        assert headers[name] == "a=b"
+
+    def test_listed_context_goes_along(self, serve_bridge_http: httpx.Client) -> None:
+        """In the request's state: what the list names, None for what is not there, and nothing else."""
+        state = serve_bridge_http.put("/listed/echo").json()["state"]
+        assert state == {"method": "PUT", "missing": None, "user": "absent"}
+
+    def test_computed_context_goes_along(self, serve_bridge_http: httpx.Client) -> None:
+        """What a function of the framework's request returns."""
+        assert serve_bridge_http.get("/told/echo").json()["state"]["user"] == 7
+
+    def test_nothing_goes_along_unasked(self, serve_bridge_http: httpx.Client) -> None:
+        """The state is the application's choice."""
+        assert set(serve_bridge_http.get("/echo").json()["state"].values()) == {"absent"}
+
+    def test_a_body_within_the_limit_passes(self, serve_bridge_http: httpx.Client) -> None:
+        """Up to its last byte."""
+        assert serve_bridge_http.post("/short/digest", content=b"x" * MOST_BYTES).json()["size"] == MOST_BYTES
+
+    def test_a_body_above_the_limit_is_a_413(self, serve_bridge_http: httpx.Client) -> None:
+        """With a request id."""
+        answer = serve_bridge_http.post("/short/digest", content=b"x" * (MOST_BYTES + 1))
+        assert answer.status_code == 413
+        assert answer.headers["x-request-id"]
+
+    @needs("chunked uploads")
+    def test_a_body_of_unknown_length_above_the_limit_is_a_413(self, serve_bridge_http: httpx.Client) -> None:
+        """It is counted as it comes."""
+        body = (b"x" * 600 for _ in range(2))
+        assert serve_bridge_http.post("/short/digest", content=body).status_code == 413
+
+    @needs("early answers")
+    def test_a_body_above_the_limit_is_refused_before_it_comes(self, serve_bridge_front: str) -> None:
+        """Its Content-Length is enough."""
+        with Exchange(serve_bridge_front, "POST", "/short/digest", [("content-length", str(10**9))]) as exchange:
+            assert exchange.head().status_code == 413
+
+    def test_a_request_that_takes_too_long_is_a_504(self, serve_bridge_http: httpx.Client) -> None:
+        """After the route's own time; the work is cancelled."""
+        gate = secrets.token_hex(8)
+        answer = serve_bridge_http.get("/quick/hanging", params={"gate": gate})
+        assert answer.status_code == 504
+        assert answer.headers["x-request-id"]
+
+    # what is not there
+
+    def test_an_unknown_endpoint_is_a_404(self, serve_bridge_http: httpx.Client) -> None:
+        """As the routing table has it at that moment."""
+        answer = serve_bridge_http.get("/missing", headers={"x-request-id": "mine-1"})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (404, "mine-1")
+
+    def test_what_is_not_routed_is_the_applications(self, serve_bridge_http: httpx.Client) -> None:
+        """Also what the instance itself has a route for."""
+        assert serve_bridge_http.get("/-/routes").status_code == 404
+
+    def test_no_instance_is_a_503(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """With a time to come back; the application itself runs."""
+        address = str(tmp_path_factory.mktemp("nowhere") / "none.json")
+        with self.served(address) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as http:
+            answer = http.get("/echo")
+            assert http.get("/nowhere").status_code == 404
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["x-request-id"]
+
+
+def _websocket(url: str, target: str, **options: Any) -> ClientConnection:
+    return connect(url.replace("http", "ws", 1) + target, open_timeout=15, proxy=None, compression=None, **options)

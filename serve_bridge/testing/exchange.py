@@ -1,0 +1,96 @@
+"""One HTTP/1.1 request and its answer, each part sent and received when the test says so."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import h11
+
+TIMEOUT_S: Final = 15.0
+_READ_BYTES: Final = 64 * 1024
+
+
+class Exchange:
+    """Use it as a context manager; the connection is closed at its end.
+
+    Args:
+        url: The base URL of the server.
+        method: Of the request.
+        target: Its path and query.
+        headers: Its headers but for Host; with neither Content-Length nor Transfer-Encoding it has no body.
+    """
+
+    def __init__(self, url: str, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        address = urlsplit(url)
+        self._socket = socket.create_connection((address.hostname or "", address.port or 80), TIMEOUT_S)
+        self._connection = h11.Connection(h11.CLIENT)
+        host = ("host", address.netloc)
+        self._write(h11.Request(method=method, target=target, headers=[host, *headers]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send a part of the body."""
+        self._write(h11.Data(data=data))
+
+    def end(self) -> None:
+        """Send the end of the body."""
+        self._write(h11.EndOfMessage())
+
+    def leave(self) -> None:
+        """Go away in the middle of it."""
+        with contextlib.suppress(OSError):
+            # Reset, not closed: a server that only writes learns at once that nobody reads.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def head(self) -> h11.Response:
+        """Receive the head of the answer.
+
+        Raises:
+            TimeoutError: None has come.
+            ConnectionError: None will.
+        """
+        while not isinstance(event := self._next(), h11.Response):
+            if event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
+                raise ConnectionError("the server closed the connection without an answer")
+        return event
+
+    def read(self) -> bytes:
+        """Receive what has come of the answer's body, at least a byte of it; nothing at its end.
+
+        Raises:
+            TimeoutError: None has come.
+            ConnectionError: It broke off.
+        """
+        event = self._next()
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
+
+    def read_exactly(self, size: int) -> bytes:
+        """Receive the next *size* bytes of the answer's body, fewer only at its end."""
+        data = b""
+        while len(data) < size and (piece := self.read()):
+            data += piece
+        return data
+
+    def _write(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        data = self._connection.send(event)
+        if data:
+            self._socket.sendall(data)
+
+    def _next(self) -> object:
+        while (event := self._connection.next_event()) is h11.NEED_DATA:
+            try:
+                self._connection.receive_data(self._socket.recv(_READ_BYTES))
+            except h11.RemoteProtocolError as error:
+                raise ConnectionError("the answer broke off") from error
+        return event

@@ -1,0 +1,136 @@
+"""The pytest plugin: instances for the time of a test or of a run, and what the contract of adapters runs on.
+
+Rule 1: nothing is started, nor Ray or a framework imported, before a test asks for it.
+Rule 2: names and ports are the run's own, so that runs beside each other, as under pytest-xdist, do not meet.
+Rule 3: a test finds the process's current client as it was before, once the fixture has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serve_bridge.api import set_current, start
+from serve_bridge.client import Client
+
+if TYPE_CHECKING:
+    import httpx
+
+    from serve_bridge.handle import Handle
+
+RAY_MARKER = "serve_bridge_ray"
+
+pytest.register_assert_rewrite("serve_bridge.testing.contract")
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", f"{RAY_MARKER}: uses the run's instance on Ray; every test of that fixture is")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need Ray, so that `-m "not serve_bridge_ray"` leaves them out."""
+    for item in items:
+        if {"serve_bridge_ray", "serve_bridge_ray_instance"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(RAY_MARKER)
+
+
+def unique_name() -> str:
+    """Return a name for an instance that no other test, process or user has."""
+    return f"test-{os.getpid()}-{secrets.token_hex(3)}-{next(_numbers)}"
+
+
+@contextmanager
+def current(client: Client) -> Iterator[Client]:
+    """Make *client* the process's current one for a time."""
+    before = set_current(client)
+    try:
+        yield client
+    finally:
+        set_current(before)
+
+
+@contextmanager
+def instance(runtime: str) -> Iterator[Client]:
+    """Run an instance, with a proxy on a free port; the process's current client stays what it is."""
+    before = set_current(None)
+    try:
+        client = start(runtime=runtime, name=unique_name(), http_options={"port": 0})
+    finally:
+        set_current(before)
+    try:
+        yield client
+    finally:
+        client.shutdown()
+
+
+@pytest.fixture
+def serve_bridge_local() -> Iterator[Client]:
+    """An instance inside this process, for one test; it is the current one, and ends with the test."""
+    with instance("local") as client, current(client):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def serve_bridge_ray_instance() -> Iterator[Client]:
+    """The run's instance on Ray: on the cluster that the process uses already, or that Ray finds, or a new one."""
+    with instance("ray") as client:
+        yield client
+
+
+@pytest.fixture
+def serve_bridge_ray(serve_bridge_ray_instance: Client) -> Iterator[Client]:
+    """The run's instance on Ray; it is the current one, and what the test makes in it ends with the test."""
+    client = serve_bridge_ray_instance
+    endpoints, backends = set(client.list_endpoints()), set(client.list_backends())
+    with current(client):
+        yield client
+    for endpoint in client.list_endpoints().keys() - endpoints:
+        client.delete_endpoint(endpoint)
+    for backend in client.list_backends().keys() - backends:
+        client.delete_backend(backend, force=True)
+
+
+# the contract of adapters
+
+
+@pytest.fixture(scope="session")
+def serve_bridge_contract() -> Iterator[Client]:
+    """The instance behind the contract; override it, with the call of `deploy_subject`, to run it on another."""
+    from serve_bridge.testing.contract import deploy_subject  # late: rule 1
+
+    with instance("local") as client:
+        deploy_subject(client)
+        yield client
+
+
+@pytest.fixture(scope="class")
+def serve_bridge_front(request: pytest.FixtureRequest, serve_bridge_contract: Client) -> Iterator[str]:
+    """The base URL of what the class of the test is about."""
+    with request.cls.front(serve_bridge_contract) as url:
+        yield url
+
+
+@pytest.fixture(scope="class")
+def serve_bridge_http(serve_bridge_front: str) -> Iterator[httpx.Client]:
+    """An HTTP client of it."""
+    import httpx  # late: rule 1
+
+    with httpx.Client(base_url=serve_bridge_front, trust_env=False, verify=False, timeout=15) as http:
+        yield http
+
+
+@pytest.fixture
+def serve_bridge_subject(serve_bridge_contract: Client) -> Handle:
+    """A handle of the contract's backend, to ask how far it is."""
+    from serve_bridge.testing.contract import SUBJECT  # late: rule 1
+
+    return serve_bridge_contract.get_handle(SUBJECT).options(timeout_s=15)

@@ -1,0 +1,139 @@
+"""The verbs that every command line has: what they report, and which words they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import serve_bridge as serve
+from serve_bridge import commands
+
+
+class Model:
+    """A backend with methods."""
+
+    def __call__(self, request: Any) -> Any:
+        """Return the data."""
+        return request.data
+
+    def items(self, count: int) -> Iterator[int]:
+        """Count."""
+        yield from range(count)
+
+    def fail(self) -> None:
+        """Raise."""
+        raise LookupError("no model")
+
+    def odd(self) -> Any:
+        """Return what JSON has not."""
+        return object()
+
+
+@pytest.fixture(scope="module")
+def runtime() -> str:
+    """The verbs are the same on both."""
+    return "local"
+
+
+@pytest.fixture(scope="module")
+def model(client: serve.Client) -> serve.Client:
+    """The shared instance, with an endpoint."""
+    client.create_backend("model", Model)
+    client.create_backend("model:v2", Model)
+    client.create_endpoint("predict", backend="model", route="/predict", methods=["POST"])
+    return client
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [("5", "5"), ('"text"', "text"), ("null", "null"), (None, "null"), ('{"a": "ä"}', '{\n  "a": "ä"\n}')],
+)
+def test_call_shows_what_is_returned(model: serve.Client, data: str | None, text: str) -> None:
+    """Text as it is, all else as JSON."""
+    assert commands.call(model, "predict", data).text == text
+
+
+def test_call_lists_what_a_generator_yields(model: serve.Client) -> None:
+    """By the method that was asked for."""
+    assert commands.call(model, "predict", "3", method="items").data == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"data": "{"}, serve.ConfigError, "must be JSON"),
+        ({"method": "fail"}, serve.BackendError, "LookupError: no model"),
+        ({"method": "odd"}, serve.SerializationError, "object"),
+        ({"method": "_private"}, serve.MethodNotExposed, "_private"),
+        ({"endpoint": "nobody"}, serve.EndpointNotFound, "nobody"),
+    ],
+)
+def test_a_call_that_fails_says_why(model: serve.Client, arguments: Any, error: type[Exception], text: str) -> None:
+    """As an error of the engine, whatever the backend raised."""
+    with pytest.raises(error, match=text):
+        commands.call(model, **{"endpoint": "predict", **arguments})
+
+
+def test_status_is_aligned(model: serve.Client) -> None:
+    """Each column as wide as its widest cell."""
+    report = commands.status(model)
+    assert set(report.data["backends"]) == {"model", "model:v2"}
+    assert "backend   replicas      deployed  failure" in report.text.splitlines()
+    assert "model:v2  1 ready of 1  by hand" in report.text.splitlines()
+
+
+def test_traffic_is_set_and_shown(model: serve.Client) -> None:
+    """Of one endpoint or of all."""
+    report = commands.traffic(model, "predict", ["model=0.9", "model:v2=0.1"])
+    assert report.data == {"predict": {"traffic": {"model": 0.9, "model:v2": 0.1}, "shadows": {}}}
+    assert commands.traffic(model).text == report.text
+    assert commands.shadow(model, "predict", "model:v2", "0.5").data["predict"]["shadows"] == {"model:v2": 0.5}
+    assert commands.shadow(model, "predict", "model:v2", 0).data["predict"]["shadows"] == {}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "weights", "error"),
+    [
+        (None, ["model=1"], serve.ConfigError),
+        ("predict", ["model"], serve.ConfigError),
+        ("predict", ["=1"], serve.ConfigError),
+        ("predict", ["model=x"], serve.ConfigError),
+        ("predict", ["model=nan"], serve.ConfigError),
+        ("predict", ["model=0.5"], serve.ConfigError),
+        ("predict", ["model=0.5", "model=0.5"], serve.ConfigError),
+        ("predict", ["other=1"], serve.BackendNotFound),
+        ("nobody", [], serve.EndpointNotFound),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(
+    model: serve.Client, endpoint: str | None, weights: list[str], error: type[Exception]
+) -> None:
+    """The split stays."""
+    before = commands.traffic(model).data
+    with pytest.raises(error):
+        commands.traffic(model, endpoint, weights)
+    assert commands.traffic(model).data == before
+
+
+@pytest.mark.parametrize("proportion", ["x", "2", "-1", "nan"])
+def test_a_proportion_that_is_none_is_refused(model: serve.Client, proportion: str) -> None:
+    """It is a number from 0 to 1."""
+    with pytest.raises(serve.ConfigError, match="proportion"):
+        commands.shadow(model, "predict", "model:v2", proportion)
+
+
+def test_deploy_reports_the_deployment(model: serve.Client) -> None:
+    """For people and for programs."""
+    declared = serve.backend("declared")(type("Declared", (Model,), {}))
+    report = commands.deploy(model, [declared], dry_run=True)
+    assert report.data["changes"][0] == {"kind": "create backend", "name": "declared", "reason": "new"}
+    assert report.formatted("table").startswith(f"instance {model.name}: 2 changes")
+    assert report.formatted("json").startswith("{")
+
+
+def test_deploy_needs_something(model: serve.Client) -> None:
+    """Nothing declared at all, with --prune, would delete everything."""
+    with pytest.raises(serve.ConfigError, match="at least one module"):
+        commands.deploy(model, [], prune=True)
