@@ -1,1 +1,1 @@
-"""Examples: a model behind endpoints, and a Flask and a Django app that use it."""
+"""Examples: a model behind endpoints, and Django, Flask and Starlette apps that use it."""

@@ -396,6 +396,11 @@ class Client:
             await lane.control.ready()
         return lane
 
+    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
+        """Same as `lane`, for *loop*, which runs; None if that takes waiting."""
+        lane = self._process.lane_at(loop) if self._process is not None else None
+        return None if lane is None or lane.router.table is None else lane
+
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """Make a call as a Ray actor call; return its ObjectRef."""
         self._check_open()

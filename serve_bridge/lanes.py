@@ -52,6 +52,10 @@ class Lanes:
                 lane = self._lanes[loop] = Lane(self._instance)
         return lane
 
+    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
+        """Return the lane of *loop*, if it has one."""
+        return self._lanes.get(loop)
+
     @property
     def lost(self) -> bool:
         """Whether a lane has lost its controller."""

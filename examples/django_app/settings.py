@@ -9,7 +9,6 @@ DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 ROOT_URLCONF = "examples.django_app.urls"
 WSGI_APPLICATION = "examples.django_app.wsgi.application"
-ASGI_APPLICATION = "examples.django_app.asgi.application"
 INSTALLED_APPS = [
     "examples.django_app.digits.apps.DigitsConfig",
     "examples.django_app.digits.apps.DigitsAdminConfig",

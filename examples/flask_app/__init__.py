@@ -15,6 +15,7 @@ def create_app() -> Flask:
     """Return the app; SERVE_BRIDGE_ADDRESS says where the instance is, else it is found by itself."""
     app = Flask(__name__, static_folder=Path(__file__).parents[1] / "static")
     app.config["MAX_CONTENT_LENGTH"] = UPLOAD_LIMIT
+    app.config["SERVE_BRIDGE_BACKENDS"] = ["examples.digits"]
     bridge.init_app(app)
     app.register_blueprint(blueprint)
     # Requests go to the endpoint, and its answers back, as they are.

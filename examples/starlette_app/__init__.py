@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -10,14 +11,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_bridge import ServeBridgeError
 from serve_bridge.adapters.starlette import ServeBridge
 
 HERE: Final = Path(__file__).parent
+BACKENDS: Final = ["examples.digits", "examples.starlette_app.backends"]
 
-bridge = ServeBridge()
+bridge = ServeBridge(runtime=os.environ.get("RUNTIME"), backends=BACKENDS)
 
 
 async def page(request: Request) -> FileResponse:
@@ -25,25 +25,13 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "draw.html")
 
 
-async def drawing(socket: WebSocket) -> None:
-    """Read each state of a drawing that arrives, and send back what it looks like."""
-    await socket.accept()
-    handle = bridge.get_handle("digits")
-    try:
-        while True:
-            await socket.send_json(await handle.acall(await socket.receive_json()))
-    except WebSocketDisconnect:
-        pass
-    except ServeBridgeError as error:
-        await socket.close(1013, type(error).__name__)
-
-
 app = Starlette(
     routes=[
         Route("/", page),
-        WebSocketRoute("/drawing", drawing),
+        WebSocketRoute("/drawing", bridge.forward("drawing")),
         Mount("/ml", app=bridge),
         Mount("/static", StaticFiles(directory=HERE.parent / "static")),
         Mount("/own", StaticFiles(directory=HERE / "static")),
-    ]
+    ],
+    lifespan=bridge.lifespan,
 )

@@ -248,10 +248,16 @@ def path_below(scope: Scope) -> str:
     """Return the path below the mount: `root_path` is where that is, and `path` holds all of it."""
     path: str = scope["path"]
     root_path: str = scope.get("root_path") or ""
-    if not root_path or not path.startswith(root_path):
-        return path
-    below = path[len(root_path) :]
-    return below if below.startswith("/") else path if below else "/"
+    if root_path and path.startswith(root_path):
+        below = path[len(root_path) :]
+        path = below if below.startswith("/") else path if below else "/"
+    return path[:-1] if path[-1:] == "/" and len(path) > 1 and _is_added_slash(scope) else path
+
+
+def _is_added_slash(scope: Scope) -> bool:
+    """Return whether the client did not send the slash that the path ends with: Litestar adds one below its mounts."""
+    sent: bytes = scope.get("raw_path") or b"/"
+    return not sent.endswith(b"/") and not sent.upper().endswith(b"%2F")
 
 
 async def _forward(

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from random import getrandbits
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from serve_bridge.errors import BackendError, ConfigError, NotConnected, ServeBr
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, failed, forward
 from serve_bridge.handle import Handle
+from serve_bridge.lane import Lane
 from serve_bridge.messages import HeaderList, RawPathParams
 from serve_bridge.results import Answer
 
@@ -41,8 +42,9 @@ LOOK_AGAIN_S: Final = 0.5
 
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 _logger = logging.getLogger("serve_bridge.adapters")
-# A prefix per process would be shared by forked workers; a request can afford its own randomness.
-_request_ids: Iterator[str] = iter(partial(secrets.token_hex, 8), "")
+# A prefix per process would be shared by forked workers. `random` seeds itself anew after a fork, without a system call
+# for each request.
+_request_ids: Iterator[str] = iter(lambda: f"{getrandbits(64):016x}", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,11 @@ class Bridge:
         if client is not None and not self._is_doubtful(client):
             return client
         return await asyncio.to_thread(self._find)
+
+    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
+        """Return the way into the instance from *loop*, which runs, if that takes no waiting."""
+        client = self._client
+        return None if client is None or self._is_doubtful(client) else client.lane_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
         """Return a handle of the app's instance; an unknown endpoint shows when it is called."""
@@ -237,8 +244,12 @@ class Bridge:
         path_params: Mapping[str, Any],
         body: bytes | Receive,
         web_request: Any,
+        lane: Lane | None = None,
     ) -> Outcome:
-        """Same as `ask`, on the running loop; *body* is all of it or an ASGI `receive` that streams it."""
+        """Same as `ask`, on the running loop; *body* is all of it or an ASGI `receive` that streams it.
+
+        *lane* is the way into the instance, if the caller has looked for it.
+        """
         request = None
         try:
             request = self._request(route, scope, path_params, web_request)
@@ -248,7 +259,8 @@ class Bridge:
                 request.take_body(body)
             else:
                 await request.receive_body(_limited(body, scope, route.max_body_bytes))
-            lane = await (await self.aclient()).lane()
+            if lane is None:
+                lane = await (await self.aclient()).lane()
             reply = await forward(lane.router, request, logger=_logger)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)

@@ -10,10 +10,10 @@ Rule 3: nothing connects before the first request, so that a server may fork as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from serve_bridge import checks
 from serve_bridge.adapters.blocking import Readable
@@ -21,7 +21,7 @@ from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S, Bridge, Outcome, refuse
 from serve_bridge.adapters.environ import has_unframed_body, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import parse_routes
+from serve_bridge.adapters.route import RouteSpec, parse_routes
 from serve_bridge.client import Client
 from serve_bridge.errors import ConfigError, ServeBridgeError, shown
 from serve_bridge.handle import Handle
@@ -145,6 +145,9 @@ class ServeBridgeMiddleware:
         runtime: See `ServeBridge`.
         backends: See `ServeBridge`.
 
+    Attributes:
+        bridge: What leads to the instance.
+
     Raises:
         TypeError, ConfigError: An argument is none that it can be; or nothing says what is forwarded.
     """
@@ -162,11 +165,10 @@ class ServeBridgeMiddleware:
         backends: Iterable[Any] = (),
     ) -> None:
         self._app = app
-        owner = bridge or ServeBridge(
+        self.bridge = bridge or ServeBridge(
             address, routes=routes, name=name, timeout_s=timeout_s, runtime=runtime, backends=backends
         )
-        self._bridge = owner._bridge
-        patterns = owner._routes if routes is None else Patterns(parse_routes(routes, "routes"))
+        patterns = self.bridge._routes if routes is None else Patterns(parse_routes(routes, "routes"))
         if patterns is None:
             raise ConfigError("a middleware forwards what it is told to: give it routes={'/path': 'endpoint'}")
         self._patterns = patterns
@@ -175,7 +177,7 @@ class ServeBridgeMiddleware:
         """Forward, or hand on, one request."""
         found = self._patterns.match(path_below(environ))
         if found is not None and found.takes(environ["REQUEST_METHOD"]):
-            return _forward(self._bridge, found, environ, start_response)
+            return _forward(self.bridge._bridge, found, environ, start_response)
         return self._app(environ, start_response)
 
 
@@ -214,3 +216,19 @@ def _not_allowed(methods: Iterable[str]) -> Outcome:
 
 def _outcome(answer: Answer) -> Outcome:
     return Outcome(answer.status, answer.headers, answer.body)
+
+
+class _Adapter:
+    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
+
+    name = "wsgi"
+    interface: Literal["wsgi"] = "wsgi"
+
+    def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> WSGIApplication:
+        """Return an application that answers *routes*."""
+        owner = ServeBridge(routes={})
+        owner._bridge, owner._routes = bridge, Patterns(routes)
+        return owner
+
+
+ADAPTER: Final = _Adapter()

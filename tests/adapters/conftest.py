@@ -18,6 +18,8 @@ if not settings.configured:
         INSTALLED_APPS=["serve_bridge.adapters.django"],
         MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
         DATABASES={},
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF="tests.adapters.django_urls",
         USE_TZ=True,
     )
     django.setup()

@@ -21,7 +21,6 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 
 import serve_bridge as serve
 from examples.digits import held_out
-from examples.django_app.digits import backends
 from examples.django_app.digits.backends import V1, V2
 from tests.e2e.web_servers import Command, WebServer
 from tests.programs import ROOT
@@ -43,7 +42,7 @@ pytestmark = pytest.mark.e2e
 def instance() -> Iterator[serve.Client]:
     """All backends of the examples, in this process."""
     client = serve.start(runtime="local", name="examples", http_options={"location": "NoServer"})
-    serve.deploy(backends, client=client)
+    serve.deploy("examples.django_app.digits.backends", "examples.starlette_app.backends", client=client)
     client.update_backend_config("guesses", {"user_config": {"pause_s": 0}})
     yield client
     client.shutdown()
@@ -235,8 +234,8 @@ def test_the_tests_of_the_django_example_pass(environment: dict[str, str]) -> No
 def test_a_user_uploads_a_digit_to_flask(browser: Chrome, urls: dict[str, str]) -> None:
     """The page shows the picture and what it is."""
     browser.get(urls["flask"])
-    upload(browser, SAMPLES / "5.png")
-    assert text(browser, ".reading strong") == "5"
+    upload(browser, SAMPLES / "7.png")
+    assert text(browser, ".reading strong") == "7"
     assert shown_picture(browser) == 8
 
 
@@ -270,6 +269,56 @@ def test_the_mount_answers_the_routes_of_the_instance(urls: dict[str, str]) -> N
 
 
 # All of them
+
+
+def flask_says(http: httpx.Client) -> int:
+    """Post a picture to the Flask example."""
+    answer = http.post("/api/digits", files={"image": (SAMPLES / "7.png").read_bytes()})
+    return int(answer.json()["digit"])
+
+
+def django_says(http: httpx.Client) -> int:
+    """Log in to the Django example and post a picture."""
+    http.get("/accounts/login/")
+    login = {"username": "ada", "password": PASSWORD, "csrfmiddlewaretoken": http.cookies["csrftoken"]}
+    http.post("/accounts/login/", data=login)
+    token = {"x-csrftoken": http.cookies["csrftoken"]}
+    answer = http.post("/api/digits/", files={"image": (SAMPLES / "7.png").read_bytes()}, headers=token)
+    return int(answer.json()["digit"])
+
+
+def starlette_says(http: httpx.Client) -> int:
+    """Post a picture to the mount of the Starlette example."""
+    answer = http.post("/ml/digits", files={"image": (SAMPLES / "7.png").read_bytes()})
+    return int(answer.json()["digit"])
+
+
+@pytest.mark.parametrize(
+    ("example", "port", "says"),
+    [
+        ("django_app", "--noreload {port}", django_says),
+        ("flask_app", "--port {port}", flask_says),
+        ("starlette_app", "--port {port}", starlette_says),
+    ],
+    ids=["django", "flask", "starlette"],
+)
+def test_the_command_of_the_readme_is_enough(
+    example: str, port: str, says: Callable[[httpx.Client], int], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """It runs the app with its backends inside."""
+    *before, last = (ROOT / "examples" / example / "README.md").read_text().split("```")[1].strip().splitlines()
+    assert len(before) <= 1
+    words = [word for word in f"{last} {port}".split() if word not in ("python", "-m")]
+    assigned = dict(word.split("=") for word in words if "=" in word)
+    command = Command(tuple(word for word in words if "=" not in word))
+    with ExitStack() as stack:
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="r-"))
+        alone = {**environment, "SERVE_BRIDGE_ADDRESS": "", "XDG_RUNTIME_DIR": own, **assigned}
+        server = stack.enter_context(WebServer(command, tmp_path / "log", environment=alone))
+        url = str(server.get("/").url)
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=30, trust_env=False))
+        assert says(http) == 7, server.log
+
 
 PAGES = {
     "login": ("django", "/accounts/login/"),

@@ -82,7 +82,7 @@ SERVERS: Mapping[str, Command] = {
     "granian-wsgi-flask": granian(_FLASK, "--interface", "wsgi"),
 }
 RECYCLING: Mapping[str, Command] = {
-    "gunicorn-sync-flask": gunicorn(_FLASK, *_RECYCLED),
+    "gunicorn-preload-flask": gunicorn(_FLASK, "--preload", *_RECYCLED),
     "gunicorn-gthread-django": gunicorn(_DJANGO_WSGI, *_GTHREAD, *_RECYCLED),
     "gunicorn-uvicorn-starlette": replace(gunicorn(_STARLETTE, *_UVICORN_WORKER, *_RECYCLED), drops=True),
 }

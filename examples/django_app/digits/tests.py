@@ -14,11 +14,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import AsyncClient, Client, SimpleTestCase, TestCase, override_settings
 from django.urls import reverse
 
-import serve_bridge as serve
 from examples.digits import held_out
-from examples.django_app.digits import backends
 from examples.django_app.digits.backends import V1, V2
 from examples.django_app.digits.forms import SplitForm
+from serve_bridge.adapters.django import get_client
 
 SAMPLES = Path(settings.STATICFILES_DIRS[0]) / "samples"
 
@@ -28,13 +27,10 @@ class ServedTestCase(TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Start them."""
+        """Let the setting start them, at first use."""
         super().setUpClass()
-        cls.instance = serve.start(runtime="local", name="digits-tests", http_options={"location": "NoServer"})
-        cls.addClassCleanup(cls.instance.shutdown)
-        serve.deploy(backends, client=cls.instance)
-        cls.instance.update_backend_config("guesses", {"user_config": {"pause_s": 0}})
-        cls.enterClassContext(override_settings(SERVE_BRIDGE={"ADDRESS": cls.instance.address}))
+        cls.enterClassContext(override_settings(SERVE_BRIDGE={"RUNTIME": "local"}))
+        get_client().update_backend_config("guesses", {"user_config": {"pause_s": 0}})
 
     @classmethod
     def setUpTestData(cls) -> None:
@@ -125,7 +121,7 @@ class TrafficTests(ServedTestCase):
     def setUp(self) -> None:
         """Log the staff in, and begin with the first version."""
         self.client.force_login(self.grace)
-        self.instance.set_traffic("digits", {V1: 1.0})
+        get_client().set_traffic("digits", {V1: 1.0})
 
     def split(self, v1: str, v2: str) -> Any:
         """Send a split."""
@@ -134,7 +130,7 @@ class TrafficTests(ServedTestCase):
 
     def traffic(self) -> dict[str, float]:
         """Return the split in force."""
-        traffic: dict[str, float] = self.instance.list_endpoints()["digits"]["traffic"]
+        traffic: dict[str, float] = get_client().list_endpoints()["digits"]["traffic"]
         return traffic
 
     def test_the_page_shows_each_version(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.http import HttpRequest
 
-_ESCAPED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
+_ESCAPED = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0A"})
 
 
 class _File(Protocol):
@@ -25,14 +25,12 @@ class FormBody:
 
     Attributes:
         length: How long it is.
-        is_empty: Whether no part is in it.
     """
 
     def __init__(self, request: HttpRequest) -> None:
         self._encoding = request.encoding or settings.DEFAULT_CHARSET
         self._boundary = f"--{(request.content_params or {})['boundary']}".encode("ascii")
         parts = list(self._parts(request))
-        self.is_empty = not parts
         self.length = sum(length for _, length in parts) + len(self._boundary) + 4
         self._pieces = iter([*(piece for piece, _ in parts), BytesIO(self._boundary + b"--\r\n")])
         self._piece = next(self._pieces)

@@ -49,10 +49,10 @@ def _asgi_scope(request: Any) -> Scope:
         "path": request.path,
         "raw_path": given.get("raw_path"),
         "root_path": (request.script_name or "").rstrip("/"),
-        "query_string": given.get("query_string", b""),
+        "query_string": request.META.get("QUERY_STRING", "").encode(),  # in `scope` AsyncClient leaves it a str
         "headers": given["headers"],
         "client": peer_of(request.META),
-        "server": tuple(given["server"]) if given.get("server") else None,
+        "server": server_of(request.META) if given.get("server") else None,  # and the port too
     }
 
 
@@ -89,16 +89,27 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
         return stream
     if not _length_of(scope["headers"]):
         return b""
+    if _is_cut_short(request):
+        return _Gone()
     if request.content_type != "multipart/form-data" or not hasattr(request, "_files"):
         raise RawPostDataException(
             f"the body of {request.method} {request.path} has been read by something before, so it cannot be "
             "forwarded; let that use request.body, which keeps it, or not read the body"
         )
     form = FormBody(request)
-    if form.is_empty and form.length < (_length_of(scope["headers"]) or 0):
-        return _Gone()
     _set_length(scope, form.length)
     return form
+
+
+def _is_cut_short(request: Any) -> bool:
+    """Whether the client has left while something read the body: `CsrfViewMiddleware` ignores that."""
+    stream = request._stream  # under WSGI one that knows how much is to come; under ASGI all of it has come
+    if getattr(stream, "_pos", 0) >= getattr(stream, "limit", 0):
+        return False
+    try:
+        return not request.read(1)
+    except OSError:
+        return True
 
 
 async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:

@@ -33,9 +33,7 @@ class _Adapter:
         app.extensions[EXTENSION] = bridge
         for number, route in enumerate(routes):
             view = ForwardingView(ForwardedRoute(route.endpoint, route.options), f"route_{number}")
-            app.add_url_rule(
-                translate(route.pattern, _SYNTAX), view_func=view, methods=route.methods or METHODS
-            )
+            app.add_url_rule(translate(route.pattern, _SYNTAX), view_func=view, methods=route.methods or METHODS)
         return app
 
 

@@ -1,0 +1,137 @@
+"""Django: the setting SERVE_BRIDGE, and the system checks that say what is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.handlers.wsgi import WSGIHandler
+from django.test import override_settings
+
+import serve_bridge as serve
+from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, options
+from serve_bridge.errors import ConfigError
+from tests.adapters.django_site import MIDDLEWARE, URLS, site
+
+
+def found(setting: Any, *, deploy: bool = False, **settings: Any) -> dict[str, str]:
+    """Return the messages of our checks under *setting*, by id."""
+    given = {"ROOT_URLCONF": URLS, "MIDDLEWARE": [MIDDLEWARE], **settings}
+    with override_settings(SERVE_BRIDGE=setting, **given):
+        messages = run_checks(tags=["serve_bridge"], include_deployment_checks=deploy)
+    assert all(message.hint for message in messages if message.id.startswith("serve_bridge"))
+    return {message.id.removeprefix("serve_bridge."): message.msg for message in messages}
+
+
+@pytest.mark.parametrize(
+    ("setting", "number", "said"),
+    [
+        ([], "E001", "SERVE_BRIDGE must be a dict, got list."),
+        ({"ADRESS": 1}, "E002", "did you mean 'ADDRESS'?"),
+        ({"address": 1}, "E002", "did you mean 'ADDRESS'?"),
+        ({"qqq": 1}, "E002", "known: ADDRESS, NAME, TIMEOUT_S, RUNTIME, ASYNC, ROUTES"),
+        ({"ADDRESS": 5}, "E003", "SERVE_BRIDGE['ADDRESS'] must be a str, got 5."),
+        ({"NAME": "a b"}, "E003", "SERVE_BRIDGE['NAME']"),
+        ({"TIMEOUT_S": "20"}, "E003", "SERVE_BRIDGE['TIMEOUT_S'] must be a number of seconds"),
+        ({"TIMEOUT_S": None}, "E003", "SERVE_BRIDGE['TIMEOUT_S'] must be a number of seconds"),
+        ({"RUNTIME": "ray"}, "E003", "SERVE_BRIDGE['RUNTIME'] must be None"),
+        ({"ASYNC": 1}, "E003", "SERVE_BRIDGE['ASYNC'] must be True or False"),
+        ({"ROUTES": ["a"]}, "E004", "SERVE_BRIDGE['ROUTES'] must be a dict"),
+        ({"ROUTES": {"a/": 5}}, "E004", "SERVE_BRIDGE['ROUTES']['a/'] must be the name of an endpoint"),
+        ({"ROUTES": {"a/": {"endpoint": "e", "method": "GET"}}}, "E004", "did you mean 'methods'?"),
+        ({"ROUTES": {"a/": {"endpoint": "e", "timeout_s": "x"}}}, "E004", "['a/'].timeout_s must be a number"),
+        ({"ROUTES": {"a/": {"endpoint": "e", "decorators": ["no.such"]}}}, "E004", "['a/'].decorators: No module"),
+        ({"ROUTES": {"a/<no:x>/": "e"}}, "E005", "SERVE_BRIDGE['ROUTES']['a/<no:x>/']"),
+    ],
+)
+def test_what_is_wrong_is_an_error_that_names_it(setting: Any, number: str, said: str) -> None:
+    """With the nearest right word, and what was given."""
+    messages = found(setting)
+    assert list(messages) == [number]
+    assert said in messages[number]
+
+
+def test_all_that_is_wrong_is_told() -> None:
+    """Not only the first."""
+    with override_settings(SERVE_BRIDGE={"NAM": 1, "ROUTES": {"a/": 1, "b/": 2, "ok/": "e"}}, MIDDLEWARE=[MIDDLEWARE]):
+        assert len(run_checks(tags=["serve_bridge"])) == 3
+
+
+def test_django_checks_the_patterns() -> None:
+    """As it does those of URLs."""
+    assert list(found({"ROUTES": {"/a/": "e"}})) == ["urls.W002"]
+
+
+def test_routes_that_nothing_serves_are_a_warning() -> None:
+    """The middleware or an include does."""
+    routes = {"ROUTES": {"a/": "e"}}
+    assert list(found(routes, MIDDLEWARE=[], ROOT_URLCONF="tests.adapters.django_urls")) == ["W004"]
+    assert found(routes, MIDDLEWARE=[]) == {}
+    assert found(routes, ROOT_URLCONF="tests.adapters.django_urls") == {}
+
+
+def test_a_sound_setting_passes() -> None:
+    """In production too."""
+    routes = {"a/<int:x>/": "e", "b/": {"endpoint": "e", "methods": ["GET"], "csrf_exempt": True, "credentials": True}}
+    assert found({"ADDRESS": None, "TIMEOUT_S": 20, "ROUTES": routes}, deploy=True) == {}
+    assert found({}, deploy=True) == {}
+
+
+def test_a_time_above_gunicorns_is_a_warning_for_production() -> None:
+    """Of the setting and of each route."""
+    assert (
+        "SERVE_BRIDGE['ROUTES']['a/']"
+        in found({"ROUTES": {"a/": {"endpoint": "e", "timeout_s": 30}}}, deploy=True)["W001"]
+    )
+    assert list(found({"TIMEOUT_S": 60}, deploy=True)) == ["W001"]
+    assert found({"TIMEOUT_S": 60}) == {}
+
+
+def test_an_instance_in_the_web_process_is_a_warning_for_production() -> None:
+    """It is for development."""
+    assert list(found({"RUNTIME": "local"}, deploy=True)) == ["W002"]
+
+
+def test_a_forgeable_route_is_a_warning_for_production() -> None:
+    """One that knows its user and needs no token."""
+    routes = {"a/": {"endpoint": "e", "csrf_exempt": True, "context": {"user_id": "user.pk"}}}
+    assert list(found({"ROUTES": routes}, deploy=True)) == ["W003"]
+
+
+def test_monkey_patched_sockets_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gevent's are not the operating system's."""
+    patched = ModuleType("gevent.monkey")
+    patched.is_module_patched = lambda name: name == "socket"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    assert "gevent has replaced the sockets" in found({})["E006"]
+
+
+def test_a_wrong_setting_is_raised_where_it_is_used() -> None:
+    """Servers run no checks."""
+    with override_settings(SERVE_BRIDGE={"TIMEOUT": 5}), pytest.raises(ConfigError, match="'TIMEOUT_S'"):
+        options()
+
+
+def test_a_middleware_with_a_wrong_setting_does_not_load() -> None:
+    """So the server does not start."""
+    wrong = override_settings(SERVE_BRIDGE={"TIMEOUT": 5}, MIDDLEWARE=[MIDDLEWARE])
+    with wrong, pytest.raises(ConfigError, match="'TIMEOUT_S'"):
+        WSGIHandler()
+
+
+def test_the_environment_chooses_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the setting, so that one command serves every project."""
+    monkeypatch.setenv(RUNTIME_VARIABLE, "local")
+    with override_settings(SERVE_BRIDGE={"RUNTIME": None}):
+        assert options().runtime == "local"
+    monkeypatch.setenv(RUNTIME_VARIABLE, "ray")
+    assert RUNTIME_VARIABLE in found({})["E003"]
+
+
+def test_defaults_hold_for_what_is_not_given(engine: serve.Client) -> None:
+    """A request may take less than gunicorn lets a worker."""
+    with site(engine):
+        assert (options().name, options().timeout_s, options().routes) == ("default", 25.0, ())
