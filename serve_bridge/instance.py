@@ -89,7 +89,7 @@ def make_directory(name: str, generation: str) -> Path:
 
 
 def _sweep() -> None:
-    """Remove what instances left behind that were killed: directories in which no socket answers."""
+    """Remove what instances left behind that were killed: directories in which no socket answers, and their copies."""
     for directory in base_directory().iterdir():
         sockets = list(directory.glob("*.sock"))
         # An instance that is just being made has no socket yet.
@@ -98,6 +98,11 @@ def _sweep() -> None:
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody else sweeps too
                 directory.rmdir()
+    for path in base_directory().glob("*.json"):
+        found = _read_if_sound(path)
+        # One with the Ray runtime may be on another machine, and its file be here because somebody has put it here.
+        if found is not None and found.runtime == "local" and not os.path.isdir(found.directory):
+            path.unlink(missing_ok=True)
 
 
 def write(instance: Instance) -> None:

@@ -10,6 +10,7 @@ Rule 3: nothing connects before the first request; the end of a lifespan lets go
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Unpack
 
@@ -200,13 +201,13 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one scope."""
         kind = scope["type"]
-        running_loop()
+        loop = running_loop()
         if kind == "lifespan":
             await self._live(receive, send)
             return
         _check_kind(kind)
         try:
-            found = (self._routes or await self._routes_of_instance()).match(path_below(scope))
+            found = (self._routes or await self._routes_of_instance(loop)).match(path_below(scope))
         except ServeBridgeError as error:
             await _refuse(refused(error), scope, receive, send)
             return
@@ -225,8 +226,8 @@ class Application:
             await self._bridge.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _routes_of_instance(self) -> Patterns:
-        lane = await (await self._bridge.aclient()).lane()
+    async def _routes_of_instance(self, loop: asyncio.AbstractEventLoop) -> Patterns:
+        lane = self._bridge.lane_at(loop) or await (await self._bridge.aclient()).lane()
         return self._instance_routes.of(lane.router.table)
 
 

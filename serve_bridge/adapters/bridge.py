@@ -182,7 +182,11 @@ class Bridge:
             except (NotConnected, ConfigError):
                 if old is None:
                     raise
-                return old  # its replicas may serve on without their controller
+                if os.path.exists(old.address):
+                    return old  # its replicas may serve on without their controller
+                self._client = None  # it was shut down, and took its file along: requests need not wait to find out
+                old.close()
+                raise
             found = self._client
         if old is not None and old is not found and not self._local:
             _logger.warning("the instance was started anew; connected to %s", found.address)
@@ -294,13 +298,14 @@ class Bridge:
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any
     ) -> Forwarded:
+        headers = scope["headers"]
         if not route.credentials:
-            headers = [pair for pair in scope["headers"] if pair[0] not in _CREDENTIALS]
-            scope = {**scope, "headers": headers}
+            headers = [pair for pair in headers if pair[0] not in _CREDENTIALS]
+        ends = {"client": _end(scope.get("client")), "server": _end(scope.get("server"))}
         return Forwarded(
             route.endpoint,
             raw_params(path_params),
-            scope,
+            {**scope, **ends, "headers": headers},
             timeout_s=self.timeout_s if route.timeout_s is None else route.timeout_s,
             request_ids=_request_ids,
             call_method=route.call_method,
@@ -309,8 +314,15 @@ class Bridge:
         )
 
 
+def _end(pair: Any) -> Any:
+    # ASGI has it as host and int; one server gives the port as text.
+    return (pair[0], int(pair[1])) if pair and isinstance(pair[1], str) else pair
+
+
 def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
     """Return a framework's converted path parameters as they travel; a type no converter makes is text."""
+    if not path_params:
+        return ()
     return tuple((name, _KIND.get(type(value), "str"), str(value)) for name, value in path_params.items())
 
 

@@ -43,11 +43,18 @@ class Requester:
 
     As a context manager it bounds what is done for the client, and cancels that when the client leaves. It may be
     entered again for the next part.
+
+    Attributes:
+        loop: The running loop.
+
+    Raises:
+        RuntimeError: None of asyncio's runs.
     """
 
-    __slots__ = ("_begun", "_cancelled", "_due", "_receive", "_scope", "_task", "_timer", "_watch", "_whole")
+    __slots__ = ("_begun", "_cancelled", "_due", "_receive", "_scope", "_task", "_timer", "_watch", "_whole", "loop")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.loop = running_loop()
         self._scope = scope
         self._receive = receive
         self._begun = self._whole = self._due = self._cancelled = False
@@ -79,12 +86,8 @@ class Requester:
         return message
 
     def __enter__(self) -> Requester:
-        """Begin to look after the client.
-
-        Raises:
-            RuntimeError: No asyncio loop runs.
-        """
-        loop = running_loop()
+        """Begin to look after the client."""
+        loop = self.loop
         self._task = asyncio.current_task(loop)
         self._due = self._cancelled = False
         self._timer = loop.call_later(PATIENCE_S, self._look)
@@ -116,7 +119,7 @@ class Requester:
             self._due = True
 
     def _start_watch(self) -> None:
-        self._watch = asyncio.get_running_loop().create_task(self._wait_until_gone())
+        self._watch = self.loop.create_task(self._wait_until_gone())
 
     async def _wait_until_gone(self) -> None:
         with suppress(Exception):  # of a middleware's own `receive`; then it is not known
@@ -185,7 +188,8 @@ async def exchange(
     requester = Requester(scope, receive)
     try:
         with requester:
-            outcome = await bridge.ask_async(route, scope, path_params, requester, web_request)
+            lane = bridge.lane_at(requester.loop)
+            outcome = await bridge.ask_async(route, scope, path_params, requester, web_request, lane)
     except ClientLeft as left:
         outcome = refused(left)
     if outcome.error is not None:

@@ -118,7 +118,8 @@ async def _ask(
         requester.has_whole_body()
     try:
         with requester:
-            return await bridge.ask_async(route, scope, path_params, source, web_request), requester
+            lane = bridge.lane_at(requester.loop)
+            return await bridge.ask_async(route, scope, path_params, source, web_request, lane), requester
     except ClientLeft as left:
         return refused(left), requester
 

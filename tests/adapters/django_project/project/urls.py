@@ -1,0 +1,14 @@
+"""No URLs but the forwarded ones."""
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+
+from serve_bridge.adapters.django import abridge_view, get_handle
+
+
+def called(request: HttpRequest) -> HttpResponse:
+    """Call an endpoint like a function."""
+    return HttpResponse(str(get_handle("count").call()))
+
+
+urlpatterns = [path("called/", called), path("awaited/", abridge_view("count"))]

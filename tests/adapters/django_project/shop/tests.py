@@ -1,0 +1,77 @@
+"""The application's own tests, of each kind that Django has."""
+
+from __future__ import annotations
+
+from urllib.request import urlopen
+
+from django.test import AsyncRequestFactory, LiveServerTestCase, RequestFactory, SimpleTestCase, TestCase
+from django.test.utils import override_settings
+
+from serve_bridge.adapters.django import abridge_view, bridge_view, get_handle
+from shop.models import Item
+
+
+class InATransaction(TestCase):
+    """A backend sees what the test has written, though it is never committed."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Write."""
+        cls.item = Item.objects.create(name="first")
+
+    def test_client(self) -> None:
+        """By the test client."""
+        Item.objects.create(name="second")
+        self.assertEqual(self.client.get("/count/").json(), 2)
+        self.assertEqual(self.client.get(f"/names/{self.item.pk}/").content, b"first")
+
+    def test_rolled_back(self) -> None:
+        """Each test begins with what the class has."""
+        self.assertEqual(self.client.get("/count/").json(), 1)
+
+    def test_handle(self) -> None:
+        """By a handle in a view, and in the test itself."""
+        self.assertEqual(self.client.get("/called/").content, b"1")
+        self.assertEqual(get_handle("count").call(), 1)
+
+    def test_async_backend(self) -> None:
+        """One that awaits the ORM."""
+        self.assertEqual(self.client.get("/async/count/").json(), 1)
+
+    async def test_async_client(self) -> None:
+        """By the asynchronous test client."""
+        await Item.objects.acreate(name="second")
+        for path in ("/awaited/", "/count/", "/async/count/"):
+            self.assertEqual((await self.async_client.get(path)).json(), 2)
+
+    def test_request_factory(self) -> None:
+        """By a view called with a request."""
+        self.assertEqual(bridge_view("count")(RequestFactory().get("/")).content, b"1")
+
+    async def test_async_request_factory(self) -> None:
+        """By an asynchronous view called with a request."""
+        self.assertEqual((await abridge_view("count")(AsyncRequestFactory().get("/"))).content, b"1")
+
+
+class OnALiveServer(LiveServerTestCase):
+    """A backend sees what the test has committed."""
+
+    def test_server(self) -> None:
+        """By a real socket."""
+        Item.objects.create(name="first")
+        for path in ("/count/", "/async/count/"):
+            with urlopen(self.live_server_url + path) as answer:
+                self.assertEqual(answer.read(), b"1")
+
+
+class WithoutADatabase(SimpleTestCase):
+    """A route that is not forwarded, and a runtime that is not there."""
+
+    def test_not_found(self) -> None:
+        """The project answers."""
+        self.assertEqual(self.client.get("/nothing/").status_code, 404)
+
+    @override_settings(SERVE_BRIDGE={"ADDRESS": "/nonexistent/instance.json", "ROUTES": {"count/": "count"}})
+    def test_no_instance(self) -> None:
+        """As in production."""
+        self.assertEqual(self.client.get("/count/").status_code, 503)

@@ -1,0 +1,95 @@
+"""Django: a whole project with backends that use the ORM, under each of Django's test runners and its server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.adapters.django_manage import LIMIT_S, Project
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with SQLite."""
+    return Project(tmp_path / "site")
+
+
+@pytest.mark.parametrize("words", [(), ("--parallel", "2"), ("--reverse",)], ids=["serial", "parallel", "reverse"])
+def test_the_projects_own_tests_pass(project: Project, words: tuple[str, ...]) -> None:
+    """TestCase, LiveServerTestCase, Client, AsyncClient, RequestFactory, with an engine in each process."""
+    assert "\nOK" in project.manage("test", "shop", *words, PROJECT_RUNTIME="local")
+
+
+def test_the_projects_own_tests_pass_with_pytest(project: Project) -> None:
+    """With pytest-django: `client`, `django_db`, `live_server`."""
+    options = ("-p", "no:cacheprovider", "-p", "no:randomly", "-o", "pythonpath=.")
+    done = project.run("-m", "pytest", *options, "shop/with_pytest.py", PROJECT_RUNTIME="local")
+    assert "3 passed" in done.stdout, done.stdout
+
+
+def test_the_projects_checks_pass(project: Project) -> None:
+    """Nothing of it needs an instance."""
+    assert "no issues" in project.manage("check")
+
+
+def test_no_command_connects_or_starts_anything(project: Project) -> None:
+    """`ready()` runs in each of them."""
+    program = (
+        "import django, sys, threading; django.setup(); "
+        "print(threading.active_count(), 'ray' in sys.modules, 'shop.backends' in sys.modules)"
+    )
+    assert project.run("-c", program, PROJECT_RUNTIME="local").stdout == "1 False False\n"
+
+
+@pytest.fixture
+def dev(project: Project) -> Iterator[str]:
+    """The development server, started by one command; yields its URL."""
+    project.manage("migrate", "--verbosity", "0")
+    log = project.directory / "log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-u", "manage.py", "serve_bridge", "dev", "127.0.0.1:0"],
+            cwd=project.directory,
+            env=project.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    processes = psutil.Process(server.pid)
+
+    def url() -> str | None:
+        assert server.poll() is None, log.read_text()
+        # Its own line names port 0; the kernel's choice is what its child listens on.
+        listening = [
+            connection.laddr.port
+            for child in processes.children(recursive=True)
+            for connection in child.net_connections("tcp4")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        return f"http://127.0.0.1:{listening[0]}" if listening else None
+
+    try:
+        wait_until(lambda: url() is not None, LIMIT_S)
+        yield url() or ""
+    finally:
+        for child in processes.children(recursive=True):
+            child.terminate()
+        server.terminate()
+        server.wait(LIMIT_S)
+
+
+def test_one_command_runs_the_site_with_its_backends(dev: str) -> None:
+    """And one reloader: the command has one child."""
+    assert httpx.get(f"{dev}/count/", trust_env=False).json() == 0
+    reloading = [
+        p for p in psutil.Process().children(recursive=True) if re.search("serve_bridge dev", " ".join(p.cmdline()))
+    ]
+    assert len(reloading) == 2
