@@ -36,8 +36,9 @@ system-packages:
 demo: $(SETUP)
 	$(BIN)/python -m examples.demo
 
+# Whole files side by side, as many as there are cores.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # The fault tests, ten times as long as `make test` runs them.
 faults: $(SETUP)

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Unpack
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_bridge import checks
@@ -241,8 +241,11 @@ class ForwardingApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request or WebSocket."""
-        _check_kind(scope["type"])
-        await _dispatch(self._bridge, self._route, scope.get("path_params") or {}, scope, receive, send)
+        path_params = scope.get("path_params") or {}
+        if scope["type"] == "http":
+            await exchange(self._bridge, self._route, scope, path_params, receive, send)
+        else:
+            await _converse(self._bridge, self._route, scope, path_params, receive, send)
 
 
 def path_below(scope: Scope) -> str:
@@ -266,26 +269,20 @@ async def _forward(
 ) -> None:
     outer = scope.get("path_params")
     path_params = {**outer, **found.path_params} if outer else found.path_params
-    await _dispatch(bridge, found.route, path_params, scope, receive, send, handled=handled)
-
-
-async def _dispatch(
-    bridge: Bridge,
-    route: ForwardedRoute,
-    path_params: Mapping[str, Any],
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    *,
-    handled: bool = True,
-) -> None:
     if scope["type"] == "http":
-        web_request = Request(scope, receive) if route.context is not None else None
-        await exchange(bridge, route, scope, path_params, receive, send, web_request, handled=handled)
+        await exchange(bridge, found.route, scope, path_params, receive, send, handled=handled)
     else:
-        running_loop()
-        connection = HTTPConnection[Any](scope) if route.context is not None else None
-        await bridge.websocket(route, scope, path_params, receive, send, connection)
+        await _converse(bridge, found.route, scope, path_params, receive, send)
+
+
+async def _converse(
+    bridge: Bridge, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], receive: Receive, send: Send
+) -> None:
+    """Carry a WebSocket."""
+    _check_kind(scope["type"])
+    running_loop()
+    connection = HTTPConnection[Any](scope) if route.context is not None else None
+    await bridge.websocket(route, scope, path_params, receive, send, connection)
 
 
 async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.adapters.bridge import Bridge, Outcome, refused
@@ -166,7 +167,6 @@ async def exchange(
     path_params: Mapping[str, Any],
     receive: Receive,
     send: Send,
-    web_request: Any,
     *,
     handled: bool = True,
 ) -> None:
@@ -179,13 +179,13 @@ async def exchange(
         path_params: Of the request, converted.
         receive: Of the request; nothing of it was taken.
         send: Of the request.
-        web_request: What the route's `context` is given.
         handled: Whether errors may be raised: the caller has no application inside.
 
     Raises:
         HTTPException: The request failed inside an application, whose own handlers shape the answer.
     """
     requester = Requester(scope, receive)
+    web_request = Request(scope, receive) if route.context is not None else None
     try:
         with requester:
             lane = bridge.lane_at(requester.loop)
@@ -194,6 +194,9 @@ async def exchange(
         outcome = refused(left)
     if outcome.error is not None:
         await fail(outcome, scope, send, handled=handled)
+    elif isinstance(outcome.body, bytes) and scope["method"] != "HEAD":  # as most are
+        await send({"type": "http.response.start", "status": outcome.status, "headers": outcome.headers})
+        await send({"type": "http.response.body", "body": outcome.body})
     else:
         await send_answer(outcome.status, outcome.headers, outcome.body, scope, send, requester)
 

@@ -132,6 +132,7 @@ class Subject:
         return "opened"
 
     async def _upload(self, request: Any) -> Any:
+        self._begun[request.query_params["gate"]].set()
         try:
             return await self._digest(request)
         finally:

@@ -241,6 +241,7 @@ class FrontContract:
         length = [("content-length", str(len(PIECE) * 2))]
         with Exchange(serve_bridge_front, "POST", f"/upload?gate={gate}", length) as exchange:
             exchange.send(PIECE)
+            serve_bridge_subject.options(method_name="begun").call(gate)
             exchange.leave()
         assert serve_bridge_subject.options(method_name="ended").call(gate) is True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,11 @@ from serve_bridge.wire.sockets import bind_unix
 
 
 @pytest.fixture(autouse=True)
-def _runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def _runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(instances.ADDRESS_VARIABLE, raising=False)
+    with tempfile.TemporaryDirectory(prefix="sb-") as directory:  # short: sockets are in it
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        yield
 
 
 def made(name: str = "main") -> Instance:

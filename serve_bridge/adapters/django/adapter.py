@@ -5,6 +5,7 @@ Rule 1: the settings of the process hold, so that a project's middleware is part
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -75,6 +76,7 @@ class _ASGIApplication(_Handler, ASGIHandler):
     def request_class(self, scope: Any, body: Any) -> Any:
         request = ASGIHandler.request_class(scope, body)
         request.urlconf = self._urls
+        weakref.finalize(request, body.close)  # Django leaves it open where an answer breaks off
         return request
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -14,10 +14,10 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_exceptions
 
 from serve_bridge.adapters.bridge import Outcome
+from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
 from serve_bridge.adapters.flask.connection import current_bridge
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.adapters.wsgi import scope_of
 
 REQUEST_ID: Final = "serve_bridge.request_id"
 """Key in `request.environ` of the id under which the log knows a request that failed."""

@@ -1,3 +1,4 @@
+# ruff: noqa: PT009 - these are Django's own manners
 """The application's own tests, of each kind that Django has."""
 
 from __future__ import annotations
