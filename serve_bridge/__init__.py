@@ -12,6 +12,8 @@ Users import adapters themselves (`serve_bridge.adapters.flask`); nothing here d
 """
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from serve_bridge.api import (
     connect,
@@ -35,8 +37,6 @@ from serve_bridge.batching import accept_batch, batch
 from serve_bridge.client import Client
 from serve_bridge.config import BackendConfig, HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, get_replica_context
-from serve_bridge.declaration import backend
-from serve_bridge.deployment import Deployment
 from serve_bridge.errors import (
     AuthenticationError,
     BackendError,
@@ -57,6 +57,10 @@ from serve_bridge.errors import (
 )
 from serve_bridge.handle import AsyncHandle, Handle
 from serve_bridge.request import ServeRequest
+
+if TYPE_CHECKING:
+    from serve_bridge.declaration import backend
+    from serve_bridge.deployment import Deployment
 
 __version__ = "0.1.0"
 
@@ -109,3 +113,18 @@ __all__ = [
 ]
 
 logging.getLogger("serve_bridge").addHandler(logging.NullHandler())
+
+
+_LATE = {"backend": "serve_bridge.declaration", "Deployment": "serve_bridge.deployment"}
+"""Loaded on first use (PEP 562): a web process that only calls has no use for what declares and deploys."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

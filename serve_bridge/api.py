@@ -10,17 +10,18 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_bridge import instance as instances
 from serve_bridge.client import Client, client_at
 from serve_bridge.config import BackendConfig, HTTPOptions, check_name
 from serve_bridge.context import replica_context
-from serve_bridge.deployment import Deployment
-from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, ServeBridgeError, shown
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
+
+if TYPE_CHECKING:
+    from serve_bridge.deployment import Deployment
 
 _lock = threading.RLock()
 _current: Client | None = None
@@ -217,6 +218,8 @@ def deploy(
         DeploymentError: A change failed; it says how far the deployment has come.
     """
     given = current_client() if client is None else client
+    from serve_bridge.deployment import deploy as deploy_to  # late: as in `arguments`
+
     return deploy_to(*what, client=given, prune=prune, force=force, dry_run=dry_run)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 from serve_bridge.checks import token
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.errors import ConfigError, SerializationError, shown
-from serve_bridge.frozen_code import freeze_code
-from serve_bridge.user_code import check_backend_code, check_config, is_async_code
 from serve_bridge.wanted import Backend
 from serve_bridge.wire.payload import Opaque
 
@@ -30,6 +28,10 @@ def checked_backend(
 
     *base* is the config that *config* changes, where there is one already.
     """
+    # Late: a web process that calls backends, and creates none, has no use for what looks into code.
+    from serve_bridge.frozen_code import freeze_code
+    from serve_bridge.user_code import check_backend_code, check_config, is_async_code
+
     check_name("backend", name)
     check_backend_code(func_or_class, init_args, init_kwargs)
     checked = BackendConfig.of(config)

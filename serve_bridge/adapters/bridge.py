@@ -8,6 +8,7 @@ Rule 3: whatever happens becomes an `Outcome`; only the adapter knows what its f
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import secrets
@@ -15,11 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.blocking import Readable, forward_blocking
@@ -47,8 +48,7 @@ _logger = logging.getLogger("serve_bridge.adapters")
 _request_ids: Iterator[str] = iter(lambda: f"{getrandbits(64):016x}", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of a forwarded request.
 
     Attributes:
@@ -178,7 +178,8 @@ class Bridge:
                 _check_not_patched()
             self._next_look = time.monotonic() + LOOK_AGAIN_S
             try:
-                self._client = self._start() if self._local else self._look(old)
+                # In a context of its own: what lives as long as the process must not know of the request that began it.
+                self._client = contextvars.Context().run(self._start) if self._local else self._look(old)
             except (NotConnected, ConfigError):
                 if old is None:
                     raise

@@ -109,7 +109,7 @@ async def _ask(
     arguments: Mapping[str, Any],
 ) -> tuple[Outcome, Requester]:
     web_request = ValidatedRequest(request, arguments) if route.context is not None else None
-    requester = Requester(request.scope, request.receive)
+    requester = Requester(request.scope, request.receive, route.timeout_s or bridge.timeout_s)
     body = _body_of(request)
     scope, source = request.scope, requester if body is None else body
     if isinstance(body, FormBody):

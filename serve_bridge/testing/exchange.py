@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import threading
 from collections.abc import Iterable
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ _READ_BYTES: Final = 64 * 1024
 
 
 class Exchange:
-    """Use it as a context manager; the connection is closed at its end.
+    """Use it as a context manager; the connection is closed at its end. One thread may send while another receives.
 
     Args:
         url: The base URL of the server.
@@ -29,6 +30,7 @@ class Exchange:
         address = urlsplit(url)
         self._socket = socket.create_connection((address.hostname or "", address.port or 80), TIMEOUT_S)
         self._connection = h11.Connection(h11.CLIENT)
+        self._lock = threading.Lock()
         host = ("host", address.netloc)
         self._write(h11.Request(method=method, target=target, headers=[host, *headers]))
 
@@ -75,22 +77,30 @@ class Exchange:
         event = self._next()
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
-    def read_exactly(self, size: int) -> bytes:
-        """Receive the next *size* bytes of the answer's body, fewer only at its end."""
-        data = b""
-        while len(data) < size and (piece := self.read()):
-            data += piece
-        return data
+    def read_at_least(self, size: int) -> bytes:
+        """Receive *size* bytes of the answer's body, and what has come with them; fewer only at its end."""
+        pieces, total = [], 0
+        while total < size and (piece := self.read()):
+            pieces.append(piece)
+            total += len(piece)
+        return b"".join(pieces)
 
     def _write(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
-        data = self._connection.send(event)
+        with self._lock:
+            data = self._connection.send(event)
         if data:
             self._socket.sendall(data)
 
     def _next(self) -> object:
-        while (event := self._connection.next_event()) is h11.NEED_DATA:
-            try:
-                self._connection.receive_data(self._socket.recv(_READ_BYTES))
-            except h11.RemoteProtocolError as error:
-                raise ConnectionError("the answer broke off") from error
+        while (event := self._parse()) is h11.NEED_DATA:
+            data = self._socket.recv(_READ_BYTES)
+            with self._lock:
+                self._connection.receive_data(data)
         return event
+
+    def _parse(self) -> object:
+        try:
+            with self._lock:
+                return self._connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise ConnectionError("the answer broke off") from error

@@ -279,6 +279,14 @@ def test_a_body_that_was_consumed_before_is_an_error_that_says_so(
     assert "await request.body()" in caplog.text
 
 
+def test_a_body_that_never_comes_is_a_504(bridge: ServeBridge) -> None:
+    """As behind a middleware that reads it and hands on a `receive` that waits for ever."""
+    app = over(bridge, {"/x": {"endpoint": "echo", "timeout_s": 0.05}})
+    sent = called(app, http_scope("/x", "POST", headers=[(b"content-length", b"3")]), [])
+    assert sent[0]["status"] == 504
+    assert (b"x-serve-executed", b"no") in sent[0]["headers"]
+
+
 def test_a_body_above_the_routes_limit_is_a_413(bridge: ServeBridge) -> None:
     """Before anything of it is read."""
     with asgi_client(over(bridge, {"/x": {"endpoint": "echo", "max_body_bytes": 3}})) as http:

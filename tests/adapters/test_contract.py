@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from fastapi import FastAPI
@@ -88,7 +88,8 @@ class TestAsyncDjango(AdapterContract):
     """Django under ASGI."""
 
     adapter = load_adapter("django-asgi")
-    lacks = {
+    lacks: ClassVar[Mapping[str, str]] = {
+        "streamed uploads": SPOOLED,
         "duplex": SPOOLED,
         "early answers": SPOOLED,
         "websockets": "Django answers HTTP only; serve_bridge.adapters.django.asgi wraps it for more",

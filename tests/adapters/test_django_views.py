@@ -177,6 +177,26 @@ def test_an_answer_is_streamed_under_asgi() -> None:
     assert asyncio.run(text()).decode() == CHUNKS
 
 
+def test_a_sync_view_streams_under_asgi() -> None:
+    """Django would gather all of a blocking iterator first, and events have no end."""
+
+    async def first() -> bytes:
+        answer = await AsyncClient().get("/events/")
+        assert answer.is_async
+        chunk: bytes = await anext(aiter(answer))
+        answer.close()
+        return chunk
+
+    assert asyncio.run(first()) == b"data: 0\n\n"
+
+
+def test_an_async_view_streams_under_wsgi() -> None:
+    """The loop that Django makes for it has ended when the answer is read."""
+    answer = Client().get("/async/chunks/")
+    assert not answer.is_async
+    assert b"".join(answer).decode() == CHUNKS
+
+
 def test_events_are_not_held_back_by_a_proxy() -> None:
     """Nginx buffers what does not say so."""
     answer = Client().get("/events/")

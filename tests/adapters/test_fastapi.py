@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -238,6 +240,13 @@ def test_a_misspelt_option_is_a_type_error(bridge: ServeBridge) -> None:
     """Where the stub is."""
     with pytest.raises(TypeError, match="timeout_s"):
         bridge.endpoint("echo", timeout=3)  # type: ignore[call-arg]
+
+
+def test_importing_the_adapter_loads_no_framework() -> None:
+    """A stub's signature is all that FastAPI looks at, so nothing of it is needed here."""
+    program = "import serve_bridge.adapters.starlette, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    assert not {"fastapi", "pydantic", "starlette.applications", "uvicorn"} & set(run.stdout.split())
 
 
 # the other ways in

@@ -376,6 +376,14 @@ def test_a_function_says_what_goes_along(make_app: MakeApp) -> None:
     assert app.test_client().get("/state").json == {"path": "/state"}
 
 
+def test_a_misspelt_fact_is_the_apps_error(make_app: MakeApp) -> None:
+    """It must not look as if nobody were logged in."""
+    app = make_app(TESTING=True)
+    forward(app, "/state", "flask_state", context={"user": "sesion.user_id"})
+    with pytest.raises(serve.ConfigError, match="'sesion'"):
+        app.test_client().get("/state")
+
+
 def test_hooks_run_around_a_forwarded_route(make_app: MakeApp) -> None:
     """A login check in `before_request` guards it."""
     app = make_app()
@@ -454,8 +462,8 @@ def test_the_extension_keeps_no_app() -> None:
         ("ROUTES", {"/x": {"endpoint": "e", "timeout_s": "x"}}, r"SERVE_BRIDGE_ROUTES\['/x'\].timeout_s must be"),
         ("ROUTES", {"/x": {"endpoint": "e", "timeout": 1}}, "did you mean 'timeout_s'"),
         ("ROUTES", {"/x": {"endpoint": "e", "name": "a.b"}}, "must be a name without a dot"),
-        ("ROUTES", {"x": "e"}, "SERVE_BRIDGE_ROUTES: .*slash"),
-        ("ROUTES", {"/<nope:x>": "e"}, "SERVE_BRIDGE_ROUTES: .*'nope'"),
+        ("ROUTES", {"x": "e"}, r"SERVE_BRIDGE_ROUTES\['x'\]: .*slash"),
+        ("ROUTES", {"/<nope:x>": "e"}, r"SERVE_BRIDGE_ROUTES\['/<nope:x>'\]: .*'nope'"),
         ("ROUTES", {"/a": "e", "/b": {"endpoint": "e", "timeout_s": 1}}, "are both named 'e'"),
     ],
 )

@@ -50,6 +50,8 @@ class _URLs:
 class _Handler:
     """What both handlers do for an application that has URLs and a bridge of its own."""
 
+    _middleware_chain: Any
+
     def __init__(self, bridge: Bridge, urls: _URLs) -> None:
         self._bridge = bridge
         self._urls = urls

@@ -7,7 +7,7 @@ Rule 2: lender and borrower take turns: who lends waits for the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 _lent: dict[str, Any] = {}
+_kept: dict[str, Any] = {}
 
 
 def lend() -> None:
@@ -33,17 +34,6 @@ async def alend() -> None:
     await sync_to_async(lend)()
 
 
-def are_there() -> bool:
-    """Whether any are lent."""
-    return bool(_lent)
-
-
-def keep() -> None:
-    """Let this thread use what is lent."""
-    for alias, connection in list(_lent.items()):
-        connections[alias] = connection
-
-
 @contextmanager
 def borrowed() -> Iterator[None]:
     """Let this thread use what is lent for a while."""
@@ -51,16 +41,41 @@ def borrowed() -> Iterator[None]:
         yield
         return
     own = {each.alias: each for each in connections.all(initialized_only=True)}
-    taken = list(_lent)
-    keep()
+    taken = dict(_lent)
+    _use(taken)
     try:
         yield
     finally:
         for alias in taken:
-            if alias in own:
-                connections[alias] = own[alias]
-            else:
+            del connections[alias]
+        _use(own)
+
+
+def are_involved() -> bool:
+    """Whether `keeping` has anything to do."""
+    return bool(_lent or _kept)
+
+
+def keeping(step: Callable[[], None]) -> Callable[[], None]:
+    """Return what lets the thread of the asynchronous ORM use what is lent; *step* is for connections of its own."""
+
+    def kept() -> None:
+        for alias, connection in list(_kept.items()):
+            if connections[alias] is connection:
                 del connections[alias]
+        _kept.clear()
+        if _lent:
+            _kept.update(_lent)
+            _use(_kept)
+        else:
+            step()
+
+    return kept
+
+
+def _use(given: Mapping[str, Any]) -> None:
+    for alias, connection in given.items():
+        connections[alias] = connection
 
 
 def _is_in_test(connection: Any) -> bool:

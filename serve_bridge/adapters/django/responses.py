@@ -9,12 +9,13 @@ Rule 2: what user code raised, and what is wrong with the project, is raised: `h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
 from django.core.exceptions import BadRequest
-from django.http import Http404, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.core.handlers.asgi import ASGIRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from serve_bridge.adapters.bridge import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
@@ -24,8 +25,8 @@ from serve_bridge.forwarding import UploadBroken
 _RAISED: Final = 500
 
 
-def response_of(outcome: Outcome, route: ForwardedRoute) -> HttpResponseBase:
-    """Return the response that *outcome* is.
+def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -> HttpResponseBase:
+    """Return the response to *request* that *outcome* is.
 
     Raises:
         Http404: The endpoint, or its method, is not there.
@@ -46,8 +47,14 @@ def response_of(outcome: Outcome, route: ForwardedRoute) -> HttpResponseBase:
             raise error
     if isinstance(outcome.body, bytes):
         return _with_headers(_Whole(outcome.body, status=status), outcome)
-    body = outcome.body if hasattr(outcome.body, "__next__") else _AsyncChunks(outcome.body)
-    return _with_headers(_Streamed(body, status=status), outcome)
+    return _with_headers(_Streamed(_streamed(outcome.body, request), status=status), outcome)
+
+
+def _streamed(body: Any, request: HttpRequest) -> Any:
+    """Return *body* as Django streams it: under ASGI asynchronously, whatever the view is, else blocking."""
+    if not hasattr(body, "__next__"):
+        return _AsyncChunks(body)
+    return _ThreadedChunks(body) if isinstance(request, ASGIRequest) else body
 
 
 class _ForwardedResponse:
@@ -93,6 +100,18 @@ class _AsyncChunks:
         """Give up what has not come."""
         if not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._chunks.aclose(), self._loop)
+
+
+class _ThreadedChunks:
+    """The chunks of a body that a sync view has asked for under ASGI; Django would gather all of them first."""
+
+    def __init__(self, chunks: Any) -> None:
+        self._chunks = chunks
+        self.close = chunks.close
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (chunk := await asyncio.to_thread(next, self._chunks, None)) is not None:
+            yield chunk
 
 
 def _with_headers(response: Any, outcome: Outcome) -> HttpResponseBase:

@@ -61,12 +61,12 @@ class DjangoSurroundings:
     @contextmanager
     def around(self) -> Iterator[None]:
         """Do what Django does around a request."""
-        with lent_connections.borrowed():
-            _begin()
-            try:
+        _begin()
+        try:
+            with lent_connections.borrowed():
                 yield
-            finally:
-                close_old_connections()
+        finally:
+            close_old_connections()
 
     @asynccontextmanager
     async def around_async(self) -> AsyncIterator[None]:
@@ -78,10 +78,11 @@ class DjangoSurroundings:
             await self._in_orm_thread(close_old_connections)
 
     async def _in_orm_thread(self, step: Any) -> None:
-        if lent_connections.are_there():
-            await sync_to_async(lent_connections.keep)()
-        if self._connected:
-            await sync_to_async(step)()
+        if lent_connections.are_involved():
+            step = lent_connections.keeping(step)
+        elif not self._connected:
+            return
+        await sync_to_async(step)()
 
     def _note_connection(self, **_: Any) -> None:
         self._connected = True

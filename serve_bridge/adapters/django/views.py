@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
+from django.core.handlers.asgi import ASGIRequest
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponseBase
 
@@ -56,7 +57,7 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
         outcome = link.ask(route, scope, path_params, body, request)
         signal, facts = _news(request, route, outcome)
         signal.send_robust(view, request=request, **facts)
-        return response_of(outcome, route)
+        return response_of(outcome, route, request)
 
     return _finished(view, endpoint, csrf_exempt)
 
@@ -65,8 +66,11 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
     """Same as `bridge_view`, as an `async def` view for ASGI: it holds no thread while it waits."""
     route = ForwardedRoute(endpoint, options)
     sent = _with_facts(route)
+    blocking = sync_to_async(bridge_view(endpoint, **options))
 
     async def view(request: HttpRequest, /, **path_params: Any) -> HttpResponseBase:
+        if not isinstance(request, ASGIRequest):  # Django has a loop for this call only: no answer could be streamed
+            return await blocking(request, **path_params)
         scope = scope_of(request)
         body = await async_body_of(request, scope)
         link = bridge()
@@ -76,7 +80,7 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
         outcome = await link.ask_async(sent, scope, path_params, body, facts)
         signal, told = _news(request, route, outcome)
         await signal.asend_robust(view, request=request, **told)
-        return response_of(outcome, route)
+        return response_of(outcome, route, request)
 
     return _finished(view, endpoint, csrf_exempt)
 

@@ -10,7 +10,7 @@ from flask import Blueprint, Flask
 
 from serve_bridge.adapters.flask.commands import group
 from serve_bridge.adapters.flask.connection import EXTENSION, AppBridge, current_bridge
-from serve_bridge.adapters.flask.routing import add_routes, register_routes, view_name
+from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
 from serve_bridge.adapters.flask.view import ForwardingView, show_request_id
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
@@ -66,7 +66,9 @@ class ServeBridge:
             return
         settings = read_settings(app)
         settings = replace(settings, backends=(*self._backends, *settings.backends))
-        register_routes(app, self._routes, settings.routes, where=PREFIX + "ROUTES")
+        check_patterns(app, self._routes, "route")
+        check_patterns(app, settings.routes, PREFIX + "ROUTES")
+        register_routes(app, self._routes, settings.routes)
         app.extensions[EXTENSION] = AppBridge(settings)
         app.after_request(show_request_id)
         app.cli.add_command(group)
@@ -148,5 +150,5 @@ class ServeBridge:
             TypeError, ConfigError: An entry of *routes* is none.
         """
         blueprint = Blueprint(name, import_name, **options)
-        add_routes(blueprint, parse_routes(routes, "routes", extra=ROUTE_EXTRA), where="routes")
+        add_routes(blueprint, parse_routes(routes, "routes", extra=ROUTE_EXTRA))
         return blueprint

@@ -27,7 +27,7 @@ BLUEPRINT: Final = "serve_bridge"
 _AHEAD: Final = "serve_bridge_ahead"
 
 
-def add_routes(blueprint: Blueprint, specs: Iterable[RouteSpec], *, where: str) -> None:
+def add_routes(blueprint: Blueprint, specs: Iterable[RouteSpec]) -> None:
     """Add a rule and its view to *blueprint* for each of *specs*.
 
     Raises:
@@ -35,12 +35,12 @@ def add_routes(blueprint: Blueprint, specs: Iterable[RouteSpec], *, where: str) 
     """
     views: dict[str, tuple[RouteSpec, ForwardingView]] = {}
     for spec in specs:
-        route = ForwardedRoute(spec.endpoint, spec.options, where=where)
+        route = ForwardedRoute(spec.endpoint, spec.options)
         name = spec.extra.get("name") or view_name(route)
         first, view = views.setdefault(name, (spec, ForwardingView(route, name)))
         if (first.endpoint, first.options) != (spec.endpoint, spec.options):
             raise ConfigError(
-                f"{where}[{spec.pattern!r}] and {where}[{first.pattern!r}] are both named {name!r}, and differ; "
+                f"the forwarded routes {first.pattern!r} and {spec.pattern!r} are both named {name!r}, and differ; "
                 "give one of them a 'name'"
             )
         methods = spec.methods if spec.methods is not None else METHODS
@@ -52,22 +52,32 @@ def view_name(route: ForwardedRoute) -> str:
     return "_".join(filter(None, (route.endpoint, route.call_method))).replace(".", "_")
 
 
-def register_routes(app: Flask, routes: Iterable[RouteSpec], ahead: Iterable[RouteSpec], *, where: str) -> None:
+def check_patterns(app: Flask, specs: Iterable[RouteSpec], where: str) -> None:
+    """Check that *app* can route the patterns of *specs*.
+
+    Raises:
+        ConfigError: One has no leading slash, or a converter that the app does not know.
+    """
+    for spec in specs:
+        try:
+            Rule(spec.pattern).bind(Map(converters=app.url_map.converters))
+        except (LookupError, ValueError) as error:
+            raise ConfigError(f"{where}[{spec.pattern!r}]: {error}") from error
+
+
+def register_routes(app: Flask, routes: Iterable[RouteSpec], ahead: Iterable[RouteSpec]) -> None:
     """Add *routes* and *ahead* to *app*, the latter before its own routing.
 
     Raises:
-        ConfigError: A pattern is none of Flask's; or as `add_routes`.
+        ConfigError: As `add_routes`.
     """
     routes, ahead = tuple(routes), tuple(ahead)
     if not routes and not ahead:
         return
     blueprint = Blueprint(BLUEPRINT, __name__)
-    add_routes(blueprint, (*routes, *ahead), where=where)
+    add_routes(blueprint, (*routes, *ahead))
     first = len(list(app.url_map.iter_rules()))
-    try:
-        app.register_blueprint(blueprint)
-    except (LookupError, ValueError) as error:  # an unknown converter, no leading slash
-        raise ConfigError(f"{where}: {error}") from error
+    app.register_blueprint(blueprint)
     if ahead:
         added = list(app.url_map.iter_rules())[first:]
         app.extensions[_AHEAD] = Ahead(app, added[len(routes) :])

@@ -61,9 +61,9 @@ class ForwardingView:
         body = body_of(current, scope)
         outcome = current_bridge().ask(self.forwarded_route, scope, path_params, body, _web)
         if outcome.error is None:
-            return _response(outcome)
+            return _response(outcome, current.method)
         current.environ[REQUEST_ID] = outcome.request_id
-        raise _exception(outcome, outcome.error)
+        raise _exception(outcome, outcome.error, current.method)
 
 
 def show_request_id(response: Response) -> Response:
@@ -74,11 +74,11 @@ def show_request_id(response: Response) -> Response:
     return response
 
 
-def _exception(outcome: Outcome, error: Exception) -> Exception:
+def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
     kind: type[HTTPException] | None = default_exceptions.get(outcome.status)
     if outcome.status == 500 or kind is None:
         return error  # an unexpected one: logged, signalled, shown by the debugger
-    response = _response(outcome)
+    response = _response(outcome, method)
     if kind is ServiceUnavailable:
         raised: HTTPException = ServiceUnavailable(
             response=response, retry_after=response.headers.get("retry-after", type=int)
@@ -89,9 +89,12 @@ def _exception(outcome: Outcome, error: Exception) -> Exception:
     return raised
 
 
-def _response(outcome: Outcome) -> Response:
-    response = current_app.response_class(outcome.body, outcome.status)
-    response.headers = Headers(outcome.text_headers)
-    if request.method == "HEAD":
+def _response(outcome: Outcome, method: str) -> Response:
+    headers = Headers(outcome.text_headers)
+    has_type = "content-type" in headers
+    response = current_app.response_class(outcome.body, outcome.status, headers)
+    if not has_type:
+        del response.headers["content-type"]  # Flask's default is for what Flask's views return
+    if method == "HEAD":
         response.automatically_set_content_length = False  # it is that of the answer to GET, which nobody knows here
     return response

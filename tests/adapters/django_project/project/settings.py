@@ -12,21 +12,31 @@ ROOT_URLCONF = "project.urls"
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.sessions",
     "django.contrib.staticfiles",
     "serve_bridge.adapters.django",
     "shop",
 ]
 MIDDLEWARE = [
     "serve_bridge.adapters.django.middleware.ServeBridgeMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
 ]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 USE_TZ = True
+FOR_ALL = {"decorators": ["django.contrib.auth.decorators.login_not_required"]}
 SERVE_BRIDGE = {
     "RUNTIME": os.environ.get("PROJECT_RUNTIME"),
-    "ROUTES": {"count/": "count", "async/count/": "acount", "names/<int:pk>/": "name_of"},
+    "ROUTES": {
+        "count/": {"endpoint": "count", **FOR_ALL},
+        "async/count/": {"endpoint": "acount", **FOR_ALL},
+        "names/<int:pk>/": {"endpoint": "name_of", **FOR_ALL},
+        "me/": {"endpoint": "me", "context": {"user_id": "user.pk", "theme": "session.theme"}},
+    },
 }
 
 if importlib.util.find_spec("project.database"):  # where the tests have a PostgreSQL

@@ -28,6 +28,12 @@ def name_of(request: Any) -> str:
     return Item.objects.get(pk=request.path_params["pk"]).name
 
 
+@serve.backend("me")
+def me(request: Any) -> list[Any]:
+    """Return who asks."""
+    return [request.state.user_id, request.state.theme, "cookie" in request.headers]
+
+
 @serve.backend("connection", max_concurrent_queries=1)
 def connection_of(request: Any) -> list[int]:
     """Return which connection a call has: the server's process."""

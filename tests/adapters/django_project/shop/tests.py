@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from urllib.request import urlopen
 
+from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.test import AsyncRequestFactory, LiveServerTestCase, RequestFactory, SimpleTestCase, TestCase
 from django.test.utils import override_settings
 
@@ -54,6 +56,32 @@ class InATransaction(TestCase):
         self.assertEqual((await abridge_view("count")(AsyncRequestFactory().get("/"))).content, b"1")
 
 
+class LoggedIn(TestCase):
+    """Who may ask is the project's to say; what the backend knows of them is the route's."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Make a user."""
+        cls.user = get_user_model().objects.create_user("ada")
+
+    def test_anonymous(self) -> None:
+        """`LoginRequiredMiddleware` holds."""
+        self.assertEqual(self.client.get("/me/").status_code, 302)
+
+    def test_user(self) -> None:
+        """The user and the session go along, the cookie does not."""
+        self.client.force_login(self.user)
+        session = self.client.session
+        session["theme"] = "dark"
+        session.save()
+        self.assertEqual(self.client.get("/me/").json(), [self.user.pk, "dark", False])
+
+    async def test_user_async(self) -> None:
+        """The same under ASGI."""
+        await self.async_client.aforce_login(self.user)
+        self.assertEqual((await self.async_client.get("/me/")).json(), [self.user.pk, None, False])
+
+
 class OnALiveServer(LiveServerTestCase):
     """A backend sees what the test has committed."""
 
@@ -72,7 +100,7 @@ class WithoutADatabase(SimpleTestCase):
         """The project answers."""
         self.assertEqual(self.client.get("/nothing/").status_code, 404)
 
-    @override_settings(SERVE_BRIDGE={"ADDRESS": "/nonexistent/instance.json", "ROUTES": {"count/": "count"}})
+    @override_settings(SERVE_BRIDGE={**settings.SERVE_BRIDGE, "ADDRESS": "/nonexistent/instance.json", "RUNTIME": None})
     def test_no_instance(self) -> None:
         """As in production."""
         self.assertEqual(self.client.get("/count/").status_code, 503)

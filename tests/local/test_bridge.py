@@ -1,0 +1,279 @@
+"""An app's link to an instance: bodies that stream from a web worker's thread, and links that come back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serve_bridge as serve
+from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
+from serve_bridge.adapters.blocking import PIECE_BYTES
+from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
+from serve_bridge.forwarding import BodyTooLarge, UploadBroken
+from serve_bridge.testing.contract import SUBJECT, deploy_subject
+from tests.waiting import wait_until
+
+ROUTE = ForwardedRoute(SUBJECT)
+LONG = bytes(range(256)) * 1024 * 50  # 12.5 MiB, more than any window
+
+
+@serve.backend("declared")
+def declared(request: Any) -> str:
+    """Answer."""
+    return "declared"
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[serve.Client]:
+    """A local instance with the backend of the adapters' contract."""
+    client = serve.start(runtime="local", name="bridge", http_options={"location": "NoServer"})
+    deploy_subject(client)
+    yield client
+    client.shutdown()
+
+
+@pytest.fixture(scope="module")
+def bridge(instance: serve.Client) -> Iterator[Bridge]:
+    """A link to it."""
+    bridge = Bridge(instance.address)
+    yield bridge
+    bridge.close()
+
+
+class Body:
+    """A request's body that keeps count of who reads how much of it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+        self.length = len(data)
+        self.sizes: list[int] = []
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next piece; to read on at its end is what some servers answer with a wait for ever."""
+        assert self._file.tell() < self.length, "read beyond its end"
+        self.sizes.append(size)
+        return self._file.read(size)
+
+
+class Failing:
+    """A body that cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, size: int, /) -> bytes:
+        """Fail."""
+        raise self._error
+
+
+class FrameworksOwn(Exception):
+    """What a framework raises when a body is too long for it."""
+
+
+def ask(
+    bridge: Bridge, path: str, body: Any = b"", *, length: int | None = 0, route: ForwardedRoute = ROUTE
+) -> Outcome:
+    """Forward a POST; *length* None is a chunked body."""
+    path, _, query = path.partition("?")
+    framing = (b"transfer-encoding", b"chunked") if length is None else (b"content-length", b"%d" % length)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "http_version": "1.1",
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(b"host", b"h"), framing],
+        "client": None,
+        "server": None,
+    }
+    return bridge.ask(route, scope, {}, body, None)
+
+
+def told(outcome: Outcome) -> Any:
+    """Return what a whole answer says."""
+    assert outcome.error is None, outcome
+    return json.loads(outcome.body)
+
+
+def ended(instance: serve.Client, gate: str) -> bool:
+    """Wait until the request of *gate* has ended."""
+    found: bool = instance.get_handle(SUBJECT).options(method_name="ended").call(gate)
+    return found
+
+
+# bodies
+
+
+def test_a_short_body_is_read_as_far_as_it_goes(bridge: Bridge) -> None:
+    """And not further."""
+    assert told(ask(bridge, "/echo", Body(b"hello"), length=5))["body"] == "hello"
+
+
+def test_a_long_body_is_read_piece_by_piece(bridge: Bridge) -> None:
+    """Nobody holds all of it."""
+    body = Body(LONG)
+    seen = told(ask(bridge, "/digest", body, length=len(LONG)))
+    assert seen == {"size": len(LONG), "digest": hashlib.sha256(LONG).hexdigest()}
+    assert max(body.sizes) <= PIECE_BYTES
+
+
+def test_a_body_of_unknown_length_ends_where_the_server_says(bridge: Bridge) -> None:
+    """By an empty piece."""
+    assert told(ask(bridge, "/digest", io.BytesIO(LONG), length=None))["size"] == len(LONG)
+
+
+def test_a_body_that_nobody_wants_is_not_read(bridge: Bridge) -> None:
+    """The answer comes before it."""
+    body = Body(LONG)
+    assert ask(bridge, "/early", body, length=len(LONG)).status == 202
+    assert body.sizes == []
+
+
+def test_an_answer_passes_while_its_request_is_still_read(bridge: Bridge) -> None:
+    """As much of the body is read as the answer has been taken."""
+    body = Body(LONG)
+    outcome = ask(bridge, "/duplex", body, length=len(LONG))
+    first = next(outcome.body)
+    assert len(body.sizes) * PIECE_BYTES < len(LONG)
+    assert first + b"".join(outcome.body) == LONG
+
+
+@pytest.mark.parametrize("length", [20, 500_000])
+def test_a_body_that_ends_early_is_a_broken_upload(bridge: Bridge, length: int) -> None:
+    """The client has left; nobody takes what came for the whole."""
+    outcome = ask(bridge, "/digest", io.BytesIO(b"x" * (length // 2)), length=length)
+    assert (outcome.status, type(outcome.error)) == (400, UploadBroken)
+
+
+@pytest.mark.parametrize("length", [20, 500_000])
+def test_a_body_that_cannot_be_read_is_a_broken_upload(bridge: Bridge, length: int) -> None:
+    """As when the connection was reset."""
+    outcome = ask(bridge, "/digest", Failing(ConnectionResetError("reset")), length=length)
+    assert (outcome.status, type(outcome.error)) == (400, UploadBroken)
+
+
+@pytest.mark.parametrize("length", [20, 500_000])
+def test_what_a_framework_raises_goes_back_to_it(bridge: Bridge, length: int) -> None:
+    """It has an answer of its own for that."""
+    with pytest.raises(FrameworksOwn):
+        ask(bridge, "/digest", Failing(FrameworksOwn()), length=length)
+
+
+@pytest.mark.parametrize("length", [None, 500_000])
+def test_a_body_above_the_routes_limit_is_refused(bridge: Bridge, length: int | None) -> None:
+    """By its length, or once that much of it has come."""
+    route = ForwardedRoute(SUBJECT, {"max_body_bytes": 100_000})
+    outcome = ask(bridge, "/digest", io.BytesIO(b"x" * 500_000), length=length, route=route)
+    assert (outcome.status, type(outcome.error)) == (413, BodyTooLarge)
+
+
+# answers
+
+
+def test_an_answer_that_is_closed_is_given_up(instance: serve.Client, bridge: Bridge) -> None:
+    """The backend does not work for nobody."""
+    gate = secrets.token_hex(4)
+    outcome = ask(bridge, f"/endless?gate={gate}")
+    assert next(outcome.body)
+    outcome.body.close()
+    assert ended(instance, gate)
+
+
+def test_what_user_code_raised_comes_with_its_traceback(bridge: Bridge) -> None:
+    """For the app's own log; the body says nothing."""
+    outcome = ask(bridge, "/failing?kind=error")
+    assert isinstance(outcome.error, BackendError)
+    assert (outcome.status, outcome.error.type_name, "secret" in str(outcome.error)) == (500, "RuntimeError", True)
+    assert b"secret" not in outcome.body
+
+
+def test_a_request_that_takes_too_long_is_given_up(instance: serve.Client, bridge: Bridge) -> None:
+    """After the route's own time."""
+    gate = secrets.token_hex(4)
+    outcome = ask(bridge, f"/hanging?gate={gate}", route=ForwardedRoute(SUBJECT, {"timeout_s": 0.1}))
+    assert (outcome.status, type(outcome.error)) == (504, DeadlineExceeded)
+    assert ended(instance, gate)
+
+
+def test_an_unknown_endpoint_is_not_found(bridge: Bridge) -> None:
+    """Whoever wrote the route."""
+    outcome = ask(bridge, "/echo", route=ForwardedRoute("nobody"))
+    assert (outcome.status, type(outcome.error)) == (404, EndpointNotFound)
+    assert outcome.request_id
+
+
+# the link
+
+
+def test_a_link_finds_an_instance_that_starts_later(names: Callable[[str], str]) -> None:
+    """Until then each request is answered 503."""
+    name = names("later")
+    bridge = Bridge(name=name)
+    outcome = ask(bridge, "/echo")
+    assert (outcome.status, type(outcome.error)) == (503, NotConnected)
+    client = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
+    deploy_subject(client)
+    assert ask(bridge, "/echo").status == 200
+    bridge.close()
+    client.shutdown()
+
+
+def test_a_link_comes_back_after_its_instance_was_started_anew(names: Callable[[str], str]) -> None:
+    """By itself; nobody restarts the web worker."""
+    name = names("anew")
+    bridge = Bridge(name=name)
+    for _ in range(2):
+        client = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
+        deploy_subject(client)
+        wait_until(lambda: ask(bridge, "/echo").status == 200)
+        client.shutdown()
+    bridge.close()
+
+
+def test_a_link_may_start_an_instance_of_its_own() -> None:
+    """With what is declared; it ends when the link is closed, and the next use starts another."""
+    bridge = Bridge(runtime="local", declared=lambda: [declared])
+    route = ForwardedRoute("declared")
+    generations = set()
+    for _ in range(2):
+        assert ask(bridge, "/", route=route).body == b"declared"
+        client = bridge.client()
+        generations.add(client.generation)
+        bridge.close()
+        assert not client.is_owner()
+    assert len(generations) == 2
+
+
+def test_a_forked_child_connects_anew(bridge: Bridge) -> None:
+    """Neither disturbs the other."""
+    assert ask(bridge, "/echo").status == 200
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            seen = [ask(bridge, "/echo", io.BytesIO(data), length=len(data)).status for data in (b"short", LONG)]
+            os.write(writing, json.dumps(seen).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert json.loads(answer.read()) == [200, 200]
+    os.waitpid(child, 0)
+    assert ask(bridge, "/echo").status == 200
+
+
+def test_nothing_is_read_before_the_first_request(tmp_path: Path) -> None:
+    """An app is made where there may be no instance yet."""
+    bridge = Bridge(str(tmp_path / "none.json"))
+    bridge.close()
+    with pytest.raises(NotConnected):
+        bridge.client()
