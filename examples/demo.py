@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from statistics import quantiles
 from typing import Any, Final
 
@@ -100,7 +101,7 @@ def ray_cluster(directory: Path) -> Iterator[None]:
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray  # late: it reads the environment when it is imported
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(SIGTERM)
     ray.init(
         address="local",
         include_dashboard=False,
@@ -108,7 +109,7 @@ def ray_cluster(directory: Path) -> Iterator[None]:
         configure_logging=False,
         _temp_dir=str(directory / "ray"),
     )
-    signal.signal(signal.SIGTERM, before)  # Ray takes it over
+    signal.signal(SIGTERM, before)  # Ray takes it over
     try:
         yield
     finally:
@@ -133,18 +134,33 @@ def web_app(application: str, address: str) -> Iterator[str]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         descriptor = listener.fileno()
         options = ["--bind", f"fd://{descriptor}", "--workers", str(WORKERS), "--log-level", "warning"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", application],
-            cwd=ROOT,
-            env={**os.environ, "SERVE_BRIDGE_ADDRESS": address},
-            pass_fds=[descriptor],
-            start_new_session=True,  # Ctrl-C is for the demo alone, which then stops this in its turn
-        )
+        with contextlib.ExitStack() as stack:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "gunicorn", *options, "--no-control-socket", application],
+                    cwd=ROOT,
+                    env={**os.environ, "SERVE_BRIDGE_ADDRESS": address},
+                    pass_fds=[descriptor],
+                    start_new_session=True,  # Ctrl-C is for the demo alone, which then stops this in its turn
+                )
+                stack.callback(stop, process)
+            listener.close()
+            wait_for(url, process)
+            yield url
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until what is started can be stopped again."""
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in (SIGINT, SIGTERM)}
     try:
-        wait_for(url, process)
-        yield url
+        yield
     finally:
-        stop(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in held:
+            signal.raise_signal(caught)
 
 
 def prepare_django(database: Path) -> str:
@@ -335,8 +351,8 @@ def main() -> int:
     """Run the demo; return the exit code."""
     console = Console(highlight=False)
     began = time.monotonic()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is taken away
+    signal.signal(SIGINT, signal.default_int_handler)  # a shell's background job begins without it
+    signal.signal(SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is taken away
     try:
         run(console)
     except DemoFailed as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,11 @@ def _started_here(instance: Instance, ended: Callable[[], None], *, lease: bool)
     # Last registered, first called: what an exit does to the instance it does before Ray disconnects.
     atexit.unregister(_end_with_process)
     atexit.register(_end_with_process)
+    started = sys.modules.get("multiprocessing.process")
+    if started is not None and started.parent_process() is not None:
+        from multiprocessing.util import Finalize  # late: only a process that multiprocessing has started needs it
+
+        Finalize(None, _end_with_process, exitpriority=0)  # such a process ends without calling what atexit has
     return client
 
 

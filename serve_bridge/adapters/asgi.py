@@ -43,7 +43,8 @@ class ServeBridge:
         name: Which of this user's instances.
         timeout_s: Seconds a forwarded request may take, where a route says nothing else.
         runtime: "local" starts an instance inside this process on first use, for development and tests.
-        backends: What is deployed to an instance that is started here; what `serve_bridge.deploy` takes.
+        backends: What is deployed to an instance that is started here: what `serve_bridge.deploy` takes, which brings
+            any other instance to the same by `deploy(*bridge.backends, client=bridge.client)`.
 
     Raises:
         TypeError, ConfigError: An argument is none that it can be; the message names it.

@@ -264,8 +264,6 @@ async def send_answer(
             if not has_no_body:
                 async for chunk in chunks:
                     await _deliver({"type": "http.response.body", "body": chunk, "more_body": True}, send)
-                    # A server's `send` that never waits would keep the loop from hearing that the client has left.
-                    await asyncio.sleep(0)
         await _deliver({"type": "http.response.body", "body": b""}, send)
 
 

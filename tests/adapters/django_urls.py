@@ -4,7 +4,9 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from serve_bridge.adapters.django import abridge_view, bridge_view
-from tests.adapters.fronts import NAMES
+from tests.adapters.endpoints import BACKENDS
+
+NAMES = [backend.__name__.lower() for backend in BACKENDS if backend.__name__ != "echo"]
 
 urlpatterns = [
     *(path(name, csrf_exempt(bridge_view(name))) for name in NAMES),

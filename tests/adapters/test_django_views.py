@@ -159,6 +159,14 @@ def test_middleware_sees_repeated_headers_as_one() -> None:
     assert [value for name, value in answer.items() if name.lower() == "link"] == ["</c>; rel=c"]
 
 
+def test_middleware_may_replace_the_body() -> None:
+    """What the backend said of its length is then true no more."""
+    answer = Client().get("/echo/")
+    assert int(answer["content-length"]) == len(answer.content)
+    answer.content = b"another"
+    assert not answer.has_header("content-length")
+
+
 def test_an_answer_is_streamed() -> None:
     """In order, while it comes."""
     answer = Client().get("/chunks/")

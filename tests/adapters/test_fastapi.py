@@ -261,6 +261,16 @@ def test_a_mount_and_a_middleware_stand_in_fastapi(app: FastAPI, bridge: ServeBr
         assert http.get("/x").json()["path"] == "/x"
 
 
+def test_routes_and_websockets_without_types_stand_in_fastapi(app: FastAPI, bridge: ServeBridge) -> None:
+    """Those are Starlette's own."""
+    app.add_route("/x/{n:int}", bridge.forward("echo"))
+    app.router.add_websocket_route("/chat/{room:int}", bridge.forward("chat"))
+    with TestClient(app) as http:
+        assert http.get("/x/1").json()["params"] == {"n": ["int", 1]}
+        with http.websocket_connect("/chat/2") as socket:
+            assert socket.receive_json()["params"] == {"room": ["int", 2]}
+
+
 # handles
 
 

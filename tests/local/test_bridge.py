@@ -260,14 +260,15 @@ def test_a_forked_child_connects_anew(bridge: Bridge) -> None:
     child = os.fork()
     if child == 0:
         try:
-            seen = [ask(bridge, "/echo", io.BytesIO(data), length=len(data)).status for data in (b"short", LONG)]
+            seen = [ask(bridge, "/digest", io.BytesIO(data), length=len(data)).status for data in (b"short", LONG)]
             os.write(writing, json.dumps(seen).encode())
         finally:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as answer:
-        assert json.loads(answer.read()) == [200, 200]
+        seen = answer.read()
     os.waitpid(child, 0)
+    assert json.loads(seen) == [200, 200]
     assert ask(bridge, "/echo").status == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,21 @@ LOCAL = """
         serve.create_endpoint("e", backend="b", route="/e")
         assert serve.get_handle("e").call() == "hello"
 """
+
+
+CARELESSLY_FAILED = {
+    "test_a_body_above_the_limit_is_a_413",
+    "test_a_body_above_the_limit_is_refused_before_it_comes",
+    "test_a_method_that_the_route_does_not_take_is_refused",
+    "test_a_path_arrives_decoded",
+    "test_a_route_may_let_a_header_choose_the_method",
+    "test_a_route_names_the_backends_method",
+    "test_computed_context_goes_along",
+    "test_credentials_go_along_where_the_route_says_so",
+    "test_every_cookie_comes_back",
+    "test_every_value_of_a_repeated_header_comes_back",
+    "test_listed_context_goes_along",
+}
 
 
 @pytest.fixture
@@ -86,7 +102,13 @@ def test_an_instance_ends_with_its_test(runs: pytest.Pytester) -> None:
 
 
 def test_runs_beside_each_other_do_not_meet(runs: pytest.Pytester) -> None:
-    """As those of pytest-xdist: every name and port is unique."""
+    """Every name and port is unique, so processes of pytest-xdist share nothing."""
+    runs.makepyfile(LOCAL, test_other=LOCAL)
+    runs.runpytest_subprocess("-q", "-n", "2", "--dist", "loadfile").assert_outcomes(passed=2)
+
+
+def test_two_instances_at_once_do_not_meet(runs: pytest.Pytester) -> None:
+    """Within one process."""
     runs.makepyfile(
         """
         from serve_bridge.testing.plugin import instance
@@ -98,6 +120,45 @@ def test_runs_beside_each_other_do_not_meet(runs: pytest.Pytester) -> None:
         """
     )
     runs.runpytest_subprocess("-q").assert_outcomes(passed=1)
+
+
+def test_an_adapter_that_does_too_little_fails(runs: pytest.Pytester) -> None:
+    """The contract tells one that forwards, but buffers and drops, from one that does all of it."""
+    runs.makepyfile(
+        """
+        from serve_bridge.adapters import ForwardedRoute
+        from serve_bridge.adapters.environ import scope_of
+        from serve_bridge.adapters.patterns import Patterns
+        from serve_bridge.testing import AdapterContract
+
+        class Careless:
+            name, interface = "careless", "wsgi"
+
+            def application(self, bridge, routes):
+                patterns = Patterns(routes)
+
+                def app(environ, start_response):
+                    found = patterns.match(environ["PATH_INFO"])
+                    if found is None:
+                        start_response("404 Not Found", [("content-type", "text/plain")])
+                        return []
+                    length = int(environ.get("CONTENT_LENGTH") or 0)
+                    body = environ["wsgi.input"].read(length)
+                    route = ForwardedRoute(found.route.endpoint)
+                    outcome = bridge.ask(route, scope_of(environ), found.path_params, body, None)
+                    start_response(f"{outcome.status} Status", list(dict(outcome.text_headers).items()))
+                    return [outcome.body if isinstance(outcome.body, bytes) else b"".join(outcome.body)]
+
+                return app
+
+        class TestCareless(AdapterContract):
+            adapter = Careless()
+        """
+    )
+    quick = "not answer and not leaves and not first_part and not takes_too_long"
+    outcome = runs.runpytest_subprocess("-q", "--tb=no", "-rf", "-k", quick)
+    failed = {re.split(r"[ \[]", line.split("::")[-1])[0] for line in outcome.outlines if line.startswith("FAILED")}
+    assert failed == CARELESSLY_FAILED
 
 
 def test_what_needs_ray_has_its_marker(runs: pytest.Pytester) -> None:

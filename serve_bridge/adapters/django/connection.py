@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.django import lent_connections
-from serve_bridge.adapters.django.declarations import declared
 from serve_bridge.adapters.django.options import on_change, options
 from serve_bridge.client import Client
 from serve_bridge.handle import Handle
@@ -36,10 +36,16 @@ def bridge() -> Bridge:
                     name=chosen.name,
                     runtime=chosen.runtime,
                     timeout_s=chosen.timeout_s,
-                    declared=declared,
+                    declared=_declared,
                 )
             found = _current
     return found
+
+
+def _declared() -> Iterable[Any]:
+    from serve_bridge.adapters.django.declarations import declared  # late: production has no instance in its processes
+
+    return declared()
 
 
 @contextmanager

@@ -19,14 +19,15 @@ _kept: dict[str, Any] = {}
 
 
 def lend() -> None:
-    """Lend this thread's connections that are inside a test's transaction; take back all others."""
+    """Lend this thread's connections that are inside a test's transaction; take back those that are not any more."""
+    for alias, connection in list(_lent.items()):
+        if not _is_in_test(connection):
+            del _lent[alias]
+            connection.dec_thread_sharing()
     for connection in connections.all(initialized_only=True):
-        if _is_in_test(connection):
-            if _lent.get(connection.alias) is not connection:
-                connection.inc_thread_sharing()
-                _lent[connection.alias] = connection
-        elif connection.alias in _lent:
-            del _lent[connection.alias]
+        if connection.alias not in _lent and _is_in_test(connection):
+            connection.inc_thread_sharing()
+            _lent[connection.alias] = connection
 
 
 async def alend() -> None:

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope
 
 from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.django.form_body import FormBody
-from serve_bridge.adapters.wsgi import headers_of, peer_of, server_of
+from serve_bridge.adapters.environ import headers_of, peer_of, server_of
 from serve_bridge.forwarding import UploadBroken
 from serve_bridge.messages import HeaderList
 

@@ -60,7 +60,7 @@ def _streamed(body: Any, request: HttpRequest) -> Any:
 class _ForwardedResponse:
     """What both kinds of responses have: headers that are there several times."""
 
-    headers: Mapping[str, str]
+    headers: Any
     repeated: Mapping[str, tuple[str, list[str]]] = {}
     """Names, each with its values joined, as `headers` shows them to middleware, and one by one."""
     raw_cookies: tuple[str, ...] = ()
@@ -79,7 +79,17 @@ class _ForwardedResponse:
 
 
 class _Whole(_ForwardedResponse, HttpResponse):
-    """One whose body is there."""
+    """One whose body is there; middleware may put another in its place, as Django's own responses allow."""
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        return bytes(HttpResponse.content.fget(self))
+
+    @content.setter
+    def content(self, value: Any) -> None:
+        self.headers.pop("content-length", None)
+        HttpResponse.content.fset(self, value)
 
 
 class _Streamed(_ForwardedResponse, StreamingHttpResponse):

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connections, transaction
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponseBase
 
@@ -36,7 +38,8 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
 
     Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`) apply as to any view. What
     user code raises is raised here as a `BackendError`; an endpoint that is not there is an `Http404`. What fails on
-    the way has a status of its own (413, 502, 503, 504) and a problem (RFC 9457) as its body.
+    the way has a status of its own (413, 502, 503, 504) and a problem (RFC 9457) as its body. ATOMIC_REQUESTS does not
+    apply: no transaction is open while a backend works.
 
     Args:
         endpoint: Its name; that it exists shows with the first request.
@@ -89,6 +92,9 @@ def _finished(view: _View, endpoint: str, csrf_exempt: bool) -> _View:
     view.__name__ = view.__qualname__ = f"serve_bridge_{endpoint}"
     if csrf_exempt:
         view.csrf_exempt = True  # type: ignore[attr-defined]  # what Django's decorator of this name does
+    # No transaction is held open while a backend works; with an `async def` view Django could not even begin one.
+    for alias in connections if settings.configured else ():
+        transaction.non_atomic_requests(alias)(view)
     return view
 
 
