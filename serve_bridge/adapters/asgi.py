@@ -11,88 +11,47 @@ Rule 3: nothing connects before the first request; the end of a lifespan lets go
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge import checks
+from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.bridge import ASYNC_TIMEOUT_S, Bridge, Outcome, refused
 from serve_bridge.adapters.exchange import exchange, fail, running_loop
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
+from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.client import Client
-from serve_bridge.errors import ConfigError, ServeBridgeError, shown
+from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny
-from serve_bridge.handle import Handle
-from serve_bridge.results import Answer, problem
+from serve_bridge.results import Answer
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 
 
-class ServeBridge:
+class ServeBridge(AppBridge):
     """An app's bridge to an instance, and an ASGI application that answers forwarded routes below its mount.
 
-    Args:
-        address: What `serve_bridge.connect` takes; None: SERVE_BRIDGE_ADDRESS, else this user's instance.
-        routes: What it answers: a dict of paths in Starlette's syntax, each with the name of an endpoint, or with a
-            dict of "endpoint", "methods" (default: every one) and the options of `RouteOptions`. None: every route
-            of the instance, as the routing table has them at that moment.
-        name: Which of this user's instances.
-        timeout_s: Seconds a forwarded request may take, where a route says nothing else.
-        runtime: "local" starts an instance inside this process on first use, for development and tests.
-        backends: What is deployed to an instance that is started here: what `serve_bridge.deploy` takes, which brings
-            any other instance to the same by `deploy(*bridge.backends, client=bridge.client)`.
-
-    Raises:
-        TypeError, ConfigError: An argument is none that it can be; the message names it.
+    See `AppBridge` for *address* and *routes*, `BridgeOptions` for the options.
     """
+
+    timeout_s = ASYNC_TIMEOUT_S
 
     def __init__(
         self,
         address: str | None = None,
         *,
         routes: Mapping[str, Any] | None = None,
-        name: str = "default",
-        timeout_s: float = ASYNC_TIMEOUT_S,
-        runtime: str | None = None,
-        backends: Iterable[Any] = (),
+        **options: Unpack[BridgeOptions],
     ) -> None:
-        if address is not None and not isinstance(address, str):
-            raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
-        self.backends = checks.listed("backends", backends)
-        self._bridge = Bridge(
-            address,
-            name=name,
-            runtime=runtime,
-            timeout_s=checks.seconds()("timeout_s", timeout_s),
-            declared=lambda: self.backends,
-        )
-        self._routes = None if routes is None else Patterns(parse_routes(routes, "routes"))
+        super().__init__(address, routes, options)
         self._application = Application(self._bridge, self._routes, closes=True)
-
-    @property
-    def client(self) -> Client:
-        """The client.
-
-        Raises:
-            NotConnected: No instance is running where it was looked for.
-        """
-        return self._bridge.client()
 
     async def aclient(self) -> Client:
         """Same as `client`, without holding the running loop up."""
         return await self._bridge.aclient()
-
-    def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for the app to call: `await handle.acall(...)`."""
-        return self._bridge.get_handle(endpoint)
-
-    def close(self) -> None:
-        """Let go of the instance, and end it if it was started here; the next use connects again."""
-        self._bridge.close()
 
     async def aclose(self) -> None:
         """Same as `close`, for a running loop."""
@@ -130,12 +89,9 @@ class ServeBridgeMiddleware:
     Args:
         app: What is behind it.
         routes: What is forwarded; as for `ServeBridge`. None: the routes of *bridge*.
-        bridge: Leads to the instance; None: one is made of the other arguments, which are those of `ServeBridge`.
+        bridge: Leads to the instance; None: one is made of *address* and the options, which are those of `ServeBridge`.
         address: See `ServeBridge`.
-        name: See `ServeBridge`.
-        timeout_s: See `ServeBridge`.
-        runtime: See `ServeBridge`.
-        backends: See `ServeBridge`.
+        options: See `BridgeOptions`.
 
     Raises:
         TypeError, ConfigError: An argument is none that it can be; or nothing says what is forwarded.
@@ -148,20 +104,12 @@ class ServeBridgeMiddleware:
         routes: Mapping[str, Any] | None = None,
         bridge: ServeBridge | None = None,
         address: str | None = None,
-        name: str = "default",
-        timeout_s: float = ASYNC_TIMEOUT_S,
-        runtime: str | None = None,
-        backends: Iterable[Any] = (),
+        **options: Unpack[BridgeOptions],
     ) -> None:
         self._app = app
-        owner = bridge or ServeBridge(
-            address, routes=routes, name=name, timeout_s=timeout_s, runtime=runtime, backends=backends
-        )
+        owner = bridge or ServeBridge(address, routes=routes, **options)
         self._bridge = owner._bridge
-        patterns = owner._routes if routes is None else Patterns(parse_routes(routes, "routes"))
-        if patterns is None:
-            raise ConfigError("a middleware forwards what it is told to: give it routes={'/path': 'endpoint'}")
-        self._patterns = patterns
+        self._patterns = owner.patterns(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward, or hand on, one scope."""
@@ -207,18 +155,16 @@ class Application:
             await self._live(receive, send)
             return
         _check_kind(kind)
+        found: Match | Outcome
         try:
-            found = (self._routes or await self._routes_of_instance(loop)).match(path_below(scope))
+            patterns = self._routes or await self._routes_of_instance(loop)
+            found = route_of(patterns, path_below(scope), scope.get("method", "GET"))
         except ServeBridgeError as error:
-            await _refuse(refused(error), scope, receive, send)
-            return
-        if found is None:
-            detail = f"no route matches {scope['path'][:200]!r}"
-            await _refuse(_outcome(problem(404, "Not Found", detail)), scope, receive, send)
-        elif not found.takes(scope.get("method", "GET")):
-            await _refuse(_not_allowed(found.methods or ()), scope, receive, send)
-        else:
+            found = refused(error)
+        if isinstance(found, Match):
             await _forward(self._bridge, found, scope, receive, send)
+        else:
+            await _refuse(found, scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
@@ -291,17 +237,6 @@ async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) 
         await fail(outcome, scope, send)
     elif (await receive())["type"] == "websocket.connect":
         await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
-
-
-def _not_allowed(methods: Iterable[str]) -> Outcome:
-    allowed = ", ".join(sorted(methods))
-    answer = problem(405, "Method Not Allowed", f"allowed: {allowed}")
-    answer.headers.append((b"allow", allowed.encode()))
-    return _outcome(answer)
-
-
-def _outcome(answer: Answer) -> Outcome:
-    return Outcome(answer.status, answer.headers, answer.body)
 
 
 def _check_kind(kind: str) -> None:

@@ -64,6 +64,11 @@ class Outcome(msgspec.Struct, frozen=True):
     body: Any
     error: Exception | None = None
 
+    @classmethod
+    def of(cls, answer: Answer, error: Exception | None = None) -> Outcome:
+        """Return the outcome that has *answer*."""
+        return cls(answer.status, answer.headers, answer.body, error)
+
     @property
     def request_id(self) -> str:
         """The id under which the log knows the request."""
@@ -387,8 +392,7 @@ def refused(error: ServeBridgeError | Refused, request: Forwarded | None = None)
     request_id = request.request_id if request is not None else next(_request_ids)
     if isinstance(error, ServeBridgeError):
         _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
-    answer: Answer = failed(error, request_id)
-    return Outcome(answer.status, answer.headers, answer.body, error)
+    return Outcome.of(failed(error, request_id), error)
 
 
 def _backend_error(failure: str) -> BackendError | None:

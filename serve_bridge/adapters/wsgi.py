@@ -13,19 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
-from serve_bridge import checks
+from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S, Bridge, Outcome, refused
 from serve_bridge.adapters.environ import has_unframed_body, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import RouteSpec, parse_routes
-from serve_bridge.client import Client
-from serve_bridge.errors import ConfigError, ServeBridgeError, shown
-from serve_bridge.handle import Handle
-from serve_bridge.results import Answer, problem
+from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.errors import ServeBridgeError
+from serve_bridge.results import problem
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -44,63 +42,23 @@ class WebRequest:
     environ: Mapping[str, Any]
 
 
-class ServeBridge:
+class ServeBridge(AppBridge):
     """An app's bridge to an instance, and a WSGI application that answers forwarded routes below its mount.
 
-    Args:
-        address: What `serve_bridge.connect` takes; None: SERVE_BRIDGE_ADDRESS, else this user's instance.
-        routes: What it answers: a dict of paths in Starlette's syntax, each with the name of an endpoint, or with a
-            dict of "endpoint", "methods" (default: every one) and the options of `RouteOptions`. None: every route
-            of the instance, as the routing table has them at that moment.
-        name: Which of this user's instances.
-        timeout_s: Seconds a forwarded request may take, where a route says nothing else; the default is less than
-            the 30 s after which gunicorn kills a worker.
-        runtime: "local" starts an instance inside this process on first use, for development and tests.
-        backends: What is deployed to an instance that is started here; what `serve_bridge.deploy` takes.
-
-    Raises:
-        TypeError, ConfigError: An argument is none that it can be; the message names it.
+    See `AppBridge` for *address* and *routes*, `BridgeOptions` for the options.
     """
+
+    timeout_s = SYNC_TIMEOUT_S
 
     def __init__(
         self,
         address: str | None = None,
         *,
         routes: Mapping[str, Any] | None = None,
-        name: str = "default",
-        timeout_s: float = SYNC_TIMEOUT_S,
-        runtime: str | None = None,
-        backends: Iterable[Any] = (),
+        **options: Unpack[BridgeOptions],
     ) -> None:
-        if address is not None and not isinstance(address, str):
-            raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
-        declared = checks.listed("backends", backends)
-        self._bridge = Bridge(
-            address,
-            name=name,
-            runtime=runtime,
-            timeout_s=checks.seconds()("timeout_s", timeout_s),
-            declared=lambda: declared,
-        )
-        self._routes = None if routes is None else Patterns(parse_routes(routes, "routes"))
-        self._instance_routes = InstanceRoutes()
-
-    @property
-    def client(self) -> Client:
-        """The client.
-
-        Raises:
-            NotConnected: No instance is running where it was looked for.
-        """
-        return self._bridge.client()
-
-    def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for the app to call."""
-        return self._bridge.get_handle(endpoint)
-
-    def close(self) -> None:
-        """Let go of the instance, and end it if it was started here; the next use connects again."""
-        self._bridge.close()
+        super().__init__(address, routes, options)
+        self._application = Application(self._bridge, self._routes)
 
     def middleware(self, app: WSGIApplication) -> ServeBridgeMiddleware:
         """Return *app* behind a middleware that answers this bridge's routes.
@@ -112,22 +70,7 @@ class ServeBridge:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        method = environ["REQUEST_METHOD"]
-        try:
-            found = self._patterns().match(path_below(environ))
-        except ServeBridgeError as error:
-            return _send(refused(error), method, start_response)
-        if found is None:
-            detail = f"no route matches {path_below(environ)[:200]!r}"
-            return _send(_outcome(problem(404, "Not Found", detail)), method, start_response)
-        if not found.takes(method):
-            return _send(_not_allowed(found.methods or ()), method, start_response)
-        return _forward(self._bridge, found, environ, start_response)
-
-    def _patterns(self) -> Patterns:
-        if self._routes is not None:
-            return self._routes
-        return self._instance_routes.of(self._bridge.client().routing_table())
+        return self._application(environ, start_response)
 
 
 class ServeBridgeMiddleware:
@@ -138,12 +81,9 @@ class ServeBridgeMiddleware:
     Args:
         app: What is behind it.
         routes: What is forwarded; as for `ServeBridge`. None: the routes of *bridge*.
-        bridge: Leads to the instance; None: one is made of the other arguments, which are those of `ServeBridge`.
+        bridge: Leads to the instance; None: one is made of *address* and the options, which are those of `ServeBridge`.
         address: See `ServeBridge`.
-        name: See `ServeBridge`.
-        timeout_s: See `ServeBridge`.
-        runtime: See `ServeBridge`.
-        backends: See `ServeBridge`.
+        options: See `BridgeOptions`.
 
     Attributes:
         bridge: What leads to the instance.
@@ -159,19 +99,11 @@ class ServeBridgeMiddleware:
         routes: Mapping[str, Any] | None = None,
         bridge: ServeBridge | None = None,
         address: str | None = None,
-        name: str = "default",
-        timeout_s: float = SYNC_TIMEOUT_S,
-        runtime: str | None = None,
-        backends: Iterable[Any] = (),
+        **options: Unpack[BridgeOptions],
     ) -> None:
         self._app = app
-        self.bridge = bridge or ServeBridge(
-            address, routes=routes, name=name, timeout_s=timeout_s, runtime=runtime, backends=backends
-        )
-        patterns = self.bridge._routes if routes is None else Patterns(parse_routes(routes, "routes"))
-        if patterns is None:
-            raise ConfigError("a middleware forwards what it is told to: give it routes={'/path': 'endpoint'}")
-        self._patterns = patterns
+        self.bridge = bridge or ServeBridge(address, routes=routes, **options)
+        self._patterns = self.bridge.patterns(routes)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Forward, or hand on, one request."""
@@ -181,11 +113,38 @@ class ServeBridgeMiddleware:
         return self._app(environ, start_response)
 
 
+class Application:
+    """Answers forwarded routes below its mount, and 404 or 405 where it has none.
+
+    Args:
+        bridge: Leads to the instance.
+        routes: What is answered; None: the instance's own routes.
+    """
+
+    def __init__(self, bridge: Bridge, routes: Patterns | None) -> None:
+        self._bridge = bridge
+        self._routes = routes
+        self._instance_routes = InstanceRoutes()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        method = environ["REQUEST_METHOD"]
+        found: Match | Outcome
+        try:
+            patterns = self._routes or self._instance_routes.of(self._bridge.client().routing_table())
+            found = route_of(patterns, path_below(environ), method)
+        except ServeBridgeError as error:
+            found = refused(error)
+        if isinstance(found, Match):
+            return _forward(self._bridge, found, environ, start_response)
+        return _send(found, method, start_response)
+
+
 def _forward(bridge: Bridge, found: Match, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     method = environ["REQUEST_METHOD"]
     if has_unframed_body(environ):
         detail = "this server cannot tell where a body without a Content-Length ends"
-        return _send(_outcome(problem(411, "Length Required", detail)), method, start_response)
+        return _send(Outcome.of(problem(411, "Length Required", detail)), method, start_response)
     body: Readable = environ["wsgi.input"]
     outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body, WebRequest(environ))
     return _send(outcome, method, start_response)
@@ -207,17 +166,6 @@ def _status_line(status: int) -> str:
         return f"{status} Unknown"
 
 
-def _not_allowed(methods: Iterable[str]) -> Outcome:
-    allowed = ", ".join(sorted(methods))
-    answer = problem(405, "Method Not Allowed", f"allowed: {allowed}")
-    answer.headers.append((b"allow", allowed.encode()))
-    return _outcome(answer)
-
-
-def _outcome(answer: Answer) -> Outcome:
-    return Outcome(answer.status, answer.headers, answer.body)
-
-
 class _Adapter:
     """What the entry point names; see `serve_bridge.adapters.Adapter`."""
 
@@ -226,9 +174,7 @@ class _Adapter:
 
     def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> WSGIApplication:
         """Return an application that answers *routes*."""
-        owner = ServeBridge(routes={})
-        owner._bridge, owner._routes = bridge, Patterns(routes)
-        return owner
+        return Application(bridge, Patterns(routes))
 
 
 ADAPTER: Final = _Adapter()

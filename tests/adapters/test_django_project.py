@@ -80,9 +80,9 @@ def dev(project: Project) -> Iterator[str]:
         wait_until(lambda: url() is not None, LIMIT_S)
         yield url() or ""
     finally:
+        # The site first: the reloader ends with it, and would kill it.
         for child in processes.children(recursive=True):
             child.terminate()
-        server.terminate()
         server.wait(LIMIT_S)
 
 

@@ -1,0 +1,108 @@
+"""What the generic adapters share: an app's bridge with the routes that it answers, and what it answers to others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypedDict
+
+from serve_bridge import checks
+from serve_bridge.adapters.bridge import Bridge, Outcome
+from serve_bridge.adapters.patterns import Match, Patterns
+from serve_bridge.adapters.route import parse_routes
+from serve_bridge.client import Client
+from serve_bridge.errors import ConfigError, shown
+from serve_bridge.handle import Handle
+from serve_bridge.results import problem
+
+
+class BridgeOptions(TypedDict, total=False):
+    """Where the instance is, or how one is started.
+
+    Attributes:
+        name: Which of this user's instances. Default: "default".
+        timeout_s: Seconds a forwarded request may take, where a route says nothing else. Default: 60 on an event
+            loop; 25 in a thread, less than the 30 s after which gunicorn kills a worker.
+        runtime: "local" starts an instance inside this process on first use, for development and tests.
+        backends: What is deployed to an instance that is started here: what `serve_bridge.deploy` takes, which brings
+            any other instance to the same by `deploy(*bridge.backends, client=bridge.client)`.
+    """
+
+    name: str
+    timeout_s: float
+    runtime: str | None
+    backends: Iterable[Any]
+
+
+class AppBridge:
+    """An app's bridge to an instance, and the routes that it answers by it.
+
+    Args:
+        address: What `serve_bridge.connect` takes; None: SERVE_BRIDGE_ADDRESS, else this user's instance.
+        routes: What it answers: a dict of paths in Starlette's syntax, each with the name of an endpoint, or with a
+            dict of "endpoint", "methods" (default: every one) and the options of `RouteOptions`. None: every route
+            of the instance, as the routing table has them at that moment.
+        options: See `BridgeOptions`.
+
+    Raises:
+        TypeError, ConfigError: An argument is none that it can be; the message names it.
+    """
+
+    timeout_s: ClassVar[float]
+    """The default of the option."""
+
+    def __init__(self, address: str | None, routes: Mapping[str, Any] | None, options: BridgeOptions) -> None:
+        if address is not None and not isinstance(address, str):
+            raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
+        unknown = options.keys() - BridgeOptions.__annotations__.keys()
+        for name in sorted(unknown):
+            raise TypeError(f"unknown option {name!r}{checks.nearest(name, BridgeOptions.__annotations__)}")
+        self.backends = checks.listed("backends", options.get("backends", ()))
+        self._bridge = Bridge(
+            address,
+            name=options.get("name", "default"),
+            runtime=options.get("runtime"),
+            timeout_s=checks.seconds()("timeout_s", options.get("timeout_s", self.timeout_s)),
+            declared=lambda: self.backends,
+        )
+        self._routes = None if routes is None else Patterns(parse_routes(routes, "routes"))
+
+    @property
+    def client(self) -> Client:
+        """The client.
+
+        Raises:
+            NotConnected: No instance is running where it was looked for.
+        """
+        return self._bridge.client()
+
+    def get_handle(self, endpoint: str) -> Handle:
+        """Return a handle for the app to call: `handle.call(...)`, on an event loop `await handle.acall(...)`."""
+        return self._bridge.get_handle(endpoint)
+
+    def close(self) -> None:
+        """Let go of the instance, and end it if it was started here; the next use connects again."""
+        self._bridge.close()
+
+    def patterns(self, routes: Mapping[str, Any] | None) -> Patterns:
+        """Return what a middleware forwards: *routes*, or without any the bridge's own.
+
+        Raises:
+            TypeError, ConfigError: *routes* is none that it can be, or nothing says what is forwarded.
+        """
+        patterns = self._routes if routes is None else Patterns(parse_routes(routes, "routes"))
+        if patterns is None:
+            raise ConfigError("a middleware forwards what it is told to: give it routes={'/path': 'endpoint'}")
+        return patterns
+
+
+def route_of(patterns: Patterns, path: str, method: str) -> Match | Outcome:
+    """Return what *path* leads to; or the answer that says that there is nothing, or nothing for *method*."""
+    found = patterns.match(path)
+    if found is None:
+        return Outcome.of(problem(404, "Not Found", f"no route matches {path[:200]!r}"))
+    if found.takes(method):
+        return found
+    allowed = ", ".join(sorted(found.methods or ()))
+    answer = problem(405, "Method Not Allowed", f"allowed: {allowed}")
+    answer.headers.append((b"allow", allowed.encode()))
+    return Outcome.of(answer)
