@@ -1,88 +1,119 @@
-"""A form that the framework has parsed, as a request's body again.
+"""A form that the framework has parsed already, as a request's body again.
 
-Rule 1: the boundary stays the request's own: no value can hold it, or it would have ended there when it was parsed.
-Rule 2: files are read from where the parser has put them, piece by piece.
+Rule 1: the boundary is a new one: what was parsed by another may hold anything but that.
+Rule 2: a name cannot end its line, and become another part.
+Rule 3: files are read from where the parser has put them, piece by piece, as the body is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from email.message import Message as Header
-from typing import Final, TypeAlias
+import secrets
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
-
-from starlette.datastructures import FormData, UploadFile
-from starlette.types import Message
 
 from serve_bridge.messages import HeaderList
 
-PIECE_BYTES: Final = 64 * 1024
+URLENCODED: Final = "application/x-www-form-urlencoded"
+_QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0A"})
+_UNBROKEN: Final = str.maketrans("", "", "\r\n")
+_REPLACED: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
 
-_Segment: TypeAlias = bytes | UploadFile
-_QUOTED: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
+
+class FormFile(NamedTuple):
+    """An uploaded file.
+
+    Attributes:
+        name: Of its field.
+        filename: What the client calls it.
+        media_type: Its Content-Type, with parameters; "": it had none.
+        file: What is read, from its beginning.
+        size: Bytes; None: only reading it can tell.
+    """
+
+    name: str
+    filename: str
+    media_type: str
+    file: Any
+    size: int | None
+
+
+FormPart = tuple[str, str] | FormFile
+"""A field's name and text, or a file."""
 
 
 class FormBody:
-    """The body of a request whose form was parsed; called, it is its `receive`.
+    """The body of a request whose form was parsed, read like a file.
 
     Attributes:
-        headers: The request's, with the length of this body.
+        length: Bytes; None: only reading it can tell.
     """
 
-    def __init__(self, form: FormData, headers: HeaderList) -> None:
-        """Take a form and the headers of the request that it came with."""
-        header = Header()
-        header["content-type"] = next((v.decode("latin-1") for n, v in headers if n == b"content-type"), "")
-        charset = header.get_content_charset("utf-8")
-        boundary = header.get_boundary()
-        if boundary is not None:
-            self._segments = list(_multipart(form, boundary.encode("latin-1"), charset))
+    def __init__(self, parts: Iterable[FormPart], *, charset: str = "utf-8", urlencoded: bool = False) -> None:
+        """Encode *parts*; as `URLENCODED`, which holds no files, or as multipart/form-data."""
+        if urlencoded:
+            self._content_type = URLENCODED
+            text = urlencode([part for part in parts if not isinstance(part, FormFile)], encoding=charset).encode()
+            pieces: list[tuple[Any, int | None]] = [(BytesIO(text), len(text))]
         else:
-            texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-            self._segments = [urlencode(texts, encoding=charset).encode()]
-        length = sum(len(each) if isinstance(each, bytes) else each.size or 0 for each in self._segments)
-        kept = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
-        self.headers: HeaderList = [*kept, (b"content-length", b"%d" % length)]
-        self._left = length
-        self._pieces = self._read()
+            boundary = secrets.token_hex(16)
+            self._content_type = f"multipart/form-data; boundary={boundary}"
+            pieces = list(_multipart(parts, boundary.encode(), charset))
+        sizes = [size for _, size in pieces]
+        self.length = sum(size or 0 for size in sizes) if None not in sizes else None
+        self._files = iter([file for file, _ in pieces])
+        self._file = next(self._files)
 
-    async def __call__(self) -> Message:
-        """Return the next piece, as ASGI has it."""
-        piece = await anext(self._pieces, b"")
-        self._left -= len(piece)
-        return {"type": "http.request", "body": piece, "more_body": bool(piece) and self._left > 0}
+    def headers(self, old: HeaderList) -> HeaderList:
+        """Return the headers of a request with this body, which had *old* before."""
+        framing = (b"content-length", b"%d" % self.length) if self.length is not None else _CHUNKED
+        kept = [pair for pair in old if pair[0] not in _REPLACED]
+        return [*kept, (b"content-type", self._content_type.encode()), framing]
 
-    async def _read(self) -> AsyncIterator[bytes]:
-        """Iterate the body in pieces that are neither tiny nor large."""
-        gathered = bytearray()
-        for segment in self._segments:
-            async for piece in _pieces(segment):
-                gathered += piece
-                if len(gathered) >= PIECE_BYTES:
-                    yield bytes(gathered)
-                    gathered.clear()
-        yield bytes(gathered)
-
-
-async def _pieces(segment: _Segment) -> AsyncIterator[bytes]:
-    if isinstance(segment, bytes):
-        yield segment
-        return
-    await segment.seek(0)  # a dependency may have read it
-    while piece := await segment.read(PIECE_BYTES):
-        yield piece
-    await segment.seek(0)
+    def read(self, size: int, /) -> bytes:
+        """Return *size* bytes, or what is left; none at its end."""
+        found = bytearray()
+        while len(found) < size:
+            piece = self._file.read(size - len(found))
+            if piece:
+                found += piece
+                continue
+            following = next(self._files, None)
+            if following is None:
+                break
+            self._file = following
+        return bytes(found)
 
 
-def _multipart(form: FormData, boundary: bytes, charset: str) -> Iterator[_Segment]:
-    for name, value in form.multi_items():
-        yield b"--%b\r\n" % boundary
-        if isinstance(value, str):
-            quoted = name.translate(_QUOTED).encode(charset)
-            yield b'Content-Disposition: form-data; name="%b"\r\n\r\n' % quoted
-            yield value.encode(charset)
+_CHUNKED: Final = (b"transfer-encoding", b"chunked")
+
+
+def _multipart(parts: Iterable[FormPart], boundary: bytes, charset: str) -> Iterator[tuple[Any, int | None]]:
+    """Yield what is to be read, and how long it is."""
+    for part in parts:
+        if isinstance(part, FormFile):
+            part.file.seek(0)  # somebody may have looked into it
+            described = f'{_quoted(part.name)}; filename="{part.filename.translate(_QUOTED)}"'
+            yield _text(_head(boundary, described, part.media_type, charset))
+            yield part.file, part.size
+            yield _text(b"\r\n")
         else:
-            yield b"".join(b"%b: %b\r\n" % pair for pair in value.headers.raw) + b"\r\n"
-            yield value
-        yield b"\r\n"
-    yield b"--%b--\r\n" % boundary
+            name, text = part
+            yield _text(_head(boundary, _quoted(name), "", charset) + text.encode(charset, "replace") + b"\r\n")
+    yield _text(b"--" + boundary + b"--\r\n")
+
+
+def _quoted(name: str) -> str:
+    return f'"{name.translate(_QUOTED)}"'
+
+
+def _head(boundary: bytes, described: str, media_type: str, charset: str) -> bytes:
+    lines = [f"Content-Disposition: form-data; name={described}"]
+    if media_type:
+        lines.append(f"Content-Type: {media_type.translate(_UNBROKEN)}")
+    return b"--" + boundary + b"\r\n" + "\r\n".join([*lines, "", ""]).encode(charset, "replace")
+
+
+def _text(text: bytes) -> tuple[BytesIO, int]:
+    return BytesIO(text), len(text)

@@ -15,18 +15,21 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.bridge import Bridge, Outcome, refused
 from serve_bridge.adapters.exchange import ClientLeft, Requester, consumed, http_exception, send_answer
-from serve_bridge.adapters.form_body import FormBody
+from serve_bridge.adapters.file_body import receive_from
+from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.messages import INLINE_BODY_BYTES
 
 Operation = Callable[..., Coroutine[Any, Any, Response]]
 
@@ -111,11 +114,16 @@ async def _ask(
     web_request = ValidatedRequest(request, arguments) if route.context is not None else None
     requester = Requester(request.scope, request.receive, route.timeout_s or bridge.timeout_s)
     body = _body_of(request)
-    scope, source = request.scope, requester if body is None else body
-    if isinstance(body, FormBody):
-        scope = {**scope, "headers": body.headers}
+    scope: Scope = request.scope
+    source: bytes | Receive = requester
     if body is not None:
         requester.has_whole_body()
+        if isinstance(body, FormBody):
+            scope = {**scope, "headers": body.headers(scope["headers"])}
+            on_disk = body.length is None or body.length > INLINE_BODY_BYTES
+            source = receive_from(body, body.length, on_disk=on_disk)
+        else:
+            source = body
     try:
         with requester:
             lane = bridge.lane_at(requester.loop)
@@ -133,10 +141,19 @@ def _body_of(request: Request) -> bytes | FormBody | None:
     if hasattr(request, "_body"):
         return bytes(request._body)
     if request._form is not None:
-        return FormBody(request._form, request.scope["headers"])
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return FormBody(_parts(request._form), urlencoded=media_type == URLENCODED)
     if request._stream_consumed:
         raise consumed()
     return None
+
+
+def _parts(form: FormData) -> Iterator[FormPart]:
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            yield name, value
+        else:
+            yield FormFile(name, value.filename or "", value.content_type or "", value.file, value.size)
 
 
 def _with_request(signature: inspect.Signature) -> inspect.Signature:

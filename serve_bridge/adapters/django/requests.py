@@ -6,22 +6,21 @@ Rule 2: what the settings say of hosts and proxies holds for the backend too.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
 from typing import Any, Final
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.http.request import RawPostDataException, UnreadablePostError
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from serve_bridge.adapters.blocking import Readable
-from serve_bridge.adapters.django.form_body import FormBody
 from serve_bridge.adapters.environ import headers_of, peer_of, server_of
-from serve_bridge.forwarding import UploadBroken
+from serve_bridge.adapters.file_body import receive_from
+from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart
 from serve_bridge.messages import HeaderList
 
-PIECE_BYTES: Final = 64 * 1024
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 
 
@@ -96,8 +95,8 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
             f"the body of {request.method} {request.path} has been read by something before, so it cannot be "
             "forwarded; let that use request.body, which keeps it, or not read the body"
         )
-    form = FormBody(request)
-    _set_length(scope, form.length)
+    form = FormBody(_parts(request), charset=request.encoding or settings.DEFAULT_CHARSET)
+    scope["headers"] = form.headers(scope["headers"])
     return form
 
 
@@ -122,7 +121,26 @@ async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
         return body
     length = _length_of(scope["headers"])
     on_disk = length is None or length > settings.FILE_UPLOAD_MAX_MEMORY_SIZE
-    return _receiver(body, length, on_disk)
+    return receive_from(body, length, on_disk=on_disk)
+
+
+def _parts(request: HttpRequest) -> Iterator[FormPart]:
+    """Yield fields, then files, each in the order of the first of its name: Django keeps no other order."""
+    for name, values in request.POST.lists():
+        yield from ((name, str(value)) for value in values)
+    for name, files in request.FILES.lists():
+        yield from (FormFile(name, file.name or "", _media_type(file), file, file.size) for file in files)
+
+
+def _media_type(file: Any) -> str:
+    extra = {name: _text(value) for name, value in (getattr(file, "content_type_extra", None) or {}).items()}
+    if getattr(file, "charset", None):
+        extra["charset"] = file.charset
+    return "; ".join([file.content_type or "application/octet-stream", *(f"{n}={v}" for n, v in extra.items())])
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 class _Gone:
@@ -131,29 +149,6 @@ class _Gone:
     def read(self, size: int, /) -> bytes:
         """Fail."""
         raise UnreadablePostError("the client left during its upload")
-
-
-def _receiver(body: Readable, left: int | None, on_disk: bool) -> Receive:
-    async def receive() -> Message:
-        nonlocal left
-        try:
-            piece = await asyncio.to_thread(_read, body, 4 * PIECE_BYTES) if on_disk else _read(body, PIECE_BYTES)
-        except OSError as broken:
-            raise UploadBroken(str(broken)) from broken
-        if left is not None:
-            left -= len(piece)
-        return {"type": "http.request", "body": piece, "more_body": bool(piece) and left != 0}
-
-    return receive
-
-
-def _read(body: Readable, size: int) -> bytes:
-    """Return *size* bytes of *body*, or what is left of it: each piece is a message to the replica."""
-    pieces = []
-    while size and (piece := body.read(size)):
-        pieces.append(piece)
-        size -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _length_of(headers: HeaderList) -> int | None:
