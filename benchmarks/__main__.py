@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import machine, web_load
+from benchmarks import footprint, machine, web_load
 from benchmarks.bars import BARS, judge
 from benchmarks.contenders import ENTRIES
 from benchmarks.measurement import Plan, measure
@@ -65,6 +65,8 @@ def _measured(asked: argparse.Namespace) -> Run:
     path = asked.json or RESULTS / f"{now:%Y-%m-%d}.json"
     try:
         measure(plan, run, lambda text: print(text, file=sys.stderr, flush=True))
+        if 9 in asked.rows:
+            run.footprints = footprint.measure()
     finally:
         run.write(path)  # what an interrupted run found is still worth a look
     return run

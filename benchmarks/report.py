@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from benchmarks import footprint
 from benchmarks.bars import BARS, Verdict, judge
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.results import QUIET_CORES, Run, Sample, Spread
@@ -72,6 +73,10 @@ def _tables(run: Run) -> Iterator[str]:
     for key in run.settings["rows"]:
         yield f"### {ROWS[key].title}"
         yield ""
+        if not ROWS[key].points:
+            yield from footprint.lines(run.footprints)
+            yield ""
+            continue
         figures = "requests/s | p50 ms | p99 ms | CPU s / 1,000"
         yield f"| load | contender | {figures} | serve_bridge, or the forwarded view, answers |"
         yield "|---|---|---|---|---|---|---|"

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.footprint import Footprint
+
 QUIET_CORES = 0.1
 
 
@@ -65,12 +67,14 @@ class Run:
         settings: Rounds, seconds a point, load generator, date.
         samples: In the order they were measured.
         absent: Contender, or contender/point, to the reason why it was not measured or not to the end.
+        footprints: What the bridge adds to web workers, a framework each.
     """
 
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     samples: list[Sample] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    footprints: list[Footprint] = field(default_factory=list)
 
     def of(self, contender: str, point: str) -> list[Sample]:
         """Return the samples of one contender at one point, a round each."""
@@ -101,4 +105,6 @@ class Run:
     def read(cls, path: Path) -> Run:
         """Return the run that `write` kept."""
         kept = json.loads(path.read_text())
-        return cls(**kept | {"samples": [Sample(**sample) for sample in kept["samples"]]})
+        samples = [Sample(**sample) for sample in kept["samples"]]
+        footprints = [Footprint(**each) for each in kept.get("footprints", ())]
+        return cls(**kept | {"samples": samples, "footprints": footprints})

@@ -68,6 +68,7 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("view-16", "16 connections", "http", 16, views=True),
         ),
     ),
+    9: Row("What a web worker grows by", ()),  # no load: `footprint` measures it
 }
 
 POINTS: Final[Mapping[str, Point]] = {point.name: point for row in ROWS.values() for point in row.points}

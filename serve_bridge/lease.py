@@ -15,17 +15,19 @@ _logger = logging.getLogger("serve_bridge.controller")
 class Lease:
     """Who holds on to one instance."""
 
-    def __init__(self, instance: str, on_end: Callable[[], object]) -> None:
-        """Call *on_end* once nobody has held on to *instance* for `GRACE_S`."""
+    def __init__(self, instance: str, on_end: Callable[[], object], *, grace_s: float = GRACE_S) -> None:
+        """Call *on_end* once nobody has held on to *instance* for *grace_s*."""
         self._instance = instance
+        self._grace_s = grace_s
         self._on_end = on_end
         self._holders = 0
         self._end: asyncio.TimerHandle | None = None
         self._closed = False
 
     def expect(self) -> None:
-        """Wait for somebody to hold on, but not for ever."""
-        self._end = asyncio.get_running_loop().call_later(GRACE_S, self._ended)
+        """Wait for somebody to hold on, but not for ever; somebody may do so already."""
+        if not self._holders and not self._closed:
+            self._end = asyncio.get_running_loop().call_later(self._grace_s, self._ended)
 
     async def hold(self) -> None:
         """Hold on until cancelled; never returns."""
@@ -36,8 +38,7 @@ class Lease:
             await asyncio.get_running_loop().create_future()
         finally:
             self._holders -= 1
-            if not self._holders and not self._closed:
-                self.expect()
+            self.expect()
 
     def _ended(self) -> None:
         _logger.info("the process that started instance %r has gone", self._instance)

@@ -1,0 +1,96 @@
+"""What the bridge adds to a web worker before its first request: CPU time of importing, and memory.
+
+Each app of `web_apps` is made in a fresh interpreter, with the bridge and without, in alternating order; the least of
+the tries counts, since nothing makes a process faster or smaller than it is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+TRIES: Final = 9
+MOST_SECONDS: Final = 0.15
+MOST_MIB: Final = 15.0
+APPS: Final[Mapping[str, tuple[str, str]]] = {
+    "Flask": ("flask_plain", "flask_bridged"),
+    "Django, WSGI": ("django_plain", "django_bridged"),
+    "Django, ASGI": ("async_django_plain", "async_django_bridged"),
+    "Starlette": ("starlette_plain", "starlette_bridged"),
+}
+_PROGRAM: Final = """
+import json, resource, sys, time
+from benchmarks import web_apps
+web_apps.{app}()
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([time.process_time(), used.ru_maxrss / 1024, "ray" in sys.modules]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What the bridge adds to one app.
+
+    Attributes:
+        app: Which.
+        plain_s: CPU seconds until the app without the bridge is there.
+        added_s: How many more it takes with it.
+        plain_mib: Peak memory of the app without the bridge.
+        added_mib: How much more with it.
+        imports_ray: Whether Ray was imported.
+    """
+
+    app: str
+    plain_s: float
+    added_s: float
+    plain_mib: float
+    added_mib: float
+    imports_ray: bool
+
+    @property
+    def cleared(self) -> bool:
+        """Whether it is within what is promised."""
+        return self.added_s <= MOST_SECONDS and self.added_mib <= MOST_MIB and not self.imports_ray
+
+
+def measure() -> list[Footprint]:
+    """Return the footprint in each framework."""
+    return [_footprint(app, plain, bridged) for app, (plain, bridged) in APPS.items()]
+
+
+def _footprint(app: str, plain: str, bridged: str) -> Footprint:
+    runs: dict[str, list[tuple[float, float, bool]]] = {plain: [], bridged: []}
+    for _ in range(TRIES):
+        for name, found in runs.items():
+            found.append(_run(name))
+    seconds, mib = ({name: min(run[i] for run in found) for name, found in runs.items()} for i in (0, 1))
+    return Footprint(
+        app,
+        seconds[plain],
+        seconds[bridged] - seconds[plain],
+        mib[plain],
+        mib[bridged] - mib[plain],
+        any(run[2] for run in runs[bridged]),
+    )
+
+
+def _run(app: str) -> tuple[float, float, bool]:
+    command = [sys.executable, "-c", _PROGRAM.format(app=app)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    seconds, mib, imports_ray = json.loads(done.stdout)
+    return seconds, mib, imports_ray
+
+
+def lines(footprints: Sequence[Footprint]) -> Iterator[str]:
+    """Yield a table of *footprints*."""
+    yield "| web worker | CPU s until it is made | added (at most 0.15) | MiB | added (at most 15) | Ray imported | |"
+    yield "|---|---|---|---|---|---|---|"
+    for each in footprints:
+        word = "cleared" if each.cleared else "**missed**"
+        ray = "yes" if each.imports_ray else "no"
+        figures = f"{each.plain_s:.3f} | {each.added_s:.3f} | {each.plain_mib:.1f} | {each.added_mib:.1f}"
+        yield f"| {each.app} | {figures} | {ray} | {word} |"
