@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from serve_bridge.adapters.bridge import Bridge, Outcome
+from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.patterns import translate
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.checks import nearest

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypedDict
 
 from serve_bridge import checks
-from serve_bridge.adapters.bridge import Bridge, Outcome
+from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import parse_routes
 from serve_bridge.client import Client

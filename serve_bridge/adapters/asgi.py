@@ -18,9 +18,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.bridge import ASYNC_TIMEOUT_S, Bridge, Outcome, refused
+from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.exchange import exchange, fail, running_loop
 from serve_bridge.adapters.instance_routes import InstanceRoutes
+from serve_bridge.adapters.lasting_client import ASYNC_TIMEOUT_S
+from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.client import Client

@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_bridge.adapters.bridge import Bridge, Outcome, refused
+from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ConfigError, DeadlineExceeded
 from serve_bridge.forwarding import Refused, has_body

@@ -25,8 +25,9 @@ from starlette.types import ASGIApp
 
 from serve_bridge.adapters import asgi
 from serve_bridge.adapters.asgi import ForwardingApp, ServeBridgeMiddleware
-from serve_bridge.adapters.bridge import Bridge, refused
+from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.exchange import http_exception, running_loop
+from serve_bridge.adapters.outcome import refused
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.typed_endpoint import Operation, operation_of
 from serve_bridge.errors import NotConnected, shown

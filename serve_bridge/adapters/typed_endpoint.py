@@ -24,10 +24,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.bridge import Bridge, Outcome, refused
+from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.exchange import ClientLeft, Requester, consumed, http_exception, send_answer
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
+from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.messages import INLINE_BODY_BYTES
 

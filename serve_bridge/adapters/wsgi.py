@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.blocking import Readable
-from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S, Bridge, Outcome, refused
+from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.environ import has_unframed_body, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.instance_routes import InstanceRoutes
+from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
+from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import RouteSpec
 from serve_bridge.errors import ServeBridgeError

@@ -12,8 +12,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import httpx
 
@@ -83,12 +87,17 @@ class Reader:
         self._page = page
         self._probe = probe
         self._commands = ""
+        self._runtime = TemporaryDirectory(prefix="sb-")
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",  # a file that changes twice a second would be taken from there
-            "COLUMNS": "120",
+            # In a directory of its own its instance may be called "default"; a short one, since sockets are in it.
+            "XDG_RUNTIME_DIR": self._runtime.name,
+            # All that the machine has installed would take longer to load than the tests take.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_ADDOPTS": "-p serve_bridge.testing.plugin -p no:cacheprovider",
         }
         self._instance = subprocess.Popen(
             [sys.executable, "-c", _INSTANCE],
@@ -106,6 +115,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._instance.communicate(timeout=LIMIT_S)
+        self._runtime.cleanup()
 
     def follow(self) -> None:
         """Do what the page says, from its beginning to its end; then import what was not run by a command."""
@@ -117,9 +127,9 @@ class Reader:
                 self._write(text)
             else:
                 assert block.language == "console", f"nobody knows what to do with a block of {block.language!r}"
-                for command, expected in _commands(text):
-                    self._run(command, expected)
-        self.run(sys.executable, "-c", _IMPORT, *self._modules())
+                self._run(list(_commands(text)))
+        if left := self._modules():
+            self.run(sys.executable, "-c", _IMPORT, *left)
 
     def _write(self, text: str) -> None:
         first, _, code = text.partition("\n")
@@ -130,13 +140,21 @@ class Reader:
         with file.open("a") as opened:
             opened.write(code if file.stat().st_size == 0 else f"\n{code}")
 
-    def _run(self, command: str, expected: str) -> None:
-        self._commands += f"{command}\n"
-        options = [option for pattern, option in _SERVERS.items() if re.match(pattern, command)]
-        if options:
-            self._ask(command + options[0])
-        else:
-            _check(command, self.run("bash", "-c", command, fails=expected.startswith(("Error", "CommandError"))), expected)
+    def _run(self, commands: list[tuple[str, str]]) -> None:
+        """Run the commands of a block one after another; its servers side by side."""
+        servers = []
+        for command, expected in commands:
+            self._commands += f"{command}\n"
+            options = next((option for pattern, option in _SERVERS.items() if re.match(pattern, command)), None)
+            if options is not None:
+                servers.append(command + options)
+                continue
+            fails = expected.startswith(("Error", "CommandError"))
+            printed = self.run("bash", "-c", command, fails=fails)
+            pattern = re.escape(expected).replace(re.escape("..."), ".*?")
+            assert not expected or re.fullmatch(pattern, printed.strip(), re.DOTALL), f"$ {command}\n{printed}"
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(self._ask, servers))
 
     def run(self, *command: str, fails: bool = False) -> str:
         """Run a command; return what it prints.
@@ -160,7 +178,7 @@ class Reader:
     def _ask(self, command: str) -> None:
         """Start a server, and have it answer."""
         port = free_port()
-        log = self.directory / "server.log"
+        log = self.directory / f"server-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec env {command.format(port=port)}"],
@@ -177,10 +195,10 @@ class Reader:
             kill_all(process)
 
     def _modules(self) -> list[str]:
-        """Return the modules that the page has written, but for scripts and tests that its commands have run."""
+        """Return the modules that the page has written, but for tests and what its commands name."""
         written = re.findall(r"^```python\n# (\S+)\.py$", self._page.read_text(), re.MULTILINE)
-        names = [name for name in dict.fromkeys(written) if f"python {name}.py" not in self._commands]
-        return [name.replace("/", ".") for name in names if "test" not in name]
+        names = [name.replace("/", ".") for name in dict.fromkeys(written)]
+        return [name for name in names if "test" not in name and not re.search(rf"\b{name}\b", self._commands)]
 
 
 def _answer_at(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.Response:
@@ -189,13 +207,12 @@ def _answer_at(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.R
 
     def ask() -> httpx.Response | None:
         assert process.poll() is None, log.read_text()
-        try:
-            return httpx.post(url, json=HAPPY, headers=headers, trust_env=False)
-        except httpx.TransportError:
-            return None
+        with suppress(httpx.TransportError):
+            return http.post(url, json=HAPPY)
+        return None
 
-    found: httpx.Response = wait_until(ask)
-    return found
+    with httpx.Client(headers=headers, trust_env=False, verify=False, timeout=LIMIT_S) as http:
+        return cast(httpx.Response, wait_until(ask, LIMIT_S))  # it waits for what is not None
 
 
 def _commands(text: str) -> Iterator[tuple[str, str]]:
@@ -205,13 +222,7 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
         yield command, expected.strip()
 
 
-def _check(command: str, printed: str, expected: str) -> None:
-    if expected:
-        pattern = re.escape(expected).replace(re.escape("..."), ".*?")
-        assert re.fullmatch(pattern, printed.strip(), re.DOTALL), f"$ {command}\n{printed}"
-
-
-def option_rows(page: Path, title: str) -> Mapping[str, str]:
+def rows_of(page: Path, title: str) -> Mapping[str, str]:
     """Return the rows of the table on *page* whose first column is headed *title*, by the name in it."""
     table = re.search(rf"^\| {title} \|.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
     assert table is not None, f"{page.name} has no table of {title!r}"

@@ -18,10 +18,10 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLResolver, get_resolver
 
-from serve_bridge.adapters.bridge import patched_by
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
+from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import RouteSpec
 
 TAG: Final = "serve_bridge"

@@ -17,7 +17,7 @@ from django.core.exceptions import BadRequest
 from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
-from serve_bridge.adapters.bridge import Outcome
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import BackendError
 from serve_bridge.forwarding import UploadBroken

@@ -17,12 +17,12 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponseBase
 
-from serve_bridge.adapters.bridge import Outcome
 from serve_bridge.adapters.django import lent_connections
 from serve_bridge.adapters.django.connection import bridge
 from serve_bridge.adapters.django.requests import async_body_of, body_of, scope_of
 from serve_bridge.adapters.django.responses import response_of
 from serve_bridge.adapters.django.signals import forward_failed, forwarded
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 
 View = Callable[..., HttpResponseBase]

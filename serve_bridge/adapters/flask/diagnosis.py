@@ -7,8 +7,8 @@ from typing import Final, Literal, NamedTuple
 
 from flask import Flask
 
-from serve_bridge.adapters.bridge import patched_by
 from serve_bridge.adapters.flask.connection import AppBridge
+from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.api import find_client
 from serve_bridge.client import Client

@@ -9,7 +9,7 @@ from typing import Any, Final
 from flask import Flask
 
 from serve_bridge import checks
-from serve_bridge.adapters.bridge import SYNC_TIMEOUT_S
+from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.route import RouteSpec, parse_routes
 from serve_bridge.config import check_name
 from serve_bridge.errors import ConfigError, shown

@@ -13,10 +13,10 @@ from flask import Request, Response, current_app, g, request, session
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_exceptions
 
-from serve_bridge.adapters.bridge import Outcome
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
 from serve_bridge.adapters.flask.connection import current_bridge
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
 
 REQUEST_ID: Final = "serve_bridge.request_id"
