@@ -172,6 +172,7 @@ def test_a_run_has_one_instance_on_ray(runs: pytest.Pytester, monkeypatch: pytes
     """What a test makes in it ends with the test."""
     # A cluster that this process has started before leaves the mode of its own behind, without the token.
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # no cluster that other tests have at the moment
     runs.makepyfile(
         """
         import pytest
