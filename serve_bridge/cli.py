@@ -15,6 +15,7 @@ import click
 
 import serve_bridge as serve
 from serve_bridge import commands
+from serve_bridge import instance as instances
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 
@@ -57,7 +58,8 @@ def start(name: str, host: str, port: int, location: str, address: str | None) -
     # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {address}" if address else " here")):
         client = serve.start(detached=True, name=name, http_options=http_options, address=address or "auto")
-        click.echo(f"instance {name} is running\naddress  {client.address}")
+        address = instances.lasting_address(instances.find(client.address, name))
+        click.echo(f"instance {name} is running\naddress  {address}")
         for url in client.http_urls:
             click.echo(f"http     {url}")
 

@@ -205,6 +205,13 @@ def _write_private(path: Path, instance: Instance) -> None:
     os.replace(draft, path)
 
 
+def lasting_address(instance: Instance) -> str:
+    """Return the address that the next start of *instance*'s name will have too; its own if another has the name."""
+    by_name = discovery_file(instance.name)
+    found = _read_if_sound(by_name)
+    return str(by_name) if found is not None and found.generation == instance.generation else instance.address
+
+
 def is_alive(instance: Instance) -> bool:
     """Whether somebody listens where *instance*'s controller should: here, or over TCP on another machine."""
     controller = instance.controller

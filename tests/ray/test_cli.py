@@ -178,6 +178,18 @@ def test_shutdown_ends_the_instance(command: Command, cluster: str) -> None:
     assert again.stderr.startswith("Error: no running instance")
 
 
+def test_the_printed_address_is_that_of_the_next_start_too(command: Command, cluster: str) -> None:
+    """Web workers that were given it come back after a restart."""
+    options = ["--location", "NoServer", "--address", cluster]
+    addresses = []
+    for _ in range(2):
+        ran = command("start", "--name", "restarted", *options)
+        addresses.append(ran.stdout.splitlines()[1].split()[1])
+        assert command("status", "--address", addresses[-1]).returncode == 0
+        assert command("shutdown", "--name", "restarted").returncode == 0
+    assert addresses[0] == addresses[1]
+
+
 def test_a_name_that_runs_is_refused(command: Command, started: str, cluster: str) -> None:
     """In one line."""
     again = command("start", "--name", started, "--port", "0", "--address", cluster)

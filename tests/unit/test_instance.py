@@ -153,6 +153,17 @@ def test_a_live_instance_keeps_its_name() -> None:
         assert instances.find(new.address, "main") == new
 
 
+def test_the_lasting_address_is_the_copy_by_name() -> None:
+    """The next start of that name is found there too; unless somebody else has the name."""
+    old, new = made(), made()
+    with bind_unix(old.controller.unix) as sock:
+        sock.listen()
+        instances.write(old)
+        instances.write(new)
+        assert instances.lasting_address(old) == str(instances.discovery_file("main"))
+        assert instances.lasting_address(new) == new.address
+
+
 def test_removing_an_instance_leaves_nothing() -> None:
     """Twice is once."""
     instance = made()
