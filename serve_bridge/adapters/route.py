@@ -75,7 +75,7 @@ class ForwardedRoute:
         if not isinstance(endpoint, str) or not endpoint:
             raise TypeError(f"{where}endpoint must be the name of an endpoint, got {shown(endpoint)}")
         for name in given.keys() - _CHECKS.keys():
-            near = checks.nearest(name, _CHECKS)
+            near = "; methods are the framework's route's" if name == "methods" else checks.nearest(name, _CHECKS)
             raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(_CHECKS)}")
         checked = {name: _CHECKS[name](where + name, value) for name, value in given.items()}
         chosen = checked.get("method_name")

@@ -115,6 +115,8 @@ def get_handle(
     Raises:
         TypeError, ConfigError: An option has a value that it cannot have.
     """
+    if not isinstance(endpoint, str):
+        raise TypeError(f"get_handle needs the name of an endpoint, got {shown(endpoint)}")
     given = {"method_name": method_name, "shard_key": shard_key, "http_method": http_method, "timeout_s": timeout_s}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = CallOptions(**chosen, http_headers=http_headers)
