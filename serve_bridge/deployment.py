@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from serve_bridge.arguments import opened_config, packed_config
-from serve_bridge.client import OPERATION_S, Client
+from serve_bridge.client import Client
 from serve_bridge.config import BackendConfig
 from serve_bridge.declaration import Declaration, declared_in
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError, shown
 from serve_bridge.fingerprint import digest
+from serve_bridge.management import OPERATION_S
 from serve_bridge.wanted import Backend, DeclaredEndpoint
 
 __all__ = ["Change", "Deployment", "deploy", "plan"]

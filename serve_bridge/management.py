@@ -1,0 +1,209 @@
+"""What is changed and asked of an instance: its backends, endpoints and their traffic.
+
+Rule 1: every check that needs no state is made here, in the caller: nothing was sent when one fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
+from serve_bridge.config import BackendConfig, check_name
+from serve_bridge.errors import BackendNotFound, shown
+from serve_bridge.path_params import check_route
+from serve_bridge.traffic import TrafficPolicy
+
+OPERATION_S: Final = 30.0
+"""Seconds an operation may take that starts and ends nothing."""
+
+
+class Management:
+    """The operations of an instance, for whoever can reach its controller."""
+
+    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        """Ask the controller for *operation*: for parts of this package that need what no method here offers.
+
+        Raises:
+            Exception: What the controller has against it.
+        """
+        raise NotImplementedError  # abstract: a client is what reaches the controller
+
+    @property
+    def http_urls(self) -> list[str]:
+        """Base URLs of the instance's proxies."""
+        urls: list[str] = self.status()["http_urls"]
+        return urls
+
+    def status(self) -> dict[str, Any]:
+        """Return what runs: proxies, backends, replicas and their states."""
+        status: dict[str, Any] = self.operate("status")
+        return status
+
+    # backends
+
+    def create_backend(
+        self,
+        name: str,
+        func_or_class: Any,
+        *init_args: Any,
+        config: BackendConfig | Mapping[str, Any] | None = None,
+        ray_actor_options: dict[str, Any] | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Start a backend; returns when its replicas are ready.
+
+        Args:
+            name: How endpoints refer to it.
+            func_or_class: A function, a class, or an import path "package.module:Attr".
+            init_args: Arguments of the class's constructor.
+            config: How it runs.
+            ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
+            init_kwargs: Keyword arguments of the constructor.
+
+        Raises:
+            TypeError, ConfigError, SerializationError: An argument is bad; nothing was started.
+            BackendStartError: It cannot start; nothing is left and the name is free.
+        """
+        backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
+        self.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+
+    def update_backend(
+        self,
+        name: str,
+        func_or_class: Any,
+        *init_args: Any,
+        config: BackendConfig | Mapping[str, Any] | None = None,
+        ray_actor_options: dict[str, Any] | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        """Replace a backend's code by a rolling update: new replicas are ready before old ones drain.
+
+        Raises:
+            BackendNotFound: There is none.
+            TypeError, ConfigError, SerializationError: An argument is bad; nothing has changed.
+            BackendStartError: The new code cannot start; the old goes on serving.
+        """
+        old = self._config(name)
+        new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
+        longest = old.merged(new.config)
+        self.operate(
+            "update_backend",
+            name,
+            new.code,
+            new.is_async,
+            new.config if config is not None else None,
+            new.actor_options if ray_actor_options is not None else None,
+            timeout_s=longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S,
+        )
+
+    def update_backend_config(self, name: str, config: BackendConfig | Mapping[str, Any]) -> None:
+        """Change the options that *config* gives; replicas keep running. Returns when it is in force.
+
+        Raises:
+            BackendNotFound: There is none.
+            TypeError, ConfigError: An option is bad; nothing has changed.
+            BackendStartError: Added replicas cannot start; nothing has changed.
+            Exception: What the backend's `reconfigure` raised; the old value stays in force.
+        """
+        if config is None:
+            raise TypeError("config must be a BackendConfig or a dict, got None")
+        new = self._config(name).merged(config)
+        self.operate(
+            "update_backend_config",
+            name,
+            packed_config(BackendConfig.of(config)),
+            timeout_s=new.start_timeout_s + new.graceful_shutdown_timeout_s + OPERATION_S,
+        )
+
+    def get_backend_config(self, name: str) -> BackendConfig:
+        """Return a backend's options, defaults filled in.
+
+        Raises:
+            BackendNotFound: There is none.
+        """
+        return self._config(name)
+
+    def list_backends(self) -> dict[str, BackendConfig]:
+        """Return every backend's options, defaults filled in."""
+        return {name: opened_config(config) for name, config in self.operate("list_backends").items()}
+
+    def delete_backend(self, name: str, force: bool = False) -> None:
+        """Stop a backend; an unknown name is fine.
+
+        Args:
+            name: The backend.
+            force: Remove it as a shadow too where it is one; a traffic split that names it still refuses.
+
+        Raises:
+            ConfigError: A traffic policy names it, or a shadow and *force* is not set.
+        """
+        config = self.list_backends().get(existing_name("backend", name))
+        grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
+        self.operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
+
+    def _config(self, name: str) -> BackendConfig:
+        configs = self.list_backends()
+        if existing_name("backend", name) not in configs:
+            raise BackendNotFound(name, tuple(configs))
+        return configs[name]
+
+    # endpoints
+
+    def create_endpoint(
+        self, name: str, *, backend: str | None = None, route: str | None = None, methods: Iterable[str] = ("GET",)
+    ) -> None:
+        """Let callers use *backend* under *name*, and over HTTP at *route*; returns when every proxy routes it.
+
+        Args:
+            name: How handles refer to it.
+            backend: Who gets its traffic, until `set_traffic`.
+            route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only.
+            methods: HTTP methods; HEAD comes with GET.
+
+        Raises:
+            TypeError: *backend* is missing or no str, *route* no str that begins with "/", or *methods* a str.
+            BackendNotFound: There is no such backend.
+            ConfigError, ValueError: The name or the route is taken or malformed.
+        """
+        check_name("endpoint", name)
+        if not isinstance(backend, str):
+            raise TypeError(f"create_endpoint needs backend=<name of a backend>, got {shown(backend)}")
+        if route is not None:
+            check_route(route)
+        self.operate("create_endpoint", name, backend, route, checked_methods(methods))
+
+    def delete_endpoint(self, name: str) -> None:
+        """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
+        self.operate("delete_endpoint", existing_name("endpoint", name))
+
+    def list_endpoints(self) -> dict[str, dict[str, Any]]:
+        """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
+        endpoints: dict[str, dict[str, Any]] = self.operate("list_endpoints")
+        return endpoints
+
+    def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
+        """Replace an endpoint's split in one step; its shadows stay.
+
+        Args:
+            endpoint: Whose.
+            traffic: Weight of each backend, at least 0; they sum to 1 within 1e-5.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown; the old split stays.
+            ConfigError: The weights are none; the old split stays.
+        """
+        TrafficPolicy.split(traffic)
+        self.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
+
+    def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
+        """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
+
+        Raises:
+            EndpointNotFound, BackendNotFound: One is unknown.
+            TypeError: *proportion* is no number in [0, 1].
+        """
+        TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
+        self.operate(
+            "shadow_traffic", existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
+        )
