@@ -18,7 +18,7 @@ from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
-from serve_bridge.adapters.flask.connection import EXTENSION, AppBridge, bridge_of
+from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of
 from serve_bridge.client import Client
 from serve_bridge.errors import ServeBridgeError
 
@@ -132,15 +132,15 @@ def dev(ctx: click.Context, info: ScriptInfo, /, **options: Any) -> None:
 group.add_command(dev)
 
 
-def _make_local(info: ScriptInfo) -> AppBridge | None:
+def _make_local(info: ScriptInfo) -> FlaskBridge | None:
     app = info.load_app()
     bridge = bridge_of(app)
     if bridge is not None and not bridge.is_local:
-        bridge = app.extensions[EXTENSION] = AppBridge(replace(bridge.settings, runtime="local"))
+        bridge = app.extensions[EXTENSION] = FlaskBridge(replace(bridge.settings, runtime="local"))
     return bridge
 
 
-def _start(bridge: AppBridge) -> None:
+def _start(bridge: FlaskBridge) -> None:
     try:
         names = bridge.client().list_backends()
     except Exception as error:  # of user code, too; the requests that need it will say it again
@@ -149,7 +149,7 @@ def _start(bridge: AppBridge) -> None:
         click.echo(f" * Backends inside this process: {', '.join(names) or 'none are declared'}")
 
 
-def _bridge() -> AppBridge:
+def _bridge() -> FlaskBridge:
     bridge = bridge_of(current_app)
     if bridge is None:
         raise click.UsageError("this app has no serve_bridge; call ServeBridge().init_app(app)")
@@ -157,7 +157,7 @@ def _bridge() -> AppBridge:
 
 
 @contextlib.contextmanager
-def _connected() -> Iterator[tuple[Client, AppBridge]]:
+def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
     """Connect beside the app's own client, which may be in use."""
     from serve_bridge.api import find_client
 

@@ -12,7 +12,7 @@ from serve_bridge.adapters.flask.settings import Settings
 EXTENSION: Final = "serve_bridge"
 
 
-class AppBridge(Bridge):
+class FlaskBridge(Bridge):
     """The bridge of one app.
 
     Attributes:
@@ -42,7 +42,7 @@ def current_bridge() -> Bridge:
     return cast(Bridge, bridge)
 
 
-def bridge_of(app: Flask) -> AppBridge | None:
+def bridge_of(app: Flask) -> FlaskBridge | None:
     """Return the bridge that `init_app` made for *app*."""
     bridge = app.extensions.get(EXTENSION)
-    return bridge if isinstance(bridge, AppBridge) else None
+    return bridge if isinstance(bridge, FlaskBridge) else None

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from flask import Flask
 
-from serve_bridge.adapters.flask.connection import AppBridge
+from serve_bridge.adapters.flask.connection import FlaskBridge
 from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.api import find_client
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def diagnose(app: Flask, bridge: AppBridge) -> tuple[Report, bool]:
+def diagnose(app: Flask, bridge: FlaskBridge) -> tuple[Report, bool]:
     """Return what is wrong with *app*, and whether any of it is an error."""
     findings = [*_of_process(), *_of_routes(app, bridge), *_of_instance(app, bridge)]
     lines = [f"{each.level}: {each.text}" for each in findings] or ["no problems were found"]
@@ -45,7 +45,7 @@ def _of_process() -> Iterator[Finding]:
         yield Finding("error", f"{patch} has replaced the sockets and threads of this process; use real threads")
 
 
-def _of_routes(app: Flask, bridge: AppBridge) -> Iterator[Finding]:
+def _of_routes(app: Flask, bridge: FlaskBridge) -> Iterator[Finding]:
     for name, route in _forwarded(app).items():
         timeout_s = bridge.timeout_s if route.timeout_s is None else route.timeout_s
         if timeout_s >= _KILLED_AFTER_S:
@@ -56,7 +56,7 @@ def _of_routes(app: Flask, bridge: AppBridge) -> Iterator[Finding]:
             )
 
 
-def _of_instance(app: Flask, bridge: AppBridge) -> Iterator[Finding]:
+def _of_instance(app: Flask, bridge: FlaskBridge) -> Iterator[Finding]:
     if bridge.is_local:
         yield Finding("warning", "SERVE_BRIDGE_RUNTIME is 'local': every process of the app runs its own backends")
         return
@@ -83,7 +83,7 @@ def _of_endpoints(app: Flask, client: Client) -> Iterator[Finding]:
             )
 
 
-def _of_declarations(bridge: AppBridge, client: Client) -> Iterator[Finding]:
+def _of_declarations(bridge: FlaskBridge, client: Client) -> Iterator[Finding]:
     if not bridge.settings.backends:
         return
     try:

@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 from flask import Blueprint, Flask
 
 from serve_bridge.adapters.flask.commands import group
-from serve_bridge.adapters.flask.connection import EXTENSION, AppBridge, current_bridge
+from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, current_bridge
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
 from serve_bridge.adapters.flask.view import ForwardingView, show_request_id
@@ -69,7 +69,7 @@ class ServeBridge:
         check_patterns(app, self._routes, "route")
         check_patterns(app, settings.routes, PREFIX + "ROUTES")
         register_routes(app, self._routes, settings.routes)
-        app.extensions[EXTENSION] = AppBridge(settings)
+        app.extensions[EXTENSION] = FlaskBridge(settings)
         app.after_request(show_request_id)
         app.cli.add_command(group)
         self._registered = True
