@@ -88,6 +88,8 @@ class BlockingConnection:
             self._send(encode(kind, stream.id, head, END))
             while not answer.begun:
                 self.read_into(answer)
+                if answer.broken is not None and not answer.begun:
+                    raise answer.broken
         except Rejected:
             raise
         except BaseException:
@@ -109,7 +111,7 @@ class BlockingConnection:
             elif frame.kind == Kind.REJECT:
                 raise rejected(frame)
             elif frame.kind == Kind.ABORT:
-                raise Lost("unknown", "the replica broke the answer off")
+                answer.broken = Lost("unknown", "the replica broke the answer off")
             else:
                 answer.take(frame)
         if answer.ended and self.closed:
@@ -203,6 +205,7 @@ class BlockingAnswer:
 
     Attributes:
         begun: Whether the head has come.
+        broken: Why no more will come than has, if it broke off.
         ended: Whether all of it has come.
         head: The head.
         load: What the replica reported with the last frame.
@@ -215,6 +218,7 @@ class BlockingAnswer:
         "_stream",
         "_taken",
         "begun",
+        "broken",
         "deadline",
         "ended",
         "head",
@@ -226,6 +230,7 @@ class BlockingAnswer:
         self, connection: BlockingConnection, stream: Stream, deadline: float, on_silence: Callable[[], None] | None
     ) -> None:
         self.begun = self.ended = False
+        self.broken: Lost | None = None
         self.head = b""
         self.load = 0
         self.deadline = deadline
@@ -250,10 +255,12 @@ class BlockingAnswer:
         """Return the next part of the body, of whatever size; None after the last.
 
         Raises:
-            Lost, DeadlineExceeded: It broke off; the connection is closed.
+            Lost, DeadlineExceeded: It broke off, after all that had come; the connection is closed.
         """
         while not self._parts and not self.ended:
             try:
+                if self.broken is not None:
+                    raise self.broken
                 if self._taken:
                     self._connection.give_credit(self._stream, self._taken)
                     self._taken = 0

@@ -44,6 +44,8 @@ class Service:
         elif frame.payload == b"large":
             task = asyncio.get_running_loop().create_task(self.large(stream))
             self.tasks.add(task)
+        elif frame.payload == b"break":
+            self.tasks.add(asyncio.get_running_loop().create_task(self.broken(stream)))
         elif frame.payload == b"drop":
             stream.connection.close()
         else:
@@ -53,6 +55,12 @@ class Service:
         """Answer with more than any window holds."""
         stream.respond(b"head", end=False)
         await stream.send_segments([bytes(LARGE)], end=True)
+
+    async def broken(self, stream: ReplicaStream) -> None:
+        """Answer with a part, and no more: all in one turn of the loop."""
+        stream.respond(b"head", end=False)
+        await stream.send_segments([b"a part"], end=False)
+        stream.abort()
 
 
 @dataclass
@@ -121,6 +129,16 @@ def test_an_answer_larger_than_the_window_comes_whole(listening: Listening) -> N
     answer = connection.exchange(Kind.CALL, b"large", 10)
     assert (answer.head, sum(map(len, iter(answer.next_part, None)))) == (b"head", LARGE)
     connection.close()
+
+
+def test_what_came_before_an_answer_broke_off_is_read_first(listening: Listening) -> None:
+    """So that who passes it on has begun, and its own reader can tell."""
+    connection = listening.connect()
+    answer = connection.exchange(Kind.CALL, b"break", 5)
+    assert (answer.head, answer.next_part()) == (b"head", b"a part")
+    with pytest.raises(Lost, match="broke the answer off"):
+        answer.next_part()
+    assert connection.closed
 
 
 def test_past_the_deadline_the_connection_closes_and_the_work_is_cancelled(listening: Listening) -> None:
