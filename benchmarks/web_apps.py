@@ -5,6 +5,7 @@ Rule 1: both run under the same server with the same workers; nothing but the vi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ class PlainFlask:
             command[-1:] = [f"benchmarks.web_apps:{self.app}()"]
         else:
             command.append(f"benchmarks.web_apps:{self.app}")
-        environment = {**_environment(), "SERVE_BRIDGE_ADDRESS": address} if address else _environment()
+        environment = {**os.environ, **({"SERVE_BRIDGE_ADDRESS": address} if address else {})}
         self._server = subprocess.Popen(command, cwd=directory, env=environment)
         self.url = f"http://127.0.0.1:{port}/noop"
 
@@ -112,12 +113,6 @@ class BridgedStarlette(BridgedFlask):
 
     server = UVICORN
     app = "starlette_bridged"
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 # The apps. Each is made in the server's worker: nothing is imported but its own framework.

@@ -82,12 +82,18 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
             root_path=head.root_path,
             state=head.context,
         )
-    scope = {
-        "type": "http",
-        "app": None,  # its presence makes Starlette answer a malformed form with 400
+    scope = scope_of(head)
+    scope["type"] = "http"
+    scope["method"] = head.method
+    scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
+    return Request(scope, _receiver(head, stream))
+
+
+def scope_of(head: HttpHead) -> dict[str, Any]:
+    """Return the ASGI scope that *head* describes, but for what only requests or only WebSockets have."""
+    return {
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.http_version,
-        "method": head.method,
         "scheme": head.scheme,
         "path": head.path,
         "raw_path": head.raw_path,
@@ -100,7 +106,6 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
         "state": head.context or {},
         "extensions": {},
     }
-    return Request(scope, _receiver(head, stream))
 
 
 class _Body:

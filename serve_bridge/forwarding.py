@@ -327,6 +327,16 @@ def _passing(headers: HeaderList) -> HeaderList:
     return headers
 
 
+def content_length(headers: HeaderList) -> int | None:
+    """Return how long the body is; None if only reading it can tell."""
+    chunked = False
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+        chunked = chunked or name == b"transfer-encoding"
+    return None if chunked else 0
+
+
 def has_body(scope: Scope) -> bool:
     """Return whether a body may follow the head that *scope* describes."""
     for name, value in scope["headers"]:

@@ -17,12 +17,11 @@ import msgspec
 from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_bridge.answering import Message, ResponseSender, is_cancelled, send_failure
+from serve_bridge.answering import Message, ResponseSender, is_cancelled, scope_of, send_failure
 from serve_bridge.context import request_deadline
 from serve_bridge.executor import Executor
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
-from serve_bridge.path_params import convert
 from serve_bridge.results import Answer, check_head, problem
 from serve_bridge.wire.connection import Lost, ReplicaStream
 from serve_bridge.wire.websocket import (
@@ -218,20 +217,9 @@ class ClientLeft(OSError):
 
 def _scope(head: HttpHead) -> dict[str, Any]:
     return {
+        **scope_of(head),
         "type": "websocket",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": head.http_version,
-        "scheme": head.scheme,
-        "path": head.path,
-        "raw_path": head.raw_path,
-        "query_string": head.query,
-        "root_path": head.root_path,
-        "headers": head.headers,
-        "client": head.client,
-        "server": head.server,
         "subprotocols": list(head.subprotocols or ()),
-        "path_params": convert(head.path_params) if head.path_params else {},
-        "state": head.context or {},
         "extensions": {"websocket.http.response": {}},
     }
 

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.bridge import Bridge, refuse_websocket
 from serve_bridge.adapters.exchange import exchange, fail, running_loop
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.lasting_client import ASYNC_TIMEOUT_S
@@ -27,8 +27,6 @@ from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.client import Client
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarded_websocket import deny
-from serve_bridge.results import Answer
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 
@@ -237,8 +235,8 @@ async def _converse(
 async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await fail(outcome, scope, send)
-    elif (await receive())["type"] == "websocket.connect":
-        await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
+    else:
+        await refuse_websocket(outcome, scope, receive, send)
 
 
 def _check_kind(kind: str) -> None:

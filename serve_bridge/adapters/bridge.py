@@ -18,9 +18,9 @@ from serve_bridge.adapters.outcome import Outcome, backend_error, logger, refuse
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, forward
+from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, content_length, forward
 from serve_bridge.lane import Lane
-from serve_bridge.messages import HeaderList, RawPathParams
+from serve_bridge.messages import RawPathParams
 from serve_bridge.results import Answer
 
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
@@ -45,7 +45,7 @@ class Bridge(LastingClient):
         request = None
         try:
             request = self._request(route, scope, path_params, web_request)
-            length = _content_length(scope["headers"])
+            length = content_length(scope["headers"])
             head = forward_blocking(
                 self.client(), request, body, length=length, most=route.max_body_bytes, logger=logger
             )
@@ -101,9 +101,7 @@ class Bridge(LastingClient):
             request = self._request(route, scope, path_params, web_request)
             lane = await (await self.aclient()).lane()
         except (Refused, ServeBridgeError) as error:
-            outcome = refused(error, request)
-            if (await receive())["type"] == "websocket.connect":
-                await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
+            await refuse_websocket(refused(error, request), scope, receive, send)
             return
         await forward_websocket(lane.router, request, scope, receive, send, logger=logger)
 
@@ -126,6 +124,12 @@ class Bridge(LastingClient):
         )
 
 
+async def refuse_websocket(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a handshake, of which nothing was received yet, with *outcome*."""
+    if (await receive())["type"] == "websocket.connect":
+        await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
+
+
 def _end(pair: Any) -> Any:
     # ASGI has it as host and int; one server gives the port as text.
     return (pair[0], int(pair[1])) if pair and isinstance(pair[1], str) else pair
@@ -141,16 +145,6 @@ def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
 _KIND: Final[Mapping[type, str]] = {int: "int", float: "float", UUID: "uuid"}
 
 
-def _content_length(headers: HeaderList) -> int | None:
-    """Return how long the body is; None if only reading it can tell."""
-    chunked = False
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-        chunked = chunked or name == b"transfer-encoding"
-    return None if chunked else 0
-
-
 def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
     """Return a `receive` that refuses a body of more than *most* bytes.
 
@@ -159,7 +153,7 @@ def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
     """
     if most is None:
         return receive
-    if (_content_length(scope["headers"]) or 0) > most:
+    if (content_length(scope["headers"]) or 0) > most:
         raise BodyTooLarge(most)
     received = 0
 

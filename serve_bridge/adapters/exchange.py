@@ -203,19 +203,29 @@ async def exchange(
     """
     requester = Requester(scope, receive, route.timeout_s or bridge.timeout_s)
     web_request = Request(scope, receive) if route.context is not None else None
+    outcome = await ask(bridge, route, scope, path_params, requester, web_request, requester)
+    if outcome.error is not None:
+        await fail(outcome, scope, send, handled=handled)
+    else:
+        await send_answer(outcome.status, outcome.headers, outcome.body, scope, send, requester)
+
+
+async def ask(
+    bridge: Bridge,
+    route: ForwardedRoute,
+    scope: Scope,
+    path_params: Mapping[str, Any],
+    body: bytes | Receive,
+    web_request: Any,
+    requester: Requester,
+) -> Outcome:
+    """Do as `Bridge.ask_async`, until *requester* leaves."""
     try:
         with requester:
             lane = bridge.lane_at(requester.loop)
-            outcome = await bridge.ask_async(route, scope, path_params, requester, web_request, lane)
+            return await bridge.ask_async(route, scope, path_params, body, web_request, lane)
     except ClientLeft as left:
-        outcome = refused(left)
-    if outcome.error is not None:
-        await fail(outcome, scope, send, handled=handled)
-    elif isinstance(outcome.body, bytes) and scope["method"] != "HEAD":  # as most are
-        await send({"type": "http.response.start", "status": outcome.status, "headers": outcome.headers})
-        await send({"type": "http.response.body", "body": outcome.body})
-    else:
-        await send_answer(outcome.status, outcome.headers, outcome.body, scope, send, requester)
+        return refused(left)
 
 
 async def fail(outcome: Outcome, scope: Scope, send: Send, *, handled: bool = True) -> None:

@@ -25,10 +25,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.exchange import ClientLeft, Requester, consumed, http_exception, send_answer
+from serve_bridge.adapters.exchange import Requester, ask, consumed, http_exception, send_answer
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
-from serve_bridge.adapters.outcome import Outcome, refused
+from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.messages import INLINE_BODY_BYTES
 
@@ -125,12 +125,7 @@ async def _ask(
             source = receive_from(body, body.length, on_disk=on_disk)
         else:
             source = body
-    try:
-        with requester:
-            lane = bridge.lane_at(requester.loop)
-            return await bridge.ask_async(route, scope, path_params, source, web_request, lane), requester
-    except ClientLeft as left:
-        return refused(left), requester
+    return await ask(bridge, route, scope, path_params, source, web_request, requester), requester
 
 
 def _body_of(request: Request) -> bytes | FormBody | None:

@@ -19,7 +19,7 @@ from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.environ import headers_of, peer_of, server_of
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart
-from serve_bridge.messages import HeaderList
+from serve_bridge.forwarding import content_length
 
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 
@@ -86,7 +86,7 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
     if not request._read_started:
         stream: Readable = request
         return stream
-    if not _length_of(scope["headers"]):
+    if not content_length(scope["headers"]):
         return b""
     if _is_cut_short(request):
         return _Gone()
@@ -119,7 +119,7 @@ async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
     body = body_of(request, scope)
     if isinstance(body, bytes):
         return body
-    length = _length_of(scope["headers"])
+    length = content_length(scope["headers"])
     on_disk = length is None or length > settings.FILE_UPLOAD_MAX_MEMORY_SIZE
     return receive_from(body, length, on_disk=on_disk)
 
@@ -149,15 +149,6 @@ class _Gone:
     def read(self, size: int, /) -> bytes:
         """Fail."""
         raise UnreadablePostError("the client left during its upload")
-
-
-def _length_of(headers: HeaderList) -> int | None:
-    """Return how long the body is; None if only reading it can tell."""
-    given = {name: value for name, value in headers if name in _LENGTHS}
-    length = given.get(b"content-length", b"")
-    if length.isdigit():
-        return int(length)
-    return None if b"transfer-encoding" in given else 0
 
 
 def _set_length(scope: Scope, length: int) -> None:
