@@ -5,9 +5,10 @@ BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
 SYSTEM_PACKAGES := chromium chromium-driver postgresql
+BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults check bench clean
+.PHONY: setup system-packages demo test faults conformance check bench clean
 
 setup: $(SETUP) system-packages
 
@@ -21,7 +22,7 @@ $(BENCH_SETUP): $(SETUP)
 	$(INSTALL) --editable '.[all,bench]'
 	@touch $@
 
-# The browser and the database that some tests use; where they cannot be had, those tests are skipped.
+# The browser and the database that some tests use, the peers of the benchmark; where they cannot be had, those are skipped.
 system-packages:
 	@missing=$$(for package in $(SYSTEM_PACKAGES); do \
 		dpkg --status $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
@@ -30,7 +31,7 @@ system-packages:
 	test -z "$$missing" || { \
 		$$as_root apt-get --quiet=2 update && \
 		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 install --yes --no-install-recommends $$missing; \
-	} >&2 || echo "cannot install the Debian packages" $$missing "here, so tests that need them are skipped;" \
+	} >&2 || echo "cannot install the Debian packages" $$missing "here, so what needs them is skipped;" \
 		"as root: apt-get install" $$missing >&2
 
 demo: $(SETUP)
@@ -44,14 +45,19 @@ test: setup
 faults: $(SETUP)
 	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults
 
+# All cases of the Autobahn test suite, of which `make test` runs the quick ones.
+conformance: $(SETUP)
+	CONFORMANCE=1 $(BIN)/python -m pytest tests/adapters/test_websocket_conformance.py
+
 check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(BENCH_SETUP)
-	$(BIN)/python -m benchmarks
+bench: SYSTEM_PACKAGES := $(BENCH_PACKAGES)
+bench: $(BENCH_SETUP) system-packages
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -13,7 +13,7 @@ from benchmarks.contenders import ENTRIES
 from benchmarks.measurement import Plan, measure
 from benchmarks.report import markdown
 from benchmarks.results import Run
-from benchmarks.rows import ROWS
+from benchmarks.rows import MEASURES, QUICK_CONTENDERS, QUICK_POINTS, ROWS
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -36,11 +36,13 @@ def _rows(text: str) -> list[int]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure serve_bridge beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="one round of one second a point: a look, no evidence")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of one second for some points: a look, no evidence"
+    )
     parser.add_argument("--rows", type=_rows, default=list(ROWS), help="numbers, with commas between (default: all)")
     parser.add_argument("--contenders", type=_names, default=list(ENTRIES), help=f"of: {', '.join(ENTRIES)}")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a point (default: 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a point (default: 2)")
     parser.add_argument("--json", type=Path, help="where to keep the run (default: results/DATE.json)")
     parser.add_argument("--show", type=Path, metavar="JSON", help="print a run that was kept, measure nothing")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless every bar is cleared")
@@ -49,9 +51,11 @@ def _arguments() -> argparse.Namespace:
 
 def _measured(asked: argparse.Namespace) -> Run:
     quick = bool(asked.quick)
-    points = [point for row in asked.rows for point in ROWS[row].points]
-    rounds, seconds = (1, 1.0) if quick else (asked.rounds, asked.seconds)
-    plan = Plan(asked.contenders, points, rounds, seconds, warm_seconds=1.0)
+    points = [point for row in asked.rows for point in ROWS[row].points if not quick or point.name in QUICK_POINTS]
+    contenders = [name for name in asked.contenders if not quick or name in QUICK_CONTENDERS]
+    rounds, seconds, warm_seconds = (1, 1.0, 0.5) if quick else (asked.rounds, asked.seconds, 1.0)
+    own = [MEASURES[row] for row in asked.rows if row in MEASURES]
+    plan = Plan(contenders, points, rounds, seconds, warm_seconds, own)
     now = datetime.now(UTC)
     settings = {
         "date": f"{now:%Y-%m-%d}",

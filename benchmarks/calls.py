@@ -44,16 +44,18 @@ class Timing:
     Attributes:
         requests: Answers that came inside the load's time.
         seconds: How long the load lasted.
-        p50_ms: Median latency in milliseconds; of a whole window where requests are sent in windows.
+        p50_ms: Median latency in milliseconds; of a whole window where requests are sent in windows; None of events.
         p99_ms: The same at 99 %.
         errors: Answers that were none: failed connections, time-outs, other status codes.
+        lag_ms: How late an open loop was itself, at 99 %; None of a closed one.
     """
 
     requests: int
     seconds: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
     errors: int = 0
+    lag_ms: float | None = None
 
 
 def percentile(ordered: list[float], share: float) -> float:

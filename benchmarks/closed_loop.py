@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from itertools import cycle
 from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ class _Exchange(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, no subclass of asyncio's
-        self._transport.write(self._loader.request)
+        self._transport.write(next(self._loader.requests))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, which calls back at the end of each answer."""
@@ -49,7 +50,7 @@ class _Exchange(asyncio.Protocol):
             self._began = now
             self._answered = False
             self._parser = httptools.HttpResponseParser(self)
-            self._transport.write(self._loader.request)
+            self._transport.write(next(self._loader.requests))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Open the next connection, if there is time left."""
@@ -57,11 +58,14 @@ class _Exchange(asyncio.Protocol):
 
 
 class _Loader:
-    def __init__(self, url: str, *, new_connections: bool, seconds: float) -> None:
+    def __init__(self, url: str, *, new_connections: bool, seconds: float, endpoints: int = 0, body: int = 0) -> None:
         parts = urlsplit(url)
         self.new_connections = new_connections
         close = "Connection: close\r\n" if new_connections else ""
-        self.request = f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n{close}\r\n".encode()
+        paths = [f"{parts.path}{number}" for number in range(endpoints)] if endpoints else [parts.path or "/"]
+        verb, length = ("POST", f"Content-Length: {body}\r\n") if body else ("GET", "")
+        headers = f"Host: {parts.netloc}\r\n{length}{close}\r\n"
+        self.requests = cycle(f"{verb} {path} HTTP/1.1\r\n{headers}".encode() + b"1" * body for path in paths)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._seconds = seconds
         self._end = 0.0
@@ -113,10 +117,12 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--new-connections", action="store_true")
-    asked = parser.parse_args()
+    parser.add_argument("settings", nargs="*", help="endpoints=N, body=BYTES: see wrk_report.lua")
+    asked = parser.parse_intermixed_args()
 
     async def load() -> _Loader:
-        loader = _Loader(asked.url, new_connections=asked.new_connections, seconds=asked.seconds)
+        settings = {name: int(value) for name, _, value in (one.partition("=") for one in asked.settings)}
+        loader = _Loader(asked.url, new_connections=asked.new_connections, seconds=asked.seconds, **settings)
         await loader.run(asked.connections)
         return loader
 

@@ -13,12 +13,24 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from benchmarks.calls import Calls
+import benchmarks.sites
+from benchmarks.calls import Calls, Kind
+from benchmarks.sites import BODY
 
 IN_FLIGHT: Final = 1024  # above every load's concurrency: a limit that is reached would measure the limit
-BODY: Final = b"ok"
+
+WebKind = Literal["http", "open", "post", "view", "echo", "memory", "upload", "download", "events", "websocket", "work"]
+PointKind = Kind | WebKind | Literal["own"]
+"""What is sent; "own": whatever a module that is named in `rows.MEASURES` sends, and no contender's stage is asked."""
+CALLS: Final[frozenset[PointKind]] = frozenset(("call", "acall", "remote"))
+SITES: Final[frozenset[PointKind]] = frozenset(
+    ("http", "open", "echo", "memory", "upload", "download", "events", "websocket", "work")
+)
+ENDPOINT: Final = "SERVE_BRIDGE_BENCHMARK_ENDPOINT"
+POST: Final[frozenset[PointKind]] = frozenset(("post",))
+VIEW: Final[frozenset[PointKind]] = frozenset(("view",))
 
 
 class Contender(Protocol):
@@ -26,7 +38,10 @@ class Contender(Protocol):
 
     @property
     def url(self) -> str | None:
-        """Where GET is answered with `BODY`, None without an HTTP side. Valid once started."""
+        """Where a GET (a POST, if the entry has no other kind) is answered with `BODY`; None without an HTTP side.
+
+        The other kinds of its entry are answered at the same origin. Valid once started.
+        """
 
     @property
     def calls(self) -> Calls | None:
@@ -64,6 +79,7 @@ class Entry:
         name: Short key, as on the command line and in the results.
         label: What tables call it.
         factory: `module:Class`, imported inside the stage only.
+        kinds: The loads that it is put under.
         environment: Variables to set before the stage's interpreter starts, given the stage's directory.
         plain: Key of the web app that answers by itself what this one forwards; None if this is no web app, its own
             key if it is such a plain one.
@@ -72,6 +88,7 @@ class Entry:
     name: str
     label: str
     factory: str
+    kinds: frozenset[PointKind] = VIEW
     environment: Callable[[Path], Mapping[str, str]] = nothing
     plain: str | None = None
 
@@ -106,17 +123,25 @@ OURS: Final = "serve-bridge"
 ENTRIES: Final[Mapping[str, Entry]] = {
     entry.name: entry
     for entry in (
-        Entry(OURS, "serve_bridge", "benchmarks.contenders:Bridge"),
-        Entry("bare", "bare uvicorn + Starlette", "benchmarks.contenders:Bare"),
-        Entry("ray-serve", "Ray Serve, defaults", "benchmarks.peers:RayServe"),
+        Entry(OURS, "serve_bridge", "benchmarks.contenders:Bridge", SITES | POST | CALLS),
+        Entry("bare", "bare uvicorn + Starlette", "benchmarks.contenders:Bare", SITES | POST),
+        Entry("ray-serve", "Ray Serve, defaults", "benchmarks.peers:RayServe", SITES | CALLS),
         Entry(
             "ray-serve-haproxy",
             "Ray Serve, HAProxy mode",
             "benchmarks.peers:RayServeFast",
+            SITES | {"acall"},
             haproxy_environment,
         ),
-        Entry("ray-actor-async", "raw Ray actor, async", "benchmarks.peers:AsyncActor"),
-        Entry("ray-actor-sync", "raw Ray actor, sync", "benchmarks.peers:SyncActor"),
+        Entry("ray-actor-async", "raw Ray actor, async", "benchmarks.peers:AsyncActor", CALLS),
+        Entry("ray-actor-sync", "raw Ray actor, sync", "benchmarks.peers:SyncActor", CALLS),
+        Entry("mosec", "Mosec, one worker", "benchmarks.servers:Mosec", POST),
+        Entry("litserve", "LitServe, one worker", "benchmarks.servers:LitServe", POST),
+        Entry("celery", "Celery and Redis, one worker", "benchmarks.servers:Celery", frozenset(("call",))),
+        Entry("direct", "called directly, in a loop", "benchmarks.work:Direct", frozenset(("work",))),
+        Entry("round-robin", "round robin", "benchmarks.uneven:UnevenReplicas", frozenset()),
+        Entry("fewest-in-flight", "the fewest in flight", "benchmarks.uneven:UnevenReplicas", frozenset()),
+        Entry("soonest-answer", "the soonest answer, all known", "benchmarks.uneven:UnevenReplicas", frozenset()),
         Entry("flask", "Flask view, gunicorn gthread", "benchmarks.web_apps:PlainFlask", plain="flask"),
         Entry("flask-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedFlask", plain="flask"),
         Entry("django", "Django sync view, gunicorn gthread", "benchmarks.web_apps:PlainDjango", plain="django"),
@@ -161,8 +186,14 @@ class Bare:
 
 
 async def noop(request: object) -> bytes:
-    """Answer at once: the backend of every serve_bridge measurement."""
+    """Answer at once: the backend of most serve_bridge measurements."""
     return BODY
+
+
+async def sites(request: Any) -> Any:
+    """Answer what `benchmarks.sites` has at the path asked for."""
+    path = request.scope["path"][1:]
+    return await (benchmarks.sites.websocket if path == "websocket" else benchmarks.sites.SITES[path])(request)
 
 
 class Bridge:
@@ -174,16 +205,19 @@ class Bridge:
         self.caller: Caller | None = None
 
     def start(self, directory: Path) -> None:
-        """Start a cluster, an instance and one replica of `noop`."""
+        """Start a cluster, an instance, and a replica each of `noop` and of `sites`."""
         import ray
 
         import serve_bridge as serve
         from benchmarks.peers import start_ray
 
         start_ray(directory)
-        client: Any = serve.start(http_options={"port": 0})
+        client: Any = serve.start(http_options={"port": 0, "max_body_bytes": 2 << 30})
         serve.create_backend("noop", noop, config={"max_concurrent_queries": IN_FLIGHT})
-        serve.create_endpoint("noop", backend="noop", route="/noop")
+        serve.create_endpoint("noop", backend="noop", route="/noop", methods=["GET", "POST"])
+        serve.create_backend("sites", sites, config={"max_concurrent_queries": IN_FLIGHT})
+        for name in (*benchmarks.sites.SITES, "websocket"):
+            serve.create_endpoint(name, backend="sites", route=f"/{name}", methods=["GET", "POST"])
         handle: Any = serve.get_handle("noop")
         self.url = client.http_urls[0].rstrip("/") + "/noop"
         self.calls = Calls(remote=lambda count: ray.get([handle.remote(1) for _ in range(count)]))
@@ -213,11 +247,11 @@ class BridgeCaller:
         self.calls: Calls | None = None
 
     def start(self, directory: Path) -> None:
-        """Connect to the instance in `SERVE_BRIDGE_ADDRESS` and take a handle."""
+        """Connect to the instance in `SERVE_BRIDGE_ADDRESS` and take a handle of the endpoint in `ENDPOINT`."""
         import serve_bridge as serve
 
         serve.connect(os.environ["SERVE_BRIDGE_ADDRESS"])
-        handle: Any = serve.get_handle("noop")
+        handle: Any = serve.get_handle(os.environ.get(ENDPOINT, "noop"))
         handle.call(1)
         if "ray" in sys.modules:
             raise RuntimeError("the calling process imported Ray")

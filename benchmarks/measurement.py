@@ -1,21 +1,22 @@
-"""Rounds: each contender is started, loaded at every point and stopped, one at a time."""
+"""Rounds: each contender is started, put under every load of its kinds and stopped, one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from time import perf_counter
+from typing import cast
+from urllib.parse import urljoin
 
-from benchmarks import processes, web_load
-from benchmarks.calls import Timing
-from benchmarks.contenders import ENTRIES
-from benchmarks.results import QUIET_CORES, Run, Sample
+from benchmarks import body_load, memory, web_load
+from benchmarks.calls import Kind, Timing
+from benchmarks.contenders import CALLS, ENTRIES, POST, Entry
+from benchmarks.results import Run
 from benchmarks.rows import Point
 from benchmarks.stage import Stage, StageError
+from benchmarks.trial import Trial
 
-TRIES = 3
+PATHS = {"upload": "/sink", "download": "/flow"}  # other kinds are called as what they load
+PEAK = "http-64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Plan:
         rounds: How often each contender is started and loaded.
         seconds: Measured time of each point.
         warm_seconds: Time under the same load before it.
+        rows: What else is measured in each round, after the points.
     """
 
     contenders: Sequence[str]
@@ -35,86 +37,87 @@ class Plan:
     rounds: int
     seconds: float
     warm_seconds: float
+    rows: Sequence[Callable[[Trial], None]] = ()
 
 
 def measure(plan: Plan, run: Run, say: Callable[[str], None]) -> None:
     """Carry out *plan* and add what it finds to *run*; what fails is left out from then on."""
     for number in range(plan.rounds):
-        order = plan.contenders if number % 2 == 0 else list(reversed(plan.contenders))
-        for name in order:
-            if name in run.absent or not any(point.views == (ENTRIES[name].plain is not None) for point in plan.points):
+        names = frozenset(point.name for point in plan.points)
+        trial = Trial(run, number, plan.seconds, plan.warm_seconds, names, plan.contenders, say)
+        for name in trial.ordered(plan.contenders):
+            points = [point for point in plan.points if point.kind in ENTRIES[name].kinds]
+            if not points or name in run.absent:
                 continue
             say(f"round {number + 1} of {plan.rounds}: {ENTRIES[name].label}")
-            with _left_out_on_failure(run, name, say):
-                _visit(plan, number, name, run, say)
+            with trial.attempt(None, name):
+                _visit(trial, ENTRIES[name], points)
+        for row in plan.rows:
+            row(trial)
 
 
-@contextmanager
-def _left_out_on_failure(run: Run, place: str, say: Callable[[str], None]) -> Iterator[None]:
-    try:
-        yield
-    except (StageError, web_load.WebLoadError) as error:
-        run.absent[place] = str(error)
-        say(f"  {place} left out: {str(error).strip().splitlines()[-1]}")
-
-
-def _visit(plan: Plan, number: int, name: str, run: Run, say: Callable[[str], None]) -> None:
-    stage = Stage(ENTRIES[name])
+def _visit(trial: Trial, entry: Entry, points: Sequence[Point]) -> None:
+    stage = Stage(entry)
     try:
         if stage.url is not None:
-            web_load.wait_until_answering(stage.url)
-        for point in plan.points:
-            place = f"{name}/{point.name}"
-            if place in run.absent or point.views != (ENTRIES[name].plain is not None):
-                continue
-            with _left_out_on_failure(run, place, say):
-                load = _loader(stage, point)
-                if load is None:
-                    continue
-                load(plan.warm_seconds)
-                sample = _undisturbed(partial(_sample, number, name, point, stage, partial(load, plan.seconds)))
-                run.samples.append(sample)
-                say(f"  {point.name}: {sample.requests_per_s:,.0f}/s, p50 {sample.p50_ms:.3g} ms")
+            web_load.wait_until_answering(stage.url, post=entry.kinds == POST)
+        for point in points:
+            if trial.wants(point.name, entry.name):
+                with trial.attempt(point.name, entry.name):
+                    _measure(trial, entry, point, stage)
     finally:
         stage.stop()
 
 
-def _loader(stage: Stage, point: Point) -> Callable[[float], Timing] | None:
-    kind = point.kind
-    if kind != "http":
-        return (lambda seconds: stage.load(kind, point.concurrency, seconds)) if stage.offers(kind) else None
-    url = stage.url
-    if url is None:
-        return None
-    concurrency, fresh = point.concurrency, point.new_connections
-    return lambda seconds: web_load.load(url, concurrency, seconds, new_connections=fresh)
+def _measure(trial: Trial, entry: Entry, point: Point, stage: Stage) -> None:
+    if point.kind == "memory":
+        held = memory.by_role(entry.name, stage.serving_pids())
+        trial.read(point.name, entry.name, **{f"rss_{role}_mib": mib for role, mib in held.items()})
+    elif point.kind in ("upload", "download"):
+        send = body_load.upload if point.kind == "upload" else body_load.download
+        with memory.growth(stage.serving_pids()) as peak:
+            seconds = send(_url(stage, point), point.body_bytes)
+        rate = point.body_bytes / memory.MIB / seconds
+        trial.read(point.name, entry.name, mib_per_s=rate, growth_mib=peak.mib)
+    else:
+        lags: list[float] = []
+        load = _loader(trial, entry, point, stage)
+
+        def noted(seconds: float) -> Timing:
+            timing = load(seconds)
+            lags[:] = [] if timing.lag_ms is None else [timing.lag_ms]
+            return timing
+
+        trial.load(point.name, stage.serving_pids, noted, entry.name)
+        for lag in lags:
+            trial.read(point.name, entry.name, lag_ms=lag)
 
 
-def _undisturbed(take: Callable[[], Sample]) -> Sample:
-    """Take a sample again while other programs disturb it; the quietest counts, whatever its figures are."""
-    samples = [take()]
-    while samples[-1].foreign_cores > QUIET_CORES and len(samples) < TRIES:
-        samples.append(take())
-    return min(samples, key=lambda sample: sample.foreign_cores)
+def _loader(trial: Trial, entry: Entry, point: Point, stage: Stage) -> Callable[[float], Timing]:
+    kind, count = point.kind, point.concurrency
+    if kind in CALLS:
+        way = cast(Kind, kind)
+        return lambda seconds: stage.load(way, count, seconds)
+    if kind == "work" and stage.url is None:
+        return lambda seconds: stage.load("call", 1, seconds)  # nobody but the loop itself
+    url = _url(stage, point)
+    if kind in ("events", "websocket"):
+        return lambda seconds: web_load.stream(kind, url, count, seconds)
+    if kind == "open":
+        peak = trial.run.values(entry.name, PEAK, "requests_per_s").get(trial.round)
+        if peak is None:
+            raise StageError(f"no peak: measure {PEAK} before")
+        rate = peak / 2
+        return lambda seconds: web_load.open_loop(url, count, seconds, rate)
+    fresh, length = point.new_connections, point.body_bytes
+    return lambda seconds: web_load.load(url, count, seconds, new_connections=fresh, body_bytes=length)
 
 
-def _sample(number: int, name: str, point: Point, stage: Stage, load: Callable[[], Timing]) -> Sample:
-    serving = processes.cpu_seconds(stage.serving_pids())
-    others = processes.machine_cpu_seconds() - processes.load_cpu_seconds()
-    began = perf_counter()
-    timing = load()
-    elapsed = perf_counter() - began
-    others = processes.machine_cpu_seconds() - processes.load_cpu_seconds() - others
-    now = processes.cpu_seconds(stage.serving_pids())
-    used = sum(seconds - serving.get(pid, 0.0) for pid, seconds in now.items())
-    return Sample(
-        round=number,
-        contender=name,
-        point=point.name,
-        requests_per_s=timing.requests / timing.seconds,
-        p50_ms=timing.p50_ms,
-        p99_ms=timing.p99_ms,
-        cpu_s_per_1000=used / timing.requests * 1000,
-        foreign_cores=max(0.0, (others - used) / elapsed),
-        errors=timing.errors,
-    )
+def _url(stage: Stage, point: Point) -> str:
+    if stage.url is None:
+        raise StageError("no HTTP side")
+    if point.kind in ("http", "open", "post", "view"):
+        return stage.url
+    path = urljoin(stage.url, PATHS.get(point.kind, f"/{point.kind}"))
+    query = {"download": f"?bytes={point.body_bytes}", "events": f"?pause_s={point.pause_s}"}
+    return path + query.get(point.kind, "")

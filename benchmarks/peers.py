@@ -12,8 +12,10 @@ from typing import Any
 import ray
 from ray import serve
 
+from benchmarks import sites
 from benchmarks.calls import Calls
-from benchmarks.contenders import BODY, IN_FLIGHT, Caller, free_port
+from benchmarks.contenders import IN_FLIGHT, Caller, free_port
+from benchmarks.sites import BODY
 
 
 def start_ray(directory: Path) -> None:
@@ -43,6 +45,10 @@ class BlockingNoop:
         return BODY
 
 
+class Sites:
+    """`benchmarks.sites` in Ray Serve, which serves WebSockets through an ASGI application only."""
+
+
 class RayServe:
     """Ray Serve as it comes: its proxy for HTTP, its handle for a sync and an async caller."""
 
@@ -53,7 +59,7 @@ class RayServe:
         self.calls: Calls | None = None
 
     def start(self, directory: Path) -> None:
-        """Start Ray, Ray Serve and one replica."""
+        """Start Ray, Ray Serve, and a replica each of the no-op and of the application."""
         start_ray(directory)
         port = free_port()
         quiet = {"enable_access_log": False}
@@ -65,6 +71,8 @@ class RayServe:
         }
         deployment: Any = serve.deployment(**options)(Noop)
         handle = serve.run(deployment.bind(), name="noop", route_prefix="/noop")
+        application: Any = serve.deployment(**options)(serve.ingress(sites.application())(Sites))
+        serve.run(application.bind(), name="sites", route_prefix="/")
         self.url = f"http://127.0.0.1:{port}/noop"
         self.calls = self._handle_calls(handle)
 

@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from benchmarks import footprint
-from benchmarks.bars import BARS, Verdict, judge
+from benchmarks.bars import BARS, Bar, Verdict, judge
 from benchmarks.contenders import ENTRIES, OURS
-from benchmarks.results import QUIET_CORES, Run, Sample, Spread
-from benchmarks.rows import POINTS, ROWS, Point
+from benchmarks.results import QUIET_CORES, Run, Spread
+from benchmarks.rows import POINTS, ROWS, Point, Row
 
-FIGURE_NAMES = {"requests_per_s": "requests/s", "p50_ms": "p50"}
+RATE: Final = "requests_per_s"
+FIGURES: Final[Mapping[str, str]] = {
+    RATE: "requests/s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "cpu_s_per_1000": "CPU s / 1,000",
+    "lag_ms": "of p99 the client's own, ms",
+    "rss_controller_mib": "controller MiB",
+    "rss_proxy_mib": "proxy MiB",
+    "rss_replica_mib": "replica MiB",
+    "mib_per_s": "MiB/s",
+    "growth_mib": "largest growth of a process, MiB",
+    "declare_ms": "all endpoints declared at once, ms",
+    "create_ms": "one endpoint more, ms",
+    "connection_kib": "KiB an idle connection, all processes",
+    "ideal_per_s": "ideal, requests/s",
+    "share_of_ideal": "share of the ideal",
+    "start_s": "s",
+}
+"""What tables call the figures of samples and readings; one that is not here is called by its key."""
+LOADED: Final = (RATE, "p50_ms", "p99_ms", "cpu_s_per_1000")
 NOT_MEASURED = "not measured"
+REMARKS: Final[Mapping[str, str]] = {
+    "remote-100": "Latencies of calls in windows are those of a whole window.",
+    "open-64": (
+        "In the open loop each contender gets half of its own peak, at a constant rate; latencies count from when a "
+        "request was due. The client shares the cores with whom it measures: what it was late itself is beside it."
+    ),
+    "post-64": ("Mosec and LitServe have no GET, so all POST there. Mosec gets and gives bytes; LitServe parses JSON."),
+    "callers-8": "Of several processes the median is that of their medians, p99 the worst one's.",
+    "uneven-10": (
+        "All choose among the same kind of replicas (2 ms a request, one 20), over the same engine; "
+        "requests are due at the same times. The last choice knows each replica's speed and all that is in flight."
+    ),
+    "work-1": "What calls the handler directly is one loop that does nothing else, at each number of connections.",
+    "events-64": "A request is an event there, told by the blank line after it, or a message, sent and got back.",
+}
 
 
 def markdown(run: Run) -> str:
@@ -28,9 +64,9 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
-def _span(found: Spread | None, unit: str = "") -> str:
+def _span(found: Spread | None, unit: str = "", absent: str = NOT_MEASURED) -> str:
     if found is None:
-        return NOT_MEASURED
+        return absent
     if found.low == found.high:
         return number(found.median) + unit
     return f"{number(found.median)}{unit} ({number(found.low)}-{number(found.high)})"
@@ -63,40 +99,87 @@ def _bars(run: Run) -> Iterator[str]:
 
 def _bar_line(verdict: Verdict) -> str:
     bar = verdict.bar
-    preposition, unit = ("added to", " ms") if bar.difference else ("to", " x")
-    what = f"{FIGURE_NAMES[bar.figure]}, {POINTS[bar.point].label}, {preposition} {ENTRIES[bar.peer].label}"
     word = {True: "cleared", False: "**missed**", None: ""}[verdict.cleared]
-    return f"| {what} | {bar.limit} {bar.factor:g}{unit} | {_span(verdict.ratio, unit)} | {word} |"
+    unit = "" if bar.peer is None else " ms" if bar.difference else " x"
+    return f"| {_promise(bar)} | {bar.limit} {bar.factor:,g}{unit} | {_span(verdict.found, unit)} | {word} |"
+
+
+def _promise(bar: Bar) -> str:
+    what = f"{figure_name(bar.figure)}, {POINTS[bar.point].label}"
+    if bar.peer is None:
+        return what
+    other = f", {POINTS[bar.peer_point].label}" if bar.peer_point else ""
+    whom = "" if bar.peer == bar.ours else ENTRIES[bar.peer].label
+    return f"{what}, {'added to' if bar.difference else 'to'} {(whom + other).removeprefix(', ')}"
+
+
+def figure_name(figure: str) -> str:
+    """Return what tables call a figure."""
+    return FIGURES.get(figure, figure)
 
 
 def _tables(run: Run) -> Iterator[str]:
     for key in run.settings["rows"]:
         yield f"### {ROWS[key].title}"
         yield ""
-        if not ROWS[key].points:
+        yield from _samples(run, ROWS[key])
+        yield from _readings(run, ROWS[key])
+        if key == 9:
             yield from footprint.lines(run.footprints)
             yield ""
-            continue
-        figures = "requests/s | p50 ms | p99 ms | CPU s / 1,000"
+
+
+def _samples(run: Run, row: Row) -> Iterator[str]:
+    names = {point.name for point in row.points}
+    if any(sample.point in names for sample in run.samples):
+        figures = " | ".join(map(figure_name, LOADED))
         yield f"| load | contender | {figures} | serve_bridge, or the forwarded view, answers |"
         yield "|---|---|---|---|---|---|---|"
-        for point in ROWS[key].points:
-            yield from _point_lines(run, point)
+        for point in row.points:
+            yield from _sample_lines(run, point)
         yield ""
 
 
-def _point_lines(run: Run, point: Point) -> Iterator[str]:
+def _sample_lines(run: Run, point: Point) -> Iterator[str]:
     label = point.label
     for name, entry in ENTRIES.items():
         if not run.of(name, point.name):
             continue
-        figures = (_rate, _p50, _p99, _cpu)
-        cells = [_span(run.spread(name, point.name, figure)) for figure in figures]
+        cells = [_span(run.spread(name, point.name, figure), absent="") for figure in LOADED]
         ours, peer = (OURS, name) if entry.plain is None else (name, entry.plain)
-        ratio = run.ratio(ours, peer, point.name, _rate)
+        ratio = run.ratio((ours, point.name), (peer, point.name), RATE)
         against = "" if ours == peer or ratio is None else _span(ratio, " x")
         yield f"| {label} | {entry.label} | {' | '.join(cells)} | {against} |"
         label = ""
+
+
+def _readings(run: Run, row: Row) -> Iterator[str]:
+    """One table for all points that have the same figures, in the order of the row."""
+    tables: dict[tuple[str, ...], list[Point]] = {}
+    for point in row.points:
+        found = {one.figure for one in run.readings if one.point == point.name}
+        if found:
+            tables.setdefault(tuple(sorted(found, key=_order)), []).append(point)
+    for figures, points in tables.items():
+        yield f"| what | contender | {' | '.join(map(figure_name, figures))} |"
+        yield "|---|---|" + "---|" * len(figures)
+        for point in points:
+            yield from _reading_lines(run, point, figures)
+        yield ""
+
+
+def _reading_lines(run: Run, point: Point, figures: tuple[str, ...]) -> Iterator[str]:
+    label = point.label
+    for name, entry in ENTRIES.items():
+        cells = [_span(run.spread(name, point.name, figure), absent="") for figure in figures]
+        if any(cells):
+            yield f"| {label} | {entry.label} | {' | '.join(cells)} |"
+            label = ""
+
+
+def _order(figure: str) -> tuple[int, str]:
+    known = list(FIGURES)
+    return (known.index(figure) if figure in known else len(known), figure)
 
 
 def _remarks(run: Run) -> Iterator[str]:
@@ -114,21 +197,5 @@ def _remarks(run: Run) -> Iterator[str]:
             f"- In {len(noisy)} of {len(run.samples)} samples other programs kept more than "
             f"{QUIET_CORES:g} cores busy, at most {max(noisy):.1f}: measure again on a quiet machine."
         )
-    if any(sample.point == "remote-100" for sample in run.samples):
-        yield "- Latencies of calls in windows are those of a whole window."
-
-
-def _rate(sample: Sample) -> float:
-    return sample.requests_per_s
-
-
-def _p50(sample: Sample) -> float:
-    return sample.p50_ms
-
-
-def _p99(sample: Sample) -> float:
-    return sample.p99_ms
-
-
-def _cpu(sample: Sample) -> float:
-    return sample.cpu_s_per_1000
+    measured = {sample.point for sample in run.samples}
+    yield from (f"- {remark}" for point, remark in REMARKS.items() if point in measured)

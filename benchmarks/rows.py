@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from benchmarks.calls import Kind
+from benchmarks import batches, scale, starts, uneven
+from benchmarks.contenders import OURS, PointKind
+from benchmarks.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load.
+    """One load; a contender whose entry lists its kind is put under it.
 
     Attributes:
         name: Short key, as in the results.
         label: What tables call it.
-        kind: `http`, or a way to call from Python.
+        kind: What is sent.
         concurrency: Connections, threads, tasks, or requests sent before the first is waited for.
         new_connections: Each HTTP request opens a connection of its own.
-        views: The load is for the web apps of `web_apps`, and for nobody else.
+        body_bytes: Length of each request's body; of the answer's, where that is what is sent.
+        pause_s: Seconds between two events of a stream.
     """
 
     name: str
     label: str
-    kind: Kind | Literal["http"]
-    concurrency: int
+    kind: PointKind
+    concurrency: int = 1
     new_connections: bool = False
-    views: bool = False
+    body_bytes: int = 0
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,21 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("http-64", "64 connections", "http", 64),
             Point("http-256", "256 connections", "http", 256),
             Point("http-64-new", "64 connections, each request a new one", "http", 64, new_connections=True),
+            Point("open-64", "open loop, half of the rate at 64 connections", "open", 64),
+            Point("post-1", "POST of 2 bytes, 1 connection", "post", 1, body_bytes=2),
+            Point("post-64", "POST of 2 bytes, 64 connections", "post", 64, body_bytes=2),
+        ),
+    ),
+    2: Row(
+        "Long bodies, and their echo",
+        (
+            Point("upload", "1 GiB up", "upload", body_bytes=1 << 30),
+            Point("download", "1 GiB down", "download", body_bytes=1 << 30),
+            Point("echo-1k", "1 KiB, 16 connections", "echo", 16, body_bytes=1 << 10),
+            Point("echo-100k", "100 KiB, 16 connections", "echo", 16, body_bytes=100 << 10),
+            Point("echo-1m", "1 MiB, 1 connection", "echo", 1, body_bytes=1 << 20),
+            Point("echo-10m", "10 MiB, 1 connection", "echo", 1, body_bytes=10 << 20),
+            Point("memory", "memory after all of these", "memory"),
         ),
     ),
     3: Row(
@@ -64,11 +83,86 @@ ROWS: Final[Mapping[int, Row]] = {
     4: Row(
         "The same view with and without the bridge",
         (
-            Point("view-1", "1 connection", "http", 1, views=True),
-            Point("view-16", "16 connections", "http", 16, views=True),
+            Point("view-1", "1 connection", "view", 1),
+            Point("view-16", "16 connections", "view", 16),
         ),
     ),
-    9: Row("What a web worker grows by", ()),  # no load: `footprint` measures it
+    5: Row(
+        "More replicas, endpoints, callers and connections",
+        (
+            Point("scale-1", "1 replica, 1 endpoint, 64 connections", "own"),
+            Point("replicas-2", "2 replicas", "own"),
+            Point("replicas-4", "4 replicas", "own"),
+            Point("replicas-8", "8 replicas", "own"),
+            Point("scale-8-1000", "8 replicas, 1,000 endpoints", "own"),
+            Point("endpoints-100", "100 endpoints", "own"),
+            Point("endpoints-1000", "1,000 endpoints", "own"),
+            Point("endpoints-10000", "10,000 endpoints", "own"),
+            Point("callers-1", "sync call and wait, 1 process", "own"),
+            Point("callers-8", "sync call and wait, 8 processes", "own"),
+            Point("callers-32", "sync call and wait, 32 processes", "own"),
+            Point("idle-10000", "64 connections beside 10,000 idle ones", "own"),
+        ),
+    ),
+    6: Row(
+        "Four replicas, one ten times slower",
+        (
+            Point("uneven-10", "open loop, a tenth of what all four can bear", "own"),
+            Point("uneven-50", "open loop, half of it", "own"),
+        ),
+    ),
+    7: Row(
+        "A batched model that takes 5 ms a batch",
+        (
+            Point("batch-http-8", "batches of 8, 32 connections", "own"),
+            Point("batch-acall-8", "batches of 8, 32 async calls in flight", "own"),
+            Point("batch-http-32", "batches of 32, 128 connections", "own"),
+            Point("batch-acall-32", "batches of 32, 128 async calls in flight", "own"),
+        ),
+    ),
+    8: Row(
+        "A handler that works for 5 ms",
+        (
+            Point("work-1", "1 connection", "work", 1),
+            Point("work-16", "16 connections", "work", 16),
+        ),
+    ),
+    9: Row(
+        "Starting, with Ray running; and what a web worker grows by",  # `footprint` measures the latter
+        (
+            Point("first-answer", "from `serve.start()` to the first answer", "own"),
+            Point("one-replica-more", "one replica more", "own"),
+        ),
+    ),
+    10: Row(
+        "Server-sent events and WebSocket messages",
+        (
+            Point("events-1", "events, 1 stream", "events", 1),
+            Point("events-64", "events, 64 streams", "events", 64),
+            Point("events-64-paced", "events, 64 streams, 10 ms between two", "events", 64, pause_s=0.01),
+            Point("websocket-1", "WebSocket echo, 1 connection", "websocket", 1),
+            Point("websocket-64", "WebSocket echo, 64 connections", "websocket", 64),
+        ),
+    ),
 }
 
+MEASURES: Final[Mapping[int, Callable[[Trial], None]]] = {
+    5: scale.measure,
+    6: uneven.measure,
+    7: batches.measure,
+    9: starts.measure,
+}
+"""What measures the points of kind "own"."""
+
 POINTS: Final[Mapping[str, Point]] = {point.name: point for row in ROWS.values() for point in row.points}
+
+QUICK_POINTS: Final = frozenset((
+    "http-1", "http-64", "post-64", "echo-1m", "memory", "call-1", "acall-64", "remote-1", "view-16",
+    "scale-1", "scale-8-1000", "uneven-10", "batch-http-8", "work-1", "first-answer", "events-64", "websocket-64",
+))  # fmt: skip
+"""A look at each row, in less than five minutes; with these contenders."""
+
+QUICK_CONTENDERS: Final = frozenset((
+    OURS, "bare", "ray-serve", "ray-serve-haproxy", "ray-actor-async", "mosec", "celery", "direct", "round-robin",
+    "soonest-answer", "flask", "flask-bridge",
+))  # fmt: skip

@@ -21,7 +21,8 @@ from typing import Any, TextIO, cast
 
 from benchmarks import processes
 from benchmarks.calls import ClosedLoop, Kind, Timing
-from benchmarks.contenders import BODY, CALLERS, ENTRIES, Contender, Entry
+from benchmarks.contenders import CALLERS, Contender, Entry
+from benchmarks.sites import BODY
 
 START_LIMIT_S = 180.0
 ANSWER_LIMIT_S = 60.0
@@ -49,7 +50,7 @@ class Stage:
         directory = Path(self._directory.name)
         self._log = directory / "stage.log"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.stage", entry.name, str(directory)],
+            [sys.executable, "-m", "benchmarks.stage", entry.factory, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -80,6 +81,14 @@ class Stage:
         """
         order = {"order": "load", "kind": kind, "concurrency": concurrency, "seconds": seconds}
         return Timing(**self._order(order, seconds + ANSWER_LIMIT_S)["timing"])
+
+    def ask(self, method: str, *, limit_s: float = ANSWER_LIMIT_S, **arguments: object) -> Any:
+        """Call a method of the contender itself; arguments and result are JSON.
+
+        Raises:
+            StageError: It raised, or did not return within *limit_s* seconds.
+        """
+        return self._order({"order": "ask", "method": method, "arguments": arguments}, limit_s)["result"]
 
     def stop(self) -> None:
         """End the contender, whatever it left running, and its files."""
@@ -138,6 +147,8 @@ class _Far:
         """Carry out one order and return its answer."""
         if order["order"] == "stop":
             return self._stop()
+        if order["order"] == "ask":
+            return {"result": getattr(self._contender, order["method"])(**order["arguments"])}
         kind: Kind = order["kind"]
         place = self._place(kind)
         if order["order"] == "offers":
@@ -181,16 +192,16 @@ def _told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-2000:]
 
 
-def main(name: str, directory: Path) -> None:
-    """Run the contender *name* until it is told to stop or the near side is gone."""
+def main(factory: str, directory: Path) -> None:
+    """Run the contender `module:Class` until it is told to stop or the near side is gone."""
     with _orders(directory / "stage.log") as answers:
 
         def answer(value: dict[str, Any]) -> None:
             print(json.dumps(value), file=answers, flush=True)
 
         try:
-            module, _, factory = {**ENTRIES, **CALLERS}[name].factory.partition(":")
-            contender: Contender = getattr(importlib.import_module(module), factory)()
+            module, _, name = factory.partition(":")
+            contender: Contender = getattr(importlib.import_module(module), name)()
             contender.start(directory)
             far = _Far(contender)
         except BaseException as error:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.calls import Calls
-from benchmarks.contenders import BODY, Bridge, Caller, free_port
+from benchmarks.contenders import Bridge, Caller, free_port
+from benchmarks.sites import BODY
 
 GUNICORN = ("gunicorn", "--workers", "1", "--worker-class", "gthread", "--threads", "8", "--log-level", "warning")
 UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")

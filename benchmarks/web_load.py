@@ -1,4 +1,4 @@
-"""HTTP load in a closed loop: wrk where it is installed, else this package's own client."""
+"""HTTP load: in a closed loop by wrk where it is installed, else by this package's own clients."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import urllib.request
 from pathlib import Path
 
 from benchmarks.calls import Timing
-from benchmarks.contenders import BODY
+from benchmarks.contenders import PointKind
+from benchmarks.sites import BODY
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 WRK_REPORT = Path(__file__).with_name("wrk_report.lua")
 
 
@@ -26,8 +28,8 @@ def generator() -> str:
     return "wrk" if shutil.which("wrk") else "own asyncio client"
 
 
-def wait_until_answering(url: str, *, limit_s: float = 60.0) -> None:
-    """Return when *url* answers GET with the body every contender gives.
+def wait_until_answering(url: str, *, post: bool = False, limit_s: float = 60.0) -> None:
+    """Return when *url* answers GET, or POST, with the body every contender gives.
 
     Raises:
         WebLoadError: It does not within *limit_s* seconds; the message holds the last answer.
@@ -36,7 +38,7 @@ def wait_until_answering(url: str, *, limit_s: float = 60.0) -> None:
     last = "no answer"
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, BODY if post else None, timeout=5) as answer:
                 body = answer.read()
             if body == BODY:
                 return
@@ -47,29 +49,75 @@ def wait_until_answering(url: str, *, limit_s: float = 60.0) -> None:
     raise WebLoadError(f"{url} is not ready: {last}")
 
 
-def load(url: str, connections: int, seconds: float, *, new_connections: bool = False) -> Timing:
+def load(
+    url: str,
+    connections: int,
+    seconds: float,
+    *,
+    new_connections: bool = False,
+    endpoints: int | None = None,
+    body_bytes: int = 0,
+) -> Timing:
     """Send GETs over *connections* connections for *seconds*, each with a fresh connection if asked to.
+
+    With *endpoints*, the numbers from 0 up to that one are added to *url* in turn; with *body_bytes*, POSTs are sent.
 
     Raises:
         WebLoadError: The load generator failed, or no answer was a good one.
     """
     command = (_wrk if shutil.which("wrk") else _own)(url, connections, seconds, new_connections)
+    settings = {"endpoints": endpoints, "body": body_bytes}
+    asked = [f"{name}={value}" for name, value in settings.items() if value]
+    return run([*command, *(["--", *asked] if asked else [])], seconds)
+
+
+def stream(kind: PointKind, url: str, connections: int, seconds: float) -> Timing:
+    """Receive events, or exchange WebSocket messages (*kind* says which), over *connections* connections.
+
+    Raises:
+        WebLoadError: Not every connection was answered, or nothing was counted.
+    """
+    options = ["--connections", str(connections), "--seconds", str(seconds)]
+    return run([sys.executable, "-m", "benchmarks.stream_load", kind, url, *options], seconds)
+
+
+def open_loop(url: str, connections: int, seconds: float, rate: float) -> Timing:
+    """Send GETs at *rate* a second, whether the ones before are answered or not.
+
+    Raises:
+        WebLoadError: The load generator failed, or no answer was a good one.
+    """
+    options = ["--connections", str(connections), "--seconds", str(seconds), "--rate", str(rate)]
+    return run([sys.executable, "-m", "benchmarks.open_loop", url, *options], seconds)
+
+
+def run(command: list[str], seconds: float) -> Timing:
+    """Run a load generator that prints what it saw as `wrk_report.lua` does.
+
+    Raises:
+        WebLoadError: It failed, or no answer was a good one.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, cwd=REPOSITORY)
     except subprocess.TimeoutExpired as silent:
-        raise WebLoadError(f"no end of the load of {url}") from silent
+        raise WebLoadError(f"no end of the load: {' '.join(command[-4:])}") from silent
     if done.returncode:
         raise WebLoadError(done.stderr[-500:] or done.stdout[-500:])
     found = json.loads(done.stdout.splitlines()[-1])
     if not found["requests"]:
-        raise WebLoadError(f"none of {found['errors']} requests to {url} had a good answer")
+        raise WebLoadError(f"none of {found['errors']} requests had a good answer")
     return Timing(
         requests=found["requests"],
         seconds=found["duration_us"] / 1e6,
-        p50_ms=found["p50_us"] / 1e3,
-        p99_ms=found["p99_us"] / 1e3,
+        p50_ms=_ms(found["p50_us"]),
+        p99_ms=_ms(found["p99_us"]),
         errors=found["errors"],
+        lag_ms=_ms(found.get("lag_us")),
     )
+
+
+def _ms(us: float | None) -> float | None:
+    return None if us is None else us / 1e3
 
 
 def _wrk(url: str, connections: int, seconds: float, new_connections: bool) -> list[str]:

@@ -33,10 +33,11 @@ from serve_bridge.api import (
     update_backend,
     update_backend_config,
 )
+from serve_bridge.application import asgi_app, wsgi_app
 from serve_bridge.batching import accept_batch, batch
 from serve_bridge.client import Client
 from serve_bridge.config import BackendConfig, HTTPOptions, Location
-from serve_bridge.context import ReplicaContext, get_replica_context
+from serve_bridge.context import ReplicaContext, get_replica_context, time_left
 from serve_bridge.errors import (
     AuthenticationError,
     BackendError,
@@ -91,6 +92,7 @@ __all__ = [
     "ServeBridgeError",
     "ServeRequest",
     "accept_batch",
+    "asgi_app",
     "backend",
     "batch",
     "connect",
@@ -108,8 +110,10 @@ __all__ = [
     "shadow_traffic",
     "shutdown",
     "start",
+    "time_left",
     "update_backend",
     "update_backend_config",
+    "wsgi_app",
 ]
 
 logging.getLogger("serve_bridge").addHandler(logging.NullHandler())

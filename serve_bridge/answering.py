@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 
 from serve_bridge.errors import ProtocolError, SerializationError, ServeBridgeError
 from serve_bridge.executor import Executor
-from serve_bridge.messages import INLINE_BODY_BYTES, CallAnswer, CallHead, HttpAnswer, HttpHead
+from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
+from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import FrozenRequest, ServeRequest
-from serve_bridge.results import Answer, StreamOf, check_head, problem, render
+from serve_bridge.results import Answer, check_head, is_bodyless, problem
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.connection import Lost, ReplicaStream
 
@@ -33,8 +32,6 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 decode_http: Final = msgspec.msgpack.Decoder(HttpHead).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-Message = MutableMapping[str, Any]
 
 
 class BadRequest(Exception):
@@ -54,7 +51,7 @@ async def answer_http(executor: Executor, method: Method, head: HttpHead, stream
             data = await _data_of(data)
         arguments = _bind(method, data, kwargs)
         result = await executor.run(method, *arguments)
-        await _send_result(stream, result, head)
+        await send_result(executor, stream, result, head)
     except asyncio.CancelledError:
         if is_cancelled():
             stream.abort()
@@ -75,7 +72,7 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
             path=head.path,
             path_params=convert(head.path_params),
             query_string=head.query,
-            body=_Body(stream).chunks() if stream.has_body else head.body,
+            body=IncomingBody(stream).chunks() if stream.has_body else head.body,
             client=head.client,
             scheme=head.scheme,
             server=head.server,
@@ -86,7 +83,7 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
     scope["type"] = "http"
     scope["method"] = head.method
     scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
-    return Request(scope, _receiver(head, stream))
+    return Request(scope, receiver(head, stream))
 
 
 def scope_of(head: HttpHead) -> dict[str, Any]:
@@ -104,11 +101,11 @@ def scope_of(head: HttpHead) -> dict[str, Any]:
         "server": head.server,
         "path_params": convert(head.path_params) if head.path_params else {},
         "state": head.context or {},
-        "extensions": {},
+        "extensions": extensions_of(head),
     }
 
 
-class _Body:
+class IncomingBody:
     """A body in DATA frames; asked for when it is first read."""
 
     __slots__ = ("_accepted", "_stream")
@@ -125,13 +122,14 @@ class _Body:
         return await self._stream.next_chunk()
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate what is left of it."""
         while (chunk := await self.next()) is not None:
             yield chunk
 
 
-def _receiver(head: HttpHead, stream: ReplicaStream) -> Callable[[], Awaitable[Message]]:
-    """Return the ASGI `receive` of one request."""
-    body = _Body(stream) if stream.has_body else None
+def receiver(head: HttpHead, stream: ReplicaStream) -> Callable[[], Awaitable[Message]]:
+    """Return the ASGI `receive` of the request that *head* begins."""
+    body = IncomingBody(stream) if stream.has_body else None
     ended = False
 
     async def receive() -> Message:
@@ -173,103 +171,11 @@ def _bind(method: Method, data: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any,
         raise BadRequest(str(error)) from None
 
 
-async def _send_result(stream: ReplicaStream, result: Any, head: HttpHead) -> None:
-    if hasattr(result, "__anext__"):
-        await _send_stream(stream, StreamOf(result))
-        return
-    rendered = render(result, head=head.method == "HEAD")
-    if type(rendered) is Answer:
-        await _send_answer(stream, rendered)
-    elif isinstance(rendered, StreamOf):
-        await _send_stream(stream, rendered)
-    else:
-        assert isinstance(rendered, Response)
-        sender = ResponseSender(stream)
-        await rendered(_response_scope(head), partial(_leaving, stream), sender)
-
-
-async def _send_answer(stream: ReplicaStream, answer: Answer) -> None:
-    if len(answer.body) <= INLINE_BODY_BYTES:
-        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)
-        return
-    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"")), end=False)
-    await stream.send_segments([answer.body], end=True)
-
-
-async def _send_stream(stream: ReplicaStream, answer: StreamOf) -> None:
-    """Send what a generator yields as it yields it; it is closed when the caller goes."""
-    chunks = answer.chunks
-    assert isinstance(chunks, AsyncIterator)  # the executor iterates synchronous ones on its threads
-    try:
-        first = await anext(chunks, None)
-        data = b"" if first is None else StreamOf.encode(first)
-        media_type = answer.media_type or StreamOf.media_type_of(first)
-        stream.respond(_encode(HttpAnswer(200, [(b"content-type", media_type)], b"")), end=False)
-        while True:
-            if data:
-                await stream.send_segments([data], end=False)
-            try:
-                data = StreamOf.encode(await anext(chunks))
-            except StopAsyncIteration:
-                break
-        await stream.send_segments([], end=True)
-    finally:
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
-
-
-class ResponseSender:
-    """The ASGI `send` under a Starlette Response that runs here."""
-
-    def __init__(self, stream: ReplicaStream) -> None:
-        self._stream = stream
-        self._start: HttpAnswer | None = None
-        self._started = False
-
-    async def __call__(self, message: Message) -> None:
-        """Take one message of an HTTP response."""
-        if message["type"] == "http.response.start":
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            self._start = HttpAnswer(check_head(message["status"], headers), headers, b"")
-        elif message["type"] == "http.response.body" and self._start is not None:
-            await self._body(message.get("body", b""), end=not message.get("more_body", False))
-
-    async def _body(self, body: bytes, *, end: bool) -> None:
-        assert self._start is not None
-        if not self._started:
-            self._started = True
-            if end and len(body) <= INLINE_BODY_BYTES:
-                whole = HttpAnswer(self._start.status, self._start.headers, bytes(body))
-                self._stream.respond(_encode(whole), end=True)
-                return
-            self._stream.respond(_encode(self._start), end=False)
-        if body or end:
-            await self._stream.send_segments([body] if body else [], end=end)
-
-
-def _response_scope(head: HttpHead) -> Message:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},  # since 2.4 a response does not listen: `send` raises
-        "method": head.method,
-        "headers": head.headers,
-        "extensions": {},
-    }
-
-
-async def _leaving(stream: ReplicaStream) -> Message:
-    """Wait until the caller goes: the ASGI `receive` of a response, which must not take the request's body."""
-    await stream.gone()
-    return {"type": "http.disconnect"}
-
-
 def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
     """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
     reason = ""
-    if isinstance(error, HTTPException):
-        answer = problem(error.status_code, error.detail or "Error", request_id=head.request_id)
-        answer.headers.extend((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+    if isinstance(error, HTTPException) and (raised := _raised_answer(error, head.request_id)) is not None:
+        answer = raised
     elif isinstance(error, BadRequest):
         answer = problem(400, "Bad Request", str(error), head.request_id)
     elif isinstance(error, ServeBridgeError) and not isinstance(error, SerializationError | ProtocolError):
@@ -284,6 +190,21 @@ def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) ->
         stream.abort()
     else:
         stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body, reason[-8192:])), end=True)
+
+
+def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:
+    """Return what *error* says, or None: its status or headers cannot be sent."""
+    try:
+        answer = problem(error.status_code, error.detail or "Error", request_id=request_id)
+        if is_bodyless(error.status_code):
+            answer = Answer(error.status_code, [], b"")
+        given = (error.headers or {}).items()
+        answer.headers.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given)
+        check_head(answer.status, answer.headers)
+    except Exception as unfit:
+        error.__cause__ = unfit
+        return None
+    return answer
 
 
 # Python calls
@@ -325,7 +246,17 @@ async def run_call(executor: Executor, method: Method, head: CallHead, data: Any
         arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs),), {}
     else:
         arguments = method.arguments(data, kwargs)
-    return await executor.run(method, *arguments)
+    try:
+        return await executor.run(method, *arguments)
+    except BaseException as error:
+        _disprove(error)
+        raise
+
+
+def _disprove(error: BaseException) -> None:
+    """Note that *error*, if it proves that a call of user code did not run, proves nothing for who called that."""
+    if getattr(error, "executed", None) == "no":
+        error.__dict__["executed"] = "unknown"
 
 
 def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
@@ -344,10 +275,9 @@ async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:
         raise
     except BaseException as raised:
         error = raised
+        _disprove(error)
     finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
+        await close_chunks(items)
     await calls.answer_last(stream, error)
 
 

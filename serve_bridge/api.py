@@ -20,6 +20,7 @@ from serve_bridge.context import replica_context
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, ServeBridgeError, shown
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
+from serve_bridge.proxy.tls import check_certificate
 
 if TYPE_CHECKING:
     from serve_bridge.deployment import Deployment
@@ -51,12 +52,13 @@ def start(
         The client, which is now the process's current one. The proxy answers.
 
     Raises:
-        ConfigError: An option is bad, or an instance of that name runs. It is a ValueError.
+        ConfigError: An option is bad, a TLS file cannot be used, or an instance of that name runs. It is a ValueError.
         OSError, ValueError: A proxy cannot listen where it should; nothing is left running.
         ImportError: `runtime="ray"` without Ray installed.
     """
     check_name("instance", name)
     options = HTTPOptions.of(http_options)
+    check_certificate(options)
     if runtime == "ray":
         from serve_bridge.runtimes.ray import start_instance  # late: Ray is an extra, and takes a second to import
 
@@ -278,10 +280,15 @@ def delete_backend(name: str, force: bool = False) -> None:
 
 
 def create_endpoint(
-    name: str, *, backend: str | None = None, route: str | None = None, methods: Iterable[str] = ("GET",)
+    name: str,
+    *,
+    backend: str | None = None,
+    route: str | None = None,
+    methods: Iterable[str] | None = None,
+    timeout_s: float | None = None,
 ) -> None:
     """See `Client.create_endpoint`."""
-    current_client().create_endpoint(name, backend=backend, route=route, methods=methods)
+    current_client().create_endpoint(name, backend=backend, route=route, methods=methods, timeout_s=timeout_s)
 
 
 def delete_endpoint(name: str) -> None:

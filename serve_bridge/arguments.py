@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.checks import token
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.errors import ConfigError, SerializationError, shown
@@ -42,6 +43,7 @@ def checked_backend(
         is_async=is_async_code(func_or_class),
         config=packed_config(checked),
         actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
+        is_application=isinstance(func_or_class, Application),
     )
 
 
@@ -83,6 +85,8 @@ def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
         found[token("an HTTP method", method).upper()] = None
     if "GET" in found:
         found.pop("HEAD", None)
+    if ANY_METHOD[0] in found:
+        raise ConfigError("'*' is no HTTP method; name those that the endpoint takes")
     if not found:
         raise ConfigError("methods must name at least one HTTP method")
     return tuple(found)

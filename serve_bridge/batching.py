@@ -2,7 +2,8 @@
 
 Rule 1: waiting counts from the first item; a full batch never waits.
 Rule 2: a caller that leaves takes its item along, and nobody else notices.
-Rule 3: a batch runs with the context variables of its first item, the call that waited longest.
+Rule 3: a batch runs with the context variables of its first item, the call that waited longest; but it has as much
+        time as the one of its items that has most.
 Rule 4: an item whose time is up before its batch begins fails alone, and its batch begins without it.
 Rule 5: a queue belongs to one event loop. It holds only calls that were admitted, so admission bounds it.
 """
@@ -22,6 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Se
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+from serve_bridge.context import request_deadline
 from serve_bridge.errors import ConfigError, DeadlineExceeded
 
 __all__ = ["BatchQueue", "accept_batch", "accepts_batch", "batch", "batch_results"]
@@ -82,11 +84,11 @@ class _Call:
 
     __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item")
 
-    def __init__(self, item: Any, answer: asyncio.Future[Any], arrived: float, deadline: float | None) -> None:
+    def __init__(self, item: Any, answer: asyncio.Future[Any], arrived: float) -> None:
         self.item = item
         self.answer = answer
         self.arrived = arrived
-        self.deadline = deadline
+        self.deadline = request_deadline.get()
         self.context = contextvars.copy_context()
         self.batch: _Batch | None = None
 
@@ -99,6 +101,12 @@ class _Batch:
     def __init__(self) -> None:
         self.calls: list[_Call] = []
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When nobody wants it any more; None: that has no limit."""
+        deadlines = [call.deadline for call in self.calls]
+        return None if None in deadlines else max(deadlines)  # type: ignore[type-var]  # mypy: there is no None
 
     def succeed(self, results: Iterable[Any]) -> None:
         for call, result in zip(self.calls, results, strict=True):
@@ -146,22 +154,18 @@ class BatchQueue:
         """Return how many items wait for a batch."""
         return len(self._waiting)
 
-    async def submit(self, item: Any, deadline: float | None = None) -> Any:
+    async def submit(self, item: Any) -> Any:
         """Return the result of *item* once its batch has run.
 
-        Args:
-            item: What to put in a batch.
-            deadline: By `time.monotonic`; an item that still waits then is not run.
-
         Raises:
-            DeadlineExceeded: The deadline passed before a batch took the item.
+            DeadlineExceeded: The time of the request that submits it was up before a batch took the item.
             TypeError: The batch returned no iterable of results.
             ValueError: The batch returned another number of results than it had items.
             BaseException: What the batch raised, or returned as the result of this item.
         """
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
-        call = self._waiting[answer] = _Call(item, answer, loop.time(), deadline)
+        call = self._waiting[answer] = _Call(item, answer, loop.time())
         self._advance()
         try:
             return await answer
@@ -233,6 +237,7 @@ class BatchQueue:
         self._advance()
         try:
             if batch.calls:
+                request_deadline.set(batch.deadline)
                 results = await self._run_items([call.item for call in batch.calls])
                 batch.succeed(batch_results(results, len(batch.calls)))
         except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop

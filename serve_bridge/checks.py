@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -60,6 +61,24 @@ def flag(name: str, value: Any) -> bool:
     """Accept True and False only."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, got {shown(value)}")
+    return value
+
+
+def file_path(name: str, value: Any) -> str:
+    """Accept the path of a file, and store it absolute: it is read in another process."""
+    try:
+        path = os.fsdecode(value)
+    except (TypeError, UnicodeError):
+        path = ""
+    if not path or "\0" in path:
+        raise ConfigError(f"{name} must be the path of a file, got {shown(value)}")
+    return os.path.abspath(path)
+
+
+def password(name: str, value: Any) -> str:
+    """Accept a str; what it is instead is not shown."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a str, got something of type {type(value).__name__}")
     return value
 
 

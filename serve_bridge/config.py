@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from serve_bridge.checks import (
     Check,
     anything,
+    file_path,
     flag,
     method_names,
     middleware_list,
     nearest,
     networks,
     optional,
+    password,
     seconds,
     whole_number,
 )
@@ -67,9 +69,9 @@ def place(name: str, value: Any) -> Location:
         raise ConfigError(f"{name} must be one of {allowed}, got {shown(value)}{nearest(value, Location)}") from None
 
 
-def option(default: Any, check: Check) -> Any:
-    """Declare one option of a config class: its default and its check."""
-    return field(default=default, metadata={"check": check})
+def option(default: Any, check: Check, *, secret: bool = False) -> Any:
+    """Declare one option of a config class: its default and its check; a secret one is in no `repr`."""
+    return field(default=default, repr=not secret, metadata={"check": check})
 
 
 def check_options(config: Any) -> None:
@@ -197,8 +199,15 @@ class HTTPOptions:
         write_timeout_s: Time a client may take nothing of its answer before the connection is aborted.
         request_timeout_s: Longest time of a whole request; past it 504. Callers can only shorten it.
         keep_alive_timeout_s: Time an idle connection stays open.
+        ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
+            closed with 1011.
         max_connections: Connections open at once; at the limit the proxy stops accepting until one closes.
         trusted_proxies: Addresses and networks of peers whose forwarding headers are believed.
+        ssl_certfile: PEM file with the certificate, and those that lead to its issuer's. None: plain HTTP.
+        ssl_keyfile: PEM file with the private key. None: it is in `ssl_certfile`.
+        ssl_keyfile_password: What the key is encrypted with.
+        ssl_ca_certs: PEM file with the authorities that must have signed the certificate of each client. None:
+            clients need none.
         debug: Answer a user's exception with its traceback. Refused on a host that is not loopback.
 
     Raises:
@@ -219,8 +228,13 @@ class HTTPOptions:
     write_timeout_s: float = option(30.0, seconds())
     request_timeout_s: float = option(60.0, seconds())
     keep_alive_timeout_s: float = option(5.0, seconds())
+    ping_interval_s: float = option(20.0, seconds())
     max_connections: int = option(10_000, whole_number(1, MOST_REQUESTS))
     trusted_proxies: Sequence[str] = option((), networks)
+    ssl_certfile: str | None = option(None, optional(file_path))
+    ssl_keyfile: str | None = option(None, optional(file_path))
+    ssl_keyfile_password: str | None = option(None, optional(password), secret=True)
+    ssl_ca_certs: str | None = option(None, optional(file_path))
     debug: bool = option(False, flag)
 
     def __post_init__(self) -> None:
@@ -228,6 +242,10 @@ class HTTPOptions:
         check_listen_address(self.host, self.port)
         if self.host is None:
             object.__setattr__(self, "location", Location.NoServer)
+        if self.ssl_certfile is None:
+            for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name} needs ssl_certfile")
         if self.debug and self.location is not Location.NoServer and not is_loopback(self.host):
             raise ConfigError(
                 f"debug=True shows tracebacks to every client, so it needs a loopback host, got {self.host!r}"

@@ -46,7 +46,18 @@ def get_replica_context() -> ReplicaContext:
     return context
 
 
-def time_left(timeout_s: float) -> float:
-    """Return *timeout_s*, or what the request that makes this call has left, if that is less."""
+def time_left() -> float | None:
+    """Return how many seconds the request that runs here has left, before its caller gives it up; 0 if none.
+
+    It counts in everything that the request runs: `async def` and `def` code, generators, what they call. A batch has
+    as long as the one of its requests that has longest. None: nothing is being served here, or it has no limit, as an
+    open WebSocket has none.
+    """
+    deadline = request_deadline.get()
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def within_time_left(timeout_s: float) -> float:
+    """Return *timeout_s*, or what the request that makes a call has left, if that is less; not above 0 if none."""
     deadline = request_deadline.get()
     return timeout_s if deadline is None else min(timeout_s, deadline - time.monotonic())

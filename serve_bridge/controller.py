@@ -211,6 +211,7 @@ class Controller:
         actor_options: payload.Opaque | None,
         fingerprint: str = "",
         declared: tuple[str, ...] = (),
+        is_application: bool = False,
     ) -> None:
         """Replace *name*'s code: new replicas are ready before old ones drain.
 
@@ -218,10 +219,12 @@ class Controller:
 
         Raises:
             BackendNotFound: There is none.
+            ConfigError: It would become an application, or no longer be one.
             BackendStartError: The new code cannot start; the old goes on serving.
         """
         async with self._changing(name):
             old = self._record.wanted.backend(name)
+            old.check_same_kind(is_application)
             new = old.revised(code, is_async, config, actor_options, fingerprint, declared)
             await self._launch(new, new.config.num_replicas)
             await self._record.change(lambda wanted: wanted.backends.update({name: new}))
@@ -291,9 +294,16 @@ class Controller:
 
     # endpoints
 
-    async def create_endpoint(self, name: str, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
+    async def create_endpoint(
+        self,
+        name: str,
+        backend: str,
+        route: str | None,
+        methods: tuple[str, ...] | None,
+        timeout_s: float | None = None,
+    ) -> None:
         """Let callers use *backend* under *name*; see `Wanted.create_endpoint`."""
-        await self._record.change(lambda wanted: wanted.create_endpoint(name, backend, route, methods))
+        await self._record.change(lambda wanted: wanted.create_endpoint(name, backend, route, methods, timeout_s))
 
     async def declare_endpoints(self, declared: Sequence[DeclaredEndpoint], withdrawn: Sequence[str]) -> None:
         """Bring endpoints to what a deployment declares, all at once; see `Wanted.declare_endpoints`."""

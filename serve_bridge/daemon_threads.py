@@ -59,11 +59,9 @@ class DaemonThreads(Executor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                result = fn(*args, **kwargs)
+                future.set_result(fn(*args, **kwargs))
             except BaseException as error:  # the future's owner is the one to know it
                 future.set_exception(error)
-            else:
-                future.set_result(result)
             del work, future, fn, args, kwargs  # an idle thread holds nothing alive
 
     def _next(self) -> _Work | None:

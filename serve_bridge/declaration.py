@@ -1,4 +1,4 @@
-"""A backend declared where its code is: `@serve.backend(...)` over a function or class.
+"""A backend declared where its code is: `@serve.backend(...)` over a function or class, or around an application.
 
 Rule 1: declaring starts nothing and is kept nowhere but on the object itself; subclasses do not inherit it.
 Rule 2: whatever can be wrong with a declaration is an error where it is written, not where it is deployed.
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol, TypeVar, overload
 
+from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.arguments import checked_methods, packed_config
-from serve_bridge.checks import nearest
+from serve_bridge.checks import nearest, optional, seconds
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.errors import ConfigError, shown
 from serve_bridge.fingerprint import closed_over, digest, source_of
@@ -31,8 +32,9 @@ __all__ = ["Declaration", "backend", "declared_in"]
 
 _MARK: Final = "__serve_bridge_backend__"
 _DEFAULT_METHODS: Final = ("GET",)
+_check_timeout: Final = optional(seconds())
 
-_Code = TypeVar("_Code", bound=Callable[..., Any])
+_Code = TypeVar("_Code", bound="Callable[..., Any] | Application")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,10 +43,11 @@ class Declaration:
 
     Attributes:
         name: The backend's name.
-        code: The function or class.
+        code: The function, class or application.
         endpoint: Name of the endpoint that it belongs to.
         route: Where that is over HTTP; None: not said here.
         methods: Its HTTP methods.
+        timeout_s: Seconds that a request to it may take; None: not said here.
         init_args, init_kwargs: Arguments of the class's constructor.
         config: How the backend runs; what was not given is left to who operates the instance.
         ray_actor_options: Resources and environment of its actors.
@@ -53,10 +56,11 @@ class Declaration:
     """
 
     name: str
-    code: Callable[..., Any] = field(repr=False)
+    code: Callable[..., Any] | Application = field(repr=False)
     endpoint: str
     route: str | None
     methods: tuple[str, ...]
+    timeout_s: float | None
     init_args: tuple[Any, ...] = field(repr=False)
     init_kwargs: Mapping[str, Any] = field(repr=False)
     config: BackendConfig
@@ -66,8 +70,9 @@ class Declaration:
 
     @property
     def describes_endpoint(self) -> bool:
-        """Whether it says what its endpoint's route or methods are."""
-        return self.route is not None or self.methods != _DEFAULT_METHODS
+        """Whether it says what its endpoint's route, methods or time are."""
+        own_methods = self.methods not in (_DEFAULT_METHODS, ANY_METHOD)
+        return self.route is not None or own_methods or self.timeout_s is not None
 
     @property
     def place(self) -> str:
@@ -110,6 +115,7 @@ class Declaration:
             actor_options=Opaque(dict(self.ray_actor_options)),
             fingerprint=self.fingerprint(),
             declared=tuple(sorted(self.config.given)),
+            is_application=isinstance(self.code, Application),
         )
 
     def __reduce__(self) -> Any:
@@ -137,7 +143,8 @@ def backend(
     *,
     endpoint: str | None = None,
     route: str | None = None,
-    methods: Iterable[str] = _DEFAULT_METHODS,
+    methods: Iterable[str] | None = None,
+    timeout_s: float | None = None,
     init_args: Sequence[Any] = (),
     init_kwargs: Mapping[str, Any] | None = None,
     ray_actor_options: dict[str, Any] | None = None,
@@ -152,7 +159,8 @@ def backend(
     *,
     endpoint: str | None = None,
     route: str | None = None,
-    methods: Iterable[str] = _DEFAULT_METHODS,
+    methods: Iterable[str] | None = None,
+    timeout_s: float | None = None,
     init_args: Sequence[Any] = (),
     init_kwargs: Mapping[str, Any] | None = None,
     ray_actor_options: dict[str, Any] | None = None,
@@ -160,20 +168,23 @@ def backend(
     version: object = None,
     **config: Any,
 ) -> Any:
-    """Declare a function or class as a backend; `deploy` starts it. The object stays what it is.
+    """Declare a function, class or application as a backend; `deploy` starts it. The object stays what it is.
 
     ::
 
         @serve.backend("digits", route="/digits", methods=["POST"], num_replicas=2)
         class Digits: ...
 
+        shop = serve.backend("shop", route="/shop")(serve.wsgi_app("shop.wsgi:application"))
+
     Args:
         name: The backend's name; None: the name of the function or class.
         endpoint: Name of its endpoint; None: the backend's own. Several backends may share one: the first one that
             is deployed gets its traffic, until `set_traffic`.
         route: Where the endpoint is over HTTP, a Starlette path such as "/api/{user_id:int}"; None: Python callers
-            only, or said at another backend of the endpoint.
-        methods: HTTP methods of the endpoint.
+            only, or said at another backend of the endpoint. Of an application it is a prefix.
+        methods: HTTP methods of the endpoint; None: GET, or of an application all that it has.
+        timeout_s: Seconds that a request to the endpoint may take, whoever sends it; None: as its sender has it.
         init_args: Arguments of the class's constructor.
         init_kwargs: Its keyword arguments.
         ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
@@ -197,7 +208,8 @@ def backend(
         check_route(route)
     given: dict[str, Any] = {
         "route": route,
-        "methods": checked_methods(methods),
+        "methods": _DEFAULT_METHODS if methods is None else checked_methods(methods),
+        "timeout_s": _check_timeout("timeout_s", timeout_s),
         "init_args": tuple(init_args),
         "init_kwargs": dict(init_kwargs or {}),
         "config": options,
@@ -217,12 +229,24 @@ def backend(
             raise TypeError(f"@serve.backend decorates a function or a class, got {shown(code)}")
         if _declaration_of(code) is not None:
             raise ConfigError(f"{code.__module__}:{code.__qualname__} is declared twice; one object is one backend")
+        kind = _kind_of_application(code, name, route, methods) if isinstance(code, Application) else {}
         own = check_name("backend", code.__name__ if name is None else name)
-        declaration = Declaration(name=own, code=code, endpoint=endpoint or own, **given)
+        declaration = Declaration(name=own, code=code, endpoint=endpoint or own, **{**given, **kind})
         setattr(code, _MARK, declaration)
         return code
 
     return declare
+
+
+def _kind_of_application(code: Application, name: object, route: str | None, methods: object) -> dict[str, Any]:
+    """Return what a declaration of an application has other than one of a function or class."""
+    if name is None:
+        raise ConfigError(f"{code!r} has no name of its own: give it one, serve.backend('name', ...)")
+    if methods is not None:
+        raise ConfigError("methods: an application has methods of its own; leave them out")
+    if route is not None:
+        check_route(route, mount=True)
+    return {"methods": ANY_METHOD}
 
 
 def declared_in(*modules_or_objects: object) -> list[Declaration]:
@@ -293,7 +317,8 @@ def _declared(what: object) -> Declaration:
 
 def _declaration_of(what: object) -> Declaration | None:
     # Not `getattr`: that would find what a base class declares, or what an object with `__getattr__` makes up.
-    found = vars(what).get(_MARK) if inspect.isfunction(what) or inspect.isclass(what) else None
+    may_be = inspect.isfunction(what) or inspect.isclass(what) or isinstance(what, Application)
+    found = vars(what).get(_MARK) if may_be else None
     return found if isinstance(found, Declaration) else None
 
 
@@ -308,14 +333,20 @@ def _check_names(declarations: Iterable[Declaration]) -> None:
 def _check_endpoints(declarations: Iterable[Declaration]) -> None:
     describing: dict[str, Declaration] = {}
     routes: dict[str, Declaration] = {}
+    kinds: dict[str, Declaration] = {}
     for each in declarations:
+        kind = kinds.setdefault(each.endpoint, each)
+        if isinstance(kind.code, Application) != isinstance(each.code, Application):
+            raise ConfigError(
+                f"endpoint {each.endpoint!r} has an application and other code behind it: {kind.place} and {each.place}"
+            )
         if not each.describes_endpoint:
             continue
         first = describing.setdefault(each.endpoint, each)
         if first is not each:
             raise ConfigError(
-                f"endpoint {each.endpoint!r} gets a route or methods twice: by {first.place} and by {each.place}; "
-                "say it once"
+                f"endpoint {each.endpoint!r} gets a route, methods or a time twice: by {first.place} and by "
+                f"{each.place}; say it once"
             )
         other = routes.setdefault(each.route, each) if each.route is not None else each
         if other is not each:

@@ -111,6 +111,7 @@ class RunningEndpoint:
     Attributes:
         route: Where it is over HTTP.
         methods: Its HTTP methods.
+        timeout_s: Seconds that a request to it may take; None: as its sender has it.
         backends: Those that its split and its shadows name.
         declared: Whether a deployment made it.
     """
@@ -119,6 +120,7 @@ class RunningEndpoint:
     methods: tuple[str, ...]
     backends: frozenset[str]
     declared: bool = False
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -214,15 +216,19 @@ def _brief(value: Any) -> str:
 
 def _endpoint_change(declared: DeclaredEndpoint, running: Running) -> Change | None:
     old = running.endpoints.get(declared.name)
-    where = f"{' '.join(declared.methods)} {declared.route}" if declared.route is not None else "no route"
+    where = _where(declared)
     if old is None:
         return Change("create endpoint", declared.name, f"{where}, all traffic to {declared.backend}")
-    if (old.route, old.methods) != (declared.route, declared.methods):
-        was = f"{' '.join(old.methods)} {old.route}" if old.route is not None else "no route"
-        return Change("change endpoint", declared.name, f"{was} -> {where}; its traffic stays")
+    if (old.route, old.methods, old.timeout_s) != (declared.route, declared.methods, declared.timeout_s):
+        return Change("change endpoint", declared.name, f"{_where(old)} -> {where}; its traffic stays")
     if not old.declared:
         return Change("change endpoint", declared.name, "made by hand, declared from now on; its traffic stays")
     return None
+
+
+def _where(endpoint: DeclaredEndpoint | RunningEndpoint) -> str:
+    where = f"{' '.join(endpoint.methods)} {endpoint.route}" if endpoint.route is not None else "no route"
+    return where if endpoint.timeout_s is None else f"{where} within {endpoint.timeout_s:g} s"
 
 
 def _check_routes(endpoints: Sequence[DeclaredEndpoint], staying: Mapping[str, RunningEndpoint]) -> None:
@@ -279,7 +285,7 @@ def _endpoints(declarations: Iterable[Declaration]) -> list[DeclaredEndpoint]:
     """Return the declared endpoints: each on the first of its backends, with what one of them says of it."""
     found: dict[str, DeclaredEndpoint] = {}
     for each in declarations:
-        own = DeclaredEndpoint(each.endpoint, each.name, each.route, each.methods)
+        own = DeclaredEndpoint(each.endpoint, each.name, each.route, each.methods, each.timeout_s)
         first = found.setdefault(each.endpoint, own)
         if each.describes_endpoint:
             found[each.endpoint] = replace(own, backend=first.backend)
@@ -305,6 +311,7 @@ def _running(client: Client, declared: Iterable[str]) -> Running:
                 tuple(each["methods"]),
                 frozenset([*each["traffic"], *each["shadows"]]),
                 each["declared"],
+                each.get("timeout_s"),
             )
             for name, each in status["endpoints"].items()
         },
@@ -370,4 +377,5 @@ def _make_backend(client: Client, change: Change, backend: Backend | None) -> No
             client.operate("update_backend_config", change.name, options, backend.declared, timeout_s=timeout_s)
         else:
             given = (change.name, backend.code, backend.is_async, options, backend.actor_options)
-            client.operate("update_backend", *given, backend.fingerprint, backend.declared, timeout_s=timeout_s)
+            origin = (backend.fingerprint, backend.declared, backend.is_application)
+            client.operate("update_backend", *given, *origin, timeout_s=timeout_s)

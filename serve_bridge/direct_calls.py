@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from serve_bridge.errors import AuthenticationError, ReplicaDied
 from serve_bridge.messages import BackendRoute, ReplicaAddress
@@ -20,6 +21,8 @@ from serve_bridge.shared_replicas import SharedReplicas
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking import BlockingAnswer, BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
+
+_Result = TypeVar("_Result")
 
 
 class _Idle:
@@ -60,8 +63,23 @@ class DirectAnswer:
             DeadlineExceeded: The time is up; the work is cancelled.
             ReplicaDied: The rest will not come.
         """
+        return self._attempt(self._answer.next_part)
+
+    def read(self) -> bytes:
+        """Return all that is left of the body; raises as `next_part`."""
+        return b"".join(iter(self.next_part, None))
+
+    def read_whole(self, size: int) -> memoryview:
+        """Return the whole body, which has *size* bytes; raises as `next_part`.
+
+        Raises:
+            ProtocolError: It has another size.
+        """
+        return self._attempt(lambda: self._answer.read(size))
+
+    def _attempt(self, work: Callable[[], _Result]) -> _Result:
         try:
-            part = self._answer.next_part()
+            result = work()
         except Lost as lost:
             self.close()
             raise ReplicaDied(f"the replica died before all of the answer came: {lost.why}", "unknown") from None
@@ -70,11 +88,7 @@ class DirectAnswer:
             raise
         if self._answer.ended:
             self.close()
-        return part
-
-    def read(self) -> bytes:
-        """Return all that is left of the body; raises as `next_part`."""
-        return b"".join(iter(self.next_part, None))
+        return result
 
     def close(self) -> None:
         """Give up what has not come; the replica stops the work where it can."""

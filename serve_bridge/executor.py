@@ -14,10 +14,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import compress
 from types import CoroutineType, GeneratorType
 from typing import Any, Final
 
-from serve_bridge.batching import BatchQueue
+from serve_bridge.batching import BatchQueue, batch_results
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.daemon_threads import DaemonThreads
@@ -67,17 +68,17 @@ class Executor:
             DeadlineExceeded: The request's time was up before its turn; nothing was begun.
         """
         if method.batched:
-            return await self._queues[method.name].submit(args[0] if args else None, request_deadline.get())
+            return await self._run_in_batch(self._queues[method.name], args[0] if args else None)
         if method.is_async:
             result = method.func(*args, **kwargs)
-            return result if method.is_generator else await result
-        result = await self._in_thread(method.func, *args, **kwargs)
-        kind = type(result)
-        if kind is GeneratorType:
-            return self._iterate(result)
-        if kind is CoroutineType:  # a lambda around an `async def`
-            return await result
-        return result
+            if method.is_generator:
+                return result
+            result = await result
+        else:
+            result = await self._in_thread(method.func, *args, **kwargs)
+            if type(result) is CoroutineType:  # a lambda around an `async def`
+                result = await result
+        return self.iterate(result) if type(result) is GeneratorType else result
 
     async def run_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
         """Return what *hook*, a method such as `reconfigure` or `check_health`, returns, sync or async."""
@@ -92,13 +93,18 @@ class Executor:
         self._threads.shutdown(cancel_futures=True)
         self._hooks.shutdown(cancel_futures=True)
 
-    def _batch_runner(self, method: Method) -> Callable[[list[Any]], Any]:
-        async def run(items: list[Any]) -> Sequence[Any]:
-            # A batch runs in the context of its first item, whose deadline is not that of the others.
-            request_deadline.set(None)
+    async def _run_in_batch(self, queue: BatchQueue, value: Any) -> Any:
+        item = _Item(value)
+        try:
+            return await queue.submit(item)
+        finally:
+            item.wanted = False
+
+    def _batch_runner(self, method: Method) -> Callable[[list[_Item]], Any]:
+        async def run(items: list[_Item]) -> Sequence[Any]:
             if method.is_async:
-                return await method.func(items)  # type: ignore[no-any-return]  # BatchQueue checks what it is
-            return await self._in_thread(method.func, items)  # type: ignore[no-any-return]
+                return await method.func([item.value for item in items])  # type: ignore[no-any-return]  # checked later
+            return await self._in_thread(_run_wanted, method.func, items)  # type: ignore[no-any-return]
 
         return run
 
@@ -116,7 +122,8 @@ class Executor:
         future = self._threads.submit(_in_time, deadline, context, func, args, kwargs)
         return _opened(await _uninterrupted(future))
 
-    async def _iterate(self, generator: Iterator[Any]) -> AsyncIterator[Any]:
+    async def iterate(self, generator: Iterator[Any]) -> AsyncIterator[Any]:
+        """Iterate *generator* on the threads of user code, and close it there."""
         deadline = request_deadline.get()
         context = contextvars.copy_context()  # one for all steps, so that a generator can leave what it has entered
         try:
@@ -131,6 +138,30 @@ class Executor:
     async def _in_thread_after_all(self, context: contextvars.Context, func: Callable[[], Any]) -> None:
         """Run *func* on the user's threads even though the request is over."""
         await _uninterrupted(self._threads.submit(context.run, _guarded, func, (), {}))
+
+
+class _Item:
+    """One request of a batch; *wanted* until its caller has the answer, or has left."""
+
+    __slots__ = ("deadline", "value", "wanted")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.deadline = request_deadline.get()
+        self.wanted = True
+
+
+def _run_wanted(func: Callable[[list[Any]], Any], items: list[_Item]) -> list[Any]:
+    """Run a batch that has waited for its thread without the items that nobody waits for any more."""
+    now = time.monotonic()
+    wanted = [item.wanted and (item.deadline is None or now < item.deadline) for item in items]
+    values = [item.value for item in compress(items, wanted)]
+    results = iter(batch_results(func(values), len(values)) if values else ())
+    return [next(results) if each else _too_late() for each in wanted]
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the time was up before a thread was free", "no")
 
 
 def _user_threads(config: BackendConfig) -> DaemonThreads:
@@ -167,7 +198,7 @@ def _in_time(
     kwargs: dict[str, Any],
 ) -> tuple[Any, BaseException | None]:
     if deadline is not None and time.monotonic() >= deadline:
-        return None, DeadlineExceeded("the time was up before a thread was free", "no")
+        return None, _too_late()
     return context.run(_guarded, func, args, kwargs)
 
 

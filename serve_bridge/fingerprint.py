@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def _joined(members: Iterable[list[bytes]]) -> list[bytes]:
     return [str(len(found)).encode(), *(part for member in found for part in (str(len(member)).encode(), *member))]
 
 
-def source_of(code: Callable[..., Any]) -> bytes:
+def source_of(code: Any) -> bytes:
     """Return the source of the module that *code* is defined in; its own pickle where there is no file."""
     file = getattr(sys.modules.get(code.__module__), "__file__", None)
     if file is None or not Path(file).exists():
@@ -61,7 +61,7 @@ def source_of(code: Callable[..., Any]) -> bytes:
     return Path(file).read_bytes()
 
 
-def closed_over(code: Callable[..., Any]) -> list[Mapping[str, Any]]:
+def closed_over(code: Any) -> list[Mapping[str, Any]]:
     """Return the variables that *code*, if it is local to a function, has from there."""
     if "<locals>" not in code.__qualname__:
         return []

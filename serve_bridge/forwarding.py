@@ -1,14 +1,16 @@
 """An HTTP request on its way to an endpoint and its answer on the way back: what proxy and adapters share.
 
 Rule 1: an ASGI scope describes the request, whoever received it.
-Rule 2: of the headers named X-Serve-* two are consumed and none passes, in either direction.
+Rule 2: of the headers named X-Serve-* three are consumed and none passes, in either direction.
 Rule 3: a failure is an `application/problem+json` with a request id; what failed inside is for the log.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import random
@@ -17,9 +19,9 @@ from typing import Any, ClassVar, Final
 import msgspec
 from starlette.types import Receive, Scope
 
-from serve_bridge.errors import BackendOverloaded, InstanceClosed, NotConnected, ServeBridgeError
+from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed, NotConnected, ServeBridgeError
 from serve_bridge.handle import IDEMPOTENT
-from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead, RawPathParams
+from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.connection import Aborted, CallerStream, Lost
@@ -30,6 +32,8 @@ RETRY_AFTER_S: Final = 1
 """What `Retry-After` says: the line is short, so a second is long."""
 
 _CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
+_TIMEOUT: Final = b"x-serve-timeout-s"
+_CONSUMED: Final = frozenset({_CALL_METHOD, _SHARD_KEY, _TIMEOUT})
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade expect".split()
@@ -40,6 +44,7 @@ _LEFT: Final = "the client left during its upload"
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""
 _VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _TITLES: Final = {
     400: "Bad Request",
     404: "Not Found",
@@ -52,6 +57,7 @@ _TITLES: Final = {
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(HttpAnswer).decode
+_decode_trailers = msgspec.msgpack.Decoder(HeaderList).decode
 
 
 class Refused(Exception):
@@ -61,7 +67,7 @@ class Refused(Exception):
 
 
 class BadControlHeader(Refused):
-    """A control header is empty, repeated or not text."""
+    """A control header is repeated, or holds nothing that it may."""
 
 
 class BodyTooLarge(Refused):
@@ -97,6 +103,7 @@ class Forwarded:
         "_inline",
         "_params",
         "_scope",
+        "_takes_trailers",
         "body",
         "draw",
         "endpoint",
@@ -117,18 +124,19 @@ class Forwarded:
         timeout_s: float,
         request_ids: Iterator[str],
         call_method: str | None = None,
+        timeout_header: bool = True,
         from_adapter: bool = False,
         context: dict[str, Any] | None = None,
     ) -> None:
         """Take the request that *scope* describes; its body comes by `take_body` or `receive_body`.
 
-        *call_method* None leaves the choice of the method to the request's header.
+        *call_method* None leaves the choice of the method to the request's header; with *timeout_header* another one
+        may shorten *timeout_s*.
 
         Raises:
             BadControlHeader: The client is to blame.
         """
         self.endpoint = endpoint
-        self.timeout_s = timeout_s
         self.draw = random()
         self.retried = False
         self.body: Sequence[Segment] | AsyncIterator[bytes] | None = None
@@ -136,6 +144,7 @@ class Forwarded:
         self._params = params
         self._scope = scope
         self._from_adapter = from_adapter
+        self._takes_trailers = "extensions" in scope and TRAILERS in scope["extensions"] and not from_adapter
         self._context = context
         method = scope.get("method")
         if method is None:
@@ -145,6 +154,8 @@ class Forwarded:
         given = control.get(_REQUEST_ID, b"")
         self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
         self.shard_key = _text(control, _SHARD_KEY)
+        asked = _TIMEOUT in control and timeout_header
+        self.timeout_s = min(timeout_s, _seconds(control[_TIMEOUT])) if asked else timeout_s
         self._call_method = (_text(control, _CALL_METHOD) or "") if call_method is None else call_method
         self.idempotent = method in IDEMPOTENT and not self._call_method
 
@@ -158,12 +169,26 @@ class Forwarded:
     async def receive_body(self, receive: Receive) -> None:
         """Take a short body into the head; leave a longer one to be streamed from *receive*.
 
+        Nothing is received while the client waits for a 100 (Continue), which user code sends by reading.
+
         Raises:
             UploadBroken: The client has left; later `forward` raises it.
+            DeadlineExceeded: Nothing of it comes in time.
         """
         if not has_body(self._scope):
             return
-        message = await receive()
+        if any(name == b"expect" for name, _ in self._scope["headers"]):
+            self.body = _stream(None, receive)
+            return
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                message = await receive()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the body did not come in time; either the client is slow, or a middleware has read it before", "no"
+            ) from None
+        self.timeout_s -= time.monotonic() - began
         if message["type"] == "http.disconnect":
             raise UploadBroken(_LEFT)
         chunk = message.get("body", b"")
@@ -197,6 +222,7 @@ class Forwarded:
             self._context,
             self._inline,
             scope.get("subprotocols"),
+            self._takes_trailers,
         )
         return _encode(head)
 
@@ -210,6 +236,7 @@ class Reply:
         headers: Its headers, with the request's id.
         body: All of its body, or None: it is read by `chunks`.
         failure: What user code failed with, for the log; empty if it did not.
+        trailers: What follows the body, once that was read; None: nothing does.
     """
 
     status: int
@@ -217,6 +244,7 @@ class Reply:
     body: bytes | None
     failure: str
     _stream: CallerStream
+    trailers: HeaderList | None = None
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Iterate a body that is not whole.
@@ -225,8 +253,11 @@ class Reply:
             Broken: It ended early.
         """
         try:
-            async for chunk in self._stream.chunks():
-                yield chunk
+            while (frame := await self._stream.next_frame()) is not None:
+                if self.trailers is not None and frame.flags & END:
+                    self.trailers = _passing(_decode_trailers(frame.payload))
+                elif frame.payload:
+                    yield frame.payload
         except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
             raise Broken("the answer broke off") from error
 
@@ -246,7 +277,9 @@ async def forward(router: Router, request: Forwarded, *, logger: logging.Logger,
     if head.failure and debug:
         shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
         return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
-    return Reply(head.status, headers, head.body if frame.flags & END else None, head.failure, stream)
+    if frame.flags & END:
+        return Reply(head.status, headers, head.body, head.failure, stream)
+    return Reply(head.status, headers, None, head.failure, stream, [] if head.trailers else None)
 
 
 def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tuple[HttpAnswer, HeaderList]:
@@ -294,7 +327,7 @@ def _split(headers: HeaderList) -> tuple[HeaderList, dict[bytes, bytes]]:
         name = pair[0]
         if name[:2] == b"x-":
             if name[:8] == b"x-serve-":
-                if name in control:
+                if name in control and name in _CONSUMED:
                     raise BadControlHeader(f"the header {name.decode()} is there twice")
                 control[name] = pair[1]
                 continue
@@ -317,6 +350,13 @@ def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
     if not text:
         raise BadControlHeader(f"the header {name.decode()} must be text and not empty")
     return text
+
+
+def _seconds(value: bytes) -> float:
+    number = float(value) if _SECONDS.fullmatch(value) else 0.0
+    if not number:
+        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be a number of seconds above 0, such as 2.5")
+    return number
 
 
 def _passing(headers: HeaderList) -> HeaderList:
@@ -347,12 +387,14 @@ def has_body(scope: Scope) -> bool:
     return scope["http_version"] not in _SAYS_IF_BODY
 
 
-async def _stream(message: Mapping[str, Any], receive: Receive) -> AsyncIterator[bytes]:
+async def _stream(message: Mapping[str, Any] | None, receive: Receive) -> AsyncIterator[bytes]:
     while True:
+        if message is None:
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise UploadBroken(_LEFT)
         if message.get("body"):
             yield message["body"]
         if not message.get("more_body", False):
             return
-        message = await receive()
+        message = None

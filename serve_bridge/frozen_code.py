@@ -16,6 +16,7 @@ from typing import Any, Final
 import cloudpickle
 import msgspec
 
+from serve_bridge.application import Application
 from serve_bridge.errors import SerializationError
 from serve_bridge.surroundings import SurroundingsSpec
 
@@ -62,13 +63,22 @@ def freeze_code(
 ) -> bytes:
     """Return the code and the arguments of its constructor as bytes for `FrozenCode.of`.
 
+    An application brings the directories along in which its own module is found.
+
     Raises:
         SerializationError: Something in them cannot be pickled; the message names the path to it.
     """
     code = (func_or_class, tuple(init_args), dict(init_kwargs))
+    if isinstance(func_or_class, Application):
+        search_path = tuple(dict.fromkeys([*search_path, *func_or_class.search_path]))
     try:
         pickled: bytes = cloudpickle.dumps(code)
     except Exception as error:  # pickling runs foreign code, which may raise anything
+        if isinstance(func_or_class, Application):
+            raise SerializationError(
+                f"{func_or_class!r} cannot be pickled: {error}; give it by its import path 'package.module:attr', "
+                "or under a name in a module that replicas can import"
+            ) from error
         for name, part in zip(("func_or_class", "init_args", "init_kwargs"), code, strict=True):
             found = unpicklable_path(part, name)
             if found is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from starlette.requests import Request
 
 from serve_bridge.checks import header_value, seconds, text, token
-from serve_bridge.context import time_left
+from serve_bridge.context import within_time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.request import FrozenRequest, cached_body
@@ -149,28 +149,31 @@ class Handle:
             Exception: What user code raised, as its own type.
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
-        request = self._request(data, kwargs)
+        request = self._request(payload.pack((_held(data), kwargs)))
         answer = self._link.send(request)
         if answer is not None:
-            return calls.value_of(answer.head, answer.read())
+            try:
+                return calls.value_of(answer.head, answer.read_whole)
+            finally:
+                answer.close()
         return self._link.run(lambda lane: _call(lane, request), request.timeout_s)
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`call`, for a running event loop."""
         data = await _read(data)
-        return await _call(await self._link.lane(), self._request(data, kwargs))
+        return await _call(await self._link.lane(), self._request(await calls.pack((data, kwargs))))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
-        request = self._request(data, kwargs, generator=True)
+        request = self._request(payload.pack((_held(data), kwargs)), generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
         return _iterate(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
         """Same as :meth:`stream`, for a running event loop."""
         data = await _read(data)
-        request = self._request(data, kwargs, generator=True)
+        request = self._request(await calls.pack((data, kwargs)), generator=True)
         items = _items(await self._link.lane(), request)
         try:
             async for item in items:
@@ -188,18 +191,13 @@ class Handle:
             EndpointNotFound, BackendOverloaded: As :meth:`call`.
         """
         options = self._options
-        if isinstance(data, Request):
-            data = _frozen(data)
-        return self._link.submit(self.endpoint, options.shard_key, self._head(0, b"", False), data, kwargs)
+        return self._link.submit(self.endpoint, options.shard_key, self._head(0, b"", False), _held(data), kwargs)
 
-    def _request(self, data: Any, kwargs: dict[str, Any], *, generator: bool = False) -> _Call:
-        if isinstance(data, Request):
-            data = _frozen(data)
-        segments = payload.pack((data, kwargs))
+    def _request(self, segments: Sequence[payload.Segment], *, generator: bool = False) -> _Call:
         size = payload.size_of(segments)
         inline = size <= INLINE_BODY_BYTES
         head = self._head(size, payload.join(segments) if inline else b"", generator)
-        return _Call(head, self._options, time_left(self._options.timeout_s), None if inline else segments)
+        return _Call(head, self._options, within_time_left(self._options.timeout_s), None if inline else segments)
 
     def _head(self, size: int, body: bytes, generator: bool) -> CallHead:
         options = self._options
@@ -207,7 +205,7 @@ class Handle:
             self.endpoint,
             "",
             0,
-            time_left(options.timeout_s),
+            within_time_left(options.timeout_s),
             "",
             options.method_name or "",
             options.http_method or "GET",
@@ -323,11 +321,14 @@ async def _read(data: Any) -> Any:
     return data
 
 
-def _frozen(request: Request) -> FrozenRequest:
-    body = cached_body(request)
+def _held(data: Any) -> Any:
+    """Return *data*, a web request with all that it holds."""
+    if not isinstance(data, Request):
+        return data
+    body = cached_body(data)
     if body is None:
         raise SerializationError("the request's body has not been read; `await request.body()` before you pass it on")
-    return FrozenRequest.of(request, body)
+    return FrozenRequest.of(data, body)
 
 
 def overdue(timeout_s: float) -> DeadlineExceeded:

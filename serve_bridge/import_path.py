@@ -53,14 +53,32 @@ def import_path_of(target: Any) -> str | None:
     object of its name.
     """
     module, name = target.__module__, target.__qualname__
-    top = module.partition(".")[0]
-    if top == "__main__" or "<" in name or not _directories(top):
+    if "<" in name or not _is_found(module):
         return None
     try:
         found = functools.reduce(getattr, name.split("."), sys.modules.get(module))
     except AttributeError:
         return None
     return f"{module}:{name}" if found is target else None
+
+
+def path_of_object(target: object) -> str | None:
+    """Return a path under which another process finds the very object *target*; None if no module has it by a name.
+
+    It looks through what is imported, which takes a few milliseconds.
+    """
+    own = str(getattr(target, "__module__", ""))  # of a function; of an instance it is that of its class
+    for name in dict.fromkeys([own, *sys.modules]):
+        attributes = getattr(sys.modules.get(name), "__dict__", {})
+        for attribute, value in list(attributes.items()):
+            if value is target and _is_found(name) and _FORM.fullmatch(path := f"{name}:{attribute}"):
+                return path
+    return None
+
+
+def _is_found(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top != "__main__" and bool(_directories(top))
 
 
 def search_path_of(module: str) -> tuple[str, ...]:

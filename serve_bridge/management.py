@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
+from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name
 from serve_bridge.errors import BackendNotFound, shown
 from serve_bridge.path_params import check_route
@@ -16,6 +17,7 @@ from serve_bridge.traffic import TrafficPolicy
 
 OPERATION_S: Final = 30.0
 """Seconds an operation may take that starts and ends nothing."""
+_check_timeout: Final = optional(seconds())
 
 
 class Management:
@@ -55,7 +57,8 @@ class Management:
 
         Args:
             name: How endpoints refer to it.
-            func_or_class: A function, a class, or an import path "package.module:Attr".
+            func_or_class: A function, a class, an import path "package.module:Attr", or an application as `asgi_app`
+                and `wsgi_app` return it.
             init_args: Arguments of the class's constructor.
             config: How it runs.
             ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
@@ -81,7 +84,8 @@ class Management:
 
         Raises:
             BackendNotFound: There is none.
-            TypeError, ConfigError, SerializationError: An argument is bad; nothing has changed.
+            TypeError, ConfigError, SerializationError: An argument is bad, or an application would become other code
+                or the other way round; nothing has changed.
             BackendStartError: The new code cannot start; the old goes on serving.
         """
         old = self._config(name)
@@ -94,6 +98,7 @@ class Management:
             new.is_async,
             new.config if config is not None else None,
             new.actor_options if ray_actor_options is not None else None,
+            *("", (), new.is_application),
             timeout_s=longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S,
         )
 
@@ -151,34 +156,46 @@ class Management:
     # endpoints
 
     def create_endpoint(
-        self, name: str, *, backend: str | None = None, route: str | None = None, methods: Iterable[str] = ("GET",)
+        self,
+        name: str,
+        *,
+        backend: str | None = None,
+        route: str | None = None,
+        methods: Iterable[str] | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         """Let callers use *backend* under *name*, and over HTTP at *route*; returns when every proxy routes it.
 
         Args:
             name: How handles refer to it.
             backend: Who gets its traffic, until `set_traffic`.
-            route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only.
-            methods: HTTP methods; HEAD comes with GET.
+            route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only. For an application it is a
+                prefix: "/site" leads "/site" and all below it there, "/" everything that no route before it takes.
+            methods: HTTP methods; HEAD comes with GET. None: GET, or of an application all that it has.
+            timeout_s: Seconds that a request to it may take, whoever sends it; a sender's own limit counts if that is
+                less. None: the sender's alone.
 
         Raises:
             TypeError: *backend* is missing or no str, *route* no str that begins with "/", or *methods* a str.
             BackendNotFound: There is no such backend.
-            ConfigError, ValueError: The name or the route is taken or malformed.
+            ConfigError, ValueError: The name or the route is taken or malformed, *timeout_s* out of range, or *methods*
+                given for an application.
         """
         check_name("endpoint", name)
         if not isinstance(backend, str):
             raise TypeError(f"create_endpoint needs backend=<name of a backend>, got {shown(backend)}")
         if route is not None:
             check_route(route)
-        self.operate("create_endpoint", name, backend, route, checked_methods(methods))
+        checked = _check_timeout("timeout_s", timeout_s)
+        listed = None if methods is None else checked_methods(methods)
+        self.operate("create_endpoint", name, backend, route, listed, checked)
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
         self.operate("delete_endpoint", existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return `{name: {"route", "methods", "traffic", "shadows"}}`."""
+        """Return `{name: {"route", "methods", "traffic", "shadows"}}`; and "timeout_s" of those that have one."""
         endpoints: dict[str, dict[str, Any]] = self.operate("list_endpoints")
         return endpoints
 
@@ -191,7 +208,8 @@ class Management:
 
         Raises:
             EndpointNotFound, BackendNotFound: One is unknown; the old split stays.
-            ConfigError: The weights are none; the old split stays.
+            ConfigError: The weights are none, or a backend is an application where others are none; the old split
+                stays.
         """
         TrafficPolicy.split(traffic)
         self.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
@@ -202,6 +220,7 @@ class Management:
         Raises:
             EndpointNotFound, BackendNotFound: One is unknown.
             TypeError: *proportion* is no number in [0, 1].
+            ConfigError: *backend* is an application where others are none.
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
         self.operate(

@@ -19,6 +19,9 @@ RawPathParams = tuple[tuple[str, str, str], ...]
 INLINE_BODY_BYTES: Final = 64 * 1024
 """A body up to this size travels inside its head's frame; a longer one follows in DATA frames."""
 
+TRAILERS: Final = "http.response.trailers"
+"""The extension of ASGI by which an answer has trailers, and the message with them."""
+
 CONTROLLER: Final = "controller"
 """The name under which the controller listens, as replicas do under their ids."""
 
@@ -46,12 +49,22 @@ class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EndpointRoute(msgspec.Struct, frozen=True, array_like=True):
-    """What routers know of one endpoint; *path* None means that no HTTP route leads to it."""
+    """What routers know of one endpoint.
+
+    Attributes:
+        path: Its HTTP route; None: no route leads to it.
+        methods: HTTP methods of the route.
+        weights, shadows: Its traffic, by backend.
+        timeout_s: Seconds that a request to it may take, whoever sends it; None: as the sender has it.
+        mount: Whether it is over an application: the path is a prefix, and every method leads there.
+    """
 
     path: str | None
     methods: tuple[str, ...]
     weights: dict[str, float]
     shadows: dict[str, float]
+    timeout_s: float | None = None
+    mount: bool = False
 
 
 class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
@@ -80,6 +93,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         body: The whole body, if the frame ends the request.
         subprotocols: What the client of a WebSocket offers; None: no WebSocket. One that is accepted is answered with
             status 101, and its messages follow in both directions (`wire.websocket`).
+        trailers: Whether the caller passes trailers on.
     """
 
     endpoint: str
@@ -103,6 +117,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     context: dict[str, str | int | float | bool | None] | None
     body: bytes
     subprotocols: tuple[str, ...] | None = None
+    trailers: bool = False
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -110,12 +125,14 @@ class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         failure: Empty for what user code answered; else the reason from the closed set, logged by the edge.
+        trailers: Whether the frame that ends the stream holds trailers, as a list like the headers, and no body.
     """
 
     status: int
     headers: HeaderList
     body: bytes
     failure: str = ""
+    trailers: bool = False
 
 
 class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
+from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import ReplicaContext, replica_context, request_deadline
 from serve_bridge.errors import (
@@ -32,7 +33,10 @@ from serve_bridge.errors import (
 )
 from serve_bridge.executor import Executor
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
+from serve_bridge.method import Method
+from serve_bridge.served_asgi import AsgiService
 from serve_bridge.served_websocket import WebSockets
+from serve_bridge.served_wsgi import WsgiService
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code import UserCode, check_config
 from serve_bridge.wire import calls, failure
@@ -49,6 +53,10 @@ QUIET_S: Final = 0.1
 STALL_S: Final = 0.5
 """A loop that did not run for so long has stood still: its process was stopped, or user code blocked it."""
 SETTLE_S: Final = 0.01
+LEAST_END_S: Final = 1.0
+"""Seconds an application has for its end, even if its work has used up all of the grace."""
+
+_Answering = Callable[[Method, HttpHead, ReplicaStream], Coroutine[Any, Any, None]]
 
 _logger = logging.getLogger("serve_bridge.replica")
 
@@ -59,6 +67,8 @@ class Replica:
     def __init__(self, spec: ReplicaSpec, key: Key) -> None:
         self._spec = spec
         self._config = spec.config
+        self._answer_http: _Answering
+        self._answer_websocket: _Answering
         self._limit = spec.config.max_concurrent_queries or 1
         self._listener = Listener(self, key, spec.generation, spec.replica)
         self._in_flight = 0
@@ -66,6 +76,7 @@ class Replica:
         self._line: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._websockets = WebSockets()
+        self._application: AsgiService | WsgiService | None = None
         self._draining = False
         self._last_done = 0.0
         self._ticked = self._stalled_until = 0.0
@@ -88,6 +99,7 @@ class Replica:
             self._executor = Executor(code, self._config)
             await self._executor.construct()
             self._methods = code.methods
+            await self._choose_answers(code)
             if self._config.user_config is not None:
                 await self._reconfigure(self._config.user_config)
         except BaseException as error:  # SystemExit too
@@ -99,6 +111,21 @@ class Replica:
         self._ticked = self._loop.time()
         self._tick()
         return await self._listener.listen(Path(spec.directory), spec.tcp_host)
+
+    async def _choose_answers(self, code: UserCode) -> None:
+        """Decide once what answers requests: an application, which is started, or methods."""
+        if not isinstance(code.code, Application):
+            self._answer_http = partial(answer_http, self._executor)
+            self._answer_websocket = partial(self._websockets.answer, self._executor)
+            return
+        application: AsgiService | WsgiService
+        if code.code.kind == "asgi":
+            application = AsgiService(code.application, self._websockets)
+        else:
+            application = WsgiService(code.application, self._executor)
+        self._application = application
+        await application.begin()
+        self._answer_http, self._answer_websocket = application.answer_http, application.answer_websocket
 
     # wire.connection.Service
 
@@ -136,9 +163,9 @@ class Replica:
             if isinstance(head, CallHead):
                 work = answer_call(self._executor, method, head, stream)
             elif head.subprotocols is None:
-                work = answer_http(self._executor, method, head, stream)
+                work = self._answer_http(method, head, stream)
             else:
-                work = self._websockets.answer(self._executor, method, head, stream)
+                work = self._answer_websocket(method, head, stream)
             serving = _serve(work, head.timeout_s, settle=self._has_stalled())
             task = self._spawn(serving, stream)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
@@ -292,12 +319,18 @@ class Replica:
     async def drain(self, grace_s: float) -> bool:
         """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*.
 
-        WebSockets that are open then are told that the server is going away.
+        WebSockets that are open then are told that the server is going away; last of all an application ends.
         """
+        deadline = time.monotonic() + grace_s
+        drained = await self._drain(deadline)
+        if self._application is not None:
+            await self._application.end(max(deadline - time.monotonic(), LEAST_END_S))
+        return drained
+
+    async def _drain(self, deadline: float) -> bool:
         self._draining = True
         self._listener.stop_accepting()
         self._listener.go_away()
-        deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline:
             if self.load() == 0 and time.monotonic() - self._last_done >= QUIET_S:
                 return True
@@ -314,6 +347,8 @@ class Replica:
             self._ticking.cancel()
         for task in list(self._tasks):
             task.cancel()
+        if self._application is not None:
+            self._application.close()
         if hasattr(self, "_executor"):
             self._executor.close()
 

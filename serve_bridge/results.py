@@ -33,12 +33,31 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from serve_bridge.errors import SerializationError
 
-__all__ = ["MAX_HEADER_BYTES", "Answer", "StreamOf", "as_json", "check_head", "problem", "render"]
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "Answer",
+    "StreamOf",
+    "as_json",
+    "check_head",
+    "fit_trailers",
+    "is_bodyless",
+    "problem",
+    "render",
+]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Names and values of one answer together, in bytes."""
+MAX_TRAILERS: Final = 100
+"""As many trailers an answer may have."""
+_NO_TRAILERS: Final = frozenset(
+    b"age authorization cache-control connection content-encoding content-length content-range content-type cookie "
+    b"date expect expires host keep-alive location max-forwards pragma proxy-authenticate proxy-authorization "
+    b"proxy-connection range retry-after set-cookie te trailer transfer-encoding upgrade vary warning "
+    b"www-authenticate x-request-id".split()
+)
+"""What a client must know before the body, or takes from nobody after it (RFC 9110 section 6.5.1)."""
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _BYTES: Final = b"application/octet-stream"
@@ -63,16 +82,14 @@ class StreamOf(msgspec.Struct, frozen=True):
 
     Attributes:
         chunks: What the generator yields, not yet encoded.
-        media_type: Its media type; None: `media_type_of` the first chunk.
     """
 
     chunks: Iterator[Any] | AsyncIterator[Any]
-    media_type: bytes | None = None
 
     @staticmethod
     def media_type_of(chunk: object) -> bytes:
-        """Return the media type of a stream that begins with *chunk*; None: it ended before one."""
-        if chunk is None or isinstance(chunk, str):
+        """Return the media type of a stream that begins with *chunk*."""
+        if isinstance(chunk, str):
             return _TEXT
         return _BYTES if isinstance(chunk, bytes | bytearray | memoryview) else _JSON_LINES
 
@@ -144,6 +161,11 @@ def as_json(value: object) -> bytes:
         raise SerializationError(f"{_class_of(value)} cannot be encoded as JSON: {error}") from error
 
 
+def is_bodyless(status: int) -> bool:
+    """Return whether an answer of this status never has a body (RFC 9110 section 6.4.1)."""
+    return status < 200 or status == 204 or status == 304
+
+
 def check_head(status: object, headers: Headers) -> int:
     """Return the status as an int, once it and the headers are known to be fit for the wire.
 
@@ -156,6 +178,20 @@ def check_head(status: object, headers: Headers) -> int:
     if headers:
         _check_headers(headers)
     return int(status)
+
+
+def fit_trailers(headers: Headers) -> Headers:
+    """Return those of *headers* that may follow a body, in lower case.
+
+    Raises:
+        SerializationError: They cannot be sent: as `check_head` says of headers, or there are above `MAX_TRAILERS`.
+    """
+    if headers:
+        _check_headers(headers)
+    if len(headers) > MAX_TRAILERS:
+        raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
+    lowered = [(name.lower(), value) for name, value in headers]
+    return [pair for pair in lowered if pair[0] not in _NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))]
 
 
 def _check_headers(headers: Headers) -> None:
@@ -208,7 +244,7 @@ def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
     body = response.body
     if not isinstance(body, bytes):
         body = _whole_body(body)
-    if status < 200 or status == 204 or status == 304:
+    if is_bodyless(status):
         # None of these has a body, and only 304 may name the length it would have had.
         kept = [pair for pair in raw if status == 304 or pair[0].lower() != b"content-length"]
         return Answer(status, kept, b"")

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from serve_bridge.deadlines import Deadlines
 from serve_bridge.errors import (
     BackendError,
     BackendOverloaded,
@@ -48,7 +49,8 @@ class Outgoing(Protocol):
         endpoint: Whom it is for.
         kind: REQUEST for HTTP, CALL for Python.
         shard_key: Decides the backend if given.
-        timeout_s: Seconds that all of it may take; what is left of them where somebody has tried it before.
+        timeout_s: Seconds that all of it may take; what is left of them where somebody has tried it before. The router
+            lowers it to what the endpoint gives.
         idempotent: Whether running it twice does no harm.
         draw: Number in [0, 1) that decides the backend if there is no shard key; drawn once, when the request was made,
             since to draw again for those that find their backend full would favour the others.
@@ -92,15 +94,16 @@ class Statistics:
 class _Passage(Waiting):
     """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
 
-    __slots__ = ("handed_over", "pool", "slot", "stream", "timer")
+    __slots__ = ("deadlines", "handed_over", "pool", "slot", "stream")
 
-    def __init__(self, pool: ReplicaPool, timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop.time() + timeout_s)
+    def __init__(self, pool: ReplicaPool, deadline: float, deadlines: Deadlines) -> None:
+        super().__init__(deadline)
         self.pool = pool
         self.slot: Slot[Link] | None = None
         self.stream: CallerStream | None = None
         self.handed_over = False
-        self.timer = loop.call_at(self.deadline, self.expire)
+        self.deadlines = deadlines
+        deadlines.add(self)
 
     def expire(self) -> None:
         """Time is up: stop whatever stage the request is in."""
@@ -115,7 +118,7 @@ class _Passage(Waiting):
         slot, self.slot = self.slot, None
         stream, self.stream = self.stream, None
         if self.handed_over:
-            self.timer.cancel()
+            self.deadlines.discard(self)
         if slot is None:
             return
         rejection = _rejection_of(stream)
@@ -137,6 +140,7 @@ class Router:
         self._key = key
         self._role = role
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
         self._pools: dict[str, ReplicaPool] = {}
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
         self._retries = RETRY_RESERVE
@@ -166,6 +170,7 @@ class Router:
     def close(self) -> None:
         """Drop every connection; what is in flight fails."""
         self._looking.cancel()
+        self._deadlines.close()
         for task in list(self._shadows):
             task.cancel()
         for pool in self._pools.values():
@@ -177,8 +182,17 @@ class Router:
         Raises:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
         """
-        policy = self._policy(endpoint)
+        policy = self._endpoint(endpoint)[1]
         return self._choose(policy, shard_key, random.random()), policy.shadows_for(random.random)
+
+    def within(self, endpoint: str, timeout_s: float) -> float:
+        """Return *timeout_s*, or what a request to *endpoint* may take, if that is less; from any thread.
+
+        Raises:
+            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+        """
+        most = self._endpoint(endpoint)[0].timeout_s
+        return timeout_s if most is None else min(timeout_s, most)
 
     def bypass(self, request: Outgoing) -> str | None:
         """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
@@ -187,8 +201,9 @@ class Router:
 
         Raises:
             EndpointNotFound: Nobody created the endpoint, or it was deleted.
+            DeadlineExceeded: Its time is up.
         """
-        policy = self._policy(request.endpoint)
+        policy = self._policy(request)
         if policy.shadows:
             return None
         backend = self._choose(policy, request.shard_key, request.draw)
@@ -226,7 +241,7 @@ class Router:
             MethodNotExposed: The backend has no such method.
             BackendError: The replica broke the answer off.
         """
-        policy = self._policy(request.endpoint)
+        policy = self._policy(request)
         backend = self._choose(policy, request.shard_key, request.draw)
         if policy.shadows:
             self._shadow(policy, request)
@@ -235,10 +250,23 @@ class Router:
             self._retries += RETRY_SHARE
         return await self._send(self._pools[backend], request, whole)
 
-    def _policy(self, endpoint: str) -> TrafficPolicy:
+    def _policy(self, request: Outgoing) -> TrafficPolicy:
+        """Return the policy of the endpoint of *request*, which has no more time than that gives from now on.
+
+        Raises:
+            DeadlineExceeded: It has none.
+        """
+        route, policy = self._endpoint(request.endpoint)
+        if request.timeout_s <= 0:
+            raise DeadlineExceeded("the time was up before it was sent", "unknown" if request.retried else "no")
+        if route.timeout_s is not None and route.timeout_s < request.timeout_s:
+            request.timeout_s = route.timeout_s
+        return policy
+
+    def _endpoint(self, endpoint: str) -> tuple[EndpointRoute, TrafficPolicy]:
         found = self._endpoints.get(endpoint)
         if found is not None:
-            return found[1]
+            return found
         if self.table is None:
             raise NotConnected("no routing table has come yet; is the instance running?")
         raise EndpointNotFound(endpoint, tuple(self._endpoints))
@@ -248,7 +276,7 @@ class Router:
 
     async def _send(self, pool: ReplicaPool, request: Outgoing, whole: bool = True) -> tuple[CallerStream, Frame]:
         """Attempt *request* until it is answered or may not be sent again."""
-        passage = _Passage(pool, request.timeout_s, self._loop)
+        passage = _Passage(pool, self._loop.time() + request.timeout_s, self._deadlines)
         again, retried = False, request.retried
         try:
             while True:
@@ -282,7 +310,7 @@ class Router:
             raise
         finally:
             if not passage.handed_over:
-                passage.timer.cancel()
+                self._deadlines.discard(passage)
 
     async def _open(self, passage: _Passage, request: Outgoing, *, again: bool) -> CallerStream:
         """Take a slot and send the head; a body follows by itself, on the replica's credit."""

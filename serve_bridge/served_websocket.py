@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import WebSocketException
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_bridge.answering import Message, ResponseSender, is_cancelled, scope_of, send_failure
+from serve_bridge.answering import is_cancelled, scope_of, send_failure
 from serve_bridge.context import request_deadline
 from serve_bridge.executor import Executor
+from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.results import Answer, check_head, problem
@@ -53,15 +55,23 @@ class WebSockets:
 
     async def answer(self, executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
         """Let *method* serve the WebSocket that *head* asks for, until it is closed."""
+        if not method.is_async or method.is_generator or method.batched or method.takes == "nothing":
+            deny_websocket(head, stream)
+            return
+
+        async def converse(scope: Scope, receive: Receive, send: Send) -> None:
+            await executor.run(method, *method.arguments(WebSocket(scope, receive, send), {}))
+
+        await self.serve(converse, websocket_scope(head), head, stream)
+
+    async def serve(self, app: ASGIApp, scope: Scope, head: HttpHead, stream: ReplicaStream) -> None:
+        """Let *app* serve the WebSocket that *head* asks for, and *scope* describes, until it is closed."""
         # The time the caller gave is for the handshake, and the caller ends one that takes longer.
         request_deadline.set(None)
-        if not method.is_async or method.is_generator or method.batched or method.takes == "nothing":
-            _deny(stream, head, 501, "Not Implemented", "this endpoint takes no WebSocket")
-            return
         served = _ServedWebSocket(head, stream)
         self._served.add(served)
         try:
-            await served.serve(executor, method)
+            await served.serve(app, scope)
         finally:
             served.end()
             self._served.discard(served)
@@ -94,11 +104,10 @@ class _ServedWebSocket:
         self._task = asyncio.current_task()
         self._patience: asyncio.TimerHandle | None = None
 
-    async def serve(self, executor: Executor, method: Method) -> None:
-        """Run *method* and see to it that the WebSocket has an end."""
+    async def serve(self, app: ASGIApp, scope: Scope) -> None:
+        """Run *app* and see to it that the WebSocket has an end."""
         try:
-            websocket = WebSocket(_scope(self._head), self._receive, self._send)
-            await executor.run(method, *method.arguments(websocket, {}))
+            await app(scope, self._receive, self._send)
         except asyncio.CancelledError:
             if is_cancelled():
                 self._stream.abort()
@@ -215,7 +224,13 @@ class ClientLeft(OSError):
     """The client of the WebSocket has left; Starlette makes a `WebSocketDisconnect` of it."""
 
 
-def _scope(head: HttpHead) -> dict[str, Any]:
+def deny_websocket(head: HttpHead, stream: ReplicaStream) -> None:
+    """Answer a handshake at what takes no WebSocket."""
+    _deny(stream, head, 501, "Not Implemented", "this endpoint takes no WebSocket")
+
+
+def websocket_scope(head: HttpHead) -> dict[str, Any]:
+    """Return the ASGI scope of the WebSocket that *head* asks for."""
     return {
         **scope_of(head),
         "type": "websocket",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from serve_bridge.application import Application
 from serve_bridge.batching import accepts_batch
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import ConfigError
@@ -52,11 +53,14 @@ def check_backend_code(
     Raises:
         TypeError: It is no function, class or import path; or can never be called with a request; or its
             constructor does not take these arguments.
-        ConfigError: An import path is malformed, or a function came with constructor arguments. It is a
-            ValueError.
+        ConfigError: An import path is malformed, or a function or application came with constructor arguments. It
+            is a ValueError.
     """
     if isinstance(func_or_class, str):
         check_import_path(func_or_class)
+    elif isinstance(func_or_class, Application):
+        if init_args or init_kwargs:
+            raise ConfigError(f"{func_or_class!r} has no constructor to take arguments")
     elif inspect.isclass(func_or_class):
         _check_class(func_or_class)
         _check_init(func_or_class, init_args, init_kwargs or {})
@@ -66,7 +70,8 @@ def check_backend_code(
         check_signature(func_or_class.__qualname__, func_or_class)
     else:
         raise TypeError(
-            f"a backend is a function, a class or an import path 'package.module:Attr', got {_described(func_or_class)}"
+            "a backend is a function, a class, an import path 'package.module:Attr', or an application in "
+            f"serve.asgi_app() or serve.wsgi_app(); got {_described(func_or_class)}"
         )
 
 
@@ -94,6 +99,9 @@ def check_config(func_or_class: object, config: BackendConfig) -> None:
     """
     if isinstance(func_or_class, str):
         return
+    if isinstance(func_or_class, Application):
+        _check_application_config(func_or_class, config)
+        return
     check_batching(func_or_class, config)
     if inspect.isclass(func_or_class):
         _served(func_or_class, config.exposed_methods)
@@ -103,13 +111,25 @@ def check_config(func_or_class: object, config: BackendConfig) -> None:
         raise ConfigError("user_config needs a class with a method `reconfigure(self, user_config)`")
 
 
+def _check_application_config(application: Application, config: BackendConfig) -> None:
+    for option, is_default in (
+        ("max_batch_size", (config.max_batch_size or 1) == 1),
+        ("user_config", config.user_config is None),
+        ("exposed_methods", config.exposed_methods is None),
+    ):
+        if not is_default:
+            raise ConfigError(f"{option} means nothing to {application!r}: an application answers HTTP, by itself")
+
+
 def is_async_code(func_or_class: object) -> bool:
-    """Return whether the function, or the class's `__call__`, is `async def`; False for an import path.
+    """Return whether the function, the class's `__call__` or the application is asynchronous; an import path is not.
 
     A class without `__call__` counts as asynchronous when all its served methods are.
     """
     if isinstance(func_or_class, str):
         return False
+    if isinstance(func_or_class, Application):
+        return func_or_class.is_async
     if not inspect.isclass(func_or_class):
         return is_async(func_or_class)
     funcs = _served(func_or_class, None)
@@ -171,18 +191,19 @@ class UserCode:
     """The code of one replica.
 
     Attributes:
-        code: The function or class, import paths resolved.
+        code: The function, class or application, import paths of the first two resolved.
         is_async: Whether it is asynchronous, as `is_async_code` says.
         methods: What may be called, by name; empty until `construct` has run.
         reconfigure: The bound method of that name, sync or async; None if there is none.
         check_health: The same.
+        application: The application itself, once `construct` has run; None where the code is none.
 
     With surroundings all of these run within them, and so does the constructor.
     """
 
     def __init__(
         self,
-        code: Callable[..., Any],
+        code: Callable[..., Any] | Application,
         init_args: Sequence[Any] = (),
         init_kwargs: Mapping[str, Any] | None = None,
         *,
@@ -195,6 +216,7 @@ class UserCode:
         self.methods: Mapping[str, Method] = {}
         self.reconfigure: Callable[[Any], Any] | None = None
         self.check_health: Callable[[], Any] | None = None
+        self.application: Any = None
         self._init_args = tuple(init_args)
         self._init_kwargs = dict(init_kwargs or {})
         self._served = tuple(_served(code, exposed_methods)) if inspect.isclass(code) else ()
@@ -220,6 +242,8 @@ class UserCode:
             code = resolve(code)
             if isinstance(code, str):
                 raise TypeError("an import path must name a function or a class, not another str")
+            if isinstance(code, Application):
+                raise TypeError(f"an import path must name a function or a class; pass {code!r} itself")
             check_backend_code(code, args, kwargs)
         return cls(code, args, kwargs, exposed_methods=exposed_methods, surroundings=surroundings)
 
@@ -245,6 +269,10 @@ class UserCode:
                 self._construct()
 
     def _construct(self) -> None:
+        if isinstance(self.code, Application):
+            self.application = self.code.load()
+            self.methods = {"__call__": Method.of("__call__", _refuse_call, default=True)}
+            return
         if not inspect.isclass(self.code):
             self.methods = {"__call__": self._method("__call__", self.code)}
             return
@@ -264,6 +292,10 @@ class UserCode:
 
     def _within(self, hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
         return hook if hook is None or self._surroundings is None else within(self._surroundings, hook)
+
+
+async def _refuse_call(request: object) -> None:
+    raise ConfigError("an application answers HTTP requests and WebSockets, and no calls of handles")
 
 
 def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Callable[..., Any]]:

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from serve_bridge.application import ANY_METHOD
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.path_params import check_route
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.payload import Opaque
 
@@ -30,6 +32,7 @@ class Backend:
         revision: Grows with every change of the code.
         fingerprint: Of the code that a deployment started; "": its code was given by hand.
         declared: Names of the options that the last deployment set.
+        is_application: Whether its code is an ASGI or WSGI application; it stays so.
     """
 
     name: str
@@ -40,11 +43,22 @@ class Backend:
     revision: int = 1
     fingerprint: str = ""
     declared: tuple[str, ...] = ()
+    is_application: bool = False
 
     @property
     def resolved(self) -> BackendConfig:
         """Its options with the defaults that depend on the code filled in."""
         return self.config.resolved(self.is_async)
+
+    def check_same_kind(self, is_application: bool) -> None:
+        """Check that an update may bring code of this kind: the endpoints before it are made for the one that it has.
+
+        Raises:
+            ConfigError: It may not.
+        """
+        if is_application != self.is_application:
+            this, other = ("an application", "other code") if self.is_application else ("no application", "one")
+            raise ConfigError(f"backend {self.name!r} is {this}, and an update cannot make it {other}; create another")
 
     def revised(
         self,
@@ -70,13 +84,28 @@ class Backend:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One endpoint as it should be; *declared*: by a deployment, rather than made by hand."""
+    """One endpoint as it should be.
+
+    Attributes:
+        name: Its name.
+        route: Where it is over HTTP; None: Python callers only.
+        methods: HTTP methods.
+        policy: Its traffic.
+        declared: By a deployment, rather than made by hand.
+        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+    """
 
     name: str
     route: str | None
     methods: tuple[str, ...]
     policy: TrafficPolicy
     declared: bool = False
+    timeout_s: float | None = None
+
+    @property
+    def mount(self) -> bool:
+        """Whether it is over applications; all backends of its traffic are."""
+        return self.methods == ANY_METHOD
 
 
 @dataclass(frozen=True)
@@ -88,12 +117,14 @@ class DeclaredEndpoint:
         backend: Who gets its traffic if it does not exist yet.
         route: Where it is over HTTP; None: Python callers only.
         methods: HTTP methods.
+        timeout_s: Seconds that a request to it may take; None: as its sender has it.
     """
 
     name: str
     backend: str
     route: str | None
     methods: tuple[str, ...]
+    timeout_s: float | None = None
 
 
 @dataclass
@@ -149,20 +180,33 @@ class Wanted:
             self.endpoints[endpoint.name] = replace(endpoint, policy=endpoint.policy.with_shadow(name, 0))
         return self.backends.pop(name, None)
 
-    def create_endpoint(self, name: str, backend: str, route: str | None, methods: tuple[str, ...]) -> None:
-        """Add an endpoint whose traffic all goes to *backend*.
+    def create_endpoint(
+        self,
+        name: str,
+        backend: str,
+        route: str | None,
+        methods: tuple[str, ...] | None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Add an endpoint whose traffic all goes to *backend*; *methods* None: those that its kind has by itself.
 
         Raises:
             BackendNotFound: There is no such backend.
-            ConfigError: The name or the route is taken.
+            ConfigError: The name or the route is taken; or an application is given methods.
+            ValueError: The route cannot be the prefix of an application.
         """
-        self.backend(backend)
+        mount = self.backend(backend).is_application
+        if methods is None:
+            methods = ANY_METHOD if mount else ("GET",)
+        self._check_kind(name, route, methods, (backend,))
         if name in self.endpoints:
             raise ConfigError(f"endpoint {name!r} exists already; delete it first or use another name")
         for other in self.endpoints.values():
             if route is not None and other.route == route:
                 raise ConfigError(f"route {route!r} belongs to endpoint {other.name!r} already")
-        self.endpoints[name] = Endpoint(name, route, methods, TrafficPolicy.split({backend: 1.0}))
+        self.endpoints[name] = Endpoint(
+            name, route, methods, TrafficPolicy.split({backend: 1.0}), timeout_s=timeout_s
+        )
 
     def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
         """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.
@@ -171,14 +215,16 @@ class Wanted:
 
         Raises:
             BackendNotFound: A new one's backend does not exist.
-            ConfigError: Two endpoints would have one route.
+            ConfigError: Two endpoints would have one route; or one would have applications and other code behind it.
+            ValueError: A route cannot be the prefix of an application.
         """
         gone = set(withdrawn)
         endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name not in gone}
         for each in declared:
             old = endpoints.get(each.name)
             policy = TrafficPolicy.split({self.backend(each.backend).name: 1.0}) if old is None else old.policy
-            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, declared=True)
+            self._check_kind(each.name, each.route, each.methods, (*policy.weights, *policy.shadows))
+            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, True, each.timeout_s)
         owners: dict[str, str] = {}
         for endpoint in endpoints.values():
             if endpoint.route is not None:
@@ -192,12 +238,12 @@ class Wanted:
 
         Raises:
             EndpointNotFound, BackendNotFound: One is unknown.
-            ConfigError: The weights are none.
+            ConfigError: The weights are none; or one backend is an application and the endpoint over other code, or the
+                other way round.
         """
         endpoint = self.endpoint(name)
         policy = endpoint.policy.with_weights(weights)
-        for backend in policy.weights:
-            self.backend(backend)
+        self._check_kind(name, endpoint.route, endpoint.methods, policy.weights)
         self.endpoints[name] = replace(endpoint, policy=policy)
 
     def shadow_traffic(self, name: str, backend: str, proportion: float) -> None:
@@ -206,11 +252,27 @@ class Wanted:
         Raises:
             EndpointNotFound, BackendNotFound: One is unknown.
             TypeError: *proportion* is no number in [0, 1].
+            ConfigError: As `set_traffic`.
         """
         endpoint = self.endpoint(name)
         policy = endpoint.policy.with_shadow(backend, proportion)
-        self.backend(backend)
+        self._check_kind(name, endpoint.route, endpoint.methods, (backend,))
         self.endpoints[name] = replace(endpoint, policy=policy)
+
+    def _check_kind(self, name: str, route: str | None, methods: tuple[str, ...], backends: Iterable[str]) -> None:
+        """Check that endpoint *name* and its *backends* are all of one kind: applications, or other code."""
+        mount = methods == ANY_METHOD
+        for backend in backends:
+            if self.backend(backend).is_application == mount:
+                continue
+            if mount:
+                raise ConfigError(f"endpoint {name!r} is over applications, and backend {backend!r} is none")
+            raise ConfigError(
+                f"backend {backend!r} is an application, which has methods of its own: endpoint {name!r} must be given "
+                "none, and have applications only behind it"
+            )
+        if mount and route is not None:
+            check_route(route, mount=True)
 
     def describe_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return what `list_endpoints` shows."""
@@ -220,6 +282,7 @@ class Wanted:
                 "methods": list(endpoint.methods),
                 "traffic": dict(endpoint.policy.weights),
                 "shadows": dict(endpoint.policy.shadows),
+                **({} if endpoint.timeout_s is None else {"timeout_s": endpoint.timeout_s}),
             }
             for endpoint in self.endpoints.values()
         }
@@ -231,7 +294,9 @@ class Wanted:
             version,
             {name: _backend_route(backend, replicas.get(name, ())) for name, backend in self.backends.items()},
             {
-                name: EndpointRoute(e.route, e.methods, dict(e.policy.weights), dict(e.policy.shadows))
+                name: EndpointRoute(
+                    e.route, e.methods, dict(e.policy.weights), dict(e.policy.shadows), e.timeout_s, e.mount
+                )
                 for name, e in self.endpoints.items()
             },
         )

@@ -23,7 +23,7 @@ def start_program(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def run_program(program: str, *arguments: str) -> str:
+def run_program(program: str, *arguments: str, limit_s: float = LIMIT_S) -> str:
     """Run *program* in a fresh interpreter; return what it prints.
 
     Raises:
@@ -31,7 +31,7 @@ def run_program(program: str, *arguments: str) -> str:
     """
     with start_program(program, *arguments) as process:
         try:
-            printed, _ = process.communicate(timeout=LIMIT_S)
+            printed, _ = process.communicate(timeout=limit_s)
         except BaseException:
             process.kill()
             raise

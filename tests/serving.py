@@ -39,12 +39,13 @@ class Serving:
         *init_args: Any,
         path: str = "",
         methods: Iterable[str] = ("GET", "POST"),
+        timeout_s: float | None = None,
         config: Any = None,
         **init_kwargs: Any,
     ) -> Served:
         """Serve *code* under a name of its own, at `/<name>` followed by *path*."""
         backend = self.backend(code, *init_args, config=config, **init_kwargs)
-        return self.endpoint(backend, path=path, methods=methods)
+        return self.endpoint(backend, path=path, methods=methods, timeout_s=timeout_s)
 
     def backend(self, code: Any, *init_args: Any, config: Any = None, **init_kwargs: Any) -> str:
         """Start a backend; return its name."""
@@ -53,11 +54,28 @@ class Serving:
         self._client.create_backend(name, code, *init_args, config=config, **init_kwargs)
         return name
 
-    def endpoint(self, backend: str, *, path: str = "", methods: Iterable[str] = ("GET", "POST")) -> Served:
+    def endpoint(
+        self,
+        backend: str,
+        *,
+        path: str = "",
+        methods: Iterable[str] = ("GET", "POST"),
+        timeout_s: float | None = None,
+    ) -> Served:
         """Put an endpoint of the backend's own name in front of it."""
         self._endpoints.append(backend)
-        self._client.create_endpoint(backend, backend=backend, route=f"/{backend}{path}", methods=methods)
+        self._client.create_endpoint(
+            backend, backend=backend, route=f"/{backend}{path}", methods=methods, timeout_s=timeout_s
+        )
         return Served(backend, f"/{backend}{path}", self._client.get_handle(backend))
+
+    def mount(self, application: Any, *, route: str | None = None, config: Any = None) -> Served:
+        """Serve *application* under a name of its own, below `/<name>` or *route*."""
+        backend = self.backend(application, config=config)
+        self._endpoints.append(backend)
+        route = route or f"/{backend}"
+        self._client.create_endpoint(backend, backend=backend, route=route)
+        return Served(backend, route, self._client.get_handle(backend))
 
     def name(self) -> str:
         """Return a name that nothing else in this run has; what a test creates under it goes too."""

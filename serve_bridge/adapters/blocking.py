@@ -81,7 +81,9 @@ def forward_blocking(
     if isinstance(body, bytes):
         request.take_body(body)
     elif length is not None and length <= INLINE_BODY_BYTES:
+        began = time.monotonic()
         request.take_body(_read(body, length))
+        request.timeout_s -= time.monotonic() - began
     else:
         upload = _Upload(body, length, most)
         request.body = upload

@@ -119,6 +119,7 @@ class Bridge(LastingClient):
             timeout_s=self.timeout_s if route.timeout_s is None else route.timeout_s,
             request_ids=request_ids,
             call_method=route.call_method,
+            timeout_header=route.timeout_header,
             from_adapter=True,
             context=dict(route.context(web_request)) if route.context is not None else None,
         )

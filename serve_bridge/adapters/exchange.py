@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.errors import ConfigError, DeadlineExceeded
+from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding import Refused, has_body
 from serve_bridge.messages import HeaderList
 
@@ -54,14 +54,13 @@ class Requester:
     """
 
     __slots__ = (
-        *("_begun", "_cancelled", "_due", "_receive", "_scope", "_task", "_timeout_s", "_timer", "_watch", "_whole"),
+        *("_begun", "_cancelled", "_due", "_receive", "_scope", "_task", "_timer", "_watch", "_whole"),
         "loop",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, timeout_s: float) -> None:
-        """Take the exchange's scope and `receive`, and the seconds within which its body has to begin."""
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        """Take the exchange's scope and `receive`."""
         self.loop = running_loop()
-        self._timeout_s = timeout_s
         self._scope = scope
         self._receive = receive
         self._begun = self._whole = self._due = self._cancelled = False
@@ -79,9 +78,8 @@ class Requester:
         Raises:
             ClientLeft: The client will not send it.
             ConfigError: The application has read the body before, and not kept it.
-            DeadlineExceeded: Nothing comes; that may be the reason for it too.
         """
-        message = await (self._receive() if self._begun else self._first())
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         if not message.get("more_body", False):
@@ -92,16 +90,6 @@ class Requester:
                 self._start_watch()
         self._begun = True
         return message
-
-    async def _first(self) -> Message:
-        # The router keeps the time once it has the request, and it has that with the first piece.
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._receive()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "the body did not come in time; either the client is slow, or a middleware has read it before", "no"
-            ) from None
 
     def __enter__(self) -> Requester:
         """Begin to look after the client."""
@@ -201,7 +189,7 @@ async def exchange(
     Raises:
         HTTPException: The request failed inside an application, whose own handlers shape the answer.
     """
-    requester = Requester(scope, receive, route.timeout_s or bridge.timeout_s)
+    requester = Requester(scope, receive)
     web_request = Request(scope, receive) if route.context is not None else None
     outcome = await ask(bridge, route, scope, path_params, requester, web_request, requester)
     if outcome.error is not None:

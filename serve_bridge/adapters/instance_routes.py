@@ -23,7 +23,12 @@ class InstanceRoutes:
             return patterns
         routes = routes_of(table)
         if routes != self._routes:
-            patterns = Patterns(RouteSpec(each.path, each.endpoint, tuple(each.methods)) for each in routes)
+            patterns = Patterns(_spec_of(each) for each in routes)
             self._routes = routes
         self._newest = table, patterns
         return patterns
+
+
+def _spec_of(route: Route) -> RouteSpec:
+    methods = None if route.mount else tuple(route.methods)
+    return RouteSpec(route.path, route.endpoint, methods, mount=route.mount)

@@ -38,24 +38,29 @@ class Patterns:
             TypeError, ValueError: A pattern is no path in Starlette's syntax; the message names it.
         """
         self._routes: dict[str, tuple[ForwardedRoute, frozenset[str] | None]] = {}
+        routes: list[Route] = []
         for spec in specs:
-            check_route(spec.pattern)
+            check_route(spec.pattern, mount=spec.mount)
             methods = None if spec.methods is None else frozenset(spec.methods)
             if methods is not None and "GET" in methods:
                 methods |= {"HEAD"}
             self._routes[spec.pattern] = ForwardedRoute(spec.endpoint, spec.options), methods
-        self._index = RouteIndex(Route(pattern, pattern, frozenset()) for pattern in self._routes)
+            routes.append(Route(spec.pattern, spec.pattern, frozenset(), spec.mount))
+        self._index = RouteIndex(routes)
 
     def match(self, path: str) -> Match | None:
         """Return what the decoded *path* leads to; None if nothing."""
         found = self._index.match(path)
         if found is None:
             return None
+        route, params = found
         try:
-            path_params = convert(found[1])
+            path_params = convert(params)
         except ValueError:  # a number of more digits than Python reads
             return None
-        return Match(self._routes[found[0].path][0], path_params, self._routes[found[0].path][1])
+        if route.mount:
+            path_params["path"] = path[len(route.root_path(path)) + 1 :]
+        return Match(self._routes[route.path][0], path_params, self._routes[route.path][1])
 
 
 def translate(pattern: str, syntax: Mapping[str, str]) -> str:

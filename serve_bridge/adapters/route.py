@@ -22,6 +22,7 @@ class RouteOptions(TypedDict, total=False):
         method_name: Method of the backend to call instead of `__call__`.
         method_header: Let the request's X-SERVE-CALL-METHOD choose the method. Default: False.
         timeout_s: Seconds a request may take; past it the answer is 504. Default: the adapter's.
+        timeout_header: Let the request's X-SERVE-TIMEOUT-S shorten that. Default: False.
         credentials: Send the headers Cookie and Authorization along; the app's own, so by default they stay.
         context: What the backend finds in `request.state` of what the app knows of the request: an allow-list of names,
             each with the dotted path to its value from the framework's request (`{"user_id": "user.pk"}`), or a
@@ -32,6 +33,7 @@ class RouteOptions(TypedDict, total=False):
     method_name: str | None
     method_header: bool
     timeout_s: float | None
+    timeout_header: bool
     credentials: bool
     context: Context | None
     max_body_bytes: int | None
@@ -45,6 +47,7 @@ _CHECKS: Final[Mapping[str, checks.Check]] = {
     "method_name": checks.optional(_name),
     "method_header": checks.flag,
     "timeout_s": checks.optional(checks.seconds()),
+    "timeout_header": checks.flag,
     "credentials": checks.flag,
     "context": checks.optional(compile_context),
     "max_body_bytes": checks.optional(checks.whole_number(0, 1 << 62)),
@@ -58,11 +61,13 @@ class ForwardedRoute:
         endpoint: Whom its requests are for.
         call_method: The method that is called, "" for `__call__`; None leaves it to the request's header.
         timeout_s: As the option; None is the adapter's default.
-        credentials, max_body_bytes: As the options.
+        timeout_header, credentials, max_body_bytes: As the options.
         context: Returns what goes along, given the framework's request; None if nothing does.
     """
 
-    __slots__ = ("call_method", "context", "credentials", "endpoint", "max_body_bytes", "timeout_s")
+    __slots__ = (
+        *("call_method", "context", "credentials", "endpoint", "max_body_bytes", "timeout_header", "timeout_s"),
+    )
 
     def __init__(self, endpoint: str, options: RouteOptions | None = None, *, where: str = "") -> None:
         """Check *options*; *where* precedes an option's name in messages.
@@ -84,6 +89,7 @@ class ForwardedRoute:
         self.endpoint = endpoint
         self.call_method: str | None = None if checked.get("method_header") else chosen or ""
         self.timeout_s: float | None = checked.get("timeout_s")
+        self.timeout_header: bool = checked.get("timeout_header", False)
         self.credentials: bool = checked.get("credentials", False)
         self.context: Callable[[Any], Mapping[str, Any]] | None = checked.get("context")
         self.max_body_bytes: int | None = checked.get("max_body_bytes")
@@ -102,6 +108,7 @@ class RouteSpec:
         methods: Upper-case HTTP methods; None: every one.
         options: The options of the route.
         extra: What else the framework allows in an entry.
+        mount: The pattern is the prefix of an application: what follows is its parameter `path`.
     """
 
     pattern: str
@@ -109,6 +116,7 @@ class RouteSpec:
     methods: tuple[str, ...] | None = None
     options: RouteOptions = field(default_factory=RouteOptions)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    mount: bool = False
 
 
 def parse_routes(

@@ -113,7 +113,7 @@ async def _ask(
     arguments: Mapping[str, Any],
 ) -> tuple[Outcome, Requester]:
     web_request = ValidatedRequest(request, arguments) if route.context is not None else None
-    requester = Requester(request.scope, request.receive, route.timeout_s or bridge.timeout_s)
+    requester = Requester(request.scope, request.receive)
     body = _body_of(request)
     scope: Scope = request.scope
     source: bytes | Receive = requester

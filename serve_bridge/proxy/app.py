@@ -18,7 +18,7 @@ from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Forwarded, Refused, failed, forward
-from serve_bridge.messages import RawPathParams, RoutingTable
+from serve_bridge.messages import TRAILERS, RawPathParams, RoutingTable
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
@@ -55,7 +55,9 @@ class ProxyApp:
         if found is not None:
             route, params = found
             method = scope["method"]
-            if method in route.methods or (method == "HEAD" and "GET" in route.methods):
+            if route.mount:
+                await self._forward(route, params, {**scope, "root_path": route.root_path(path)}, receive, send)
+            elif method in route.methods or (method == "HEAD" and "GET" in route.methods):
                 await self._forward(route, params, scope, receive, send)
             else:
                 await _send_answer(send, _not_allowed(route.methods))
@@ -78,13 +80,18 @@ class ProxyApp:
             await _send_answer(send, failed(error, request_id))
             return
         try:
-            await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+            start = {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            if reply.trailers is not None:
+                start["trailers"] = True
+            await send(start)
             if reply.body is not None:
                 await send({"type": "http.response.body", "body": reply.body})
                 return
             async for chunk in reply.chunks():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body"})
+            if reply.trailers is not None:
+                await send({"type": TRAILERS, "headers": reply.trailers})
         finally:
             reply.close()
 
@@ -93,10 +100,12 @@ class ProxyApp:
         request_id = None
         if found is None:
             answer = problem(404, "Not Found", f"no route matches {scope['path'][:200]!r}")
-        elif "GET" not in found[0].methods:
+        elif "GET" not in found[0].methods and not found[0].mount:
             answer = _not_allowed(found[0].methods)
         else:
             route, params = found
+            if route.mount:
+                scope = {**scope, "root_path": route.root_path(scope["path"])}
             try:
                 request = Forwarded(
                     route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids
@@ -158,7 +167,7 @@ async def _send_answer(send: Send, answer: Answer) -> None:
 def routes_of(table: RoutingTable) -> tuple[Route, ...]:
     """Return the HTTP routes of *table*, in the order of their creation."""
     return tuple(
-        Route(name, endpoint.path, frozenset(endpoint.methods))
+        Route(name, endpoint.path, frozenset(endpoint.methods), endpoint.mount)
         for name, endpoint in table.endpoints.items()
         if endpoint.path is not None
     )

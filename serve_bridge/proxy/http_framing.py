@@ -227,7 +227,32 @@ class RequestFramer:
         self._scanned = len(self._buffer)
         return None
 
+    def _whole_chunks(self) -> bytes:
+        """Return the data of the good chunks that are here in one piece, framed as one; b"" if there is none."""
+        buffer, end, start, left = self._buffer, len(self._buffer), self._start, self._body_left
+        data: list[bytes | bytearray] = []
+        while found := _CHUNK_LINE.match(buffer, start):
+            size, extension = int(found[1], 16), len(found[2])
+            data_start, data_end = found.end(), found.end() + size
+            left -= size + extension
+            if not size or data_end + 2 > end or left < 0 or extension > CHUNK_EXTENSION_BYTES:
+                break
+            if not buffer.startswith(b"\r\n", data_end):
+                break
+            data.append(buffer[data_start:data_end])
+            self._body_left = left
+            start = data_end + 2
+        if not data:
+            return b""
+        self._start, self._scanned = start, 0
+        whole = b"".join(data)
+        self.body_received += len(whole)
+        return b"%x\r\n%b\r\n" % (len(whole), whole)
+
     def _chunk_size(self) -> bytes | None:
+        # One by one they would cost what no client pays for: a byte a chunk is five times as much to send.
+        if whole := self._whole_chunks():
+            return whole
         line = self._line(CHUNK_EXTENSION_BYTES + 17, Refusal(400, "a chunk extension is too long"))
         if line is None:
             return None

@@ -6,32 +6,38 @@ Rule 1: nothing reaches its parser that the framer has not let through.
 Rule 2: one request at a time. What is pipelined waits as bytes, and a refusal never overtakes an answer.
 Rule 3: no timer a request. A connection keeps its deadlines as numbers, and the server sweeps over them all.
 Rule 4: a client has left when the connection is lost. One that has only ended its own side is still answered;
-one that ends it after the answer has begun counts as leaving.
+one that ends it after the answer has begun, or over TLS, counts as leaving.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
-import logging
 import math
+import re
 import socket
+import struct
+import termios
 import uuid
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn._types import ASGI3Application
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serve_bridge.config import HTTPOptions
-from serve_bridge.proxy.http_framing import FramingLimits, Refusal, RequestFramer
-from serve_bridge.proxy.http_response import HOP_BY_HOP, ResponseWriter, status_line
+from serve_bridge.messages import TRAILERS
+from serve_bridge.proxy.edge_state import EdgeState
+from serve_bridge.proxy.http_framing import Refusal, RequestFramer
+from serve_bridge.proxy.http_response import HOP_BY_HOP, Exchange, status_line
+from serve_bridge.proxy.trusted_peers import is_forwarding
 
-__all__ = ["EdgeProtocol", "EdgeState"]
+__all__ = ["EdgeProtocol"]
 
 BODY_BYTES_PER_S: Final = 1024
 """Slowest body that is waited for, once `body_timeout_s` has passed."""
@@ -39,43 +45,22 @@ BODY_BYTES_PER_S: Final = 1024
 UNREAD_BYTES: Final = 64 * 1024
 """Most bytes of a body that nobody reads that are drained before the connection closes."""
 
+UNSENT_BYTES: Final = 64 * 1024
+"""Bytes that a client has not taken at which an answer waits."""
+
+QUICKLY_SENT_BYTES: Final = 16 * 1024
+"""Bytes that are surely on their way soon, whatever the client does."""
+
+QUIET_S: Final = 0.5
+"""How long nothing leaves for a client that has ended its side in the middle of its answer, before it is gone."""
+
 LINGER_S: Final = 1.0
 DRAIN_LINGER_S: Final = 0.25
 """How long a client has to take the last answer before a connection with unread bytes closes."""
 
+_TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
+"""In a TE header (RFC 9110 section 10.1.4)."""
 _LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
-
-
-class EdgeState(ServerState):
-    """What the connections of one server share.
-
-    Attributes:
-        options: Limits and deadlines.
-        framing: The part of them that the framer enforces.
-        draining: No connection is kept alive any more.
-        cancels: The task of a request is cancelled when its client leaves; else the application is only told.
-        date_line: The Date header of answers, as a line.
-    """
-
-    def __init__(self, options: HTTPOptions) -> None:
-        super().__init__()
-        self.options = options
-        self.framing = FramingLimits(
-            options.max_request_line_bytes,
-            options.max_header_bytes,
-            options.max_headers,
-            options.max_body_bytes,
-        )
-        self.logger = logging.getLogger("serve_bridge.proxy")
-        self.draining = False
-        self.cancels = False
-        self.date_line = b""
-
-    def connection_opened(self) -> None:
-        """Called after a connection joined `connections`."""
-
-    def connection_closed(self) -> None:
-        """Called after a connection left `connections`."""
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -93,11 +78,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self.logger = state.logger
         self.gave_up = False
         self._framer = RequestFramer(state.framing)
+        self._exchange: Exchange | None = None
         self._serving: asyncio.Task[None] | None = None
         self._deadline = math.inf
         self._reading_head = True
-        self._has_connection_header = False
-        self._half_closed = False
+        self._has_connection_header = self._takes_trailers = False
+        self._half_closed = self._is_tls = self._is_trusted = False
         self._lingering = False
         self._unread_left = UNREAD_BYTES
         self._body_time = 0.0
@@ -109,13 +95,22 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the header deadline: a client that says nothing is not waited for."""
         super().connection_made(transport)
-        self._deadline = self.loop.time() + self.server_state.options.header_timeout_s
-        self.server_state.connection_opened()
+        self._is_tls = self.scheme == "https"
+        if self._is_tls:  # its own limit would be eight times that of plain connections
+            transport.set_write_buffer_limits(UNSENT_BYTES)
+        trusted = self.server_state.trusted
+        self._is_trusted = bool(trusted) and self.client is not None and self.client[0] in trusted
+        self._deadline = self._idle_until(self.server_state.options.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
         self.gave_up = True
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        if self._exchange is not None and not self._exchange.response_complete:
+            self._exchange.disconnect()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
         if self.server_state.cancels and self._busy and self._serving is not None:
             self._serving.cancel()
         self.server_state.connection_closed()
@@ -129,15 +124,17 @@ class EdgeProtocol(HttpToolsProtocol):
         self._serve_received()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Close, unless a request waits for its answer."""
-        if self._lingering or not self._busy or not self._framer.at_head:
+        """Close, unless a request waits for its answer; TLS is closed by its end in any case."""
+        if self._is_tls or self._lingering or not self._busy or not self._framer.at_head:
             return None
         self._half_closed = True
-        cycle = self.cycle
-        if cycle.response_started:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        elif cycle.scope["http_version"] == "1.1":
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.response_started:
+            exchange.disconnect()
+            if self.server_state.cancels:
+                self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._written)
+        elif exchange.scope["http_version"] == "1.1":
             # A FIN does not tell a half-closed connection from a closed one, but a write does: a closed one
             # resets. Clients drop a 100 (Continue) that they did not wait for (RFC 9110 section 15.2.1).
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -148,7 +145,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @property
     def _busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._exchange is not None and not self._exchange.response_complete
 
     def _serve_received(self) -> None:
         framer = self._framer
@@ -184,13 +181,22 @@ class EdgeProtocol(HttpToolsProtocol):
             raise Refusal(400, "the request is malformed") from None
 
     def _upgrade(self) -> None:
-        if self.scope["http_version"] != "1.1":
-            raise Refusal(400, "a WebSocket needs HTTP/1.1")
+        scope = cast(Scope, self.scope)
+        if scope["http_version"] != "1.1" or scope["method"] != "GET":
+            raise Refusal(400, "a WebSocket needs GET and HTTP/1.1")
+        if not self._framer.at_head:
+            raise Refusal(400, "the handshake of a WebSocket has no body")
+        target = httptools.parse_url(self.url)
         self.gave_up = True
         rest = self._framer.rest()
-        self.handle_websocket_upgrade()
+        self.connections.discard(self)
+        websocket = cast(Any, self.ws_protocol_class)(self.config, self.server_state, self.app_state)
+        websocket.connection_made(self.transport)
+        self.transport.set_protocol(websocket)
+        path = target.path + (b"?" + target.query if target.query else b"")
+        websocket.shake_hands(path.decode("ascii"), scope["headers"])
         if rest:
-            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(rest)
+            websocket.data_received(rest)
 
     def _unsupported_upgrade_warning(self) -> None:
         """An upgrade to anything else is ignored, as RFC 9110 section 7.8 allows."""
@@ -205,26 +211,81 @@ class EdgeProtocol(HttpToolsProtocol):
         if name in HOP_BY_HOP:
             if name == b"connection" or name == b"upgrade":
                 self._has_connection_header = True
+            elif name == b"te":
+                self._takes_trailers = self._takes_trailers or _TAKES_TRAILERS.search(value) is not None
+                return
             elif name != b"transfer-encoding":  # by which the application knows that a body comes
                 return
         elif name == b"expect":
             self.expect_100_continue = True
+        elif not self._is_trusted and is_forwarding(name):
+            return
         self.headers.append((name, value.rstrip(b" \t")))
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        scope = cast(Scope, cycle.scope)
+    def on_message_begin(self) -> None:
+        """Called by the parser when a head begins."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._takes_trailers = False
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser after a head: the application begins to serve the request."""
+        parser = self.parser
+        version = parser.get_http_version()
+        path, raw_path, query = split_target(self.url)
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": {},
+        }
+        if self._takes_trailers and version == "1.1":
+            scope["extensions"] = {TRAILERS: {}}
+        self.scope = cast(HTTPScope, scope)
+        if parser.should_upgrade() and self._should_upgrade():
+            return
         self._reading_head = False
         self._deadline = math.inf
         self._body_time = 0.0
         if self._has_connection_header:
             self._has_connection_header = False
-            scope["headers"] = end_to_end(scope["headers"])
-        if scope["http_version"] != "1.1":
-            cycle.waiting_for_100_continue = False
-        served = answer_asterisk if scope["path"] == "*" else cast(ASGIApp, app)
-        task = self._serving = self.loop.create_task(ResponseWriter(served, cycle, self).run())
+            scope["headers"] = end_to_end(self.headers)
+        exchange = self._exchange = Exchange(
+            answer_asterisk if self.url == b"*" else cast(ASGIApp, self.app),
+            scope,
+            self,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects_100_continue=self.expect_100_continue and version == "1.1",
+        )
+        task = self._serving = self.loop.create_task(exchange.run())
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser for each piece of a body; a body that the application does not read waits outside."""
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.response_complete:
+            return
+        exchange.take_body(body)
+        if exchange.unread_bytes > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser after a request's last byte."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.response_complete:
+            exchange.end_body()
 
     # What the writer of the answer needs
 
@@ -235,9 +296,16 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes of an answer, if anybody can still receive them."""
-        if not self.gave_up:
-            self._written += len(data)
+        if self.gave_up:
+            return
+        self._written += len(data)
+        if not self._is_tls or len(data) <= UNSENT_BYTES:
             self.transport.write(data)
+            return
+        # What TLS is given at once it hands on at once, and counts no more as unsent.
+        view = memoryview(data)
+        for start in range(0, len(data), UNSENT_BYTES):
+            self.transport.write(view[start : start + UNSENT_BYTES])
 
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the answer that begins now."""
@@ -248,10 +316,10 @@ class EdgeProtocol(HttpToolsProtocol):
         """Go on to the next request, or close."""
         if self.transport.is_closing() or self.gave_up:
             return
-        if not self.cycle.keep_alive:
+        if self._exchange is None or not self._exchange.keep_alive:
             self._close()
             return
-        self._deadline = self.loop.time() + self.server_state.options.keep_alive_timeout_s
+        self._deadline = self._idle_until(self.server_state.options.keep_alive_timeout_s)
         self.flow.resume_reading()
         if self._framer.buffered:
             self._serve_received()
@@ -262,16 +330,34 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         """Close once the client has what was written; unread bytes must not reset the connection before."""
-        if self._framer.at_head and not self._framer.buffered:
-            self.transport.close()
-            return
-        self._linger()
+        # The closing of TLS has a time limit, which would cut off what a slow client has yet to take.
+        slow = self._is_tls and self._unsent() > QUICKLY_SENT_BYTES
+        if slow or self._framer.buffered or not self._framer.at_head:
+            self._linger()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self.transport.close()
+        if self._is_tls:  # the client has its end to say, too; that it has taken everything is enough
+            self._linger_on()
+
+    def _unsent(self) -> int:
+        """Bytes that are out of the writer's hands, and not in the client's."""
+        unsent = self.transport.get_write_buffer_size()
+        if self._is_tls:  # whose transport knows nothing of the one below
+            unsent += unacknowledged(self.transport.get_extra_info("socket"))
+        return unsent
 
     def _linger(self) -> None:
         self._lingering = True
-        self._deadline = self.loop.time() + (DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
-        self.transport.write_eof()
+        self._linger_on()
+        if not self._is_tls:  # which ends in both directions only
+            self.transport.write_eof()
         self.flow.resume_reading()
+
+    def _linger_on(self) -> None:
+        self._deadline = self.loop.time() + (DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
 
     def _discard(self, count: int) -> None:
         self._unread_left -= count
@@ -282,7 +368,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Answer with a problem and close; an answer that has begun is cut off instead."""
         request_id = uuid.uuid4().hex
         self.logger.info("refused a request with %d: %s (request id %s)", status, reason, request_id)
-        if self._busy and self.cycle.response_started:
+        if self._exchange is not None and self._busy and self._exchange.response_started:
             self._abandon()
             self.transport.abort()
         else:
@@ -297,9 +383,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _abandon(self) -> None:
         self.gave_up = True
-        if self._busy:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if self._exchange is not None and self._busy:
+            self._exchange.disconnect()
         self.flow.resume_writing()
 
     def _check_reset(self) -> None:
@@ -309,12 +394,24 @@ class EdgeProtocol(HttpToolsProtocol):
         if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
 
+    def _end_if_quiet(self, exchange: Exchange, written: int) -> None:
+        """Take a client for gone to whom nothing is being sent; a write would tell, and a reader is not cut off."""
+        if exchange is not self._exchange or not self._busy:
+            return
+        if self._written == written and not self._unsent():
+            self.transport.abort()
+        else:
+            self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._written)
+
     # Deadlines
 
-    def drain(self, idle_until: float) -> None:
-        """Close when idle at *idle_until*, on the loop's clock; the next answer closes otherwise."""
-        if not self._busy:
-            self._deadline = min(self._deadline, idle_until)
+    def drain(self) -> None:
+        """Close soon if idle; else the next answer closes."""
+        if not self._busy and not self._framer.buffered:
+            self._deadline = min(self._deadline, self._idle_until(math.inf))
+
+    def _idle_until(self, timeout_s: float) -> float:
+        return self.loop.time() + min(timeout_s, self.server_state.idle_grace_s)
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Close or abort if a deadline has passed.
@@ -333,14 +430,22 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         if self.transport.is_closing() or self._lingering:
-            self.transport.abort()
-        elif self._busy:
-            self.transport.close()
+            self._end_lingering()
+        elif self._busy or self._is_tls:
+            self._end()
         else:  # a request that crosses with the close meets a FIN and no reset
             self._linger()
 
+    def _end_lingering(self) -> None:
+        if self._unsent():  # a client that takes nothing of it is `_sweep_write`'s
+            self._linger_on()
+        elif self._is_tls and not self.transport.is_closing():
+            self._end()
+        else:
+            self.transport.abort()
+
     def _sweep_write(self, elapsed: float) -> None:
-        taken = self._written - self.transport.get_write_buffer_size()
+        taken = self._written - self._unsent()
         if taken > self._taken or taken >= self._written:
             self._taken, self._stalled = taken, 0.0
             return
@@ -349,12 +454,32 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _sweep_body(self, elapsed: float) -> None:
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+        if self.flow.read_paused or (self._exchange is not None and self._exchange.waiting_for_100_continue):
             return
         self._body_time += elapsed
         late = self._body_time - self.server_state.options.body_timeout_s
         if late > 0 and self._framer.body_received < late * BODY_BYTES_PER_S:
             self.transport.abort()
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Return how many bytes the kernel has yet to send, or to be told of; 0 where it does not say."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
+    return int(count)
+
+
+def split_target(target: bytes) -> tuple[str, bytes, bytes]:
+    """Return path, raw path and query of a request's target, which the framer has let through."""
+    if target.startswith(b"/"):
+        raw_path, _, query = target.partition(b"?")
+    else:  # absolute, or an asterisk
+        url = httptools.parse_url(target)
+        raw_path, query = url.path, url.query or b""
+    path = raw_path.decode("ascii")
+    return (unquote(path) if "%" in path else path), raw_path, query
 
 
 async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,18 +14,22 @@ import logging
 import re
 import uuid
 from collections.abc import Iterable
-from typing import Any, Final, Protocol, cast
+from functools import lru_cache
+from typing import Any, Final, Protocol
 
-from starlette.types import ASGIApp, Message, Receive, Scope
+from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-__all__ = ["HOP_BY_HOP", "Connection", "ResponseWriter", "status_line"]
+from serve_bridge.messages import TRAILERS
+
+__all__ = ["HOP_BY_HOP", "Connection", "Exchange", "status_line"]
 
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
+
+_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 
 COPY_BYTES: Final = 64 * 1024
 """Longest piece of a body that is copied behind the head to save a write."""
@@ -48,7 +52,7 @@ _STATUS_LINES: Final = {status: status_line(status) for status in range(102, 600
 
 
 class Connection(Protocol):
-    """What the writer needs of the connection it writes to.
+    """What an exchange needs of the connection that it is on.
 
     Attributes:
         gave_up: Nobody receives the answer any more: the connection is lost, or the request was refused.
@@ -73,28 +77,114 @@ class Connection(Protocol):
     def answer_problem(self, status: int, reason: str, request_id: str) -> None:
         """Answer the request, of whose answer nothing is out, with a problem; then close."""
 
+    def on_response_complete(self) -> None:
+        """Go on to the next request, or close."""
 
-class ResponseWriter:
-    """Runs the application for one request and writes what it sends.
 
-    It takes the place of the sending half of uvicorn's request cycle, which keeps the receiving half.
+class Exchange:
+    """One request on a connection and the answer to it: runs the application, and is its `receive` and `send`.
+
+    Attributes:
+        scope: The request's ASGI scope.
+        keep_alive: Whether the connection may serve another request afterwards.
+        waiting_for_100_continue: The client holds its body back until it is asked for it.
+        unread_bytes: How much of the request's body waits to be received.
+        more_body: Whether more of it may come.
+        disconnected: Nobody waits for the answer any more.
+        response_started, response_complete: How far the answer is.
     """
 
-    __slots__ = ("_app", "_bodyless", "_chunked", "_connection", "_cycle", "_head", "_left")
+    __slots__ = (
+        "_app",
+        "_bodyless",
+        "_chunked",
+        "_connection",
+        "_has_news",
+        "_has_trailers",
+        "_head",
+        "_left",
+        "_news",
+        "_pieces",
+        "_trailers",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "scope",
+        "unread_bytes",
+        "waiting_for_100_continue",
+    )
 
-    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle, connection: Connection) -> None:
+    def __init__(
+        self, app: ASGIApp, scope: Scope, connection: Connection, *, keep_alive: bool, expects_100_continue: bool
+    ) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects_100_continue
+        self.unread_bytes = 0
+        self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
         self._app = app
-        self._cycle = cycle
         self._connection = connection
+        self._pieces: list[bytes] = []
+        self._has_news = False
+        self._news: asyncio.Event | None = None
         self._bodyless = self._chunked = False
         self._left: int | None = None
         self._head = b""
+        self._has_trailers = False
+        self._trailers: list[bytes] | None = None
+
+    # What the connection reports
+
+    def take_body(self, piece: bytes) -> None:
+        """More of the request's body has come."""
+        self._pieces.append(piece)
+        self.unread_bytes += len(piece)
+        self._tell()
+
+    def end_body(self) -> None:
+        """All of the request's body has come."""
+        self.more_body = False
+        self._tell()
+
+    def disconnect(self) -> None:
+        """The client has left, or its request was refused."""
+        self.disconnected = True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._has_news = True
+        if self._news is not None:
+            self._news.set()
+
+    # What the application calls
+
+    async def receive(self) -> Message:
+        """Return the next ASGI message; wait until there is one."""
+        if self.waiting_for_100_continue:
+            self.waiting_for_100_continue = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self._has_news or self.disconnected or self.response_complete):
+            if self._news is None:
+                self._news = asyncio.Event()
+            self._news.clear()
+            self._connection.flow.resume_reading()
+            await self._news.wait()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        self._has_news = False
+        body = b"".join(self._pieces)  # a single piece is not copied
+        self._pieces.clear()
+        self.unread_bytes = 0
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def run(self) -> None:
         """Run the application; an answer that it leaves incomplete becomes a 500, or is cut off."""
         # BaseException: SystemExit in a task would end the loop, and with it every other request.
         try:
-            await self._app(cast(Scope, self._cycle.scope), cast(Receive, self._cycle.receive), self.send)
+            await self._app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
             if not self._connection.transport.is_closing():
                 self._fail()
@@ -102,15 +192,15 @@ class ResponseWriter:
             self._connection.logger.exception("the application failed")
             self._fail()
         else:
-            if not self._cycle.response_complete and not self._connection.gave_up:
+            if not self.response_complete and not self._connection.gave_up:
                 self._connection.logger.error("the application returned before its answer was complete")
                 self._fail()
 
     def _fail(self) -> None:
         """Answer with 500 while nothing of the answer is out; abort later, lest it be taken for whole."""
-        if self._cycle.response_complete or self._connection.gave_up:
+        if self.response_complete or self._connection.gave_up:
             return
-        if self._head or not self._cycle.response_started:
+        if self._head or not self.response_started:
             self._head = b""
             self._connection.answer_problem(500, "the application failed", uuid.uuid4().hex)
         else:
@@ -118,30 +208,37 @@ class ResponseWriter:
 
     async def send(self, message: Message) -> None:
         """Write one ASGI message; wait first while the client takes nothing."""
-        connection, cycle = self._connection, self._cycle
+        connection = self._connection
         if connection.flow.write_paused:
             await connection.flow.drain()
         if connection.gave_up:
             return
         kind = message["type"]
-        if kind == "http.response.start" and not cycle.response_started:
+        if kind == "http.response.start" and not self.response_started:
             self._start(message)
-        elif kind == "http.response.body" and cycle.response_started and not cycle.response_complete:
+        elif kind == "http.response.body" and self._may_have_body():
             self._body(message.get("body", b""), message.get("more_body", False))
+        elif kind == TRAILERS and self._trailers is not None and not self.response_complete:
+            self._end_with(self._trailers, message)
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
+    def _may_have_body(self) -> bool:
+        return self.response_started and not self.response_complete and self._trailers is None
+
     def _start(self, message: Message) -> None:
-        cycle, status = self._cycle, message["status"]
+        status = message["status"]
         line = _STATUS_LINES.get(status)
         if line is None:
             raise ValueError(f"{status!r} is no status of a final answer")
         head = [line]
         keep_alive = self._headers(message.get("headers", ()), head, without_length=status < 200 or status == 204)
-        keep_alive = keep_alive and cycle.keep_alive and status >= 200 and self._connection.may_keep_alive()
-        self._bodyless = status < 200 or status in (204, 304) or cycle.scope["method"] == "HEAD"
+        keep_alive = keep_alive and self.keep_alive and status >= 200 and self._connection.may_keep_alive()
+        if self.waiting_for_100_continue and self.more_body:
+            keep_alive = False  # who was not told to go on may keep the body: its next byte would mean two things
+        self._bodyless = status < 200 or status in (204, 304) or self.scope["method"] == "HEAD"
         if self._left is None and not self._bodyless:
-            if cycle.scope["http_version"] == "1.1":
+            if self.scope["http_version"] == "1.1":
                 self._chunked = True
                 head.append(b"transfer-encoding: chunked\r\n")
             else:  # HTTP/1.0 has no chunks: the body ends with the connection
@@ -149,9 +246,10 @@ class ResponseWriter:
         if not keep_alive:
             head.append(b"connection: close\r\n")
         head.append(b"\r\n")
-        cycle.keep_alive = keep_alive
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
+        self.keep_alive = keep_alive
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._has_trailers = message.get("trailers", False)
         # Most bodies follow in the same turn of the loop; one write costs half of two.
         self._head = b"".join(head)
         self._connection.loop.call_soon(self._flush_head)
@@ -165,20 +263,21 @@ class ResponseWriter:
         """Append the application's headers and a date to *head*; return whether they keep the connection."""
         keep_alive, dated = True, False
         for name, value in headers:
-            if not _NAME.fullmatch(name) or _NO_VALUE.search(value):
-                raise ValueError("the name or value of a response header holds a character that it may not")
-            lowered = name.lower()
-            if lowered == b"date":
-                dated = True
-            elif lowered == b"content-length":
-                if self._left is not None or not _LENGTH.fullmatch(value):
-                    raise ValueError("the content-length of the response is no number, or given twice")
-                self._left = int(value)
-                if without_length:
+            if _NO_VALUE.search(value):
+                raise ValueError("the value of a response header holds a character that it may not")
+            lowered = _header_name(name)
+            if lowered in _SPECIAL:
+                if lowered == b"date":
+                    dated = True
+                elif lowered == b"content-length":
+                    if self._left is not None or not _LENGTH.fullmatch(value):
+                        raise ValueError("the content-length of the response is no number, or given twice")
+                    self._left = int(value)
+                    if without_length:
+                        continue
+                else:
+                    keep_alive = keep_alive and not (lowered == b"connection" and b"close" in value.lower())
                     continue
-            elif lowered in HOP_BY_HOP:
-                keep_alive = keep_alive and not (lowered == b"connection" and b"close" in value.lower())
-                continue
             head += (lowered, b": ", value, b"\r\n")
         if not dated:
             head.append(self._connection.date_line)
@@ -188,7 +287,7 @@ class ResponseWriter:
         if self._bodyless:
             body = b""
         elif self._chunked:
-            body = chunk(body, last=not more_body)
+            body = chunk(body, last=not more_body and not self._has_trailers)
         elif self._left is not None:
             body = self._counted(body)
         if self._head and len(body) > COPY_BYTES:
@@ -196,8 +295,27 @@ class ResponseWriter:
         if self._head or body:
             head, self._head = self._head, b""
             self._connection.write(head + body if head else body)
-        if not more_body:
+        if more_body:
+            return
+        if self._has_trailers:
+            self._trailers = []
+        else:
             self._complete()
+
+    def _end_with(self, lines: list[bytes], message: Message) -> None:
+        """Collect trailers, and end the answer with the last; only chunks can carry them, to who has asked for them."""
+        for name, value in message.get("headers", ()):
+            if _NO_VALUE.search(value):
+                raise ValueError("the value of a trailer holds a character that it may not")
+            lowered = _header_name(name)
+            if lowered not in _SPECIAL:
+                lines += (lowered, b": ", value, b"\r\n")
+        if message.get("more_trailers", False):
+            return
+        if self._chunked:
+            asked = TRAILERS in self.scope.get("extensions", ())
+            self._connection.write(b"".join([b"0\r\n", *(lines if asked else ()), b"\r\n"]))
+        self._complete()
 
     def _counted(self, body: bytes) -> bytes:
         assert self._left is not None
@@ -208,13 +326,24 @@ class ResponseWriter:
         return body
 
     def _complete(self) -> None:
-        cycle = self._cycle
         if self._left and not self._bodyless:
             self._connection.logger.warning("a response body was shorter than its content-length")
-            cycle.keep_alive = False
-        cycle.response_complete = True
-        cycle.message_event.set()
-        cycle.on_response()
+            self.keep_alive = False
+        self.response_complete = True
+        self._tell()
+        self._connection.on_response_complete()
+
+
+@lru_cache(maxsize=1024)
+def _header_name(name: bytes) -> bytes:
+    """Return *name* in lower case.
+
+    Raises:
+        ValueError: It holds a character that it may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError("the name of a response header holds a character that it may not")
+    return name.lower()
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:

@@ -1,46 +1,112 @@
 """One WebSocket of the edge: uvicorn's protocol over `websockets`, with what it leaves open closed.
 
-Rule 1: who does not read is not taken for dead while it is our side that does not.
-Rule 2: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`.
-Rule 3: a handshake that was denied is an answer like any other, and no error.
+Rule 1: what is received and not yet taken is bounded: one whole message waits, and what one read has brought after it.
+Rule 2: who does not read is not taken for dead while it is our side that does not.
+Rule 3: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`; pongs do not pile up for it.
+Rule 4: who is told to close has time to hear it: bytes that arrive after that are dropped, and reset nothing.
+Rule 5: a handshake that was denied is an answer like any other, and no error.
 """
 
 from __future__ import annotations
 
+import asyncio
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import STATUS_PHRASES, WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request, Response
+from websockets.protocol import State
 
-from serve_bridge.proxy.http_protocol import EdgeState
+from serve_bridge.proxy.edge_state import EdgeState
+from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
+from serve_bridge.proxy.http_response import HOP_BY_HOP
+from serve_bridge.proxy.websocket_frames import FrameProtocol
 
 __all__ = ["EdgeWebSocket"]
 
 VERSION: Final = "13"
+PIECE_BYTES: Final = 4096
+"""Bytes that are parsed at once: compressed, they may become a thousand times as many."""
+HELD_BYTES: Final = 64 * 1024
+"""Bytes that are taken from a client which does not wait for the answer to its handshake."""
+DRAIN_CLOSE_S: Final = 2.0
+"""How long a client may take to answer the close of a proxy that drains."""
+CONTROLS_PER_S: Final = 1000
+"""Pings and pongs that a client may send, for longer than a moment."""
 
 
 class EdgeWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol: handshake, frames, compression, pings, limits."""
 
+    transport: _Leaving  # type: ignore[assignment]
+
     def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._write_timeout_s = server_state.options.write_timeout_s
+        self._state = server_state
+        self.conn = FrameProtocol(
+            extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=self.logger
+        )
+        self._received = bytearray()
+        self._pong = b""
+        self._controls = 0.0
+        self._denying = False
         self._sent = self._unsent = 0
         self._stalled = 0.0
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection of HTTP."""
+        super().connection_made(transport)
+        self.transport = _Leaving(self, cast(asyncio.Transport, transport))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application that its client has gone: with 1006, if it has not said so."""
+        if self.handshake_complete and not self.close_sent and self.conn.close_rcvd is None:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE, "reason": ""})
+        super().connection_lost(exc)
+
     def sweep(self, now: float, elapsed: float) -> None:
         """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
+        self._controls = max(0.0, self._controls - elapsed * CONTROLS_PER_S)
         unsent = self.transport.get_write_buffer_size()
         took = unsent < self._unsent or self._sent > 0
         self._stalled = 0.0 if took or not unsent else self._stalled + elapsed
         self._unsent, self._sent = unsent, 0
-        if self._stalled > self._write_timeout_s:
+        if self._stalled > self._state.options.write_timeout_s:
             self.transport.abort()
 
+    def shutdown(self) -> None:
+        """Close with 1012, as soon as the handshake is answered: the service restarts."""
+        self.stop_keepalive()
+        if self.handshake_complete and not self.close_sent and self.conn.state is State.OPEN:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.SERVICE_RESTART, "reason": ""})
+            self.conn.send_close(CloseCode.SERVICE_RESTART)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+            self.close_timer = self.loop.call_later(DRAIN_CLOSE_S, self.transport.close)
+            self.read_paused = False
+            self._go_on()
+
+    @property
+    def linger_s(self) -> float:
+        """How long a client has to take the last that was said to it."""
+        return DRAIN_LINGER_S if self._state.draining else LINGER_S
+
+    # The handshake
+
+    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+        """Begin the handshake that the client asks for with *headers*."""
+        fields = Headers()
+        for name, value in headers:
+            fields[name.decode("ascii")] = value.decode("latin-1")
+        self.handle_connect(Request(path, fields))
+
     def handle_connect(self, event: Request) -> None:
-        """Begin the handshake; a client of another version is told which one is spoken (RFC 6455 section 4.4)."""
+        """Ask the application; a client of another version is told which one is spoken (RFC 6455 section 4.4)."""
         if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
             super().handle_connect(event)
             return
@@ -53,10 +119,130 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Write one ASGI message; wait first while the client takes nothing."""
-        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.initial_response is not None:
+            await self._deny(message["body"], last=not message.get("more_body", False))
+        else:
+            await super().send(message)
         self._sent += 1
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+        if message["type"] == "websocket.accept" and self._state.draining:
+            self.shutdown()
+        elif message["type"] in ("websocket.accept", "websocket.close"):
+            self._go_on()
+
+    async def _deny(self, body: bytes, *, last: bool) -> None:
+        """Send a part of the answer that denies the handshake; the connection ends with it."""
+        await self.writable.wait()
+        if self.disconnected:
+            raise ClientDisconnected
+        assert self.initial_response is not None
+        if not self._denying:
+            self._denying = True
+            status, given, _ = self.initial_response
+            headers = Headers([pair for pair in given if pair[0].lower().encode() not in HOP_BY_HOP])
+            headers["Connection"] = "close"
+            headers.setdefault("Date", formatdate(usegmt=True))
+            if last:
+                headers.setdefault("Content-Length", str(len(body)))
+            self.conn.send_response(Response(status, STATUS_PHRASES[status], headers))
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write(body)
+        if last:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE})
+            self.handshake_complete = self.close_sent = True
+            self.transport.close()
+
+    # From bytes to messages
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived, as far as the application is not behind."""
+        if self.transport.is_closing():
+            return
+        self._received += data
+        self._go_on()
+
+    async def receive(self) -> Any:
+        """Return the next ASGI message."""
+        message = await self.queue.get()
+        if self.queue.empty():
+            self.read_paused = False
+            self._go_on()
+        return message
+
+    def _go_on(self) -> None:
+        """Parse until a message is whole that the application has not yet taken; read only if it waits for more."""
+        received = self._received
+        while received and self.handshake_complete and not self.read_paused and not self.transport.is_closing():
+            piece = bytes(received[:PIECE_BYTES])
+            del received[:PIECE_BYTES]
+            self.conn.receive_data(piece)
+            self.handle_events()
+            if self.conn.parser_exc is not None:
+                self.handle_parser_exception()
+        if self.transport.is_closing():
+            received.clear()
+        elif self.read_paused or len(received) >= HELD_BYTES:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join a piece to its message, which takes no more than its length, however short the pieces are."""
+        message: bytes | bytearray = self.frames[0]
+        if not isinstance(message, bytearray):
+            message = bytearray(message)
+            self.frames = [message]  # type: ignore[list-item]
+        message += event.data
+        if event.fin:
+            self.frames = [bytes(message)]
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a whole message over, and parse no more until it is taken."""
+        data = self.frames.pop()
+        if self.close_sent:  # the client did not know yet
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        else:
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": str(data, "utf-8")})
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA, "the text is no UTF-8")
+                return
+        self.read_paused = True
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        if self.conn.state is State.OPEN:
+            self.conn.fail(code, reason)
+            self.handle_parser_exception()
+
+    # Pings
+
+    def handle_ping(self) -> None:
+        """Answer; to a client that takes nothing only the last ping, as RFC 6455 section 5.5.3 allows."""
+        answers = self.conn.data_to_send()
+        if self.writable.is_set() or self.conn.state is not State.OPEN:
+            self.transport.write(b"".join(answers))
+        elif answers:
+            self._pong = answers[-1]
+        self._count_control()
+
+    def handle_pong(self, event: Frame) -> None:
+        """Take the answer to a ping of ours, or one to none."""
+        super().handle_pong(event)
+        self._count_control()
+
+    def _count_control(self) -> None:
+        self._controls += 1
+        if self._controls > CONTROLS_PER_S:
+            self._fail(CloseCode.POLICY_VIOLATION, "too many pings")
+
+    def resume_writing(self) -> None:
+        """Send what waited."""
+        super().resume_writing()
+        if self._pong:
+            self.transport.write(self._pong)
+            self._pong = b""
 
     def keepalive_timeout(self) -> None:
         """Close, unless the pong may lie in what back-pressure keeps us from reading; then ask again."""
@@ -65,3 +251,35 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             return
         self.pong_timer = self.pending_ping_payload = None
         self.schedule_ping()
+
+
+class _Leaving:
+    """The transport, but for `close`: a client that has not said that it closes is first heard out for a while."""
+
+    def __init__(self, protocol: EdgeWebSocket, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self._leaves = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._leaves or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        if not self._leaves:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        self._leaves = True
+        protocol, transport = self._protocol, self._transport
+        if protocol.conn.close_rcvd is not None:
+            transport.close()
+            return
+        if protocol.scheme == "ws":  # TLS ends in both directions only
+            transport.write_eof()
+        transport.resume_reading()
+        protocol.loop.call_later(protocol.linger_s, transport.close)

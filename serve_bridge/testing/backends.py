@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 
 STATE_NAMES: Final = ("method", "user", "missing")
 """Of a request's state these are told."""
+PART: Final = b"0123456789abcdef" * 4096
 PARTS: Final = tuple(f"{number}\n" * 50_000 for number in range(3))
 
 
@@ -28,6 +29,7 @@ class Subject:
         self._open: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._begun: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._produced: defaultdict[str, int] = defaultdict(int)
 
     async def __call__(self, request: Any) -> Any:
         """Do what the first part of the path that names something says."""
@@ -51,6 +53,10 @@ class Subject:
     async def ended(self, gate: str) -> bool:
         """Return once the request of *gate* has ended, or was given up."""
         return await self._ended[gate].wait()
+
+    async def produced(self, gate: str) -> int:
+        """Return how many bytes the request of *gate* has produced."""
+        return self._produced[gate]
 
     # behaviours
 
@@ -91,7 +97,8 @@ class Subject:
         return response
 
     async def _nothing(self, request: Any) -> Any:
-        return Response(status_code=int(request.query_params["status"]))
+        # What there is all the same must not leave.
+        return StreamingResponse(iter([b"something"]), int(request.query_params["status"]))
 
     async def _lines(self, request: Any) -> Any:
         async def lines() -> AsyncIterator[str]:
@@ -121,6 +128,26 @@ class Subject:
                 self._ended[gate].set()
 
         return StreamingResponse(parts(), media_type="application/octet-stream")
+
+    async def _counted(self, request: Any) -> Any:
+        gate = request.query_params["gate"]
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(int(request.query_params["parts"])):
+                self._produced[gate] += len(PART)
+                yield PART
+
+        return StreamingResponse(parts(), media_type="application/octet-stream")
+
+    async def _paused(self, request: Any) -> Any:
+        gate = request.query_params["gate"]
+        body = request.stream()
+        size = len(await anext(body))
+        self._begun[gate].set()
+        await self._open[gate].wait()
+        async for chunk in body:
+            size += len(chunk)
+        return {"size": size}
 
     async def _hanging(self, request: Any) -> Any:
         gate = request.query_params["gate"]
@@ -165,6 +192,8 @@ class Subject:
         return StreamingResponse(parts(), headers={"content-length": "100"}, media_type="text/plain")
 
     async def _injecting(self, request: Any) -> Any:
+        if "raised" in request.query_params:
+            raise HTTPException(400, headers={"x-own": "1\r\nx-injected: 1"})
         response = Response(b"", media_type="text/plain")
         response.raw_headers.append((b"x-own", b"1\r\nx-injected: 1"))
         return response
@@ -211,6 +240,8 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "lines": Subject._lines,
     "gated": Subject._gated,
     "endless": Subject._endless,
+    "counted": Subject._counted,
+    "paused": Subject._paused,
     "hanging": Subject._hanging,
     "upload": Subject._upload,
     "early": Subject._early,

@@ -16,10 +16,13 @@ Rule 2: a test holds for every framework, or it needs something: what a framewor
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import unquote
 
@@ -31,17 +34,23 @@ from websockets.typing import Subprotocol
 
 from serve_bridge.adapters import Adapter, Bridge, RouteSpec
 from serve_bridge.client import Client
+from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.handle import Handle
-from serve_bridge.testing.backends import PARTS, Subject
+from serve_bridge.testing.backends import PART, PARTS, Subject
 from serve_bridge.testing.exchange import Exchange
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 SUBJECT: Final = "contract"
 """The endpoint of all routes but one, and its backend."""
+SINGLE: Final = "contract-single"
+"""Another one like it, whose backend runs one request at a time and lets one wait."""
 MISSING: Final = "contract-missing"
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PIECE: Final = b"0123456789abcdef" * 16 * 1024  # 256 KiB, more than anything on the way may hold back
 MOST_BYTES: Final = 1000
+LONG_BYTES: Final = 15 << 20
+HELD_BYTES: Final = 12 << 20
+"""What all on the way between client and backend may hold of a body that nobody takes: kernels hold most of it."""
 
 ROUTES: Final = (
     *(
@@ -49,7 +58,7 @@ ROUTES: Final = (
         for path in (
             *("/echo", "/typed/{count:int}/{share:float}/{key:uuid}/{name}/{rest:path}", "/echo/{rest:path}"),
             *("/digest", "/form", "/answer", "/nothing", "/lines", "/gated", "/endless", "/hanging", "/upload"),
-            *("/early", "/duplex", "/failing", "/broken", "/injecting"),
+            *("/early", "/duplex", "/failing", "/broken", "/injecting", "/counted", "/paused"),
         )
     ),
     RouteSpec("/gets", SUBJECT, ("GET",)),
@@ -87,9 +96,11 @@ def needs(what: str) -> Callable[[_Test], _Test]:
 
 
 def deploy_subject(client: Client) -> None:
-    """Create the contract's backend, an endpoint, and for the proxy an endpoint at each of the `ROUTES`."""
+    """Create the contract's backends, an endpoint of each, and for the proxy an endpoint at each of the `ROUTES`."""
     client.create_backend(SUBJECT, Subject)
     client.create_endpoint(SUBJECT, backend=SUBJECT)
+    client.create_backend(SINGLE, Subject, config={"max_concurrent_queries": 1, "max_queued_queries": 1})
+    client.create_endpoint(SINGLE, backend=SINGLE)
     for number, route in enumerate(ROUTES):
         client.create_endpoint(
             f"{SUBJECT}-{number}", backend=SUBJECT, route=route.pattern, methods=route.methods or METHODS
@@ -223,6 +234,17 @@ class FrontContract:
             exchange.send(PIECE)
             assert exchange.head().status_code == 202
 
+    @needs("duplex")
+    def test_a_client_that_waits_is_asked_for_its_body_when_the_backend_reads(self, serve_bridge_front: str) -> None:
+        """With a 100 (Continue); an answer that needs no body comes without."""
+        expecting = [("content-length", "4"), ("expect", "100-continue")]
+        with Exchange(serve_bridge_front, "POST", "/early", expecting) as exchange:
+            assert exchange.next_status() == 202
+        with Exchange(serve_bridge_front, "POST", "/digest", expecting) as exchange:
+            assert exchange.next_status() == 100
+            exchange.send(b"body")
+            assert exchange.next_status() == 200
+
     def test_body_and_answer_pass_at_the_same_time(self, serve_bridge_front: str) -> None:
         """A long body is answered, byte for byte, by a backend that keeps none of it."""
         length = len(PIECE) * 12
@@ -245,6 +267,31 @@ class FrontContract:
             assert PIECE.startswith(first)
             exchange.send(PIECE)
             assert first + exchange.read_at_least(len(PIECE) * 2 - len(first)) == PIECE * 2
+
+    @needs("streamed uploads")
+    def test_a_backend_that_does_not_read_pauses_the_client(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """What has not been taken stays with the client; once it is taken, all of it arrives."""
+        gate = secrets.token_hex(8)
+        length, sent = [("content-length", str(LONG_BYTES))], [0]
+
+        def upload() -> None:
+            for _ in range(LONG_BYTES // len(PIECE)):
+                exchange.send(PIECE)
+                sent[0] += len(PIECE)
+
+        with (
+            Exchange(serve_bridge_front, "POST", f"/paused?gate={gate}", length) as exchange,
+            ThreadPoolExecutor(1) as sender,
+        ):
+            sending = sender.submit(upload)
+            serve_bridge_subject.options(method_name="begun").call(gate)
+            assert _at_rest(lambda: sent[0], serve_bridge_subject) <= HELD_BYTES
+            serve_bridge_subject.options(method_name="open").call(gate)
+            sending.result()
+            assert exchange.head().status_code == 200
+            assert json.loads(exchange.read_at_least(LONG_BYTES)) == {"size": LONG_BYTES}
 
     @needs("streamed uploads")
     def test_a_client_that_leaves_during_its_upload_ends_it(
@@ -292,6 +339,19 @@ class FrontContract:
             assert next(parts) == "first\n"
             serve_bridge_subject.options(method_name="open").call(gate)
             assert "".join(parts) == "last\n"
+
+    def test_a_client_that_does_not_read_pauses_the_backend(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """No more is made than fits on the way; once the client reads, all of it arrives."""
+        gate = secrets.token_hex(8)
+        target = f"/counted?gate={gate}&parts={LONG_BYTES // len(PART)}"
+        with Exchange(serve_bridge_front, "GET", target) as exchange:
+            exchange.end()
+            assert exchange.head().status_code == 200
+            produced = partial(serve_bridge_subject.options(method_name="produced").call, gate)
+            assert 0 < _at_rest(produced, serve_bridge_subject) <= HELD_BYTES
+            assert len(exchange.read_at_least(LONG_BYTES)) == LONG_BYTES
 
     def test_head_is_get_without_its_body(self, serve_bridge_http: httpx.Client) -> None:
         """Status and type are the same."""
@@ -367,9 +427,10 @@ class FrontContract:
         with pytest.raises(httpx.TransportError), httpx.Client(trust_env=False, verify=False) as http:
             http.get(f"{serve_bridge_front}/broken")
 
-    def test_a_header_with_a_line_end_is_refused(self, serve_bridge_http: httpx.Client) -> None:
+    @pytest.mark.parametrize("query", ["", "?raised"], ids=["returned", "raised"])
+    def test_a_header_with_a_line_end_is_refused(self, serve_bridge_http: httpx.Client, query: str) -> None:
         """A backend cannot be made to write headers by the text it puts into one."""
-        answer = serve_bridge_http.get("/injecting")
+        answer = serve_bridge_http.get(f"/injecting{query}")
         assert answer.status_code == 500
         assert "x-injected" not in answer.headers
 
@@ -458,6 +519,10 @@ class AdapterContract(FrontContract):
             RouteSpec("/told/echo", SUBJECT, METHODS, {"context": lambda request: {"user": 7}}),
             RouteSpec("/short/digest", SUBJECT, ("POST",), {"max_body_bytes": MOST_BYTES}),
             RouteSpec("/quick/hanging", SUBJECT, ("GET",), {"timeout_s": 0.2}),
+            RouteSpec("/quick/endless", SUBJECT, ("GET",), {"timeout_s": 0.2}),
+            RouteSpec("/asked/hanging", SUBJECT, ("GET",), {"timeout_header": True}),
+            RouteSpec("/single/hanging", SINGLE, ("GET",)),
+            RouteSpec("/hasty/hanging", SINGLE, ("GET",), {"timeout_s": 0.2}),
         )
 
     @classmethod
@@ -561,6 +626,56 @@ class AdapterContract(FrontContract):
         assert answer.status_code == 504
         assert answer.headers["x-request-id"]
 
+    def test_an_answer_that_takes_too_long_ends(
+        self, serve_bridge_http: httpx.Client, serve_bridge_subject: Handle
+    ) -> None:
+        """The time counts to its last byte; the work is cancelled. Not every server can show that some is missing."""
+        gate = secrets.token_hex(8)
+        with suppress(httpx.TransportError):
+            serve_bridge_http.get("/quick/endless", params={"gate": gate})
+        assert serve_bridge_subject.options(method_name="ended").call(gate) is True
+
+    def test_a_route_may_let_a_header_shorten_its_time(self, serve_bridge_http: httpx.Client) -> None:
+        """Where it says so; what is no number of seconds is refused."""
+        asked = {given: {"x-serve-timeout-s": given} for given in ("0.2", "0")}
+        params = {"gate": secrets.token_hex(8)}
+        found = [serve_bridge_http.get("/asked/hanging", params=params, headers=asked[given]) for given in asked]
+        assert [answer.status_code for answer in found] == [504, 400]
+
+    @pytest.mark.parametrize("given", ["0", "0.000001"])
+    def test_no_header_shortens_the_time_elsewhere(self, serve_bridge_http: httpx.Client, given: str) -> None:
+        """How long a request may take is the application's to decide."""
+        assert serve_bridge_http.get("/echo", headers={"x-serve-timeout-s": given}).status_code == 200
+
+    @needs("disconnects")
+    def test_a_client_that_leaves_the_line_never_starts(
+        self, serve_bridge_front: str, serve_bridge_contract: Client
+    ) -> None:
+        """Its place there comes free, and not for work that nobody wants."""
+        gate, left = secrets.token_hex(8), []
+
+        def probed() -> tuple[int, str]:
+            """Return what somebody gets who wants to wait in line: there is one place."""
+            answer = httpx.get(f"{serve_bridge_front}/hasty/hanging?gate={gate}", trust_env=False, verify=False)
+            return answer.status_code, answer.headers["x-serve-executed"]
+
+        with Exchange(serve_bridge_front, "GET", f"/single/hanging?gate={gate}") as holding:
+            holding.end()
+            _until(lambda: probed() == (504, "no"))
+            is_full = False
+            while not is_full:
+                left.append(secrets.token_hex(8))
+                with Exchange(serve_bridge_front, "GET", f"/single/hanging?gate={left[-1]}") as waiting:
+                    waiting.end()
+                    is_full = probed()[0] == 503
+                    waiting.leave()
+            _until(lambda: probed() == (504, "no"))
+            holding.leave()
+        begun = serve_bridge_contract.get_handle(SINGLE).options(method_name="begun", timeout_s=0.2)
+        for each in left:
+            with pytest.raises(DeadlineExceeded):
+                begun.call(each)
+
     # what is not there
 
     def test_an_unknown_endpoint_is_a_404(self, serve_bridge_http: httpx.Client) -> None:
@@ -582,7 +697,24 @@ class AdapterContract(FrontContract):
         assert answer.headers["x-request-id"]
 
 
+def _at_rest(value: Callable[[], int], subject: Handle) -> int:
+    """Return *value* once it stays the same while other requests are answered."""
+    before = -1
+    while (now := value()) != before:
+        before = now
+        for _ in range(100):
+            subject.options(method_name="produced").call("")
+    return now
+
+
 def _websocket(url: str, target: str, **options: Any) -> ClientConnection:
     target = url.replace("http", "ws", 1) + target
     websocket: ClientConnection = connect(target, open_timeout=15, proxy=None, compression=None, **options)
     return websocket
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Ask until *condition* holds."""
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline

@@ -55,6 +55,18 @@ class Exchange:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
+    def next_status(self) -> int:
+        """Receive the next head, be it one that is not final yet; return its status.
+
+        Raises:
+            TimeoutError: None has come.
+            ConnectionError: None will.
+        """
+        event = self._next()
+        if not isinstance(event, h11.InformationalResponse | h11.Response):
+            raise ConnectionError("the server closed the connection without an answer")
+        return int(event.status_code)
+
     def head(self) -> h11.Response:
         """Receive the head of the answer.
 

@@ -15,14 +15,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, identity
 from serve_bridge.wire.body import Lost, Rejected
 from serve_bridge.wire.connection import rejected
-from serve_bridge.wire.frames import END, Frame, Kind, encode
+from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
+from serve_bridge.wire.payload import space_for
 from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
 from serve_bridge.wire.transport import check_socket_peer
@@ -31,6 +33,7 @@ RECEIVE_BYTES: Final = 256 * 1024
 SILENCE_S: Final = 1.0
 """How long a caller waits before it asks others whether the replica still lives."""
 _TIMEVAL = struct.Struct("@ll")
+_Read = TypeVar("_Read", bytes, int)
 
 
 class BlockingConnection:
@@ -52,6 +55,7 @@ class BlockingConnection:
         self._timeout_s = 0.0
         try:
             self._socket = _connect(address)
+            self._recv = partial(self._socket.recv, RECEIVE_BYTES)
         except AuthenticationError:
             raise
         except OSError as error:
@@ -103,7 +107,7 @@ class BlockingConnection:
         Raises:
             As `exchange`.
         """
-        data = self._receive(answer.deadline, answer.on_silence)
+        data = self._read_body(answer) if answer.space else self._receive(answer, self._recv)
         for stream, frame in self._session.feed(data):
             if stream is None:
                 # The answer under way still comes; nothing is asked after it.
@@ -116,6 +120,17 @@ class BlockingConnection:
                 answer.take(frame)
         if answer.ended and self.closed:
             self._socket.close()
+
+    def _read_body(self, answer: BlockingAnswer) -> bytes:
+        """Read what comes next to where it belongs, if it does; return what does not."""
+        reader = self._session.reader
+        if reader.space is None or not self._is_unix:
+            # After a header alone: a payload may follow that has a place.
+            size = HEADER_BYTES if self._is_unix else RECEIVE_BYTES
+            return self._receive(answer, partial(self._socket.recv, size))
+        while not reader.filled(self._receive(answer, partial(self._socket.recv_into, reader.space))):
+            pass
+        return b""
 
     def give_credit(self, stream: Stream, size: int) -> None:
         """Let the replica send *size* bytes more."""
@@ -142,20 +157,20 @@ class BlockingConnection:
             except OSError as error:
                 raise Lost("unknown", f"the replica has gone: {error}") from error
 
-    def _receive(self, deadline: float, on_silence: Callable[[], None] | None) -> bytes:
+    def _receive(self, answer: BlockingAnswer, read: Callable[[], _Read]) -> _Read:
         quiet = False
         while True:
-            remaining = deadline - time.monotonic()
+            remaining = answer.deadline - time.monotonic()
             if remaining <= 0:
                 raise DeadlineExceeded("the backend did not answer in time", "unknown")
-            if quiet and on_silence is not None:
-                on_silence()
+            if quiet and answer.on_silence is not None:
+                answer.on_silence()
             remaining = min(remaining, SILENCE_S)
             # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
                 self._set_timeout(remaining)
             try:
-                data = self._socket.recv(RECEIVE_BYTES)
+                data = read()
             except BlockingIOError:
                 self._timeout_s = 0.0  # it was a little short, or this was the deadline
                 quiet = True
@@ -164,9 +179,7 @@ class BlockingConnection:
                 raise Lost("unknown", str(error)) from error
             if not data:
                 raise Lost("unknown", "the replica closed the connection")
-            if not self._is_unix:
-                data = self._seal_in.open(data)
-            if data:
+            if self._is_unix or (data := self._seal_in.open(data)):  # type: ignore[arg-type, assignment]
                 return data
 
     def _set_timeout(self, timeout_s: float) -> None:
@@ -233,10 +246,10 @@ class BlockingAnswer:
         self.broken: Lost | None = None
         self.head = b""
         self.load = 0
+        self._stream = stream
         self.deadline = deadline
         self.on_silence = on_silence
         self._connection = connection
-        self._stream = stream
         self._parts: deque[bytes] = deque()
         self._taken = 0
 
@@ -245,6 +258,9 @@ class BlockingAnswer:
         if not self.begun:
             self.begun = True
             self.head = frame.payload
+        elif self._stream.space is not None:
+            self._stream.fill(frame.payload)
+            self._taken += len(frame.payload) + frame.placed + FRAME_COST
         elif frame.payload:  # the last one often has none
             self._parts.append(frame.payload)
         if frame.flags & END:
@@ -258,21 +274,48 @@ class BlockingAnswer:
             Lost, DeadlineExceeded: It broke off, after all that had come; the connection is closed.
         """
         while not self._parts and not self.ended:
-            try:
-                if self.broken is not None:
-                    raise self.broken
-                if self._taken:
-                    self._connection.give_credit(self._stream, self._taken)
-                    self._taken = 0
-                self._connection.read_into(self)
-            except BaseException:
-                self._connection.close()
-                raise
+            self._more()
         if not self._parts:
             return None
         part = self._parts.popleft()
         self._taken += len(part) + FRAME_COST
         return part
+
+    def read(self, size: int) -> memoryview:
+        """Return the whole body, which the head said has *size* bytes; it is written to its place as it comes.
+
+        Raises:
+            ProtocolError: It has another size.
+            MemoryError: There is no room for it.
+            Lost, DeadlineExceeded: As `next_part`.
+        """
+        body = self._stream.space = space_for(size)
+        for part in self._parts:
+            self._stream.fill(part)
+            self._taken += len(part) + FRAME_COST
+        self._parts.clear()
+        while not self.ended:
+            self._more()
+        if self._stream.space:
+            raise ProtocolError(f"body of {size - len(self._stream.space)} bytes where {size} were announced")
+        return body
+
+    @property
+    def space(self) -> memoryview | None:
+        """Return what is still to be filled of the body that is being read."""
+        return self._stream.space
+
+    def _more(self) -> None:
+        try:
+            if self.broken is not None:
+                raise self.broken
+            if self._taken >= ANSWER_WINDOW // 4:
+                self._connection.give_credit(self._stream, self._taken)
+                self._taken = 0
+            self._connection.read_into(self)
+        except BaseException:
+            self._connection.close()
+            raise
 
 
 _open: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()

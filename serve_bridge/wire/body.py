@@ -14,12 +14,16 @@ from typing import Final
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import Rejection
-from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode
-from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
+from serve_bridge.wire.payload import Segment, space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
 from serve_bridge.wire.transport import FrameTransport
 
-CHUNK_BYTES: Final = 64 * 1024
+CHUNK_BYTES: Final = 125 * 1024
+"""The longest piece of a body: eight of them, with what each costs, make a window, and two what uvloop reads at once.
+
+A block above 128 KiB would come from the system, and go back there, page by page (see mallopt(3)).
+"""
 MAX_MESSAGE_BYTES: Final = 2 << 30
 
 
@@ -78,12 +82,22 @@ class BodyStream(Stream):
         """Take in a DATA frame."""
         if self._end:
             return  # nobody wants it any more
-        if self._chunks is _NOTHING:
-            self._chunks = deque()
-        self._chunks.append(frame)
+        if self.space is not None:
+            self._fill(frame)
+        else:
+            if self._chunks is _NOTHING:
+                self._chunks = deque()
+            self._chunks.append(frame)
+            self._wake_readers()
         if frame.flags & END:
-            self._end = True
-        self._wake_readers()
+            self.end_body()
+
+    def place(self, size: int) -> memoryview | None:
+        """See `Stream.place`; the connection reads straight to it."""
+        found = super().place(size)
+        if found is not None:
+            self.connection.receive_in_bulk()
+        return found
 
     def end_body(self, error: BaseException | None = None) -> None:
         """Nothing more will come: the body is whole, or readers get *error* after what has come."""
@@ -106,6 +120,8 @@ class BodyStream(Stream):
     async def send_segments(self, segments: Sequence[Segment], *, end: bool) -> None:
         """Send *segments* as one message of DATA frames, as credit and the socket allow.
 
+        Without *end* nothing of them is needed any more on return; they are views of what may change then.
+
         Raises:
             Lost: The peer wants no more of it, or has gone.
         """
@@ -114,6 +130,8 @@ class BodyStream(Stream):
         for piece in pieces:
             await self._send_piece(piece, MORE)
         await self._send_piece(last, END if end else 0)
+        if not end:
+            await self.connection.writable()
 
     async def accepted(self) -> None:
         """Wait for the first credit: the peer has accepted the request and wants its body.
@@ -140,7 +158,7 @@ class BodyStream(Stream):
             raise Lost("unknown", "the peer wants no more of this body")
 
     def _send_data(self, piece: memoryview, flags: int) -> None:
-        self.connection.send(encode(Kind.DATA, self.id, piece, flags))
+        self.connection.send_piece(encode_header(Kind.DATA, self.id, len(piece), flags), piece)
 
     # reading
 
@@ -171,18 +189,34 @@ class BodyStream(Stream):
                 yield message
                 message = bytearray()
 
-    async def read(self, size: int) -> bytearray:
-        """Return the whole body, which the head said has *size* bytes.
+    async def read(self, size: int) -> memoryview:
+        """Return the whole body, which the head said has *size* bytes; it is written to its place as it comes.
 
         Raises:
             ProtocolError: It has another size.
+            MemoryError: There is no room for it.
         """
-        body = bytearray()
-        while len(body) <= size and (chunk := await self.next_chunk()) is not None:
-            body += chunk
-        if len(body) != size:
-            raise ProtocolError(f"body of {len(body)} bytes or more where {size} were announced")
-        return body
+        body = self.space = space_for(size)
+        try:
+            while self._chunks:
+                self._fill(self._chunks.popleft())
+            while not self._end:
+                await self._more()
+            if isinstance(self._end, BaseException):
+                raise self._end
+            if self.space:
+                raise ProtocolError(f"body of {size - len(self.space)} bytes where {size} were announced")
+            return body
+        finally:
+            self.space = None
+
+    def _fill(self, frame: Frame) -> None:
+        """Write what *frame* brings to the body that is being read, unless that was done as it came."""
+        try:
+            self.fill(frame.payload)
+        except ProtocolError as error:
+            self.end_body(error)
+        self._return_credit(len(frame.payload) + frame.placed + FRAME_COST)
 
     async def next_frame(self) -> Frame | None:
         """Return the next DATA frame, which gives credit for more; None after the last. To cancel loses nothing."""
@@ -191,12 +225,15 @@ class BodyStream(Stream):
                 raise self._end
             if self._end:
                 return None
-            if self._readers is None:
-                self._readers = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._readers)  # one reader that is cancelled must not take the others along
+            await self._more()
         frame = self._chunks.popleft()
         self._return_credit(len(frame.payload) + FRAME_COST)
         return frame
+
+    async def _more(self) -> None:
+        if self._readers is None:
+            self._readers = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._readers)  # one reader that is cancelled must not take the others along
 
     def _return_credit(self, size: int) -> None:
         self._consumed += size

@@ -1,4 +1,7 @@
-"""Python calls on a connection: what both a handle and a management call do with the answer."""
+"""Python calls on a connection: what both a handle and a management call do with the answer.
+
+Rule 1: a loop packs and unpacks what is soon done; what takes long is done on a thread, while others are served.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,27 @@ encode_answer = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(CallAnswer).decode
 
 
+async def pack(value: object) -> list[payload.Segment]:
+    """Return *value* packed; it must not change meanwhile.
+
+    Raises:
+        SerializationError: It has no pickled form.
+    """
+    try:
+        return payload.pack(value, payload.LONG_PICKLE_BYTES)
+    except payload.TooLong:
+        return await asyncio.to_thread(payload.pack, value)
+
+
+async def unpack(data: bytes | bytearray | memoryview) -> Any:
+    """Return the value in *data*.
+
+    Raises:
+        SerializationError: It cannot be rebuilt here.
+    """
+    return await asyncio.to_thread(payload.unpack, data) if payload.is_long(data) else payload.unpack(data)
+
+
 async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
     """Return the arguments of the call that *head* opened, reading its body if it has one.
 
@@ -42,7 +66,7 @@ async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
     if not 0 <= head.size <= MAX_CALL_BYTES:
         raise ProtocolError(f"arguments of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
     stream.accept_body()
-    return payload.unpack(await stream.read(head.size))
+    return await unpack(await stream.read(head.size))
 
 
 async def answer(stream: ReplicaStream, value: object) -> None:
@@ -51,7 +75,7 @@ async def answer(stream: ReplicaStream, value: object) -> None:
     Raises:
         SerializationError: *value* has no pickled form; nothing was sent.
     """
-    segments = payload.pack(value)
+    segments = await pack(value)
     size = payload.size_of(segments)
     if size <= INLINE_BODY_BYTES:
         stream.respond(encode_answer(CallAnswer(False, size, payload.join(segments))), end=True)
@@ -70,7 +94,7 @@ def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
 
 async def answer_item(stream: ReplicaStream, item: object) -> None:
     """Send the next item of a generator, whose head has been sent."""
-    await stream.send_segments([*payload.pack(item), b"\0"], end=False)  # last, so that buffers stay aligned
+    await stream.send_segments([*await pack(item), b"\0"], end=False)  # last, so that buffers stay aligned
 
 
 async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
@@ -86,27 +110,28 @@ async def read_answer(stream: CallerStream, frame: Frame) -> Any:
         SerializationError: The result cannot be rebuilt here.
     """
     head = _head_of(frame)
-    data: bytes | bytearray = head.body
+    data: bytes | memoryview = head.body
     if head.size != len(data):
         if head.size > MAX_CALL_BYTES or head.size < 0:
             raise ProtocolError(f"result of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
         data = await stream.read(head.size)
     if head.failed:
         raise failure.unpack(data)
-    return payload.unpack(data)
+    return await unpack(data)
 
 
-def value_of(head: bytes, body: bytes) -> Any:
-    """Return the result in an answer that has come whole, or raise what user code raised.
+def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
+    """Return the result that *head* begins, or raise what user code raised; *read* reads a body of so many bytes.
 
     Raises:
-        ProtocolError: It has another size than its head says.
-        SerializationError: It cannot be rebuilt here.
+        As `read_answer`, and what *read* raises.
     """
     answer = decode_answer(head)
-    data = body or answer.body
-    if len(data) != answer.size:
-        raise ProtocolError(f"result of {len(data)} bytes where {answer.size} were announced")
+    data: bytes | memoryview = answer.body
+    if answer.size != len(data):
+        if not 0 <= answer.size <= MAX_CALL_BYTES:
+            raise ProtocolError(f"result of {answer.size} bytes; the limit is {MAX_CALL_BYTES}")
+        data = read(answer.size)
     if answer.failed:
         raise failure.unpack(data)
     return payload.unpack(data)
@@ -124,7 +149,7 @@ async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
         body = memoryview(message)[:-1]
         if message[-1]:
             raise failure.unpack(body)
-        yield payload.unpack(body)
+        yield await unpack(body)
 
 
 def _head_of(frame: Frame) -> CallAnswer:
@@ -142,7 +167,7 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
         DeadlineExceeded: No answer within *timeout_s*; the work is cancelled where that can be.
         Exception: What the operation raised.
     """
-    segments = payload.pack((args, kwargs))
+    segments = await pack((args, kwargs))
     size = payload.size_of(segments)
     inline = size <= INLINE_BODY_BYTES
     body = payload.join(segments) if inline else b""

@@ -18,7 +18,7 @@ from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.messages import Rejection
 from serve_bridge.wire.auth import Handshake, Key, Role
 from serve_bridge.wire.body import Aborted, BodyStream, Lost, Rejected
-from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode
+from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.streams import ANSWER_WINDOW, CallerSession, ReplicaSession, State
 from serve_bridge.wire.transport import FrameTransport, check_peer_uid
@@ -43,6 +43,8 @@ _UPLOADING, _ANSWERING = int(State.UPLOADING), int(State.ANSWERING)
 _CALL, _DATA, _RESPONSE = int(Kind.CALL), int(Kind.DATA), int(Kind.RESPONSE)
 _REJECT, _CANCEL, _CREDIT = int(Kind.REJECT), int(Kind.CANCEL), int(Kind.CREDIT)
 _GOAWAY = int(Kind.GOAWAY)
+
+_TOO_EARLY: Final = "the answer was sent before the whole body had come"
 
 _encode_rejection = msgspec.msgpack.Encoder().encode
 decode_rejection = msgspec.msgpack.Decoder(Rejection).decode
@@ -85,6 +87,8 @@ class CallerStream(BodyStream):
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Give the answer up: the replica stops the work where it can, *error* reaches who still waits."""
+        if self.state == _GONE:
+            return
         if self.may_send():
             self.connection.give_up(self)
         self.fail(error)
@@ -209,16 +213,18 @@ class ReplicaStream(BodyStream):
             self.on_cancel()
 
     def _send_data(self, piece: memoryview, flags: int) -> None:
-        if flags & END:
-            self._finish(Kind.DATA, piece)
-        else:
-            self.connection.send(encode(Kind.DATA, self.id, piece, flags, self.connection.load()))
+        header = encode_header(Kind.DATA, self.id, len(piece), flags, self.connection.load())
+        if not flags & END:
+            self.connection.send_piece(header, piece)
+        elif self.connection.session.finish(self):
+            self.connection.send_piece(header, piece)
+            self._stop(_TOO_EARLY)
 
-    def _finish(self, kind: Kind, payload: bytes | memoryview) -> None:
+    def _finish(self, kind: Kind, payload: bytes) -> None:
         frame = encode(kind, self.id, payload, END, self.connection.load())
         if self.connection.session.finish(self):
             self.connection.send(frame)
-            self._stop("the answer was sent before the whole body had come")
+            self._stop(_TOO_EARLY)
 
     def _stop(self, why: str) -> None:
         if not self.body_ended:
@@ -248,8 +254,8 @@ class CallerConnection(FrameTransport):
     """
 
     def __init__(self, key: Key, role: Role, identity: bytes) -> None:
-        super().__init__(Handshake(key, role, identity, caller=True))
         self.session: CallerSession[CallerStream] = CallerSession()
+        super().__init__(Handshake(key, role, identity, caller=True), self.session.reader)
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.going_away = False
         self.on_change: Callable[[], None] | None = None
@@ -359,8 +365,8 @@ class ReplicaConnection(FrameTransport):
     """The listening end: hands each request to its service."""
 
     def __init__(self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]) -> None:
-        super().__init__(Handshake(key, Role.LISTENER, identity, caller=False))
         self.session = ReplicaSession(ReplicaStream)
+        super().__init__(Handshake(key, Role.LISTENER, identity, caller=False), self.session.reader)
         self._service = service
         self._role = Role.EDGE
         self._going_away = False

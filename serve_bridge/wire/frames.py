@@ -15,7 +15,7 @@ The shape, many streams on one connection with frames that open, feed and end th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -60,21 +60,26 @@ class Kind(IntEnum):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One frame as it came off the wire; plain ints, since an enum's members are slow to make."""
+    """One frame as it came off the wire; plain ints, since an enum's members are slow to make.
+
+    Attributes:
+        placed: Bytes of payload that went to their place (see `FrameReader`) as they came; *payload* is empty then.
+    """
 
     kind: int
     flags: int
     load: int
     stream: int
     payload: bytes
+    placed: int = 0
 
 
-_FIRST, _LAST = int(min(Kind)), int(max(Kind))
+_FIRST, _LAST, _DATA = int(min(Kind)), int(max(Kind)), int(Kind.DATA)
 _FLAGS = END | MORE
 _pack, _unpack_from = HEADER.pack, HEADER.unpack_from
 
 
-def encode(kind: int, stream: int, payload: bytes | memoryview = b"", flags: int = 0, load: int = 0) -> bytes:
+def encode(kind: int, stream: int, payload: bytes = b"", flags: int = 0, load: int = 0) -> bytes:
     """Return the bytes of one frame.
 
     Raises:
@@ -86,14 +91,31 @@ def encode(kind: int, stream: int, payload: bytes | memoryview = b"", flags: int
     return _pack(size, kind, flags, load, stream) + payload
 
 
+def encode_header(kind: int, stream: int, size: int, flags: int = 0, load: int = 0) -> bytes:
+    """Return the header of a frame whose payload, of *size* bytes, is sent behind it."""
+    return _pack(size, kind, flags, load, stream)
+
+
+Place = Callable[[int, int], memoryview | None]
+
+
 class FrameReader:
-    """Cuts a byte stream into frames; keeps at most one unfinished frame."""
+    """Cuts a byte stream into frames; keeps at most one unfinished frame.
 
-    __slots__ = ("_missing", "_rest")
+    The payload of a DATA frame that comes in several pieces is written where *place* wants it, who is given the stream
+    and the payload's length; where that is nowhere, the pieces are joined. While `space` is not None the next bytes may
+    be read into it, past `feed`.
+    """
 
-    def __init__(self) -> None:
-        self._rest = bytearray()
+    __slots__ = ("_begun", "_missing", "_parts", "_place", "_rest", "space")
+
+    def __init__(self, place: Place | None = None) -> None:
+        self._place = place
+        self._rest = b""
+        self._begun: tuple[int, int, int, int, int] | None = None
         self._missing = 0
+        self._parts: list[bytes] = []
+        self.space: memoryview | None = None
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that *data* completes; those that were not asked for come with the next *data*.
@@ -101,16 +123,21 @@ class FrameReader:
         Raises:
             ProtocolError: Kind or flags are unknown, or the length is above `MAX_PAYLOAD`.
         """
-        if self._rest:
-            self._rest += data
-            if len(data) < self._missing:  # a long frame that comes in many pieces is joined once
-                self._missing -= len(data)
+        offset = 0
+        begun = self._begun
+        if begun is not None:
+            offset = self._missing
+            if len(data) < offset:
+                self._take(data)
                 return
-            data = bytes(self._rest)
-            self._rest.clear()
-        offset, size = 0, len(data)
-        self._missing = 0
+            self._take(data[:offset] if len(data) > offset else data)
+        elif self._rest:
+            data = self._rest + data
+            self._rest = b""
+        size = len(data)
         try:
+            if begun is not None:
+                yield self._completed(begun)
             while size - offset >= HEADER_BYTES:
                 length, kind, flags, load, stream = _unpack_from(data, offset)
                 if length > MAX_PAYLOAD:
@@ -120,10 +147,43 @@ class FrameReader:
                 start = offset + HEADER_BYTES
                 end = start + length
                 if end > size:
-                    self._missing = end - size
+                    self._begin(length, kind, flags, load, stream)
+                    self._take(data[start:])
+                    offset = size
                     break
                 offset = end
                 yield Frame(kind, flags, load, stream, data[start:end])
         finally:
             if offset < size:
-                self._rest += data[offset:]
+                self._rest = data[offset:]
+
+    def filled(self, size: int) -> bool:
+        """Note that *size* bytes were read into `space`; return whether the next `feed` has a frame to yield."""
+        assert self.space is not None
+        self._missing -= size
+        self.space = self.space[size:]
+        return not self._missing
+
+    def _begin(self, length: int, kind: int, flags: int, load: int, stream: int) -> None:
+        self._begun = length, kind, flags, load, stream
+        self._missing = length
+        if kind == _DATA and self._place is not None:
+            self.space = self._place(stream, length)
+
+    def _take(self, piece: bytes) -> None:
+        self._missing -= len(piece)
+        if self.space is None:
+            self._parts.append(piece)
+        elif piece:
+            self.space[: len(piece)] = piece
+            self.space = self.space[len(piece) :]
+
+    def _completed(self, begun: tuple[int, int, int, int, int]) -> Frame:
+        length, kind, flags, load, stream = begun
+        self._begun = None
+        if self.space is not None:
+            self.space = None
+            return Frame(kind, flags, load, stream, b"", length)
+        payload = b"".join(self._parts)
+        self._parts.clear()
+        return Frame(kind, flags, load, stream, payload)

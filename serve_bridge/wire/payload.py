@@ -3,6 +3,8 @@
 Rule 1: beside `frozen_code` this is the one module of the package that unpickles. It is reached from CALL frames
     and their answers, which travel between authenticated Python peers only; nothing that came in as HTTP gets here.
 Rule 2: large buffers are neither copied when packed nor when unpacked, and begin at multiples of `ALIGNMENT`.
+Rule 3: a long pickle is written and read piece by piece, between which other threads get their turn; `is_long` and
+    *most* tell a loop to leave it to a thread.
 
 ::
 
@@ -11,9 +13,12 @@ Rule 2: large buffers are neither copied when packed nor when unpacked, and begi
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import struct
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import cloudpickle
@@ -24,26 +29,41 @@ Segment = bytes | memoryview
 
 ALIGNMENT: Final = 16
 """Arrays that are not aligned are slow, or refused, in much of the numeric world."""
+LONG_PICKLE_BYTES: Final = 512 * 1024
+"""Pickles above this size, out-of-band buffers not counted, may take longer than a loop has time for."""
+HUGE_BYTES: Final = 4 << 20
+"""From this size on memory comes in huge pages: to fault in small ones takes longer than to fill them."""
+_STEP: Final = 1 << 20
+_LONGEST_FRAME: Final = 128 * 1024
 _COUNT = struct.Struct("<I")
 
 
-def pack(value: object) -> list[Segment]:
+class TooLong(Exception):
+    """The pickle has become longer than it should."""
+
+
+def pack(value: object, most: int | None = None) -> list[Segment]:
     """Return *value* as segments whose concatenation `unpack` reads.
 
     Raises:
         SerializationError: Something in *value* has no pickled form.
+        TooLong: The pickle, out-of-band buffers not counted, is longer than *most*.
     """
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = _dumps(value, buffers)
+        pieces = _pickle(value, buffers, most)
         views = [buffer.raw() for buffer in buffers]
+    except TooLong:
+        raise
     except Exception as error:  # whatever a user's __reduce__ raises
         raise SerializationError(f"cannot serialise {type(value).__name__}: {error}") from error
-    sizes = (len(data), *(view.nbytes for view in views))
-    head = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    segments: list[Segment] = [head + data]
-    for before, view in zip([segments[0], *views], views, strict=False):
-        segments += [bytes(-_size(before) % ALIGNMENT), view]
+    sizes = (sum(map(len, pieces)), *(view.nbytes for view in views))
+    pieces[0] = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + pieces[0]
+    segments: list[Segment] = [*pieces]
+    end = _COUNT.size + 8 * len(sizes) + sizes[0]
+    for view in views:
+        segments += [bytes(-end % ALIGNMENT), view]
+        end = view.nbytes  # what is before it is aligned
     return segments
 
 
@@ -65,9 +85,35 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
             offset += size + -(offset + size) % ALIGNMENT
         if sum(piece.nbytes for piece in pieces) != sum(sizes):
             raise ValueError("it is cut short")
+        if sizes[0] > LONG_PICKLE_BYTES:
+            return pickle.Unpickler(_Source(pieces[0]), buffers=pieces[1:]).load()
         return pickle.loads(pieces[0], buffers=pieces[1:])
     except Exception as error:  # whatever a user's __setstate__ or import raises
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
+
+
+def is_long(data: bytes | bytearray | memoryview) -> bool:
+    """Return whether to unpack *data* may take longer than a loop has time for."""
+    if len(data) <= LONG_PICKLE_BYTES:
+        return False
+    return bool(struct.unpack_from("<Q", data, _COUNT.size)[0] > LONG_PICKLE_BYTES)
+
+
+def space_for(size: int) -> memoryview:
+    """Return *size* bytes to be written to, aligned.
+
+    Raises:
+        MemoryError: There are not so many.
+    """
+    if size < HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return memoryview(bytearray(size))
+    try:
+        space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for {size} bytes: {error}") from None
+    with suppress(OSError):  # a kernel without them
+        space.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(space)
 
 
 def size_of(segments: Sequence[Segment]) -> int:
@@ -85,16 +131,76 @@ def _size(segment: Segment) -> int:
     return segment.nbytes if isinstance(segment, memoryview) else len(segment)
 
 
-def _dumps(value: object, buffers: list[pickle.PickleBuffer]) -> bytes:
+def _pickle(value: object, buffers: list[pickle.PickleBuffer], most: int | None) -> list[bytes]:
+    if _is_brief(value):
+        return [pickle.dumps(value, 5)]
     # Plain pickle is several times faster, but names what lives in __main__ instead of carrying it.
     try:
-        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
-        if b"__main__" not in data:
-            return data
+        sink = _Sink(most)
+        pickle.Pickler(sink, 5, buffer_callback=buffers.append).dump(value)
+        if not sink.names_main:
+            return sink.pieces
+    except TooLong:
+        raise
     except Exception:
         pass
     buffers.clear()
-    return bytes(cloudpickle.dumps(value, 5, buffer_callback=buffers.append))
+    sink = _Sink(most)
+    cloudpickle.Pickler(sink, 5, buffer_callback=buffers.append).dump(value)
+    return sink.pieces
+
+
+_BRIEF: Final = frozenset((type(None), bool, int, float))
+
+
+def _is_brief(value: Any) -> bool:
+    """Return whether *value* is a scalar, a short text or a few of these: most calls are, and their answers."""
+    for item in value[:8] if type(value) is tuple else (value,):
+        kind = type(item)
+        if kind not in _BRIEF and not ((kind is dict and not item) or (kind is str and len(item) < 1024)):
+            return False
+    return type(value) is not tuple or len(value) <= 8
+
+
+class _Sink:
+    """Where a pickle is written to, in frames of about 64 KiB; long bytes come as they are, uncopied."""
+
+    __slots__ = ("_left", "names_main", "pieces")
+
+    def __init__(self, most: int | None) -> None:
+        self.pieces: list[bytes] = []
+        self.names_main = False
+        self._left = sys.maxsize if most is None else most
+
+    def write(self, piece: bytes) -> None:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise TooLong
+        if len(piece) < _LONGEST_FRAME and b"__main__" in piece:
+            self.names_main = True
+        self.pieces.append(bytes(piece))  # a bytearray may change before it is sent
+
+
+class _Source:
+    """Where a long pickle is read from."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def read(self, size: int = -1) -> bytes:
+        piece, self._data = bytes(self._data[:size]), self._data[size:]
+        return piece
+
+    def readinto(self, space: memoryview) -> int:
+        size = min(len(space), len(self._data))
+        for start in range(0, size, _STEP):
+            end = min(start + _STEP, size)
+            space[start:end] = self._data[start:end]
+        self._data = self._data[size:]
+        return size
+
+    def readline(self) -> bytes:
+        raise pickle.UnpicklingError("a pickle of another protocol")
 
 
 class Opaque:

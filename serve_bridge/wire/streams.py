@@ -110,15 +110,17 @@ class Stream:
         state: See `State`.
         send_window: What may be sent of a body before more credit comes.
         recv_window: What the peer may still send.
+        space: What is still to be filled of the place where the peer's body is wanted; None: nowhere yet.
     """
 
-    __slots__ = ("id", "recv_window", "send_window", "state")
+    __slots__ = ("id", "recv_window", "send_window", "space", "state")
 
     def __init__(self, id: int, state: int, *, send_window: int, recv_window: int) -> None:
         self.id = id
         self.state = state
         self.send_window = send_window
         self.recv_window = recv_window
+        self.space: memoryview | None = None
 
     def spend_recv_window(self, size: int) -> None:
         """Count a received DATA frame of *size* bytes.
@@ -129,6 +131,26 @@ class Stream:
         self.recv_window -= size + FRAME_COST
         if self.recv_window < 0:
             raise ProtocolError(f"stream {self.id} overran its credit by {-self.recv_window}")
+
+    def place(self, size: int) -> memoryview | None:
+        """Return where the payload of the next DATA frame, of *size* bytes, belongs, if there is such a place."""
+        space = self.space
+        if space is None or size > len(space):
+            return None
+        self.space = space[size:]
+        return space[:size]
+
+    def fill(self, payload: bytes) -> None:
+        """Write the *payload* of a DATA frame to its place, which there is.
+
+        Raises:
+            ProtocolError: It does not fit.
+        """
+        assert self.space is not None
+        if len(payload) > len(self.space):
+            raise ProtocolError(f"the body of stream {self.id} is longer than was announced")
+        self.space[: len(payload)] = payload
+        self.space = self.space[len(payload) :]
 
     def take_credit(self, payload: bytes) -> None:
         """Add what a CREDIT frame gives.
@@ -150,9 +172,13 @@ class CallerSession(Generic[S]):
     """The caller's half of a connection: numbers streams, checks what comes back."""
 
     def __init__(self) -> None:
-        self._reader = FrameReader()
+        self.reader = FrameReader(self._place)
         self._last = 0
         self.streams: dict[int, S] = {}
+
+    def _place(self, id: int, size: int) -> memoryview | None:
+        stream = self.streams.get(id)
+        return None if stream is None else stream.place(size)
 
     def next_id(self) -> int:
         """Return the number of the next stream to open."""
@@ -185,7 +211,7 @@ class CallerSession(Generic[S]):
             ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
         """
         streams = self.streams
-        for frame in self._reader.feed(data):
+        for frame in self.reader.feed(data):
             kind = frame.kind
             if kind >= _GOAWAY:
                 if kind == _PING or frame.flags:
@@ -202,7 +228,7 @@ class CallerSession(Generic[S]):
             stream.state = after
             if before != _GIVEN_UP:
                 if kind == _DATA:
-                    stream.spend_recv_window(len(frame.payload))
+                    stream.spend_recv_window(len(frame.payload) + frame.placed)
                 elif kind == _CREDIT:
                     stream.take_credit(frame.payload)
             if after == _GONE:
@@ -216,7 +242,7 @@ class ReplicaSession(Generic[S]):
     """The replica's half of a connection: opens streams as they are asked for, checks what comes in."""
 
     def __init__(self, make_stream: type[S]) -> None:
-        self._reader = FrameReader()
+        self.reader = FrameReader(self._place)
         self._make_stream = make_stream
         self.last = 0
         self.streams: dict[int, S] = {}
@@ -227,7 +253,7 @@ class ReplicaSession(Generic[S]):
         Raises:
             ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
         """
-        for frame in self._reader.feed(data):
+        for frame in self.reader.feed(data):
             kind = frame.kind
             if kind <= _CALL:
                 yield self._open(frame), frame
@@ -248,10 +274,14 @@ class ReplicaSession(Generic[S]):
                     del self.streams[frame.stream]
                 continue
             if kind == _DATA:
-                stream.spend_recv_window(len(frame.payload))
+                stream.spend_recv_window(len(frame.payload) + frame.placed)
             elif kind == _CREDIT:
                 stream.take_credit(frame.payload)
             yield stream, frame
+
+    def _place(self, id: int, size: int) -> memoryview | None:
+        stream = self.streams.get(id)
+        return None if stream is None else stream.place(size)
 
     def finish(self, stream: S) -> bool:
         """Note that the last frame of *stream* is being sent; False if it was sent before."""

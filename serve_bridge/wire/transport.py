@@ -17,9 +17,14 @@ from typing import Any, Final
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
+from serve_bridge.wire.frames import HEADER_BYTES, FrameReader
 
 FLUSH_FRAMES: Final = 8
 """So many frames of one loop turn leave at once: the peer works on them while the next are made."""
+UNCOPIED_BYTES: Final = 16 * 1024
+"""Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
+SEND_BUFFER_BYTES: Final = 512 * 1024
+"""What the kernel may hold of a unix socket: with its default a long body is sent in twice as many steps."""
 LINGER_S: Final = 1.0
 """How long a closed connection may take to send what was written before."""
 SILENCE_S: Final = 20
@@ -38,7 +43,9 @@ class FrameTransport(asyncio.Protocol):
         last_heard: Loop time at which the peer last sent anything.
     """
 
-    def __init__(self, handshake: Handshake) -> None:
+    def __init__(self, handshake: Handshake, reader: FrameReader) -> None:
+        self._reader = reader
+        self._bulk: BulkReceiver | None = None
         self._loop = asyncio.get_running_loop()
         self._handshake: Handshake | None = handshake
         self._deadline: asyncio.TimerHandle | None = None
@@ -138,6 +145,43 @@ class FrameTransport(asyncio.Protocol):
         if len(self._out) == FLUSH_FRAMES:
             self._flush()
 
+    def send_piece(self, header: bytes, piece: memoryview) -> None:
+        """Send a DATA frame. *piece* may change only once it was `writable` again."""
+        if len(piece) < UNCOPIED_BYTES or self._seal_out is not None:
+            self.send(header + piece)
+            return
+        self._flush()
+        if not self._transport.is_closing():
+            self.writes += 1
+            self._transport.writelines((header, piece))
+
+    # reading
+
+    def receive_in_bulk(self) -> None:
+        """Read what comes straight to its place, as long as it has one (see `FrameReader`)."""
+        if self._bulk is None and self._seal_in is None:
+            self._bulk = BulkReceiver(self, self._reader)
+            self._read_as(self._bulk)
+
+    def bulk_received(self, data: bytes) -> None:
+        """Take in *data*, and what has come to its place."""
+        if self.closed:
+            return
+        self.last_heard = self._loop.time()
+        try:
+            self.frames_received(data)
+        except ProtocolError as error:
+            self.close(error)
+        if data and self._reader.space is None:
+            self._bulk = None
+            self._read_as(self)
+
+    def _read_as(self, protocol: asyncio.BaseProtocol) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()  # uvloop heeds the new protocol when it begins to read
+            self._transport.set_protocol(protocol)
+            self._transport.resume_reading()
+
     async def writable(self) -> None:
         """Wait until the socket takes more."""
         while self._paused is not None:
@@ -203,6 +247,33 @@ class FrameTransport(asyncio.Protocol):
         self.close(TimeoutError(f"no valid handshake within {HANDSHAKE_TIMEOUT_S} s"))
 
 
+class BulkReceiver(asyncio.BufferedProtocol):
+    """Stands in for a connection while long bodies come in: the kernel writes them to where they belong.
+
+    Headers are read alone, since a payload may follow that has a place.
+    """
+
+    def __init__(self, connection: FrameTransport, reader: FrameReader) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._header = bytearray(HEADER_BYTES)
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview | bytearray:
+        """Return where the next bytes belong."""
+        space = self._reader.space
+        return self._header if space is None else space
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand over what is complete."""
+        if self._reader.space is None:
+            self._connection.bulk_received(bytes(self._header[:nbytes]))
+        elif self._reader.filled(nbytes):
+            self._connection.bulk_received(b"")
+
+
 _open: weakref.WeakSet[FrameTransport] = weakref.WeakSet()
 
 
@@ -218,7 +289,7 @@ os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def check_socket_peer(sock: Any) -> None:
-    """Refuse a unix peer of another user; have the kernel watch over a TCP peer."""
+    """Refuse a unix peer of another user, and make room for what it is sent; have the kernel watch over a TCP peer."""
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -226,6 +297,7 @@ def check_socket_peer(sock: Any) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
     else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         check_peer_uid(sock)
 
 

@@ -105,7 +105,11 @@ class Answer:
 
 
 class WebServer:
-    """A server that runs; as a context manager it is killed, with all it has started, if it still does."""
+    """A server that runs; as a context manager it is killed, with all it has started, if it still does.
+
+    Attributes:
+        url: Where it listens.
+    """
 
     def __init__(
         self, command: Command, log: Path, *, directory: Path = ROOT, environment: Mapping[str, str] | None = None
@@ -114,8 +118,9 @@ class WebServer:
         arguments = [argument.format(port=port) for argument in command.arguments]
         self._log = log
         self._command = command
+        self.url = f"http://127.0.0.1:{port}"
         self._http = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}",
+            base_url=self.url,
             # A connection each: what a server does with an idle one when its worker ends is not the matter here.
             limits=httpx.Limits(max_keepalive_connections=0),
             timeout=30,

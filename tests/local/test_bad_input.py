@@ -159,6 +159,9 @@ def test_a_name_of_other_characters(local: serve.Client, name: str) -> None:
         ({"backend": "b", "methods": []}, ValueError, "at least one"),
         ({"backend": "b", "methods": ["G ET"]}, ValueError, "'G ET'"),
         ({"backend": "b", "methods": [5]}, TypeError, "5"),
+        ({"backend": "b", "timeout_s": 0}, ValueError, "timeout_s"),
+        ({"backend": "b", "timeout_s": float("nan")}, ValueError, "timeout_s"),
+        ({"backend": "b", "timeout_s": "5"}, ValueError, "timeout_s"),
     ],
     ids=str,
 )

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.batching import BatchQueue, accept_batch, accepts_batch, batch, batch_results
+from serve_bridge.context import request_deadline
 from serve_bridge.errors import ConfigError, DeadlineExceeded
 
 FOREVER = 3600.0
@@ -237,10 +238,12 @@ def test_an_item_that_has_expired_is_not_run() -> None:
     async def main() -> None:
         run = Recorder()
         queue = BatchQueue(run, 2, 0.0)
+        request_deadline.set(time.monotonic() - 1)
         with pytest.raises(DeadlineExceeded) as caught:
-            await queue.submit(1, deadline=time.monotonic() - 1)
+            await queue.submit(1)
         assert caught.value.executed == "no"
-        assert await queue.submit(2, deadline=time.monotonic() + FOREVER) == 4
+        request_deadline.set(time.monotonic() + FOREVER)
+        assert await queue.submit(2) == 4
         assert run.batches == [[2]]
 
     asyncio.run(main())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
 from serve_bridge.daemon_threads import DaemonThreads
+from tests.waiting import wait_until
 
 
 def test_calls_run_in_the_order_of_their_submission() -> None:
@@ -35,6 +37,16 @@ def test_what_a_call_raises_reaches_its_future_and_ends_no_thread() -> None:
     with pytest.raises(SystemExit):
         pool.submit(sys.exit, 3).result(5)
     assert pool.submit(int, "7").result(5) == 7
+    pool.shutdown()
+
+
+def test_an_idle_thread_keeps_no_result_alive() -> None:
+    """Whoever asked for it decides how long it lives."""
+    pool = DaemonThreads(1, "t")
+    result = pool.submit(threading.Event).result(5)
+    reference = weakref.ref(result)
+    del result
+    wait_until(lambda: reference() is None)
     pool.shutdown()
 
 

@@ -114,6 +114,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"route": "x"}, TypeError, "/"),
     ({"methods": "GET"}, TypeError, "methods"),
     ({"methods": []}, ConfigError, "methods"),
+    ({"timeout_s": 0}, ConfigError, "timeout_s"),
     ({"ray_actor_options": {"name": "x"}}, ConfigError, "name"),
     ({"surroundings": "nowhere"}, ConfigError, "surroundings"),
     ({"surroundings": 5}, TypeError, "surroundings"),
@@ -212,6 +213,7 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"name": "a"}, {"name": "a"}, "backend 'a' is declared twice"),
     ({"name": "a", "endpoint": "e", "route": "/a"}, {"name": "b", "endpoint": "e", "route": "/b"}, "endpoint 'e'"),
     ({"name": "a", "endpoint": "e", "route": "/a"}, {"name": "b", "endpoint": "e", "methods": ["PUT"]}, "'e'"),
+    ({"name": "a", "endpoint": "e", "route": "/a"}, {"name": "b", "endpoint": "e", "timeout_s": 5}, "'e'"),
     ({"name": "a", "route": "/x"}, {"name": "b", "route": "/x"}, "route '/x'"),
 ]
 

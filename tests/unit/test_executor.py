@@ -429,8 +429,9 @@ def test_an_expired_item_leaves_its_batch_alone() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_batch_has_no_deadline_of_one_of_its_callers(asynchronous: bool) -> None:
-    """The first caller's time is not that of the others."""
+@pytest.mark.parametrize("last", [10**9, None])
+def test_a_batch_has_as_much_time_as_its_last_caller(asynchronous: bool, last: float | None) -> None:
+    """The first caller's time is not that of the others, and one without a limit has none."""
 
     async def run_async(requests: list[Any]) -> list[Any]:
         return [request_deadline.get() for _ in requests]
@@ -438,8 +439,64 @@ def test_a_batch_has_no_deadline_of_one_of_its_callers(asynchronous: bool) -> No
     def run(requests: list[Any]) -> list[Any]:
         return [request_deadline.get() for _ in requests]
 
+    async def due(backend: Backend, deadline: float | None) -> Any:
+        request_deadline.set(deadline)
+        return await backend(1)
+
+    async def use(backend: Backend) -> Any:
+        return await asyncio.gather(due(backend, 10**9 - 1), due(backend, last))
+
     code = accept_batch(run_async if asynchronous else run)
-    assert with_backend(code, lambda backend: backend(1), deadline=time.monotonic() + 3600) is None
+    assert with_backend(code, use, max_batch_size=2) == [last, last]
+
+
+class Batching:
+    """Batches for the one thread that another method may hold."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    @accept_batch
+    def __call__(self, requests: list[Any]) -> list[Any]:
+        """Note each item of the batch."""
+        self.gate.seen.append(requests)
+        return requests
+
+    def hold(self, data: Any) -> Any:
+        """Keep the thread until the gate is open."""
+        return self.gate.pass_through(data)
+
+
+@pytest.mark.parametrize("more", [[], ["a", "b"]])
+def test_what_nobody_waits_for_leaves_a_batch_that_waits_for_its_thread(more: list[str]) -> None:
+    """Whose time is up or who has gone by then is left out; the others are run, if there are any."""
+
+    async def due(backend: Backend, value: str, deadline: float | None) -> Any:
+        request_deadline.set(deadline)
+        return await backend(value)
+
+    async def use(backend: Backend) -> Any:
+        gate: Gate = backend.code.methods["hold"].func.__self__.gate
+        holding = asyncio.create_task(backend("held", "hold"))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        soon = time.monotonic() + 0.1
+        gone = asyncio.create_task(due(backend, "gone", None))
+        calls = [
+            asyncio.create_task(due(backend, value, soon if value == "late" else None)) for value in ["late", *more]
+        ]
+        await turns()
+        gone.cancel()
+        while time.monotonic() < soon:
+            await asyncio.sleep(0)
+        gate.opened.set()
+        late, *answers = await asyncio.gather(*calls, return_exceptions=True)
+        await holding
+        return late, answers, gate.seen
+
+    late, answers, seen = with_backend(Batching, use, max_batch_size=10)
+    assert isinstance(late, DeadlineExceeded)
+    assert answers == more
+    assert seen == ["held", *([more] if more else [])]
 
 
 def test_a_generator_that_has_begun_is_never_said_not_to_have() -> None:

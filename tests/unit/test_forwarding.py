@@ -64,12 +64,45 @@ def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
         [(b"x-serve-shard-key", b"")],
         [(b"x-serve-call-method", b"\xc3\xa9")],
         [(b"x-serve-shard-key", b"a"), (b"x-serve-shard-key", b"b")],
+        [(b"x-serve-timeout-s", b"1"), (b"x-serve-timeout-s", b"1")],
     ],
 )
 def test_an_unclear_control_header_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
     """Nothing is guessed."""
     with pytest.raises(BadControlHeader, match="x-serve-"):
         forwarded(*headers)
+
+
+@pytest.mark.parametrize(
+    ("given", "timeout_s"), [(b"0.25", 0.25), (b"1", 1.0), (b"00.5", 0.5), (b"3600", 1.0), (b"9" * 15, 1.0)]
+)
+def test_a_header_can_only_shorten_the_time(given: bytes, timeout_s: float) -> None:
+    """What it asks for above that is not heard."""
+    assert forwarded((b"x-serve-timeout-s", given)).timeout_s == timeout_s
+
+
+NO_SECONDS = [
+    *(b"", b"0", b"0.0", b"-1", b"+1", b"nan", b"inf", b"1e309", b"1e1", b" 1", b"1 ", b"1 2", b"1;2", b"1,2", b"0x1"),
+    *(b".5", b"5.", b"1_0", b"1\n", b"9" * 5000, b"0." + b"1" * 5000, "\u0661".encode(), b"\xb9"),
+]
+
+
+@pytest.mark.parametrize("given", NO_SECONDS, ids=lambda given: repr(given[:12]))
+def test_a_header_that_is_no_number_of_seconds_is_refused(given: bytes) -> None:
+    """Whatever Python would take for one."""
+    with pytest.raises(BadControlHeader, match="x-serve-timeout-s must be a number of seconds"):
+        forwarded((b"x-serve-timeout-s", given))
+
+
+def test_a_route_that_takes_no_time_from_clients_ignores_the_header() -> None:
+    """Whatever is in it, and it goes no further."""
+    request = forwarded((b"x-serve-timeout-s", b"0"), timeout_header=False)
+    assert (request.timeout_s, head_of(request).headers) == (1.0, [])
+
+
+def test_an_invented_header_is_ignored_however_often_it_is_there() -> None:
+    """It means nothing, so nothing can be unclear."""
+    assert head_of(forwarded((b"x-serve-x", b""), (b"x-serve-x", b"1"))).headers == []
 
 
 def test_a_route_that_names_the_method_ignores_the_header() -> None:

@@ -24,7 +24,8 @@ FIELDS = st.sampled_from([
 ])  # fmt: skip
 BODIES = st.sampled_from([
     b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n", b"3;a=b\r\nabc\r\n0\r\nX-T: u\r\n\r\n", b"3\nabc\n0\n\n",
-    b"3\r\nabcd\r\n0\r\n\r\n",
+    b"3\r\nabcd\r\n0\r\n\r\n", b"1\r\na\r\n1;b\r\nc\r\n2\r\nde\r\n0\r\n\r\n", b"1\r\na\r\n3e8\r\nb",
+    b"1\r\na\r\n1\r\nbc\r\n0\r\n\r\n", b"1\r\na\r\n1\nb\r\n0\r\n\r\n",
     b"0\r\nHost: x\r\n\r\n", b"fff\r\n", b"0\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 ])  # fmt: skip
 
@@ -53,7 +54,7 @@ def framed(pieces: list[bytes]) -> tuple[bytes, int | None]:
 
 
 def by_h11(data: bytes) -> list[tuple[bytes, bytes, bytes]] | None:
-    """Method, target and body of each request that is complete; None if h11 refuses the bytes."""
+    """Method, target and body of each request, of the last one as far as it came; None if h11 refuses the bytes."""
     server = h11.Connection(h11.SERVER)
     found: list[tuple[bytes, bytes, bytes]] = []
     server.receive_data(data)
@@ -62,9 +63,10 @@ def by_h11(data: bytes) -> list[tuple[bytes, bytes, bytes]] | None:
             body = b""
             while isinstance(event := server.next_event(), h11.Data):
                 body += bytes(event.data)
-            if not isinstance(event, h11.EndOfMessage):
+            whole = isinstance(event, h11.EndOfMessage)
+            found.append((request.method, request.target, body if whole else body + b" and more"))
+            if not whole:
                 return found
-            found.append((request.method, request.target, body))
             server.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
             server.send(h11.EndOfMessage())
             if server.our_state is not h11.DONE or server.their_state is not h11.DONE:
@@ -77,10 +79,15 @@ def by_h11(data: bytes) -> list[tuple[bytes, bytes, bytes]] | None:
 
 @given(CONNECTIONS, st.data())
 def test_where_the_bytes_are_cut_makes_no_difference(data: bytes, draw: st.DataObject) -> None:
-    """The same bytes pass, and the same refusal follows."""
+    """The same requests pass, however their bodies are chunked, and the same refusal follows."""
+
+    def read(pieces: list[bytes]) -> tuple[list[tuple[bytes, bytes, bytes]] | None, int | None]:
+        passed, status = framed(pieces)
+        return by_h11(passed), status
+
     cuts = sorted(draw.draw(st.sets(st.integers(1, len(data) - 1), max_size=12)))
     pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    assert framed(pieces) == framed([data]) == framed([data[at : at + 1] for at in range(len(data))])
+    assert read(pieces) == read([data]) == read([data[at : at + 1] for at in range(len(data))])
 
 
 @given(CONNECTIONS)
@@ -140,3 +147,14 @@ def test_a_body_is_counted_as_it_comes() -> None:
     while framer.next_piece() is not None:
         pass
     assert (framer.at_head, framer.body_left, framer.body_received) == (False, 2, 3)
+
+
+def test_small_chunks_leave_as_one() -> None:
+    """A body costs by its bytes, not by its chunks; extensions are dropped, and count."""
+    framer = RequestFramer(LIMITS)
+    framer.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    framer.next_piece()
+    framer.receive(b"1;b=c\r\na\r\n" * 20 + b"0\r\n\r\n")
+    assert framer.next_piece() == b"14\r\n" + b"a" * 20 + b"\r\n"
+    assert (framer.body_received, framer.body_left) == (20, 1000 - 20 * 5)
+    assert framer.next_piece() == b"0\r\n\r\n"

@@ -32,7 +32,7 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.results import Answer, StreamOf, as_json, check_head, problem, render
+from serve_bridge.results import Answer, StreamOf, as_json, check_head, fit_trailers, problem, render
 
 LENGTH = b"content-length"
 TYPE = b"content-type"
@@ -390,3 +390,21 @@ def test_problem_is_rfc_9457() -> None:
         "request_id": "r1",
         "reason": "full",
     }
+
+
+def test_trailers_are_what_may_follow_a_body() -> None:
+    """What a client must know before it is left out, and so are the engine's own."""
+    given = [(b"X-Digest", b"1"), (b"Content-Length", b"3"), (b"set-cookie", b"a=1"), (b"X-Serve-Executed", b"no")]
+    assert fit_trailers(given) == [(b"x-digest", b"1")]
+    assert fit_trailers([]) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[(b"x", b"1\r\n")], [(b"x y", b"1")], [("x", "1")], [(b"x", b"1")] * 101],
+    ids=["value", "name", "text", "many"],
+)
+def test_trailers_that_cannot_be_sent_are_refused(given: Any) -> None:
+    """As headers are."""
+    with pytest.raises(SerializationError):
+        fit_trailers(given)

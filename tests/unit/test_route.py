@@ -30,6 +30,13 @@ def test_a_route_may_leave_the_method_to_the_request() -> None:
     assert ForwardedRoute("e", {"method_header": True}).call_method is None
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_route_may_let_the_request_shorten_its_time(given: bool) -> None:
+    """If it says so."""
+    assert ForwardedRoute("e", {"timeout_header": given}).timeout_header is given
+    assert ForwardedRoute("e").timeout_header is False
+
+
 def test_an_unknown_option_is_a_type_error_with_the_nearest_one() -> None:
     """As a misspelt keyword argument is."""
     options: Any = {"timout_s": 5}
@@ -52,6 +59,7 @@ def test_an_endpoint_is_a_name(endpoint: Any) -> None:
         ("timeout_s", True),
         ("method_name", "a b"),
         ("method_header", 1),
+        ("timeout_header", "yes"),
         ("credentials", "yes"),
         ("max_body_bytes", -1),
         ("max_body_bytes", 1.0),

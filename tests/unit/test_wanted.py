@@ -126,6 +126,16 @@ def test_a_new_split_keeps_the_shadows() -> None:
     }
 
 
+def test_the_time_of_an_endpoint_is_shown_and_published() -> None:
+    """Where it was given."""
+    made = wanted()
+    made.create_endpoint("hasty", backend="v1", route=None, methods=(), timeout_s=0.5)
+    shown = made.describe_endpoints()
+    assert ("timeout_s" in shown["predict"], shown["hasty"]["timeout_s"]) == (False, 0.5)
+    times = {name: endpoint.timeout_s for name, endpoint in made.table("g", 1, {}).endpoints.items()}
+    assert times == {"predict": None, "hasty": 0.5}
+
+
 def test_the_table_has_every_backend_with_its_ready_replicas() -> None:
     """Also one without any, and the limits filled in."""
     address = ReplicaAddress("r1", "/run/r1.sock")

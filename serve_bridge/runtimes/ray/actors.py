@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.replica import Replica
+from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key
@@ -59,6 +60,7 @@ class ReplicaActor:
 
     def __init__(self, spec: ReplicaSpec, key: Key) -> None:
         log_to_stderr()
+        keep_heap()
         spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
         self._replica = Replica(spec, key)
 
@@ -81,6 +83,7 @@ class ProxyActor:
         from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
 
         log_to_stderr()
+        keep_heap()
         self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
 
     async def start(self) -> tuple[ReplicaAddress, str]:

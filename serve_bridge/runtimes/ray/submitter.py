@@ -53,7 +53,8 @@ class RaySubmitter:
             BackendOverloaded: No replica is ready, or too many calls wait already.
         """
         backend, shadows = lane.router.choose(endpoint, shard_key)
-        encoded = _encode_head(msgspec.structs.replace(head, request_id=self._id))
+        timeout_s = lane.router.within(endpoint, head.timeout_s)
+        encoded = _encode_head(msgspec.structs.replace(head, request_id=self._id, timeout_s=timeout_s))
         for shadow in shadows:
             with contextlib.suppress(BackendOverloaded):
                 self._call(lane, shadow, encoded, data, kwargs)

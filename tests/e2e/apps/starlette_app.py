@@ -39,6 +39,10 @@ async def own_facts(request: Request) -> JSONResponse:
 
 bridge = ServeBridge()
 app = Starlette(
-    routes=[Route("/echo/{number:int}", bridge.forward("echo"), methods=["POST"]), Route("/facts", own_facts)],
+    routes=[
+        Route("/echo/{number:int}", bridge.forward("echo"), methods=["POST"]),
+        Route("/transfer", bridge.forward("transfer"), methods=["GET", "POST"]),
+        Route("/facts", own_facts),
+    ],
     middleware=[Middleware(NameWorker)],
 )

@@ -18,5 +18,7 @@ def own_facts(request: HttpRequest) -> JsonResponse:
 urlpatterns = [
     path("echo/<int:number>", csrf_exempt(bridge_view("echo"))),
     path("async/echo/<int:number>", csrf_exempt(abridge_view("echo"))),
+    path("transfer", csrf_exempt(bridge_view("transfer"))),
+    path("async/transfer", csrf_exempt(abridge_view("transfer"))),
     path("facts", own_facts),
 ]

@@ -1,0 +1,17 @@
+"""The Celery application of the benchmark: one task, its broker and result backend in the environment."""
+
+import os
+from typing import Any
+
+from celery import Celery  # type: ignore[import-untyped]
+
+from benchmarks.sites import BODY
+
+REDIS = os.environ["CELERY_BENCHMARK_REDIS"]
+app: Any = Celery("benchmark", broker=REDIS, backend=REDIS)
+
+
+@app.task(name="noop")  # type: ignore[untyped-decorator, unused-ignore]
+def noop() -> str:
+    """Answer at once, with text: what its JSON can carry."""
+    return BODY.decode()

@@ -1,0 +1,32 @@
+"""The no-op in LitServe: `python -m benchmarks.litserve_app PORT`."""
+
+import sys
+
+from litserve import LitAPI, LitServer  # type: ignore[import-untyped]
+from starlette.requests import Request
+from starlette.responses import Response
+
+from benchmarks.sites import BODY
+
+
+class Noop(LitAPI):  # type: ignore[misc]
+    """The handler; a module's own, since a spawned process has to find it."""
+
+    def setup(self, device: str) -> None:
+        """Have nothing to load."""
+
+    def decode_request(self, request: Request) -> None:
+        """Leave the body alone."""
+
+    def predict(self, x: None) -> bytes:
+        """Answer at once."""
+        return BODY
+
+    def encode_response(self, output: bytes) -> Response:
+        """Send the bytes as they are."""
+        return Response(output)
+
+
+if __name__ == "__main__":
+    server = LitServer(Noop(api_path="/inference"), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)

@@ -1,0 +1,143 @@
+"""Row 9: with Ray running, how long from starting to serve until the first answer, and how long for one replica more.
+
+Rule 1: each start has a cluster and a process of its own, so that nobody finds workers that another has warmed up.
+Rule 2: both are imported and connected to Ray before the clock runs; it stops when a GET has been answered well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any, ClassVar, Final
+
+from benchmarks import web_load
+from benchmarks.calls import Calls
+from benchmarks.contenders import IN_FLIGHT, OURS, Caller, Entry, free_port, haproxy_environment, noop
+from benchmarks.stage import Stage
+from benchmarks.trial import Trial
+
+FIRST: Final = "first-answer"
+MORE: Final = "one-replica-more"
+STARTERS: Final = (
+    Entry(OURS, "serve_bridge", "benchmarks.starts:BridgeStart"),
+    Entry("ray-serve", "Ray Serve, defaults", "benchmarks.starts:RayServeStart"),
+    Entry(
+        "ray-serve-haproxy",
+        "Ray Serve, HAProxy mode",
+        "benchmarks.starts:RayServeStart",
+        environment=haproxy_environment,
+    ),
+)
+
+
+class BridgeStart:
+    """A process that has connected to Ray, and will start serve_bridge. Lives in a stage."""
+
+    url: str | None = None
+    calls: Calls | None = None
+    caller: Caller | None = None
+    config: ClassVar[dict[str, Any]] = {"max_concurrent_queries": IN_FLIGHT}
+
+    def start(self, directory: Path) -> None:
+        """Start the cluster, and import what is to be started."""
+        import serve_bridge  # noqa: F401  # the clock must not see it
+        from benchmarks.peers import start_ray
+
+        start_ray(directory)
+
+    def first_answer(self) -> float:
+        """Return the seconds from `serve.start()` until the first answer."""
+        import serve_bridge as serve
+
+        began = perf_counter()
+        client: Any = serve.start(http_options={"port": 0})
+        serve.create_backend("noop", noop, config=self.config, ray_actor_options={"num_cpus": 0})
+        serve.create_endpoint("noop", backend="noop", route="/noop")
+        web_load.wait_until_answering(client.http_urls[0].rstrip("/") + "/noop")
+        return perf_counter() - began
+
+    def one_more(self) -> float:
+        """Return the seconds until a second replica is ready."""
+        import serve_bridge as serve
+
+        began = perf_counter()
+        serve.update_backend_config("noop", {"num_replicas": 2})
+        return perf_counter() - began
+
+    def stop(self) -> None:
+        """Shut the instance down, then the cluster."""
+        import ray
+
+        import serve_bridge as serve
+
+        serve.shutdown()
+        ray.shutdown()
+
+
+class RayServeStart:
+    """The same for Ray Serve."""
+
+    url: str | None = None
+    calls: Calls | None = None
+    caller: Caller | None = None
+
+    def start(self, directory: Path) -> None:
+        """Start the cluster, and import what is to be started."""
+        from benchmarks.peers import start_ray
+
+        start_ray(directory)
+
+    def first_answer(self) -> float:
+        """Return the seconds from `serve.start()` until the first answer."""
+        from ray import serve
+
+        port = free_port()
+        began = perf_counter()
+        quiet = {"enable_access_log": False}
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+        self._run(replicas=1)
+        web_load.wait_until_answering(f"http://127.0.0.1:{port}/noop")
+        return perf_counter() - began
+
+    def one_more(self) -> float:
+        """Return the seconds until a second replica is ready."""
+        began = perf_counter()
+        self._run(replicas=2)
+        return perf_counter() - began
+
+    def _run(self, replicas: int) -> None:
+        from ray import serve
+
+        from benchmarks.peers import Noop
+
+        deployment: Any = serve.deployment(
+            max_ongoing_requests=IN_FLIGHT,
+            ray_actor_options={"num_cpus": 0},
+            logging_config={"enable_access_log": False},
+            num_replicas=replicas,
+        )(Noop)
+        serve.run(deployment.bind(), name="noop", route_prefix="/noop")
+
+    def stop(self) -> None:
+        """End the cluster, and Ray Serve with it."""
+        import ray
+
+        ray.shutdown()
+
+
+def measure(trial: Trial) -> None:
+    """Measure the starts once."""
+    for entry in trial.ordered(STARTERS):
+        if trial.wants(FIRST, entry.name):
+            with trial.attempt(FIRST, entry.name):
+                _measure_start(trial, entry)
+
+
+def _measure_start(trial: Trial, entry: Entry) -> None:
+    stage = Stage(entry)
+    try:
+        trial.read(FIRST, entry.name, start_s=float(stage.ask("first_answer", limit_s=180)))
+        if trial.wants(MORE, entry.name):
+            trial.read(MORE, entry.name, start_s=float(stage.ask("one_more", limit_s=180)))
+    finally:
+        stage.stop()

@@ -1,0 +1,233 @@
+"""Row 6: four replicas, one ten times slower than the others: who chooses well?
+
+serve_bridge's own choice, which knows no speeds and hears of a replica's load with each of its answers, beside
+three choices made in the caller over four backends of one replica each: in turn; the fewest requests in flight; and
+the least time until the answer, which takes knowing every speed. The last two know all that is in flight, since the
+caller is the only one.
+
+Rule 1: all choices send over the same engine, to the same code, at the same times: nothing but the choice differs.
+Rule 2: the loop is open. A latency counts from when its request was due, whether or not the caller was late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.calls import Calls, Timing, timing
+from benchmarks.contenders import IN_FLIGHT, OURS, Caller, Entry
+from benchmarks.sites import BODY
+from benchmarks.stage import Stage
+from benchmarks.trial import Trial
+
+FAST_S: Final = 0.002
+SLOW_S: Final = 0.020
+REPLICAS: Final = 4
+CAPACITY: Final = (REPLICAS - 1) / FAST_S + 1 / SLOW_S
+"""Requests a second that all four can answer."""
+LOADS: Final[Mapping[str, float]] = {"uneven-10": 0.1, "uneven-50": 0.5}
+"""Share of the capacity. Of a tenth the slow replica can bear a quarter, of a half it cannot."""
+SEED: Final = 1
+LATE_S: Final = 60.0
+TURNS: Final = "round-robin"
+FEWEST: Final = "fewest-in-flight"
+SOONEST: Final = "soonest-answer"
+_REPLICAS: Final = Entry("uneven", "uneven replicas", "benchmarks.uneven:UnevenReplicas")
+_CALLER: Final = Entry("uneven-caller", "a process without Ray", "benchmarks.uneven:Chooser")
+
+Send = Callable[[], Awaitable[object]]
+
+
+def answer(service_s: float) -> bytes:
+    """Work for *service_s* seconds, as a model does that serves one request at a time."""
+    time.sleep(service_s)
+    return BODY
+
+
+class Work:
+    """A backend of its own for one speed."""
+
+    def __init__(self, service_s: float) -> None:
+        self._service_s = service_s
+
+    def __call__(self, request: object) -> bytes:
+        """Work, then answer."""
+        return answer(self._service_s)
+
+
+class UnevenWork:
+    """Four replicas of one backend; the one that makes *mark* first is the slow one."""
+
+    def __init__(self, mark: str) -> None:
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            self._service_s = SLOW_S
+        except FileExistsError:
+            self._service_s = FAST_S
+
+    def __call__(self, request: object) -> bytes:
+        """Work, then answer."""
+        return answer(self._service_s)
+
+
+class UnevenReplicas:
+    """An instance with both forms of the four replicas. Lives in a stage."""
+
+    url: str | None = None
+    calls: Calls | None = None
+    caller: Caller | None = None
+
+    def __init__(self) -> None:
+        self._chooser: Stage | None = None
+
+    def start(self, directory: Path) -> None:
+        """Start a cluster, an instance, the replicas, and the process that calls them."""
+        import serve_bridge as serve
+        from benchmarks.peers import start_ray
+
+        start_ray(directory)
+        client: Any = serve.start(http_options={"location": "NoServer"})
+        config = {"max_concurrent_queries": IN_FLIGHT}
+        free = {"num_cpus": 0}
+        mark = str(directory / "slow")
+        together = config | {"num_replicas": REPLICAS}
+        serve.create_backend("uneven", UnevenWork, mark, config=together, ray_actor_options=free)
+        serve.create_endpoint("uneven", backend="uneven")
+        for number in range(REPLICAS):
+            service_s = FAST_S if number else SLOW_S
+            serve.create_backend(f"one-{number}", Work, service_s, config=config, ray_actor_options=free)
+            serve.create_endpoint(f"one-{number}", backend=f"one-{number}")
+        self._chooser = Stage(_CALLER, {"SERVE_BRIDGE_ADDRESS": client.address})
+
+    def load(self, choice: str, rate: float, seconds: float) -> Any:
+        """Pass the order on to the caller; see `Chooser.load`."""
+        assert self._chooser is not None
+        return self._chooser.ask("load", limit_s=seconds + 2 * LATE_S, choice=choice, rate=rate, seconds=seconds)
+
+    def stop(self) -> None:
+        """End the caller, the instance and the cluster."""
+        import ray
+
+        import serve_bridge as serve
+
+        if self._chooser is not None:
+            self._chooser.stop()
+        serve.shutdown()
+        ray.shutdown()
+
+
+@dataclass(slots=True)
+class _Replica:
+    """One of the four as the caller's own choices see it."""
+
+    send: Send
+    service_s: float
+    in_flight: int = 0
+
+
+class Chooser:
+    """The caller, a process without Ray. Lives in a stage."""
+
+    url: str | None = None
+    calls: Calls | None = None
+    caller: Caller | None = None
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._ours: Any = None
+        self._replicas: list[_Replica] = []
+
+    def start(self, directory: Path) -> None:
+        """Connect, and take a handle of each endpoint."""
+        import serve_bridge as serve
+
+        serve.connect(os.environ["SERVE_BRIDGE_ADDRESS"])
+        self._ours = serve.get_handle("uneven").options(timeout_s=LATE_S)
+        for number in range(REPLICAS):
+            handle: Any = serve.get_handle(f"one-{number}").options(timeout_s=LATE_S)
+            self._replicas.append(_Replica(partial(handle.acall, 1), FAST_S if number else SLOW_S))
+
+    def load(self, choice: str, rate: float, seconds: float) -> dict[str, Any]:
+        """Send *rate* requests a second for *seconds*, at random times, and wait for all answers."""
+        return asdict(self._runner.run(open_loop(self._sender(choice), rate, seconds)))
+
+    def _sender(self, choice: str) -> Send:
+        if choice == OURS:
+            return partial(self._ours.acall, 1)
+        turns = itertools.cycle(self._replicas)
+        choices: Mapping[str, Callable[[], _Replica]] = {
+            TURNS: lambda: next(turns),
+            FEWEST: lambda: min(self._replicas, key=lambda each: (each.in_flight, random.random())),
+            SOONEST: lambda: min(self._replicas, key=lambda each: (each.in_flight + 1) * each.service_s),
+        }
+        choose = choices[choice]
+
+        async def send() -> object:
+            replica = choose()
+            replica.in_flight += 1
+            try:
+                return await replica.send()
+            finally:
+                replica.in_flight -= 1
+
+        return send
+
+    def stop(self) -> None:
+        """Close the event loop."""
+        self._runner.close()
+
+
+async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
+    """Send at times drawn once and for all, *rate* a second on average; a latency counts from when it was due."""
+    draw = random.Random(SEED)
+    latencies: list[float] = []
+    errors = 0
+    start = perf_counter()
+
+    async def one(due: float) -> None:
+        nonlocal errors
+        try:
+            await send()
+        except Exception:  # a full queue, a deadline: the choice has cost the caller its answer
+            errors += 1
+        else:
+            latencies.append(perf_counter() - due)
+
+    async with asyncio.TaskGroup() as tasks:
+        due = start
+        while (due := due + draw.expovariate(rate)) < start + seconds:
+            await asyncio.sleep(due - perf_counter())
+            tasks.create_task(one(due))
+    return timing(latencies, seconds, errors=errors)
+
+
+def measure(trial: Trial) -> None:
+    """Measure the row once."""
+    with trial.attempt(next(iter(LOADS))):
+        stage = Stage(_REPLICAS)
+        try:
+            for point, share in LOADS.items():
+                for choice in trial.ordered((OURS, TURNS, FEWEST, SOONEST)):
+                    if trial.wants(point, choice):
+                        with trial.attempt(point, choice):
+                            _measure_choice(trial, stage, point, choice, share * CAPACITY)
+        finally:
+            stage.stop()
+
+
+def _measure_choice(trial: Trial, stage: Stage, point: str, choice: str, rate: float) -> None:
+    def load(seconds: float) -> Timing:
+        return Timing(**stage.ask("load", limit_s=seconds + 3 * LATE_S, choice=choice, rate=rate, seconds=seconds))
+
+    trial.load(point, stage.serving_pids, load, choice)

@@ -1,0 +1,141 @@
+"""An ASGI or WSGI application as a backend: what `asgi_app` and `wsgi_app` return, and how it travels.
+
+Rule 1: an application travels as its import path wherever it has one: few can be pickled, and another process that
+        imports it has the whole site around it.
+Rule 2: nothing is imported, and nothing of the application is called, before a replica needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, Final, Literal
+
+from serve_bridge.errors import ConfigError, shown
+from serve_bridge.import_path import check_import_path, path_of_object, resolve, search_path_of
+from serve_bridge.messages import HttpHead
+
+__all__ = ["ANY_METHOD", "Application", "asgi_app", "mount_point", "wsgi_app"]
+
+ANY_METHOD: Final = ("*",)
+"""The methods of an endpoint over an application, as they are shown: the application has methods of its own."""
+
+Kind = Literal["asgi", "wsgi"]
+
+
+class Application:
+    """An application, or where to import it from.
+
+    Attributes:
+        kind: Its interface.
+        path: Its import path; None: it travels by value.
+    """
+
+    def __init__(self, kind: Kind, target: Any, module: str) -> None:
+        """Take *target*, an application or its import path, as *module* has it."""
+        self.kind: Kind = kind
+        self._target = target
+        self.path: str | None = target if isinstance(target, str) else path_of_object(target)
+        self.__module__ = module  # where it is written, as for a function or a class
+        self.__name__ = self.__qualname__ = f"{kind}_app({self.path or type(target).__qualname__})"
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the replica's loop."""
+        return self.kind == "asgi"
+
+    @property
+    def search_path(self) -> tuple[str, ...]:
+        """Directories in which imports look first, for its module to be found."""
+        return () if self.path is None else search_path_of(self.path.partition(":")[0])
+
+    def load(self) -> Any:
+        """Return the application itself.
+
+        Raises:
+            ImportError: Its module is missing or fails.
+            AttributeError: That has no such attribute.
+            TypeError: What is there cannot be called.
+        """
+        if not isinstance(self._target, str):
+            return self._target
+        found = resolve(self._target)
+        if inspect.isclass(found) or not callable(found):
+            raise TypeError(f"{self._target} must be an {self.kind.upper()} application, got {shown(found)}")
+        return found
+
+    def __reduce__(self) -> Any:
+        return Application, (self.kind, self.path or self._target, self.__module__)
+
+    def __repr__(self) -> str:
+        return f"<{self.__qualname__}>"
+
+
+def asgi_app(app: Any) -> Application:
+    """Return an ASGI application as a backend: FastAPI, Starlette, Django, or any other.
+
+    Its lifespan runs in every replica: `startup` before the replica gets requests, `shutdown` once it has drained.
+
+    Args:
+        app: The application, or its import path "package.module:attr". One that stands in a module under a name is
+            imported by its replicas; any other must be picklable.
+
+    Raises:
+        TypeError: It is no application.
+        ConfigError: An import path is malformed.
+    """
+    return _application("asgi", app)
+
+
+def wsgi_app(app: Any) -> Application:
+    """Return a WSGI application as a backend: Flask, Django, or any other; see `asgi_app`.
+
+    Each request runs on one of the replica's threads (`threads`), from its first line to the last piece of its answer.
+
+    Raises:
+        TypeError: It is no application.
+        ConfigError: An import path is malformed.
+    """
+    return _application("wsgi", app)
+
+
+def _application(kind: Kind, app: Any) -> Application:
+    if isinstance(app, str):
+        check_import_path(app)
+    elif isinstance(app, Application):
+        raise TypeError(f"{kind}_app() takes the application itself, and {app!r} is wrapped already")
+    elif inspect.isclass(app) or not callable(app):
+        raise TypeError(
+            f"{kind}_app() takes an application, or its import path 'package.module:attr', got {shown(app)}"
+        )
+    elif kind == "wsgi" and _is_async(app):
+        raise ConfigError(f"wsgi_app() got {shown(app)}, which is asynchronous; asgi_app() takes it")
+    elif kind == "asgi" and _takes(app, 2):
+        raise ConfigError(f"asgi_app() got {shown(app)}, which takes two arguments as in WSGI; wsgi_app() takes it")
+    return Application(kind, app, sys._getframe(2).f_globals.get("__name__", "__main__"))
+
+
+def _is_async(app: Any) -> bool:
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+
+
+def _takes(app: Any, count: int) -> bool:
+    """Whether *app* takes exactly *count* arguments, as far as one can see."""
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return len(parameters) == count and all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def mount_point(head: HttpHead) -> str:
+    """Return where the application is mounted: the part of the path that is not the application's.
+
+    Over the proxy it is the endpoint's route. On a route that an adapter forwards, it is what stands before the path
+    parameter named `path`, if the route ends with one; else where the web application itself is mounted.
+    """
+    if head.forwarded:
+        below = next((text for name, _, text in head.path_params if name == "path"), None)
+        if below is not None and head.path.endswith(below):
+            return head.path[: len(head.path) - len(below)].removesuffix("/")
+    return head.root_path

@@ -1,0 +1,179 @@
+"""The listening socket of a server, and the connections it yields.
+
+Rule 1: the port is this process's alone (never SO_REUSEPORT); a second listener on it fails to start.
+Rule 2: whoever cannot be served yet waits in the kernel's queue; nobody is accepted to be turned away.
+Rule 3: a connection counts from its accepting on, so that TLS handshakes, too, are within a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["Acceptor", "bracketed", "listen"]
+
+BACKLOG: Final = 2048
+AT_ONCE: Final = 64
+"""Most connections accepted in one turn of the loop, so that those that are open get theirs."""
+
+
+class Acceptor:
+    """Accepts connections and hands each to a protocol of its own, behind TLS if there is a context for it.
+
+    Attributes:
+        opening: The connections that no protocol has yet.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        *,
+        full: Callable[[], bool],
+        changed: Callable[[], None],
+        logger: logging.Logger,
+        tls: ssl.SSLContext | None,
+        handshake_timeout_s: float,
+        closing_timeout_s: float,
+    ) -> None:
+        """Take over *listener*, which blocks nobody.
+
+        Args:
+            listener: The socket.
+            protocol: Makes the protocol of a connection.
+            full: Says whether another connection is one too many.
+            changed: Is called when a connection was opened, or could not be.
+            logger: For what goes wrong.
+            tls: What TLS connections are made with; None: plain ones.
+            handshake_timeout_s: Longest time of a TLS handshake.
+            closing_timeout_s: Longest time from the end of a TLS connection to that of the one below.
+        """
+        self.opening: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = listener
+        self._protocol = protocol
+        self._full, self._changed = full, changed
+        self._logger = logger
+        self._options: dict[str, Any] = {}
+        if tls is not None:
+            self._options = {
+                "ssl": tls,
+                "ssl_handshake_timeout": handshake_timeout_s,
+                "ssl_shutdown_timeout": closing_timeout_s,
+            }
+        self._accepting = self._warned = False
+
+    def resume(self) -> None:
+        """Accept connections, from now on or again; nothing if there is no room, or the listener is closed."""
+        if self._listener is not None and not self._accepting and not self._full():
+            self._accepting = True
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Accept what the kernel has, whatever the limit, since closing would reset it; then stop listening."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._pause(listener)
+            while self._open(listener):
+                pass
+            listener.close()
+
+    def abort(self) -> None:
+        """Stop listening, and drop what has no protocol yet."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._pause(listener)
+            listener.close()
+        for task in self.opening:
+            task.cancel()
+
+    def _pause(self, listener: socket.socket) -> None:
+        if self._accepting:
+            self._accepting = False
+            asyncio.get_running_loop().remove_reader(listener)
+
+    def _accept(self) -> None:
+        listener = self._listener
+        assert listener is not None
+        for _ in range(AT_ONCE):
+            if self._full():
+                self._pause(listener)
+                return
+            if not self._open(listener):
+                return
+
+    def _open(self, listener: socket.socket) -> bool:
+        """Accept one connection; return whether there was one, or may be another."""
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionAbortedError:  # it left while it waited
+            return True
+        except OSError as error:  # mostly: no file descriptors are left
+            self._pause(listener)
+            if not self._warned:
+                self._logger.warning("cannot accept connections for now: %s", error.strerror or error)
+            self._warned = True
+            return False
+        self._warned = False
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._hand_over(connection))
+        self.opening.add(task)
+        task.add_done_callback(lambda task: self._handed_over(task, connection))
+        return True
+
+    async def _hand_over(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._protocol, connection, **self._options)
+
+    def _handed_over(self, task: asyncio.Task[None], connection: socket.socket) -> None:
+        self.opening.discard(task)
+        if task.cancelled():
+            connection.close()
+        elif error := task.exception():
+            connection.close()
+            if not isinstance(error, OSError):  # it left, speaks no TLS, or took too long: nobody here can help it
+                self._logger.error("a connection could not be opened", exc_info=error)
+        self._changed()
+
+
+def bracketed(host: str) -> str:
+    """Return *host* as a URL needs it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+async def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket on the first address of *host*, IPv4 before IPv6.
+
+    Raises:
+        ValueError: The host is unknown or no address of this machine.
+        OSError: The port is taken or needs privileges; the message names host and port.
+    """
+    where = f"{bracketed(host)}:{port}"
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"cannot listen on {where}: unknown host") from error
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ValueError(f"cannot listen on {where}: no address of this machine") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
+    return listener

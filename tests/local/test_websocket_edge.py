@@ -1,0 +1,437 @@
+"""WebSockets at the proxy, byte by byte: handshakes, frames that break the rules, floods and clients that do nothing.
+
+Each row is one client's fault; an open WebSocket beside it goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.responses import StreamingResponse
+from starlette.websockets import WebSocket
+
+import serve_bridge as serve
+from tests.raw_websocket import (
+    BINARY,
+    CLOSE,
+    DEFLATE,
+    FIELDS,
+    KEY,
+    PING,
+    PONG,
+    TEXT,
+    RawWebSocket,
+    close_frame,
+    frame,
+    handshake,
+)
+from tests.waiting import reached, wait_until
+
+MIB = 2**20
+LIMIT = 16 * MIB
+_numbers = itertools.count()
+SCALE = int(os.environ.get("FAULTS_SCALE", "1"))
+
+
+async def echo(websocket: Any) -> str | None:
+    """Send back what comes; a request is none of our handshakes."""
+    if not isinstance(websocket, WebSocket):
+        return "no WebSocket"
+    await websocket.accept()
+    while (message := await websocket.receive())["type"] == "websocket.receive":
+        if "text" in message:
+            await websocket.send_text(message["text"])
+        else:
+            await websocket.send_bytes(message["bytes"])
+    return None
+
+
+async def deaf(websocket: WebSocket) -> None:
+    """Accept, and read nothing."""
+    await websocket.accept()
+    await reached(lambda: False, 3600)
+
+
+async def refusing(websocket: WebSocket) -> None:
+    """Deny with as much as the query says."""
+    pieces = int(websocket.query_params["pieces"])
+    await websocket.send_denial_response(StreamingResponse((b"x" * MIB for _ in range(pieces)), 402))
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The proxy, and a WebSocket that has been open all the time."""
+
+    address: tuple[str, int]
+    neighbour: RawWebSocket
+
+    def client(self, **options: Any) -> RawWebSocket:
+        """Connect."""
+        return RawWebSocket(self.address, **options)
+
+    def opened(self, *more: bytes) -> RawWebSocket:
+        """Open a WebSocket that echoes."""
+        return self.client().open("/echo", *more)
+
+
+@contextlib.contextmanager
+def running(**http_options: Any) -> Iterator[tuple[serve.Client, Proxy]]:
+    """Run an instance, whose proxy is looked at."""
+    name = f"websocket-edge-{next(_numbers)}"
+    client = serve.start(runtime="local", name=name, http_options={"port": 0, **http_options})
+    try:
+        for code in (echo, deaf, refusing):
+            client.create_backend(code.__name__, code, config={"graceful_shutdown_timeout_s": 0.5})
+            client.create_endpoint(code.__name__, backend=code.__name__, route=f"/{code.__name__}")
+        address = ("127.0.0.1", int(client.http_urls[0].rpartition(":")[2]))
+        with RawWebSocket(address) as neighbour:
+            yield client, Proxy(address, neighbour.open("/echo"))
+    finally:
+        client.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Proxy]:
+    """A proxy with the default limits."""
+    with running() as (_, proxy):
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared: Proxy) -> Iterator[Proxy]:
+    """The same, and proof that a neighbour has noticed nothing."""
+    yield shared
+    shared.neighbour.send(frame(TEXT, b"still here"))
+    while (got := shared.neighbour.frame())[0] == PING:
+        shared.neighbour.send(frame(PONG, got[1]))
+    assert got == (TEXT, b"still here")
+
+
+# The handshake (W01, W12)
+
+
+def without(name: bytes) -> tuple[bytes, ...]:
+    """Return the fields of a handshake but for one."""
+    return tuple(field for field in FIELDS if not field.startswith(name + b":"))
+
+
+HANDSHAKES: dict[str, tuple[bytes, int]] = {
+    "as it should be": (handshake("/echo"), 101),
+    "absolute form": (handshake("/echo", line=b"GET http://a%b HTTP/1.1"), 101),
+    "large cookie": (handshake("/echo", b"Cookie: " + b"c" * 20_000), 101),
+    "body of no bytes": (handshake("/echo", b"Content-Length: 0"), 101),
+    "W01 no key": (handshake("/echo", fields=without(b"Sec-WebSocket-Key")), 400),
+    "W01 two keys": (handshake("/echo", KEY), 400),
+    "W01 short key": (handshake("/echo", b"Sec-WebSocket-Key: AAAA", fields=without(b"Sec-WebSocket-Key")), 400),
+    "W01 POST": (handshake("/echo", line=b"POST %b HTTP/1.1"), 400),
+    "W01 HTTP/1.0": (handshake("/echo", line=b"GET %b HTTP/1.0"), 400),
+    "W01 version 12": (
+        handshake("/echo", b"Sec-WebSocket-Version: 12", fields=without(b"Sec-WebSocket-Version")),
+        426,
+    ),
+    "W01 no version": (handshake("/echo", fields=without(b"Sec-WebSocket-Version")), 426),
+    "W01 two versions": (handshake("/echo", b"Sec-WebSocket-Version: 13"), 426),
+    "body": (handshake("/echo", b"Content-Length: 5") + b"hello", 400),
+    "chunked body": (handshake("/echo", b"Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
+    "malformed extensions": (handshake("/echo", b"Sec-WebSocket-Extensions: ;;"), 400),
+    "malformed subprotocols": (handshake("/echo", b"Sec-WebSocket-Protocol: a b"), 400),
+    "no such route": (handshake("/nothing"), 404),
+    "too many headers": (handshake("/echo", *[b"X-%d: 1" % number for number in range(101)]), 431),
+}
+
+
+@pytest.mark.parametrize("name", HANDSHAKES)
+def test_a_handshake_is_answered_by_what_is_wrong_with_it(proxy: Proxy, name: str) -> None:
+    """At once; a client of another version learns which one is spoken. An answer that denies ends the connection."""
+    request, status = HANDSHAKES[name]
+    with proxy.client() as client:
+        client.send(request)
+        head = client.head()
+        assert int(head.split(b" ")[1]) == status
+        assert (b"sec-websocket-version: 13" in head.lower()) is (status == 426)
+        if status != 101:
+            client.rest()
+
+
+def test_data_in_the_packet_of_the_handshake_is_not_lost(proxy: Proxy) -> None:
+    """W12: it waits for the answer, which comes first."""
+    with proxy.client() as client:
+        client.send(handshake("/echo") + frame(PING, b"p") + frame(TEXT, b"one") + frame(TEXT, b"two"))
+        assert client.head().startswith(b"HTTP/1.1 101 ")
+        assert {client.frame() for _ in range(3)} == {(PONG, b"p"), (TEXT, b"one"), (TEXT, b"two")}
+
+
+def test_a_denial_streams_and_ends_the_connection(proxy: Proxy) -> None:
+    """Whatever its length, and whatever the client has sent meanwhile."""
+    with proxy.client() as client:
+        client.send(handshake("/refusing?pieces=20") + frame(TEXT, b"too soon"))
+        head = client.head()
+        assert head.startswith(b"HTTP/1.1 402 ")
+        assert b"connection: close" in head.lower()
+        assert len(client.rest()) == 20 * MIB
+
+
+def test_the_edge_compresses_when_asked_to(proxy: Proxy) -> None:
+    """Who does not offer it is not offered it."""
+    with proxy.client() as client, proxy.client() as other:
+        client.send(handshake("/echo", DEFLATE))
+        assert b"permessage-deflate" in client.head()
+        other.send(handshake("/echo"))
+        assert b"permessage-deflate" not in other.head()
+
+
+# Frames that break the rules (W04, W06)
+
+
+def deflated(data: bytes) -> bytes:
+    """Return the payload of a compressed message."""
+    deflate = zlib.compressobj(wbits=-15)
+    return (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+FAULTS: dict[str, tuple[bytes, int]] = {
+    **{f"reserved bits {bits}": (frame(TEXT, b"x", reserved=bits), 1002) for bits in (1, 2, 4, 7)},
+    **{f"opcode {opcode}": (frame(opcode), 1002) for opcode in (3, 7, 11, 15)},
+    "not masked": (frame(TEXT, b"x", masked=False), 1002),
+    **{f"fragmented control {opcode}": (frame(opcode, fin=False), 1002) for opcode in (CLOSE, PING, PONG)},
+    **{f"long control {opcode}": (frame(opcode, bytes(126)), 1002) for opcode in (CLOSE, PING, PONG)},
+    "continuation of nothing": (frame(0, b"x"), 1002),
+    "message in a message": (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), 1002),
+    "length in 2 bytes for none": (frame(TEXT, b"x" * 125, length_bytes=2), 1002),
+    "length in 8 bytes for none": (frame(TEXT, b"", length_bytes=8), 1002),
+    "length in 8 bytes for 2": (frame(TEXT, b"x" * 65_535, length_bytes=8), 1002),
+    "length of 64 bits": (frame(TEXT, length_bytes=8, length=2**63), 1002),
+    "length of a control frame in 2 bytes": (frame(PING, b"x" * 5, length_bytes=2), 1002),
+    "W04 no UTF-8": (frame(TEXT, b"\xff"), 1007),
+    "W04 half a character": (frame(TEXT, b"\xc3"), 1007),
+    "W04 surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007),
+    "W04 across fragments": (frame(TEXT, b"\xc3", fin=False) + frame(0, b"\x28"), 1007),
+    **{f"W06 close {code}": (close_frame(code), 1002) for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000)},
+    "W06 reason of 124 bytes": (close_frame(1000, b"r" * 124), 1002),
+    "W06 reason is no UTF-8": (close_frame(1000, b"\xff"), 1007),
+    "W06 one byte": (frame(CLOSE, b"\x03"), 1002),
+    "too long, as it says": (frame(BINARY, length=LIMIT + 1), 1009),
+    "too long, all of it": (frame(BINARY, bytes(LIMIT + 1)), 1009),
+    "too long in fragments": (
+        frame(BINARY, bytes(LIMIT // 2), fin=False) + frame(0, bytes(LIMIT // 2), fin=False) + frame(0, b"x"),
+        1009,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_frame_that_breaks_the_rules_closes_with_the_code_for_it(proxy: Proxy, name: str) -> None:
+    """The client gets the close frame even if it is in the middle of sending more, and then the end."""
+    data, code = FAULTS[name]
+    with proxy.opened() as client:
+        client.send(data)
+        assert client.closed() == code
+
+
+BOMBS: dict[str, tuple[bytes, int]] = {
+    "one frame": (frame(BINARY, deflated(bytes(LIMIT + 1)), reserved=4), 1009),
+    "fragments": (
+        frame(BINARY, deflated(bytes(LIMIT + 1))[:9000], fin=False, reserved=4)
+        + frame(0, deflated(bytes(LIMIT + 1))[9000:]),
+        1009,
+    ),
+    "far too long": (frame(BINARY, deflated(bytes(20 * LIMIT)), reserved=4), 1009),
+    "no deflate": (frame(BINARY, b"\xff\xff\xff", reserved=4), 1002),
+    "continuation that says so": (frame(BINARY, b"", fin=False, reserved=4) + frame(0, b"", reserved=4), 1002),
+    "control frame": (frame(PING, b"x", reserved=4), 1002),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_the_limit_holds_for_what_was_compressed(proxy: Proxy, name: str) -> None:
+    """A short message that becomes a long one ends there."""
+    data, code = BOMBS[name]
+    with proxy.opened(DEFLATE) as client:
+        client.send(data)
+        assert client.closed() == code
+
+
+@pytest.mark.parametrize("before", [b"", frame(TEXT, b"half", fin=False)])
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1011, 3000, 4999])
+def test_a_close_is_answered_with_the_same_code(proxy: Proxy, code: int, before: bytes) -> None:
+    """Also in the middle of a message."""
+    with proxy.opened() as client:
+        client.send(before + close_frame(code, b"r" * 123))
+        assert client.closed() == code
+
+
+def test_what_came_before_a_fault_is_not_lost(proxy: Proxy) -> None:
+    """A message in the same packet reaches user code; the answer may come too late."""
+    with proxy.opened() as client:
+        client.send(frame(TEXT, b"good"))
+        assert client.frame() == (TEXT, b"good")
+        client.send(frame(TEXT, b"good") + frame(3) + frame(TEXT, b"after"))
+        seen = client.frame()
+        assert seen in [(TEXT, b"good"), (CLOSE, seen[1])]
+
+
+@pytest.mark.parametrize("piece", [0, 1, 2])
+def test_short_pieces_are_a_whole_message(proxy: Proxy, piece: int) -> None:
+    """However many, and empty ones too."""
+    with proxy.opened() as client:
+        client.send(frame(BINARY, b"", fin=False) + frame(0, b"x" * piece, fin=False) * 20_000 + frame(0, b"end"))
+        assert client.frame() == (BINARY, b"x" * piece * 20_000 + b"end")
+
+
+def test_a_client_that_leaves_at_once_is_no_error(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    """By a reset, wherever it is."""
+    for data in (b"", frame(TEXT, b"hello"), frame(TEXT, b"hello")[:3], frame(TEXT, b"half", fin=False)):
+        with proxy.opened() as client:
+            client.send(data)
+            client.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: close resets
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+# Pings and clients that do nothing (W07, W11)
+
+
+def test_pings_are_answered_while_messages_pass(proxy: Proxy) -> None:
+    """With what they carry, in the middle of a message too."""
+    with proxy.opened() as client:
+        client.send(frame(TEXT, b"a", fin=False) + frame(PING, b"p" * 125) + frame(0, b"b"))
+        assert client.frame() == (PONG, b"p" * 125)
+        assert client.frame() == (TEXT, b"ab")
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+def test_a_flood_of_pings_is_ended(proxy: Proxy, opcode: int) -> None:
+    """W07: 10,000 at once are more than the edge bears."""
+    with proxy.opened() as client:
+        sending = threading.Thread(target=client.send, args=(frame(opcode, b"flood") * 10_000,))
+        sending.start()
+        assert client.closed() == 1008
+        sending.join()
+
+
+def test_a_client_without_a_pong_is_closed() -> None:
+    """W07: with 1011, after two intervals; who answers stays."""
+    with running(ping_interval_s=0.2) as (_, proxy), proxy.opened() as mute, proxy.opened() as client:
+        for _ in range(5):
+            opcode, payload = client.frame()
+            assert opcode == PING
+            client.send(frame(PONG, payload))
+        assert mute.closed() == 1011
+        client.send(frame(TEXT, b"here"))
+        while (got := client.frame())[0] == PING:
+            pass
+        assert got == (TEXT, b"here")
+
+
+@pytest.mark.parametrize("flood", [frame(TEXT, b"x" * 100_000), frame(PING, b"p" * 125)])
+def test_a_client_that_takes_nothing_is_cut_off(flood: bytes) -> None:
+    """W11: after `write_timeout_s`, whether it has asked for messages or pongs; its neighbour goes on."""
+    with running(write_timeout_s=0.3) as (_, proxy), proxy.client(receive_buffer=4096) as client:
+        client.open("/echo")
+
+        def cut() -> bool:
+            try:
+                client.socket.sendall(flood * 50)
+            except OSError:
+                return True
+            return False
+
+        client.socket.settimeout(5)
+        assert wait_until(cut, 60)
+
+
+def test_a_backend_that_does_not_read_does_not_hide_a_client_that_leaves(proxy: Proxy) -> None:
+    """Its WebSocket ends though nobody asks for its messages."""
+    with proxy.client() as client:
+        client.open("/deaf")
+        client.send(frame(TEXT, b"x") + close_frame(1000))
+        client.socket.shutdown(1)
+        assert client.closed() in (None, 1000)
+
+
+# Draining (W10)
+
+
+def test_a_drain_closes_with_1012_and_says_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    """Within the grace, though one does not answer the close."""
+    caplog.set_level("INFO", "serve_bridge.proxy")
+    with running() as (client, proxy), proxy.client() as polite, proxy.client() as rude:
+        polite.open("/echo")
+        rude.open("/echo")
+        ending = threading.Thread(target=client.shutdown)
+        ending.start()
+        assert polite.frame() == (CLOSE, (1012).to_bytes(2))
+        polite.send(close_frame(1012))
+        assert polite.rest() == b""
+        assert rude.closed() == 1012
+        ending.join(60)
+        assert not ending.is_alive()
+    reports = [record.getMessage() for record in caplog.records if "1012" in record.getMessage()]
+    assert len(reports) == 1
+    assert reports[0].startswith("closed 3 WebSockets")
+
+
+# Any bytes
+
+_pieces = st.one_of(
+    st.builds(
+        frame,
+        st.integers(0, 15),
+        st.binary(max_size=200),
+        fin=st.booleans(),
+        reserved=st.sampled_from([0, 0, 0, 1, 2, 4]),
+        masked=st.sampled_from([True, True, True, False]),
+    ),
+    st.builds(frame, st.sampled_from([TEXT, BINARY, 0, PING]), st.binary(max_size=40)),
+    st.builds(close_frame, st.integers(0, 5000), st.binary(max_size=130)),
+    st.binary(max_size=40),
+)
+
+
+@settings(
+    max_examples=120 * SCALE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+@given(st.lists(_pieces, max_size=8), st.booleans())
+def test_any_bytes_end_in_a_close_that_may_be(proxy: Proxy, pieces: list[bytes], deflate: bool) -> None:
+    """Never a hang, never an error of ours, and what comes back are right frames to the end."""
+    with proxy.opened(*[DEFLATE] * deflate) as client:
+        client.send(b"".join(pieces))
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(1)
+        code = client.closed()
+        assert code is None or code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, *range(1010, 1015)) or code >= 3000
+
+
+_fields = st.lists(
+    st.one_of(
+        st.sampled_from(FIELDS),
+        st.builds(
+            lambda name, value: name + b": " + value,
+            st.sampled_from([field.partition(b":")[0] for field in FIELDS] + [b"Sec-WebSocket-Extensions"]),
+            st.binary(max_size=40).filter(lambda value: not set(value) & set(b"\r\n")),
+        ),
+    ),
+    max_size=6,
+)
+
+
+@settings(
+    max_examples=120 * SCALE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+@given(_fields)
+def test_any_handshake_is_answered(proxy: Proxy, more: list[bytes]) -> None:
+    """By a status that blames the client, by a WebSocket, or as a request if it asks for none."""
+    with proxy.client() as client:
+        client.send(handshake("/echo", *more))
+        status = int(client.head().split(b" ")[1])
+        assert status in (101, 200) or 400 <= status < 500

@@ -1,0 +1,74 @@
+"""The parts of the benchmark that need nothing to be started."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.calls import Timing
+from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.results import Run, Sample
+from benchmarks.rows import MEASURES, POINTS, QUICK_CONTENDERS, QUICK_POINTS, ROWS
+from benchmarks.scale import together
+from benchmarks.trial import Trial
+
+
+def trial(run: Run, number: int = 0) -> Trial:
+    """Return a round of *run* in which one point of two contenders is wanted."""
+    return Trial(run, number, 1.0, 1.0, {"first-answer"}, {OURS, "ray-serve"}, lambda text: None)
+
+
+def test_a_look_has_a_point_of_every_row():
+    """Whoever runs the benchmark quickly sees something of each question."""
+    assert all(any(point.name in QUICK_POINTS for point in row.points) for row in ROWS.values())
+
+
+def test_a_look_names_points_and_contenders_that_exist():
+    """A name that nobody has would be left out without a word."""
+    assert POINTS.keys() >= QUICK_POINTS
+    assert ENTRIES.keys() >= QUICK_CONTENDERS
+
+
+def test_every_point_is_measured_by_somebody():
+    """A point needs a contender of its kind, or a module that measures its row."""
+    kinds = {kind for entry in ENTRIES.values() for kind in entry.kinds}
+    lonely = {point.name for key, row in ROWS.items() for point in row.points if point.kind not in kinds}
+    assert lonely == {point.name for key in MEASURES for point in ROWS[key].points if point.kind == "own"}
+
+
+def test_loads_that_ran_at_once_count_together():
+    """Several processes answer for the sum of their requests, and for the slowest of their tails."""
+    found = together([Timing(100, 2.0, 1.0, 3.0), Timing(300, 2.0, 2.0, 9.0, errors=1), Timing(200, 2.0, 4.0, 5.0)])
+    assert found == Timing(600, 2.0, 2.0, 9.0, errors=1)
+
+
+def test_the_order_turns_round_in_each_round():
+    """A drift of the machine favours nobody."""
+    assert trial(Run({}, {}), 0).ordered("ab") == ["a", "b"]
+    assert trial(Run({}, {}), 1).ordered("ab") == ["b", "a"]
+
+
+def test_what_failed_is_noted_and_not_tried_again():
+    """One contender that cannot start costs the run neither the others nor a second try."""
+    run = Run({}, {})
+    with trial(run).attempt("first-answer", "ray-serve"):
+        raise OSError("no such program")
+    assert run.absent == {"ray-serve/first-answer": "no such program"}
+    assert not trial(run, 1).wants("first-answer", "ray-serve")
+    assert trial(run, 1).wants("first-answer")
+
+
+def test_only_what_is_asked_for_is_wanted():
+    """Points and contenders of the command line hold for rows that measure themselves too."""
+    assert not trial(Run({}, {})).wants("one-replica-more")
+    assert not trial(Run({}, {})).wants("first-answer", "bare")
+
+
+def test_plots_are_drawn_of_what_was_measured(tmp_path: Path):
+    """A run of a few rows gives the plots of these rows, as PNG files."""
+    pytest.importorskip("matplotlib")
+    from benchmarks.plots import draw
+
+    samples = [Sample(number, OURS, "http-64", 10_000 + number, 3.0, 9.0, 0.07, 0.0, 0) for number in range(2)]
+    drawn = draw(Run({}, {}, samples), tmp_path)
+    assert [path.name for path in drawn] == ["throughput.png", "latency.png", "cpu.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
