@@ -70,7 +70,7 @@ def _measured(asked: argparse.Namespace) -> Run:
     try:
         measure(plan, run, lambda text: print(text, file=sys.stderr, flush=True))
         if 9 in asked.rows:
-            run.footprints = footprint.measure()
+            run.footprints = footprint.measure(2 if quick else footprint.TRIES)
     finally:
         run.write(path)  # what an interrupted run found is still worth a look
     return run

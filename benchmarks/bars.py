@@ -98,7 +98,7 @@ BARS: Final[tuple[Bar, ...]] = (
 
 def judge(run: Run, bar: Bar) -> Verdict:
     """Compare a run with a bar."""
-    if False:
+    if bar.other is None:
         found = run.spread(*bar.place, bar.figure)
     else:
         found = (run.difference if bar.difference else run.ratio)(bar.place, bar.other, bar.figure)

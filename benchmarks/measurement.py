@@ -110,6 +110,8 @@ def _loader(trial: Trial, entry: Entry, point: Point, stage: Stage) -> Callable[
         rate = peak / 2
         return lambda seconds: web_load.open_loop(url, count, seconds, rate)
     fresh, length = point.new_connections, point.body_bytes
+    if kind == "echo":
+        web_load.check_echo(url, length)
     return lambda seconds: web_load.load(url, count, seconds, new_connections=fresh, body_bytes=length)
 
 

@@ -28,7 +28,7 @@ FIGURES: Final[Mapping[str, str]] = {
     "connection_kib": "KiB an idle connection, all processes",
     "ideal_per_s": "ideal, requests/s",
     "share_of_ideal": "share of the ideal",
-    "start_s": "s",
+    "start_s": "seconds",
 }
 """What tables call the figures of samples and readings; one that is not here is called by its key."""
 LOADED: Final = (RATE, "p50_ms", "p99_ms", "cpu_s_per_1000")
@@ -40,6 +40,10 @@ REMARKS: Final[Mapping[str, str]] = {
         "request was due. The client shares the cores with whom it measures: what it was late itself is beside it."
     ),
     "post-64": ("Mosec and LitServe have no GET, so all POST there. Mosec gets and gives bytes; LitServe parses JSON."),
+    "scale-8-1000-512": (
+        "With 512 connections each of eight replicas has as many requests in flight as one has with 64. Frames "
+        "that leave together cost less each, so a replica that has few of them costs more a request."
+    ),
     "callers-8": "Of several processes the median is that of their medians, p99 the worst one's.",
     "uneven-10": (
         "All choose among the same kind of replicas (2 ms a request, one 20), over the same engine; "

@@ -95,6 +95,7 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("replicas-4", "4 replicas", "own"),
             Point("replicas-8", "8 replicas", "own"),
             Point("scale-8-1000", "8 replicas, 1,000 endpoints", "own"),
+            Point("scale-8-1000-512", "8 replicas, 1,000 endpoints, 512 connections", "own"),
             Point("endpoints-100", "100 endpoints", "own"),
             Point("endpoints-1000", "1,000 endpoints", "own"),
             Point("endpoints-10000", "10,000 endpoints", "own"),

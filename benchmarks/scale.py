@@ -34,21 +34,22 @@ IDLE_LIMIT_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How many replicas and endpoints an instance has."""
+    """How many replicas and endpoints an instance has, and connections its load."""
 
     point: str
     replicas: int = 1
     endpoints: int = 1
+    connections: int = CONNECTIONS
 
 
 BASE: Final = Arrangement("scale-1")
-BOTH: Final = Arrangement("scale-8-1000", 8, 1000)
 ARRANGEMENTS: Final = (
     BASE,
     Arrangement("replicas-2", replicas=2),
     Arrangement("replicas-4", replicas=4),
     Arrangement("replicas-8", replicas=8),
-    BOTH,
+    Arrangement("scale-8-1000", replicas=8, endpoints=1000),
+    Arrangement("scale-8-1000-512", replicas=8, endpoints=1000, connections=8 * CONNECTIONS),
     Arrangement("endpoints-100", endpoints=100),
     Arrangement("endpoints-1000", endpoints=1000),
     Arrangement("endpoints-10000", endpoints=10_000),
@@ -151,7 +152,9 @@ def _measure_arrangement(trial: Trial, stage: Stage, arrangement: Arrangement) -
     arranged = _arrange(stage, arrangement)
     url, count = arranged["url"], arrangement.endpoints
     trial.load(
-        arrangement.point, stage.serving_pids, lambda seconds: web_load.load(url, CONNECTIONS, seconds, endpoints=count)
+        arrangement.point,
+        stage.serving_pids,
+        lambda seconds: web_load.load(url, arrangement.connections, seconds, endpoints=count),
     )
     if arrangement.endpoints > 1:
         trial.read(arrangement.point, declare_ms=arranged["declare_s"] * 1e3, create_ms=arranged["create_s"] * 1e3)

@@ -49,6 +49,22 @@ def wait_until_answering(url: str, *, post: bool = False, limit_s: float = 60.0)
     raise WebLoadError(f"{url} is not ready: {last}")
 
 
+def check_echo(url: str, length: int) -> None:
+    """Return if *url* gives a body of *length* bytes back as it was.
+
+    Raises:
+        WebLoadError: It does not.
+    """
+    body = b"1" * length
+    try:
+        with urllib.request.urlopen(url, body, timeout=30) as answer:
+            echo = answer.read()
+    except OSError as error:
+        raise WebLoadError(f"no echo from {url}: {error}") from error
+    if echo != body:
+        raise WebLoadError(f"{url} gave {len(echo)} other bytes back for {length}")
+
+
 def load(
     url: str,
     connections: int,

@@ -239,6 +239,9 @@ class BatchQueue:
             if batch.calls:
                 request_deadline.set(batch.deadline)
                 results = await self._run_items([call.item for call in batch.calls])
+                # The next batch begins before these answers go out, or its thread would wait for that.
+                self._running.discard(batch)
+                self._advance()
                 batch.succeed(batch_results(results, len(batch.calls)))
         except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop
             batch.fail(error)

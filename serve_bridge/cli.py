@@ -51,10 +51,26 @@ def main() -> None:
     type=click.Choice([location.value for location in serve.Location]),
     help="One proxy on this node, one on every node, or none.",
 )
+@click.option("--ssl-certfile", default=None, help="PEM file with the certificate, for https.")
+@click.option("--ssl-keyfile", default=None, help="PEM file with its key; default: it is in the certificate's file.")
 @click.option("--address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine.")
-def start(name: str, host: str, port: int, location: str, address: str | None) -> None:
+def start(
+    name: str,
+    host: str,
+    port: int,
+    location: str,
+    ssl_certfile: str | None,
+    ssl_keyfile: str | None,
+    address: str | None,
+) -> None:
     """Start an instance on a running Ray cluster; it stays until `shutdown`."""
-    http_options = {"host": host, "port": port, "location": location}
+    http_options = {
+        "host": host,
+        "port": port,
+        "location": location,
+        "ssl_certfile": ssl_certfile,
+        "ssl_keyfile": ssl_keyfile,
+    }
     # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {address}" if address else " here")):
         client = serve.start(detached=True, name=name, http_options=http_options, address=address or "auto")

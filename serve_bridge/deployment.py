@@ -228,7 +228,7 @@ def _endpoint_change(declared: DeclaredEndpoint, running: Running) -> Change | N
 
 def _where(endpoint: DeclaredEndpoint | RunningEndpoint) -> str:
     where = f"{' '.join(endpoint.methods)} {endpoint.route}" if endpoint.route is not None else "no route"
-    return where if endpoint.timeout_s is None else f"{where} within {endpoint.timeout_s:g} s"
+    return where if endpoint.timeout_s is None else f"{where}, at most {endpoint.timeout_s:g} s"
 
 
 def _check_routes(endpoints: Sequence[DeclaredEndpoint], staying: Mapping[str, RunningEndpoint]) -> None:

@@ -144,7 +144,7 @@ class Forwarded:
         self._params = params
         self._scope = scope
         self._from_adapter = from_adapter
-        self._takes_trailers = "extensions" in scope and TRAILERS in scope["extensions"] and not from_adapter
+        self._takes_trailers = not from_adapter and "extensions" in scope and TRAILERS in scope["extensions"]
         self._context = context
         method = scope.get("method")
         if method is None:

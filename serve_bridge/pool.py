@@ -134,6 +134,11 @@ class ReplicaPool:
             slot.link.stop()
             self._hang_up(slot)
 
+    @property
+    def emptied(self) -> bool:
+        """Whether every replica that was let go of has ended what was in flight."""
+        return not self._retired
+
     # slots
 
     @property

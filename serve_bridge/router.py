@@ -142,6 +142,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._loop)
         self._pools: dict[str, ReplicaPool] = {}
+        self._closing: list[ReplicaPool] = []
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
         self._retries = RETRY_RESERVE
         self._shadows: set[asyncio.Task[None]] = set()
@@ -160,7 +161,10 @@ class Router:
                     name, backend, key=self._key, generation=table.generation, role=self._role
                 )
         for name in self._pools.keys() - table.backends.keys():
-            self._pools.pop(name).close(BackendOverloaded(f"backend {name!r} was deleted"))
+            pool = self._pools.pop(name)
+            pool.close(BackendOverloaded(f"backend {name!r} was deleted"))
+            self._closing.append(pool)
+        self._closing = [pool for pool in self._closing if not pool.emptied]
         old = self._endpoints
         self._endpoints = {
             name: old[name] if name in old and old[name][0] == endpoint else (endpoint, _policy(endpoint))
@@ -173,7 +177,7 @@ class Router:
         self._deadlines.close()
         for task in list(self._shadows):
             task.cancel()
-        for pool in self._pools.values():
+        for pool in [*self._pools.values(), *self._closing]:
             pool.abandon()
 
     def choose(self, endpoint: str, shard_key: str | None) -> tuple[str, tuple[str, ...]]:

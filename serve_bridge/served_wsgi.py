@@ -131,14 +131,15 @@ class _Exchange:
         Raises:
             Lost: Nobody wants it.
         """
-        if self._ended:
-            if self._length is None or self._has_no_body:
-                raise Lost("unknown", "the answer has no body")
-            return  # more than was declared
-        if self._length is not None:
+        if self._ended and (self._has_no_body or self._length is None):
+            raise Lost("unknown", "the answer has no body")
+        if self._length is not None and not self._has_no_body and self._sent + len(data) > self._length:
+            _logger.warning("request %s: what is longer than its Content-Length was cut", self.head.request_id)
             data = data[: self._length - self._sent]
+        if self._ended:
+            return
         self._sent += len(data)
-        # Not once the iterable is at its end: nothing but what was declared can follow.
+        # It ends with what was declared: the iterable may come to its own end much later.
         self._put(data, end=self._sent == self._length)
 
     def end(self) -> None:

@@ -204,9 +204,7 @@ class Wanted:
         for other in self.endpoints.values():
             if route is not None and other.route == route:
                 raise ConfigError(f"route {route!r} belongs to endpoint {other.name!r} already")
-        self.endpoints[name] = Endpoint(
-            name, route, methods, TrafficPolicy.split({backend: 1.0}), timeout_s=timeout_s
-        )
+        self.endpoints[name] = Endpoint(name, route, methods, TrafficPolicy.split({backend: 1.0}), timeout_s=timeout_s)
 
     def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
         """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.

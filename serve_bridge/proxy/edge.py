@@ -1,13 +1,14 @@
 """The HTTP server of the proxy: a listener, its connections, and how they end.
 
 Rule 1: runs on the loop it is started on, in any thread; it installs no signal handler and ends no process.
-Rule 2: at the connection limit the kernel's queue waits.
+Rule 2: at the connection limit the kernel's queue waits, and no connection stays open idle.
 Rule 3: draining serves what the kernel has accepted before the listener closes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import time
@@ -23,7 +24,7 @@ from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.acceptor import Acceptor, bracketed, listen
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_protocol import EdgeProtocol
-from serve_bridge.proxy.tls import server_context
+from serve_bridge.proxy.tls import Renewal, server_context
 from serve_bridge.proxy.trusted_peers import BelievingApp
 from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
 
@@ -32,9 +33,12 @@ __all__ = ["EdgeServer"]
 SPARE_DESCRIPTORS: Final = 32
 """File descriptors kept back from connections, for replicas' sockets and files of the process."""
 
+RENEWAL_S: Final = 10.0
+"""Time between two looks at the files of the certificate."""
+
 DRAIN_TICK_S: Final = 0.02
 IDLE_GRACE_S: Final = 0.25
-"""While draining, how long an idle connection may still send a request that crosses with the close."""
+"""How long an idle connection may still send a request, which crosses with the close, while draining or full."""
 
 CANCEL_GRACE_S: Final = 5.0
 """How long `stop` waits for cancelled requests to end."""
@@ -69,6 +73,8 @@ class EdgeServer:
         self._acceptor: Acceptor | None = None
         self._most = most_connections(options.max_connections)
         self._sweeper: asyncio.Task[None] | None = None
+        self._renewal: Renewal | None = None
+        self._looked_s = 0.0
         self._url = ""
 
     @property
@@ -89,6 +95,8 @@ class EdgeServer:
         if self._acceptor is not None:
             raise RuntimeError(f"already listening on {self._url}")
         tls = server_context(self._options)
+        if tls is not None:
+            self._renewal = Renewal(tls, self._options)
         self._config.load()
         self._state.set_date()
         listener = await listen(host, port)
@@ -144,6 +152,11 @@ class EdgeServer:
     def _open_websockets(self) -> int:
         return sum(isinstance(connection, EdgeWebSocket) for connection in self._state.connections)
 
+    def renew_certificate(self) -> None:
+        """Show the certificate that lies in the files of the options now; the server looks by itself, too."""
+        if self._renewal is not None:
+            self._renewal.look()
+
     async def stop(self) -> None:
         """Close everything at once; requests still running are cancelled. Idempotent."""
         self._state.draining = True
@@ -167,7 +180,10 @@ class EdgeServer:
 
     def _full(self) -> bool:
         assert self._acceptor is not None
-        return len(self._state.connections) + len(self._acceptor.opening) >= self._most
+        full = len(self._state.connections) + len(self._acceptor.opening) >= self._most
+        if not self._state.draining:  # somebody may wait for the place of an idle connection
+            self._state.idle_grace_s = IDLE_GRACE_S if full else math.inf
+        return full
 
     def _resume(self) -> None:
         if self._acceptor is not None:
@@ -186,10 +202,17 @@ class EdgeServer:
 
     def _sweep(self, now: float, elapsed: float) -> None:
         self._state.set_date()
+        self._looked_s += elapsed
+        if self._looked_s > RENEWAL_S:
+            self._looked_s = 0.0
+            self.renew_certificate()
+        crowded = self._state.idle_grace_s < math.inf
         for connection in list(self._state.connections):
             if not isinstance(connection, EdgeProtocol | EdgeWebSocket):
                 continue
             try:
+                if crowded and isinstance(connection, EdgeProtocol):
+                    connection.make_room()
                 connection.sweep(now, elapsed)
             except Exception:  # one connection must not stop the deadlines of the others
                 self._state.logger.exception("a connection failed in the sweep")

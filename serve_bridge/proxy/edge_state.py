@@ -21,8 +21,9 @@ class EdgeState(ServerState):
         options: Limits and deadlines.
         framing: The part of them that the framer enforces.
         trusted: Whose forwarding headers are believed.
-        draining: No connection is kept alive any more.
-        idle_grace_s: How long one may stay idle, whatever its own deadline; without end unless draining.
+        draining: The server ends.
+        idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
+            server is full or ends, answers close their connections.
         cancels: The task of a request is cancelled when its client leaves; else the application is only told.
         date_line: The Date header of answers, as a line.
     """

@@ -12,20 +12,14 @@ one that ends it after the answer has begun, or over TLS, counts as leaving.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import json
 import math
 import re
 import socket
-import struct
-import termios
 import uuid
-from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import unquote
 
 import httptools
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -34,8 +28,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serve_bridge.messages import TRAILERS
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_framing import Refusal, RequestFramer
-from serve_bridge.proxy.http_response import HOP_BY_HOP, Exchange, status_line
-from serve_bridge.proxy.trusted_peers import is_forwarding
+from serve_bridge.proxy.http_heads import answer_asterisk, end_to_end, problem, split_target
+from serve_bridge.proxy.http_response import HOP_BY_HOP, Exchange
+from serve_bridge.proxy.send_queue import unacknowledged
+from serve_bridge.proxy.trusted_peers import FORWARDING
 
 __all__ = ["EdgeProtocol"]
 
@@ -60,7 +56,6 @@ DRAIN_LINGER_S: Final = 0.25
 
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
 """In a TE header (RFC 9110 section 10.1.4)."""
-_LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -100,7 +95,8 @@ class EdgeProtocol(HttpToolsProtocol):
             transport.set_write_buffer_limits(UNSENT_BYTES)
         trusted = self.server_state.trusted
         self._is_trusted = bool(trusted) and self.client is not None and self.client[0] in trusted
-        self._deadline = self._idle_until(self.server_state.options.header_timeout_s)
+        timeout_s = self.server_state.options.header_timeout_s
+        self._deadline = self._idle_until(timeout_s) if self.server_state.draining else self.loop.time() + timeout_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
@@ -218,7 +214,7 @@ class EdgeProtocol(HttpToolsProtocol):
                 return
         elif name == b"expect":
             self.expect_100_continue = True
-        elif not self._is_trusted and is_forwarding(name):
+        elif name.startswith(FORWARDING) and not self._is_trusted:
             return
         self.headers.append((name, value.rstrip(b" \t")))
 
@@ -310,7 +306,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the answer that begins now."""
         framer = self._framer
-        return (framer.at_head or framer.body_left <= UNREAD_BYTES) and not self.server_state.draining
+        return (framer.at_head or framer.body_left <= UNREAD_BYTES) and self.server_state.idle_grace_s == math.inf
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or close."""
@@ -410,6 +406,11 @@ class EdgeProtocol(HttpToolsProtocol):
         if not self._busy and not self._framer.buffered:
             self._deadline = min(self._deadline, self._idle_until(math.inf))
 
+    def make_room(self) -> None:
+        """Close soon if kept alive for a request that may never come."""
+        if not self._reading_head:
+            self.drain()
+
     def _idle_until(self, timeout_s: float) -> float:
         return self.loop.time() + min(timeout_s, self.server_state.idle_grace_s)
 
@@ -460,51 +461,3 @@ class EdgeProtocol(HttpToolsProtocol):
         late = self._body_time - self.server_state.options.body_timeout_s
         if late > 0 and self._framer.body_received < late * BODY_BYTES_PER_S:
             self.transport.abort()
-
-
-def unacknowledged(connection: socket.socket) -> int:
-    """Return how many bytes the kernel has yet to send, or to be told of; 0 where it does not say."""
-    try:
-        (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:
-        return 0
-    return int(count)
-
-
-def split_target(target: bytes) -> tuple[str, bytes, bytes]:
-    """Return path, raw path and query of a request's target, which the framer has let through."""
-    if target.startswith(b"/"):
-        raw_path, _, query = target.partition(b"?")
-    else:  # absolute, or an asterisk
-        url = httptools.parse_url(target)
-        raw_path, query = url.path, url.query or b""
-    path = raw_path.decode("ascii")
-    return (unquote(path) if "%" in path else path), raw_path, query
-
-
-async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer ``OPTIONS *``, which asks for the server and no route, with an empty 204."""
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body"})
-
-
-def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return *headers* without Connection, Upgrade and what Connection lists, but for `_LISTED_BUT_KEPT`."""
-    listed = {
-        option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
-    }
-    dropped = (listed - _LISTED_BUT_KEPT) | {b"connection", b"upgrade"}
-    return [header for header in headers if header[0] not in dropped]
-
-
-def problem(status: int, reason: str, request_id: str) -> bytes:
-    """Return the bytes of an answer that refuses a request (RFC 9457) and closes the connection."""
-    title = HTTPStatus(status).phrase
-    body = json.dumps({"title": title, "status": status, "detail": reason, "request_id": request_id}).encode()
-    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s\r\n%s" % (
-        status_line(status),
-        len(body),
-        request_id.encode(),
-        b"connection: close\r\n",
-        body,
-    )

@@ -6,6 +6,8 @@ Rule 2: nothing is asked on a terminal, and the password is in no message.
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
 from contextlib import suppress
 from typing import Final
@@ -13,12 +15,14 @@ from typing import Final
 from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import ConfigError
 
-__all__ = ["check_certificate", "server_context"]
+__all__ = ["Renewal", "check_certificate", "server_context"]
 
 _OUT_OF_DATE: Final = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 _HANDSHAKE_STEPS: Final = 4
+
+_logger = logging.getLogger("serve_bridge.proxy")
 
 
 def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
@@ -61,6 +65,41 @@ def load_certificate(context: ssl.SSLContext, options: HTTPOptions) -> None:
         raise ConfigError(
             f"{named}: no private key in PEM form, or ssl_keyfile_password is wrong ({error.reason or 'unreadable'})"
         ) from None
+
+
+class Renewal:
+    """Lets a context show the certificate that was put in the place of the one it shows."""
+
+    def __init__(self, context: ssl.SSLContext, options: HTTPOptions) -> None:
+        self._context = context
+        self._options = options
+        self._seen = self._stamps()
+
+    def look(self) -> None:
+        """Load the files again if they have changed; what cannot be used is left alone, with a warning."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        try:
+            server_context(self._options)  # a pair that does not fit must not reach a context in use
+            load_certificate(self._context, self._options)
+        except ConfigError as error:
+            _logger.warning("the TLS certificate stays as it was: %s", error)
+        else:
+            _logger.info("the TLS certificate was renewed")
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        paths = (self._options.ssl_certfile, self._options.ssl_keyfile)
+        return [_stamp(path) for path in paths if path is not None]
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def check_certificate(options: HTTPOptions) -> None:

@@ -15,7 +15,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["BelievingApp", "TrustedPeers", "is_forwarding"]
+__all__ = ["FORWARDING", "BelievingApp", "TrustedPeers"]
+
+FORWARDING: Final = (b"x-forwarded-", b"forwarded")
+"""How the names of headers begin, in lower case, that tell where a request came from."""
 
 _HOPS: Final = 32
 """Trusted peers that a request may have passed; what more of them say is not looked at."""
@@ -24,11 +27,6 @@ _WITH_PORT = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?|([0-9.]+):([0-9]{1,5})"
 _SCHEMES: Final = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 
 _logger = logging.getLogger("serve_bridge.proxy")
-
-
-def is_forwarding(name: bytes) -> bool:
-    """Return whether a header, by its name in lower case, tells where a request came from."""
-    return name[:12] == b"x-forwarded-" or name == b"forwarded"
 
 
 class TrustedPeers:

@@ -19,7 +19,7 @@ from websockets.streams import StreamReader
 __all__ = ["FrameProtocol"]
 
 COMPRESSED_BYTES: Final = 256 * 1024
-"""Longest message that is compressed; deflate takes some 20 ms for each MB."""
+"""Longest message that is compressed; deflate takes up to 40 ms for each MB, in which nobody else is served."""
 
 _LENGTH_BITS: Final = 0b0111_1111
 _LEAST: Final = {126: 126, 127: 2**16}

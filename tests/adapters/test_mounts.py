@@ -22,7 +22,7 @@ from serve_bridge.adapters.django import bridge_view
 from serve_bridge.adapters.flask import ServeBridge as FlaskBridge
 from serve_bridge.adapters.starlette import ServeBridge
 from tests.adapters.asgi_transport import asgi_client
-from tests.behaviour import applications
+from tests.behaviour import applications, framework_applications
 from tests.programs import run_program
 
 Get = Callable[[str], Any]
@@ -42,8 +42,8 @@ def instance(engine: serve.Client) -> Iterator[serve.Client]:
     """The instance of all adapters' tests, with three applications; one has a route."""
     made = {
         "seen_app": serve.asgi_app(applications.seen),
-        "site_app": serve.asgi_app(applications.site),
-        "flask_app": serve.wsgi_app(applications.flask_site),
+        "site_app": serve.asgi_app(framework_applications.site),
+        "flask_app": serve.wsgi_app(framework_applications.flask_site),
     }
     for name, app in made.items():
         engine.create_backend(name, app)
@@ -215,6 +215,8 @@ settings.configure(
                 "django.middleware.csrf.CsrfViewMiddleware",
                 "django.contrib.auth.middleware.AuthenticationMiddleware",
                 "django.contrib.messages.middleware.MessageMiddleware"],
+    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+    MIGRATION_MODULES=dict.fromkeys(("admin", "auth", "contenttypes", "sessions")),
     SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}},
     TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True, "OPTIONS": {
@@ -228,7 +230,7 @@ from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.urls import path
 urlpatterns = [path("admin/", admin.site.urls)]
-call_command("migrate", verbosity=0)
+call_command("migrate", run_syncdb=True, verbosity=0)
 from django.contrib.auth.models import User
 User.objects.create_superuser("ada", password="pw")
 
@@ -240,7 +242,7 @@ site.application = get_wsgi_application()
 client = serve.start(runtime="local", http_options={"port": 0})
 serve.create_backend("site", serve.wsgi_app("site_wsgi:application"), config={"threads": 2})
 serve.create_endpoint("site", backend="site", route="/back")
-with httpx.Client(base_url=client.http_urls[0], trust_env=False, follow_redirects=True) as http:
+with httpx.Client(base_url=client.http_urls[0], trust_env=False, follow_redirects=True, timeout=30) as http:
     page = http.get("/back/admin/")
     assert page.url.path == "/back/admin/login/", page.url
     token = http.cookies["csrftoken"]

@@ -25,15 +25,17 @@ ON_ADAPTERS = ON_PROXY if ALL else ["1.*", "5.*", "7.*", "9.1.6", "9.2.6", "12.1
 AT_ONCE = 1 if ALL else 8
 """Long cases have a time limit of their own."""
 
-# A process of its own, because it shadows modules that others import.
+# A process of its own, because it shadows modules that others import; its threads may crash the interpreter's end.
 KOSOKU = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 from kosoku import FailureError, run_fuzzingclient
 try:
     results = asyncio.run(run_fuzzingclient(sys.argv[1], sys.argv[3:], concurrency=int(sys.argv[2])))
 except FailureError as failure:
     results = failure.results
-print(json.dumps([[r.case_id, r.passed, r.behavior.value, r.behavior_close.value, r.result_close] for r in results]))
+verdicts = [[r.case_id, r.passed, r.behavior.value, r.behavior_close.value, r.result_close] for r in results]
+print(json.dumps(verdicts), flush=True)
+os._exit(0)
 """
 
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncIterator, Iterator, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
-from fastapi import FastAPI
-from flask import Flask, Response, request
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from tests.waiting import reached, wait_until
@@ -57,53 +48,6 @@ async def seen(scope: Scope, receive: Receive, send: Send) -> None:
     body = json.dumps(told).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-api = FastAPI()
-
-
-@api.get("/items/{item_id}")
-async def item(item_id: int, q: str = "") -> dict[str, Any]:
-    """Return an item."""
-    return {"item_id": item_id, "q": q}
-
-
-@asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-    yield {"started": [], "pid": os.getpid()}
-
-
-async def _state(request: Request) -> JSONResponse:
-    keys = sorted(request.scope["state"])
-    request.state.mine = True
-    return JSONResponse({"pid": request.state.pid == os.getpid(), "keys": keys})
-
-
-async def _upload(request: Request) -> StreamingResponse:
-    async def sizes() -> AsyncIterator[str]:
-        total = 0
-        async for chunk in request.stream():
-            total += len(chunk)
-        yield str(total)
-
-    return StreamingResponse(sizes())
-
-
-async def _echo(websocket: WebSocket) -> None:
-    await websocket.accept(subprotocol=next(iter(websocket.scope["subprotocols"]), None))
-    async for text in websocket.iter_text():
-        await websocket.send_text(f"{websocket.path_params['room']}: {text} {websocket.state.pid == os.getpid()}")
-
-
-site = Starlette(
-    routes=[
-        Route("/", lambda request: JSONResponse(str(request.url_for("state")))),
-        Route("/state", _state, name="state"),
-        Route("/upload", _upload, methods=["POST"]),
-        WebSocketRoute("/rooms/{room:int}", _echo),
-    ],
-    lifespan=_lifespan,
-)
 
 
 class Flooding(Noted):
@@ -157,14 +101,6 @@ class Living(Noted):
         await send({"type": "lifespan.shutdown.complete"})
 
 
-@asynccontextmanager
-async def _broken_lifespan(app: Starlette) -> AsyncIterator[None]:
-    raise LookupError("no model file")
-    yield
-
-
-unstartable = Starlette(lifespan=_broken_lifespan)
-
 _OK = {"type": "http.response.start", "status": 200, "headers": []}
 _MORE = {"type": "http.response.body", "body": b"part", "more_body": True}
 _LAST = {"type": "http.response.body", "body": b"last"}
@@ -201,28 +137,6 @@ async def mistaken(scope: Scope, receive: Receive, send: Send) -> Any:
 
 
 # WSGI
-
-flask_site = Flask(__name__)
-
-
-@flask_site.route("/", methods=["GET", "PUT"])
-def _home() -> Any:
-    return {"root": request.script_root, "path": request.path, "url": request.url, "method": request.method}
-
-
-@flask_site.post("/upload")
-def _uploaded() -> str:
-    return str(sum(len(chunk) for chunk in iter(lambda: request.stream.read(100_000), b"")))
-
-
-@flask_site.get("/context")
-def _context() -> Any:
-    return request.environ["serve_bridge.context"]
-
-
-@flask_site.get("/numbers")
-def _numbers() -> Response:
-    return Response((f"{number}\n" * 50_000 for number in range(3)), mimetype="text/plain")
 
 
 def _checked(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -330,6 +244,12 @@ def writing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     write(b"one ")
     write(b"two ")
     return [b"three"]
+
+
+def overlong(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Return more than was declared."""
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"12", b"345", b"678"]
 
 
 def sending_file(environ: dict[str, Any], start_response: Any) -> Any:

@@ -10,6 +10,7 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.http import HttpRequest, JsonResponse
 from django.urls import include, path, reverse
+from django.views.decorators.csrf import csrf_exempt
 
 if not settings.configured:  # a process of its own; in a test's there are settings already
     settings.configure(SECRET_KEY="tests", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__)
@@ -22,6 +23,7 @@ def index(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"path": request.path, "info": request.path_info, "link": link, "q": request.GET.get("q")})
 
 
+@csrf_exempt
 def change(request: HttpRequest, number: int) -> JsonResponse:
     """Say what came."""
     return JsonResponse({"number": number, "form": request.POST.dict(), "method": request.method})

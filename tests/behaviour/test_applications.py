@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from tests.behaviour import applications
+from tests.behaviour import applications, framework_applications
 from tests.behaviour.applications import FLOOD, MISTAKES, Flooding, Living, Waiting, WsgiFlooding, WsgiReading
 from tests.behaviour.backends import version_1
 from tests.projects import project_in
@@ -41,13 +41,13 @@ def seen(module_serving: Serving) -> Served:
 @pytest.fixture(scope="module")
 def site(module_serving: Serving) -> Served:
     """A Starlette application with a lifespan."""
-    return module_serving.mount(serve.asgi_app(applications.site))
+    return module_serving.mount(serve.asgi_app(framework_applications.site))
 
 
 @pytest.fixture(scope="module")
 def flask_site(module_serving: Serving) -> Served:
     """A Flask application."""
-    return module_serving.mount(serve.wsgi_app(applications.flask_site))
+    return module_serving.mount(serve.wsgi_app(framework_applications.flask_site))
 
 
 # where requests go
@@ -107,7 +107,7 @@ def test_an_application_may_have_all_that_is_left(serving: Serving, seen: Served
 
 def test_the_first_of_overlapping_prefixes_wins(serving: Serving, seen: Served, http: httpx.Client) -> None:
     """As with all routes."""
-    serving.mount(serve.wsgi_app(applications.flask_site), route=f"{seen.route}/inner")
+    serving.mount(serve.wsgi_app(framework_applications.flask_site), route=f"{seen.route}/inner")
     assert http.get(f"{seen.route}/inner/").json()["root_path"] == seen.route
 
 
@@ -156,7 +156,7 @@ def test_files_outside_a_mounted_directory_stay_there(
 
 def test_fastapi(serving: Serving, http: httpx.Client) -> None:
     """Its routing, validation and documentation work below the prefix."""
-    api = serving.mount(serve.asgi_app(applications.api))
+    api = serving.mount(serve.asgi_app(framework_applications.api))
     assert http.get(f"{api.route}/items/7?q=x").json() == {"item_id": 7, "q": "x"}
     assert http.get(f"{api.route}/items/seven").status_code == 422
     assert http.get(f"{api.route}/openapi.json").json()["servers"] == [{"url": api.route}]
@@ -228,7 +228,7 @@ def test_an_update_ends_the_old_application(client: serve.Client, serving: Servi
 @pytest.mark.parametrize(
     ("app", "reason"),
     [
-        (applications.unstartable, "no model file"),
+        (framework_applications.unstartable, "no model file"),
         (Living("/", failure="no disk"), "no disk"),
         ("tests.behaviour.applications:missing", "missing"),
         ("tests.behaviour.no_such_module:app", "no_such_module"),
@@ -328,6 +328,12 @@ def test_a_broken_upload_is_an_error_to_a_wsgi_application(
 def test_what_is_written_precedes_what_is_returned(serving: Serving, http: httpx.Client) -> None:
     """By the callable that `start_response` returns."""
     assert http.get(serving.mount(serve.wsgi_app(applications.writing)).route).text == "one two three"
+
+
+def test_what_is_longer_than_declared_is_cut(serving: Serving, http: httpx.Client) -> None:
+    """The next answer on the connection is unharmed."""
+    mounted = serving.mount(serve.wsgi_app(applications.overlong))
+    assert [http.get(mounted.route).text for _ in range(2)] == ["1234", "1234"]
 
 
 @pytest.mark.parametrize("path", ["/", "/numbers"])
@@ -447,8 +453,8 @@ def _check_mistake(http: httpx.Client, path: str, *, whole: bool, broken: bool) 
         (lambda: serve.asgi_app(Flask), TypeError),
         (lambda: serve.asgi_app("no path"), serve.ConfigError),
         (lambda: serve.wsgi_app(serve.wsgi_app("a:b")), TypeError),
-        (lambda: serve.wsgi_app(applications.api), serve.ConfigError),
-        (lambda: serve.asgi_app(applications.flask_site), serve.ConfigError),
+        (lambda: serve.wsgi_app(framework_applications.api), serve.ConfigError),
+        (lambda: serve.asgi_app(framework_applications.flask_site), serve.ConfigError),
     ],
     ids=["number", "class", "path", "twice", "asgi-as-wsgi", "wsgi-as-asgi"],
 )
@@ -552,7 +558,7 @@ def test_traffic_is_split_and_shadowed_between_applications(
     client: serve.Client, serving: Serving, http: httpx.Client, tmp_path: Path
 ) -> None:
     """ASGI or WSGI, one version beside the other; a shadow never answers."""
-    mounted = serving.mount(serve.wsgi_app(applications.flask_site))
+    mounted = serving.mount(serve.wsgi_app(framework_applications.flask_site))
     other = serving.backend(serve.asgi_app(applications.seen))
     shadow = WsgiReading(str(tmp_path))
     client.shadow_traffic(mounted.name, serving.backend(serve.wsgi_app(shadow)), 1.0)

@@ -425,19 +425,6 @@ def test_a_call_past_its_time_is_given_up(gate: Served, tmp_path: Path) -> None:
     assert gate.handle.call(2) == 2
 
 
-def test_a_call_that_never_got_its_turn_did_not_run(gate: Served, tmp_path: Path) -> None:
-    """The error proves it."""
-    with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(gate.handle.call, 1)
-        wait_until((tmp_path / "begun-1").exists)
-        with pytest.raises(serve.DeadlineExceeded) as caught:
-            gate.handle.options(timeout_s=0.2).call(2)
-        (tmp_path / "open").touch()
-        assert first.result(20) == 1
-    assert not (tmp_path / "begun-2").exists()
-    assert caught.value.executed == "no"
-
-
 def test_a_cancelled_call_is_cancelled_in_the_replica(serving: Serving, tmp_path: Path) -> None:
     """User code sees CancelledError."""
 

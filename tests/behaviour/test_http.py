@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 import serve_bridge as serve
 from tests.behaviour import backends
+from tests.certificates import make_certificate
 from tests.serving import Served, Serving
 from tests.waiting import reached, wait_until
 
@@ -575,3 +576,15 @@ def test_iterating_a_dict_view_is_json(serving: Serving, http: httpx.Client) -> 
         return (letter for letter in "abc")
 
     assert http.get(serving(backend).route).text == "abc"
+
+
+def test_a_proxy_serves_over_tls(start: Callable[..., serve.Client], tmp_path: Path) -> None:
+    """`http_urls` says https, and the backend knows."""
+    certificate = make_certificate(tmp_path)
+    client = start(http_options={"port": 0, **certificate.options})
+    client.create_backend("b", lambda request: request.url.scheme)
+    client.create_endpoint("e", backend="b", route="/e")
+    (url,) = client.http_urls
+    assert url.startswith("https://127.0.0.1:")
+    with httpx.Client(verify=certificate.client, trust_env=False, timeout=30) as http:
+        assert http.get(f"{url}/e").text == "https"

@@ -296,7 +296,7 @@ def test_many_ranges_of_a_file_cost_nothing(serving: Serving, http: httpx.Client
     (tmp_path / "file").write_bytes(b"x" * 30_000)
     file = str(tmp_path / "file")
     served = serving(lambda request: FileResponse(file))
-    ranges = ",".join(f"{n}-" for n in range(10_000))[:50_000].rpartition(",")[0]
+    ranges = ",".join(f"{n}-" for n in range(10_000))
     got = get(http, served.route, headers={"range": f"bytes={ranges}"})
     assert got.status in (200, 206, 400, 416)
     assert len(got.body) <= 30_000

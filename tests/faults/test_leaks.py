@@ -13,8 +13,9 @@ import random
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,7 +26,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
-from tests.faults.conftest import actors, scaled
+from tests.faults.conftest import LONG_ONLY, actors, scaled
+from tests.faults.fronts import running
 from tests.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
@@ -92,12 +94,12 @@ class Vitals:
 
 
 @pytest.fixture
-def url(ray_cluster: Any) -> Iterator[str]:
-    """Where an instance on Ray answers."""
+def instance(ray_cluster: Any) -> Iterator[serve.Client]:
+    """An instance on Ray."""
     client = serve.start(name="leaks", http_options={"port": 0, "middlewares": [Middleware(Vitals)]})
     client.create_backend("busy", Busy, config={"max_concurrent_queries": 2 * CLIENTS})
-    client.create_endpoint("busy", backend="busy", route="/busy", methods=["GET", "POST"])
-    yield client.http_urls[0]
+    client.create_endpoint("transfer", backend="busy", route="/transfer", methods=["GET", "POST"])
+    yield client
     client.shutdown()
     wait_until(lambda: not actors())
 
@@ -172,7 +174,7 @@ class Load:
 
 def _request(kind: str) -> bytes:
     body = UPLOAD if kind == "read" else b""
-    lines = [f"{'POST' if body else 'GET'} /busy?do={kind} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}"]
+    lines = [f"{'POST' if body else 'GET'} /transfer?do={kind} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}"]
     if kind == "hang":
         lines.append(f"X-Serve-Timeout-S: {HANGS_FOR_S}")
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -198,25 +200,23 @@ class Measured:
     objects: int = 0
 
 
-def measure(url: str) -> Mapping[str, Measured]:
-    """Return what each process of the instance has."""
+def measure(url: str, workers: Sequence[psutil.Process]) -> Mapping[str, Measured]:
+    """Return what each process of the instance at *url* has, and each of *workers*."""
     with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
-        asked = {"Replica": "/busy?do=vitals", "Proxy": "/vitals"}
+        asked = {"Replica": "/transfer?do=vitals", "Proxy": "/vitals"}
         known = {kind: http.get(path).json() for kind, path in asked.items()}
-        return {
-            kind: _measured(process, known.get(kind, {}))
-            for kind in ("Controller", "Proxy", "Replica")
-            for process in actors(kind)
-        }
+    found = {kind: process for kind in ("Controller", "Proxy", "Replica") for process in actors(kind)}
+    found |= {f"worker {process.pid}": process for process in workers}
+    return {name: _measured(process, known.get(name, {})) for name, process in found.items()}
 
 
 def _measured(process: psutil.Process, known: Mapping[str, int]) -> Measured:
     return Measured(process.memory_info().rss, process.num_fds(), process.num_threads(), **known)
 
 
-def at_rest(url: str) -> Mapping[str, Measured]:
+def at_rest(url: str, workers: Sequence[psutil.Process] = ()) -> Mapping[str, Measured]:
     """Return what each process has once nothing is under way: the fewest tasks and descriptors of some looks."""
-    looks = [measure(url) for _ in range(5)]
+    looks = [measure(url, workers) for _ in range(5)]
     return {
         kind: min((look[kind] for look in looks), key=lambda found: (found.tasks, found.descriptors, found.memory))
         for kind in looks[0]
@@ -233,11 +233,25 @@ def leaks(before: Mapping[str, Measured], after: Mapping[str, Measured]) -> list
     return found
 
 
-def test_requests_of_all_kinds_leave_nothing_behind(url: str) -> None:
-    """Each process has as much after them as after the first."""
-    load = Load(url, seed=33)
+def check(load: Load, url: str, workers: Sequence[psutil.Process] = ()) -> None:
+    """Assert that each process has as much after the load as after its beginning."""
     load.run(WARM_UP)
-    before = at_rest(url)
+    before = at_rest(url, workers)
     load.run(REQUESTS)
-    wait_until_equal(lambda: leaks(before, at_rest(url)), [])
+    wait_until_equal(lambda: leaks(before, at_rest(url, workers)), [])
     assert {"200", "500", "504", "left"} == load.seen.keys(), load.seen
+
+
+def test_requests_through_the_proxy_leave_nothing_behind(instance: serve.Client) -> None:
+    """In none of the instance's processes."""
+    url = instance.http_urls[0]
+    check(Load(url, seed=33), url)
+
+
+@LONG_ONLY
+@pytest.mark.parametrize("front", ["flask", "starlette"])
+def test_requests_through_an_app_leave_nothing_behind(instance: serve.Client, front: str, tmp_path: Path) -> None:
+    """Nor in the workers of its web server."""
+    with running(front, instance, tmp_path / "log", "do=ok") as server:
+        workers = [psutil.Process(pid) for pid in server.family()]
+        check(Load(server.url, seed=34), instance.http_urls[0], workers)

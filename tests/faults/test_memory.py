@@ -13,9 +13,8 @@ import pytest
 from starlette.responses import FileResponse, StreamingResponse
 
 import serve_bridge as serve
-from tests.e2e.apps.facts import WORKER
-from tests.e2e.web_servers import WORKERS, Command, WebServer, gunicorn, uvicorn
 from tests.faults.conftest import LONG_ONLY, actors, scaled
+from tests.faults.fronts import FRONTS, running
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -187,16 +186,6 @@ def test_long_bytes_are_kept_by_user_code_alone(proxy: Client) -> None:
     check_downloads(proxy, ["bytes"], actors("Proxy"))
 
 
-_APPS: Final = "tests.e2e.apps"
-_GTHREAD: Final = ("--worker-class", "gthread", "--threads", "4")
-FRONTS: Mapping[str, Command] = {
-    "flask": gunicorn(f"{_APPS}.flask_app:app", *_GTHREAD, route="/transfer"),
-    "django": gunicorn(f"{_APPS}.django_project.wsgi:application", *_GTHREAD, route="/transfer"),
-    "starlette": uvicorn(f"{_APPS}.starlette_app:app", route="/transfer"),
-    "django-asgi": uvicorn(f"{_APPS}.django_project.asgi:application", route="/async/transfer"),
-}
-
-
 @pytest.fixture(
     scope="module",
     params=["flask", "starlette", *(pytest.param(name, marks=LONG_ONLY) for name in ("django", "django-asgi"))],
@@ -205,18 +194,10 @@ def front(
     request: pytest.FixtureRequest, instance: serve.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Client, Callable[[], list[psutil.Process]]]]:
     """A client of an app under its web server, all of whose workers have forwarded; and what lists its processes."""
-    command = FRONTS[request.param]
-    target = command.route
-    environment = {"SERVE_BRIDGE_ADDRESS": instance.address}
-    with WebServer(command, tmp_path_factory.mktemp("server") / "log", environment=environment) as running:
-        workers: set[str] = set()
-
-        def all_have_forwarded() -> bool:
-            workers.add(running.get(f"{target}?way=response&size={WARM}").headers[WORKER])
-            return len(workers) == WORKERS
-
-        wait_until(all_have_forwarded)
-        yield Client(running.url, target), lambda: [psutil.Process(pid) for pid in running.family()]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running(request.param, instance, log, f"way=response&size={WARM}") as server:
+        target = FRONTS[request.param].route
+        yield Client(server.url, target), lambda: [psutil.Process(pid) for pid in server.family()]
 
 
 def test_a_long_upload_through_an_app_is_kept_nowhere(front: Any) -> None:

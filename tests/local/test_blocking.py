@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from serve_bridge.errors import AuthenticationError, DeadlineExceeded
+from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
@@ -54,7 +55,8 @@ class Service:
     async def large(self, stream: ReplicaStream) -> None:
         """Answer with more than any window holds."""
         stream.respond(b"head", end=False)
-        await stream.send_segments([bytes(LARGE)], end=True)
+        with suppress(Lost):
+            await stream.send_segments([bytes(LARGE)], end=True)
 
     async def broken(self, stream: ReplicaStream) -> None:
         """Answer with a part, and no more: all in one turn of the loop."""
@@ -128,6 +130,25 @@ def test_an_answer_larger_than_the_window_comes_whole(listening: Listening) -> N
     connection = listening.connect()
     answer = connection.exchange(Kind.CALL, b"large", 10)
     assert (answer.head, sum(map(len, iter(answer.next_part, None)))) == (b"head", LARGE)
+    connection.close()
+
+
+def test_an_answer_is_read_whole_to_its_place(listening: Listening) -> None:
+    """Its head has said how long it is; the connection serves the next request."""
+    connection = listening.connect()
+    answer = connection.exchange(Kind.CALL, b"large", 10.0)
+    assert answer.read(LARGE) == bytes(LARGE)
+    assert (answer.ended, connection.exchange(Kind.CALL, b"echo", 10.0).head) == (True, b"answer")
+    connection.close()
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE + 1, 10])
+def test_an_answer_of_another_size_than_its_head_says_is_refused(listening: Listening, size: int) -> None:
+    """Longer or shorter."""
+    connection = listening.connect()
+    answer = connection.exchange(Kind.CALL, b"large", 10.0)
+    with pytest.raises(ProtocolError):
+        answer.read(size)
     connection.close()
 
 

@@ -244,19 +244,35 @@ def test_trailers_never_become_headers(edge: Running) -> None:
     assert "x-late" not in answer.body.decode()
 
 
-def test_forwarding_headers_of_a_stranger_are_not_believed(edge: Running) -> None:
-    """Client and scheme are the socket's."""
-    sent = LAST.replace(END, b"\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n", 1)
-    scope = json.loads(answers(edge.exchange(sent))[0].body)
+FORWARDING = (
+    b"X-Forwarded-For: 9.9.9.9, 8.8.8.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nForwarded: for=1\r\n"
+)
+
+
+def test_forwarding_headers_of_a_stranger_are_dropped(edge: Running) -> None:
+    """D05, D07: client and scheme are the socket's, and nobody behind can be misled either."""
+    scope = json.loads(answers(edge.exchange(LAST[:-2] + FORWARDING + END))[0].body)
     assert (scope["client"][0], scope["scheme"]) == ("127.0.0.1", "http")
+    assert [name for name, _ in scope["headers"]] == ["host"]
 
 
 def test_forwarding_headers_of_a_trusted_proxy_are_believed() -> None:
     """Its rightmost address that is not trusted itself is the client."""
-    sent = LAST.replace(END, b"\r\nX-Forwarded-For: 9.9.9.9, 8.8.8.8\r\nX-Forwarded-Proto: https\r\n", 1)
-    with running(trusted_proxies=["127.0.0.0/8"]) as edge:
-        scope = json.loads(answers(edge.exchange(sent))[0].body)
-    assert (scope["client"][0], scope["scheme"]) == ("8.8.8.8", "https")
+    with running(trusted_proxies=["127.0.0.1/8"]) as edge:
+        scope = json.loads(answers(edge.exchange(LAST[:-2] + FORWARDING + END))[0].body)
+    assert (scope["client"], scope["scheme"]) == (["8.8.8.8", 0], "https")
+    assert ["x-forwarded-host", "b"] in scope["headers"]
+
+
+def test_garbage_from_a_trusted_proxy_is_ignored_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """D06: the client is the proxy then; the warning holds nothing of what was sent."""
+    sent = LAST[:-2] + b"X-Forwarded-For: 9.9.9.9, forged\r\nX-Forwarded-Proto: javascript\r\n" + END
+    with running(trusted_proxies=["127.0.0.1"]) as edge:
+        for _ in range(2):
+            scope = json.loads(answers(edge.exchange(sent))[0].body)
+            assert (scope["client"][0], scope["scheme"]) == ("127.0.0.1", "http")
+    assert len(caplog.records) == 1
+    assert "forged" not in caplog.text
 
 
 def test_a_path_is_decoded_once(edge: Running) -> None:
@@ -432,19 +448,32 @@ def test_a_client_that_leaves_its_upload_is_noticed(edge: Running) -> None:
 
 def test_at_the_limit_connections_wait_until_one_closes() -> None:
     """They are neither refused nor reset."""
-    with running(max_connections=2) as edge:
-        first, second = edge.client(), edge.client()
+    with running(max_connections=2) as edge, edge.client() as first, edge.client() as second:
         for client in (first, second):
-            client.sendall(GET + END)
-            assert client.recv(4096)
-        with edge.client() as third, second:
+            client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert edge.app.started.wait(10)
+            edge.app.started.clear()
+        with edge.client() as third:
             third.sendall(LAST)
             third.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 third.recv(1)
             third.settimeout(10)
-            first.close()
+            edge.loop.call_soon_threadsafe(edge.app.go.set)
             assert statuses(read_all(third)) == [200]
+        (answer,) = answers(read_all(first))  # whose place was wanted
+        assert (answer.body, answer.headers[b"connection"]) == (b"waited", b"close")
+
+
+def test_at_the_limit_idle_connections_make_room() -> None:
+    """Nobody keeps others out by saying nothing."""
+    with running(max_connections=2, keep_alive_timeout_s=600) as edge, edge.client() as idle:
+        idle.sendall(GET + END)
+        assert b"\r\nconnection: close" not in idle.recv(4096)
+        with edge.client() as busy:
+            busy.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert edge.app.started.wait(10)
+            assert statuses(edge.exchange(LAST)) == [200]
 
 
 # Start and end

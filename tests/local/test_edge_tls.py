@@ -8,11 +8,13 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -329,6 +331,14 @@ def test_files_that_cannot_work_are_named_before_anything_starts(
     assert "secret" not in str(caught.value)
 
 
+def test_the_command_line_names_them_too(tmp_path: Path) -> None:
+    """F10: before it looks for a cluster."""
+    command = [str(Path(sys.executable).with_name("serve-bridge")), "start", "--ssl-certfile", "missing.crt"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert str(tmp_path / "missing.crt") in ran.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_file_that_may_not_be_read_is_named(certificate: Certificate, tmp_path: Path) -> None:
     """F10: unreadable."""
@@ -346,6 +356,42 @@ def test_a_proxy_that_is_started_again_serves_with_an_old_certificate(tmp_path: 
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with running(tls=context, **old.options) as edge:
         assert statuses(edge.exchange(LAST)) == [200]
+
+
+def shown_by(edge: Running) -> bytes:
+    """The certificate that the server shows to a new connection."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with context.wrap_socket(plain(edge), server_hostname="localhost") as client:
+        found = client.getpeercert(binary_form=True)
+    assert found is not None
+    return found
+
+
+def test_a_renewed_certificate_is_shown_to_the_connections_that_follow(tmp_path: Path) -> None:
+    """A half-renewed pair is left alone; open connections go on."""
+    first = make_certificate(tmp_path)
+    with running(tls=first.client, **first.options) as edge, edge.client() as client:
+
+        def renewed() -> bytes:
+            done = threading.Event()
+            edge.loop.call_soon_threadsafe(lambda: (edge.server.renew_certificate(), done.set()))
+            assert done.wait(20)
+            return shown_by(edge)
+
+        client.sendall(GET + b"\r\n")
+        assert client.recv(65536)
+        old = renewed()
+        second = make_certificate(tmp_path, "second")
+        first.certificate.write_bytes(second.certificate.read_bytes())
+        assert renewed() == old
+        first.key.write_bytes(second.key.read_bytes())
+        new = renewed()
+        assert new != old
+        first.key.unlink()
+        assert renewed() == new
+        client.sendall(LAST)
+        assert statuses(read_all(client)) == [200]
 
 
 @pytest.mark.parametrize("name", ["ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"])
@@ -403,14 +449,3 @@ def test_clients_may_have_to_show_a_certificate(certificate: Certificate, tmp_pa
         ):
             stranger.sendall(LAST)
             assert read_all(stranger) == b""
-
-
-def test_an_instance_serves_over_tls(certificate: Certificate, start: Callable[..., serve.Client]) -> None:
-    """`http_urls` says https, and the backend knows."""
-    client = start(http_options={"port": 0, **certificate.options})
-    client.create_backend("b", lambda request: request.url.scheme)
-    client.create_endpoint("e", backend="b", route="/e")
-    (url,) = client.http_urls
-    assert url.startswith("https://127.0.0.1:")
-    with httpx.Client(verify=certificate.client, trust_env=False) as http:
-        assert http.get(f"{url}/e").text == "https"

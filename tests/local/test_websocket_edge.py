@@ -5,23 +5,31 @@ Each row is one client's fault; an open WebSocket beside it goes on as if nothin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
+import socket
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import h11
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
+from tests.edge_server import answers, wait_until_refused
+from tests.edge_server import running as edge_running
 from tests.raw_websocket import (
     BINARY,
     CLOSE,
@@ -58,15 +66,22 @@ async def echo(websocket: Any) -> str | None:
 
 
 async def deaf(websocket: WebSocket) -> None:
-    """Accept, and read nothing."""
+    """Accept, and read nothing until a file is there."""
     await websocket.accept()
-    await reached(lambda: False, 3600)
+    await reached(Path(websocket.query_params["until"]).exists, 3600)
 
 
 async def refusing(websocket: WebSocket) -> None:
-    """Deny with as much as the query says."""
+    """Deny with as much as the query says, or with less."""
     pieces = int(websocket.query_params["pieces"])
-    await websocket.send_denial_response(StreamingResponse((b"x" * MIB for _ in range(pieces)), 402))
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield b"x" * MIB
+        if "broken" in websocket.query_params:
+            raise ValueError("a secret")
+
+    await websocket.send_denial_response(StreamingResponse(body(), 402))
 
 
 @dataclass(frozen=True)
@@ -176,10 +191,18 @@ def test_a_denial_streams_and_ends_the_connection(proxy: Proxy) -> None:
     """Whatever its length, and whatever the client has sent meanwhile."""
     with proxy.client() as client:
         client.send(handshake("/refusing?pieces=20") + frame(TEXT, b"too soon"))
-        head = client.head()
-        assert head.startswith(b"HTTP/1.1 402 ")
-        assert b"connection: close" in head.lower()
-        assert len(client.rest()) == 20 * MIB
+        (answer,) = answers(client.rest())
+    assert (answer.status, answer.headers[b"connection"], len(answer.body)) == (402, b"close", 20 * MIB)
+
+
+def test_a_denial_that_breaks_off_is_no_whole_one(proxy: Proxy) -> None:
+    """The client can tell that something is missing."""
+    with proxy.client() as client:
+        client.send(handshake("/refusing?pieces=1&broken=1"))
+        received = client.rest()
+    assert received.startswith(b"HTTP/1.1 402 ")
+    with pytest.raises(h11.RemoteProtocolError):
+        answers(received)
 
 
 def test_the_edge_compresses_when_asked_to(proxy: Proxy) -> None:
@@ -262,6 +285,27 @@ def test_the_limit_holds_for_what_was_compressed(proxy: Proxy, name: str) -> Non
         assert client.closed() == code
 
 
+def test_messages_that_inflate_wait_compressed(proxy: Proxy, tmp_path: Path) -> None:
+    """To a backend that does not read: what was received takes a message or two, however long all would be."""
+    message = frame(BINARY, deflated(bytes(LIMIT)), reserved=4)
+    before = psutil.Process().memory_info().rss
+    with proxy.client() as client:
+        client.open(f"/deaf?until={tmp_path}/end", DEFLATE)
+        sending = threading.Thread(target=client.send, args=(message * 200,))
+        sending.start()
+        grown = [0]
+
+        def still() -> bool:
+            grown.append(psutil.Process().memory_info().rss - before)
+            return grown[-1] > LIMIT and max(grown[-50:]) - min(grown[-50:]) < MIB and len(grown) > 50
+
+        wait_until(still, 60)
+        client.socket.shutdown(socket.SHUT_RDWR)
+        sending.join()
+    (tmp_path / "end").touch()
+    assert max(grown) < 8 * LIMIT
+
+
 @pytest.mark.parametrize("before", [b"", frame(TEXT, b"half", fin=False)])
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1011, 3000, 4999])
 def test_a_close_is_answered_with_the_same_code(proxy: Proxy, code: int, before: bytes) -> None:
@@ -294,7 +338,7 @@ def test_a_client_that_leaves_at_once_is_no_error(proxy: Proxy, caplog: pytest.L
     for data in (b"", frame(TEXT, b"hello"), frame(TEXT, b"hello")[:3], frame(TEXT, b"half", fin=False)):
         with proxy.opened() as client:
             client.send(data)
-            client.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: close resets
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -350,13 +394,14 @@ def test_a_client_that_takes_nothing_is_cut_off(flood: bytes) -> None:
         assert wait_until(cut, 60)
 
 
-def test_a_backend_that_does_not_read_does_not_hide_a_client_that_leaves(proxy: Proxy) -> None:
+def test_a_backend_that_does_not_read_does_not_hide_a_client_that_leaves(proxy: Proxy, tmp_path: Path) -> None:
     """Its WebSocket ends though nobody asks for its messages."""
     with proxy.client() as client:
-        client.open("/deaf")
+        client.open(f"/deaf?until={tmp_path}/end")
         client.send(frame(TEXT, b"x") + close_frame(1000))
-        client.socket.shutdown(1)
+        client.socket.shutdown(socket.SHUT_WR)
         assert client.closed() in (None, 1000)
+    (tmp_path / "end").touch()
 
 
 # Draining (W10)
@@ -379,6 +424,29 @@ def test_a_drain_closes_with_1012_and_says_how_many(caplog: pytest.LogCaptureFix
     reports = [record.getMessage() for record in caplog.records if "1012" in record.getMessage()]
     assert len(reports) == 1
     assert reports[0].startswith("closed 3 WebSockets")
+
+
+def test_a_handshake_that_crosses_with_a_drain_is_answered(proxy: Proxy) -> None:
+    """And closed with 1012 at once."""
+    with edge_running() as edge, RawWebSocket(edge.address) as client:
+
+        async def slow(receive: Receive, send: Send) -> None:
+            await receive()
+            edge.app.started.set()
+            await edge.app.go.wait()
+            await send({"type": "websocket.accept"})
+            assert (await receive())["code"] == 1012
+
+        edge.app.echo = slow  # type: ignore[method-assign]
+        client.send(handshake("/"))
+        assert edge.app.started.wait(20)
+        draining = asyncio.run_coroutine_threadsafe(edge.server.drain(20), edge.loop)
+        wait_until_refused(edge)
+        edge.loop.call_soon_threadsafe(edge.app.go.set)
+        assert client.head().startswith(b"HTTP/1.1 101 ")
+        assert client.frame() == (CLOSE, (1012).to_bytes(2))
+        client.send(close_frame(1012))
+        draining.result(20)
 
 
 # Any bytes
@@ -407,7 +475,7 @@ def test_any_bytes_end_in_a_close_that_may_be(proxy: Proxy, pieces: list[bytes],
     with proxy.opened(*[DEFLATE] * deflate) as client:
         client.send(b"".join(pieces))
         with contextlib.suppress(OSError):
-            client.socket.shutdown(1)
+            client.socket.shutdown(socket.SHUT_WR)
         code = client.closed()
         assert code is None or code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, *range(1010, 1015)) or code >= 3000
 

@@ -145,6 +145,29 @@ def test_batches_do_not_overlap() -> None:
     asyncio.run(main())
 
 
+def test_the_next_batch_begins_before_the_answers_of_the_last_go_out() -> None:
+    """Whatever runs the batches does not idle while callers take their answers."""
+
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+
+        async def run(items: list[str]) -> list[str]:
+            seen.append(f"begin {''.join(items)}")
+            await turns(1)
+            return items
+
+        queue = BatchQueue(run, 2, 0.0)
+
+        async def call(item: str) -> None:
+            await queue.submit(item)
+            seen.append(f"answer {item}")
+
+        await outcomes(*(call(item) for item in "abcd"))
+        return seen
+
+    assert asyncio.run(scenario())[:3] == ["begin ab", "begin cd", "answer a"]
+
+
 def test_batches_overlap_as_far_as_allowed() -> None:
     """Two may run at once, and the second waits for its own items."""
 

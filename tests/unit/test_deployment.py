@@ -112,7 +112,7 @@ def test_options_follow_the_declaration(declared: Any, running: RunningBackend, 
     [
         (endpoint("/old"), "GET /old -> GET /e; its traffic stays"),
         (endpoint(None), "no route -> GET /e; its traffic stays"),
-        (replace(endpoint(), timeout_s=2.5), "GET /e within 2.5 s -> GET /e; its traffic stays"),
+        (replace(endpoint(), timeout_s=2.5), "GET /e, at most 2.5 s -> GET /e; its traffic stays"),
         (endpoint(declared=False), "made by hand, declared from now on; its traffic stays"),
     ],
 )

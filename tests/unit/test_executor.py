@@ -487,7 +487,7 @@ def test_what_nobody_waits_for_leaves_a_batch_that_waits_for_its_thread(more: li
         await turns()
         gone.cancel()
         while time.monotonic() < soon:
-            await asyncio.sleep(0)
+            await turns()
         gate.opened.set()
         late, *answers = await asyncio.gather(*calls, return_exceptions=True)
         await holding

@@ -57,6 +57,29 @@ def test_frames_that_were_not_asked_for_come_next_time(sent: list[Frame]) -> Non
     assert list(reader.feed(data)) == [*sent[1:], *sent]
 
 
+@given(st.lists(frames, max_size=8), st.data())
+def test_payloads_with_a_place_come_there(sent: list[Frame], data: st.DataObject) -> None:
+    """Through `feed`, in whatever pieces, or read into `space` past it; the frames say how much."""
+    spaces: dict[tuple[int, int], memoryview] = {}
+    reader = FrameReader(lambda stream, size: spaces.setdefault((stream, len(spaces)), memoryview(bytearray(size))))
+    stream = b"".join(map(written, sent))
+    received: list[Frame] = []
+    while stream:
+        size = data.draw(st.integers(1, 60))
+        if reader.space is not None and data.draw(st.booleans()):
+            size = min(size, len(reader.space), len(stream))
+            reader.space[:size] = stream[:size]
+            if reader.filled(size):
+                received.extend(reader.feed(b""))
+        else:
+            received.extend(reader.feed(stream[:size]))
+        stream = stream[size:]
+    placed = iter(spaces.values())
+    whole = [Frame(f.kind, f.flags, f.load, f.stream, bytes(next(placed))) if f.placed else f for f in received]
+    assert whole == sent
+    assert all(frame.kind == Kind.DATA for frame in received if frame.placed)
+
+
 @given(st.lists(frames, max_size=4), st.data())
 def test_bytes_that_were_changed_raise_a_protocol_error_at_most(sent: list[Frame], data: st.DataObject) -> None:
     """Whatever a peer sends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,19 @@ from hypothesis import strategies as st
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.wire import payload
-from serve_bridge.wire.payload import ALIGNMENT, Opaque, join, pack, size_of, unpack
+from serve_bridge.wire.payload import (
+    ALIGNMENT,
+    HUGE_BYTES,
+    LONG_PICKLE_BYTES,
+    Opaque,
+    TooLong,
+    is_long,
+    join,
+    pack,
+    size_of,
+    space_for,
+    unpack,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -50,6 +63,84 @@ def test_large_buffers_are_not_copied() -> None:
     back = unpack(data)
     data[-8:] = np.float64(7).tobytes()
     assert back[-1] == 7
+
+
+def test_every_kind_of_array_comes_back_equal(tmp_path: Path) -> None:
+    """As an array of its own; one that could not be written to can still not be."""
+    mapped = np.memmap(tmp_path / "m", dtype="f8", mode="w+", shape=(300, 5))
+    mapped[:] = np.arange(1500).reshape(300, 5)
+    frozen = np.arange(1000)
+    frozen.flags.writeable = False
+    records = np.array([(1, b"a"), (2, b"b")], dtype=[("n", "i4"), ("s", "S3")])
+    objects = np.array([{"a": 1}, None, "x" * 1000], dtype=object)
+    shapes = [np.arange(100)[::3], np.asfortranarray(np.ones((3, 4))), np.arange(12).reshape(3, 4).T, np.empty(0)]
+    others = [np.float32(2.5), np.array(7), np.arange(5).astype(">i4"), np.array(["2026-11-22"], "M8[D]")]
+    arrays = [mapped, frozen, records, objects, *shapes, *others]
+    for array, back in zip(arrays, unpack(join(pack(arrays))), strict=True):
+        assert (back.dtype, back.shape, back.tolist()) == (array.dtype, array.shape, array.tolist())
+        assert isinstance(back, np.generic) or back.flags.writeable == array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        list(range(300_000)),
+        {
+            "text": "é" * LONG_PICKLE_BYTES,
+            "data": bytes(LONG_PICKLE_BYTES),
+            "both": [bytearray(b"x" * LONG_PICKLE_BYTES)],
+        },
+        ([str(number) for number in range(100_000)], np.arange(1000)),
+    ],
+    ids=["list", "texts", "with an array"],
+)
+def test_a_long_pickle_comes_back_as_it_was(value: Any) -> None:
+    """Written and read piece by piece; a loop that asks is told."""
+    with pytest.raises(TooLong):
+        pack(value, LONG_PICKLE_BYTES)
+    data = join(pack(value))
+    assert is_long(data)
+    back = unpack(data)
+    if isinstance(value, tuple):
+        assert np.array_equal(back[1], value[1])
+        value, back = value[0], back[0]
+    assert back == value
+
+
+def test_a_large_array_is_nothing_long() -> None:
+    """It is not pickled at all."""
+    data = join(pack(np.zeros(LONG_PICKLE_BYTES), LONG_PICKLE_BYTES))
+    assert not is_long(data)
+
+
+def test_long_bytes_are_not_copied() -> None:
+    """They leave as the object that they are; those that can change are copied at once."""
+    data, changing = bytes(LONG_PICKLE_BYTES), bytearray(LONG_PICKLE_BYTES)
+    segments = pack([data, changing])
+    assert any(segment is data for segment in segments)
+    changing[:] = b"x" * len(changing)
+    assert unpack(join(segments)) == [data, bytes(len(changing))]
+
+
+def test_a_long_pickle_of_what_lives_in_main_carries_it() -> None:
+    """As a short one does."""
+    local = type("Local", (), {"value": 42, "__module__": "__main__"})
+    value = [bytes(LONG_PICKLE_BYTES), local()]
+    assert unpack(join(pack(value)))[1].value == 42
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, HUGE_BYTES - 1, HUGE_BYTES, HUGE_BYTES + 1])
+def test_space_can_be_written_to_its_end(size: int) -> None:
+    """Whatever it is made of."""
+    space = space_for(size)
+    space[:] = b"x" * size
+    assert (len(space), bytes(space[-1:])) == (size, b"x"[:size])
+
+
+def test_space_that_there_is_not_is_a_memory_error() -> None:
+    """As for any other object."""
+    with pytest.raises(MemoryError):
+        space_for(1 << 60)
 
 
 def test_what_is_defined_on_the_spot_travels() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.proxy.trusted_peers import TrustedPeers, is_forwarding
+from serve_bridge.proxy.trusted_peers import TrustedPeers
 
 PEERS = TrustedPeers(["10.0.0.0/8", "192.168.1.1/16", "::1"])
 
@@ -60,12 +60,3 @@ def test_any_text_is_an_address_or_a_value_error(given: str) -> None:
     except ValueError:
         return
     assert found is None or ":" in found[0] or "." in found[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "forwarding"),
-    [(b"x-forwarded-for", True), (b"x-forwarded-prefix", True), (b"forwarded", True), (b"x-forward", False)],
-)
-def test_the_headers_that_tell_an_origin(name: bytes, forwarding: bool) -> None:
-    """All of that family, whatever somebody may make of them."""
-    assert is_forwarding(name) is forwarding

@@ -13,7 +13,7 @@ from tests.e2e.apps.facts import WORKER, facts
 app = Flask(__name__)
 bridge = ServeBridge(app)
 app.add_url_rule("/echo/<int:number>", view_func=bridge.view("echo"), methods=["POST"])
-app.add_url_rule("/transfer", "transfer", bridge.view("transfer"), methods=["GET", "POST"])
+app.add_url_rule("/transfer", "transfer", bridge.view("transfer", timeout_header=True), methods=["GET", "POST"])
 
 
 @app.get("/facts")

@@ -41,7 +41,7 @@ bridge = ServeBridge()
 app = Starlette(
     routes=[
         Route("/echo/{number:int}", bridge.forward("echo"), methods=["POST"]),
-        Route("/transfer", bridge.forward("transfer"), methods=["GET", "POST"]),
+        Route("/transfer", bridge.forward("transfer", timeout_header=True), methods=["GET", "POST"]),
         Route("/facts", own_facts),
     ],
     middleware=[Middleware(NameWorker)],

@@ -1,0 +1,56 @@
+"""What the edge reads from the head of a request, and the head of its own answers."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import Receive, Scope, Send
+
+from serve_bridge.proxy.http_response import status_line
+
+__all__ = ["answer_asterisk", "end_to_end", "problem", "split_target"]
+
+_LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
+
+
+def split_target(target: bytes) -> tuple[str, bytes, bytes]:
+    """Return path, raw path and query of a request's target, which the framer has let through."""
+    if target.startswith(b"/"):
+        raw_path, _, query = target.partition(b"?")
+    else:  # absolute, or an asterisk
+        url = httptools.parse_url(target)
+        raw_path, query = url.path, url.query or b""
+    path = raw_path.decode("ascii")
+    return (unquote(path) if "%" in path else path), raw_path, query
+
+
+async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer ``OPTIONS *``, which asks for the server and no route, with an empty 204."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return *headers* without Connection, Upgrade and what Connection lists, but for `_LISTED_BUT_KEPT`."""
+    listed = {
+        option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
+    }
+    dropped = (listed - _LISTED_BUT_KEPT) | {b"connection", b"upgrade"}
+    return [header for header in headers if header[0] not in dropped]
+
+
+def problem(status: int, reason: str, request_id: str) -> bytes:
+    """Return the bytes of an answer that refuses a request (RFC 9457) and closes the connection."""
+    title = HTTPStatus(status).phrase
+    body = json.dumps({"title": title, "status": status, "detail": reason, "request_id": request_id}).encode()
+    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s\r\n%s" % (
+        status_line(status),
+        len(body),
+        request_id.encode(),
+        b"connection: close\r\n",
+        body,
+    )

@@ -1,0 +1,123 @@
+"""Large Python values through a handle, and endpoints that do not suffer from their neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import serve_bridge as serve
+from tests.serving import Served, Serving
+from tests.waiting import reached
+
+LARGE = 6 << 20
+
+
+class Values:
+    """Returns what it gets, in each way there is."""
+
+    def __call__(self, request: Any) -> Any:
+        """Return it."""
+        return request.data
+
+    async def items(self, value: Any) -> AsyncIterator[Any]:
+        """Yield it three times, from memory that is used again."""
+        item = np.array(value)
+        for number in range(3):
+            item[0] = number
+            yield item
+
+
+class Gate:
+    """Answers once the file `open` is in its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def __call__(self, request: Any) -> bytes:
+        """Wait."""
+        await reached((self.directory / "open").exists)
+        return b""
+
+
+def free(request: Any) -> bytes:
+    """Answer at once."""
+    return b""
+
+
+@pytest.fixture(scope="module")
+def values(module_serving: Serving) -> Served:
+    """An endpoint that returns what it gets."""
+    return module_serving(Values)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.arange(LARGE, dtype="u1"), bytes(LARGE), "é" * LARGE, list(range(LARGE // 16))],
+    ids=["array", "bytes", "text", "list"],
+)
+def test_a_large_value_comes_back_as_it_was(values: Served, value: Any) -> None:
+    """From a thread, and from a loop that is free meanwhile."""
+
+    async def main() -> tuple[Any, int]:
+        turns = 0
+        call = asyncio.create_task(values.handle.acall(value))
+        while not call.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return call.result(), turns
+
+    found, turns = asyncio.run(main())
+    assert np.array_equal(found, value)
+    assert np.array_equal(values.handle.call(value), value)
+    assert turns > 4
+
+
+def test_arrays_come_back_writable(values: Served) -> None:
+    """They are the receiver's own; one that could not be written to can still not be."""
+    frozen = np.arange(100_000)
+    frozen.flags.writeable = False
+    own, fixed = values.handle.call([np.arange(LARGE), frozen])
+    own[-1] = 7
+    assert (own[-1], fixed.flags.writeable) == (7, False)
+
+
+def test_a_generator_may_yield_the_same_array_again(values: Served) -> None:
+    """Each item is what it was when it was yielded."""
+    items = values.handle.options(method_name="items").stream(np.zeros(LARGE // 8))
+    assert [(item[0], len(item)) for item in items] == [(number, LARGE // 8) for number in range(3)]
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["python", "http"])
+def test_an_endpoint_is_served_while_the_line_of_another_is_full(
+    serving: Serving, client: serve.Client, tmp_path: Path, over_http: bool
+) -> None:
+    """Whoever waits for the one, and whoever is refused there, costs the other nothing."""
+    full = serving(Gate, tmp_path, config={"max_concurrent_queries": 1, "max_queued_queries": 10})
+    other = serving(free)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
+
+            async def ask(endpoint: Served, number: int) -> bool:
+                if over_http:
+                    return (await http.get(endpoint.route, params={"n": number})).is_success
+                try:
+                    await endpoint.handle.acall(number)
+                except serve.BackendOverloaded:
+                    return False
+                return True
+
+            waiting = [asyncio.create_task(ask(full, number)) for number in range(30)]
+            await reached(lambda: sum(task.done() for task in waiting) == 19, 20)
+            answered = [await ask(other, number) for number in range(50)]
+            still = sum(not task.done() for task in waiting)
+            (tmp_path / "open").touch()
+            assert (all(answered), still, sum(await asyncio.gather(*waiting))) == (True, 11, 11)
+
+    asyncio.run(main())

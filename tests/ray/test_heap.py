@@ -1,0 +1,30 @@
+"""What the engine's own processes keep of freed memory."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.programs import run_program
+
+FAULTS = """
+    import os, resource, sys
+    os.environ.update(dict([sys.argv[1].split("=")]) if sys.argv[1:] else {})
+    from serve_bridge.runtimes.ray.heap import keep_heap
+    keep_heap()
+    for number in range(60):
+        if number == 10:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [bytes(128_000) for _ in range(80)]
+        b"".join(blocks)
+        del blocks
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is the GNU C library's allocator that is told")
+def test_memory_of_one_body_is_there_for_the_next() -> None:
+    """10 MB in pieces and joined, time after time, take no new pages; unless the environment says what is kept."""
+    assert int(run_program(FAULTS)) < 2560
+    assert int(run_program(FAULTS, "MALLOC_TRIM_THRESHOLD_=131072")) > 2560
