@@ -30,6 +30,8 @@ from serve_bridge.wire.payload import space_for
 
 SIZES: Final = (10_000, 100_000, 1 << 20, 10 << 20, 100 << 20)
 ROUNDS: Final = 5
+REST_S: Final = 0.05
+"""Rest before each: what the one before frees takes time too, that of others."""
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 Send = Callable[[Array], None]
 
@@ -130,6 +132,7 @@ def measure(ways: Mapping[str, Send]) -> dict[int, dict[str, float]]:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS if size > 1 << 20 else 10 * ROUNDS):
             for name, send in ways.items():
+                time.sleep(REST_S)
                 began = time.perf_counter()
                 send(array)
                 times[name].append(1e3 * (time.perf_counter() - began))

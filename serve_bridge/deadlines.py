@@ -3,7 +3,7 @@
 A hashed timing wheel (Varghese and Lauck 1987, scheme 6). A timer a request would cost more than finding its
 replica, and nearly every request ends long before its time.
 
-Rule 1: to add and to discard is O(1), and nothing expires early; it may expire `TICK_S` late.
+Rule 1: to add and to discard is O(1), and nothing expires early; it may expire two ticks late.
 Rule 2: a wheel that holds nothing stops turning.
 """
 
@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 __all__ = ["Deadlines", "Expiring"]
 
-TICK_S: Final = 0.02
-SLOTS: Final = 512
+TICK_S: Final = 0.01
+SLOTS: Final = 1024
 
 
 class Expiring(Protocol):

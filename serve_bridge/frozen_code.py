@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import cloudpickle
 import msgspec
+from starlette.datastructures import State
 
 from serve_bridge.application import Application
 from serve_bridge.errors import SerializationError
@@ -72,7 +73,7 @@ def freeze_code(
     if isinstance(func_or_class, Application):
         search_path = tuple(dict.fromkeys([*search_path, *func_or_class.search_path]))
     try:
-        pickled: bytes = cloudpickle.dumps(code)
+        pickled = _pickled(code)
     except Exception as error:  # pickling runs foreign code, which may raise anything
         if isinstance(func_or_class, Application):
             raise SerializationError(
@@ -91,6 +92,23 @@ def freeze_code(
 def thaw_code(blob: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Return code, arguments and keyword arguments from `freeze_code`; *blob* must be trusted."""
     return FrozenCode.of(blob).thaw()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """cloudpickle's, which also knows the state that every Starlette application has.
+
+    By itself that is written, but cannot be read: its `__getattr__` calls itself while it is empty.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how *value* is rebuilt, or leave that to cloudpickle."""
+        return (State, (value._state,)) if type(value) is State else super().reducer_override(value)
+
+
+def _pickled(value: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(value)
+    return buffer.getvalue()
 
 
 def unpicklable_path(value: object, name: str) -> tuple[str, object, BaseException] | None:

@@ -475,8 +475,9 @@ def test_a_body_that_is_streamed_goes_whole_to_whoever_accepts_it(tmp_path: Path
     staged(tmp_path, main)
 
 
-def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path) -> None:
-    """Nobody waits for ever."""
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path, deleted: bool) -> None:
+    """Nobody waits for ever, not even for a backend that was deleted meanwhile."""
 
     async def main(stage: Stage) -> None:
         replica = FakeReplica("r1")
@@ -485,6 +486,8 @@ def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path) -> None:
         stage.publish("r1")
         asking = asyncio.create_task(stage.ask())
         await replica.arrived.wait()
+        if deleted:
+            stage.router.apply(RoutingTable("g", stage.version + 1, {}, {}))
         stage.router.close()
         with pytest.raises(ReplicaDied):
             await asking

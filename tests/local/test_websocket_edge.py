@@ -286,24 +286,24 @@ def test_the_limit_holds_for_what_was_compressed(proxy: Proxy, name: str) -> Non
 
 
 def test_messages_that_inflate_wait_compressed(proxy: Proxy, tmp_path: Path) -> None:
-    """To a backend that does not read: what was received takes a message or two, however long all would be."""
-    message = frame(BINARY, deflated(bytes(LIMIT)), reserved=4)
+    """To a backend that does not read: what was received takes little, however long all would be."""
+    message = frame(BINARY, deflated(bytes(MIB)), reserved=4)
     before = psutil.Process().memory_info().rss
     with proxy.client() as client:
         client.open(f"/deaf?until={tmp_path}/end", DEFLATE)
-        sending = threading.Thread(target=client.send, args=(message * 200,))
+        sending = threading.Thread(target=client.send, args=(message * 5000,))
         sending.start()
         grown = [0]
 
         def still() -> bool:
             grown.append(psutil.Process().memory_info().rss - before)
-            return grown[-1] > LIMIT and max(grown[-50:]) - min(grown[-50:]) < MIB and len(grown) > 50
+            return len(grown) > 50 and max(grown[-50:]) - min(grown[-50:]) < MIB
 
         wait_until(still, 60)
         client.socket.shutdown(socket.SHUT_RDWR)
         sending.join()
     (tmp_path / "end").touch()
-    assert max(grown) < 8 * LIMIT
+    assert max(grown) < 32 * MIB
 
 
 @pytest.mark.parametrize("before", [b"", frame(TEXT, b"half", fin=False)])
@@ -329,8 +329,8 @@ def test_what_came_before_a_fault_is_not_lost(proxy: Proxy) -> None:
 def test_short_pieces_are_a_whole_message(proxy: Proxy, piece: int) -> None:
     """However many, and empty ones too."""
     with proxy.opened() as client:
-        client.send(frame(BINARY, b"", fin=False) + frame(0, b"x" * piece, fin=False) * 20_000 + frame(0, b"end"))
-        assert client.frame() == (BINARY, b"x" * piece * 20_000 + b"end")
+        client.send(frame(BINARY, b"start", fin=False) + frame(0, b"x" * piece, fin=False) * 20_000 + frame(0, b"end"))
+        assert client.frame() == (BINARY, b"start" + b"x" * piece * 20_000 + b"end")
 
 
 def test_a_client_that_leaves_at_once_is_no_error(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
@@ -377,21 +377,17 @@ def test_a_client_without_a_pong_is_closed() -> None:
         assert got == (TEXT, b"here")
 
 
-@pytest.mark.parametrize("flood", [frame(TEXT, b"x" * 100_000), frame(PING, b"p" * 125)])
-def test_a_client_that_takes_nothing_is_cut_off(flood: bytes) -> None:
-    """W11: after `write_timeout_s`, whether it has asked for messages or pongs; its neighbour goes on."""
+def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    """W11: after `write_timeout_s`, though it goes on asking."""
     with running(write_timeout_s=0.3) as (_, proxy), proxy.client(receive_buffer=4096) as client:
         client.open("/echo")
 
-        def cut() -> bool:
-            try:
-                client.socket.sendall(flood * 50)
-            except OSError:
-                return True
-            return False
+        def ask() -> None:
+            while True:
+                client.socket.sendall(frame(TEXT, b"x" * 100_000))
 
-        client.socket.settimeout(5)
-        assert wait_until(cut, 60)
+        with pytest.raises(ConnectionError):
+            ask()
 
 
 def test_a_backend_that_does_not_read_does_not_hide_a_client_that_leaves(proxy: Proxy, tmp_path: Path) -> None:

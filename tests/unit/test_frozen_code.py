@@ -6,7 +6,9 @@ import threading
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
+from serve_bridge import asgi_app
 from serve_bridge.errors import SerializationError
 from serve_bridge.frozen_code import freeze_code, thaw_code, unpicklable_path
 
@@ -80,3 +82,11 @@ def test_a_cycle_or_great_depth_does_not_stop_the_search() -> None:
         deep = [deep]
     assert unpicklable_path(deep, "value") is not None
     assert unpicklable_path([1, {"a": 2}], "value") is None
+
+
+def test_a_starlette_application_without_a_name_travels_with_its_state() -> None:
+    """Its `State` cannot be unpickled by itself: it looks for itself in itself."""
+    app = Starlette()
+    app.state.greeting = "hello"
+    code, _, _ = thaw_code(freeze_code(asgi_app(app), (), {}))
+    assert code.load().state.greeting == "hello"
