@@ -45,7 +45,7 @@ test: setup
 faults: $(SETUP)
 	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py
 
-# All cases of the Autobahn test suite, of which `make test` runs the quick ones.
+# All cases of the Autobahn test suite, of which `make test` runs the quick ones; ten minutes, on an idle machine.
 conformance: $(SETUP)
 	CONFORMANCE=1 $(BIN)/python -m pytest tests/adapters/test_websocket_conformance.py
 

@@ -106,13 +106,19 @@ def _application(kind: Kind, app: Any) -> Application:
         raise TypeError(f"{kind}_app() takes the application itself, and {app!r} is wrapped already")
     elif inspect.isclass(app) or not callable(app):
         raise TypeError(
-            f"{kind}_app() takes an application, or its import path 'package.module:attr', got {shown(app)}"
+            f"{kind}_app() takes an application, or its import path 'package.module:attr', got {shown(app)}{_hint(app)}"
         )
     elif kind == "wsgi" and _is_async(app):
         raise ConfigError(f"wsgi_app() got {shown(app)}, which is asynchronous; asgi_app() takes it")
     elif kind == "asgi" and _takes(app, 2):
         raise ConfigError(f"asgi_app() got {shown(app)}, which takes two arguments as in WSGI; wsgi_app() takes it")
     return Application(kind, app, sys._getframe(2).f_globals.get("__name__", "__main__"))
+
+
+def _hint(app: Any) -> str:
+    if inspect.isclass(app):
+        return "; make an instance of it"
+    return "; pass the function, without calling it" if inspect.iscoroutine(app) else ""
 
 
 def _is_async(app: Any) -> bool:

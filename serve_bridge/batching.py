@@ -133,6 +133,10 @@ class BatchQueue:
         wait_timeout_s: Seconds an item may wait for others. 0: a batch takes what one loop turn brought.
         max_concurrent_batches: Batches that may run at once.
 
+    Attributes:
+        ahead: Full batches that may start beyond that, because *run* makes them wait for a thread: it then goes from
+            one to the next without waiting for the loop.
+
     Raises:
         ConfigError: A limit is out of range; the message names it. It is a ValueError.
     """
@@ -145,6 +149,7 @@ class BatchQueue:
         self._max_batch_size = max_batch_size
         self._wait_timeout_s = wait_timeout_s
         self._max_concurrent_batches = max_concurrent_batches
+        self.ahead = 0
         self._waiting: OrderedDict[asyncio.Future[Any], _Call] = OrderedDict()
         self._running: set[_Batch] = set()
         self._starting = False
@@ -216,7 +221,8 @@ class BatchQueue:
 
     def _may_start(self) -> bool:
         # A batch that has not yet taken its items would be counted twice.
-        return not self._starting and len(self._running) < self._max_concurrent_batches
+        full = len(self._waiting) >= self._max_batch_size
+        return not self._starting and len(self._running) < self._max_concurrent_batches + (full and self.ahead)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -239,9 +245,6 @@ class BatchQueue:
             if batch.calls:
                 request_deadline.set(batch.deadline)
                 results = await self._run_items([call.item for call in batch.calls])
-                # The next batch begins before these answers go out, or its thread would wait for that.
-                self._running.discard(batch)
-                self._advance()
                 batch.succeed(batch_results(results, len(batch.calls)))
         except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop
             batch.fail(error)

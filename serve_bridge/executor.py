@@ -49,14 +49,16 @@ class Executor:
         for method in self._code.methods.values():
             if method.batched:
                 limits = _batch_limits(self._config)
-                self._queues[method.name] = BatchQueue(self._batch_runner(method), *limits)
+                queue = self._queues[method.name] = BatchQueue(self._batch_runner(method), *limits)
+                queue.ahead = _batches_ahead(method, self._config)
 
     def configure(self, config: BackendConfig) -> None:
         """Follow changed options: threads and batch limits."""
         if config.threads != self._config.threads:
             self._threads.shutdown()
             self._threads = _user_threads(config)
-        for queue in self._queues.values():
+        for name, queue in self._queues.items():
+            queue.ahead = _batches_ahead(self._code.methods[name], config)
             queue.reconfigure(*_batch_limits(config))
         self._config = config
 
@@ -170,6 +172,11 @@ def _user_threads(config: BackendConfig) -> DaemonThreads:
 
 def _batch_limits(config: BackendConfig) -> tuple[int, float]:
     return config.max_batch_size or 1, config.batch_wait_timeout
+
+
+def _batches_ahead(method: Method, config: BackendConfig) -> int:
+    # Two threads would run both at once, and batches of a method never overlap.
+    return 0 if method.is_async or config.threads > 1 else 1
 
 
 async def _uninterrupted(future: Future[Any]) -> Any:

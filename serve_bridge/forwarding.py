@@ -355,7 +355,8 @@ def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 def _seconds(value: bytes) -> float:
     number = float(value) if _SECONDS.fullmatch(value) else 0.0
     if not number:
-        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be a number of seconds above 0, such as 2.5")
+        text = shown(value.decode("latin-1"))
+        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be seconds above 0, such as 2.5, got {text}")
     return number
 
 

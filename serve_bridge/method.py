@@ -103,7 +103,8 @@ def check_signature(name: str, func: Callable[..., Any], *, default: bool = True
         needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
         spare = [n for n in needed if not positional or n != positional[0].name]
         if spare:
-            raise TypeError(f"{name} is called with the request alone, but needs {', '.join(spare)} too")
+            hint = "; an application goes into serve.asgi_app() or serve.wsgi_app()" if spare in _OF_APPLICATIONS else ""
+            raise TypeError(f"{name} is called with the request alone, but needs {', '.join(spare)} too{hint}")
 
 
 def is_async(func: object) -> bool:

@@ -60,7 +60,7 @@ def check_backend_code(
         check_import_path(func_or_class)
     elif isinstance(func_or_class, Application):
         if init_args or init_kwargs:
-            raise ConfigError(f"{func_or_class!r} has no constructor to take arguments")
+            raise ConfigError(f"{func_or_class!r} has no constructor to take arguments; an application comes made")
     elif inspect.isclass(func_or_class):
         _check_class(func_or_class)
         _check_init(func_or_class, init_args, init_kwargs or {})
@@ -295,7 +295,10 @@ class UserCode:
 
 
 async def _refuse_call(request: object) -> None:
-    raise ConfigError("an application answers HTTP requests and WebSockets, and no calls of handles")
+    raise ConfigError(
+        "the backend is an application, which answers HTTP requests and WebSockets and no calls of handles; "
+        "ask it over HTTP at its endpoint's route, or forward a route to it"
+    )
 
 
 def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Callable[..., Any]]:

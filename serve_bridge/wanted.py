@@ -264,10 +264,13 @@ class Wanted:
             if self.backend(backend).is_application == mount:
                 continue
             if mount:
-                raise ConfigError(f"endpoint {name!r} is over applications, and backend {backend!r} is none")
+                raise ConfigError(
+                    f"endpoint {name!r} is over applications, and backend {backend!r} is none; "
+                    "create an endpoint of its own for it"
+                )
             raise ConfigError(
-                f"backend {backend!r} is an application, which has methods of its own: endpoint {name!r} must be given "
-                "none, and have applications only behind it"
+                f"backend {backend!r} is an application, which has methods of its own, and endpoint {name!r} has "
+                f"{', '.join(methods)}; create an endpoint for it without methods"
             )
         if mount and route is not None:
             check_route(route, mount=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, Unpack
 
 from serve_bridge import checks
 from serve_bridge.adapters.bridge import Bridge
@@ -51,7 +51,13 @@ class AppBridge:
     timeout_s: ClassVar[float]
     """The default of the option."""
 
-    def __init__(self, address: str | None, routes: Mapping[str, Any] | None, options: BridgeOptions) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        routes: Mapping[str, Any] | None = None,
+        **options: Unpack[BridgeOptions],
+    ) -> None:
         if address is not None and not isinstance(address, str):
             raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
         unknown = options.keys() - BridgeOptions.__annotations__.keys()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
@@ -34,20 +35,14 @@ __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 class ServeBridge(AppBridge):
     """An app's bridge to an instance, and an ASGI application that answers forwarded routes below its mount.
 
-    See `AppBridge` for *address* and *routes*, `BridgeOptions` for the options.
+    Its arguments are those of `AppBridge`.
     """
 
     timeout_s = ASYNC_TIMEOUT_S
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        routes: Mapping[str, Any] | None = None,
-        **options: Unpack[BridgeOptions],
-    ) -> None:
-        super().__init__(address, routes, options)
-        self._application = Application(self._bridge, self._routes, closes=True)
+    @cached_property
+    def _application(self) -> Application:
+        return Application(self._bridge, self._routes, closes=True)
 
     async def aclient(self) -> Client:
         """Same as `client`, without holding the running loop up."""

@@ -7,6 +7,7 @@ Rule 2: it comes back by itself: an instance that was started anew is found wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
@@ -127,7 +128,8 @@ class LastingClient:
 
     def _find(self) -> Client:
         """Return the client of the instance that is there now; the old one is closed if that is another."""
-        with self._lock:  # concurrent first requests wait for one another, and only then
+        # Concurrent first requests wait for one another, and only then; for none of them does closing hold the lock.
+        with contextlib.ExitStack() as afterwards, self._lock:
             old = self._client
             if old is not None and not self._is_doubtful(old):
                 return old
@@ -143,13 +145,13 @@ class LastingClient:
                 if os.path.exists(old.address):
                     return old  # its replicas may serve on without their controller
                 self._client = None  # it was shut down, and took its file along: requests need not wait to find out
-                old.close()
+                afterwards.callback(old.close)
                 raise
             found = self._client
-        if old is not None and old is not found and not self._local:
-            _logger.warning("the instance was started anew; connected to %s", found.address)
-            old.close()
-        return found
+            if old is not None and old is not found and not self._local:
+                afterwards.callback(old.close)
+                _logger.warning("the instance was started anew; connected to %s", found.address)
+            return found
 
     def _look(self, old: Client | None) -> Client:
         found = find_instance(self._address, self._name)

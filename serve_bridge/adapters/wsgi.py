@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
@@ -47,20 +48,14 @@ class WebRequest:
 class ServeBridge(AppBridge):
     """An app's bridge to an instance, and a WSGI application that answers forwarded routes below its mount.
 
-    See `AppBridge` for *address* and *routes*, `BridgeOptions` for the options.
+    Its arguments are those of `AppBridge`.
     """
 
     timeout_s = SYNC_TIMEOUT_S
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        routes: Mapping[str, Any] | None = None,
-        **options: Unpack[BridgeOptions],
-    ) -> None:
-        super().__init__(address, routes, options)
-        self._application = Application(self._bridge, self._routes)
+    @cached_property
+    def _application(self) -> Application:
+        return Application(self._bridge, self._routes)
 
     def middleware(self, app: WSGIApplication) -> ServeBridgeMiddleware:
         """Return *app* behind a middleware that answers this bridge's routes.

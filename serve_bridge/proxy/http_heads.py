@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import httptools
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.proxy.http_response import status_line
+from serve_bridge.proxy.http_exchange import status_line
 
 __all__ = ["answer_asterisk", "end_to_end", "problem", "split_target"]
 

@@ -1,6 +1,7 @@
 """One HTTP/1 connection of the edge.
 
-uvicorn's httptools protocol parses requests, builds ASGI scopes and hands over WebSockets. Added here:
+httptools parses; of uvicorn's protocol there is left what a connection has: parser, flow, addresses, its place among
+the others. Scopes are made here, `http_exchange` serves the request, `websocket_protocol` takes WebSockets over.
 
 Rule 1: nothing reaches its parser that the framer has not let through.
 Rule 2: one request at a time. What is pipelined waits as bytes, and a refusal never overtakes an answer.
@@ -27,9 +28,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve_bridge.messages import TRAILERS
 from serve_bridge.proxy.edge_state import EdgeState
+from serve_bridge.proxy.http_exchange import HOP_BY_HOP, Exchange
 from serve_bridge.proxy.http_framing import Refusal, RequestFramer
 from serve_bridge.proxy.http_heads import answer_asterisk, end_to_end, problem, split_target
-from serve_bridge.proxy.http_response import HOP_BY_HOP, Exchange
 from serve_bridge.proxy.send_queue import unacknowledged
 from serve_bridge.proxy.trusted_peers import FORWARDING
 

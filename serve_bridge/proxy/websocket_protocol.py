@@ -24,8 +24,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from serve_bridge.proxy.edge_state import EdgeState
+from serve_bridge.proxy.http_exchange import HOP_BY_HOP, chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
-from serve_bridge.proxy.http_response import HOP_BY_HOP
 from serve_bridge.proxy.websocket_frames import FrameProtocol
 
 __all__ = ["EdgeWebSocket"]
@@ -166,7 +166,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.conn.send_response(Response(status, STATUS_PHRASES[status], headers))
             self.transport.write(b"".join(self.conn.data_to_send()))
         if self._chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if last else b"")
+            body = chunk(body, last=last)
         self.transport.write(body)
         if last:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE})

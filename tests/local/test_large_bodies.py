@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import uvloop
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.connection import CallerConnection, CallerStream, Lost, ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.payload import HUGE_BYTES
+from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.sockets import Listener, dial
 
 KEY, GENERATION = Key(b"k" * 32), "g"
@@ -25,6 +27,7 @@ AHEAD = 32
 """Pieces of a large body that may pass between a question and its answer: two windows and what sockets hold."""
 PATTERN = bytes(range(251)) * 4096
 
+T = TypeVar("T")
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 
@@ -250,6 +253,26 @@ def test_small_questions_pass_a_large_body(run: Run, connected: Connected) -> No
                 most = max(most, service.taken - before)
                 answered += 1
             assert (most <= AHEAD, answered >= LARGE // CHUNK_BYTES // AHEAD) == (True, True)
+
+    run(main)
+
+
+def test_a_loop_goes_on_while_a_long_value_is_packed_and_unpacked(run: Run) -> None:
+    """It is done on a thread, which lets the loop have its turn."""
+
+    async def turns(work: Awaitable[T]) -> tuple[T, int]:
+        task, count = asyncio.ensure_future(work), 0
+        while not task.done():
+            count += 1
+            await asyncio.sleep(0)
+        return task.result(), count
+
+    async def main() -> None:
+        value = list(range(1_000_000))
+        segments, packing = await turns(calls.pack(value))
+        found, unpacking = await turns(calls.unpack(join(segments)))
+        assert found == value
+        assert min(packing, unpacking) > 3
 
     run(main)
 

@@ -145,27 +145,25 @@ def test_batches_do_not_overlap() -> None:
     asyncio.run(main())
 
 
-def test_the_next_batch_begins_before_the_answers_of_the_last_go_out() -> None:
-    """Whatever runs the batches does not idle while callers take their answers."""
+def test_a_full_batch_may_start_ahead() -> None:
+    """Code that waits for a thread gets one full batch more; one that is not full gathers on."""
 
-    async def scenario() -> list[str]:
-        seen: list[str] = []
-
-        async def run(items: list[str]) -> list[str]:
-            seen.append(f"begin {''.join(items)}")
-            await turns(1)
-            return items
-
+    async def main() -> None:
+        run = Recorder()
+        run.gate.clear()
         queue = BatchQueue(run, 2, 0.0)
+        queue.ahead = 1
+        tasks = [asyncio.create_task(queue.submit(n)) for n in range(3)]
+        await turns()
+        assert run.batches == [[0, 1]]
+        tasks += [asyncio.create_task(queue.submit(n)) for n in range(3, 6)]
+        await turns()
+        assert run.batches == [[0, 1], [2, 3]]
+        run.gate.set()
+        await asyncio.gather(*tasks)
+        assert run.batches == [[0, 1], [2, 3], [4, 5]]
 
-        async def call(item: str) -> None:
-            await queue.submit(item)
-            seen.append(f"answer {item}")
-
-        await outcomes(*(call(item) for item in "abcd"))
-        return seen
-
-    assert asyncio.run(scenario())[:3] == ["begin ab", "begin cd", "answer a"]
+    asyncio.run(main())
 
 
 def test_batches_overlap_as_far_as_allowed() -> None:

@@ -57,7 +57,17 @@ def test_frames_that_were_not_asked_for_come_next_time(sent: list[Frame]) -> Non
     assert list(reader.feed(data)) == [*sent[1:], *sent]
 
 
-@given(st.lists(frames, max_size=8), st.data())
+bodies = st.builds(
+    Frame,
+    kind=st.sampled_from([int(Kind.DATA), int(Kind.DATA), int(Kind.RESPONSE)]),
+    flags=st.sampled_from([0, END, MORE]),
+    load=st.just(0),
+    stream=st.integers(1, 3),
+    payload=st.binary(max_size=200),
+)
+
+
+@given(st.lists(bodies, max_size=8), st.data())
 def test_payloads_with_a_place_come_there(sent: list[Frame], data: st.DataObject) -> None:
     """Through `feed`, in whatever pieces, or read into `space` past it; the frames say how much."""
     spaces: dict[tuple[int, int], memoryview] = {}

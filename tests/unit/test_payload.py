@@ -122,11 +122,13 @@ def test_long_bytes_are_not_copied() -> None:
     assert unpack(join(segments)) == [data, bytes(len(changing))]
 
 
-def test_a_long_pickle_of_what_lives_in_main_carries_it() -> None:
+def test_a_long_pickle_of_what_lives_in_main_carries_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a short one does."""
     local = type("Local", (), {"value": 42, "__module__": "__main__"})
-    value = [bytes(LONG_PICKLE_BYTES), local()]
-    assert unpack(join(pack(value)))[1].value == 42
+    monkeypatch.setattr("__main__.Local", local, raising=False)
+    data = join(pack([bytes(LONG_PICKLE_BYTES), local()]))
+    monkeypatch.undo()
+    assert unpack(data)[1].value == 42
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, HUGE_BYTES - 1, HUGE_BYTES, HUGE_BYTES + 1])

@@ -1,4 +1,4 @@
-"""How the answer of an ASGI application becomes bytes, and which answers may leave.
+"""One request on a connection and the answer to it: what the application receives, and how what it sends becomes bytes.
 
 Rule 1: an answer that would break framing or split in two is an error in the application before its first
 byte, and is cut off after it; nothing an application sends can desynchronise a connection.
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.messages import TRAILERS
 
-__all__ = ["HOP_BY_HOP", "Connection", "Exchange", "status_line"]
+__all__ = ["HOP_BY_HOP", "Connection", "Exchange", "chunk", "status_line"]
 
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
