@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from benchmarks.calls import Calls
 from benchmarks.contenders import Bridge, Caller, free_port
@@ -19,16 +20,16 @@ GUNICORN = ("gunicorn", "--workers", "1", "--worker-class", "gthread", "--thread
 UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 
 
-class PlainFlask:
-    """A Flask view that answers by itself."""
+class PlainApp:
+    """A web app whose view answers by itself."""
 
     calls: Calls | None = None
     caller: Caller | None = None
-    server: ClassVar[tuple[str, ...]] = GUNICORN
-    app: ClassVar[str] = "flask_plain"
 
-    def __init__(self) -> None:
+    def __init__(self, app: str, server: tuple[str, ...]) -> None:
         self.url: str | None = None
+        self._app = f"benchmarks.web_apps:{app}"
+        self._command = server
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self, directory: Path) -> None:
@@ -38,14 +39,14 @@ class PlainFlask:
     def serve(self, directory: Path, address: str = "") -> None:
         """Run the server with one worker, whose app finds an instance at *address*."""
         port = free_port()
-        bind = ["--bind", f"127.0.0.1:{port}"] if self.server is GUNICORN else ["--port", str(port)]
-        command = [sys.executable, "-m", *self.server, *bind, "--factory"]
-        if self.server is GUNICORN:
-            command[-1:] = [f"benchmarks.web_apps:{self.app}()"]
+        if self._command is GUNICORN:
+            options = ["--bind", f"127.0.0.1:{port}", f"{self._app}()"]
         else:
-            command.append(f"benchmarks.web_apps:{self.app}")
+            options = ["--port", str(port), "--factory", self._app]
         environment = {**os.environ, **({"SERVE_BRIDGE_ADDRESS": address} if address else {})}
-        self._server = subprocess.Popen(command, cwd=directory, env=environment)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", *self._command, *options], cwd=directory, env=environment
+        )
         self.url = f"http://127.0.0.1:{port}/noop"
 
     def stop(self) -> None:
@@ -55,13 +56,11 @@ class PlainFlask:
             self._server.wait(20)
 
 
-class BridgedFlask(PlainFlask):
-    """The same view, forwarded to one replica on Ray."""
+class BridgedApp(PlainApp):
+    """The same app with the view forwarded to one replica on Ray."""
 
-    app = "flask_bridged"
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, app: str, server: tuple[str, ...]) -> None:
+        super().__init__(app, server)
         self._bridge = Bridge()
 
     def start(self, directory: Path) -> None:
@@ -76,44 +75,14 @@ class BridgedFlask(PlainFlask):
         self._bridge.stop()
 
 
-class PlainDjango(PlainFlask):
-    """A Django sync view that answers by itself."""
-
-    app = "django_plain"
-
-
-class BridgedDjango(BridgedFlask):
-    """The same view, forwarded."""
-
-    app = "django_bridged"
-
-
-class PlainAsyncDjango(PlainFlask):
-    """A Django async view that answers by itself."""
-
-    server = UVICORN
-    app = "async_django_plain"
-
-
-class BridgedAsyncDjango(BridgedFlask):
-    """The same view, forwarded."""
-
-    server = UVICORN
-    app = "async_django_bridged"
-
-
-class PlainStarlette(PlainFlask):
-    """A Starlette route that answers by itself."""
-
-    server = UVICORN
-    app = "starlette_plain"
-
-
-class BridgedStarlette(BridgedFlask):
-    """The same route, forwarded."""
-
-    server = UVICORN
-    app = "starlette_bridged"
+PlainFlask = partial(PlainApp, "flask_plain", GUNICORN)
+BridgedFlask = partial(BridgedApp, "flask_bridged", GUNICORN)
+PlainDjango = partial(PlainApp, "django_plain", GUNICORN)
+BridgedDjango = partial(BridgedApp, "django_bridged", GUNICORN)
+PlainAsyncDjango = partial(PlainApp, "async_django_plain", UVICORN)
+BridgedAsyncDjango = partial(BridgedApp, "async_django_bridged", UVICORN)
+PlainStarlette = partial(PlainApp, "starlette_plain", UVICORN)
+BridgedStarlette = partial(BridgedApp, "starlette_bridged", UVICORN)
 
 
 # The apps. Each is made in the server's worker: nothing is imported but its own framework.

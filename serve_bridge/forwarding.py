@@ -257,7 +257,7 @@ class Reply:
                 if self.trailers is not None and frame.flags & END:
                     self.trailers = _passing(_decode_trailers(frame.payload))
                 elif frame.payload:
-                    yield frame.payload
+                    yield self._stream.joined(frame)
         except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
             raise Broken("the answer broke off") from error
 
@@ -353,11 +353,10 @@ def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 
 def _seconds(value: bytes) -> float:
-    number = float(value) if _SECONDS.fullmatch(value) else 0.0
-    if not number:
-        text = shown(value.decode("latin-1"))
-        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be seconds above 0, such as 2.5, got {text}")
-    return number
+    if not _SECONDS.fullmatch(value) or not float(value):
+        text = value[:40].decode("latin-1")
+        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be seconds above 0, such as 2.5, got {text!r}")
+    return float(value)
 
 
 def _passing(headers: HeaderList) -> HeaderList:

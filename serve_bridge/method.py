@@ -26,6 +26,7 @@ _KEYWORD: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KE
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _FIRST: Final = (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL)
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_OF_APPLICATIONS: Final = (["receive", "send"], ["start_response"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ def check_signature(name: str, func: Callable[..., Any], *, default: bool = True
         needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
         spare = [n for n in needed if not positional or n != positional[0].name]
         if spare:
-            hint = "; an application goes into serve.asgi_app() or serve.wsgi_app()" if spare in _OF_APPLICATIONS else ""
+            hint = (
+                "; an application goes into serve.asgi_app() or serve.wsgi_app()" if spare in _OF_APPLICATIONS else ""
+            )
             raise TypeError(f"{name} is called with the request alone, but needs {', '.join(spare)} too{hint}")
 
 

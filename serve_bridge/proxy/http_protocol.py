@@ -31,7 +31,7 @@ from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import HOP_BY_HOP, Exchange
 from serve_bridge.proxy.http_framing import Refusal, RequestFramer
 from serve_bridge.proxy.http_heads import answer_asterisk, end_to_end, problem, split_target
-from serve_bridge.proxy.send_queue import unacknowledged
+from serve_bridge.proxy.send_queue import SendQueue
 from serve_bridge.proxy.trusted_peers import FORWARDING
 
 __all__ = ["EdgeProtocol"]
@@ -41,9 +41,6 @@ BODY_BYTES_PER_S: Final = 1024
 
 UNREAD_BYTES: Final = 64 * 1024
 """Most bytes of a body that nobody reads that are drained before the connection closes."""
-
-UNSENT_BYTES: Final = 64 * 1024
-"""Bytes that a client has not taken at which an answer waits."""
 
 QUICKLY_SENT_BYTES: Final = 16 * 1024
 """Bytes that are surely on their way soon, whatever the client does."""
@@ -83,8 +80,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._lingering = False
         self._unread_left = UNREAD_BYTES
         self._body_time = 0.0
-        self._written = self._taken = 0
-        self._stalled = 0.0
 
     # Events of the transport
 
@@ -92,8 +87,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Start the header deadline: a client that says nothing is not waited for."""
         super().connection_made(transport)
         self._is_tls = self.scheme == "https"
-        if self._is_tls:  # its own limit would be eight times that of plain connections
-            transport.set_write_buffer_limits(UNSENT_BYTES)
+        self._queue = SendQueue(transport, is_tls=self._is_tls)
         trusted = self.server_state.trusted
         self._is_trusted = bool(trusted) and self.client is not None and self.client[0] in trusted
         timeout_s = self.server_state.options.header_timeout_s
@@ -130,7 +124,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange.response_started:
             exchange.disconnect()
             if self.server_state.cancels:
-                self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._written)
+                self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._queue.written)
         elif exchange.scope["http_version"] == "1.1":
             # A FIN does not tell a half-closed connection from a closed one, but a write does: a closed one
             # resets. Clients drop a 100 (Continue) that they did not wait for (RFC 9110 section 15.2.1).
@@ -293,16 +287,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes of an answer, if anybody can still receive them."""
-        if self.gave_up:
-            return
-        self._written += len(data)
-        if not self._is_tls or len(data) <= UNSENT_BYTES:
-            self.transport.write(data)
-            return
-        # What TLS is given at once it hands on at once, and counts no more as unsent.
-        view = memoryview(data)
-        for start in range(0, len(data), UNSENT_BYTES):
-            self.transport.write(view[start : start + UNSENT_BYTES])
+        if not self.gave_up:
+            self._queue.write(data)
 
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the answer that begins now."""
@@ -328,7 +314,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         """Close once the client has what was written; unread bytes must not reset the connection before."""
         # The closing of TLS has a time limit, which would cut off what a slow client has yet to take.
-        slow = self._is_tls and self._unsent() > QUICKLY_SENT_BYTES
+        slow = self._is_tls and self._queue.unsent() > QUICKLY_SENT_BYTES
         if slow or self._framer.buffered or not self._framer.at_head:
             self._linger()
         else:
@@ -338,13 +324,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self.transport.close()
         if self._is_tls:  # the client has its end to say, too; that it has taken everything is enough
             self._linger_on()
-
-    def _unsent(self) -> int:
-        """Bytes that are out of the writer's hands, and not in the client's."""
-        unsent = self.transport.get_write_buffer_size()
-        if self._is_tls:  # whose transport knows nothing of the one below
-            unsent += unacknowledged(self.transport.get_extra_info("socket"))
-        return unsent
 
     def _linger(self) -> None:
         self._lingering = True
@@ -395,10 +374,10 @@ class EdgeProtocol(HttpToolsProtocol):
         """Take a client for gone to whom nothing is being sent; a write would tell, and a reader is not cut off."""
         if exchange is not self._exchange or not self._busy:
             return
-        if self._written == written and not self._unsent():
+        if self._queue.written == written and not self._queue.unsent():
             self.transport.abort()
         else:
-            self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._written)
+            self.loop.call_later(QUIET_S, self._end_if_quiet, exchange, self._queue.written)
 
     # Deadlines
 
@@ -426,7 +405,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._expire()
         elif self._half_closed:
             self._check_reset()
-        self._sweep_write(elapsed)
+        if self._queue.stalled_s(elapsed) > self.server_state.options.write_timeout_s:
+            self.transport.abort()
         if not self._framer.at_head and not self._lingering:
             self._sweep_body(elapsed)
 
@@ -439,20 +419,11 @@ class EdgeProtocol(HttpToolsProtocol):
             self._linger()
 
     def _end_lingering(self) -> None:
-        if self._unsent():  # a client that takes nothing of it is `_sweep_write`'s
+        if self._queue.unsent():  # a client that takes nothing of it is the sweep's
             self._linger_on()
         elif self._is_tls and not self.transport.is_closing():
             self._end()
         else:
-            self.transport.abort()
-
-    def _sweep_write(self, elapsed: float) -> None:
-        taken = self._written - self._unsent()
-        if taken > self._taken or taken >= self._written:
-            self._taken, self._stalled = taken, 0.0
-            return
-        self._stalled += elapsed
-        if self._stalled > self.server_state.options.write_timeout_s:
             self.transport.abort()
 
     def _sweep_body(self, elapsed: float) -> None:

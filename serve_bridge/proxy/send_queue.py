@@ -1,16 +1,66 @@
-"""What the kernel has been given for a connection and has yet to deliver."""
+"""What has been written for one client, and how much of it is still on its way: here, in the kernel, or on the wire."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import socket
 import struct
 import termios
+from typing import Final
 
-__all__ = ["unacknowledged"]
+__all__ = ["SendQueue"]
+
+UNSENT_BYTES: Final = 64 * 1024
+"""Bytes that a client has not taken at which an answer waits."""
 
 
-def unacknowledged(connection: socket.socket) -> int:
+class SendQueue:
+    """The way out of one connection.
+
+    Attributes:
+        written: Bytes that were written in all.
+    """
+
+    __slots__ = ("_is_tls", "_stalled_s", "_taken", "_transport", "written")
+
+    def __init__(self, transport: asyncio.Transport, *, is_tls: bool) -> None:
+        if is_tls:  # its own limit would be eight times that of plain connections
+            transport.set_write_buffer_limits(UNSENT_BYTES)
+        self._transport = transport
+        self._is_tls = is_tls
+        self._taken = self.written = 0
+        self._stalled_s = 0.0
+
+    def write(self, data: bytes) -> None:
+        """Let *data* follow what was written before."""
+        self.written += len(data)
+        if not self._is_tls or len(data) <= UNSENT_BYTES:
+            self._transport.write(data)
+            return
+        # What TLS is given at once it hands on at once, and counts no more as unsent.
+        view = memoryview(data)
+        for start in range(0, len(data), UNSENT_BYTES):
+            self._transport.write(view[start : start + UNSENT_BYTES])
+
+    def unsent(self) -> int:
+        """Return how many bytes are out of the writer's hands, and not in the client's."""
+        unsent = self._transport.get_write_buffer_size()
+        if self._is_tls:  # whose transport knows nothing of the one below
+            unsent += _unacknowledged(self._transport.get_extra_info("socket"))
+        return unsent
+
+    def stalled_s(self, elapsed: float) -> float:
+        """Return for how many seconds the client has taken nothing; *elapsed* is the time since the last call."""
+        taken = self.written - self.unsent()
+        if taken > self._taken or taken >= self.written:
+            self._taken, self._stalled_s = taken, 0.0
+        else:
+            self._stalled_s += elapsed
+        return self._stalled_s
+
+
+def _unacknowledged(connection: socket.socket) -> int:
     """Return how many bytes the kernel has yet to send, or to be told of; 0 where it does not say."""
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))

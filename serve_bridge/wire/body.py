@@ -17,7 +17,7 @@ from serve_bridge.messages import Rejection
 from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
 from serve_bridge.wire.payload import Segment, space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
-from serve_bridge.wire.transport import FrameTransport
+from serve_bridge.wire.transport import UNCOPIED_BYTES, FrameTransport
 
 CHUNK_BYTES: Final = 125 * 1024
 """The longest piece of a body: eight of them, with what each costs, make a window, and two what uvloop reads at once.
@@ -125,6 +125,9 @@ class BodyStream(Stream):
         Raises:
             Lost: The peer wants no more of it, or has gone.
         """
+        if len(segments) == 1 and type(short := segments[0]) is bytes and len(short) < UNCOPIED_BYTES:
+            await self._send_piece(short, END if end else 0)  # the usual event or token: copied, and done with
+            return
         pieces = [piece for segment in segments for piece in _pieces(memoryview(segment).cast("B"))]
         last = pieces.pop() if pieces else memoryview(b"")
         for piece in pieces:
@@ -141,9 +144,10 @@ class BodyStream(Stream):
         """
         await self._window_of(1)
 
-    async def _send_piece(self, piece: memoryview, flags: int) -> None:
+    async def _send_piece(self, piece: bytes | memoryview, flags: int) -> None:
         size = len(piece) + FRAME_COST
-        await self._window_of(size)
+        if self.send_window < size:
+            await self._window_of(size)
         await self.connection.writable()
         if not self.may_send():
             raise Lost("unknown", "the peer wants no more of this body")
@@ -157,7 +161,7 @@ class BodyStream(Stream):
         if not self.may_send():
             raise Lost("unknown", "the peer wants no more of this body")
 
-    def _send_data(self, piece: memoryview, flags: int) -> None:
+    def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
         self.connection.send_piece(encode_header(Kind.DATA, self.id, len(piece), flags), piece)
 
     # reading
@@ -229,6 +233,17 @@ class BodyStream(Stream):
         frame = self._chunks.popleft()
         self._return_credit(len(frame.payload) + FRAME_COST)
         return frame
+
+    def joined(self, frame: Frame) -> bytes:
+        """Return the bytes of *frame* and of the short ones that wait behind it: to pass them on is one write then."""
+        pieces = [frame.payload]
+        size = len(frame.payload)
+        while self._chunks and size + len(self._chunks[0].payload) <= CHUNK_BYTES and not self._chunks[0].flags & END:
+            following = self._chunks.popleft()
+            self._return_credit(len(following.payload) + FRAME_COST)
+            pieces.append(following.payload)
+            size += len(following.payload)
+        return b"".join(pieces)  # a single one is not copied
 
     async def _more(self) -> None:
         if self._readers is None:

@@ -123,7 +123,7 @@ class CallerStream(BodyStream):
         if self._upload is not None:
             self._upload.cancel()
 
-    def _send_data(self, piece: memoryview, flags: int) -> None:
+    def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
         if flags & END:
             self.uploading = False
         super()._send_data(piece, flags)
@@ -212,7 +212,7 @@ class ReplicaStream(BodyStream):
             # Now: a request that came with its own CANCEL behind it must not start.
             self.on_cancel()
 
-    def _send_data(self, piece: memoryview, flags: int) -> None:
+    def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
         header = encode_header(Kind.DATA, self.id, len(piece), flags, self.connection.load())
         if not flags & END:
             self.connection.send_piece(header, piece)

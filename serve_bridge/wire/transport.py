@@ -145,7 +145,7 @@ class FrameTransport(asyncio.Protocol):
         if len(self._out) == FLUSH_FRAMES:
             self._flush()
 
-    def send_piece(self, header: bytes, piece: memoryview) -> None:
+    def send_piece(self, header: bytes, piece: bytes | memoryview) -> None:
         """Send a DATA frame. *piece* may change only once it was `writable` again."""
         if len(piece) < UNCOPIED_BYTES or self._seal_out is not None:
             self.send(header + piece)

@@ -1,4 +1,4 @@
-"""One local instance for what is special to each adapter, and the settings of a Django project."""
+"""Two local instances for what is special to each adapter, and the settings of a Django project."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from django.conf import settings
 
 import serve_bridge as serve
+from serve_bridge.adapters.asgi import ServeBridge
+from tests.adapters.asgi_backends import begun, cancelled
 from tests.adapters.endpoints import create_all
 
 if not settings.configured:
@@ -31,3 +33,18 @@ def engine(nothing_left: None) -> Iterator[serve.Client]:
     create_all(client)
     yield client
     client.shutdown()
+
+
+@pytest.fixture(scope="session")
+def asgi_engine(nothing_left: None) -> Iterator[serve.Client]:
+    """A local instance with the backends of `asgi_backends`, as an adapter deploys them."""
+    owner = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
+    yield owner.client
+    owner.close()
+
+
+@pytest.fixture
+def signals() -> None:
+    """What those backends tell is forgotten before the test."""
+    begun.clear()
+    cancelled.clear()

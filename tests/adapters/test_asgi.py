@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
+import serve_bridge as serve
 from serve_bridge import ConfigError
 from serve_bridge.adapters.asgi import ServeBridge, ServeBridgeMiddleware
 from tests.adapters.asgi_backends import begun, cancelled
@@ -29,19 +30,11 @@ WAIT_S = 20
 
 
 @pytest.fixture(scope="module")
-def bridge() -> Iterator[ServeBridge]:
-    """An instance inside this process, with all backends; it has no routes of its own, so it answers theirs."""
-    bridge = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
+def bridge(asgi_engine: serve.Client) -> Iterator[ServeBridge]:
+    """A bridge to the instance; it has no routes of its own, so it answers those of the instance."""
+    bridge = ServeBridge(asgi_engine.address)
     yield bridge
     bridge.close()
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """What backends tell is forgotten before each test."""
-    begun.clear()
-    cancelled.clear()
-    return
 
 
 def over(bridge: ServeBridge, routes: dict[str, Any]) -> ServeBridge:

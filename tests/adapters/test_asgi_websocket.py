@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+import serve_bridge as serve
 from serve_bridge.adapters.asgi import ServeBridgeMiddleware
 from serve_bridge.adapters.starlette import ServeBridge
 from serve_bridge.testing.servers import serve_asgi
@@ -23,11 +24,11 @@ from tests.adapters.asgi_calls import LEFT, called
 
 
 @pytest.fixture(scope="module")
-def bridge() -> Iterator[ServeBridge]:
-    """A bridge to an instance with all backends, which outlives the applications that close it."""
-    owner = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
-    yield ServeBridge(owner.client.address)
-    owner.close()
+def bridge(asgi_engine: serve.Client) -> Iterator[ServeBridge]:
+    """A bridge to the instance, which outlives the applications that close it."""
+    bridge = ServeBridge(asgi_engine.address)
+    yield bridge
+    bridge.close()
 
 
 @pytest.fixture(scope="module")

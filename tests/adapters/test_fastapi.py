@@ -13,6 +13,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, He
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
+import serve_bridge as serve
 from serve_bridge import BackendError, Handle
 from serve_bridge.adapters.starlette import ServeBridge, ServeBridgeMiddleware, get_handle
 
@@ -43,18 +44,10 @@ async def current_user(authorization: Annotated[str | None, Header()] = None) ->
     return User(id=7)
 
 
-@pytest.fixture(scope="module")
-def owner() -> Iterator[ServeBridge]:
-    """An instance inside this process, with all backends."""
-    owner = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
-    yield owner
-    owner.close()
-
-
 @pytest.fixture
-def bridge(owner: ServeBridge) -> Iterator[ServeBridge]:
-    """A bridge to that instance."""
-    bridge = ServeBridge(owner.client.address)
+def bridge(asgi_engine: serve.Client) -> Iterator[ServeBridge]:
+    """A bridge to the instance."""
+    bridge = ServeBridge(asgi_engine.address)
     yield bridge
     bridge.close()
 
@@ -314,10 +307,10 @@ def test_the_applications_state_may_hold_the_bridge(app: FastAPI, bridge: ServeB
 
 
 def test_without_any_bridge_the_application_gets_one(
-    owner: ServeBridge, app: FastAPI, http: TestClient, monkeypatch: pytest.MonkeyPatch
+    asgi_engine: serve.Client, app: FastAPI, http: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for all its handles, of the instance that is found."""
-    monkeypatch.setenv("SERVE_BRIDGE_ADDRESS", owner.client.address)
+    monkeypatch.setenv("SERVE_BRIDGE_ADDRESS", asgi_engine.address)
     adding(app)
     assert [http.post("/add", json=[1, 2]).json() for _ in range(2)] == [3, 3]
     app.state.serve_bridge.close()

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
+import serve_bridge as serve
 from serve_bridge import BackendError
 from serve_bridge.adapters.starlette import ServeBridge, ServeBridgeMiddleware
 from serve_bridge.testing.servers import serve_asgi
@@ -31,27 +32,12 @@ from tests.adapters.test_asgi_websocket import Everybody
 WAIT_S = 20
 
 
-@pytest.fixture(scope="module")
-def owner() -> Iterator[ServeBridge]:
-    """An instance inside this process, with all backends."""
-    owner = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
-    yield owner
-    owner.close()
-
-
 @pytest.fixture
-def bridge(owner: ServeBridge) -> Iterator[ServeBridge]:
-    """A bridge to that instance."""
-    bridge = ServeBridge(owner.client.address)
+def bridge(asgi_engine: serve.Client) -> Iterator[ServeBridge]:
+    """A bridge to the instance."""
+    bridge = ServeBridge(asgi_engine.address)
     yield bridge
     bridge.close()
-
-
-@pytest.fixture
-def signals() -> None:
-    """What backends tell is forgotten before each test."""
-    begun.clear()
-    cancelled.clear()
 
 
 # ways in
@@ -76,9 +62,9 @@ def test_a_mount_answers_the_instances_routes(bridge: ServeBridge) -> None:
     assert seen["path"] == "/acme/ml/echo/5"
 
 
-def test_a_mount_answers_routes_of_its_own(owner: ServeBridge) -> None:
+def test_a_mount_answers_routes_of_its_own(asgi_engine: serve.Client) -> None:
     """Those that it was given."""
-    bridge = ServeBridge(owner.client.address, routes={"/say/{word}": {"endpoint": "echo", "methods": ["GET"]}})
+    bridge = ServeBridge(asgi_engine.address, routes={"/say/{word}": {"endpoint": "echo", "methods": ["GET"]}})
     with asgi_client(Starlette(routes=[Mount("/ml", app=bridge)])) as http:
         assert http.get("/ml/say/a").json()["params"] == {"word": ["str", "a"]}
         assert http.get("/ml/echo/5").status_code == 404
@@ -243,9 +229,9 @@ def state(request: Request) -> Response:
     return JSONResponse({name: str(type(getattr(request.state, name)).__name__) for name in request.state._state})
 
 
-def test_the_lifespan_gives_the_bridge_to_requests_and_closes_it(owner: ServeBridge) -> None:
+def test_the_lifespan_gives_the_bridge_to_requests_and_closes_it(asgi_engine: serve.Client) -> None:
     """`request.state.serve_bridge`."""
-    bridge = ServeBridge(owner.client.address)
+    bridge = ServeBridge(asgi_engine.address)
     with TestClient(Starlette(routes=[Route("/x", state)], lifespan=bridge.lifespan)) as http:
         assert http.get("/x").json() == {"serve_bridge": "ServeBridge"}
         connected = bridge.client

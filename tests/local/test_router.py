@@ -31,10 +31,12 @@ KEY = Key(b"k" * 32)
 class FakeReplica:
     """Answers with its name, or does what the test says; counts what it was sent."""
 
-    def __init__(self, name: str, load: int = 0, behaviour: Callable[[ReplicaStream], object] | None = None) -> None:
+    behaviour: Callable[[ReplicaStream], object]
+
+    def __init__(self, name: str, behaviour: str = "answer", load: int = 0) -> None:
         self.name = name
         self.reported = load
-        self.behaviour = behaviour
+        self.behaviour = getattr(self, behaviour)
         self.streams: list[ReplicaStream] = []
         self.arrived = asyncio.Event()
         self.listener = Listener(self, KEY, "g", name)
@@ -47,10 +49,7 @@ class FakeReplica:
         """Take a request."""
         self.streams.append(stream)
         self.arrived.set()
-        if self.behaviour is None:
-            self.answer(stream)
-        else:
-            self.behaviour(stream)
+        self.behaviour(stream)
 
     def answer(self, stream: ReplicaStream) -> None:
         """Answer with the replica's name."""
@@ -168,9 +167,7 @@ def test_a_full_replica_is_skipped(tmp_path: Path) -> None:
     """Its rejection costs the caller nothing."""
 
     async def main(stage: Stage) -> None:
-        full = FakeReplica("r1")
-        full.behaviour = full.full
-        await stage.start(full)
+        full = await stage.start(FakeReplica("r1", "full"))
         await stage.start(FakeReplica("r2"))
         stage.publish("r1", "r2")
         assert {await stage.ask() for _ in range(10)} == {"r2"}
@@ -182,9 +179,7 @@ def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
     """One place, and three requests."""
 
     async def main(stage: Stage) -> None:
-        replica = FakeReplica("r1")
-        replica.behaviour = replica.hold
-        await stage.start(replica)
+        replica = await stage.start(FakeReplica("r1", "hold"))
         stage.publish("r1")
         served: list[int] = []
 
@@ -219,9 +214,7 @@ def test_a_line_that_is_full_refuses_at_once(tmp_path: Path) -> None:
     """With nothing started; those whose time was up leave their place."""
 
     async def main(stage: Stage) -> None:
-        replica = FakeReplica("r1")
-        replica.behaviour = replica.hold
-        await stage.start(replica)
+        replica = await stage.start(FakeReplica("r1", "hold"))
         stage.publish("r1")
         held = asyncio.create_task(stage.ask())
         await replica.arrived.wait()
@@ -266,9 +259,7 @@ def test_a_deadline_that_passes_before_sending_proves_that_nothing_ran(tmp_path:
     """The request was in line."""
 
     async def main(stage: Stage) -> None:
-        replica = FakeReplica("r1")
-        replica.behaviour = replica.hold
-        await stage.start(replica)
+        replica = await stage.start(FakeReplica("r1", "hold"))
         stage.publish("r1")
         held = asyncio.create_task(stage.ask())
         await replica.arrived.wait()
@@ -301,7 +292,7 @@ def test_a_deadline_that_passes_after_sending_leaves_it_unknown_and_cancels(tmp_
             await stage.ask(timeout_s=0.02)
         assert caught.value.executed == "unknown"
         await cancelled.wait()
-        replica.behaviour = None
+        replica.behaviour = replica.answer
         assert await stage.ask() == "r1"
 
     staged(tmp_path, main, limit=1)
@@ -312,11 +303,8 @@ def test_a_lost_request_is_sent_again_only_if_that_is_safe(tmp_path: Path, idemp
     """Once, to another replica."""
 
     async def main(stage: Stage) -> None:
-        dying = FakeReplica("r1")
-        dying.behaviour = dying.die
-        await stage.start(dying)
-        other = FakeReplica("r2", behaviour=None if idempotent else dying.die)
-        await stage.start(other)
+        dying = await stage.start(FakeReplica("r1", "die"))
+        other = await stage.start(FakeReplica("r2", "answer" if idempotent else "die"))
         stage.publish("r1")
         asking = asyncio.create_task(stage.ask(idempotent=idempotent))
         await dying.arrived.wait()
@@ -335,9 +323,7 @@ def test_a_second_attempt_that_finds_nobody_proves_nothing_of_the_first(tmp_path
     """The request may have run, whatever its line said afterwards."""
 
     async def main(stage: Stage) -> None:
-        dying = FakeReplica("r1")
-        dying.behaviour = dying.die
-        await stage.start(dying)
+        dying = await stage.start(FakeReplica("r1", "die"))
         stage.publish("r1")
         asking = asyncio.create_task(stage.ask(idempotent=True))
         await dying.arrived.wait()
@@ -354,9 +340,7 @@ def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:
 
     async def main(stage: Stage) -> None:
         for name in ("r1", "r2", "r3"):
-            replica = FakeReplica(name)
-            replica.behaviour = replica.die
-            await stage.start(replica)
+            await stage.start(FakeReplica(name, "die"))
         stage.publish("r1", "r2", "r3")
         with pytest.raises(ReplicaDied):
             await stage.ask(idempotent=True)
@@ -371,9 +355,7 @@ def test_a_shadow_never_affects_the_primary(tmp_path: Path, fate: str) -> None:
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1"))
-        shadow = FakeReplica("s1")
-        shadow.behaviour = getattr(shadow, fate, None)
-        await stage.start(shadow)
+        await stage.start(FakeReplica("s1", "answer" if fate == "nobody" else fate))
         stage.publish("r1", shadow=["s1"] if fate != "nobody" else [])
         assert [await stage.ask() for _ in range(5)] == ["r1"] * 5
 
@@ -399,9 +381,7 @@ def test_a_replica_that_leaves_the_table_finishes_what_it_has(tmp_path: Path) ->
     """And gets nothing more; its connection closes then."""
 
     async def main(stage: Stage) -> None:
-        leaving = FakeReplica("r1")
-        leaving.behaviour = leaving.hold
-        await stage.start(leaving)
+        leaving = await stage.start(FakeReplica("r1", "hold"))
         await stage.start(FakeReplica("r2"))
         stage.publish("r1")
         asking = asyncio.create_task(stage.ask())
@@ -480,9 +460,7 @@ def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path, deleted: bool) 
     """Nobody waits for ever, not even for a backend that was deleted meanwhile."""
 
     async def main(stage: Stage) -> None:
-        replica = FakeReplica("r1")
-        replica.behaviour = replica.hold
-        await stage.start(replica)
+        replica = await stage.start(FakeReplica("r1", "hold"))
         stage.publish("r1")
         asking = asyncio.create_task(stage.ask())
         await replica.arrived.wait()

@@ -155,7 +155,7 @@ def test_an_adapter_that_does_too_little_fails(runs: pytest.Pytester) -> None:
             adapter = Careless()
         """
     )
-    quick = "not answer and not leaves and not first_part and not takes_too_long"
+    quick = "not answer and not leaves and not first_part and not takes_too_long and not pauses and not shorten"
     outcome = runs.runpytest_subprocess("-q", "--tb=no", "-rf", "-k", quick)
     failed = {re.split(r"[ \[]", line.split("::")[-1])[0] for line in outcome.outlines if line.startswith("FAILED")}
     assert failed == CARELESSLY_FAILED
