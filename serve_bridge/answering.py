@@ -1,6 +1,6 @@
 """One request in a replica, from its head to its answer: HTTP requests and Python calls.
 
-Rule 1: user code gets what API.md §3 promises; which that is was decided when its method was inspected.
+Rule 1: what user code gets, the request or its data, was decided when its method was inspected.
 Rule 2: a failure of user code is an answer like any other; only the type and text of a Python call's failure, and
         nothing of an HTTP request's, leave for the caller.
 """

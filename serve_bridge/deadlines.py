@@ -62,10 +62,12 @@ class Deadlines:
     def _turn(self) -> None:
         now = self._loop.time()
         first, self._tick = self._tick, int(now / TICK_S)
-        for tick in range(max(first, self._tick - SLOTS), self._tick):
-            self._expire(self._slots[tick % SLOTS], now)
-        turning = self._empty < SLOTS  # after a whole turn without any there is none
-        self._timer = self._loop.call_later(TICK_S, self._turn) if turning else None
+        try:
+            for tick in range(max(first, self._tick - SLOTS), self._tick):
+                self._expire(self._slots[tick % SLOTS], now)
+        finally:  # whatever an item raises, the others' time goes on
+            turning = self._empty < SLOTS  # after a whole turn without any there is none
+            self._timer = self._loop.call_later(TICK_S, self._turn) if turning else None
 
     def _expire(self, slot: set[Expiring], now: float) -> None:
         self._empty = 0 if slot else self._empty + 1

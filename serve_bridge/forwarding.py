@@ -293,7 +293,7 @@ def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tup
 
 
 def failed(error: ServeBridgeError | Refused, request_id: str | None) -> Answer:
-    """Return the answer for a request that got none from user code (RELIABILITY.md §1)."""
+    """Return the answer for a request that got none from user code."""
     status = error.http_status
     answer = problem(status, _TITLES.get(status, "Error"), _detail(error), request_id)
     if request_id is not None:
@@ -354,8 +354,8 @@ def _text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 def _seconds(value: bytes) -> float:
     if not _SECONDS.fullmatch(value) or not float(value):
-        text = value[:40].decode("latin-1")
-        raise BadControlHeader(f"the header {_TIMEOUT.decode()} must be seconds above 0, such as 2.5, got {text!r}")
+        name, text = _TIMEOUT.decode(), value[:40].decode("latin-1")
+        raise BadControlHeader(f"the header {name} must be a number of seconds above 0, such as 2.5, got {text!r}")
     return float(value)
 
 

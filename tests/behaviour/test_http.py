@@ -82,7 +82,7 @@ def results(module_serving: Serving) -> Served:
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_result_becomes_an_answer(results: Served, http: httpx.Client, name: str) -> None:
-    """The table of API.md §4."""
+    """By the type of the result."""
     answer = http.get(results.route, params={"name": name})
     _, media_type, body = RESULTS[name]
     assert (answer.status_code, answer.content) == (STATUSES.get(name, 200), body)

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.edge import EdgeServer
+from tests.certificates import make_certificate
 from tests.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
 
 MIB = 1024 * 1024
@@ -40,11 +41,14 @@ def edge(patient: Running) -> Running:
     return patient
 
 
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[Running]:
-    """A server with short deadlines."""
-    short = {f"{name}_timeout_s": 0.2 for name in ("header", "body", "write", "keep_alive")}
-    with running(**short) as server:
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server with short deadlines, which are the same over TLS."""
+    options: dict[str, Any] = {f"{name}_timeout_s": 0.2 for name in ("header", "body", "write", "keep_alive")}
+    if request.param == "tls":
+        certificate = make_certificate(tmp_path_factory.mktemp("tls"))
+        options |= {"tls": certificate.client, **certificate.options}
+    with running(**options) as server:
         yield server
 
 

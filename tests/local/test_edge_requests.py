@@ -1,4 +1,4 @@
-"""Bad requests to a proxy with backends behind it: the rows of RELIABILITY.md section 6, by their ids.
+"""Bad requests to a proxy with backends behind it, each under an id of its own.
 
 Every row is bytes on a connection of its own. Whatever comes back is read by h11, names nothing of the inside, and a
 new connection is served afterwards.

@@ -168,25 +168,6 @@ def test_a_handshake_that_does_not_end_is_closed(hasty: Running, sent: bytes) ->
         assert read_all(client) == b""
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"GET / HTTP/1.1\r\nHo", CHUNKED + b"1\r\nx\r\n0\r\n", b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n"],
-    ids=["nothing", "half a head", "unfinished chunks", "idle"],
-)
-def test_a_client_that_stops_sending_is_closed(hasty: Running, data: bytes) -> None:
-    """The deadlines are those of plain connections."""
-    received = hasty.exchange(data)
-    assert received == b"" or received.endswith(b"0\r\n\r\n")
-
-
-def test_a_client_that_takes_nothing_is_aborted(hasty: Running) -> None:
-    """Its answer is produced no further than the buffers reach."""
-    hasty.app.left.clear()
-    with hasty.client() as client:
-        client.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert hasty.app.left.wait(10)
-
-
 @pytest.mark.parametrize("path", [b"wait", b"endless"])
 def test_a_client_that_leaves_is_noticed(certificate: Certificate, path: bytes) -> None:
     """The application is told, before its answer and within it."""

@@ -167,7 +167,7 @@ def test_a_full_replica_is_skipped(tmp_path: Path) -> None:
     """Its rejection costs the caller nothing."""
 
     async def main(stage: Stage) -> None:
-        full = await stage.start(FakeReplica("r1", "full"))
+        await stage.start(FakeReplica("r1", "full"))
         await stage.start(FakeReplica("r2"))
         stage.publish("r1", "r2")
         assert {await stage.ask() for _ in range(10)} == {"r2"}
