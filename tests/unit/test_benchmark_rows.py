@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.calls import Timing
 from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.plots import draw
 from benchmarks.results import Run, Sample
 from benchmarks.rows import MEASURES, POINTS, QUICK_CONTENDERS, QUICK_POINTS, ROWS
 from benchmarks.scale import together
@@ -65,9 +66,6 @@ def test_only_what_is_asked_for_is_wanted():
 
 def test_plots_are_drawn_of_what_was_measured(tmp_path: Path):
     """A run of a few rows gives the plots of these rows, as PNG files."""
-    pytest.importorskip("matplotlib")
-    from benchmarks.plots import draw
-
     samples = [Sample(number, OURS, "http-64", 10_000 + number, 3.0, 9.0, 0.07, 0.0, 0) for number in range(2)]
     drawn = draw(Run({}, {}, samples), tmp_path)
     assert [path.name for path in drawn] == ["throughput.png", "latency.png", "cpu.png"]
