@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.calls import Timing
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.plots import draw
