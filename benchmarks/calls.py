@@ -7,6 +7,7 @@ Rule 2: only calls that ended inside the load's time are counted; a load of wind
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -62,6 +63,25 @@ def percentile(ordered: list[float], share: float) -> float:
     """Return the nearest-rank percentile of an ascending, non-empty list; *share* in (0, 1]."""
     rank = max(1, -(-len(ordered) * share // 1))
     return ordered[int(rank) - 1]
+
+
+def print_report(url: str, latencies_s: list[float], seconds: float, errors: int, **more: float) -> None:
+    """Print the JSON line of the wrk report, and *more* of what a load generator knows.
+
+    Raises:
+        SystemExit: Nothing was answered.
+    """
+    ordered = sorted(latencies_s)
+    if not ordered:
+        raise SystemExit(f"no answer from {url}")
+    report = {
+        "requests": len(ordered),
+        "duration_us": seconds * 1e6,
+        "p50_us": percentile(ordered, 0.5) * 1e6,
+        "p99_us": percentile(ordered, 0.99) * 1e6,
+        "errors": errors,
+    }
+    print(json.dumps(report | more))
 
 
 def timing(latencies_s: list[float], seconds: float, requests_each: int = 1, errors: int = 0) -> Timing:

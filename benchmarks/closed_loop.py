@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from itertools import cycle
 from time import perf_counter
 from typing import cast
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
-from benchmarks.calls import percentile
+from benchmarks.calls import print_report
 
 
 class _Exchange(asyncio.Protocol):
@@ -128,17 +127,7 @@ def main() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loader = runner.run(load())
-    ordered = sorted(loader.latencies)
-    if not ordered:
-        raise SystemExit(f"no answer from {asked.url}")
-    report = {
-        "requests": len(ordered),
-        "duration_us": asked.seconds * 1e6,
-        "p50_us": percentile(ordered, 0.5) * 1e6,
-        "p99_us": percentile(ordered, 0.99) * 1e6,
-        "errors": loader.errors,
-    }
-    print(json.dumps(report))
+    print_report(asked.url, loader.latencies, asked.seconds, loader.errors)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Rule 2: what the client itself is late by, awake too late with a connection free
 from __future__ import annotations
 
 import argparse
-import json
 import select
 import socket
 from collections import deque
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from benchmarks.calls import percentile
+from benchmarks.calls import percentile, print_report
 
 GRACE_S: Final = 5.0
 
@@ -127,18 +126,8 @@ def main() -> None:
     asked = parser.parse_args()
     loop = OpenLoop(asked.url, asked.connections, asked.rate)
     loop.run(asked.seconds)
-    ordered = sorted(loop.latencies)
-    if not ordered:
-        raise SystemExit(f"no answer from {asked.url}")
-    report = {
-        "requests": len(ordered),
-        "duration_us": asked.seconds * 1e6,
-        "p50_us": percentile(ordered, 0.5) * 1e6,
-        "p99_us": percentile(ordered, 0.99) * 1e6,
-        "errors": loop.errors,
-        "lag_us": percentile(sorted(loop.lags), 0.99) * 1e6,
-    }
-    print(json.dumps(report))
+    lag_us = percentile(sorted(loop.lags), 0.99) * 1e6 if loop.lags else 0.0
+    print_report(asked.url, loop.latencies, asked.seconds, loop.errors, lag_us=lag_us)
 
 
 if __name__ == "__main__":

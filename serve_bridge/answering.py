@@ -52,15 +52,8 @@ async def answer_http(executor: Executor, method: Method, head: HttpHead, stream
         arguments = _bind(method, data, kwargs)
         result = await executor.run(method, *arguments)
         await send_result(executor, stream, result, head)
-    except asyncio.CancelledError:
-        if is_cancelled():
-            stream.abort()
-            return
-        send_failure(stream, head, RuntimeError("user code raised CancelledError"))
-    except Lost:
-        stream.abort()
     except BaseException as error:
-        send_failure(stream, head, error)
+        end_failed(stream, head, error)
 
 
 def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
@@ -169,6 +162,19 @@ def _bind(method: Method, data: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any,
         return method.arguments(data, kwargs)
     except TypeError as error:
         raise BadRequest(str(error)) from None
+
+
+def end_failed(stream: ReplicaStream, head: HttpHead, error: BaseException, *, left: bool = False) -> None:
+    """End the answer to a request whose code was cancelled or raised *error*; *left*: since its client has left."""
+    if isinstance(error, asyncio.CancelledError):
+        if is_cancelled():
+            stream.abort()
+        else:
+            send_failure(stream, head, RuntimeError("user code raised CancelledError"))
+    elif left or isinstance(error, Lost):
+        stream.abort()
+    else:
+        send_failure(stream, head, error)
 
 
 def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:

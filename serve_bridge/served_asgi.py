@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from serve_bridge.answering import is_cancelled, receiver, scope_of, send_failure
+from serve_bridge.answering import end_failed, receiver, scope_of
 from serve_bridge.application import mount_point
 from serve_bridge.http_answer import ResponseSender
 from serve_bridge.messages import TRAILERS, HttpHead
 from serve_bridge.method import Method
-from serve_bridge.served_websocket import WebSockets, websocket_scope
+from serve_bridge.served_websocket import ClientLeft, WebSockets, websocket_scope
 from serve_bridge.wire.connection import Lost, ReplicaStream
 
 LAST_WORDS_S: Final = 1.0
@@ -62,16 +62,8 @@ class AsgiService:
         try:
             result: Any = await self._app(scope, receiver(head, stream), sender)  # type: ignore[func-returns-value]  # it may return one against its type
             sender.check_ended(result)
-        except asyncio.CancelledError:
-            if is_cancelled():
-                stream.abort()
-            else:
-                send_failure(stream, head, RuntimeError("the application raised CancelledError"))
-        except BaseException as error:
-            if sender.has_left():  # what an application makes of that is no failure
-                stream.abort()
-            else:
-                send_failure(stream, head, error)
+        except BaseException as error:  # what an application makes of a client that has left is no failure
+            end_failed(stream, head, error, left=sender.has_left())
 
     async def answer_websocket(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
         """Let the application serve a WebSocket."""
@@ -133,10 +125,6 @@ class _Sender:
             raise RuntimeError(f"the ASGI application returned {type(result).__name__} where None is expected")
         if self._expected is not None and self._stream.may_send():
             raise RuntimeError(f"the ASGI application returned without {self._expected!r}")
-
-
-class ClientLeft(OSError):
-    """The client has left: what a server's `send` raises since ASGI 2.4."""
 
 
 class Lifespan:

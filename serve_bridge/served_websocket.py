@@ -221,7 +221,10 @@ class _ServedWebSocket:
 
 
 class ClientLeft(OSError):
-    """The client of the WebSocket has left; Starlette makes a `WebSocketDisconnect` of it."""
+    """The client has left: what a server's `send` raises since ASGI 2.4.
+
+    Starlette makes a `ClientDisconnect` or `WebSocketDisconnect` of it.
+    """
 
 
 def deny_websocket(head: HttpHead, stream: ReplicaStream) -> None:

@@ -19,7 +19,7 @@ from wsgiref.util import FileWrapper, is_hop_by_hop
 
 import msgspec
 
-from serve_bridge.answering import IncomingBody, is_cancelled, send_failure
+from serve_bridge.answering import IncomingBody, end_failed
 from serve_bridge.application import mount_point
 from serve_bridge.executor import Executor
 from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead
@@ -61,18 +61,8 @@ class WsgiService:
         exchange = _Exchange(head, stream)
         try:
             await self._executor.run(self._method, (exchange,), {})
-        except asyncio.CancelledError:
-            if is_cancelled():
-                stream.abort()
-            else:
-                send_failure(stream, head, RuntimeError("the application raised CancelledError"))
-        except Lost:
-            stream.abort()
-        except BaseException as error:
-            if exchange.left:  # what an application makes of that is no failure
-                stream.abort()
-            else:
-                send_failure(stream, head, error)
+        except BaseException as error:  # what an application makes of a client that has left is no failure
+            end_failed(stream, head, error, left=exchange.left)
 
     async def answer_websocket(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
         """Deny it: WSGI knows no WebSocket."""

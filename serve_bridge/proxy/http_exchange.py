@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.messages import TRAILERS
+from serve_bridge.results import is_bodyless
 
 __all__ = ["HOP_BY_HOP", "Connection", "Exchange", "chunk", "status_line"]
 
@@ -236,7 +237,7 @@ class Exchange:
         keep_alive = keep_alive and self.keep_alive and status >= 200 and self._connection.may_keep_alive()
         if self.waiting_for_100_continue and self.more_body:
             keep_alive = False  # who was not told to go on may keep the body: its next byte would mean two things
-        self._bodyless = status < 200 or status in (204, 304) or self.scope["method"] == "HEAD"
+        self._bodyless = is_bodyless(status) or self.scope["method"] == "HEAD"
         if self._left is None and not self._bodyless:
             if self.scope["http_version"] == "1.1":
                 self._chunked = True
