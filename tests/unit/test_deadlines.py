@@ -111,3 +111,18 @@ def test_a_wheel_without_items_stops_and_turns_again_for_the_next() -> None:
     wheel.add(second)
     loop.run_until(loop.now + 1.0)
     assert second.expired_at
+
+
+def test_an_item_that_comes_when_the_wheel_is_about_to_stop_keeps_it_turning() -> None:
+    """What counts is how long the wheel has been empty since the last item came."""
+    loop = Loop()
+    wheel = wheel_of(loop)
+    first = Item(loop, 0.5)
+    wheel.add(first)
+    wheel.discard(first)
+    loop.run_until(loop.now + (SLOTS - 3) * TICK_S)
+    assert loop.timer is not None
+    late = Item(loop, 1.0)
+    wheel.add(late)
+    loop.run_until(loop.now + 2.0)
+    assert len(late.expired_at) == 1
