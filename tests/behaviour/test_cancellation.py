@@ -373,18 +373,18 @@ def test_a_call_that_was_cancelled_before_its_turn_never_starts(place: Place, me
 
 def test_a_batch_is_cancelled_when_the_last_of_its_callers_leaves(place: Place) -> None:
     """Not before: the others wait for it."""
-    handle = place.method("in_batches")
+    handle, empty = place.method("in_batches"), place.method("empty")
 
     async def main() -> None:
-        names = ("first", "second", "third")
         calls = [asyncio.create_task(handle.acall(**place.query("first")))]
         await place.reached("started", "first")
-        await cancelled(calls.pop())
+        calls += [asyncio.create_task(handle.acall(**place.query(name))) for name in ("second", "third")]
+        await empty.acall()  # frames come in order: both wait for the next batch
+        await cancelled(calls.pop(0))
         await place.reached("cancelled", "first")
-        calls = [asyncio.create_task(handle.acall(**place.query(name))) for name in names[1:]]
         await place.reached("started", "third")
         await cancelled(calls.pop())
-        await place.method("empty").acall()
+        await empty.acall()
         assert not place.noted("cancelled", "second")
         await cancelled(calls.pop())
         await place.reached("cancelled", "second")
