@@ -6,3 +6,8 @@ Rule 3: contenders are up one at a time. An idle Ray Serve keeps using CPU, so o
     merely waits would slow the one under load. Starting each again in every round costs time; it is fair.
 Rule 4: the order turns round in every round (A B C, C B A, ...): a drift of the machine favours nobody.
 """
+
+from typing import Final
+
+BODY: Final = b"ok"
+"""What every contender answers to a request that asks for nothing else."""

@@ -6,14 +6,15 @@ import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
-from benchmarks import footprint, machine, web_load
+from benchmarks import footprint, machine, quick, web_load
 from benchmarks.bars import BARS, judge
 from benchmarks.contenders import ENTRIES
 from benchmarks.measurement import Plan, measure
 from benchmarks.report import markdown
 from benchmarks.results import Run
-from benchmarks.rows import MEASURES, QUICK_CONTENDERS, QUICK_POINTS, ROWS
+from benchmarks.rows import MEASURES, ROWS
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -49,13 +50,18 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _plan(asked: argparse.Namespace) -> Plan:
+    points = [point for row in asked.rows for point in ROWS[row].points]
+    places = {(name, point.name) for name in asked.contenders for point in points}
+    own = [measure_row for row in asked.rows for measure_row in MEASURES.get(row, ())]
+    if asked.quick:
+        looks = set(filter(quick.looks_at, places))
+        return Plan(asked.contenders, points, looks, 1, quick.SECONDS, quick.WARM_SECONDS, own, tries=1)
+    return Plan(asked.contenders, points, places, asked.rounds, asked.seconds, 1.0, own)
+
+
 def _measured(asked: argparse.Namespace) -> Run:
-    quick = bool(asked.quick)
-    points = [point for row in asked.rows for point in ROWS[row].points if not quick or point.name in QUICK_POINTS]
-    contenders = [name for name in asked.contenders if not quick or name in QUICK_CONTENDERS]
-    rounds, seconds, warm_seconds = (1, 1.0, 0.5) if quick else (asked.rounds, asked.seconds, 1.0)
-    own = [MEASURES[row] for row in asked.rows if row in MEASURES]
-    plan = Plan(contenders, points, rounds, seconds, warm_seconds, own)
+    plan = _plan(asked)
     now = datetime.now(UTC)
     settings = {
         "date": f"{now:%Y-%m-%d}",
@@ -67,10 +73,11 @@ def _measured(asked: argparse.Namespace) -> Run:
     }
     run = Run(machine.describe(), settings)
     path = asked.json or RESULTS / f"{now:%Y-%m-%d}.json"
+    began = monotonic()
     try:
-        measure(plan, run, lambda text: print(text, file=sys.stderr, flush=True))
+        measure(plan, run, lambda text: print(f"{monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True))
         if 9 in asked.rows:
-            run.footprints = footprint.measure(2 if quick else footprint.TRIES)
+            run.footprints = footprint.measure(2 if asked.quick else footprint.TRIES)
     finally:
         run.write(path)  # what an interrupted run found is still worth a look
     return run

@@ -46,7 +46,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a run says of a bar; *cleared* is None if it was not measured. The median decides."""
+    """What a run says of a bar; *cleared* is None if it was not measured.
+
+    The median decides; of what must not be at all, the worst round does.
+    """
 
     bar: Bar
     found: Spread | None
@@ -78,6 +81,8 @@ BARS: Final[tuple[Bar, ...]] = (
     Bar("growth_mib", "download", None, "at most", 32),
     Bar("requests_per_s", "events-64", "ray-serve-haproxy", "at least", 4),
     Bar("cpu_s_per_1000", "scale-8-1000", OURS, "at most", 1.1, peer_point="scale-1"),
+    Bar("p99_ms", "beside-saturated", OURS, "at most", 1.5, peer_point="beside-idle"),
+    Bar("errors", "beside-saturated", None, "at most", 0),
     *(
         Bar("share_of_ideal", f"batch-{kind}-{size}", None, "at least", 0.95)
         for size in (8, 32)
@@ -104,5 +109,6 @@ def judge(run: Run, bar: Bar) -> Verdict:
         found = (run.difference if bar.difference else run.ratio)(bar.place, bar.other, bar.figure)
     if found is None:
         return Verdict(bar, None, None)
-    cleared = found.median >= bar.factor if bar.limit == "at least" else found.median <= bar.factor
+    deciding = found.median if bar.factor else found.high
+    cleared = deciding >= bar.factor if bar.limit == "at least" else deciding <= bar.factor
     return Verdict(bar, found, cleared)

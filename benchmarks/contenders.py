@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import benchmarks.sites
+from benchmarks import BODY
 from benchmarks.calls import Calls, Kind
-from benchmarks.sites import BODY
 
 IN_FLIGHT: Final = 1024  # above every load's concurrency: a limit that is reached would measure the limit
 
@@ -33,23 +32,27 @@ POST: Final[frozenset[PointKind]] = frozenset(("post",))
 VIEW: Final[frozenset[PointKind]] = frozenset(("view",))
 
 
-class Contender(Protocol):
-    """One way to get an answer out of another process. Lives in a stage, a process of its own."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A stage to be started beside a contender, and the address it is to call."""
 
-    @property
-    def url(self) -> str | None:
-        """Where a GET (a POST, if the entry has no other kind) is answered with `BODY`; None without an HTTP side.
+    name: str
+    environment: Mapping[str, str]
 
-        The other kinds of its entry are answered at the same origin. Valid once started.
-        """
 
-    @property
-    def calls(self) -> Calls | None:
-        """How this process calls the handler from Python, None if it cannot. Valid once started."""
+class Contender:
+    """One way to get an answer out of another process. Lives in a stage, a process of its own.
 
-    @property
-    def caller(self) -> Caller | None:
-        """Who makes the calls that `calls` lacks, None if nobody. Valid once started."""
+    Attributes:
+        url: Where a GET (a POST, if the entry has no other kind) is answered with `BODY`; None without an HTTP side.
+            The other kinds of its entry are answered at the same origin. Valid once started, like all of these.
+        calls: How this process calls the handler from Python, None if it cannot.
+        caller: Who makes the calls that `calls` lacks, None if nobody.
+    """
+
+    url: str | None = None
+    calls: Calls | None = None
+    caller: Caller | None = None
 
     def start(self, directory: Path) -> None:
         """Bring everything up; *directory* is empty and is removed after `stop`."""
@@ -58,12 +61,34 @@ class Contender(Protocol):
         """End what `start` started. Processes left after this are ended by whoever started the stage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A stage to be started beside a contender, and the address it is to call."""
+def start_ray(directory: Path) -> None:
+    """Start a cluster for this process alone, whatever else runs on the machine; its files are in *directory*."""
+    import ray
 
-    name: str
-    environment: Mapping[str, str]
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(directory / "ray"),
+    )
+
+
+class OnRay(Contender):
+    """One that runs an instance on a cluster of its own."""
+
+    def start(self, directory: Path) -> None:
+        """Start the cluster."""
+        start_ray(directory)
+
+    def stop(self) -> None:
+        """Shut the instance down, if there is one, then the cluster."""
+        import ray
+
+        import serve_bridge as serve
+
+        serve.shutdown()
+        ray.shutdown()
 
 
 def nothing(directory: Path) -> Mapping[str, str]:
@@ -78,8 +103,9 @@ class Entry:
     Attributes:
         name: Short key, as on the command line and in the results.
         label: What tables call it.
-        factory: `module:Class`, imported inside the stage only.
+        factory: `module:Class`, imported inside the stage only; empty if a row of its own measures this one.
         kinds: The loads that it is put under.
+        arguments: What the class is given.
         environment: Variables to set before the stage's interpreter starts, given the stage's directory.
         plain: Key of the web app that answers by itself what this one forwards; None if this is no web app, its own
             key if it is such a plain one.
@@ -87,8 +113,9 @@ class Entry:
 
     name: str
     label: str
-    factory: str
-    kinds: frozenset[PointKind] = VIEW
+    factory: str = ""
+    kinds: frozenset[PointKind] = frozenset()
+    arguments: tuple[str, ...] = ()
     environment: Callable[[Path], Mapping[str, str]] = nothing
     plain: str | None = None
 
@@ -118,20 +145,27 @@ def haproxy_environment(directory: Path) -> Mapping[str, str]:
     }
 
 
+def _web_app(name: str, label: str, app: str, interface: str) -> Iterator[Entry]:
+    """Yield the entry of an app of `web_apps` that answers by itself, and of the one that forwards."""
+    yield Entry(name, label, "benchmarks.servers:WebApp", VIEW, (f"{app}_plain", interface), plain=name)
+    forwarding, bridged = "benchmarks.servers:ForwardingWebApp", (f"{app}_bridged", interface)
+    yield Entry(f"{name}-bridge", "the same, forwarded", forwarding, VIEW, bridged, plain=name)
+
+
 OURS: Final = "serve-bridge"
 
 ENTRIES: Final[Mapping[str, Entry]] = {
     entry.name: entry
     for entry in (
         Entry(OURS, "serve_bridge", "benchmarks.contenders:Bridge", SITES | POST | CALLS),
-        Entry("bare", "bare uvicorn + Starlette", "benchmarks.contenders:Bare", SITES | POST),
+        Entry("bare", "bare uvicorn + Starlette", "benchmarks.servers:Bare", SITES | POST),
         Entry("ray-serve", "Ray Serve, defaults", "benchmarks.peers:RayServe", SITES | CALLS),
         Entry(
             "ray-serve-haproxy",
             "Ray Serve, HAProxy mode",
             "benchmarks.peers:RayServeFast",
             SITES | {"acall"},
-            haproxy_environment,
+            environment=haproxy_environment,
         ),
         Entry("ray-actor-async", "raw Ray actor, async", "benchmarks.peers:AsyncActor", CALLS),
         Entry("ray-actor-sync", "raw Ray actor, sync", "benchmarks.peers:SyncActor", CALLS),
@@ -139,50 +173,19 @@ ENTRIES: Final[Mapping[str, Entry]] = {
         Entry("litserve", "LitServe, one worker", "benchmarks.servers:LitServe", POST),
         Entry("celery", "Celery and Redis, one worker", "benchmarks.servers:Celery", frozenset(("call",))),
         Entry("direct", "called directly, in a loop", "benchmarks.work:Direct", frozenset(("work",))),
-        Entry("round-robin", "round robin", "benchmarks.uneven:UnevenReplicas", frozenset()),
-        Entry("fewest-in-flight", "the fewest in flight", "benchmarks.uneven:UnevenReplicas", frozenset()),
-        Entry("soonest-answer", "the soonest answer, all known", "benchmarks.uneven:UnevenReplicas", frozenset()),
-        Entry("flask", "Flask view, gunicorn gthread", "benchmarks.web_apps:PlainFlask", plain="flask"),
-        Entry("flask-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedFlask", plain="flask"),
-        Entry("django", "Django sync view, gunicorn gthread", "benchmarks.web_apps:PlainDjango", plain="django"),
-        Entry("django-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedDjango", plain="django"),
-        Entry("adjango", "Django async view, uvicorn", "benchmarks.web_apps:PlainAsyncDjango", plain="adjango"),
-        Entry("adjango-bridge", "the same view, forwarded", "benchmarks.web_apps:BridgedAsyncDjango", plain="adjango"),
-        Entry("starlette", "Starlette route, uvicorn", "benchmarks.web_apps:PlainStarlette", plain="starlette"),
-        Entry(
-            "starlette-bridge", "the same route, forwarded", "benchmarks.web_apps:BridgedStarlette", plain="starlette"
-        ),
+        Entry("round-robin", "round robin"),
+        Entry("fewest-in-flight", "the fewest in flight"),
+        Entry("soonest-answer", "the soonest answer, all known"),
+        *_web_app("flask", "Flask view, gunicorn gthread", "flask", "wsgi"),
+        *_web_app("django", "Django sync view, gunicorn gthread", "django", "wsgi"),
+        *_web_app("adjango", "Django async view, uvicorn", "async_django", "asgi"),
+        *_web_app("starlette", "Starlette route, uvicorn", "starlette", "asgi"),
     )
 }
 
 CALLERS: Final[Mapping[str, Entry]] = {
     "bridge-caller": Entry("bridge-caller", "a process without Ray", "benchmarks.contenders:BridgeCaller")
 }
-
-
-class Bare:
-    """The same handler in Starlette under uvicorn: no second process, so the most a bridge could reach."""
-
-    calls: Calls | None = None
-    caller: Caller | None = None
-
-    def __init__(self) -> None:
-        self.url: str | None = None
-        self._server: subprocess.Popen[bytes] | None = None
-
-    def start(self, directory: Path) -> None:
-        """Run one uvicorn worker with uvloop and httptools, without an access log."""
-        port = free_port()
-        options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-        command = [sys.executable, "-m", "uvicorn", "benchmarks.bare:app", *options, "--port", str(port)]
-        self._server = subprocess.Popen(command, cwd=directory)
-        self.url = f"http://127.0.0.1:{port}/noop"
-
-    def stop(self) -> None:
-        """End the server and wait for it."""
-        if self._server is not None:
-            self._server.terminate()
-            self._server.wait(10)
 
 
 async def noop(request: object) -> bytes:
@@ -196,22 +199,16 @@ async def sites(request: Any) -> Any:
     return await (benchmarks.sites.websocket if path == "websocket" else benchmarks.sites.SITES[path])(request)
 
 
-class Bridge:
+class Bridge(OnRay):
     """serve_bridge on Ray: its proxy for HTTP, and `handle.remote` from the process that started it."""
-
-    def __init__(self) -> None:
-        self.url: str | None = None
-        self.calls: Calls | None = None
-        self.caller: Caller | None = None
 
     def start(self, directory: Path) -> None:
         """Start a cluster, an instance, and a replica each of `noop` and of `sites`."""
         import ray
 
         import serve_bridge as serve
-        from benchmarks.peers import start_ray
 
-        start_ray(directory)
+        super().start(directory)
         client: Any = serve.start(http_options={"port": 0, "max_body_bytes": 2 << 30})
         serve.create_backend("noop", noop, config={"max_concurrent_queries": IN_FLIGHT})
         serve.create_endpoint("noop", backend="noop", route="/noop", methods=["GET", "POST"])
@@ -223,28 +220,13 @@ class Bridge:
         self.calls = Calls(remote=lambda count: ray.get([handle.remote(1) for _ in range(count)]))
         self.caller = Caller("bridge-caller", {"SERVE_BRIDGE_ADDRESS": client.address})
 
-    def stop(self) -> None:
-        """Shut the instance down, then the cluster."""
-        import ray
 
-        import serve_bridge as serve
-
-        serve.shutdown()
-        ray.shutdown()
-
-
-class BridgeCaller:
+class BridgeCaller(Contender):
     """What a web worker is: a process without Ray that calls over the data plane.
 
     Raises:
         RuntimeError: Connecting imported Ray, so the figures would not be those of a process without it.
     """
-
-    url: str | None = None
-    caller: Caller | None = None
-
-    def __init__(self) -> None:
-        self.calls: Calls | None = None
 
     def start(self, directory: Path) -> None:
         """Connect to the instance in `SERVE_BRIDGE_ADDRESS` and take a handle of the endpoint in `ENDPOINT`."""
@@ -256,6 +238,3 @@ class BridgeCaller:
         if "ray" in sys.modules:
             raise RuntimeError("the calling process imported Ray")
         self.calls = Calls(call=lambda: handle.call(1), acall=lambda: handle.acall(1))
-
-    def stop(self) -> None:
-        """Nothing is left behind: the process ends."""

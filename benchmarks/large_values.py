@@ -33,7 +33,7 @@ ROUNDS: Final = 5
 REST_S: Final = 0.05
 """Rest before each: what the one before frees takes time too, that of others."""
 Array = np.ndarray[Any, np.dtype[np.uint8]]
-Send = Callable[[Array], None]
+Send = Callable[[Array], object]
 
 _ORDER: Final = 16
 
@@ -78,7 +78,7 @@ def over_socket(sock: socket.socket) -> Send:
 
     def send(array: Array) -> None:
         sock.sendall(b"s%015d" % array.nbytes)
-        sock.sendall(array)
+        sock.sendall(array.data)
         sock.recv(1)
 
     return send
@@ -89,7 +89,7 @@ def over_memory(sock: socket.socket) -> Send:
 
     def send(array: Array) -> None:
         descriptor = os.memfd_create("array")
-        rest = memoryview(array)
+        rest = array.data
         while rest:  # writing is faster than to map and fill
             rest = rest[os.write(descriptor, rest) :]
         sock.sendall(b"m%015d" % array.nbytes)
@@ -120,7 +120,8 @@ def over_store() -> Send:
         def take(self, array: Array) -> int:
             return int(array[::4096].sum())
 
-    actor = ray.remote(Taker).remote()  # type: ignore[attr-defined]  # Ray makes it so
+    remote_class: Any = ray.remote(Taker)
+    actor = remote_class.remote()
     return lambda array: ray.get(actor.take.remote(array))
 
 

@@ -2,14 +2,14 @@
 
 import sys
 
-from litserve import LitAPI, LitServer  # type: ignore[import-untyped]
+from litserve import LitAPI, LitServer
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.sites import BODY
+from benchmarks import BODY
 
 
-class Noop(LitAPI):  # type: ignore[misc]
+class Noop(LitAPI):  # type: ignore[misc]  # LitServe has no types
     """The handler; a module's own, since a spawned process has to find it."""
 
     def setup(self, device: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urljoin
@@ -10,10 +10,11 @@ from urllib.parse import urljoin
 from benchmarks import body_load, memory, web_load
 from benchmarks.calls import Kind, Timing
 from benchmarks.contenders import CALLS, ENTRIES, POST, Entry
-from benchmarks.results import Run
+from benchmarks.instances import Instances
+from benchmarks.results import Place, Run
 from benchmarks.rows import Point
 from benchmarks.stage import Stage, StageError
-from benchmarks.trial import Trial
+from benchmarks.trial import TRIES, Trial
 
 PATHS = {"upload": "/sink", "download": "/flow"}  # other kinds are called as what they load
 PEAK = "http-64"
@@ -26,34 +27,43 @@ class Plan:
     Attributes:
         contenders: Keys, in the order of the even rounds.
         points: In the order they are loaded.
+        places: Which of the contenders are loaded at which of the points.
         rounds: How often each contender is started and loaded.
         seconds: Measured time of each point.
         warm_seconds: Time under the same load before it.
         rows: What else is measured in each round, after the points.
+        tries: How often a load is taken at most, while other programs disturb it.
     """
 
     contenders: Sequence[str]
     points: Sequence[Point]
+    places: Collection[Place]
     rounds: int
     seconds: float
     warm_seconds: float
     rows: Sequence[Callable[[Trial], None]] = ()
+    tries: int = TRIES
 
 
 def measure(plan: Plan, run: Run, say: Callable[[str], None]) -> None:
     """Carry out *plan* and add what it finds to *run*; what fails is left out from then on."""
     for number in range(plan.rounds):
-        names = frozenset(point.name for point in plan.points)
-        trial = Trial(run, number, plan.seconds, plan.warm_seconds, names, plan.contenders, say)
-        for name in trial.ordered(plan.contenders):
-            points = [point for point in plan.points if point.kind in ENTRIES[name].kinds]
-            if not points or name in run.absent:
-                continue
-            say(f"round {number + 1} of {plan.rounds}: {ENTRIES[name].label}")
-            with trial.attempt(None, name):
-                _visit(trial, ENTRIES[name], points)
-        for row in plan.rows:
-            row(trial)
+        with Instances() as instances:
+            trial = Trial(run, number, plan.seconds, plan.warm_seconds, plan.places, say, plan.tries, instances)
+            _visit_all(plan, trial)
+            for row in plan.rows:
+                row(trial)
+
+
+def _visit_all(plan: Plan, trial: Trial) -> None:
+    for name in trial.ordered(plan.contenders):
+        loaded = [point for point in plan.points if point.kind in ENTRIES[name].kinds]
+        points = [point for point in loaded if trial.wants(point.name, name)]
+        if not points:
+            continue
+        trial.say(f"round {trial.round + 1} of {plan.rounds}: {ENTRIES[name].label}")
+        with trial.attempt(None, name):
+            _visit(trial, ENTRIES[name], points)
 
 
 def _visit(trial: Trial, entry: Entry, points: Sequence[Point]) -> None:
@@ -62,9 +72,8 @@ def _visit(trial: Trial, entry: Entry, points: Sequence[Point]) -> None:
         if stage.url is not None:
             web_load.wait_until_answering(stage.url, post=entry.kinds == POST)
         for point in points:
-            if trial.wants(point.name, entry.name):
-                with trial.attempt(point.name, entry.name):
-                    _measure(trial, entry, point, stage)
+            with trial.attempt(point.name, entry.name):
+                _measure(trial, entry, point, stage)
     finally:
         stage.stop()
 
@@ -80,17 +89,7 @@ def _measure(trial: Trial, entry: Entry, point: Point, stage: Stage) -> None:
         rate = point.body_bytes / memory.MIB / seconds
         trial.read(point.name, entry.name, mib_per_s=rate, growth_mib=peak.mib)
     else:
-        lags: list[float] = []
-        load = _loader(trial, entry, point, stage)
-
-        def noted(seconds: float) -> Timing:
-            timing = load(seconds)
-            lags[:] = [] if timing.lag_ms is None else [timing.lag_ms]
-            return timing
-
-        trial.load(point.name, stage.serving_pids, noted, entry.name)
-        for lag in lags:
-            trial.read(point.name, entry.name, lag_ms=lag)
+        trial.load(point.name, stage.serving_pids, _loader(trial, entry, point, stage), entry.name)
 
 
 def _loader(trial: Trial, entry: Entry, point: Point, stage: Stage) -> Callable[[float], Timing]:

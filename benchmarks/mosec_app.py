@@ -4,10 +4,10 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from benchmarks.sites import BODY
+from benchmarks import BODY
 
 
-class Noop(Worker):
+class Noop(Worker):  # type: ignore[misc]  # Mosec has no types
     """The handler; a module's own, since a spawned process has to find it."""
 
     def deserialize(self, data: bytes) -> bytes:
@@ -24,6 +24,6 @@ class Noop(Worker):
 
 
 if __name__ == "__main__":
-    server: Any = Server()  # type: ignore[no-untyped-call]
+    server: Any = Server()
     server.append_worker(Noop, num=1)
     server.run()

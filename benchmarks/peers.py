@@ -1,7 +1,6 @@
 """The contenders built on Ray itself: Ray Serve in two modes, and the actor call under any design on actors.
 
 Rule 1: each runs as its own advice has it: no CPU reserved, no access log, no limit below the load.
-Rule 2: a cluster is local, started by this process, with its files in the stage's directory.
 """
 
 from __future__ import annotations
@@ -12,21 +11,9 @@ from typing import Any
 import ray
 from ray import serve
 
-from benchmarks import sites
+from benchmarks import BODY, sites
 from benchmarks.calls import Calls
-from benchmarks.contenders import IN_FLIGHT, Caller, free_port
-from benchmarks.sites import BODY
-
-
-def start_ray(directory: Path) -> None:
-    """Start a cluster for this process alone, whatever else runs on the machine."""
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _temp_dir=str(directory / "ray"),
-    )
+from benchmarks.contenders import IN_FLIGHT, Contender, free_port, start_ray
 
 
 class Noop:
@@ -49,14 +36,8 @@ class Sites:
     """`benchmarks.sites` in Ray Serve, which serves WebSockets through an ASGI application only."""
 
 
-class RayServe:
+class RayServe(Contender):
     """Ray Serve as it comes: its proxy for HTTP, its handle for a sync and an async caller."""
-
-    caller: Caller | None = None
-
-    def __init__(self) -> None:
-        self.url: str | None = None
-        self.calls: Calls | None = None
 
     def start(self, directory: Path) -> None:
         """Start Ray, Ray Serve, and a replica each of the no-op and of the application."""
@@ -99,16 +80,11 @@ class RayServeFast(RayServe):
         return Calls(acall=super()._handle_calls(handle).acall)
 
 
-class AsyncActor:
+class AsyncActor(Contender):
     """`ray.get(actor.method.remote(x))` on an actor with an `async def` method."""
 
-    url: str | None = None
-    caller: Caller | None = None
     handler: type[Any] = Noop
     concurrency: int | None = IN_FLIGHT
-
-    def __init__(self) -> None:
-        self.calls: Calls | None = None
 
     def start(self, directory: Path) -> None:
         """Start Ray and the actor, and wait until it answers."""

@@ -17,6 +17,7 @@ FIGURES: Final[Mapping[str, str]] = {
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "cpu_s_per_1000": "CPU s / 1,000",
+    "errors": "failures",
     "lag_ms": "of p99 the client's own, ms",
     "rss_controller_mib": "controller MiB",
     "rss_proxy_mib": "proxy MiB",
@@ -28,6 +29,7 @@ FIGURES: Final[Mapping[str, str]] = {
     "connection_kib": "KiB an idle connection, all processes",
     "ideal_per_s": "ideal, requests/s",
     "share_of_ideal": "share of the ideal",
+    "refused_share": "share of the overloaded endpoint's requests that was refused",
     "start_s": "seconds",
 }
 """What tables call the figures of samples and readings; one that is not here is called by its key."""
@@ -48,6 +50,10 @@ REMARKS: Final[Mapping[str, str]] = {
     "uneven-10": (
         "All choose among the same kind of replicas (2 ms a request, one 20), over the same engine; "
         "requests are due at the same times. The last choice knows each replica's speed and all that is in flight."
+    ),
+    "beside-saturated": (
+        "The overloaded endpoint waits 0.1 s a request, four at once, with a line of 16, and is offered 400 a second: "
+        "what is measured is who shares a proxy with it, not who shares a core. CPU time is that of both endpoints."
     ),
     "work-1": "What calls the handler directly is one loop that does nothing else, at each number of connections.",
     "events-64": "A request is an event there, told by the blank line after it, or a message, sent and got back.",

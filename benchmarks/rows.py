@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks import batches, scale, starts, uneven
-from benchmarks.contenders import OURS, PointKind
+from benchmarks import batches, isolation, scale, starts, uneven
+from benchmarks.contenders import PointKind
 from benchmarks.trial import Trial
 
 
@@ -106,10 +106,12 @@ ROWS: Final[Mapping[int, Row]] = {
         ),
     ),
     6: Row(
-        "Four replicas, one ten times slower",
+        "Four replicas, one ten times slower; an overloaded neighbour",
         (
             Point("uneven-10", "open loop, a tenth of what all four can bear", "own"),
             Point("uneven-50", "open loop, half of it", "own"),
+            Point(isolation.IDLE, "500 requests/s beside an endpoint at rest", "own"),
+            Point(isolation.SATURATED, "the same beside one that is offered ten times what it can bear", "own"),
         ),
     ),
     7: Row(
@@ -147,23 +149,12 @@ ROWS: Final[Mapping[int, Row]] = {
     ),
 }
 
-MEASURES: Final[Mapping[int, Callable[[Trial], None]]] = {
-    5: scale.measure,
-    6: uneven.measure,
-    7: batches.measure,
-    9: starts.measure,
+MEASURES: Final[Mapping[int, tuple[Callable[[Trial], None], ...]]] = {
+    5: (scale.measure,),
+    6: (uneven.measure, isolation.measure),
+    7: (batches.measure,),
+    9: (starts.measure,),
 }
 """What measures the points of kind "own"."""
 
 POINTS: Final[Mapping[str, Point]] = {point.name: point for row in ROWS.values() for point in row.points}
-
-QUICK_POINTS: Final = frozenset((
-    "http-1", "http-64", "post-64", "echo-1m", "memory", "call-1", "acall-64", "remote-1", "view-16",
-    "scale-1", "scale-8-1000", "uneven-10", "batch-http-8", "work-1", "first-answer", "events-64", "websocket-64",
-))  # fmt: skip
-"""A look at each row, in less than five minutes; with these contenders."""
-
-QUICK_CONTENDERS: Final = frozenset((
-    OURS, "bare", "ray-serve", "ray-serve-haproxy", "ray-actor-async", "mosec", "celery", "direct", "round-robin",
-    "soonest-answer", "flask", "flask-bridge",
-))  # fmt: skip

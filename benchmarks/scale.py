@@ -1,6 +1,6 @@
 """Row 5: what a request costs among more replicas, endpoints, calling processes and idle connections.
 
-Rule 1: each arrangement is an instance of its own; they share one cluster, so that Ray is started once a round.
+Rule 1: each arrangement is an instance of its own.
 Rule 2: requests go to all endpoints in turn, and every replica gets its share.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, Final
@@ -20,15 +19,14 @@ from typing import Any, Final
 import psutil
 
 from benchmarks import web_load
-from benchmarks.calls import Calls, Timing
-from benchmarks.contenders import CALLERS, IN_FLIGHT, Caller, Entry, noop
-from benchmarks.stage import REPOSITORY, Stage
+from benchmarks.calls import Timing
+from benchmarks.contenders import CALLERS, IN_FLIGHT, noop
+from benchmarks.stage import Stage
 from benchmarks.trial import Trial
 
 CONNECTIONS: Final = 64
 IDLING: Final = "idle-10000"
 IDLE: Final = 10_000
-ARRANGE_LIMIT_S: Final = 120.0
 IDLE_LIMIT_S: Final = 600.0
 
 
@@ -55,105 +53,70 @@ ARRANGEMENTS: Final = (
     Arrangement("endpoints-10000", endpoints=10_000),
 )
 CALLING: Final = {"callers-1": 1, "callers-8": 8, "callers-32": 32}
-_INSTANCES: Final = Entry("scale", "serve_bridge", "benchmarks.scale:Instances")
 
 
-class Instances:
-    """One instance after another, on one cluster. Lives in a stage."""
+def start(replicas: int, endpoints: int) -> dict[str, Any]:
+    """Start an instance.
 
-    url: str | None = None
-    calls: Calls | None = None
-    caller: Caller | None = None
+    Returns:
+        Its URL, to which the number of an endpoint is added, its address, the seconds that it took to declare the
+        endpoints in one step, and the seconds for one endpoint more.
+    """
+    import serve_bridge as serve
+    from serve_bridge.wanted import DeclaredEndpoint
 
-    def __init__(self) -> None:
-        self._running = False
-
-    def start(self, directory: Path) -> None:
-        """Start the cluster."""
-        from benchmarks.peers import start_ray
-
-        start_ray(directory)
-
-    def arrange(self, replicas: int, endpoints: int) -> dict[str, Any]:
-        """Put a new instance in the place of the last one.
-
-        Returns:
-            Its URL, to which the number of an endpoint is added, its address, the seconds that it took to declare the
-            endpoints in one step, and the seconds for one endpoint more.
-        """
-        import serve_bridge as serve
-        from serve_bridge.wanted import DeclaredEndpoint
-
-        self._shut_down()
-        patient = {"port": 0, "keep_alive_timeout_s": IDLE_LIMIT_S, "max_connections": 2 * IDLE}
-        client: Any = serve.start(http_options=patient)
-        self._running = True
-        config = {"num_replicas": replicas, "max_concurrent_queries": IN_FLIGHT}
-        serve.create_backend("noop", noop, config=config, ray_actor_options={"num_cpus": 0})
-        declared = [DeclaredEndpoint(f"noop-{n}", "noop", f"/noop/{n}", ("GET",)) for n in range(endpoints - 1)]
-        began = perf_counter()
-        client.operate("declare_endpoints", declared, [])
-        middle = perf_counter()
-        serve.create_endpoint("noop", backend="noop", route=f"/noop/{endpoints - 1}")
-        return {
-            "url": client.http_urls[0].rstrip("/") + "/noop/",
-            "address": client.address,
-            "declare_s": middle - began,
-            "create_s": perf_counter() - middle,
-        }
-
-    def stop(self) -> None:
-        """Shut the instance down, then the cluster."""
-        import ray
-
-        self._shut_down()
-        ray.shutdown()
-
-    def _shut_down(self) -> None:
-        import serve_bridge as serve
-
-        if self._running:
-            self._running = False
-            serve.shutdown()
+    patient = {"port": 0, "keep_alive_timeout_s": IDLE_LIMIT_S, "max_connections": 2 * IDLE}
+    client: Any = serve.start(http_options=patient)
+    config = {"num_replicas": replicas, "max_concurrent_queries": IN_FLIGHT}
+    serve.create_backend("noop", noop, config=config, ray_actor_options={"num_cpus": 0})
+    declared = [DeclaredEndpoint(f"noop-{n}", "noop", f"/noop/{n}", ("GET",)) for n in range(endpoints - 1)]
+    began = perf_counter()
+    client.operate("declare_endpoints", declared, [])
+    middle = perf_counter()
+    serve.create_endpoint("noop", backend="noop", route=f"/noop/{endpoints - 1}")
+    return {
+        "url": client.http_urls[0].rstrip("/") + "/noop/",
+        "address": client.address,
+        "declare_s": middle - began,
+        "create_s": perf_counter() - middle,
+    }
 
 
 def measure(trial: Trial) -> None:
     """Measure the row once."""
-    with trial.attempt(BASE.point):
-        stage = Stage(_INSTANCES)
-        try:
-            for arrangement in trial.ordered(ARRANGEMENTS):
-                if trial.wants(arrangement.point):
-                    with trial.attempt(arrangement.point):
-                        _measure_arrangement(trial, stage, arrangement)
-            _measure_beside(trial, stage)
-        finally:
-            stage.stop()
+    for arrangement in trial.ordered(ARRANGEMENTS):
+        if trial.wants(arrangement.point):
+            with trial.attempt(arrangement.point):
+                _measure_arrangement(trial, arrangement)
+    _measure_beside(trial)
 
 
-def _measure_beside(trial: Trial, stage: Stage) -> None:
+def _measure_beside(trial: Trial) -> None:
+    """Measure what needs the smallest arrangement only, on one instance."""
     callers = {point: count for point, count in CALLING.items() if trial.wants(point)}
-    if not callers and not trial.wants(IDLING):
+    wanted = [*callers, *filter(trial.wants, (IDLING,))]
+    if not wanted:
         return
-    arranged = _arrange(stage, BASE)
-    for point, count in trial.ordered(list(callers.items())):
-        with trial.attempt(point):
-            _measure_callers(trial, stage, arranged["address"], point, count)
-    if trial.wants(IDLING):
-        with trial.attempt(IDLING):
-            _measure_idle(trial, stage, arranged["url"])
+    with trial.attempt(wanted[0]):
+        arranged = _arrange(trial, BASE)
+        for point, count in trial.ordered(list(callers.items())):
+            with trial.attempt(point):
+                _measure_callers(trial, arranged["address"], point, count)
+        if IDLING in wanted:
+            with trial.attempt(IDLING):
+                _measure_idle(trial, arranged["url"])
 
 
-def _arrange(stage: Stage, arrangement: Arrangement) -> Any:
-    return stage.ask("arrange", limit_s=ARRANGE_LIMIT_S, replicas=arrangement.replicas, endpoints=arrangement.endpoints)
+def _arrange(trial: Trial, arrangement: Arrangement) -> Any:
+    return trial.instances.arrange(start, replicas=arrangement.replicas, endpoints=arrangement.endpoints)
 
 
-def _measure_arrangement(trial: Trial, stage: Stage, arrangement: Arrangement) -> None:
-    arranged = _arrange(stage, arrangement)
+def _measure_arrangement(trial: Trial, arrangement: Arrangement) -> None:
+    arranged = _arrange(trial, arrangement)
     url, count = arranged["url"], arrangement.endpoints
     trial.load(
         arrangement.point,
-        stage.serving_pids,
+        trial.instances.serving_pids,
         lambda seconds: web_load.load(url, arrangement.connections, seconds, endpoints=count),
     )
     if arrangement.endpoints > 1:
@@ -163,13 +126,13 @@ def _measure_arrangement(trial: Trial, stage: Stage, arrangement: Arrangement) -
 # calling processes
 
 
-def _measure_callers(trial: Trial, stage: Stage, address: str, point: str, count: int) -> None:
+def _measure_callers(trial: Trial, address: str, point: str, count: int) -> None:
     with _callers(address, count) as callers, ThreadPoolExecutor(count) as pool:
 
         def load(seconds: float) -> Timing:
             return together(list(pool.map(lambda caller: caller.load("call", 1, seconds), callers)))
 
-        trial.load(point, lambda: stage.serving_pids().union(*(c.serving_pids() for c in callers)), load)
+        trial.load(point, lambda: trial.instances.serving_pids().union(*(c.serving_pids() for c in callers)), load)
 
 
 @contextmanager
@@ -198,22 +161,21 @@ def together(timings: Sequence[Timing]) -> Timing:
 # idle connections
 
 
-def _measure_idle(trial: Trial, stage: Stage, url: str) -> None:
+def _measure_idle(trial: Trial, url: str) -> None:
+    pids = trial.instances.serving_pids
     web_load.load(url, CONNECTIONS, trial.warm_seconds, endpoints=1)  # what memory the load itself takes is taken
-    before = _resident_bytes(stage)
+    before = _resident_bytes(pids())
     with _idle_connections(url + "0", IDLE):
-        added = _resident_bytes(stage) - before
-        load = trial.load(IDLING, stage.serving_pids, lambda s: web_load.load(url, CONNECTIONS, s, endpoints=1))
+        added = _resident_bytes(pids()) - before
+        load = trial.load(IDLING, pids, lambda s: web_load.load(url, CONNECTIONS, s, endpoints=1))
     trial.read(load.point, connection_kib=added / IDLE / 1024)
 
 
-def _resident_bytes(stage: Stage) -> int:
+def _resident_bytes(pids: Iterable[int]) -> int:
     found = 0
-    for pid in stage.serving_pids():
-        try:
+    for pid in pids:
+        with suppress(psutil.Error):
             found += psutil.Process(pid).memory_info().rss
-        except psutil.Error:
-            continue
     return found
 
 
@@ -221,7 +183,12 @@ def _resident_bytes(stage: Stage) -> int:
 def _idle_connections(url: str, count: int) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.idle_connections", url, str(count)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=web_load.REPOSITORY,
     ) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None

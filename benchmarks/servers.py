@@ -1,4 +1,4 @@
-"""The contenders that know no Ray: Mosec and LitServe over HTTP, and Celery with Redis for calls from Python.
+"""The contenders that are servers of their own: bare uvicorn, Mosec, LitServe, the web apps, and Celery with Redis.
 
 Rule 1: one worker process each, as every contender has one replica, in the mode that is fastest for it.
 Rule 2: all listen on loopback, at ports of their own, and are children of the stage, which ends them.
@@ -6,57 +6,115 @@ Rule 2: all listen on loopback, at ports of their own, and are children of the s
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from benchmarks.calls import Calls
-from benchmarks.contenders import Caller, free_port
+from benchmarks.contenders import Bridge, Contender, free_port
+
+STOP_LIMIT_S: Final = 20.0
+UVICORN: Final = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+GUNICORN: Final = (
+    "gunicorn",
+    "--workers",
+    "1",
+    "--worker-class",
+    "gthread",
+    "--threads",
+    "8",
+    "--log-level",
+    "warning",
+)
 
 
-class Mosec:
-    """A Rust server in front of one Python process, which gets and gives bytes: no JSON on the way."""
+def run_module(words: tuple[str, ...], directory: Path, environment: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
+    """Start `python -m` with *words*, in *directory* and with *environment* added."""
+    # A session of its own: some of them signal their whole group.
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=directory, env={**os.environ, **environment}, start_new_session=True
+    )
 
-    calls: Calls | None = None
-    caller: Caller | None = None
 
-    def __init__(self) -> None:
-        self.url: str | None = None
+def end(server: subprocess.Popen[bytes]) -> None:
+    """End a server and wait for it."""
+    server.terminate()
+    server.wait(STOP_LIMIT_S)
+
+
+class Server(Contender):
+    """One HTTP server: a module with its options, `{port}` among them, that answers at a path."""
+
+    def __init__(self, path: str, *words: str) -> None:
+        self._path = path
+        self._words = words
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self, directory: Path) -> None:
         """Start the server; it answers a moment later."""
-        port = free_port()
-        self._server = subprocess.Popen(self._command(port), cwd=directory, start_new_session=True)
-        self.url = f"http://127.0.0.1:{port}/inference"
+        self.run(directory, {})
 
-    def _command(self, port: int) -> list[str]:
-        options = ["--address", "127.0.0.1", "--port", str(port), "--path", "mosec", "--log-level", "warning"]
-        return [sys.executable, "-m", "benchmarks.mosec_app", *options]
+    def run(self, directory: Path, environment: Mapping[str, str]) -> None:
+        """Start the server with *environment* added to its own."""
+        port = free_port()
+        self._server = run_module(tuple(word.format(port=port) for word in self._words), directory, environment)
+        self.url = f"http://127.0.0.1:{port}{self._path}"
 
     def stop(self) -> None:
         """End the server and wait for it."""
         if self._server is not None:
-            self._server.terminate()
-            self._server.wait(10)
+            end(self._server)
 
 
-class LitServe(Mosec):
-    """FastAPI in front of one worker process."""
+Bare = partial(Server, "/noop", *UVICORN, "--port", "{port}", "benchmarks.bare:app")
+"""The same handler in Starlette under uvicorn: no second process, so the most a bridge could reach."""
 
-    def _command(self, port: int) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.litserve_app", str(port)]
+LitServe = partial(Server, "/inference", "benchmarks.litserve_app", "{port}")
+"""FastAPI in front of one worker process."""
+
+_MOSEC: Final = ("--address", "127.0.0.1", "--port", "{port}", "--path", "mosec", "--log-level", "warning")
+Mosec = partial(Server, "/inference", "benchmarks.mosec_app", *_MOSEC)
+"""A Rust server in front of one Python process, which gets and gives bytes: no JSON on the way."""
 
 
-class Celery:
+class WebApp(Server):
+    """Row 4: an app of `web_apps`, under gunicorn if its interface is WSGI, else under uvicorn."""
+
+    def __init__(self, app: str, interface: str) -> None:
+        place = f"benchmarks.web_apps:{app}"
+        wsgi = (*GUNICORN, "--bind", "127.0.0.1:{port}", f"{place}()")
+        asgi = (*UVICORN, "--port", "{port}", "--factory", place)
+        super().__init__("/noop", *(wsgi if interface == "wsgi" else asgi))
+
+
+class ForwardingWebApp(WebApp):
+    """The same for an app that forwards to a replica on Ray."""
+
+    def __init__(self, app: str, interface: str) -> None:
+        super().__init__(app, interface)
+        self._bridge = Bridge()
+
+    def start(self, directory: Path) -> None:
+        """Start an instance on Ray, then the server."""
+        self._bridge.start(directory)
+        assert self._bridge.caller is not None
+        self.run(directory, self._bridge.caller.environment)
+
+    def stop(self) -> None:
+        """End the server, then the instance."""
+        super().stop()
+        self._bridge.stop()
+
+
+class Celery(Contender):
     """`noop.delay().get(interval=0.001)` through Redis to one worker process, which keeps nothing on disk."""
 
-    url: str | None = None
-    caller: Caller | None = None
-
     def __init__(self) -> None:
-        self.calls: Calls | None = None
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def start(self, directory: Path) -> None:
@@ -64,19 +122,20 @@ class Celery:
         port = free_port()
         os.environ["CELERY_BENCHMARK_REDIS"] = f"redis://127.0.0.1:{port}/0"
         redis = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        app = [sys.executable, "-m", "celery", "--app", "benchmarks.celery_app", "worker"]
-        worker = [*app, "--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self._servers = [subprocess.Popen(command, cwd=directory) for command in (redis, worker)]
+        self._servers.append(subprocess.Popen(redis, cwd=directory))
+        worker = ("celery", "--app", "benchmarks.celery_app", "worker", "--pool", "solo")
+        alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+        self._servers.append(run_module((*worker, *alone), directory))
         from benchmarks.celery_app import noop
 
-        def call() -> object:
-            return noop.delay().get(interval=0.001).encode()
+        def call() -> bytes:
+            return str(noop.delay().get(interval=0.001)).encode()
 
         noop.delay().get(timeout=60)
         self.calls = Calls(call=call)
 
     def stop(self) -> None:
         """End the worker, then Redis."""
+        gc.collect()  # a result that goes later would look for Redis for half a minute
         for server in reversed(self._servers):
-            server.terminate()
-            server.wait(10)
+            end(server)

@@ -15,7 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-BODY: Final = b"ok"
+from benchmarks import BODY
+
 EVENT: Final = b"data: tick\n\n"
 PIECE: Final = bytes(64 << 10)
 

@@ -19,14 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from benchmarks import processes
+from benchmarks import BODY, processes
 from benchmarks.calls import ClosedLoop, Kind, Timing
 from benchmarks.contenders import CALLERS, Contender, Entry
-from benchmarks.sites import BODY
+from benchmarks.web_load import REPOSITORY
 
 START_LIMIT_S = 180.0
 ANSWER_LIMIT_S = 60.0
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class StageError(RuntimeError):
@@ -50,7 +49,7 @@ class Stage:
         directory = Path(self._directory.name)
         self._log = directory / "stage.log"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.stage", entry.factory, str(directory)],
+            [sys.executable, "-m", "benchmarks.stage", entry.factory, str(directory), *entry.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -192,8 +191,8 @@ def _told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-2000:]
 
 
-def main(factory: str, directory: Path) -> None:
-    """Run the contender `module:Class` until it is told to stop or the near side is gone."""
+def main(factory: str, directory: Path, *arguments: str) -> None:
+    """Run the contender that `module:Class` makes of *arguments* until it is told to stop or the near side is gone."""
     with _orders(directory / "stage.log") as answers:
 
         def answer(value: dict[str, Any]) -> None:
@@ -201,7 +200,7 @@ def main(factory: str, directory: Path) -> None:
 
         try:
             module, _, name = factory.partition(":")
-            contender: Contender = getattr(importlib.import_module(module), name)()
+            contender: Contender = getattr(importlib.import_module(module), name)(*arguments)
             contender.start(directory)
             far = _Far(contender)
         except BaseException as error:
@@ -220,4 +219,4 @@ def main(factory: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -11,8 +11,17 @@ from time import perf_counter
 from typing import Any, ClassVar, Final
 
 from benchmarks import web_load
-from benchmarks.calls import Calls
-from benchmarks.contenders import IN_FLIGHT, OURS, Caller, Entry, free_port, haproxy_environment, noop
+from benchmarks.contenders import (
+    IN_FLIGHT,
+    OURS,
+    Contender,
+    Entry,
+    OnRay,
+    free_port,
+    haproxy_environment,
+    noop,
+    start_ray,
+)
 from benchmarks.stage import Stage
 from benchmarks.trial import Trial
 
@@ -30,20 +39,16 @@ STARTERS: Final = (
 )
 
 
-class BridgeStart:
+class BridgeStart(OnRay):
     """A process that has connected to Ray, and will start serve_bridge. Lives in a stage."""
 
-    url: str | None = None
-    calls: Calls | None = None
-    caller: Caller | None = None
     config: ClassVar[dict[str, Any]] = {"max_concurrent_queries": IN_FLIGHT}
 
     def start(self, directory: Path) -> None:
         """Start the cluster, and import what is to be started."""
         import serve_bridge  # noqa: F401  # the clock must not see it
-        from benchmarks.peers import start_ray
 
-        start_ray(directory)
+        super().start(directory)
 
     def first_answer(self) -> float:
         """Return the seconds from `serve.start()` until the first answer."""
@@ -64,26 +69,13 @@ class BridgeStart:
         serve.update_backend_config("noop", {"num_replicas": 2})
         return perf_counter() - began
 
-    def stop(self) -> None:
-        """Shut the instance down, then the cluster."""
-        import ray
 
-        import serve_bridge as serve
-
-        serve.shutdown()
-        ray.shutdown()
-
-
-class RayServeStart:
+class RayServeStart(Contender):
     """The same for Ray Serve."""
-
-    url: str | None = None
-    calls: Calls | None = None
-    caller: Caller | None = None
 
     def start(self, directory: Path) -> None:
         """Start the cluster, and import what is to be started."""
-        from benchmarks.peers import start_ray
+        import benchmarks.peers  # noqa: F401  # the clock must not see it
 
         start_ray(directory)
 

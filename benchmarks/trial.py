@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from benchmarks import processes
 from benchmarks.calls import Timing
 from benchmarks.contenders import OURS
-from benchmarks.results import QUIET_CORES, Reading, Run, Sample
+from benchmarks.instances import Instances
+from benchmarks.results import QUIET_CORES, Place, Reading, Run, Sample
 
-TRIES = 3
+TRIES: Final = 3
 
 _Case = TypeVar("_Case")
 
@@ -30,18 +31,20 @@ class Trial:
         round: Counted from 0.
         seconds: Measured time of a point.
         warm_seconds: Time under the same load before it.
-        points: Keys of what is measured.
-        contenders: Keys of who is.
+        places: What is measured of whom.
         say: Tells whoever waits.
+        tries: How often a load is taken again at most, while other programs disturb it.
+        instances: Makes the instances that rows need for themselves.
     """
 
     run: Run
     round: int
     seconds: float
     warm_seconds: float
-    points: Collection[str]
-    contenders: Collection[str]
+    places: Collection[Place]
     say: Callable[[str], None]
+    tries: int = TRIES
+    instances: Instances = field(default_factory=Instances)
 
     def ordered(self, cases: Sequence[_Case]) -> list[_Case]:
         """Return *cases* in this round's order, which turns round from one to the next."""
@@ -49,8 +52,7 @@ class Trial:
 
     def wants(self, point: str, contender: str = OURS) -> bool:
         """Say whether this is to be measured, and has not failed in a round before."""
-        asked = point in self.points and contender in self.contenders
-        return asked and not {f"{contender}/{point}", contender} & self.run.absent.keys()
+        return (contender, point) in self.places and not {f"{contender}/{point}", contender} & self.run.absent.keys()
 
     @contextmanager
     def attempt(self, point: str | None, contender: str = OURS) -> Iterator[None]:
@@ -82,17 +84,20 @@ class Trial:
         Taken again while other programs disturb it: the quietest counts, whatever its figures are.
         """
         load(self.warm_seconds)
-        samples = [self._sample(point, pids, load, contender)]
-        while samples[-1].foreign_cores > QUIET_CORES and len(samples) < TRIES:
-            samples.append(self._sample(point, pids, load, contender))
-        found = min(samples, key=lambda sample: sample.foreign_cores)
+        taken = [self._sample(point, pids, load, contender)]
+        while taken[-1][0].foreign_cores > QUIET_CORES and len(taken) < self.tries:
+            taken.append(self._sample(point, pids, load, contender))
+        found, lag_ms = min(taken, key=lambda one: one[0].foreign_cores)
         self.run.samples.append(found)
         self.say(f"  {contender} at {point}: {found.requests_per_s:,.0f}/s, {found.cpu_s_per_1000:.3g} CPU s / 1,000")
+        if lag_ms is not None:
+            self.read(point, contender, lag_ms=lag_ms)
         return found
 
     def _sample(
         self, point: str, pids: Callable[[], Collection[int]], load: Callable[[float], Timing], contender: str
-    ) -> Sample:
+    ) -> tuple[Sample, float | None]:
+        """Return what one load showed, and how late it was itself."""
         serving = processes.cpu_seconds(pids())
         others = processes.machine_cpu_seconds() - processes.load_cpu_seconds()
         began = perf_counter()
@@ -101,7 +106,7 @@ class Trial:
         others = processes.machine_cpu_seconds() - processes.load_cpu_seconds() - others
         now = processes.cpu_seconds(pids())
         used = sum(seconds - serving.get(pid, 0.0) for pid, seconds in now.items())
-        return Sample(
+        sample = Sample(
             round=self.round,
             contender=contender,
             point=point,
@@ -112,3 +117,4 @@ class Trial:
             foreign_cores=max(0.0, (others - used) / elapsed),
             errors=timing.errors,
         )
+        return sample, timing.lag_ms

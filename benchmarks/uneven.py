@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import os
 import random
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,9 +26,9 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.calls import Calls, Timing, timing
-from benchmarks.contenders import IN_FLIGHT, OURS, Caller, Entry
-from benchmarks.sites import BODY
+from benchmarks import BODY
+from benchmarks.calls import Timing, timing
+from benchmarks.contenders import IN_FLIGHT, OURS, Contender, Entry
 from benchmarks.stage import Stage
 from benchmarks.trial import Trial
 
@@ -43,7 +44,6 @@ LATE_S: Final = 60.0
 TURNS: Final = "round-robin"
 FEWEST: Final = "fewest-in-flight"
 SOONEST: Final = "soonest-answer"
-_REPLICAS: Final = Entry("uneven", "uneven replicas", "benchmarks.uneven:UnevenReplicas")
 _CALLER: Final = Entry("uneven-caller", "a process without Ray", "benchmarks.uneven:Chooser")
 
 Send = Callable[[], Awaitable[object]]
@@ -81,50 +81,21 @@ class UnevenWork:
         return answer(self._service_s)
 
 
-class UnevenReplicas:
-    """An instance with both forms of the four replicas. Lives in a stage."""
+def start(mark: str) -> str:
+    """Start an instance with both forms of the four replicas and return its address; no file is at *mark* yet."""
+    import serve_bridge as serve
 
-    url: str | None = None
-    calls: Calls | None = None
-    caller: Caller | None = None
-
-    def __init__(self) -> None:
-        self._chooser: Stage | None = None
-
-    def start(self, directory: Path) -> None:
-        """Start a cluster, an instance, the replicas, and the process that calls them."""
-        import serve_bridge as serve
-        from benchmarks.peers import start_ray
-
-        start_ray(directory)
-        client: Any = serve.start(http_options={"location": "NoServer"})
-        config = {"max_concurrent_queries": IN_FLIGHT}
-        free = {"num_cpus": 0}
-        mark = str(directory / "slow")
-        together = config | {"num_replicas": REPLICAS}
-        serve.create_backend("uneven", UnevenWork, mark, config=together, ray_actor_options=free)
-        serve.create_endpoint("uneven", backend="uneven")
-        for number in range(REPLICAS):
-            service_s = FAST_S if number else SLOW_S
-            serve.create_backend(f"one-{number}", Work, service_s, config=config, ray_actor_options=free)
-            serve.create_endpoint(f"one-{number}", backend=f"one-{number}")
-        self._chooser = Stage(_CALLER, {"SERVE_BRIDGE_ADDRESS": client.address})
-
-    def load(self, choice: str, rate: float, seconds: float) -> Any:
-        """Pass the order on to the caller; see `Chooser.load`."""
-        assert self._chooser is not None
-        return self._chooser.ask("load", limit_s=seconds + 2 * LATE_S, choice=choice, rate=rate, seconds=seconds)
-
-    def stop(self) -> None:
-        """End the caller, the instance and the cluster."""
-        import ray
-
-        import serve_bridge as serve
-
-        if self._chooser is not None:
-            self._chooser.stop()
-        serve.shutdown()
-        ray.shutdown()
+    client: Any = serve.start(http_options={"location": "NoServer"})
+    config = {"max_concurrent_queries": IN_FLIGHT}
+    free = {"num_cpus": 0}
+    together = config | {"num_replicas": REPLICAS}
+    serve.create_backend("uneven", UnevenWork, mark, config=together, ray_actor_options=free)
+    serve.create_endpoint("uneven", backend="uneven")
+    for number in range(REPLICAS):
+        service_s = FAST_S if number else SLOW_S
+        serve.create_backend(f"one-{number}", Work, service_s, config=config, ray_actor_options=free)
+        serve.create_endpoint(f"one-{number}", backend=f"one-{number}")
+    return str(client.address)
 
 
 @dataclass(slots=True)
@@ -136,12 +107,8 @@ class _Replica:
     in_flight: int = 0
 
 
-class Chooser:
+class Chooser(Contender):
     """The caller, a process without Ray. Lives in a stage."""
-
-    url: str | None = None
-    calls: Calls | None = None
-    caller: Caller | None = None
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -193,7 +160,7 @@ async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
     draw = random.Random(SEED)
     latencies: list[float] = []
     errors = 0
-    start = perf_counter()
+    began = perf_counter()
 
     async def one(due: float) -> None:
         nonlocal errors
@@ -205,8 +172,8 @@ async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
             latencies.append(perf_counter() - due)
 
     async with asyncio.TaskGroup() as tasks:
-        due = start
-        while (due := due + draw.expovariate(rate)) < start + seconds:
+        due = began
+        while (due := due + draw.expovariate(rate)) < began + seconds:
             await asyncio.sleep(due - perf_counter())
             tasks.create_task(one(due))
     return timing(latencies, seconds, errors=errors)
@@ -214,20 +181,25 @@ async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
 
 def measure(trial: Trial) -> None:
     """Measure the row once."""
-    with trial.attempt(next(iter(LOADS))):
-        stage = Stage(_REPLICAS)
+    choices = trial.ordered((OURS, TURNS, FEWEST, SOONEST))
+    wanted = [(point, choice) for point in LOADS for choice in choices if trial.wants(point, choice)]
+    if not wanted:
+        return
+    with trial.attempt(wanted[0][0], wanted[0][1]), tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        address = trial.instances.arrange(start, mark=f"{directory}/slow")
+        chooser = Stage(_CALLER, {"SERVE_BRIDGE_ADDRESS": address})
         try:
-            for point, share in LOADS.items():
-                for choice in trial.ordered((OURS, TURNS, FEWEST, SOONEST)):
-                    if trial.wants(point, choice):
-                        with trial.attempt(point, choice):
-                            _measure_choice(trial, stage, point, choice, share * CAPACITY)
+            for point, choice in wanted:
+                with trial.attempt(point, choice):
+                    _measure_choice(trial, chooser, point, choice)
         finally:
-            stage.stop()
+            chooser.stop()
 
 
-def _measure_choice(trial: Trial, stage: Stage, point: str, choice: str, rate: float) -> None:
+def _measure_choice(trial: Trial, chooser: Stage, point: str, choice: str) -> None:
+    rate = LOADS[point] * CAPACITY
+
     def load(seconds: float) -> Timing:
-        return Timing(**stage.ask("load", limit_s=seconds + 3 * LATE_S, choice=choice, rate=rate, seconds=seconds))
+        return Timing(**chooser.ask("load", limit_s=seconds + 2 * LATE_S, choice=choice, rate=rate, seconds=seconds))
 
-    trial.load(point, stage.serving_pids, load, choice)
+    trial.load(point, lambda: trial.instances.serving_pids() | chooser.serving_pids(), load, choice)

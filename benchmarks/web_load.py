@@ -11,9 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from benchmarks import BODY
 from benchmarks.calls import Timing
 from benchmarks.contenders import PointKind
-from benchmarks.sites import BODY
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WRK_REPORT = Path(__file__).with_name("wrk_report.lua")

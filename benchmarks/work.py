@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import numpy
 
+from benchmarks import BODY
 from benchmarks.calls import Calls
-from benchmarks.contenders import Caller
-from benchmarks.sites import BODY
+from benchmarks.contenders import Contender
 
 VALUES: Final = numpy.linspace(0, 1000, 500_000)
 _results: Final = numpy.empty_like(VALUES)
@@ -21,15 +20,7 @@ def work() -> bytes:
     return BODY
 
 
-class Direct:
+class Direct(Contender):
     """A loop that calls the handler: what a request costs at least. Lives in a stage."""
 
-    url: str | None = None
-    calls: Calls | None = Calls(call=work)
-    caller: Caller | None = None
-
-    def start(self, directory: Path) -> None:
-        """Nothing needs to be up."""
-
-    def stop(self) -> None:
-        """Nothing is left behind."""
+    calls = Calls(call=work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,31 +87,35 @@ def test_a_generator_may_yield_the_same_array_again(values: Served) -> None:
     assert [(item[0], len(item)) for item in items] == [(number, LARGE // 8) for number in range(3)]
 
 
-@pytest.mark.parametrize("over_http", [False, True], ids=["python", "http"])
+@pytest.mark.parametrize("way", ["loop", "threads", "http"])
 def test_an_endpoint_is_served_while_the_line_of_another_is_full(
-    serving: Serving, client: serve.Client, tmp_path: Path, over_http: bool
+    serving: Serving, client: serve.Client, tmp_path: Path, way: str
 ) -> None:
-    """Whoever waits for the one, and whoever is refused there, costs the other nothing."""
+    """Whoever waits for the one, and whoever is refused there, costs the other nothing in the same process."""
     full = serving(Gate, tmp_path, config={"max_concurrent_queries": 1, "max_queued_queries": 10})
     other = serving(free)
 
     async def main() -> None:
-        async with httpx.AsyncClient(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
+        with ThreadPoolExecutor(31) as threads:
+            async with httpx.AsyncClient(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
 
-            async def ask(endpoint: Served, number: int) -> bool:
-                if over_http:
-                    return (await http.get(endpoint.route, params={"n": number})).is_success
-                try:
-                    await endpoint.handle.acall(number)
-                except serve.BackendOverloaded:
-                    return False
-                return True
+                async def ask(endpoint: Served, number: int) -> bool:
+                    if way == "http":
+                        return (await http.get(endpoint.route, params={"n": number})).is_success
+                    try:
+                        if way == "loop":
+                            await endpoint.handle.acall(number)
+                        else:
+                            await asyncio.get_running_loop().run_in_executor(threads, endpoint.handle.call, number)
+                    except serve.BackendOverloaded:
+                        return False
+                    return True
 
-            waiting = [asyncio.create_task(ask(full, number)) for number in range(30)]
-            await reached(lambda: sum(task.done() for task in waiting) == 19, 20)
-            answered = [await ask(other, number) for number in range(50)]
-            still = sum(not task.done() for task in waiting)
-            (tmp_path / "open").touch()
-            assert (all(answered), still, sum(await asyncio.gather(*waiting))) == (True, 11, 11)
+                waiting = [asyncio.create_task(ask(full, number)) for number in range(30)]
+                await reached(lambda: sum(task.done() for task in waiting) == 19, 20)
+                answered = [await ask(other, number) for number in range(50)]
+                still = sum(not task.done() for task in waiting)
+                (tmp_path / "open").touch()
+                assert (all(answered), still, sum(await asyncio.gather(*waiting))) == (True, 11, 11)
 
     asyncio.run(main())

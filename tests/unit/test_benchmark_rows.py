@@ -2,29 +2,38 @@
 
 from pathlib import Path
 
+from benchmarks import quick
 from benchmarks.calls import Timing
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.plots import draw
 from benchmarks.results import Run, Sample
-from benchmarks.rows import MEASURES, POINTS, QUICK_CONTENDERS, QUICK_POINTS, ROWS
+from benchmarks.rows import MEASURES, POINTS, ROWS
 from benchmarks.scale import together
 from benchmarks.trial import Trial
 
 
 def trial(run: Run, number: int = 0) -> Trial:
     """Return a round of *run* in which one point of two contenders is wanted."""
-    return Trial(run, number, 1.0, 1.0, {"first-answer"}, {OURS, "ray-serve"}, lambda text: None)
+    places = {(name, "first-answer") for name in (OURS, "ray-serve")}
+    return Trial(run, number, 1.0, 1.0, places, lambda text: None)
 
 
 def test_a_look_has_a_point_of_every_row():
     """Whoever runs the benchmark quickly sees something of each question."""
-    assert all(any(point.name in QUICK_POINTS for point in row.points) for row in ROWS.values())
+    assert all(any(point.name in quick.POINTS for point in row.points) for row in ROWS.values())
 
 
 def test_a_look_names_points_and_contenders_that_exist():
     """A name that nobody has would be left out without a word."""
-    assert POINTS.keys() >= QUICK_POINTS
-    assert ENTRIES.keys() >= QUICK_CONTENDERS
+    assert POINTS.keys() >= quick.POINTS
+    assert ENTRIES.keys() >= quick.CONTENDERS
+
+
+def test_a_look_measures_who_a_bar_compares():
+    """Peers that no bar names at a point cost a quick run nothing there, and those that one names are there."""
+    names = ("bare", "ray-serve", "ray-serve-haproxy", "ray-actor-async")
+    assert [quick.looks_at((name, "call-1")) for name in (OURS, *names)] == [True, False, True, False, True]
+    assert all(quick.looks_at((name, "work-1")) for name in (OURS, "bare", "direct"))
 
 
 def test_every_point_is_measured_by_somebody():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.bars import BARS, Bar, judge
@@ -67,6 +69,13 @@ def test_readings_are_judged_like_samples() -> None:
     mine, theirs = (Reading(0, name, "memory", "rss_proxy_mib", mib) for name, mib in ((OURS, 60), ("bare", 100)))
     run = run_of(readings=(mine, theirs))
     assert judge(run, Bar("rss_proxy_mib", "memory", "bare", "at most", 0.65)).cleared is True
+
+
+def test_what_must_not_be_at_all_is_judged_by_the_worst_round() -> None:
+    """One failure in one of three rounds is a failure."""
+    found = [replace(sample(OURS, "beside-saturated", 500, number), errors=number // 2) for number in range(3)]
+    bar = Bar("errors", "beside-saturated", None, "at most", 0)
+    assert (judge(run_of(*found), bar).cleared, judge(run_of(*found[:2]), bar).cleared) == (False, True)
 
 
 def test_what_was_not_measured_is_no_verdict() -> None:

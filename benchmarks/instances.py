@@ -1,0 +1,69 @@
+"""Instances of serve_bridge for the rows that need one of their own, one after another on one cluster.
+
+Rule 1: a round starts Ray once for all of these rows, and only if one of them is measured.
+Rule 2: an instance is ended before the next one starts; one that could not be made leaves nothing to the next.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from benchmarks.contenders import Entry, OnRay
+from benchmarks.stage import Stage, StageError
+
+ARRANGE_LIMIT_S: Final = 120.0
+_CLUSTER: Final = Entry("instances", "serve_bridge", "benchmarks.instances:Cluster")
+
+
+class Cluster(OnRay):
+    """The far side: makes instances. Lives in a stage."""
+
+    def arrange(self, build: str, arguments: dict[str, Any]) -> Any:
+        """Put the instance that `module:function` starts in the place of the last one; return what that returns."""
+        import serve_bridge as serve
+
+        serve.shutdown()
+        module, _, name = build.partition(":")
+        return getattr(importlib.import_module(module), name)(**arguments)
+
+
+class Instances:
+    """The near side, which starts the cluster when it is first needed."""
+
+    def __init__(self) -> None:
+        self._stage: Stage | None = None
+
+    def arrange(self, build: Callable[..., Any], **arguments: Any) -> Any:
+        """Let *build*, a function of a module, start an instance in the place of the last one, and return its JSON.
+
+        Raises:
+            StageError: It raised, or the cluster did not start.
+        """
+        self._stage = self._stage or Stage(_CLUSTER)
+        name = f"{build.__module__}:{build.__name__}"
+        try:
+            return self._stage.ask("arrange", limit_s=ARRANGE_LIMIT_S, build=name, arguments=arguments)
+        except StageError:
+            self.stop()
+            raise
+
+    def serving_pids(self) -> frozenset[int]:
+        """Return the ids of all processes of the cluster and the instance."""
+        return self._stage.serving_pids() if self._stage else frozenset()
+
+    def stop(self) -> None:
+        """End the instance and the cluster."""
+        stage, self._stage = self._stage, None
+        if stage is not None:
+            stage.stop()
+
+    def __enter__(self) -> Instances:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

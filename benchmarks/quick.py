@@ -1,0 +1,36 @@
+"""A look at each row in less than five minutes on two cores: one round, a second a point, and no load taken again.
+
+Rule 1: serve_bridge is measured at each of these points; who it is compared with, where a bar does so. At points that
+    no bar compares, everybody is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.bars import BARS
+from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.results import Place
+
+SECONDS: Final = 1.0
+WARM_SECONDS: Final = 0.5
+POINTS: Final = frozenset((
+    "http-1", "http-64", "post-64", "echo-1m", "memory", "call-1", "acall-64", "remote-1", "view-16",
+    "scale-1", "scale-8-1000", "uneven-10", "beside-idle", "beside-saturated", "batch-http-8", "work-1",
+    "first-answer", "events-64",
+))  # fmt: skip
+CONTENDERS: Final = frozenset((
+    OURS, "bare", "ray-serve", "ray-serve-haproxy", "ray-actor-async", "mosec", "celery", "direct", "round-robin",
+    "soonest-answer", "flask", "flask-bridge",
+))  # fmt: skip
+
+
+def looks_at(place: Place) -> bool:
+    """Say whether a look measures this contender at this point."""
+    contender, point = place
+    if contender not in CONTENDERS or point not in POINTS:
+        return False
+    if contender == OURS or ENTRIES[contender].plain:
+        return True
+    compared = {bar.other for bar in BARS if bar.point == point and bar.other}
+    return not compared or place in compared
