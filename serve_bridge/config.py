@@ -202,6 +202,10 @@ class HTTPOptions:
         ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
             closed with 1011.
         max_connections: Connections open at once; at the limit the proxy stops accepting until one closes.
+        max_buffered_bytes: What a proxy may hold for all its clients, at least 1 MiB: of each request's body up to
+            320 KiB, and what clients have yet to take of their answers. At three quarters of it a request with a body
+            is answered with 503 before that is read, at nine tenths idle connections close, at all of it every
+            request is a 503.
         trusted_proxies: Addresses and networks of peers whose forwarding headers are believed.
         ssl_certfile: PEM file with the certificate, and those that lead to its issuer's. None: plain HTTP.
         ssl_keyfile: PEM file with the private key. None: it is in `ssl_certfile`.
@@ -230,6 +234,7 @@ class HTTPOptions:
     keep_alive_timeout_s: float = option(5.0, seconds())
     ping_interval_s: float = option(20.0, seconds())
     max_connections: int = option(10_000, whole_number(1, MOST_REQUESTS))
+    max_buffered_bytes: int = option(1 << 30, whole_number(1 << 20, MOST_BYTES))
     trusted_proxies: Sequence[str] = option((), networks)
     ssl_certfile: str | None = option(None, optional(file_path))
     ssl_keyfile: str | None = option(None, optional(file_path))

@@ -17,6 +17,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.config import HTTPOptions
+from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge import EdgeServer
 
 # The application
@@ -65,6 +66,16 @@ class Application:
                 break
         await reply(send, body)
 
+    async def hold(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take what comes first of the body, and the rest when told to."""
+        message = await receive()
+        await self.go.wait()
+        size = len(message.get("body", b""))
+        while message.get("more_body"):
+            message = await receive()
+            size += len(message.get("body", b""))
+        await reply(send, b"%d" % size)
+
     async def wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer when told to, or notice that the client left."""
         self.started.set()
@@ -84,6 +95,14 @@ class Application:
         self.started.set()
         while (await asyncio.wait({asyncio.ensure_future(receive())}, timeout=0))[1]:
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        self.left.set()
+
+    async def long(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream more than sockets take, and notice that the client left."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(256):
+            await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
         self.left.set()
 
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -207,13 +226,13 @@ def read_all(client: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def running(*, tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[Running]:
-    """Run a server in a thread; with *tls* its clients use that."""
+def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None, **options: Any) -> Iterator[Running]:
+    """Run a server in a thread; with *tls* its clients use that, and it holds what it holds in *buffers*."""
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     app = Application()
-    server = EdgeServer(app, HTTPOptions(port=0, **options))
+    server = EdgeServer(app, HTTPOptions(port=0, **options), buffers=buffers)
     try:
         url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)

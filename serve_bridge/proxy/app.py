@@ -1,7 +1,8 @@
 """The proxy as an ASGI application: from a path to an endpoint, and what it answers by itself.
 
 Rule 1: what a route decides is decided when the routing table arrives; a request costs one look-up.
-Rule 2: what happens to one request on its way is `forwarding`'s to say, as for the adapters.
+Rule 2: its own paths are answered even when there is no room for anything else.
+Rule 3: what happens to one request on its way is `forwarding`'s to say, as for the adapters.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_bridge.config import HTTPOptions
-from serve_bridge.errors import ServeBridgeError
+from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Forwarded, Refused, failed, forward
 from serve_bridge.messages import TRAILERS, RawPathParams, RoutingTable
+from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
@@ -29,8 +31,9 @@ _logger = logging.getLogger("serve_bridge.proxy")
 class ProxyApp:
     """Answers HTTP requests by forwarding them to endpoints."""
 
-    def __init__(self, router: Router, options: HTTPOptions) -> None:
+    def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers) -> None:
         self._router = router
+        self._buffers = buffers
         self._timeout_s = options.request_timeout_s
         self._debug = options.debug
         self._max_message_bytes = options.max_message_bytes
@@ -71,6 +74,9 @@ class ProxyApp:
         request = None
         try:
             request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids)
+            if self._buffers.full:
+                await _send_answer(send, self._no_room(request))
+                return
             await request.receive_body(receive)
             reply = await forward(self._router, request, logger=_logger, debug=self._debug)
         except (Refused, ServeBridgeError) as error:
@@ -113,18 +119,24 @@ class ProxyApp:
             except Refused as error:
                 answer = failed(error, request_id)
             else:
-                await forward_websocket(
-                    self._router,
-                    request,
-                    scope,
-                    receive,
-                    send,
-                    logger=_logger,
-                    max_message_bytes=self._max_message_bytes,
-                )
-                return
+                if not self._buffers.full:
+                    await forward_websocket(
+                        self._router,
+                        request,
+                        scope,
+                        receive,
+                        send,
+                        logger=_logger,
+                        max_message_bytes=self._max_message_bytes,
+                    )
+                    return
+                answer = self._no_room(request)
         await receive()
         await deny(scope, send, answer)
+
+    def _no_room(self, request: Forwarded) -> Answer:
+        self._buffers.refused()
+        return failed(BackendOverloaded("the proxy holds too much for others"), request.request_id)
 
     def _own(self, path: str, method: str) -> Answer:
         """Answer one of the paths under `/-/`."""

@@ -22,6 +22,7 @@ from uvicorn.config import Config
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.acceptor import Acceptor, bracketed, listen
+from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_protocol import EdgeProtocol
 from serve_bridge.proxy.tls import Renewal, server_context
@@ -52,11 +53,14 @@ class EdgeServer:
         options: Where to listen, limits and deadlines.
         cancels: Whether the task of a request is cancelled when its client leaves, which tells an application
             that waits for something else; without, it is only told when it asks.
+        buffers: What is held for clients, to be shared with the application. None: the server's own.
     """
 
-    def __init__(self, app: ASGIApp, options: HTTPOptions, *, cancels: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, options: HTTPOptions, *, cancels: bool = False, buffers: Buffers | None = None
+    ) -> None:
         self._options = options
-        self._state = _Connections(options, self._resume)
+        self._state = _Connections(options, buffers, self._resume)
         self._state.cancels = cancels
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
@@ -181,8 +185,8 @@ class EdgeServer:
     def _full(self) -> bool:
         assert self._acceptor is not None
         full = len(self._state.connections) + len(self._acceptor.opening) >= self._most
-        if not self._state.draining:  # somebody may wait for the place of an idle connection
-            self._state.idle_grace_s = IDLE_GRACE_S if full else math.inf
+        if not self._state.draining:  # somebody may wait for the place of an idle connection, or for its memory
+            self._state.idle_grace_s = IDLE_GRACE_S if full or not self._state.buffers.keep_alive else math.inf
         return full
 
     def _resume(self) -> None:
@@ -206,6 +210,8 @@ class EdgeServer:
         if self._looked_s > RENEWAL_S:
             self._looked_s = 0.0
             self.renew_certificate()
+        self._state.buffers.settle()
+        self._full()
         crowded = self._state.idle_grace_s < math.inf
         for connection in list(self._state.connections):
             if not isinstance(connection, EdgeProtocol | EdgeWebSocket):
@@ -227,8 +233,8 @@ class _Connections(EdgeState):
         changed: Set when a connection was opened or has closed, and at least once in each sweep.
     """
 
-    def __init__(self, options: HTTPOptions, resume: Callable[[], None]) -> None:
-        super().__init__(options)
+    def __init__(self, options: HTTPOptions, buffers: Buffers | None, resume: Callable[[], None]) -> None:
+        super().__init__(options, buffers)
         self.changed = asyncio.Event()
         self._resume = resume
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Final
 
 from uvicorn.server import ServerState
 
 from serve_bridge.config import HTTPOptions
-from serve_bridge.proxy.http_framing import FramingLimits
+from serve_bridge.proxy.buffers import Buffers
+from serve_bridge.proxy.http_framing import FramingLimits, Refusal
 from serve_bridge.proxy.trusted_peers import TrustedPeers
 
-__all__ = ["EdgeState"]
+__all__ = ["NO_ROOM", "EdgeState"]
+
+NO_ROOM: Final = 503
+"""Status of the answer to a body for which there is no room."""
+FULL_WRITE_TIMEOUT_S: Final = 1.0
+"""What is left of `write_timeout_s` while there is no room for anything more."""
 
 
 class EdgeState(ServerState):
@@ -21,14 +28,15 @@ class EdgeState(ServerState):
         options: Limits and deadlines.
         framing: The part of them that the framer enforces.
         trusted: Whose forwarding headers are believed.
+        buffers: What is held for clients.
         draining: The server ends.
         idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
-            server is full or ends, answers close their connections.
+            server is full, holds much or ends, answers close their connections.
         cancels: The task of a request is cancelled when its client leaves; else the application is only told.
         date_line: The Date header of answers, as a line.
     """
 
-    def __init__(self, options: HTTPOptions) -> None:
+    def __init__(self, options: HTTPOptions, buffers: Buffers | None = None) -> None:
         super().__init__()
         self.options = options
         self.framing = FramingLimits(
@@ -39,10 +47,27 @@ class EdgeState(ServerState):
         )
         self.trusted = TrustedPeers(options.trusted_proxies)
         self.logger = logging.getLogger("serve_bridge.proxy")
+        self.buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
         self.draining = False
         self.idle_grace_s = math.inf
         self.cancels = False
         self.date_line = b""
+
+    def admit_body(self) -> None:
+        """Let in another request with a body.
+
+        Raises:
+            Refusal: There is no room for it.
+        """
+        if not self.buffers.take_bodies:
+            self.buffers.refused()
+            raise Refusal(NO_ROOM, "the server holds too much for others")
+
+    @property
+    def write_timeout_s(self) -> float:
+        """Time a client may take nothing of its answer."""
+        given = self.options.write_timeout_s
+        return min(given, FULL_WRITE_TIMEOUT_S) if self.buffers.full else given
 
     def connection_closed(self) -> None:
         """Called after a connection left `connections`."""

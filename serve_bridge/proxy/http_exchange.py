@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.messages import TRAILERS
+from serve_bridge.proxy.buffers import Share
 from serve_bridge.results import is_bodyless
+from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["HOP_BY_HOP", "Connection", "Exchange", "chunk", "status_line"]
 
@@ -89,8 +91,9 @@ class Exchange:
         scope: The request's ASGI scope.
         keep_alive: Whether the connection may serve another request afterwards.
         waiting_for_100_continue: The client holds its body back until it is asked for it.
-        unread_bytes: How much of the request's body waits to be received.
+        body_held: Bytes of the request's body that are here: those that wait, and those that were received last.
         more_body: Whether more of it may come.
+        share: What of the server's buffers the request's body may take; None: it has none.
         disconnected: Nobody waits for the answer any more.
         response_started, response_complete: How far the answer is.
     """
@@ -107,13 +110,14 @@ class Exchange:
         "_news",
         "_pieces",
         "_trailers",
+        "body_held",
         "disconnected",
         "keep_alive",
         "more_body",
         "response_complete",
         "response_started",
         "scope",
-        "unread_bytes",
+        "share",
         "waiting_for_100_continue",
     )
 
@@ -123,7 +127,8 @@ class Exchange:
         self.scope = scope
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expects_100_continue
-        self.unread_bytes = 0
+        self.body_held = 0
+        self.share: Share | None = None
         self.more_body = True
         self.disconnected = self.response_started = self.response_complete = False
         self._app = app
@@ -142,23 +147,38 @@ class Exchange:
     def take_body(self, piece: bytes) -> None:
         """More of the request's body has come."""
         self._pieces.append(piece)
-        self.unread_bytes += len(piece)
+        self.body_held += len(piece)
         self._tell()
 
-    def end_body(self) -> None:
-        """All of the request's body has come."""
+    def end_body(self, received: int) -> None:
+        """All of the request's body has come, *received* bytes."""
         self.more_body = False
         self._tell()
+        if self.share is not None and self.share.held > received:  # in chunks, it was taken for long
+            self.share.set(received)
 
     def disconnect(self) -> None:
         """The client has left, or its request was refused."""
         self.disconnected = True
         self._tell()
 
+    def lose(self) -> None:
+        """The connection is lost."""
+        if not self.response_complete:
+            self.disconnect()
+        if self.share is not None:  # a task that is cancelled before its first step does not run at all
+            self.share.give_back()
+
     def _tell(self) -> None:
         self._has_news = True
         if self._news is not None:
             self._news.set()
+
+    def most_to_come(self) -> int:
+        """Return how many bytes of the answer may be here that were not yet sent, at most."""
+        if self.response_complete or self._bodyless:
+            return 0
+        return ANSWER_WINDOW if self._left is None else min(self._left, ANSWER_WINDOW)
 
     # What the application calls
 
@@ -171,6 +191,7 @@ class Exchange:
             if self._news is None:
                 self._news = asyncio.Event()
             self._news.clear()
+            self.body_held = 0
             self._connection.flow.resume_reading()
             await self._news.wait()
         if self.disconnected or self.response_complete:
@@ -178,7 +199,7 @@ class Exchange:
         self._has_news = False
         body = b"".join(self._pieces)  # a single piece is not copied
         self._pieces.clear()
-        self.unread_bytes = 0
+        self.body_held = len(body)
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def run(self) -> None:
@@ -196,6 +217,9 @@ class Exchange:
             if not self.response_complete and not self._connection.gave_up:
                 self._connection.logger.error("the application returned before its answer was complete")
                 self._fail()
+        finally:
+            if self.share is not None:
+                self.share.give_back()
 
     def _fail(self) -> None:
         """Answer with 500 while nothing of the answer is out; abort later, lest it be taken for whole."""

@@ -9,6 +9,7 @@ Rule 3: limits count received bytes, and no more than the limits is ever buffere
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +78,8 @@ class FramingLimits:
 class RequestFramer:
     """Cuts the bytes of one connection into pieces: a head, then the pieces of its body, then the next head.
 
-    A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits.
+    A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits. Before a head
+    that announces a body is handed out *admit* is called; it refuses the request by raising `Refusal`.
 
     Attributes:
         at_head: The next piece is the head of a request; the one before is complete.
@@ -85,6 +87,7 @@ class RequestFramer:
     """
 
     __slots__ = (
+        "_admit",
         "_body_left",
         "_buffer",
         "_chunk_left",
@@ -100,8 +103,9 @@ class RequestFramer:
         "body_received",
     )
 
-    def __init__(self, limits: FramingLimits) -> None:
+    def __init__(self, limits: FramingLimits, admit: Callable[[], None] | None = None) -> None:
         self._limits = limits
+        self._admit = admit
         self._buffer: bytes | bytearray = b""
         self._start = self.body_received = 0
         self._expect_head()
@@ -135,6 +139,9 @@ class RequestFramer:
         """
         if self.at_head:
             return self._head()
+        if self._start == len(self._buffer):
+            self.discard()  # the rest of the body may be long in coming
+            return None
         match self._step:
             case "length":
                 return self._body_piece()
@@ -146,6 +153,8 @@ class RequestFramer:
                 return self._trailers()
 
     def _expect_head(self) -> None:
+        if self._start == len(self._buffer):
+            self.discard()
         self.at_head = True
         self._step = ""
         self._scanned = self._line_end = 0
@@ -154,6 +163,10 @@ class RequestFramer:
     def rest(self) -> bytes:
         """Take all bytes not yet handed out, for another protocol."""
         return self._take(self.buffered)
+
+    def discard(self) -> None:
+        """Forget all bytes not yet handed out, and free the memory of those that were."""
+        self._buffer, self._start = b"", 0
 
     def _take(self, count: int) -> bytes:
         piece = bytes(self._buffer[self._start : self._start + count])
@@ -174,6 +187,8 @@ class RequestFramer:
         self._skipped_blank = False
         length = body_length(head, self._limits)
         if length:
+            if self._admit is not None:
+                self._admit()
             self._expect_body(head, length)
         return head
 

@@ -10,10 +10,12 @@ from urllib.parse import unquote
 import httptools
 from starlette.types import Receive, Scope, Send
 
+from serve_bridge.forwarding import RETRY_AFTER_S
 from serve_bridge.proxy.http_exchange import status_line
 
 __all__ = ["answer_asterisk", "end_to_end", "problem", "split_target"]
 
+_NOT_STARTED: Final = b"retry-after: %d\r\nx-serve-executed: no\r\n" % RETRY_AFTER_S
 _LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
 
 
@@ -47,10 +49,11 @@ def problem(status: int, reason: str, request_id: str) -> bytes:
     """Return the bytes of an answer that refuses a request (RFC 9457) and closes the connection."""
     title = HTTPStatus(status).phrase
     body = json.dumps({"title": title, "status": status, "detail": reason, "request_id": request_id}).encode()
-    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s\r\n%s" % (
+    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n%s" % (
         status_line(status),
         len(body),
         request_id.encode(),
+        _NOT_STARTED if status == HTTPStatus.SERVICE_UNAVAILABLE else b"",
         b"connection: close\r\n",
         body,
     )

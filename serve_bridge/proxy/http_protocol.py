@@ -13,6 +13,7 @@ one that ends it after the answer has begun, or over TLS, counts as leaving.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 import socket
@@ -27,7 +28,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve_bridge.messages import TRAILERS
-from serve_bridge.proxy.edge_state import EdgeState
+from serve_bridge.proxy.buffers import Share
+from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import HOP_BY_HOP, Exchange
 from serve_bridge.proxy.http_framing import Refusal, RequestFramer
 from serve_bridge.proxy.http_heads import answer_asterisk, end_to_end, problem, split_target
@@ -41,6 +43,9 @@ BODY_BYTES_PER_S: Final = 1024
 
 UNREAD_BYTES: Final = 64 * 1024
 """Most bytes of a body that nobody reads that are drained before the connection closes."""
+
+BODY_HELD_BYTES: Final = HIGH_WATER_LIMIT + 256 * 1024
+"""Most bytes of a request's body that are here at once: those above which no more are read, and one read."""
 
 QUICKLY_SENT_BYTES: Final = 16 * 1024
 """Bytes that are surely on their way soon, whatever the client does."""
@@ -70,7 +75,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.access_log = False
         self.logger = state.logger
         self.gave_up = False
-        self._framer = RequestFramer(state.framing)
+        self._framer = RequestFramer(state.framing, state.admit_body)
         self._exchange: Exchange | None = None
         self._serving: asyncio.Task[None] | None = None
         self._deadline = math.inf
@@ -87,7 +92,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Start the header deadline: a client that says nothing is not waited for."""
         super().connection_made(transport)
         self._is_tls = self.scheme == "https"
-        self._queue = SendQueue(transport, is_tls=self._is_tls)
+        self._queue = SendQueue(transport, self.server_state.buffers, is_tls=self._is_tls)
         trusted = self.server_state.trusted
         self._is_trusted = bool(trusted) and self.client is not None and self.client[0] in trusted
         timeout_s = self.server_state.options.header_timeout_s
@@ -96,15 +101,30 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
         self.gave_up = True
+        self._queue.give_back()
         self.connections.discard(self)
-        if self._exchange is not None and not self._exchange.response_complete:
-            self._exchange.disconnect()
+        if self._exchange is not None:
+            self._exchange.lose()
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
         if self.server_state.cancels and self._busy and self._serving is not None:
             self._serving.cancel()
         self.server_state.connection_closed()
+
+    def pause_writing(self) -> None:
+        """Let the answer wait: the client is behind."""
+        super().pause_writing()
+        self._count_answer()
+
+    def resume_writing(self) -> None:
+        """Let it go on."""
+        super().resume_writing()
+        self._count_answer()
+
+    def _count_answer(self) -> None:
+        exchange = self._exchange if self.flow.write_paused else None  # else nothing piles up behind
+        self._queue.count(0 if exchange is None else exchange.most_to_come())
 
     def data_received(self, data: bytes) -> None:
         """Serve what the bytes complete."""
@@ -179,6 +199,7 @@ class EdgeProtocol(HttpToolsProtocol):
             raise Refusal(400, "the handshake of a WebSocket has no body")
         target = httptools.parse_url(self.url)
         self.gave_up = True
+        self._queue.give_back()
         rest = self._framer.rest()
         self.connections.discard(self)
         websocket = cast(Any, self.ws_protocol_class)(self.config, self.server_state, self.app_state)
@@ -261,6 +282,9 @@ class EdgeProtocol(HttpToolsProtocol):
         task = self._serving = self.loop.create_task(exchange.run())
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+        if not self._framer.at_head:
+            exchange.share = Share(self.server_state.buffers)
+            exchange.share.add(min(self._framer.body_left, BODY_HELD_BYTES))
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece of a body; a body that the application does not read waits outside."""
@@ -269,14 +293,14 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange.response_complete:
             return
         exchange.take_body(body)
-        if exchange.unread_bytes > HIGH_WATER_LIMIT:
+        if exchange.body_held > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Called by the parser after a request's last byte."""
         exchange = self._exchange
         if exchange is not None and not exchange.response_complete:
-            exchange.end_body()
+            exchange.end_body(self._framer.body_received)
 
     # What the writer of the answer needs
 
@@ -327,6 +351,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self._lingering = True
+        self._framer.discard()
         self._linger_on()
         if not self._is_tls:  # which ends in both directions only
             self.transport.write_eof()
@@ -343,7 +368,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, reason: str) -> None:
         """Answer with a problem and close; an answer that has begun is cut off instead."""
         request_id = uuid.uuid4().hex
-        self.logger.info("refused a request with %d: %s (request id %s)", status, reason, request_id)
+        level = logging.DEBUG if status == NO_ROOM else logging.INFO  # that is logged once for all
+        self.logger.log(level, "refused a request with %d: %s (request id %s)", status, reason, request_id)
         if self._exchange is not None and self._busy and self._exchange.response_started:
             self._abandon()
             self.transport.abort()
@@ -405,7 +431,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._expire()
         elif self._half_closed:
             self._check_reset()
-        if self._queue.stalled_s(elapsed) > self.server_state.options.write_timeout_s:
+        self._count_answer()
+        if self._queue.stalled_s(elapsed) > self.server_state.write_timeout_s:
             self.transport.abort()
         if not self._framer.at_head and not self._lingering:
             self._sweep_body(elapsed)

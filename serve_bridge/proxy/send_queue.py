@@ -9,6 +9,8 @@ import struct
 import termios
 from typing import Final
 
+from serve_bridge.proxy.buffers import Buffers, Share
+
 __all__ = ["SendQueue"]
 
 UNSENT_BYTES: Final = 64 * 1024
@@ -22,15 +24,16 @@ class SendQueue:
         written: Bytes that were written in all.
     """
 
-    __slots__ = ("_is_tls", "_stalled_s", "_taken", "_transport", "written")
+    __slots__ = ("_is_tls", "_share", "_stalled_s", "_taken", "_transport", "written")
 
-    def __init__(self, transport: asyncio.Transport, *, is_tls: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, buffers: Buffers, *, is_tls: bool) -> None:
         if is_tls:  # its own limit would be eight times that of plain connections
             transport.set_write_buffer_limits(UNSENT_BYTES)
         self._transport = transport
         self._is_tls = is_tls
         self._taken = self.written = 0
         self._stalled_s = 0.0
+        self._share = Share(buffers)
 
     def write(self, data: bytes) -> None:
         """Let *data* follow what was written before."""
@@ -49,6 +52,14 @@ class SendQueue:
         if self._is_tls:  # whose transport knows nothing of the one below
             unsent += _unacknowledged(self._transport.get_extra_info("socket"))
         return unsent
+
+    def count(self, to_come: int) -> None:
+        """Count what is here as held, and *to_come* bytes that may be ready behind it."""
+        self._share.set(self._transport.get_write_buffer_size() + to_come)
+
+    def give_back(self) -> None:
+        """Hold nothing any more: the connection is lost, or another's."""
+        self._share.give_back()
 
     def stalled_s(self, elapsed: float) -> float:
         """Return for how many seconds the client has taken nothing; *elapsed* is the time since the last call."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
 from serve_bridge.control_link import ControlLink
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.proxy.app import ProxyApp, with_middlewares
+from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge import EdgeServer
 from serve_bridge.router import Router
 from serve_bridge.specs import ProxySpec
@@ -36,9 +38,10 @@ class Proxy:
         """
         spec = self._spec
         self._router = Router(self._key, Role.EDGE)
-        app = ProxyApp(self._router, spec.http)
+        buffers = Buffers(spec.http.max_buffered_bytes, logging.getLogger("serve_bridge.proxy"))
+        app = ProxyApp(self._router, spec.http, buffers)
         self._link = ControlLink(spec.controller, self._key, spec.generation, Role.EDGE, app.apply)
-        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http, cancels=True)
+        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http, cancels=True, buffers=buffers)
         self._link.start()
         await self._link.ready()
         url = await self._edge.start()

@@ -1,10 +1,11 @@
 """One WebSocket of the edge: uvicorn's protocol over `websockets`, with what it leaves open closed.
 
 Rule 1: what is received and not yet taken is bounded: one whole message waits, and what one read has brought after it.
-Rule 2: who does not read is not taken for dead while it is our side that does not.
-Rule 3: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`; too many pings end earlier.
-Rule 4: who is told to close has time to hear it: bytes that arrive after that are dropped, and reset nothing.
-Rule 5: a handshake that was denied is an answer like any other, and no error.
+Rule 2: a message that grows long is given up with 1013 while there is no room for anything more.
+Rule 3: who does not read is not taken for dead while it is our side that does not.
+Rule 4: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`; too many pings end earlier.
+Rule 5: who is told to close has time to hear it: bytes that arrive after that are dropped, and reset nothing.
+Rule 6: a handshake that was denied is an answer like any other, and no error.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import HOP_BY_HOP, chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
@@ -55,6 +57,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         self._state = server_state
         self.conn = FrameProtocol(extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger)
         self._received = bytearray()
+        self._queued = self._taken = 0
+        self._share = Share(server_state.buffers)
         self._controls = 0.0
         self._denying = self._chunked = False
         self._sent = self._unsent = 0
@@ -70,6 +74,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         if self.handshake_complete and not self.close_sent and self.conn.close_rcvd is None:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE, "reason": ""})
         super().connection_lost(exc)
+        self._share.give_back()
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
@@ -78,7 +83,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         took = unsent < self._unsent or self._sent > 0
         self._stalled = 0.0 if took or not unsent else self._stalled + elapsed
         self._unsent, self._sent = unsent, 0
-        if self._stalled > self._state.options.write_timeout_s:
+        self._count()
+        if self._stalled > self._state.write_timeout_s:
             self.transport.abort()
 
     def shutdown(self) -> None:
@@ -184,7 +190,9 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         """Return the next ASGI message."""
+        self._taken = 0
         message = await self.queue.get()
+        self._taken, self._queued = self._queued, 0
         if self.queue.empty():
             self.read_paused = False
             self._go_on()
@@ -200,12 +208,25 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.handle_events()
             if self.conn.parser_exc is not None:
                 self.handle_parser_exception()
+        self._count()
         if self.transport.is_closing():
             received.clear()
         elif self.read_paused or len(received) >= HELD_BYTES:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+    def _count(self) -> None:
+        """Count what is here of messages, either way; give up one that grows where there is no room."""
+        if self.disconnected:
+            return
+        growing = len(self._received) + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        unsent = self.transport.get_write_buffer_size()
+        self._share.set(growing + self._queued + self._taken + unsent)
+        behind = self.read_paused or self.close_sent  # then it is not the client who goes on
+        if growing > HELD_BYTES and self._state.buffers.full and not behind:
+            self._state.buffers.refused()
+            self._fail(CloseCode.TRY_AGAIN_LATER, "the server holds too much for others")
 
     def handle_cont(self, event: Frame) -> None:
         """Join a piece to its message, which takes no more than its length, however short the pieces are."""
@@ -231,6 +252,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self._fail(CloseCode.INVALID_DATA, "the text is no UTF-8")
                 return
+        self._queued = len(data)
         self.read_paused = True
 
     def _fail(self, code: CloseCode, reason: str) -> None:

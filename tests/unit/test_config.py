@@ -187,7 +187,7 @@ class TestHTTPOptions:
         options = HTTPOptions()
         assert (options.host, options.port, options.location) == ("127.0.0.1", 8000, Location.HeadOnly)
         assert (options.max_request_line_bytes, options.max_header_bytes) == (8192, 65536)
-        assert (options.max_headers, options.max_body_bytes) == (100, 16 * 2**20)
+        assert (options.max_headers, options.max_body_bytes, options.max_buffered_bytes) == (100, 16 * 2**20, 2**30)
         assert (options.header_timeout_s, options.body_timeout_s, options.write_timeout_s) == (10, 10, 30)
         assert (options.request_timeout_s, options.trusted_proxies, options.debug) == (60, (), False)
 
@@ -269,7 +269,9 @@ class TestHTTPOptions:
         """IPv4, IPv6 and networks of both."""
         assert HTTPOptions(trusted_proxies=["10.0.0.0/8", "::1"]).trusted_proxies == ("10.0.0.0/8", "::1")
 
-    @pytest.mark.parametrize("name", ["max_headers", "max_header_bytes", "max_connections", "max_body_bytes"])
+    @pytest.mark.parametrize(
+        "name", ["max_headers", "max_header_bytes", "max_connections", "max_body_bytes", "max_buffered_bytes"]
+    )
     @pytest.mark.parametrize("value", [-1, 1.5, True, "1", None, math.inf], ids=repr)
     def test_a_bad_limit_is_refused(self, name: str, value: Any) -> None:
         """There is no way to ask for "unlimited"."""

@@ -1,0 +1,114 @@
+"""P24: more bodies than there is room for; the proxy holds no more than it may."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+
+import serve_bridge as serve
+from serve_bridge.proxy.buffers import NO_BODIES
+from serve_bridge.proxy.http_protocol import BODY_HELD_BYTES
+from tests.faults.conftest import actors, scaled
+from tests.faults.test_memory import Peaks
+from tests.waiting import reached, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+MIB: Final = 1024 * 1024
+LIMIT: Final = 64 * MIB
+UPLOADS: Final = scaled(1000)
+BODY: Final = memoryview(bytes(1_000_000))
+TAKEN: Final = -(-int(LIMIT * NO_BODIES) // BODY_HELD_BYTES)
+"""Uploads that find room."""
+TIMEOUT_S: Final = 300.0
+PATIENT: Final = ("header_timeout_s", "request_timeout_s")
+
+
+class Deaf:
+    """Reads nothing of a body until a file is there."""
+
+    def __init__(self, gate: str) -> None:
+        self._gate = Path(gate)
+
+    async def __call__(self, request: Any) -> str:
+        """Wait, then say how long the body is."""
+        await reached(self._gate.exists, TIMEOUT_S)
+        return str(len(await request.body()))
+
+
+@pytest.fixture
+def instance(ray_cluster: Any) -> Iterator[serve.Client]:
+    """An instance on Ray whose proxy may hold little; silent clients may stay."""
+    options = {
+        "port": 0,
+        "max_buffered_bytes": LIMIT,
+        **dict.fromkeys(PATIENT, TIMEOUT_S),
+        "max_connections": UPLOADS + 10,
+    }
+    client = serve.start(name="buffers", http_options=options)
+    yield client
+    client.shutdown()
+    wait_until(lambda: not actors())
+
+
+async def connected(address: tuple[str, int]) -> socket.socket:
+    """Return a connection whose own kernel holds little of what it sends."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, address)
+    return client
+
+
+async def upload(client: socket.socket) -> int:
+    """Send a body and return the status of the answer, whichever comes first."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+    sending = loop.create_task(loop.sock_sendall(client, BODY))
+    try:
+        return int((await loop.sock_recv(client, 4096)).split(b" ", 2)[1])
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+def test_more_bodies_than_there_is_room_for(instance: serve.Client, tmp_path: Path) -> None:
+    """Those that find room are served in the end, the rest is refused; others are served all the while."""
+    gate = tmp_path / "gate"
+    config = {"max_concurrent_queries": 4, "max_queued_queries": UPLOADS}
+    instance.create_backend("deaf", Deaf, str(gate), config=config)
+    instance.create_endpoint("deaf", backend="deaf", route="/deaf", methods=["POST"])
+    url = urlsplit(instance.http_urls[0])
+    address = (url.hostname or "", url.port or 80)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, UPLOADS + 1000), hard))
+
+    async def run() -> Counter[int]:
+        clients = [await connected(address) for _ in range(UPLOADS)]
+        proxy = Peaks(actors("Proxy"))
+        uploads = [asyncio.create_task(upload(client)) for client in clients]
+        await reached(lambda: sum(upload.done() for upload in uploads) >= UPLOADS - TAKEN, TIMEOUT_S)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        grown = proxy.grown()
+        assert max(grown.values()) <= LIMIT * 1.1, grown
+        gate.touch()
+        statuses = Counter(await asyncio.gather(*uploads))
+        for client in clients:
+            client.close()
+        return statuses
+
+    try:
+        assert asyncio.run(run()) == {200: TAKEN, 503: UPLOADS - TAKEN}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
