@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -80,6 +81,7 @@ def _visit(trial: Trial, entry: Entry, points: Sequence[Point]) -> None:
 
 def _measure(trial: Trial, entry: Entry, point: Point, stage: Stage) -> None:
     if point.kind == "memory":
+        time.sleep(memory.SETTLE_S)
         held = memory.by_role(entry.name, stage.serving_pids())
         trial.read(point.name, entry.name, **{f"rss_{role}_mib": mib for role, mib in held.items()})
     elif point.kind in ("upload", "download"):

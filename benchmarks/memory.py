@@ -15,6 +15,8 @@ from typing import Final
 import psutil
 
 MIB: Final = 1 << 20
+SETTLE_S: Final = 5.0
+"""How long after the load memory is read: what a process gives back when it has nothing to do is not what it holds."""
 _BRIDGE: Final = {"controller": "ray::ControllerActor", "proxy": "ray::ProxyActor", "replica": "ray::ReplicaActor"}
 _RAY_SERVE: Final = {
     "controller": "ray::ServeController",

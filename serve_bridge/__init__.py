@@ -15,27 +15,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.api import (
-    connect,
-    create_backend,
-    create_endpoint,
-    delete_backend,
-    delete_endpoint,
-    deploy,
-    get_backend_config,
-    get_handle,
-    list_backends,
-    list_endpoints,
-    set_traffic,
-    shadow_traffic,
-    shutdown,
-    start,
-    update_backend,
-    update_backend_config,
-)
 from serve_bridge.application import asgi_app, wsgi_app
-from serve_bridge.batching import accept_batch, batch
-from serve_bridge.client import Client
 from serve_bridge.config import BackendConfig, HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, get_replica_context, time_left
 from serve_bridge.errors import (
@@ -56,12 +36,32 @@ from serve_bridge.errors import (
     SerializationError,
     ServeBridgeError,
 )
-from serve_bridge.handle import AsyncHandle, Handle
-from serve_bridge.request import ServeRequest
 
 if TYPE_CHECKING:
+    from serve_bridge.api import (
+        connect,
+        create_backend,
+        create_endpoint,
+        delete_backend,
+        delete_endpoint,
+        deploy,
+        get_backend_config,
+        get_handle,
+        list_backends,
+        list_endpoints,
+        set_traffic,
+        shadow_traffic,
+        shutdown,
+        start,
+        update_backend,
+        update_backend_config,
+    )
+    from serve_bridge.batching import accept_batch, batch
+    from serve_bridge.client import Client
     from serve_bridge.declaration import backend
     from serve_bridge.deployment import Deployment
+    from serve_bridge.handle import AsyncHandle, Handle
+    from serve_bridge.request import ServeRequest
 
 __version__ = "0.1.0"
 
@@ -119,14 +119,24 @@ __all__ = [
 logging.getLogger("serve_bridge").addHandler(logging.NullHandler())
 
 
-_LATE = {"backend": "serve_bridge.declaration", "Deployment": "serve_bridge.deployment"}
-"""Loaded on first use (PEP 562): a web process that only calls has no use for what declares and deploys."""
+_LATE = {
+    "AsyncHandle": "serve_bridge.handle",
+    "Client": "serve_bridge.client",
+    "Deployment": "serve_bridge.deployment",
+    "Handle": "serve_bridge.handle",
+    "ServeRequest": "serve_bridge.request",
+    "accept_batch": "serve_bridge.batching",
+    "backend": "serve_bridge.declaration",
+    "batch": "serve_bridge.batching",
+}
+"""Loaded on first use (PEP 562), as is `api`, where the functions are: no process has a use for all of them, and the
+engine's own for few."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_LATE[name]), name)
+    found = globals()[name] = getattr(import_module(_LATE.get(name, "serve_bridge.api")), name)
     return found
 
 

@@ -60,7 +60,7 @@ def start(
     options = HTTPOptions.of(http_options)
     check_certificate(options)
     if runtime == "ray":
-        from serve_bridge.runtimes.ray import start_instance  # late: Ray is an extra, and takes a second to import
+        from serve_bridge.runtimes.ray.start import start_instance  # late: Ray is an extra, slow to import
 
         instance, ended = start_instance(name, options, detached=bool(detached), address=address)
     elif runtime == "local":

@@ -1,4 +1,4 @@
-"""Long bodies pass: no process on their way keeps more of them than its buffers hold, up or down."""
+"""Long bodies pass: no process on their way keeps more of them than its buffers hold, up or down, nor for long."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class Transfer:
 
     async def __call__(self, request: Any) -> Any:
         """Answer in the way that the query names."""
+        if request.method == "POST" and "whole" in request.query_params:
+            return {"size": len(await request.body())}
         if request.method == "POST":
             return {"size": sum([len(chunk) async for chunk in request.stream()])}
         way, size = request.query_params["way"], int(request.query_params["size"])
@@ -184,6 +186,14 @@ def test_a_long_answer_through_the_proxy_is_kept_nowhere(proxy: Client, way: str
 def test_long_bytes_are_kept_by_user_code_alone(proxy: Client) -> None:
     """U11: user code has made them, and so holds them; the proxy passes them on in pieces."""
     check_downloads(proxy, ["bytes"], actors("Proxy"))
+
+
+def test_memory_kept_for_the_next_body_goes_back_when_none_comes(instance: serve.Client) -> None:
+    """A replica that has read a body whole gives back what it took: the body, and the pieces it came in."""
+    (replica,) = actors("Replica")
+    Path(f"/proc/{replica.pid}/clear_refs").write_text("5")  # begins its peak anew
+    assert Client(instance.http_urls[0], "/transfer?whole").upload(WARM).endswith(b'{"size":%d}' % WARM)
+    wait_until(lambda: _status(replica, "VmRSS") < _status(replica, "VmHWM") - WARM)
 
 
 @pytest.fixture(

@@ -1,4 +1,4 @@
-"""What the engine's own processes keep of freed memory."""
+"""What the engine's own processes keep of freed memory, and load."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import pytest
 from tests.programs import run_program
 
 FAULTS = """
-    import os, resource, sys
+    import asyncio, os, resource, sys
     os.environ.update(dict([sys.argv[1].split("=")]) if sys.argv[1:] else {})
     from serve_bridge.runtimes.ray.heap import keep_heap
-    keep_heap()
-    for number in range(60):
-        if number == 10:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        blocks = [bytes(128_000) for _ in range(80)]
-        b"".join(blocks)
-        del blocks
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    async def main():
+        keep_heap()
+        for number in range(60):
+            if number == 10:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            blocks = [bytes(128_000) for _ in range(80)]
+            b"".join(blocks)
+            del blocks
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    asyncio.run(main())
 """
 
 
@@ -28,3 +30,10 @@ def test_memory_of_one_body_is_there_for_the_next() -> None:
     """10 MB in pieces and joined, time after time, take no new pages; unless the environment says what is kept."""
     assert int(run_program(FAULTS)) < 2560
     assert int(run_program(FAULTS, "MALLOC_TRIM_THRESHOLD_=131072")) > 2560
+
+
+def test_an_actor_loads_its_own_part_only() -> None:
+    """Nobody pays with memory for what another process does: what all actors import holds none of their parts."""
+    program = "import sys; import serve_bridge.runtimes.ray.actors; print(*sys.modules)"
+    parts = {f"serve_bridge.{part}" for part in ("api", "client", "controller", "proxy", "replica", "router")}
+    assert parts.isdisjoint(run_program(program).split())

@@ -4,15 +4,10 @@ Rule 1: Ray places, starts and ends processes; no request travels over it but th
 Rule 2: actors are detached, so that replicas outlive a controller that Ray restarts; they end because the instance ends
         them: at `shutdown`, or when the process that started a non-detached instance lets go of its lease.
 Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; tasks are never retried by Ray.
+Rule 4: nothing is imported here, since an actor imports this package: a replica needs no controller, nor the other way.
 """
 
 try:
     import ray  # noqa: F401 - to say what is missing
 except ImportError as error:
     raise ImportError("runtime='ray' needs Ray: pip install 'serve-bridge[ray]'") from error
-
-from serve_bridge.runtimes.ray.launcher import RayRuntime
-from serve_bridge.runtimes.ray.start import start_instance
-from serve_bridge.runtimes.ray.submitter import RaySubmitter
-
-__all__ = ["RayRuntime", "RaySubmitter", "start_instance"]

@@ -13,7 +13,6 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.replica import Replica
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls
@@ -59,13 +58,15 @@ class ReplicaActor:
     """A replica in its process."""
 
     def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+        from serve_bridge.replica import Replica  # late: the controller has no use for it
+
         log_to_stderr()
-        keep_heap()
         spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
         self._replica = Replica(spec, key)
 
     async def start(self) -> ReplicaAddress:
         """Construct the user's code and listen; return where."""
+        keep_heap()
         address = await self._replica.start()
         gc.collect()
         gc.freeze()  # a model's objects live as long as the replica; user code's own garbage is looked for as ever
@@ -80,14 +81,14 @@ class ProxyActor:
     """A proxy in its process."""
 
     def __init__(self, spec: ProxySpec, key: Key) -> None:
-        from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
+        from serve_bridge.proxy.server import Proxy  # late: nor has it for this, and the HTTP server is an extra
 
         log_to_stderr()
-        keep_heap()
         self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
 
     async def start(self) -> tuple[ReplicaAddress, str]:
         """Listen; return where."""
+        keep_heap()
         where = await self._proxy.start()
         _calm_collector()
         return where
