@@ -41,9 +41,10 @@ demo: $(SETUP)
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# The fault tests and the fuzzing of the edge, ten times as long as `make test` runs them.
+# The fault tests and the fuzzing (half a million mutated requests), ten times as long as `make test` runs them.
 faults: $(SETUP)
-	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py
+	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py \
+		tests/local/test_replica_fuzz.py tests/unit/test_wire_fuzz.py
 
 # All cases of the Autobahn test suite, of which `make test` runs the quick ones; ten minutes, on an idle machine.
 conformance: $(SETUP)

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from serve_bridge.errors import ProtocolError, SerializationError, ServeBridgeError
 from serve_bridge.executor import Executor
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
-from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead
+from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import FrozenRequest, ServeRequest
@@ -30,7 +30,7 @@ from serve_bridge.wire.connection import Lost, ReplicaStream
 
 _logger = logging.getLogger("serve_bridge.replica")
 
-decode_http: Final = msgspec.msgpack.Decoder(HttpHead).decode
+decode_http: Final = decoder(HttpHead)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -58,24 +58,12 @@ async def answer_http(executor: Executor, method: Method, head: HttpHead, stream
 
 def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
     """Return the request as the backend sees it: Starlette's, or an adapter's as a `ServeRequest`."""
-    if head.forwarded:
-        return ServeRequest(
-            method=head.method,
-            headers=head.headers,
-            path=head.path,
-            path_params=convert(head.path_params),
-            query_string=head.query,
-            body=IncomingBody(stream).chunks() if stream.has_body else head.body,
-            client=head.client,
-            scheme=head.scheme,
-            server=head.server,
-            root_path=head.root_path,
-            state=head.context,
-        )
     scope = scope_of(head)
     scope["type"] = "http"
     scope["method"] = head.method
     scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
+    if head.forwarded:
+        return ServeRequest.of_scope(scope, IncomingBody(stream).chunks() if stream.has_body else head.body)
     return Request(scope, receiver(head, stream))
 
 

@@ -13,10 +13,8 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from serve_bridge.errors import AuthenticationError, NotConnected, ServeBridgeError
-from serve_bridge.messages import ReplicaAddress, RoutingTable
+from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.publisher import encode_version
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
@@ -28,7 +26,7 @@ RECONNECT_S: Final = (0.02, 1.0)
 FIRST_TABLE_S: Final = 5.0
 
 _logger = logging.getLogger("serve_bridge.client")
-_decode_table = msgspec.msgpack.Decoder(RoutingTable).decode
+_decode_table = decoder(RoutingTable)
 
 
 class ControlLink:

@@ -19,12 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config import BackendConfig
-from serve_bridge.errors import ProtocolError
 from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance
 from serve_bridge.lease import Lease
@@ -165,10 +162,7 @@ class Controller:
         if frame.kind == Kind.REQUEST:
             self._spawn(self._record.publisher.serve(stream), stream)
             return
-        try:
-            head = calls.decode_call(frame.payload)
-        except msgspec.MsgspecError as error:
-            raise ProtocolError(f"an operation's head is malformed: {error}") from None
+        head = calls.decode_call(frame.payload)
         operation = self._operations.get(head.call_method)
         if operation is None:
             stream.reject("not exposed", head.call_method)

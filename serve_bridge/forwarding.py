@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope
 
 from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed, NotConnected, ServeBridgeError
 from serve_bridge.handle import IDEMPOTENT
-from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams
+from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams, decoder
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.connection import Aborted, CallerStream, Lost
@@ -38,6 +38,7 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade expect".split()
 )
+_WITH_CREDENTIALS: Final = _HOP_BY_HOP | {b"authorization", b"cookie"}
 _OURS = _HOP_BY_HOP | {_REQUEST_ID}
 """Of an answer these are said by who sends it, not by user code."""
 _LEFT: Final = "the client left during its upload"
@@ -56,8 +57,8 @@ _TITLES: Final = {
 }
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(HttpAnswer).decode
-_decode_trailers = msgspec.msgpack.Decoder(HeaderList).decode
+_decode = decoder(HttpAnswer)
+_decode_trailers = decoder(HeaderList)
 
 
 class Refused(Exception):
@@ -125,13 +126,14 @@ class Forwarded:
         request_ids: Iterator[str],
         call_method: str | None = None,
         timeout_header: bool = True,
+        credentials: bool = True,
         from_adapter: bool = False,
         context: dict[str, Any] | None = None,
     ) -> None:
         """Take the request that *scope* describes; its body comes by `take_body` or `receive_body`.
 
         *call_method* None leaves the choice of the method to the request's header; with *timeout_header* another one
-        may shorten *timeout_s*.
+        may shorten *timeout_s*. Without *credentials* the headers Cookie and Authorization stay.
 
         Raises:
             BadControlHeader: The client is to blame.
@@ -150,7 +152,7 @@ class Forwarded:
         if method is None:
             scope = self._scope = _handshake(scope)
             method = scope["method"]
-        self._headers, control = _split(scope["headers"])
+        self._headers, control = _split(scope["headers"], _HOP_BY_HOP if credentials else _WITH_CREDENTIALS)
         given = control.get(_REQUEST_ID, b"")
         self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
         self.shard_key = _text(control, _SHARD_KEY)
@@ -216,8 +218,8 @@ class Forwarded:
             scope["query_string"],
             self._headers,
             self._params,
-            scope["client"],
-            scope["server"],
+            scope.get("client"),
+            scope.get("server"),
             self._from_adapter,
             self._context,
             self._inline,
@@ -319,7 +321,7 @@ def _handshake(scope: Scope) -> Scope:
     return {**defaults, **scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
 
 
-def _split(headers: HeaderList) -> tuple[HeaderList, dict[bytes, bytes]]:
+def _split(headers: HeaderList, dropped: frozenset[bytes]) -> tuple[HeaderList, dict[bytes, bytes]]:
     """Return the headers that pass, and those that are consumed."""
     passing: HeaderList = []
     control: dict[bytes, bytes] = {}
@@ -334,7 +336,7 @@ def _split(headers: HeaderList) -> tuple[HeaderList, dict[bytes, bytes]]:
             if name == _REQUEST_ID:
                 control.setdefault(name, pair[1])
                 continue
-        if name not in _HOP_BY_HOP:
+        if name not in dropped:
             passing.append(pair)
     return passing, control
 

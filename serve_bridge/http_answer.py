@@ -1,11 +1,13 @@
 """The answer to an HTTP request on its way out of a replica: what user code returned, and what it sends by itself.
 
-Rule 1: nothing leaves before its first piece is known to be fit, so that what is not becomes a 500.
+Rule 1: nothing leaves before its first piece is known to be fit, so that what is not becomes a 500; a head that user
+        code has sent by itself waits for a piece no longer than `HEAD_GRACE_S`.
 Rule 2: what user code iterates is iterated and closed where user code runs, and closed at once when nobody wants more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, MutableMapping
 from functools import partial
@@ -20,6 +22,12 @@ from serve_bridge.executor import Executor
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render
 from serve_bridge.wire.connection import ReplicaStream
+
+HEAD_GRACE_S: Final = 0.5
+"""How long a head waits for the first piece of a body whose length it does not say.
+
+Who waits for an event sees that soon; and what fails at once is a 500 even where a busy machine takes its time for it.
+"""
 
 _logger = logging.getLogger("serve_bridge.replica")
 
@@ -77,7 +85,7 @@ async def _send_stream(stream: ReplicaStream, chunks: AsyncIterator[Any], *, has
         if has_no_body:
             return
         while True:
-            if data:
+            if data and not stream.offer(data):
                 await stream.send_segments([data], end=False)
             try:
                 data = StreamOf.encode(await anext(chunks))
@@ -116,7 +124,15 @@ class ResponseSender:
         self._takes_trailers = takes_trailers
         self._trailers: HeaderList = []
         self._start: HttpAnswer | None = None
-        self._started = self._awaits_trailers = False
+        self._grace: asyncio.TimerHandle | None = None
+        self._started = self._awaits_trailers = self._flows = False
+
+    def passes(self, message: Message) -> bool:
+        """Send *message* if it is a piece of the body that need not wait; return whether it was sent."""
+        if not self._flows or message["type"] != "http.response.body" or not message.get("more_body", False):
+            return False
+        body = message.get("body", b"")
+        return type(body) is bytes and self._stream.offer(body)
 
     async def __call__(self, message: Message) -> None:
         """Take one message of an HTTP response.
@@ -124,12 +140,16 @@ class ResponseSender:
         Raises:
             Lost: Nobody wants more of it: the caller has gone, or the answer has no body.
         """
+        if self.passes(message):
+            return
         if message["type"] == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
             status = check_head(message["status"], headers)
             self._has_no_body = self._has_no_body or is_bodyless(status)
             self._takes_trailers = self._takes_trailers and message.get("trailers", False) and not self._has_no_body
             self._start = HttpAnswer(status, headers, b"", "", self._takes_trailers)
+            if not self._has_no_body and not any(name == b"content-length" for name, _ in headers):
+                self._grace = asyncio.get_running_loop().call_later(HEAD_GRACE_S, self._send_head)
         elif message["type"] == "http.response.body" and self._start is not None:
             end = not message.get("more_body", False)
             self._awaits_trailers = end and self._takes_trailers
@@ -148,16 +168,27 @@ class ResponseSender:
     async def _body(self, body: bytes, *, end: bool) -> None:
         assert self._start is not None
         if not self._started:
-            self._started = True
             if self._has_no_body:
                 body, end = b"", True
             if end and len(body) <= INLINE_BODY_BYTES:
+                self._begin()
                 whole = HttpAnswer(self._start.status, self._start.headers, bytes(body))
                 self._stream.respond(_encode(whole), end=True)
                 return
-            self._stream.respond(_encode(self._start), end=False)
+            self._send_head()
         if body or end:
             await self._stream.send_segments([body] if body else [], end=end)
+
+    def _send_head(self) -> None:
+        if not self._started and self._stream.may_send():
+            self._begin()
+            self._flows = True
+            self._stream.respond(_encode(self._start), end=False)
+
+    def _begin(self) -> None:
+        self._started = True
+        if self._grace is not None:
+            self._grace.cancel()
 
 
 def _response_scope(head: HttpHead) -> Message:

@@ -185,7 +185,7 @@ def _read_if_any(path: Path) -> Instance | None:
         raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
     try:
         return msgspec.json.decode(data, type=Instance)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # of msgspec, or of text that is no UTF-8
         raise ConfigError(f"{path} is no instance's file: {error}") from None
 
 

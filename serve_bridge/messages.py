@@ -2,13 +2,19 @@
 
 Rule 1: frozen values only; whoever holds one may share it with any thread.
 Rule 2: what comes from HTTP is strictly typed here and read by msgpack; only the bodies of Python calls are pickles.
+Rule 3: bytes that are no such value are a `ProtocolError`, whatever is wrong with them.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
+
+from serve_bridge.errors import ProtocolError
+
+_Value = TypeVar("_Value")
 
 HeaderList = list[tuple[bytes, bytes]]
 """Header fields as ASGI has them: lower-case names, order and duplicates kept."""
@@ -24,6 +30,22 @@ TRAILERS: Final = "http.response.trailers"
 
 CONTROLLER: Final = "controller"
 """The name under which the controller listens, as replicas do under their ids."""
+
+
+def decoder(kind: type[_Value]) -> Callable[[Any], _Value]:
+    """Return the function that reads a value of *kind* from bytes.
+
+    It raises ProtocolError if they are none.
+    """
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def read(data: Any) -> _Value:
+        try:
+            return decode(data)
+        except ValueError as error:  # of msgspec, or of text that is no UTF-8
+            raise ProtocolError(f"a {kind.__name__} is malformed: {error}") from None
+
+    return read
 
 
 class ReplicaAddress(msgspec.Struct, frozen=True, array_like=True):

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
@@ -29,7 +27,6 @@ from serve_bridge.errors import (
     ConfigError,
     DeadlineExceeded,
     MethodNotExposed,
-    ProtocolError,
 )
 from serve_bridge.executor import Executor
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
@@ -135,17 +132,14 @@ class Replica:
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Admit or reject the request that opened *stream*."""
-        try:
-            if frame.kind == Kind.REQUEST:
-                head: HttpHead | CallHead = decode_http(frame.payload)
-            else:
-                head = calls.decode_call(frame.payload)
-                # A caller's call names a backend, whatever method it asks for.
-                if not head.backend and head.call_method.startswith("@"):
-                    self._start_control(stream, head)
-                    return
-        except msgspec.MsgspecError as error:
-            raise ProtocolError(f"a request's head is malformed: {error}") from None
+        if frame.kind == Kind.REQUEST:
+            head: HttpHead | CallHead = decode_http(frame.payload)
+        else:
+            head = calls.decode_call(frame.payload)
+            # A caller's call names a backend, whatever method it asks for.
+            if not head.backend and head.call_method.startswith("@"):
+                self._start_control(stream, head)
+                return
         name = head.call_method or "__call__"
         method = self._methods.get(name)
         if head.backend != self._spec.backend:

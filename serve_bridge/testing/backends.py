@@ -117,6 +117,15 @@ class Subject:
 
         return StreamingResponse(parts(), media_type="text/plain")
 
+    async def _silent(self, request: Any) -> Any:
+        gate = request.query_params["gate"]
+
+        async def parts() -> AsyncIterator[str]:
+            await self._open[gate].wait()
+            yield "all\n"
+
+        return StreamingResponse(parts(), media_type="text/plain")
+
     async def _endless(self, request: Any) -> Any:
         gate = request.query_params["gate"]
 
@@ -239,6 +248,7 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "nothing": Subject._nothing,
     "lines": Subject._lines,
     "gated": Subject._gated,
+    "silent": Subject._silent,
     "endless": Subject._endless,
     "counted": Subject._counted,
     "paused": Subject._paused,

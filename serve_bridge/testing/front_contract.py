@@ -45,7 +45,7 @@ ROUTES: Final = (
         for path in (
             *("/echo", "/typed/{count:int}/{share:float}/{key:uuid}/{name}/{rest:path}", "/echo/{rest:path}"),
             *("/digest", "/form", "/answer", "/nothing", "/lines", "/gated", "/endless", "/hanging", "/upload"),
-            *("/early", "/duplex", "/failing", "/broken", "/injecting", "/counted", "/paused"),
+            *("/early", "/duplex", "/failing", "/broken", "/injecting", "/counted", "/paused", "/silent"),
         )
     ),
     RouteSpec("/gets", SUBJECT, ("GET",)),
@@ -57,6 +57,7 @@ NEEDS: Final[Mapping[str, str]] = {
     "streamed uploads": "the body is forwarded while it comes",
     "duplex": "what there is of an answer leaves while more of the body is awaited, which takes two threads, or none",
     "early answers": "a refusal by the Content-Length, or an answer, leaves before the body has come",
+    "early heads": "the head of an answer leaves before any of its body, which PEP 3333 forbids",
     "disconnects": "the server says that the client has left while the answer has not begun",
     "websockets": "the server hands over WebSockets",
 }
@@ -321,6 +322,16 @@ class FrontContract:
             assert next(parts) == "first\n"
             serve_bridge_subject.options(method_name="open").call(gate)
             assert "".join(parts) == "last\n"
+
+    @needs("early heads")
+    def test_a_head_does_not_wait_for_its_body(self, serve_bridge_front: str, serve_bridge_subject: Handle) -> None:
+        """Who waits for events sees that they will come."""
+        gate = secrets.token_hex(8)
+        with Exchange(serve_bridge_front, "GET", f"/silent?gate={gate}") as exchange:
+            exchange.end()
+            assert exchange.head().status_code == 200
+            serve_bridge_subject.options(method_name="open").call(gate)
+            assert exchange.read_at_least(4) == b"all\n"
 
     def test_a_client_that_does_not_read_pauses_the_backend(
         self, serve_bridge_front: str, serve_bridge_subject: Handle

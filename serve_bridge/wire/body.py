@@ -59,7 +59,7 @@ class BodyStream(Stream):
         super().__init__(id, state, send_window=send_window, recv_window=recv_window)
         self._chunks: deque[Frame] = _NOTHING
         self._end: BaseException | bool = False
-        self._readers: asyncio.Future[None] | None = None
+        self._readers: list[asyncio.Future[None]] = _NOBODY
         self._credit: asyncio.Future[None] | None = None
         self._consumed = 0
 
@@ -85,10 +85,11 @@ class BodyStream(Stream):
         if self.space is not None:
             self._fill(frame)
         else:
-            if self._chunks is _NOTHING:
-                self._chunks = deque()
+            if not self._chunks:
+                if self._chunks is _NOTHING:
+                    self._chunks = deque()
+                self._wake_readers()  # those who wait do so since there was nothing
             self._chunks.append(frame)
-            self._wake_readers()
         if frame.flags & END:
             self.end_body()
 
@@ -111,9 +112,9 @@ class BodyStream(Stream):
             self._credit.set_result(None)
 
     def _wake_readers(self) -> None:
-        if self._readers is not None:
-            self._readers.set_result(None)
-            self._readers = None
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(None)
 
     # sending
 
@@ -236,19 +237,32 @@ class BodyStream(Stream):
 
     def joined(self, frame: Frame) -> bytes:
         """Return the bytes of *frame* and of the short ones that wait behind it: to pass them on is one write then."""
+        chunks = self._chunks
+        if not chunks:
+            return frame.payload
         pieces = [frame.payload]
-        size = len(frame.payload)
-        while self._chunks and size + len(self._chunks[0].payload) <= CHUNK_BYTES and not self._chunks[0].flags & END:
-            following = self._chunks.popleft()
-            self._return_credit(len(following.payload) + FRAME_COST)
-            pieces.append(following.payload)
-            size += len(following.payload)
-        return b"".join(pieces)  # a single one is not copied
+        room = CHUNK_BYTES - len(frame.payload)
+        while chunks:
+            following = chunks[0]
+            payload = following.payload
+            room -= len(payload)
+            if room < 0 or following.flags & END:
+                break
+            pieces.append(payload)
+            chunks.popleft()
+        joined = b"".join(pieces)
+        self._return_credit(len(joined) - len(frame.payload) + (len(pieces) - 1) * FRAME_COST)
+        return joined
 
     async def _more(self) -> None:
-        if self._readers is None:
-            self._readers = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._readers)  # one reader that is cancelled must not take the others along
+        if self._readers is _NOBODY:
+            self._readers = []
+        reader = asyncio.get_running_loop().create_future()
+        self._readers.append(reader)
+        try:
+            await reader
+        finally:
+            self._readers.remove(reader)
 
     def _return_credit(self, size: int) -> None:
         self._consumed += size
@@ -264,7 +278,8 @@ class BodyStream(Stream):
 
 
 _NOTHING: Final[deque[Frame]] = deque(maxlen=0)
-"""Stands for the pieces of all streams that have none: most requests have no body in DATA frames."""
+_NOBODY: Final[list[asyncio.Future[None]]] = []
+"""They stand for the pieces and the readers of all streams that have none: most bodies are within a head's frame."""
 
 
 def _pieces(view: memoryview) -> list[memoryview]:

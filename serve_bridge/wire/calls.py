@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
-from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead
+from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.wire import failure, payload
 from serve_bridge.wire.connection import (
     Aborted,
@@ -23,14 +23,15 @@ from serve_bridge.wire.connection import (
     ReplicaStream,
 )
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.transport import UNCOPIED_BYTES
 
 MAX_CALL_BYTES: Final = 2 << 30
 """Arguments or a result above this size are refused before anything is kept of them."""
 
 encode_call = msgspec.msgpack.Encoder().encode
-decode_call = msgspec.msgpack.Decoder(CallHead).decode
+decode_call = decoder(CallHead)
 encode_answer = msgspec.msgpack.Encoder().encode
-decode_answer = msgspec.msgpack.Decoder(CallAnswer).decode
+decode_answer = decoder(CallAnswer)
 
 
 async def pack(value: object) -> list[payload.Segment]:
@@ -94,7 +95,10 @@ def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
 
 async def answer_item(stream: ReplicaStream, item: object) -> None:
     """Send the next item of a generator, whose head has been sent."""
-    await stream.send_segments([*await pack(item), b"\0"], end=False)  # last, so that buffers stay aligned
+    segments = [*await pack(item), b"\0"]  # last, so that buffers stay aligned
+    if payload.size_of(segments) < UNCOPIED_BYTES:
+        segments = [payload.join(segments)]  # one frame
+    await stream.send_segments(segments, end=False)
 
 
 async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
@@ -109,7 +113,7 @@ async def read_answer(stream: CallerStream, frame: Frame) -> Any:
         ProtocolError: The result is larger than `MAX_CALL_BYTES`, or no result.
         SerializationError: The result cannot be rebuilt here.
     """
-    head = _head_of(frame)
+    head = decode_answer(frame.payload)
     data: bytes | memoryview = head.body
     if head.size != len(data):
         if head.size > MAX_CALL_BYTES or head.size < 0:
@@ -139,7 +143,7 @@ def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
 
 async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
     """Iterate what a generator yields; a plain result is its only item. Raises as `read_answer` does."""
-    head = _head_of(frame)
+    head = decode_answer(frame.payload)
     if head.size >= 0:
         yield await read_answer(stream, frame)
         return
@@ -150,13 +154,6 @@ async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
         if message[-1]:
             raise failure.unpack(body)
         yield await unpack(body)
-
-
-def _head_of(frame: Frame) -> CallAnswer:
-    try:
-        return decode_answer(frame.payload)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"an answer's head is malformed: {error}") from None
 
 
 async def control(connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:

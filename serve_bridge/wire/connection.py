@@ -15,13 +15,13 @@ from typing import Final, Protocol
 import msgspec
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.messages import Rejection
+from serve_bridge.messages import Rejection, decoder
 from serve_bridge.wire.auth import Handshake, Key, Role
 from serve_bridge.wire.body import Aborted, BodyStream, Lost, Rejected
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
 from serve_bridge.wire.payload import Segment
-from serve_bridge.wire.streams import ANSWER_WINDOW, CallerSession, ReplicaSession, State
-from serve_bridge.wire.transport import FrameTransport, check_peer_uid
+from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST, CallerSession, ReplicaSession, State
+from serve_bridge.wire.transport import FLUSH_PIECES, UNCOPIED_BYTES, FrameTransport, check_peer_uid
 
 __all__ = [
     "Aborted",
@@ -47,7 +47,7 @@ _GOAWAY = int(Kind.GOAWAY)
 _TOO_EARLY: Final = "the answer was sent before the whole body had come"
 
 _encode_rejection = msgspec.msgpack.Encoder().encode
-decode_rejection = msgspec.msgpack.Decoder(Rejection).decode
+decode_rejection = decoder(Rejection)
 
 
 class CallerStream(BodyStream):
@@ -190,6 +190,19 @@ class ReplicaStream(BodyStream):
             self.connection.send(encode(Kind.RESPONSE, self.id, head, 0, self.connection.load()))
         self.started = True
 
+    def offer(self, piece: bytes) -> bool:
+        """Send the *piece* of the answer's body if nothing has to be waited for; return whether it was sent.
+
+        This is the short way for events and tokens, which `send_segments` sends too.
+        """
+        size = len(piece)
+        left = self.send_window - size - FRAME_COST
+        if left < 0 or not 0 < size < UNCOPIED_BYTES or self.state != _ANSWERING or self.connection.paused is not None:
+            return False
+        self.send_window = left
+        self.connection.send(encode_header(_DATA, self.id, size) + piece, FLUSH_PIECES)
+        return True
+
     def reject(self, reason: str, detail: str = "") -> None:
         """Refuse the request; only before anything of it has run."""
         self._finish(Kind.REJECT, _encode_rejection(Rejection(reason, detail)))
@@ -213,10 +226,11 @@ class ReplicaStream(BodyStream):
             self.on_cancel()
 
     def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
-        header = encode_header(Kind.DATA, self.id, len(piece), flags, self.connection.load())
         if not flags & END:
-            self.connection.send_piece(header, piece)
-        elif self.connection.session.finish(self):
+            super()._send_data(piece, flags)
+            return
+        header = encode_header(Kind.DATA, self.id, len(piece), flags, self.connection.load())
+        if self.connection.session.finish(self):
             self.connection.send_piece(header, piece)
             self._stop(_TOO_EARLY)
 
@@ -426,5 +440,5 @@ def rejected(frame: Frame) -> Rejected | Lost:
     """Return what a REJECT frame says, to be raised."""
     try:
         return Rejected(decode_rejection(frame.payload))
-    except msgspec.MsgspecError as error:
-        return Lost("unknown", f"its rejection is malformed: {error}")
+    except ProtocolError as error:
+        return Lost("unknown", str(error))

@@ -13,7 +13,8 @@ import traceback
 
 import msgspec
 
-from serve_bridge.errors import BackendError, ProtocolError, ServeBridgeError
+from serve_bridge.errors import BackendError, ServeBridgeError
+from serve_bridge.messages import decoder
 from serve_bridge.wire import payload
 
 
@@ -32,7 +33,7 @@ class RemoteTraceback(Exception):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Failure).decode
+_decode = decoder(_Failure)
 
 
 def pack(error: BaseException) -> bytes:
@@ -51,10 +52,7 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
     Raises:
         ProtocolError: *data* is not what `pack` returns.
     """
-    try:
-        failure = _decode(data)
-    except msgspec.MsgspecError as malformed:
-        raise ProtocolError(f"a failure is malformed: {malformed}") from None
+    failure = _decode(data)
     error: BaseException = BackendError(failure.type_name, failure.text, failure.traceback)
     if failure.pickled:
         try:

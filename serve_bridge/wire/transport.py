@@ -1,7 +1,7 @@
 """What both ends of a data-plane connection share: handshake, seal, coalesced writes, back-pressure.
 
 Rule 1: all of a connection is touched from its own loop only.
-Rule 2: frames of one loop turn leave together, `FLUSH_FRAMES` at a time.
+Rule 2: frames of one loop turn leave together, `FLUSH_FRAMES` at a time; none waits for longer than its turn.
 Rule 3: nothing is read before the handshake is done, and it has a second.
 """
 
@@ -21,6 +21,8 @@ from serve_bridge.wire.frames import HEADER_BYTES, FrameReader
 
 FLUSH_FRAMES: Final = 8
 """So many frames of one loop turn leave at once: the peer works on them while the next are made."""
+FLUSH_PIECES: Final = 32
+"""So many, where they are pieces of streams: these are soon made, and a write costs as much as ten of them."""
 UNCOPIED_BYTES: Final = 16 * 1024
 """Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
 SEND_BUFFER_BYTES: Final = 512 * 1024
@@ -40,6 +42,7 @@ class FrameTransport(asyncio.Protocol):
     Attributes:
         closed: Whether it has ended.
         writes: How often anything was written.
+        paused: Done once the socket takes more again; None: it does.
         last_heard: Loop time at which the peer last sent anything.
     """
 
@@ -53,8 +56,9 @@ class FrameTransport(asyncio.Protocol):
         self._seal_out: Seal | None = None
         self._seal_in: Seal | None = None
         self._out: list[bytes] = []
+        self._turn_ends = False
         self.writes = 0
-        self._paused: asyncio.Future[None] | None = None
+        self.paused: asyncio.Future[None] | None = None
         self.closed = False
         self.last_heard = self._loop.time()
 
@@ -97,14 +101,14 @@ class FrameTransport(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let who sends bodies wait."""
-        if self._paused is None:
-            self._paused = self._loop.create_future()
+        if self.paused is None:
+            self.paused = self._loop.create_future()
 
     def resume_writing(self) -> None:
         """Let them go on."""
-        if self._paused is not None:
-            self._paused.set_result(None)
-            self._paused = None
+        if self.paused is not None:
+            self.paused.set_result(None)
+            self.paused = None
 
     # for the two ends
 
@@ -134,15 +138,17 @@ class FrameTransport(asyncio.Protocol):
 
     # writing
 
-    def send(self, frame: bytes) -> None:
-        """Send *frame* with the others of this loop turn; at once if nothing else goes on here."""
-        if not self._out:
+    def send(self, frame: bytes, together: int = FLUSH_FRAMES) -> None:
+        """Send *frame* with the others of this loop turn, *together* at most; at once if nothing else goes on here."""
+        out = self._out
+        if not self._turn_ends:
             if self._seal_out is None and self.is_quiet():
                 self._write(frame)
                 return
-            self._loop.call_soon(self._flush)
-        self._out.append(frame)
-        if len(self._out) == FLUSH_FRAMES:
+            self._turn_ends = True
+            self._loop.call_soon(self._end_turn)
+        out.append(frame)
+        if len(out) >= together:
             self._flush()
 
     def send_piece(self, header: bytes, piece: bytes | memoryview) -> None:
@@ -184,8 +190,8 @@ class FrameTransport(asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the socket takes more."""
-        while self._paused is not None:
-            await asyncio.shield(self._paused)
+        while self.paused is not None:
+            await asyncio.shield(self.paused)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close at once; what is in flight fails. Twice is once."""
@@ -216,6 +222,10 @@ class FrameTransport(asyncio.Protocol):
         self._transport.close()
         if self._transport.get_write_buffer_size():  # a peer that reads no more must not hold the socket
             self._loop.call_later(LINGER_S, self._transport.abort)
+
+    def _end_turn(self) -> None:
+        self._turn_ends = False
+        self._flush()
 
     def _flush(self) -> None:
         out = self._out

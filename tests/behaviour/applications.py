@@ -76,6 +76,18 @@ class Waiting(Noted):
         await send({"type": "http.response.body", "body": b"two"})
 
 
+class Silent(Noted):
+    """Sends a head, and when it is told to a body; fails instead if it is told that too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await reached(lambda: self.has("go"))
+        if self.has("fail"):
+            raise ValueError("secret")
+        await send({"type": "http.response.body", "body": b"all"})
+
+
 class Living(Noted):
     """Tells of its lifespan."""
 

@@ -18,8 +18,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
+from serve_bridge.testing.exchange import Exchange
 from tests.behaviour import applications, framework_applications
-from tests.behaviour.applications import FLOOD, MISTAKES, Flooding, Living, Waiting, WsgiFlooding, WsgiReading
+from tests.behaviour.applications import FLOOD, MISTAKES, Flooding, Living, Silent, Waiting, WsgiFlooding, WsgiReading
 from tests.behaviour.backends import version_1
 from tests.projects import project_in
 from tests.serving import Served, Serving
@@ -276,6 +277,30 @@ def test_a_piece_leaves_before_the_next_is_made(
         assert next(pieces) == b"one"
         app.note("go")
         assert b"".join(pieces) == b"two"
+
+
+def test_a_head_does_not_wait_for_its_body(serving: Serving, http: httpx.Client, tmp_path: Path) -> None:
+    """The application has sent it by itself."""
+    app = Silent(str(tmp_path))
+    mounted = serving.mount(serve.asgi_app(app))
+    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
+        exchange.end()
+        assert exchange.head().status_code == 200
+        app.note("go")
+        assert exchange.read_at_least(3) == b"all"
+
+
+def test_what_fails_after_its_head_breaks_off(serving: Serving, http: httpx.Client, tmp_path: Path) -> None:
+    """Though nothing of the body has left: an empty answer must not look whole."""
+    app = Silent(str(tmp_path))
+    mounted = serving.mount(serve.asgi_app(app))
+    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
+        exchange.end()
+        assert exchange.head().status_code == 200
+        app.note("fail")
+        app.note("go")
+        with pytest.raises(ConnectionError):
+            exchange.read()
 
 
 @pytest.mark.parametrize("kind", [Flooding, WsgiFlooding], ids=["asgi", "wsgi"])

@@ -47,11 +47,12 @@ async def wait_for_events(stage: Stage, event: str, count: int) -> None:
     await asyncio.to_thread(wait_until_equal, lambda: len(stage.events(event)), count)
 
 
-async def check_slots_are_free(stage: Stage, gate: Path, begun: int) -> None:
-    """Assert that as many requests as there are slots begin at once, after *begun* that are over."""
+async def check_slots_are_free(stage: Stage, gate: Path) -> None:
+    """Assert that as many requests as there are slots begin at once."""
     handle = stage.client.get_handle("waiting").options(timeout_s=20)
-    calls = [asyncio.create_task(handle.acall(id=f"after-{number}")) for number in range(SLOTS)]
-    await wait_for_events(stage, "start", begun + SLOTS)
+    ids = [f"after-{number}" for number in range(SLOTS)]
+    calls = [asyncio.create_task(handle.acall(id=id)) for id in ids]
+    await asyncio.to_thread(wait_until, lambda: {event.id for event in stage.events("start")}.issuperset(ids))
     await asyncio.to_thread(gate.touch)
     await asyncio.gather(*calls)
 
@@ -67,7 +68,7 @@ def test_cancelled_calls_stop_and_waiting_ones_never_start(stage: Stage, gate: P
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         await wait_for_events(stage, "cancelled", SLOTS)
-        await check_slots_are_free(stage, gate, SLOTS)
+        await check_slots_are_free(stage, gate)
 
     asyncio.run(cancel())
     assert len(stage.events("start")) == SLOTS * 2
@@ -86,7 +87,7 @@ def test_calls_cancelled_at_any_moment_leave_no_slot_behind(stage: Stage, gate: 
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         await asyncio.to_thread(wait_until_equal, lambda: balance(stage), 0)
-        await check_slots_are_free(stage, gate, len(stage.events("start")))
+        await check_slots_are_free(stage, gate)
 
     asyncio.run(cancel())
 
@@ -111,7 +112,7 @@ def test_a_client_that_leaves_frees_its_slot(stage: Stage, gate: Path, reset: bo
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
     wait_until(lambda: balance(stage) == 0, REQUEST_TIMEOUT_S / 2)
-    asyncio.run(check_slots_are_free(stage, gate, len(stage.events("start"))))
+    asyncio.run(check_slots_are_free(stage, gate))
 
 
 def test_time_that_is_up_ends_the_work_and_what_waits_never_starts(stage: Stage, gate: Path) -> None:
@@ -121,15 +122,19 @@ def test_time_that_is_up_ends_the_work_and_what_waits_never_starts(stage: Stage,
         handle = stage.client.get_handle("waiting")
         patient = [asyncio.create_task(handle.acall(id=f"p{number}")) for number in range(SLOTS)]
         await wait_for_events(stage, "start", SLOTS)
-        hasty = handle.options(timeout_s=0.2)
-        found = await asyncio.gather(*(hasty.acall(id=f"q{n}") for n in range(3)), return_exceptions=True)
+        hasty = [handle.options(timeout_s=0.2).acall(id=f"q{number}") for number in range(3)]
+        found = await asyncio.gather(*hasty, return_exceptions=True)
         for call in patient:
             call.cancel()
         await asyncio.gather(*patient, return_exceptions=True)
         await wait_for_events(stage, "cancelled", SLOTS)
-        found += await asyncio.gather(hasty.acall(id="r"), return_exceptions=True)
-        await wait_for_events(stage, "cancelled", SLOTS + 1)
-        await check_slots_are_free(stage, gate, SLOTS + 1)
+        for time_s in (0.2, 2.0, 20.0):  # a busy machine may not let it begin sooner
+            late = await asyncio.gather(handle.options(timeout_s=time_s).acall(id="r"), return_exceptions=True)
+            if len(stage.events("start")) > SLOTS:
+                break
+        found += late
+        await asyncio.to_thread(wait_until_equal, lambda: balance(stage), 0)
+        await check_slots_are_free(stage, gate)
         return found
 
     errors = asyncio.run(overrun())

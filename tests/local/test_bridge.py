@@ -7,7 +7,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,15 @@ class FrameworksOwn(Exception):
 
 
 def ask(
-    bridge: Bridge, path: str, body: Any = b"", *, length: int | None = 0, route: ForwardedRoute = ROUTE
+    bridge: Bridge,
+    path: str,
+    body: Any = b"",
+    *,
+    length: int | None = 0,
+    route: ForwardedRoute = ROUTE,
+    ends: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Forward a POST; *length* None is a chunked body."""
+    """Forward a POST; *length* None is a chunked body, and *ends* None is a server that says nothing of them."""
     path, _, query = path.partition("?")
     framing = (b"transfer-encoding", b"chunked") if length is None else (b"content-length", b"%d" % length)
     scope = {
@@ -92,8 +98,7 @@ def ask(
         "path": path,
         "query_string": query.encode(),
         "headers": [(b"host", b"h"), framing],
-        "client": None,
-        "server": None,
+        **(ends or {}),
     }
     return bridge.ask(route, scope, {}, body, None)
 
@@ -108,6 +113,12 @@ def ended(instance: serve.Client, gate: str) -> bool:
     """Wait until the request of *gate* has ended."""
     found: bool = instance.get_handle(SUBJECT).options(method_name="ended").call(gate)
     return found
+
+
+def test_ports_may_come_as_text(bridge: Bridge) -> None:
+    """As one server has them."""
+    ends = {"client": ("1.2.3.4", "5"), "server": ("h", "80")}
+    assert told(ask(bridge, "/echo", ends=ends))["client"] == "1.2.3.4"
 
 
 # bodies
@@ -199,7 +210,9 @@ def test_what_user_code_raised_comes_with_its_traceback(bridge: Bridge) -> None:
 def test_a_request_that_takes_too_long_is_given_up(instance: serve.Client, bridge: Bridge) -> None:
     """After the route's own time."""
     gate = secrets.token_hex(4)
-    outcome = ask(bridge, f"/hanging?gate={gate}", route=ForwardedRoute(SUBJECT, {"timeout_s": 0.1}))
+    outcome = ask(
+        bridge, f"/hanging?gate={gate}", route=ForwardedRoute(SUBJECT, {"timeout_s": 1})
+    )  # in which it has begun
     assert (outcome.status, type(outcome.error)) == (504, DeadlineExceeded)
     assert ended(instance, gate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from serve_bridge.errors import (
     DeadlineExceeded,
     EndpointNotFound,
     NotConnected,
+    ProtocolError,
     ReplicaDied,
 )
+from serve_bridge.forwarding import Forwarded, forward
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Key, Role
@@ -54,6 +57,10 @@ class FakeReplica:
     def answer(self, stream: ReplicaStream) -> None:
         """Answer with the replica's name."""
         stream.respond(self.name.encode(), end=True)
+
+    def mumble(self, stream: ReplicaStream) -> None:
+        """Begin an answer that is none."""
+        stream.respond(b"\xa1\xff", end=False)
 
     def die(self, stream: ReplicaStream) -> None:
         """Cut every connection."""
@@ -210,6 +217,20 @@ def test_a_rejected_request_waits_until_its_replica_has_room(tmp_path: Path) -> 
     staged(tmp_path, main)
 
 
+def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Which says so; adapters and the proxy answer it as they do others."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1", "mumble"))
+        stage.publish("r1")
+        scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
+        request = Forwarded("e", (), scope, timeout_s=10.0, request_ids=iter(["id"]))
+        with pytest.raises(ProtocolError, match="HttpAnswer"):
+            await forward(stage.router, request, logger=logging.getLogger(__name__))
+
+    staged(tmp_path, main)
+
+
 def test_a_line_that_is_full_refuses_at_once(tmp_path: Path) -> None:
     """With nothing started; those whose time was up leave their place."""
 
@@ -285,9 +306,10 @@ def test_a_deadline_that_passes_after_sending_leaves_it_unknown_and_cancels(tmp_
 
             stream.on_cancel = cancel
 
-        replica.behaviour = hold
         await stage.start(replica)
         stage.publish("r1")
+        await stage.ask()  # the connection takes its time, too
+        replica.behaviour = hold
         with pytest.raises(DeadlineExceeded) as caught:
             await stage.ask(timeout_s=0.02)
         assert caught.value.executed == "unknown"

@@ -19,8 +19,10 @@ from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, MAGIC, Key, Role
 from serve_bridge.wire.connection import Aborted, CallerConnection, Lost, Rejected, ReplicaStream
-from serve_bridge.wire.frames import END, MAX_PAYLOAD, Frame, Kind
+from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
 from serve_bridge.wire.sockets import MAX_UNIX_PATH, Listener, dial
+from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
+from serve_bridge.wire.transport import FLUSH_PIECES
 
 KEY = Key(b"k" * 32)
 GENERATION = "g"
@@ -97,6 +99,13 @@ class Service:
         finally:
             self.cancelled.set()
             stream.abort()
+
+    async def counting(self, stream: ReplicaStream) -> None:
+        """Count as far as nothing has to be waited for, and once more after waiting."""
+        stream.respond(b"", end=False)
+        while stream.offer(b"%d;" % self.produced):
+            self.produced += 1
+        await stream.send_segments([b"%d;" % self.produced], end=True)
 
     async def half(self, stream: ReplicaStream) -> None:
         """Break an answer off before any of its body."""
@@ -197,6 +206,124 @@ def test_who_does_not_read_stops_the_producer(run: Run[None], tmp_path: Path) ->
             assert await stream.next_chunk() is not None
             stream.cancel()
             await service.cancelled.wait()
+
+    run(main)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_short_pieces_stop_at_the_window_and_stay_in_order(
+    run: Run[None], tmp_path: Path, tcp: bool, others: int
+) -> None:
+    """Whether they leave at once or with what others send; each takes some of the window beside its bytes."""
+
+    async def main() -> None:
+        async with connected(tmp_path, tcp=tcp) as (service, connection, _listener):
+            for _ in range(others):
+                connection.open(Kind.CALL, b"hold", end=True)
+            stream = connection.open(Kind.CALL, b"counting", end=True)
+            await stream.reply
+            received = b"".join([chunk async for chunk in stream.chunks()])
+            assert received == b"".join(b"%d;" % number for number in range(service.produced + 1))
+            assert 0 < service.produced <= ANSWER_WINDOW // FRAME_COST
+
+    run(main)
+
+
+def test_short_pieces_of_one_turn_leave_in_few_writes(run: Run[None], tmp_path: Path) -> None:
+    """A write costs more than to make the piece."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            opened = [connection.open(Kind.CALL, b"hold", end=True) for _ in range(2 * FLUSH_PIECES)]
+            await connection.open(Kind.CALL, b"echo", end=True).reply  # which was read after them
+            held = service.streams[: len(opened)]
+            for stream in held:
+                stream.respond(b"", end=False)
+            await asyncio.gather(*(stream.reply for stream in opened))
+            before = held[0].connection.writes
+            assert all(stream.offer(b"piece") for stream in held)
+            assert held[0].connection.writes == before + 2
+            assert [await stream.next_chunk() for stream in opened] == [b"piece"] * len(opened)
+
+    run(main)
+
+
+def test_nothing_can_be_offered_while_the_socket_takes_no_more(run: Run[None], tmp_path: Path) -> None:
+    """What many streams may send by their windows would else pile up in front of it."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            stream = connection.open(Kind.CALL, b"hold", end=True)
+            while not service.streams:
+                await connection.open(Kind.CALL, b"echo", end=True).reply
+            held = service.streams[0]
+            held.respond(b"", end=False)
+            held.connection.pause_writing()
+            assert not held.offer(b"early")
+            held.connection.resume_writing()
+            assert held.offer(b"later")
+            await stream.reply
+            assert await stream.next_chunk() == b"later"
+
+    run(main)
+
+
+def test_nothing_more_can_be_offered_to_who_has_given_up(run: Run[None], tmp_path: Path) -> None:
+    """Whoever produces goes the long way then, and is told."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            stream = connection.open(Kind.CALL, b"hold", end=True)
+            while not service.streams:
+                await connection.open(Kind.CALL, b"echo", end=True).reply
+            held = service.streams[0]
+            held.respond(b"", end=False)
+            await stream.reply
+            stream.cancel()
+            await held.gone()
+            assert not held.offer(b"piece")
+            with pytest.raises(Lost):
+                await held.send_segments([b"piece"], end=False)
+
+    run(main)
+
+
+def test_a_short_item_of_a_generator_is_one_frame(run: Run[None], tmp_path: Path) -> None:
+    """Tokens come in items too."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            stream = connection.open(Kind.CALL, b"hold", end=True)
+            while not service.streams:
+                await connection.open(Kind.CALL, b"echo", end=True).reply
+            service.streams[0].respond(b"", end=False)
+            await calls.answer_item(service.streams[0], {"token": "word"})
+            await stream.reply
+            frame = await stream.next_frame()
+            assert frame is not None
+            assert not frame.flags & MORE
+
+    run(main)
+
+
+def test_a_reader_that_is_cancelled_leaves_the_next_piece_to_another(run: Run[None], tmp_path: Path) -> None:
+    """Several may wait; each piece goes to one of them."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            stream = connection.open(Kind.CALL, b"hold", end=True)
+            while not service.streams:
+                await connection.open(Kind.CALL, b"echo", end=True).reply
+            service.streams[0].respond(b"", end=False)
+            await stream.reply
+            leaving, first, second = [asyncio.ensure_future(stream.next_chunk()) for _ in range(3)]
+            await asyncio.sleep(0)  # all of them wait
+            leaving.cancel()
+            for number in range(2):
+                assert service.streams[0].offer(b"%d" % number)
+            assert {await first, await second} == {b"0", b"1"}
+            assert leaving.cancelled()
 
     run(main)
 

@@ -58,6 +58,15 @@ def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
     assert request.shard_key == "v"
 
 
+@pytest.mark.parametrize(("credentials", "left"), [(True, [b"cookie", b"authorization"]), (False, [])])
+def test_credentials_travel_where_they_are_meant_to(credentials: bool, left: list[bytes]) -> None:
+    """And nothing else is taken for one."""
+    request = forwarded(
+        (b"cookie", b"a=b"), (b"authorization", b"Basic eDp5"), (b"cookies", b"c"), credentials=credentials
+    )
+    assert [name for name, _ in head_of(request).headers] == [*left, b"cookies"]
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -115,7 +115,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         instances.find(address, "main")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"name": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"name": 1}', b'{"name": "\xff"}'])
 def test_a_file_that_holds_no_instance_is_refused(content: bytes) -> None:
     """The message names it."""
     instance = made()

@@ -1,0 +1,82 @@
+"""Mutated frames to the parsers of the data plane: what does not belong is a ProtocolError, and never anything else.
+
+`FAULTS_SCALE` multiplies the number of inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from random import Random, SystemRandom
+
+import msgspec
+import pytest
+
+from serve_bridge.errors import ProtocolError
+from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
+from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
+from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
+from tests.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
+
+INPUTS = int(5_000 * float(os.environ.get("FAULTS_SCALE", "1")))
+SPACE_BYTES = 3000
+KINDS: list[type[msgspec.Struct]] = [CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable]
+
+
+def fed(session: CallerSession[Stream] | ReplicaSession[Stream], pieces: Sequence[bytes]) -> list[Frame]:
+    """Return the frames that mean something; the place that a body has takes what belongs there."""
+    taken: list[Frame] = []
+    try:
+        for piece in pieces:
+            for stream, frame in session.feed(piece):
+                taken.append(frame)
+                if stream is not None and stream.space is not None and frame.kind == Kind.DATA:
+                    stream.fill(frame.payload)
+    except ProtocolError:
+        pass
+    return taken
+
+
+def cut(random: Random, data: bytes) -> list[bytes]:
+    """Return *data* in pieces."""
+    cuts = sorted(random.randint(0, len(data)) for _ in range(random.choice((0, 1, 4))))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@pytest.mark.parametrize("at_caller", [True, False], ids=["caller", "replica"])
+def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: bool) -> None:
+    """However they are cut; no more than one frame is kept, and no more than its place is filled."""
+    seed = SystemRandom().getrandbits(32)
+    for number in range(INPUTS):
+        random = Random(number)
+        data = mutated_frames(seed, number, ANSWERED if at_caller else ASKED)
+        space = memoryview(bytearray(SPACE_BYTES)) if random.random() < 0.5 else None
+        session: CallerSession[Stream] | ReplicaSession[Stream]
+        if at_caller:
+            session = CallerSession()
+            stream = Stream(session.next_id(), State.WAITING, send_window=0, recv_window=1 << 20)
+            stream.space = space
+            session.streams[stream.id] = stream
+        else:
+            session = ReplicaSession(Stream)
+        try:
+            taken = fed(session, cut(random, data))
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, number {number}: {data!r}") from error
+        assert all(HEADER_BYTES + len(frame.payload) + frame.placed <= len(data) for frame in taken)
+        assert all(len(frame.payload) + frame.placed <= MAX_PAYLOAD for frame in taken)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_bytes_that_are_no_message_raise_a_protocol_error(kind: type[msgspec.Struct]) -> None:
+    """Text that is no UTF-8 as everything else."""
+    random, decode = Random(0), decoder(kind)
+    for _ in range(INPUTS):
+        data = bytearray(HTTP_HEAD)
+        for _ in range(random.randint(1, 3)):
+            data[random.randrange(len(data))] = random.randrange(256)
+        with contextlib.suppress(ProtocolError):
+            assert isinstance(decode(bytes(data)), kind)
+    with pytest.raises(ProtocolError, match=f"a {kind.__name__} is malformed"):
+        decode(b"\xa1\xff")
