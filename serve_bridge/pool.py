@@ -155,7 +155,7 @@ class ReplicaPool:
     @property
     def whole(self) -> bool:
         """Whether every replica can be used, as far as is known here."""
-        return not any(slot.down for slot in self.replicas)
+        return self.replicas.whole
 
     def look(self, now: float) -> None:
         """Find the replicas that have fallen silent; *now* is loop time."""

@@ -91,6 +91,11 @@ class ReplicaSet(Generic[Link]):
         """Whether any replica could ever answer, were it not full."""
         return self._up > 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether every replica is usable, full or not."""
+        return self._up == len(self._slots)
+
     def add(self, name: str, link: Link) -> Slot[Link]:
         """Let *name*, which is not in the set, take part."""
         slot = self._slots[name] = Slot(name, link, self._limit)

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from serve_bridge.errors import SerializationError
 
@@ -108,6 +108,13 @@ class ServeRequest:
             "state": dict(state) if state else {},
         }
         self.__setstate__((data, dict(kwargs) if kwargs else {}, scope, body))
+
+    @classmethod
+    def of_scope(cls, scope: Scope, body: bytes | AsyncIterator[bytes]) -> ServeRequest:
+        """Return the forwarded request that *scope* describes, which is an HTTP request's and from now on its own."""
+        request = cls.__new__(cls)
+        request.__setstate__((None, {}, scope, body))
+        return request
 
     @property
     def data(self) -> Any:

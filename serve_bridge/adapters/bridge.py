@@ -23,8 +23,6 @@ from serve_bridge.lane import Lane
 from serve_bridge.messages import RawPathParams
 from serve_bridge.results import Answer
 
-_CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
-
 
 class Bridge(LastingClient):
     """One app's link to an instance: it asks endpoints for their answers."""
@@ -108,18 +106,15 @@ class Bridge(LastingClient):
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any
     ) -> Forwarded:
-        headers = scope["headers"]
-        if not route.credentials:
-            headers = [pair for pair in headers if pair[0] not in _CREDENTIALS]
-        ends = {"client": _end(scope.get("client")), "server": _end(scope.get("server"))}
         return Forwarded(
             route.endpoint,
             raw_params(path_params),
-            {**scope, **ends, "headers": headers},
+            _with_number_ports(scope),
             timeout_s=self.timeout_s if route.timeout_s is None else route.timeout_s,
             request_ids=request_ids,
             call_method=route.call_method,
             timeout_header=route.timeout_header,
+            credentials=route.credentials,
             from_adapter=True,
             context=dict(route.context(web_request)) if route.context is not None else None,
         )
@@ -131,9 +126,13 @@ async def refuse_websocket(outcome: Outcome, scope: Scope, receive: Receive, sen
         await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
 
 
-def _end(pair: Any) -> Any:
-    # ASGI has it as host and int; one server gives the port as text.
-    return (pair[0], int(pair[1])) if pair and isinstance(pair[1], str) else pair
+def _with_number_ports(scope: Scope) -> Scope:
+    """Return *scope* with its ports as ASGI has them: one server gives them as text."""
+    for end in ("client", "server"):
+        pair = scope.get(end)
+        if pair and isinstance(pair[1], str):
+            scope = {**scope, end: (pair[0], int(pair[1]))}
+    return scope
 
 
 def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:

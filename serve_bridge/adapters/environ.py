@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -12,6 +13,7 @@ from serve_bridge.messages import HeaderList
 
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
 """Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""
+_EMPTY_IF_NONE: Final = frozenset({b"content-type", b"content-length"})
 
 
 def scope_of(environ: Mapping[str, Any]) -> Scope:
@@ -42,16 +44,22 @@ def headers_of(environ: Mapping[str, Any]) -> HeaderList:
     """Return the request's headers as ASGI has them."""
     headers: HeaderList = []
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            if key in _NO_HEADERS:
-                continue
-            name = key[5:]
-        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            name = key
-        else:
-            continue
-        headers.append((name.lower().replace("_", "-").encode("latin-1"), str(value).encode("latin-1")))
+        name = _header_name(key)
+        if name is not None and (value or name not in _EMPTY_IF_NONE):
+            headers.append((name, str(value).encode("latin-1")))
     return headers
+
+
+@lru_cache(maxsize=512)  # clients send the same names again and again
+def _header_name(key: str) -> bytes | None:
+    """Return the name of the header that *key* of an environ stands for; None: it stands for none."""
+    if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        name = key
+    elif key.startswith("HTTP_") and key not in _NO_HEADERS:
+        name = key[5:]
+    else:
+        return None
+    return name.lower().replace("_", "-").encode("latin-1")
 
 
 def has_unframed_body(environ: Mapping[str, Any]) -> bool:

@@ -177,6 +177,11 @@ def test_what_no_client_has_sent_is_no_header() -> None:
     assert headers_of({**environ, "CONTENT_LENGTH": "", "HTTP_X_MINE": "1"}) == [(b"x-mine", b"1")]
 
 
+def test_an_empty_header_of_the_client_stays() -> None:
+    """Unlike an empty type, which says that there is none."""
+    assert headers_of({"HTTP_X_EMPTY": "", "CONTENT_TYPE": "", "CONTENT_MD5": "x"}) == [(b"x-empty", b"")]
+
+
 def test_a_fact_of_the_environment_goes_along(engine: serve.Client) -> None:
     """One that the route names."""
     engine.create_backend("who", lambda request: request.state.user)

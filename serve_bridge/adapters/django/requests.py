@@ -32,9 +32,9 @@ def scope_of(request: HttpRequest) -> Scope:
     """
     host = request.get_host()
     scope = _asgi_scope(request) if isinstance(request, ASGIRequest) else _wsgi_scope(request)
-    headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
-    headers.append((b"host", host.encode("latin-1")))
-    scope["headers"] = headers
+    if host != request.META.get("HTTP_HOST"):
+        headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
+        scope["headers"] = [*headers, (b"host", host.encode("latin-1"))]
     return scope
 
 

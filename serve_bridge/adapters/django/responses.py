@@ -46,8 +46,8 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
         if status == _RAISED:
             raise error
     if isinstance(outcome.body, bytes):
-        return _with_headers(_Whole(outcome.body, status=status), outcome)
-    return _with_headers(_Streamed(_streamed(outcome.body, request), status=status), outcome)
+        return _with_headers(_Whole(outcome.body, content_type="", status=status), outcome)
+    return _with_headers(_Streamed(_streamed(outcome.body, request), content_type="", status=status), outcome)
 
 
 def _streamed(body: Any, request: HttpRequest) -> Any:

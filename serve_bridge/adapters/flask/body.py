@@ -15,6 +15,7 @@ from werkzeug.wsgi import LimitedStream
 
 from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
+from serve_bridge.forwarding import content_length
 
 _CONSUMED: Final = (
     "the body of this request was read before serve_bridge could forward it; read it in a hook with "
@@ -31,8 +32,8 @@ def body_of(request: Request, scope: Scope) -> bytes | Readable:
     """
     # Looked up where werkzeug keeps them: its public accessors would read the stream.
     found = vars(request)
-    if not found.keys() & {"stream", "_cached_data"}:
-        return request.stream
+    if "stream" not in found and "_cached_data" not in found:
+        return request.stream if content_length(scope["headers"]) != 0 else b""
     cached: bytes | None = found.get("_cached_data")
     if cached:
         return cached
