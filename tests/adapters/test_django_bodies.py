@@ -80,10 +80,19 @@ def test_an_empty_form_arrives() -> None:
     assert Client().post("/after-post/", {}).json() == []
 
 
-def test_a_body_that_somebody_has_taken_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "framing",
+    [
+        pytest.param({}, id="with a length"),
+        pytest.param(
+            {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}, id="in chunks"
+        ),
+    ],
+)
+def test_a_body_that_somebody_has_taken_is_an_error(framing: dict[str, Any]) -> None:
     """Which says what to do."""
     with pytest.raises(RawPostDataException, match=r"let that use request\.body"):
-        Client().put("/after-read/", data=b"12345", content_type="application/octet-stream")
+        Client().put("/after-read/", data=b"12345", content_type="application/octet-stream", **framing)
 
 
 @pytest.mark.parametrize("length", [11, MANY])

@@ -86,7 +86,7 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
     if not request._read_started:
         stream: Readable = request
         return stream
-    if not content_length(scope["headers"]):
+    if content_length(scope["headers"]) == 0:
         return b""
     if _is_cut_short(request):
         return _Gone()
