@@ -26,11 +26,12 @@ from serve_bridge.path_params import convert
 from serve_bridge.request import FrozenRequest, ServeRequest
 from serve_bridge.results import Answer, check_head, is_bodyless, problem
 from serve_bridge.wire import calls, failure
-from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.replica_end import ReplicaStream
 
 _logger = logging.getLogger("serve_bridge.replica")
 
-decode_http: Final = decoder(HttpHead)
+_decode: Final = decoder(HttpHead)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -39,6 +40,21 @@ class BadRequest(Exception):
 
 
 # HTTP
+
+
+def decode_http(data: bytes) -> HttpHead:
+    """Return the head of an HTTP request.
+
+    Raises:
+        ProtocolError: It is none; or a path parameter is none, which whoever matched the path has seen to.
+    """
+    head = _decode(data)
+    if head.path_params:
+        try:
+            convert(head.path_params)
+        except (KeyError, ValueError):
+            raise ProtocolError("a path parameter is malformed") from None
+    return head
 
 
 async def answer_http(executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:

@@ -18,7 +18,8 @@ from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.publisher import encode_version
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import Aborted, CallerConnection, Lost, Rejected
+from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.sockets import dial
 

@@ -35,8 +35,8 @@ from serve_bridge.specs import Settings
 from serve_bridge.wanted import Backend, DeclaredEndpoint
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 _STARTING, _READY, _UNHEALTHY = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY
@@ -151,7 +151,7 @@ class Controller:
             self._repairs.begin(name)
         await self._record.save()
 
-    # wire.connection.Service
+    # wire.replica_end.Service
 
     def load(self) -> int:
         """Return how many operations are running."""

@@ -26,7 +26,8 @@ from serve_bridge.specs import ReplicaSpec
 from serve_bridge.wanted import Backend
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.sockets import dial
 
 CONTROL_TIMEOUT_S: Final = 10.0

@@ -21,7 +21,8 @@ from serve_bridge.messages import HeaderList
 from serve_bridge.results import Answer
 from serve_bridge.router import Router
 from serve_bridge.wire import websocket
-from serve_bridge.wire.connection import Aborted, CallerStream, Lost
+from serve_bridge.wire.body import Aborted, Lost
+from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Frame
 from serve_bridge.wire.websocket import Close, MessageReader, MessageTooLong
 

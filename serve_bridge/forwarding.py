@@ -19,12 +19,20 @@ from typing import Any, ClassVar, Final
 import msgspec
 from starlette.types import Receive, Scope
 
-from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed, NotConnected, ServeBridgeError
+from serve_bridge.errors import (
+    BackendOverloaded,
+    DeadlineExceeded,
+    InstanceClosed,
+    NotConnected,
+    ProtocolError,
+    ServeBridgeError,
+)
 from serve_bridge.handle import IDEMPOTENT
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams, decoder
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
-from serve_bridge.wire.connection import Aborted, CallerStream, Lost
+from serve_bridge.wire.body import Aborted, Lost
+from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Kind
 from serve_bridge.wire.payload import Segment
 
@@ -272,10 +280,14 @@ async def forward(router: Router, request: Forwarded, *, logger: logging.Logger,
     """Send *request* and return the answer, as soon as its head is there.
 
     Raises:
-        ServeBridgeError: As `Router.route`.
+        ServeBridgeError: As `Router.route`; a ProtocolError also if the answer is none.
     """
     stream, frame = await router.route(request)
-    head, headers = read_head(frame.payload, request, logger)
+    try:
+        head, headers = read_head(frame.payload, request, logger)
+    except ProtocolError:
+        stream.cancel()
+        raise
     if head.failure and debug:
         shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
         return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
@@ -285,7 +297,11 @@ async def forward(router: Router, request: Forwarded, *, logger: logging.Logger,
 
 
 def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tuple[HttpAnswer, HeaderList]:
-    """Return the head of the answer to *request*, and the headers that leave; a failure is logged."""
+    """Return the head of the answer to *request*, and the headers that leave; a failure is logged.
+
+    Raises:
+        ProtocolError: It is no head; the caller gives the answer up.
+    """
     head = _decode(payload)
     headers = _passing(head.headers)
     headers.append((_REQUEST_ID, request.request_id.encode()))

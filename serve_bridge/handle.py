@@ -20,7 +20,7 @@ from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, Seri
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.request import FrozenRequest, cached_body
 from serve_bridge.wire import calls, payload
-from serve_bridge.wire.connection import Aborted, Lost
+from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind
 
 if TYPE_CHECKING:

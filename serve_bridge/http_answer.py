@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from serve_bridge.executor import Executor
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render
-from serve_bridge.wire.connection import ReplicaStream
+from serve_bridge.wire.replica_end import ReplicaStream
 
 HEAD_GRACE_S: Final = 0.5
 """How long a head waits for the first piece of a body whose length it does not say.

@@ -20,7 +20,7 @@ from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClo
 from serve_bridge.messages import BackendRoute, ReplicaAddress
 from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import CallerConnection
+from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.sockets import dial
 
 NO_REPLICA_WAIT_S: Final = 1.0

@@ -20,7 +20,8 @@ from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.sockets import dial
 
 WATCH_S: Final = 2.0

@@ -16,7 +16,8 @@ import msgspec
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import RoutingTable
-from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.replica_end import ReplicaStream
 
 _VERSION: Final = struct.Struct("<Q")
 encode_table: Final = msgspec.msgpack.Encoder().encode

@@ -38,9 +38,9 @@ from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code import UserCode, check_config
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 MOST_SUBMITTERS: Final = 10_000
@@ -124,7 +124,7 @@ class Replica:
         await application.begin()
         self._answer_http, self._answer_websocket = application.answer_http, application.answer_websocket
 
-    # wire.connection.Service
+    # wire.replica_end.Service
 
     def load(self) -> int:
         """Return how many requests run here, or wait for their turn over Ray."""

@@ -30,7 +30,8 @@ from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import Aborted, CallerStream, Lost, Rejected
+from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import Segment
 

@@ -19,7 +19,8 @@ from serve_bridge.http_answer import ResponseSender
 from serve_bridge.messages import TRAILERS, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.served_websocket import ClientLeft, WebSockets, websocket_scope
-from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.replica_end import ReplicaStream
 
 LAST_WORDS_S: Final = 1.0
 """Seconds in which an application that has said that it cannot start, or end, may raise why."""

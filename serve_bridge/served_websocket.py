@@ -25,7 +25,8 @@ from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.results import Answer, check_head, problem
-from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.websocket import (
     BROKEN,
     FAILED,

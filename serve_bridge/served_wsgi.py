@@ -26,7 +26,8 @@ from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, Htt
 from serve_bridge.method import Method
 from serve_bridge.results import check_head, is_bodyless
 from serve_bridge.served_websocket import deny_websocket
-from serve_bridge.wire.connection import Lost, ReplicaStream
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.replica_end import ReplicaStream
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from serve_bridge.direct_calls import DirectAnswer
-from serve_bridge.errors import InstanceClosed, ServeBridgeError
+from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
 from serve_bridge.handle import SPARE_S, Link, overdue
 from serve_bridge.lane import Lane
@@ -92,7 +92,11 @@ def forward_blocking(
     answer = link.send(request)
     if answer is None:
         return _looped(link, link.run(partial(_forward, request, logger), timeout_s), timeout_s)
-    head, headers = read_head(answer.head, request, logger)
+    try:
+        head, headers = read_head(answer.head, request, logger)
+    except ProtocolError:
+        answer.close()
+        raise
     content: bytes | _Chunks = head.body + answer.read() if answer.ended else _DirectChunks(answer)
     return Head(head.status, headers, content, head.failure)
 

@@ -16,8 +16,8 @@ from serve_bridge.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 

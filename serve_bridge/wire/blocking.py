@@ -22,7 +22,7 @@ from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolE
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, identity
 from serve_bridge.wire.body import Lost, Rejected
-from serve_bridge.wire.connection import rejected
+from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
 from serve_bridge.wire.payload import space_for
 from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket

@@ -14,15 +14,10 @@ import msgspec
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.wire import failure, payload
-from serve_bridge.wire.connection import (
-    Aborted,
-    CallerConnection,
-    CallerStream,
-    Lost,
-    Rejected,
-    ReplicaStream,
-)
+from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.transport import UNCOPIED_BYTES
 
 MAX_CALL_BYTES: Final = 2 << 30

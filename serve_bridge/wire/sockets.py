@@ -16,7 +16,9 @@ from typing import Final
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role, identity
-from serve_bridge.wire.connection import CallerConnection, Lost, ReplicaConnection, Service
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.replica_end import ReplicaConnection, Service
 
 MAX_UNIX_PATH: Final = 107
 CONNECT_TIMEOUT_S: Final = 2.0

@@ -108,6 +108,11 @@ def test_the_options_of_backends_are_those_that_there_are() -> None:
     assert sorted(rows_of(DOCS / "backends.md", "option")) == sorted(each.name for each in fields(serve.BackendConfig))
 
 
+def test_the_options_of_the_proxy_are_those_that_there_are() -> None:
+    """In the order of the class."""
+    assert list(rows_of(DOCS / "backends.md", "http option")) == [each.name for each in fields(serve.HTTPOptions)]
+
+
 def test_the_system_checks_are_those_that_there_are() -> None:
     """Each of the module's list."""
     listed = re.findall(r"\b[EW]\d{3}\b", django_checks or "")

@@ -17,8 +17,8 @@ from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking import BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 KEY, GENERATION = Key(b"k" * 32), "g"

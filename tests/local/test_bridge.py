@@ -7,17 +7,20 @@ import io
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
+from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, lasting_client
 from serve_bridge.adapters.blocking import PIECE_BYTES
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding import BodyTooLarge, UploadBroken
+from serve_bridge.lane import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
 from tests.waiting import wait_until
 
@@ -250,6 +253,34 @@ def test_a_link_comes_back_after_its_instance_was_started_anew(names: Callable[[
         wait_until(lambda: ask(bridge, "/echo").status == 200)
         client.shutdown()
     bridge.close()
+
+
+def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed(
+    names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has found it gone closes it; for others it is gone at once."""
+    monkeypatch.setattr(lasting_client, "LOOK_AGAIN_S", 0.0)
+    name = names("closing")
+    instance = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
+    bridge = Bridge(name=name)
+    old = bridge.client()
+    old.routing_table()
+    instance.shutdown()
+    wait_until(lambda: old.lost)
+    holding, go = threading.Event(), threading.Event()
+
+    async def hold(lane: Lane) -> None:
+        holding.set()
+        go.wait()
+
+    old.begin(hold)
+    assert holding.wait(5)
+    with ThreadPoolExecutor(2) as threads:
+        closing = [threads.submit(bridge.client) for _ in range(2)]
+        answered, waiting = wait(closing, timeout=5, return_when=FIRST_COMPLETED)
+        go.set()
+    assert [type(each.exception()) for each in answered] == [NotConnected]
+    assert [type(each.exception()) for each in waiting] == [NotConnected]
 
 
 def test_a_link_may_start_an_instance_of_its_own() -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
-from serve_bridge.direct_calls import DirectCalls
-from serve_bridge.errors import DeadlineExceeded, ReplicaDied
+from serve_bridge.adapters.blocking import forward_blocking
+from serve_bridge.direct_calls import DirectAnswer, DirectCalls
+from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
+from serve_bridge.forwarding import Forwarded
+from serve_bridge.handle import Link
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
-from serve_bridge.router import RETRY_RESERVE, Router
+from serve_bridge.router import RETRY_RESERVE, Outgoing, Router
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 KEY = Key(b"k" * 32)
@@ -90,12 +94,19 @@ class Stage:
                 stream.connection.close()
             case "hold":
                 stream.on_cancel = self.cancelled.set
+            case "mumble":
+                stream.on_cancel = self.cancelled.set
+                stream.respond(b"\xa1\xff", end=False)
+
+    def send(self, request: Outgoing) -> DirectAnswer | None:
+        """Send *request* from this thread, as a client does."""
+        return self.calls.send(self.router, request)
 
     def exchange(self, *fates: str, **options: bool | float) -> tuple[Request, tuple[bytes, bytes] | None]:
         """Send one request from this thread; return it and its answer."""
         self.fates = list(fates)
         request = Request(**options)  # type: ignore[arg-type]
-        answer = self.calls.send(self.router, request)
+        answer = self.send(request)
         return request, None if answer is None else (answer.head, answer.read())
 
     def route(self, request: Request, *fates: str) -> bytes:
@@ -190,4 +201,14 @@ def test_a_call_past_its_deadline_is_cancelled(stage: Stage) -> None:
     """And does not go to the router."""
     with pytest.raises(DeadlineExceeded):
         stage.exchange("hold", timeout_s=0.05)
+    assert stage.cancelled.wait(5)
+
+
+def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
+    """The replica need not go on."""
+    stage.fates = ["mumble"]
+    scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
+    request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
+    with pytest.raises(ProtocolError, match="HttpAnswer"):
+        forward_blocking(cast(Link, stage), request, b"", length=0, most=None, logger=logging.getLogger(__name__))
     assert stage.cancelled.wait(5)

@@ -15,10 +15,11 @@ from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import CHUNK_BYTES
-from serve_bridge.wire.connection import CallerConnection, CallerStream, Lost, ReplicaStream
+from serve_bridge.wire.body import CHUNK_BYTES, Lost
+from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import HUGE_BYTES, join
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener, dial
 
 KEY, GENERATION = Key(b"k" * 32), "g"

@@ -23,9 +23,9 @@ from serve_bridge.forwarding import Forwarded, forward
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener
 
 KEY = Key(b"k" * 32)
@@ -218,15 +218,16 @@ def test_a_rejected_request_waits_until_its_replica_has_room(tmp_path: Path) -> 
 
 
 def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -> None:
-    """Which says so; adapters and the proxy answer it as they do others."""
+    """Which says so; adapters and the proxy answer it as they do others, and the replica need not go on."""
 
     async def main(stage: Stage) -> None:
-        await stage.start(FakeReplica("r1", "mumble"))
+        replica = await stage.start(FakeReplica("r1", "mumble"))
         stage.publish("r1")
         scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
-        request = Forwarded("e", (), scope, timeout_s=10.0, request_ids=iter(["id"]))
+        request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
         with pytest.raises(ProtocolError, match="HttpAnswer"):
             await forward(stage.router, request, logger=logging.getLogger(__name__))
+        await replica.streams[0].gone()
 
     staged(tmp_path, main)
 

@@ -18,8 +18,10 @@ from serve_bridge.errors import AuthenticationError, SerializationError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, MAGIC, Key, Role
-from serve_bridge.wire.connection import Aborted, CallerConnection, Lost, Rejected, ReplicaStream
+from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import MAX_UNIX_PATH, Listener, dial
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
 from serve_bridge.wire.transport import FLUSH_PIECES
@@ -149,6 +151,17 @@ async def connected(
             connection.close()
 
 
+async def begun(service: Service, connection: CallerConnection) -> tuple[CallerStream, ReplicaStream]:
+    """Open the first request of a connection; return both its ends once the head of the answer is through."""
+    stream = connection.open(Kind.CALL, b"hold", end=True)
+    while not service.streams:
+        await connection.open(Kind.CALL, b"echo", end=True).reply
+    held = service.streams[0]
+    held.respond(b"", end=False)
+    await stream.reply
+    return stream, held
+
+
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_a_request_is_answered_with_the_replicas_load(run: Run[None], tmp_path: Path, tcp: bool) -> None:
     """One frame each way; the slot is free then."""
@@ -254,16 +267,11 @@ def test_nothing_can_be_offered_while_the_socket_takes_no_more(run: Run[None], t
 
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
-            stream = connection.open(Kind.CALL, b"hold", end=True)
-            while not service.streams:
-                await connection.open(Kind.CALL, b"echo", end=True).reply
-            held = service.streams[0]
-            held.respond(b"", end=False)
+            stream, held = await begun(service, connection)
             held.connection.pause_writing()
             assert not held.offer(b"early")
             held.connection.resume_writing()
             assert held.offer(b"later")
-            await stream.reply
             assert await stream.next_chunk() == b"later"
 
     run(main)
@@ -274,12 +282,7 @@ def test_nothing_more_can_be_offered_to_who_has_given_up(run: Run[None], tmp_pat
 
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
-            stream = connection.open(Kind.CALL, b"hold", end=True)
-            while not service.streams:
-                await connection.open(Kind.CALL, b"echo", end=True).reply
-            held = service.streams[0]
-            held.respond(b"", end=False)
-            await stream.reply
+            stream, held = await begun(service, connection)
             stream.cancel()
             await held.gone()
             assert not held.offer(b"piece")
@@ -294,12 +297,8 @@ def test_a_short_item_of_a_generator_is_one_frame(run: Run[None], tmp_path: Path
 
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
-            stream = connection.open(Kind.CALL, b"hold", end=True)
-            while not service.streams:
-                await connection.open(Kind.CALL, b"echo", end=True).reply
-            service.streams[0].respond(b"", end=False)
-            await calls.answer_item(service.streams[0], {"token": "word"})
-            await stream.reply
+            stream, held = await begun(service, connection)
+            await calls.answer_item(held, {"token": "word"})
             frame = await stream.next_frame()
             assert frame is not None
             assert not frame.flags & MORE
@@ -312,16 +311,12 @@ def test_a_reader_that_is_cancelled_leaves_the_next_piece_to_another(run: Run[No
 
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
-            stream = connection.open(Kind.CALL, b"hold", end=True)
-            while not service.streams:
-                await connection.open(Kind.CALL, b"echo", end=True).reply
-            service.streams[0].respond(b"", end=False)
-            await stream.reply
+            stream, held = await begun(service, connection)
             leaving, first, second = [asyncio.ensure_future(stream.next_chunk()) for _ in range(3)]
             await asyncio.sleep(0)  # all of them wait
             leaving.cancel()
             for number in range(2):
-                assert service.streams[0].offer(b"%d" % number)
+                assert held.offer(b"%d" % number)
             assert {await first, await second} == {b"0", b"1"}
             assert leaving.cancelled()
 

@@ -54,6 +54,11 @@ def test_a_public_name_can_be_imported(name: str) -> None:
     assert getattr(serve_bridge, name) is not None
 
 
+def test_what_is_loaded_late_is_listed_from_the_start() -> None:
+    """An interpreter completes names by it."""
+    assert set(printed("import serve_bridge\nprint(*dir(serve_bridge))").split()) >= PUBLIC
+
+
 def test_importing_the_package_loads_neither_ray_nor_a_framework() -> None:
     """Whatever of it a web worker uses: it pays for nothing else."""
     assert modules_after("from serve_bridge import *").isdisjoint([*HEAVY, *APPLICATION])

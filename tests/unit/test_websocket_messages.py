@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.wire.connection import ReplicaStream
 from serve_bridge.wire.frames import END, MORE, Frame, Kind
+from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.streams import State
 from serve_bridge.wire.websocket import (
     MAX_REASON_BYTES,

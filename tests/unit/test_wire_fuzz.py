@@ -13,6 +13,7 @@ from random import Random, SystemRandom
 import msgspec
 import pytest
 
+from serve_bridge.answering import decode_http
 from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
@@ -80,3 +81,11 @@ def test_bytes_that_are_no_message_raise_a_protocol_error(kind: type[msgspec.Str
             assert isinstance(decode(bytes(data)), kind)
     with pytest.raises(ProtocolError, match=f"a {kind.__name__} is malformed"):
         decode(b"\xa1\xff")
+
+
+@pytest.mark.parametrize("param", [("n", "int", "five"), ("n", "integer", "5")], ids=["text", "converter"])
+def test_a_path_parameter_that_is_none_makes_a_head_malformed(param: tuple[str, str, str]) -> None:
+    """It is no failure of user code, which is not reached."""
+    head = msgspec.structs.replace(decode_http(HTTP_HEAD), path_params=(param,))
+    with pytest.raises(ProtocolError, match="path parameter"):
+        decode_http(msgspec.msgpack.encode(head))

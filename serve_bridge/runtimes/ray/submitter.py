@@ -22,7 +22,8 @@ from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.shared_replicas import SharedReplicas
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Role
-from serve_bridge.wire.connection import CallerConnection, Lost
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.sockets import dial
 
 ASK_S: Final = 0.05
