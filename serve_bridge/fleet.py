@@ -28,7 +28,7 @@ from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import dial
+from serve_bridge.wire.sockets import dial_running
 
 CONTROL_TIMEOUT_S: Final = 10.0
 CRASH_S: Final = 5.0
@@ -205,7 +205,7 @@ class Fleet:
             Lost: It does not.
         """
         replica.address = address
-        connection = await dial(address, self._key, self._generation, Role.PYTHON)
+        connection = await dial_running(address, self._key, self._generation, Role.PYTHON)
         replica.connection = connection
         connection.on_change = lambda: self._changed(replica, connection)
         self.replicas[replica.id] = replica

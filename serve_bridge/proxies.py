@@ -22,7 +22,7 @@ from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import dial
+from serve_bridge.wire.sockets import dial_running
 
 WATCH_S: Final = 2.0
 SILENT_S: Final = 10.0
@@ -97,7 +97,7 @@ class Proxies:
     async def adopt(self, found: RunningProxy) -> None:
         """Take over a proxy of a controller that has ended; one that does not answer is ended."""
         try:
-            connection = await dial(found.address, self._key, self._generation, Role.PYTHON)
+            connection = await dial_running(found.address, self._key, self._generation, Role.PYTHON)
         except (Lost, AuthenticationError) as error:
             _logger.warning("proxy %s did not survive the controller: %s", found.id, error)
             await self._runtime.stop(found.id)
@@ -140,7 +140,7 @@ class Proxies:
         )
         try:
             address, url = await self._runtime.launch_proxy(spec, self._key)
-            connection = await dial(address, self._key, self._generation, Role.PYTHON)
+            connection = await dial_running(address, self._key, self._generation, Role.PYTHON)
         except BaseException:
             await self._runtime.stop(spec.proxy)
             raise

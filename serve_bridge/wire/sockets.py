@@ -22,6 +22,8 @@ from serve_bridge.wire.replica_end import ReplicaConnection, Service
 
 MAX_UNIX_PATH: Final = 107
 CONNECT_TIMEOUT_S: Final = 2.0
+TRIES: Final = 4
+"""How often a process that somebody else has seen running is dialled, before it counts as lost."""
 _BACKLOG = 1024
 
 
@@ -83,11 +85,15 @@ class Listener:
         return ReplicaConnection(self._key, self._identity, self._service, self.connections)
 
 
+class NobodyListens(Lost):
+    """There is no socket at the address, or no process behind it."""
+
+
 async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
     """Connect to *address* and prove each other.
 
     Raises:
-        Lost: Nobody answers there; nothing was sent.
+        Lost: Nobody answers there; nothing was sent. It is `NobodyListens` if that is why.
         AuthenticationError: Somebody else answers there.
     """
     loop = asyncio.get_running_loop()
@@ -100,15 +106,30 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
             elif address.tcp is not None:
                 await loop.create_connection(lambda: connection, *address.tcp)
             else:
-                raise Lost("no", f"{address.replica} has no socket any more")
+                raise NobodyListens("no", f"{address.replica} has no socket any more")
             await connection.ready
     except BaseException as error:
         connection.close()
         if isinstance(error, OSError) and not isinstance(error, AuthenticationError):  # TimeoutError too
-            why = str(error) or type(error).__name__
-            raise Lost("no", f"cannot reach {address.replica}: {why}") from error
+            why = f"cannot reach {address.replica}: {str(error) or type(error).__name__}"
+            raise (NobodyListens if isinstance(error, ConnectionRefusedError) else Lost)("no", why) from error
         raise
     return connection
+
+
+async def dial_running(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
+    """Do as `dial` does, for a process that has run until now: while it listens, it is only slow to answer.
+
+    One handshake has a second, so that strangers hold no connection; a machine that has stood still takes longer.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return await dial(address, key, generation, role)
+        except NobodyListens:
+            raise
+        except Lost:
+            pass
+    return await dial(address, key, generation, role)
 
 
 def bind_unix(path: str) -> socket.socket:

@@ -22,7 +22,7 @@ from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import MAX_UNIX_PATH, Listener, dial
+from serve_bridge.wire.sockets import MAX_UNIX_PATH, Listener, NobodyListens, dial, dial_running
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
 from serve_bridge.wire.transport import FLUSH_PIECES
 
@@ -590,6 +590,51 @@ def test_nobody_there_is_lost_and_nothing_was_sent(run: Run[None], tmp_path: Pat
             with pytest.raises(Lost) as caught:
                 await dial(ReplicaAddress("r1", path), KEY, GENERATION, Role.PYTHON)
             assert caught.value.started == "no"
+
+    run(main)
+
+
+def test_a_process_that_is_slow_to_answer_is_dialled_again(run: Run[None], tmp_path: Path) -> None:
+    """It has ended only when nobody listens any more: a controller that comes back must not end what it finds."""
+
+    async def main() -> None:
+        path = tmp_path / "r1.sock"
+        dialled = 0
+
+        async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal dialled
+            dialled += 1
+            if dialled == 2:
+                server.close()
+                await listener.listen(tmp_path)
+            writer.close()
+
+        listener = Listener(Service(), KEY, GENERATION, "r1")
+        server = await asyncio.start_unix_server(break_off, path)
+        path.chmod(0o600)
+        try:
+            connection = await dial_running(ReplicaAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
+            assert (dialled, connection.usable) == (2, True)
+            connection.close()
+        finally:
+            server.close()
+            listener.close()
+
+    run(main)
+
+
+def test_a_process_that_has_ended_is_dialled_once(run: Run[None], tmp_path: Path) -> None:
+    """Nobody listens at its socket."""
+
+    async def main() -> None:
+        path = tmp_path / "r1.sock"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+        path.chmod(0o600)
+        for _ in ("dead", "none"):
+            with pytest.raises(NobodyListens):
+                await dial_running(ReplicaAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
+            path.unlink(missing_ok=True)
 
     run(main)
 
