@@ -23,11 +23,13 @@ APPS: Final[Mapping[str, tuple[str, str]]] = {
     "Starlette": ("starlette_plain", "starlette_bridged"),
 }
 _PROGRAM: Final = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from benchmarks import web_apps
 web_apps.{app}()
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([time.process_time(), used.ru_maxrss / 1024, "ray" in sys.modules]))
+seconds = time.process_time()
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(json.dumps([seconds, int(status["VmHWM"].split()[0]) / 1024, "ray" in sys.modules]))
 """
 
 
