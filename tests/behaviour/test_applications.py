@@ -279,28 +279,31 @@ def test_a_piece_leaves_before_the_next_is_made(
         assert b"".join(pieces) == b"two"
 
 
-def test_a_head_does_not_wait_for_its_body(serving: Serving, http: httpx.Client, tmp_path: Path) -> None:
+@pytest.fixture
+def silent(serving: Serving, http: httpx.Client, tmp_path: Path) -> Iterator[tuple[Silent, Exchange]]:
+    """An application that has said its head and nothing more, and the exchange that is asking it."""
+    app = Silent(str(tmp_path))
+    mounted = serving.mount(serve.asgi_app(app))
+    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
+        exchange.end()
+        assert exchange.head().status_code == 200
+        yield app, exchange
+
+
+def test_a_head_does_not_wait_for_its_body(silent: tuple[Silent, Exchange]) -> None:
     """The application has sent it by itself."""
-    app = Silent(str(tmp_path))
-    mounted = serving.mount(serve.asgi_app(app))
-    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
-        exchange.end()
-        assert exchange.head().status_code == 200
-        app.note("go")
-        assert exchange.read_at_least(3) == b"all"
+    app, exchange = silent
+    app.note("go")
+    assert exchange.read_at_least(3) == b"all"
 
 
-def test_what_fails_after_its_head_breaks_off(serving: Serving, http: httpx.Client, tmp_path: Path) -> None:
+def test_what_fails_after_its_head_breaks_off(silent: tuple[Silent, Exchange]) -> None:
     """Though nothing of the body has left: an empty answer must not look whole."""
-    app = Silent(str(tmp_path))
-    mounted = serving.mount(serve.asgi_app(app))
-    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
-        exchange.end()
-        assert exchange.head().status_code == 200
-        app.note("fail")
-        app.note("go")
-        with pytest.raises(ConnectionError):
-            exchange.read()
+    app, exchange = silent
+    app.note("fail")
+    app.note("go")
+    with pytest.raises(ConnectionError):
+        exchange.read()
 
 
 @pytest.mark.parametrize("kind", [Flooding, WsgiFlooding], ids=["asgi", "wsgi"])
