@@ -28,6 +28,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.handle import IDEMPOTENT
+from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, nominated
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams, decoder
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
@@ -42,13 +43,11 @@ RETRY_AFTER_S: Final = 1
 _CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
 _TIMEOUT: Final = b"x-serve-timeout-s"
 _CONSUMED: Final = frozenset({_CALL_METHOD, _SHARD_KEY, _TIMEOUT})
-_HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade expect".split()
-)
-_WITH_CREDENTIALS: Final = _HOP_BY_HOP | {b"authorization", b"cookie"}
-_OURS = _HOP_BY_HOP | {_REQUEST_ID}
-"""Of an answer these are said by who sends it, not by user code."""
+_NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect"}
+"""Request headers that end here: a 100 (Continue) is sent by the server that the client speaks to."""
+_NOT_FORWARDED_NOR_CREDENTIALS: Final = _NOT_FORWARDED | CREDENTIALS
+_NOT_PASSED_ON: Final = HOP_BY_HOP | {_REQUEST_ID}
+"""Response headers that the server sets itself; the same headers from user code are dropped."""
 _LEFT: Final = "the client left during its upload"
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""
@@ -141,7 +140,8 @@ class Forwarded:
         """Take the request that *scope* describes; its body comes by `take_body` or `receive_body`.
 
         *call_method* None leaves the choice of the method to the request's header; with *timeout_header* another one
-        may shorten *timeout_s*. Without *credentials* the headers Cookie and Authorization stay.
+        may shorten *timeout_s*. Without *credentials* the headers Cookie and Authorization stay. An adapter's framework
+        has decided about scheme, client and host: *from_adapter* drops the headers in which a client claims others.
 
         Raises:
             BadControlHeader: The client is to blame.
@@ -160,7 +160,11 @@ class Forwarded:
         if method is None:
             scope = self._scope = _handshake(scope)
             method = scope["method"]
-        self._headers, control = _split(scope["headers"], _HOP_BY_HOP if credentials else _WITH_CREDENTIALS)
+        self._headers, control = _split(
+            scope["headers"],
+            _NOT_FORWARDED if credentials else _NOT_FORWARDED_NOR_CREDENTIALS,
+            from_adapter=from_adapter,
+        )
         given = control.get(_REQUEST_ID, b"")
         self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
         self.shard_key = _text(control, _SHARD_KEY)
@@ -337,12 +341,21 @@ def _handshake(scope: Scope) -> Scope:
     return {**defaults, **scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
 
 
-def _split(headers: HeaderList, dropped: frozenset[bytes]) -> tuple[HeaderList, dict[bytes, bytes]]:
-    """Return the headers that pass, and those that are consumed."""
+def _split(
+    headers: HeaderList, dropped: frozenset[bytes], *, from_adapter: bool
+) -> tuple[HeaderList, dict[bytes, bytes]]:
+    """Return the headers that pass, and those that are consumed.
+
+    The proxy has removed the headers that an adapter must still drop: the names that begin like `FORWARDING`, and the
+    names with "_", which WSGI cannot tell from names with "-".
+    """
     passing: HeaderList = []
     control: dict[bytes, bytes] = {}
+    options: list[bytes] = []
     for pair in headers:
         name = pair[0]
+        if from_adapter and (b"_" in name or name.startswith(FORWARDING)):
+            continue
         if name[:2] == b"x-":
             if name[:8] == b"x-serve-":
                 if name in control and name in _CONSUMED:
@@ -354,6 +367,10 @@ def _split(headers: HeaderList, dropped: frozenset[bytes]) -> tuple[HeaderList, 
                 continue
         if name not in dropped:
             passing.append(pair)
+        elif name == b"connection":
+            options.append(pair[1])
+    if options and (listed := nominated(options) - HOP_BY_HOP):
+        passing = [pair for pair in passing if pair[0] not in listed]
     return passing, control
 
 
@@ -380,8 +397,8 @@ def _seconds(value: bytes) -> float:
 def _passing(headers: HeaderList) -> HeaderList:
     """Return the headers of an answer that may leave; a fresh list or *headers* itself."""
     for name, _ in headers:
-        if name in _OURS or name[:8] == b"x-serve-":
-            return [pair for pair in headers if pair[0] not in _OURS and pair[0][:8] != b"x-serve-"]
+        if name in _NOT_PASSED_ON or name[:8] == b"x-serve-":
+            return [pair for pair in end_to_end(headers, _NOT_PASSED_ON) if pair[0][:8] != b"x-serve-"]
     return headers
 
 

@@ -32,6 +32,7 @@ import msgspec
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from serve_bridge.errors import SerializationError
+from serve_bridge.http.headers import NO_TRAILERS
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -51,13 +52,6 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 """Names and values of one answer together, in bytes."""
 MAX_TRAILERS: Final = 100
 """As many trailers an answer may have."""
-_NO_TRAILERS: Final = frozenset(
-    b"age authorization cache-control connection content-encoding content-length content-range content-type cookie "
-    b"date expect expires host keep-alive location max-forwards pragma proxy-authenticate proxy-authorization "
-    b"proxy-connection range retry-after set-cookie te trailer transfer-encoding upgrade vary warning "
-    b"www-authenticate x-request-id".split()
-)
-"""What a client must know before the body, or takes from nobody after it (RFC 9110 section 6.5.1)."""
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _BYTES: Final = b"application/octet-stream"
@@ -191,7 +185,7 @@ def fit_trailers(headers: Headers) -> Headers:
     if len(headers) > MAX_TRAILERS:
         raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
     lowered = [(name.lower(), value) for name, value in headers]
-    return [pair for pair in lowered if pair[0] not in _NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))]
+    return [pair for pair in lowered if pair[0] not in NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))]
 
 
 def _check_headers(headers: Headers) -> None:

@@ -20,17 +20,13 @@ from typing import Any, Final, Protocol
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.messages import TRAILERS
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.results import is_bodyless
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
-__all__ = ["HOP_BY_HOP", "Connection", "Exchange", "chunk", "status_line"]
-
-HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade".split()
-)
+__all__ = ["Connection", "Exchange", "chunk", "status_line"]
 
 _SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 

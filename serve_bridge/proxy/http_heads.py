@@ -13,10 +13,9 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.forwarding import RETRY_AFTER_S
 from serve_bridge.proxy.http_exchange import status_line
 
-__all__ = ["answer_asterisk", "end_to_end", "problem", "split_target"]
+__all__ = ["answer_asterisk", "problem", "split_target"]
 
 _NOT_STARTED: Final = b"retry-after: %d\r\nx-serve-executed: no\r\n" % RETRY_AFTER_S
-_LISTED_BUT_KEPT: Final = frozenset(b"authorization content-length content-type cookie host".split())
 
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes]:
@@ -34,15 +33,6 @@ async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer ``OPTIONS *``, which asks for the server and no route, with an empty 204."""
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
-
-
-def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return *headers* without Connection, Upgrade and what Connection lists, but for `_LISTED_BUT_KEPT`."""
-    listed = {
-        option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
-    }
-    dropped = (listed - _LISTED_BUT_KEPT) | {b"connection", b"upgrade"}
-    return [header for header in headers if header[0] not in dropped]
 
 
 def problem(status: int, reason: str, request_id: str) -> bytes:

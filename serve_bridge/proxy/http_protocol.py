@@ -27,14 +27,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve_bridge.http.headers import FORWARDING, HOP_BY_HOP, end_to_end
 from serve_bridge.messages import TRAILERS
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
-from serve_bridge.proxy.http_exchange import HOP_BY_HOP, Exchange
+from serve_bridge.proxy.http_exchange import Exchange
 from serve_bridge.proxy.http_framing import Refusal, RequestFramer
-from serve_bridge.proxy.http_heads import answer_asterisk, end_to_end, problem, split_target
+from serve_bridge.proxy.http_heads import answer_asterisk, problem, split_target
 from serve_bridge.proxy.send_queue import SendQueue
-from serve_bridge.proxy.trusted_peers import FORWARDING
 
 __all__ = ["EdgeProtocol"]
 
@@ -59,6 +59,10 @@ DRAIN_LINGER_S: Final = 0.25
 
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
 """In a TE header (RFC 9110 section 10.1.4)."""
+
+
+_ONE_CONNECTION: Final = HOP_BY_HOP - {b"transfer-encoding"}
+"""Dropped when a request begins; by Transfer-Encoding the application knows that a body comes."""
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -271,7 +275,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._body_time = 0.0
         if self._has_connection_header:
             self._has_connection_header = False
-            scope["headers"] = end_to_end(self.headers)
+            scope["headers"] = end_to_end(self.headers, _ONE_CONNECTION)
         exchange = self._exchange = Exchange(
             answer_asterisk if self.url == b"*" else cast(ASGIApp, self.app),
             scope,

@@ -15,10 +15,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["FORWARDING", "BelievingApp", "TrustedPeers"]
-
-FORWARDING: Final = (b"x-forwarded-", b"forwarded")
-"""How the names of headers begin, in lower case, that tell where a request came from."""
+__all__ = ["BelievingApp", "TrustedPeers"]
 
 _HOPS: Final = 32
 """Trusted peers that a request may have passed; what more of them say is not looked at."""

@@ -24,9 +24,10 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import EdgeState
-from serve_bridge.proxy.http_exchange import HOP_BY_HOP, chunk
+from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.proxy.websocket_frames import FrameProtocol
 

@@ -52,6 +52,15 @@ ROUTES: Final = (
 )
 """Without options, so that the proxy has them too."""
 
+CLAIMS: Final = {
+    "x-forwarded-for": "10.9.8.7",
+    "x-forwarded-proto": "https",
+    "x-forwarded-host": "evil.example",
+    "x-forwarded-prefix": "/evil",
+    "forwarded": "for=10.9.8.7;proto=https;host=evil.example",
+}
+"""Headers in which a client says where it comes from."""
+
 NEEDS: Final[Mapping[str, str]] = {
     "chunked uploads": "bodies without a Content-Length, which wsgiref takes none of",
     "streamed uploads": "the body is forwarded while it comes",
@@ -170,10 +179,32 @@ class FrontContract:
         assert values.replace(" ", "") == "1,2,3"
 
     def test_hop_by_hop_headers_stay(self, serve_bridge_http: httpx.Client) -> None:
-        """They are said between the client and this server."""
-        given = {"te": "trailers", "keep-alive": "timeout=5"}
+        """They concern the client and this server; `Proxy` would become the variable HTTP_PROXY of a CGI program."""
+        given = {"te": "trailers", "keep-alive": "timeout=5", "proxy": "http://evil", "Proxy-Connection": "close"}
         headers = dict(serve_bridge_http.get("/echo", headers=given).json()["headers"])
-        assert not {"te", "keep-alive", "connection", "transfer-encoding"} & headers.keys()
+        assert not {*given, "proxy-connection", "connection", "transfer-encoding"} & headers.keys()
+
+    def test_headers_that_connection_names_stay(self, serve_bridge_http: httpx.Client) -> None:
+        """They concern this connection too; the framing and the host of a request do not."""
+        given = {"connection": "close, X-Mine ,host,content-type", "X-Mine": "1", "x-other": "2", "content-type": "a/b"}
+        headers = dict(serve_bridge_http.post("/echo", headers=given, content=b"x").json()["headers"])
+        assert "x-mine" not in headers
+        assert {"x-other", "host", "content-type"} <= headers.keys()
+
+    def test_a_client_does_not_say_where_it_comes_from(self, serve_bridge_http: httpx.Client) -> None:
+        """The server and the framework decide about scheme, host and client; the headers end there."""
+        answer = serve_bridge_http.get("/echo", headers=CLAIMS)
+        seen = answer.json()
+        assert not CLAIMS.keys() & dict(seen["headers"]).keys()
+        netloc = serve_bridge_http.base_url.netloc.decode()
+        assert (seen["scheme"], seen["netloc"], seen["client"]) == ("http", netloc, "127.0.0.1")
+
+    def test_header_names_with_an_underscore_stay(self, serve_bridge_http: httpx.Client) -> None:
+        """WSGI and CGI cannot tell them from the names with a hyphen, which may be trusted."""
+        given = {"x_forwarded_for": "10.9.8.7", "X_Serve_Executed": "no", "x-mine": "1"}
+        names = {name for name, _ in serve_bridge_http.get("/echo", headers=given).json()["headers"]}
+        assert not {name for name in names if "_" in name or name.startswith(("x-forwarded", "x-serve"))}
+        assert "x-mine" in names
 
     def test_the_url_and_the_client_arrive(self, serve_bridge_http: httpx.Client) -> None:
         """Scheme, host and port as the client wrote them, and its address."""
@@ -455,6 +486,15 @@ class FrontContract:
             seen = httpx.Response(200, content=websocket.recv()).json()
         assert (seen["path"], seen["query"], seen["params"]) == ("/echo/a/b", "x=1&x=2", {"rest": "a/b"})
         assert dict(seen["headers"])["x-mine"] == "yes"
+
+    @needs("websockets")
+    def test_a_websocket_leaves_the_headers_that_a_request_leaves(self, serve_bridge_front: str) -> None:
+        """Hop-by-hop headers, those that `Connection` names, and what a client says of where it comes from."""
+        given = {**CLAIMS, "proxy": "http://evil", "connection": "Upgrade, x-hop", "x-hop": "1", "x-mine": "yes"}
+        with _websocket(serve_bridge_front, "/echo", additional_headers=given) as websocket:
+            names = {name for name, _ in httpx.Response(200, content=websocket.recv()).json()["headers"]}
+        assert not {*CLAIMS, "proxy", "x-hop"} & names
+        assert "x-mine" in names
 
     @needs("websockets")
     def test_a_websocket_agrees_on_a_subprotocol(self, serve_bridge_front: str) -> None:

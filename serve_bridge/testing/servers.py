@@ -52,6 +52,7 @@ def serve_asgi(application: Any, *, root_path: str = "") -> Iterator[str]:
         root_path=root_path,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # by default uvicorn takes the word of any client on this machine
         ws="websockets-sansio",
         timeout_graceful_shutdown=1,
     )
