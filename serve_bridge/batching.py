@@ -19,8 +19,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from types import GeneratorType
 from typing import Any, Final, TypeVar
 
 from serve_bridge.context import request_deadline
@@ -29,7 +30,9 @@ from serve_bridge.errors import ConfigError, DeadlineExceeded
 __all__ = ["BatchQueue", "accept_batch", "accepts_batch", "batch", "batch_results"]
 
 _MARK: Final = "__serve_bridge_accepts_batch__"
-_NOT_RESULTS: Final = (str, bytes, bytearray, memoryview, Mapping, Set)
+_RESULTS: Final = (list, tuple, GeneratorType)
+_ARRAY_PROTOCOL: Final = "__dlpack__"
+"""Attribute of array types (the Python array API standard). A table lacks it; iterating a table gives column names."""
 
 Callable_ = TypeVar("Callable_", bound=Callable[..., Any])
 RunBatch = Callable[[list[Any]], Awaitable[Any]]
@@ -58,18 +61,19 @@ def accepts_batch(func: object) -> bool:
 def batch_results(results: object, size: int) -> list[Any]:
     """Return what user code returned for a batch as a list of *size* results.
 
+    An array gives one result for each entry of its first dimension.
+
     Raises:
-        TypeError: It is no iterable of results.
-        ValueError: It has another length.
+        TypeError: *results* is not a list, a tuple, an array of at least one dimension or a generator.
+        ValueError: *results* has another length.
     """
-    try:
-        items = None if isinstance(results, _NOT_RESULTS) else iter(results)  # type: ignore[call-overload]
-    except TypeError:
-        items = None
+    items = _iterated(results)
     if items is None:
+        kind = type(results)
         raise TypeError(
-            "batched code must return an iterable, such as a list, with one result for each request; "
-            f"for a batch size of {size} it returned {type(results).__qualname__}"
+            "batched code must return an iterable with one result for each request: a list, a tuple, an array or a "
+            f"generator; for a batch size of {size} it returned {kind.__module__}.{kind.__qualname__}, "
+            "which it must turn into a list"
         )
     # One item more than asked for is enough to tell; the rest may be endless.
     answers = list(islice(items, size + 1))
@@ -77,6 +81,15 @@ def batch_results(results: object, size: int) -> list[Any]:
         found = f"more than {size}" if len(answers) > size else len(answers)
         raise ValueError(f"batched code must keep the batch size {size}: it returned {found} results")
     return answers
+
+
+def _iterated(results: object) -> Iterator[Any] | None:
+    if not isinstance(results, _RESULTS) and not hasattr(type(results), _ARRAY_PROTOCOL):
+        return None
+    try:
+        return iter(results)  # type: ignore[call-overload, no-any-return]  # an array's type is not known here
+    except TypeError:  # an array without a dimension
+        return None
 
 
 class _Call:
@@ -164,7 +177,7 @@ class BatchQueue:
 
         Raises:
             DeadlineExceeded: The time of the request that submits it was up before a batch took the item.
-            TypeError: The batch returned no iterable of results.
+            TypeError: The batch returned something other than a list, tuple, array or generator.
             ValueError: The batch returned another number of results than it had items.
             BaseException: What the batch raised, or returned as the result of this item.
         """

@@ -32,13 +32,6 @@ __all__ = [
 ]
 
 _NOT_SERVED: Final = frozenset(("reconfigure", "check_health"))
-_C_METHODS: Final = (
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.ClassMethodDescriptorType,
-    types.BuiltinFunctionType,
-)
-
 
 # --- In the caller: is this code a backend?
 
@@ -318,14 +311,21 @@ def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Cal
 
 
 def _static_function(cls: type, name: str) -> Callable[..., Any] | None:
-    """Return the function that *name* is bound to in *cls*; None if it is no method, or one written in C."""
+    """Return the function that *name* is bound to in *cls*; None if it is not a method, or one written in C."""
     found = _attribute(cls, name)
-    if isinstance(found, staticmethod | classmethod):
+    while isinstance(found, staticmethod | classmethod):
         found = found.__func__
-    if inspect.isclass(found) or isinstance(found, _C_METHODS) or not callable(found):
-        return None
-    # A plain object that happens to be callable is an attribute, unless it binds as a function does.
-    return found if hasattr(type(found), "__get__") else None
+    return found if _is_function(found) else None
+
+
+def _is_function(value: Any) -> bool:
+    """Return whether *value* is a Python function, or wraps one as `functools.cache` does and binds like it.
+
+    A `functools.partial` is an attribute that can be called: whether it binds depends on Python's version.
+    """
+    if isinstance(value, functools.partial) or inspect.isclass(value) or not hasattr(type(value), "__get__"):
+        return False
+    return callable(value) and hasattr(inspect.unwrap(value), "__code__")
 
 
 def _attribute(cls: type, name: str) -> Any:

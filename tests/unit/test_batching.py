@@ -13,6 +13,9 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -324,13 +327,45 @@ def test_an_item_that_is_stop_iteration_fails_its_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    "returned", ["ab", b"ab", bytearray(b"ab"), {1: 1, 2: 2}, {1, 2}, None, 5, np.array(3)], ids=repr
+    "returned", ["ab", b"ab", bytearray(b"ab"), {1: 1, 2: 2}, {1, 2}, None, 5, np.array(3), np.str_("ab")], ids=repr
 )
 def test_what_is_no_sequence_of_results_fails_every_caller(returned: Any) -> None:
     """Text, bytes, mappings, sets and scalars are no results, even of the right length."""
     answers = results_of(returned)
     assert [type(error) for error in answers] == [TypeError, TypeError]
     assert "iterable" in str(answers[0])
+    assert type(returned).__name__ in str(answers[0])
+
+
+class _Rows(Sequence[int]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return (1, 2)[index]
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        pandas.DataFrame({"label": [1, 2], "score": [3, 4]}),
+        pandas.Series([1, 2]),
+        polars.DataFrame({"label": [1, 2], "score": [3, 4]}),
+        polars.Series([1, 2]),
+        pyarrow.table({"label": [1, 2], "score": [3, 4]}),
+        {"a": 1, "b": 2}.values(),
+        map(str, [1, 2]),
+        iter([1, 2]),
+        range(2),
+        _Rows(),
+    ],
+    ids=lambda returned: f"{type(returned).__module__}.{type(returned).__name__}",
+)
+def test_tables_and_other_iterables_fail_every_caller(returned: Any) -> None:
+    """Iterating a table gives column names, so only types whose iteration is known count; the error names the type."""
+    answers = results_of(returned)
+    assert [type(error) for error in answers] == [TypeError, TypeError]
+    assert type(returned).__qualname__ in str(answers[0])
 
 
 @pytest.mark.parametrize(
@@ -345,10 +380,15 @@ def test_another_length_fails_every_caller(returned: Any) -> None:
     assert "batch size" in str(answers[0])
 
 
-@pytest.mark.parametrize("returned", [[1, 2], (1, 2), np.array([1, 2])], ids=repr)
-def test_lists_tuples_and_arrays_are_results(returned: Any) -> None:
-    """Any sequence of the right length will do."""
+@pytest.mark.parametrize("returned", [[1, 2], (1, 2), np.array([1, 2]), (n for n in (1, 2))], ids=repr)
+def test_lists_tuples_arrays_and_generators_are_results(returned: Any) -> None:
+    """Each of the four kinds gives one result for each request."""
     assert results_of(returned) == [1, 2]
+
+
+def test_an_array_gives_the_entries_of_its_first_dimension() -> None:
+    """Two rows are two results."""
+    assert [row.tolist() for row in results_of(np.array([[1, 2, 3], [4, 5, 6]]))] == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_an_endless_iterator_is_refused() -> None:

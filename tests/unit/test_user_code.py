@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import functools
+import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -341,11 +342,36 @@ class Base:
         return 1
 
 
+class BindingPartial(functools.partial[Any]):
+    """Binds as `functools.partial` does in later versions of Python."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return a bound method."""
+        return self if instance is None else types.MethodType(self, instance)
+
+
+class CallableAttribute:
+    """Can be called and binds, but is not a function."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return itself."""
+        return self
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+
 class Code(Base):
     """A class with every kind of attribute."""
 
     hidden = None  # type: ignore[assignment]
     callable_object = functools.partial(echo)
+    binding_partial = BindingPartial(echo)
+    wrapping_partial = functools.update_wrapper(BindingPartial(echo), echo)
+    static_partial = staticmethod(BindingPartial(echo))
+    static_builtin = staticmethod(len)
+    static_class = staticmethod(int)
+    binding_object = CallableAttribute()
 
     def __init__(self) -> None:
         self.own = lambda: 1
