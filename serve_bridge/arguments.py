@@ -36,11 +36,12 @@ def checked_backend(
     check_name("backend", name)
     check_backend_code(func_or_class, init_args, init_kwargs)
     checked = BackendConfig.of(config)
-    check_config(func_or_class, checked if base is None else base.merged(checked))
+    merged = checked if base is None else base.merged(checked)
+    check_config(func_or_class, merged)
     return Backend(
         name=name,
         code=freeze_code(func_or_class, init_args, init_kwargs),
-        is_async=is_async_code(func_or_class),
+        is_async=is_async_code(func_or_class, merged.exposed_methods),
         config=packed_config(checked),
         actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
         is_application=isinstance(func_or_class, Application),

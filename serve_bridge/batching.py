@@ -145,6 +145,7 @@ class BatchQueue:
         max_batch_size: Most items of a batch, at least 1.
         wait_timeout_s: Seconds an item may wait for others. 0: a batch takes what one loop turn brought.
         max_concurrent_batches: Batches that may run at once.
+        on_idle: Called when the last item has left and the last batch has ended.
 
     Attributes:
         ahead: Full batches that may start beyond that, because *run* makes them wait for a thread: it then goes from
@@ -155,9 +156,16 @@ class BatchQueue:
     """
 
     def __init__(
-        self, run: RunBatch, max_batch_size: int, wait_timeout_s: float, *, max_concurrent_batches: int = 1
+        self,
+        run: RunBatch,
+        max_batch_size: int,
+        wait_timeout_s: float,
+        *,
+        max_concurrent_batches: int = 1,
+        on_idle: Callable[[], object] | None = None,
     ) -> None:
         _check_limits(max_batch_size, wait_timeout_s)
+        self._on_idle = on_idle
         self._run_items = run
         self._max_batch_size = max_batch_size
         self._wait_timeout_s = wait_timeout_s
@@ -210,6 +218,8 @@ class BatchQueue:
         """Start every batch that is due, or set the timer for the first one that will be."""
         if not self._waiting:
             self._stop_timer()
+            if self._on_idle is not None and not self._running:
+                self._on_idle()
             return
         if not self._may_start():
             return
@@ -334,7 +344,8 @@ def batch(
 class _Queues:
     """The queues of one decorated function: one for each event loop and instance.
 
-    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it.
+    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it. The queue of an
+    instance that cannot be held weakly, since its class has `__slots__`, goes as soon as it is idle.
     """
 
     def __init__(self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float) -> None:
@@ -364,7 +375,14 @@ class _Queues:
         if instance is None:
             return None, BatchQueue(func, *self._limits)
         key = id(instance)
-        held = weakref.ref(instance, lambda _: queues.pop(key, None))
+
+        def forget(_: object = None) -> None:
+            queues.pop(key, None)
+
+        try:
+            held = weakref.ref(instance, forget)
+        except TypeError:
+            return None, BatchQueue(functools.partial(func, instance), *self._limits, on_idle=forget)
 
         async def run(items: list[Any]) -> Sequence[Any]:
             results: Sequence[Any] = await func(held(), items)

@@ -110,7 +110,7 @@ class Declaration:
         return Backend(
             name=self.name,
             code=code,
-            is_async=is_async_code(self.code),
+            is_async=is_async_code(self.code, self.config.exposed_methods),
             config=packed_config(self.config),
             actor_options=Opaque(dict(self.ray_actor_options)),
             fingerprint=self.fingerprint(),

@@ -114,10 +114,11 @@ def _check_application_config(application: Application, config: BackendConfig) -
             raise ConfigError(f"{option} means nothing to {application!r}: an application answers HTTP, by itself")
 
 
-def is_async_code(func_or_class: object) -> bool:
+def is_async_code(func_or_class: object, exposed_methods: Collection[str] | None = None) -> bool:
     """Return whether the function, the class's `__call__` or the application is asynchronous; an import path is not.
 
-    A class without `__call__` counts as asynchronous when all its served methods are.
+    A class without `__call__` is asynchronous if one of its served methods is: the others are helpers, and run on
+    threads as every `def` does.
     """
     if isinstance(func_or_class, str):
         return False
@@ -125,10 +126,10 @@ def is_async_code(func_or_class: object) -> bool:
         return func_or_class.is_async
     if not inspect.isclass(func_or_class):
         return is_async(func_or_class)
-    funcs = _served(func_or_class, None)
+    funcs = _served(func_or_class, exposed_methods)
     if "__call__" in funcs:
         return is_async(funcs["__call__"])
-    return bool(funcs) and all(is_async(func) for func in funcs.values())
+    return any(is_async(func) for func in funcs.values())
 
 
 def _check_class(cls: type) -> None:
@@ -205,7 +206,7 @@ class UserCode:
     ) -> None:
         self.code = code
         self._surroundings = surroundings
-        self.is_async = is_async_code(code)
+        self.is_async = is_async_code(code, exposed_methods)
         self.methods: Mapping[str, Method] = {}
         self.reconfigure: Callable[[Any], Any] | None = None
         self.check_health: Callable[[], Any] | None = None

@@ -572,6 +572,50 @@ def test_batch_does_not_keep_its_instance_alive() -> None:
     asyncio.run(main())
 
 
+class SlottedAdder:
+    """Adds, in a class of which no weak reference can be made."""
+
+    __slots__ = ("gate", "seen", "token")
+
+    def __init__(self, token: Token) -> None:
+        self.seen: list[list[int]] = []
+        self.token = token
+        self.gate = asyncio.Event()
+
+    @batch(max_batch_size=2)
+    async def add(self, items: list[int]) -> list[int]:
+        """Return each item plus one, once the gate is open."""
+        self.seen.append(items)
+        await self.gate.wait()
+        return [item + 1 for item in items]
+
+
+class Token:
+    """Goes with what holds it."""
+
+
+def test_batch_works_on_a_class_with_slots_and_does_not_keep_its_instance_alive() -> None:
+    """Calls share batches while any waits; after the last one, and a cancelled one, the instance is free to go."""
+
+    async def main() -> None:
+        token = Token()
+        alive = weakref.ref(token)
+        adder = SlottedAdder(token)
+        del token
+        calls = [asyncio.create_task(adder.add(n)) for n in range(4)]
+        await turns()
+        calls[3].cancel()
+        adder.gate.set()
+        assert await asyncio.gather(*calls[:3]) == [1, 2, 3]
+        assert adder.seen == [[0, 1], [2]]
+        del adder, calls
+        await turns()
+        gc.collect()
+        assert alive() is None
+
+    asyncio.run(main())
+
+
 def test_batched_code_can_be_pickled_after_use() -> None:
     """Code and instances travel to replicas; queues and loops stay behind."""
 

@@ -260,6 +260,29 @@ def test_async_code_is_known_by_its_call(code: Any, expected: bool) -> None:
     assert is_async_code(code) is expected
 
 
+class AsyncMethods:
+    """A class without `__call__` whose work is asynchronous, and which has a helper."""
+
+    async def predict(self, data: int) -> int:
+        """Return the data."""
+        return data
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the words."""
+        return text.split()
+
+
+@pytest.mark.parametrize(
+    ("exposed", "expected"), [(None, True), (["predict"], True), (["predict", "tokens"], True), (["tokens"], False)]
+)
+def test_a_class_without_call_is_async_if_one_of_its_served_methods_is(
+    exposed: list[str] | None, expected: bool
+) -> None:
+    """A plain helper does not make it a `def` backend; a method that is not served does not count."""
+    assert is_async_code(AsyncMethods, exposed) is expected
+    assert loaded(AsyncMethods, exposed=exposed).is_async is expected
+
+
 # --- import paths
 
 
