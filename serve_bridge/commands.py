@@ -15,7 +15,7 @@ from typing import Any
 from serve_bridge.client import Client
 from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, ServeBridgeError, shown
-from serve_bridge.results import as_json
+from serve_bridge.http.json_encoding import as_json
 
 __all__ = ["Report", "call", "deploy", "shadow", "status", "traffic"]
 

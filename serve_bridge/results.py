@@ -2,43 +2,27 @@
 
 Rule 1: the type of the result decides, once; nothing here knows the request but for `head`.
 Rule 2: no answer leaves this module that could be split: status, headers and length are checked before.
-Rule 3: numpy, pydantic and their like are known by their shape and never imported.
-
-JSON: bytes are UTF-8 text, NaN and infinities are null, a Decimal is a string, sets are lists. A pydantic
-model is what its `model_dump(mode="json")` says.
+Rule 3: a result without a type of its own in HTTP is JSON, as `http.json_encoding` encodes it.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Generator,
-    Iterator,
-    KeysView,
-    Mapping,
-    ValuesView,
-)
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, TypeAlias
-from uuid import UUID
 
 import msgspec
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.headers import NO_TRAILERS
+from serve_bridge.http.json_encoding import as_json, class_of
 
 __all__ = [
     "MAX_HEADER_BYTES",
     "Answer",
     "StreamOf",
-    "as_json",
     "check_head",
     "fit_trailers",
     "is_bodyless",
@@ -136,25 +120,6 @@ def problem(
     return _answer(as_json(content), _PROBLEM, status)
 
 
-def as_json(value: object) -> bytes:
-    """Return *value* as JSON.
-
-    Raises:
-        SerializationError: It cannot be encoded; the message names the class that is in the way.
-    """
-    try:
-        if _is_plain(value):
-            return msgspec.json.encode(value)
-        built = msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_foreign)
-        return msgspec.json.encode(_textual(built))
-    except RecursionError:
-        raise SerializationError(f"{_class_of(value)} cannot be encoded: it is nested too deep, or in itself") from None
-    except SerializationError:
-        raise
-    except Exception as error:  # foreign `tolist` and `model_dump` run here
-        raise SerializationError(f"{_class_of(value)} cannot be encoded as JSON: {error}") from error
-
-
 def is_bodyless(status: int) -> bool:
     """Return whether an answer of this status never has a body (RFC 9110 section 6.4.1)."""
     return status < 200 or status == 204 or status == 304
@@ -247,7 +212,7 @@ def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
 
 def _whole_body(body: object) -> bytes:
     if not isinstance(body, bytearray | memoryview):
-        raise SerializationError(f"the body of a Response must be bytes, got {_class_of(body)}")
+        raise SerializationError(f"the body of a Response must be bytes, got {class_of(body)}")
     return bytes(body)
 
 
@@ -286,85 +251,3 @@ def _utf8(text: str) -> bytes:
         return str.encode(text)
     except UnicodeEncodeError:
         raise SerializationError("a str with lone surrogates cannot be encoded as UTF-8") from None
-
-
-# What msgspec.json encodes as this module promises, without a look inside.
-_SCALARS: Final = frozenset((str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta))
-_CONTAINERS: Final = frozenset((dict, list, tuple))
-_KEYS: Final = frozenset((str, int))
-_KEPT: Final = (bytes, bytearray, memoryview, Decimal, UUID, datetime, date, time, timedelta)
-
-
-def _is_plain(value: Any) -> bool:
-    """Return whether *value* is made of nothing but plain lists, dicts and scalars; most results are."""
-    kind = type(value)
-    if kind is dict:
-        if not _KEYS.issuperset(map(type, value)):
-            return False
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        return kind in _SCALARS
-    # One pass in C; only what is no scalar is looked into.
-    odd = set(map(type, value)) - _SCALARS
-    if not odd:
-        return True
-    if not odd <= _CONTAINERS:
-        return False
-    return all(_is_plain(item) for item in value if type(item) in _CONTAINERS)
-
-
-def _foreign(value: Any) -> Any:
-    """Return what msgspec does not know as something it does."""
-    dump = getattr(type(value), "model_dump", None)
-    if dump is not None:
-        return dump(value, mode="json")
-    if hasattr(type(value), "tolist"):  # numpy arrays and scalars, tensors, pandas series, array.array
-        return value.tolist()
-    for base, plain in _PLAIN_BASES:
-        if isinstance(value, base):
-            return plain(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, deque | range | KeysView | ValuesView):
-        return list(value)
-    raise SerializationError(f"{_class_of(value)} cannot be encoded as JSON; return a type that can, or a Response")
-
-
-# Subclasses of builtins count as the builtin; their own `__str__` or `__int__` does not.
-_PLAIN_BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    (bytes, bytes.__bytes__),
-)
-
-
-def _textual(value: Any) -> Any:
-    """Return builtins with bytes decoded and every key a str, as JSON wants them."""
-    kind = type(value)
-    if kind is dict:
-        return {_key(key): _textual(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
-        return [_textual(item) for item in value]
-    if kind is bytes or kind is bytearray or kind is memoryview:
-        return bytes(value).decode()
-    return value
-
-
-def _key(key: Any) -> Any:
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    if isinstance(key, bytes):
-        return key.decode()
-    if type(key) in _SCALARS:
-        return key
-    if hasattr(type(key), "tolist"):
-        return key.tolist()
-    if isinstance(key, str | int | float):
-        return key
-    raise SerializationError(f"a dict key of {_class_of(key)} cannot be encoded as JSON; keys are str or numbers")
-
-
-def _class_of(value: object) -> str:
-    kind = type(value)
-    return f"class {kind.__module__}.{kind.__qualname__}"

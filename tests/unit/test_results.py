@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import dataclasses
 import enum
 import json
 import math
-from collections import OrderedDict, deque, namedtuple
+import sqlite3
+from collections import OrderedDict, UserDict, UserList, deque, namedtuple
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv6Network
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pydantic
 import pytest
 from hypothesis import given
@@ -32,7 +40,8 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.results import Answer, StreamOf, as_json, check_head, fit_trailers, problem, render
+from serve_bridge.http.json_encoding import as_json
+from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, problem, render
 
 LENGTH = b"content-length"
 TYPE = b"content-type"
@@ -44,6 +53,12 @@ class Point(pydantic.BaseModel):
     x: int
     at: datetime
     raw: bytes = b"r"
+
+
+class Floating(pydantic.BaseModel):
+    """A pydantic model with a number."""
+
+    x: float
 
 
 @dataclasses.dataclass
@@ -65,6 +80,41 @@ class Celsius(float):
 
 
 Pair = namedtuple("Pair", "a b")
+
+
+class MyDatetime(datetime):
+    """A subclass, as many libraries have one."""
+
+
+class MyDate(date):
+    """A subclass of a date."""
+
+
+class MyTime(time):
+    """A subclass of a time."""
+
+
+class MyDelta(timedelta):
+    """A subclass of a time span."""
+
+
+class MyDecimal(Decimal):
+    """A subclass of a decimal number."""
+
+
+class MyUUID(UUID):
+    """A subclass of a UUID, as database drivers have one."""
+
+
+NOON = MyDatetime(2026, 1, 2, 12, 0, 0, 5, tzinfo=UTC)
+
+
+def sqlite_row() -> sqlite3.Row:
+    """Return a row of a database."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.row_factory = sqlite3.Row
+        row: sqlite3.Row = database.execute("select 1 as id, 'x' as name").fetchone()
+        return row
 
 
 def answer(result: object, **options: bool) -> Answer:
@@ -117,13 +167,11 @@ def test_text_with_a_lone_surrogate_cannot_be_sent() -> None:
         ({date(2026, 1, 2): b"x"}, {"2026-01-02": "x"}),
         ({b"k": b"\xc3\xa9"}, {"k": "é"}),
         ([[b"deep"]], [["deep"]]),
-        ({"n": math.nan, "i": -math.inf}, {"n": None, "i": None}),
         (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         (np.float32(0.5), 0.5),
         (np.int64(3), 3),
         (np.bool_(True), True),
         (np.array([b"x", None], dtype=object), ["x", None]),
-        (np.array([np.nan]), [None]),
         ({"a": np.arange(3), np.int64(1): np.str_("s")}, {"a": [0, 1, 2], "1": "s"}),
         (Row(b"n", np.arange(2)), {"name": "n", "values": [0, 1]}),
         ([Row(b"n")], [{"name": "n", "values": None}]),
@@ -141,6 +189,37 @@ def test_text_with_a_lone_surrogate_cannot_be_sent() -> None:
         (range(3), [0, 1, 2]),
         ({"a": 1}.keys(), ["a"]),
         (msgspec.defstruct("S", [("a", bytes)])(b"x"), {"a": "x"}),
+        (NOON, "2026-01-02T12:00:00.000005Z"),
+        ([MyDate(2026, 1, 2), MyTime(12), MyDelta(seconds=1)], ["2026-01-02", "12:00:00", "PT1S"]),
+        ([MyDecimal("1.10"), MyUUID(int=1)], ["1.10", "00000000-0000-0000-0000-000000000001"]),
+        ({NOON: 1, MyDate(2026, 1, 2): 2}, {"2026-01-02T12:00:00.000005Z": 1, "2026-01-02": 2}),
+        ([Path("/a/b"), PurePosixPath("c")], ["/a/b", "c"]),
+        ([IPv4Address("10.0.0.1"), IPv6Network("::/8")], ["10.0.0.1", "::/8"]),
+        (UserDict({"a": UserList([b"x"])}), {"a": ["x"]}),
+        (array.array("i", [1, 2]), [1, 2]),
+        (frozenset({3}), [3]),
+        ({"a": 1}.values(), [1]),
+        (sqlite_row(), {"id": 1, "name": "x"}),
+        (np.array(["2026-01-02T03:04:05.000006", "NaT"], "datetime64[ns]"), ["2026-01-02T03:04:05.000006", None]),
+        (np.datetime64("2026-01-02T03:04:05", "ns"), "2026-01-02T03:04:05"),
+        (np.datetime64("2026-01-02"), "2026-01-02"),
+        ([np.datetime64("NaT"), np.datetime64("NaT", "ns")], [None, None]),
+        (np.array([[1_500_000_000]], "timedelta64[ns]"), [["PT1.5S"]]),
+        (np.longdouble(0.5), 0.5),
+        (np.array([np.longdouble(0.5)]), [0.5]),
+        (np.ma.array([1, 2], mask=[0, 1]), [1, None]),
+        (pandas.Timestamp("2026-01-02T03:04:05", tz="UTC"), "2026-01-02T03:04:05Z"),
+        (pandas.Timestamp("2026-01-02T03:04:05.000000006"), "2026-01-02T03:04:05.000000006"),
+        (pandas.Timedelta(seconds=1), "PT1S"),
+        ([pandas.NA, pandas.NaT, {"a": pandas.NA}], [None, None, {"a": None}]),
+        (pandas.Series([pandas.Timestamp("2026-01-02"), pandas.NaT]), ["2026-01-02T00:00:00", None]),
+        (pandas.Series([1, None], dtype="Int64"), [1, None]),
+        (pandas.Categorical(["a", None]), ["a", None]),
+        (pandas.Series(["a", None]), ["a", None]),
+        (pandas.Index([1, 2]), [1, 2]),
+        (pandas.DataFrame({"a": [1], "t": [pandas.NaT]}).to_dict("records"), [{"a": 1, "t": None}]),
+        (polars.Series([1, None]), [1, None]),
+        (pyarrow.array([1, None]), [1, None]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -172,6 +251,51 @@ class Opaque:
 def test_what_cannot_be_encoded_is_named(result: Any) -> None:
     """The error names the class that is in the way, wherever it is."""
     with pytest.raises(SerializationError, match=r"Opaque|class builtins\.type"):
+        render(result)
+
+
+@pytest.mark.parametrize(
+    ("result", "path"),
+    [
+        (math.nan, r"the result is nan"),
+        ({"n": [1.0, None, -math.inf]}, r"the result\['n'\]\[2\] is -inf"),
+        ({"a": {"b": (0.0, {"c": math.inf})}}, r"the result\['a'\]\['b'\]\[1\]\['c'\] is inf"),
+        (np.array([[0.0, np.nan]]), r"the result\[0\]\[1\] is nan"),
+        (np.float32("nan"), r"the result is nan"),
+        (Row(b"n", [np.float64("inf")]), r"the result\['values'\]\[0\] is inf"),
+        (Floating(x=math.nan), r"the result\['x'\] is nan"),
+        (pandas.Series([1.0, None]), r"the result\[1\] is nan"),
+        ({"x" * 100: math.nan}, r"the result\['x{39}\.\.\.\] is nan"),
+    ],
+    ids=repr,
+)
+def test_nan_and_infinity_are_errors_that_name_their_path(result: Any, path: str) -> None:
+    """JSON has neither, and null would hide what a model computed."""
+    with pytest.raises(SerializationError, match=path):
+        render(result)
+
+
+def test_a_null_does_not_make_a_finite_result_an_error() -> None:
+    """None, and text that says null, are values."""
+    assert parsed({"a": None, "b": "null", "c": [1.5]}) == {"a": None, "b": "null", "c": [1.5]}
+
+
+@pytest.mark.parametrize(
+    ("result", "path"),
+    [
+        ({"a": [1, Opaque()]}, r"the result\['a'\]\[1\]: class .*Opaque cannot"),
+        ({"rows": [Row(b"", {"x": Opaque()})]}, r"the result\['rows'\]\[0\]\.values\['x'\]: class .*Opaque cannot"),
+        ({"a": {"b": {(1, 2): 3}}}, r"the result\['a'\]\['b'\]: a dict key of class builtins\.tuple"),
+        (Opaque(), r"the result: class .*Opaque cannot"),
+        (pandas.DataFrame({"a": [1]}), r"class .*DataFrame cannot"),
+        ({"a": np.array([[Opaque()]], dtype=object)}, r"the result\['a'\]\[0\]\[0\]: class .*Opaque cannot"),
+        ([1j], r"the result\[0\]: class builtins\.complex"),
+    ],
+    ids=repr,
+)
+def test_an_error_names_the_path_of_what_cannot_be_encoded(result: Any, path: str) -> None:
+    """A reader of the log finds the value."""
+    with pytest.raises(SerializationError, match=path):
         render(result)
 
 
