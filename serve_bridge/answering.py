@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_bridge.errors import ProtocolError, SerializationError, ServeBridgeError
-from serve_bridge.executor import Executor
+from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
@@ -225,7 +225,7 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
     try:
         data, kwargs = await calls.read_arguments(stream, head)
         result = await run_call(executor, method, head, data, kwargs)
-        if not hasattr(result, "__anext__"):
+        if not is_stream(result):
             await calls.answer(stream, result)
         elif head.generator:
             await _send_items(stream, result)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import compress
-from types import CoroutineType, GeneratorType
+from types import GeneratorType
 from typing import Any, Final
 
 from serve_bridge.batching import BatchQueue, batch_results
@@ -24,6 +24,7 @@ from serve_bridge.context import request_deadline
 from serve_bridge.daemon_threads import DaemonThreads
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.method import Method
+from serve_bridge.surroundings import awaited, is_awaitable
 from serve_bridge.user_code import UserCode
 
 _DONE: Final = object()
@@ -75,11 +76,10 @@ class Executor:
             result = method.func(*args, **kwargs)
             if method.is_generator:
                 return result
-            result = await result
         else:
             result = await self._in_thread(method.func, *args, **kwargs)
-            if type(result) is CoroutineType:  # a lambda around an `async def`
-                result = await result
+        if is_awaitable(result):  # of an `async def`, or of a lambda or decorator around one
+            result = await awaited(result)
         return self.iterate(result) if type(result) is GeneratorType else result
 
     async def run_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
@@ -105,8 +105,10 @@ class Executor:
     def _batch_runner(self, method: Method) -> Callable[[list[_Item]], Any]:
         async def run(items: list[_Item]) -> Sequence[Any]:
             if method.is_async:
-                return await method.func([item.value for item in items])  # type: ignore[no-any-return]  # checked later
-            return await self._in_thread(_run_wanted, method.func, items)  # type: ignore[no-any-return]
+                return await awaited(method.func([item.value for item in items]))  # type: ignore[no-any-return]  # checked later
+            run = _WantedOf(items)
+            results = await self._in_thread(run.call, method.func)
+            return run.spread(await awaited(results)) if is_awaitable(results) else results
 
         return run
 
@@ -142,6 +144,11 @@ class Executor:
         await _uninterrupted(self._threads.submit(context.run, _guarded, func, (), {}))
 
 
+def is_stream(result: object) -> bool:
+    """Return whether *result* of `Executor.run` yields items. The type decides, as in `is_awaitable`."""
+    return hasattr(type(result), "__anext__")
+
+
 class _Item:
     """One request of a batch; *wanted* until its caller has the answer, or has left."""
 
@@ -153,13 +160,27 @@ class _Item:
         self.wanted = True
 
 
-def _run_wanted(func: Callable[[list[Any]], Any], items: list[_Item]) -> list[Any]:
-    """Run a batch that has waited for its thread without the items that nobody waits for any more."""
-    now = time.monotonic()
-    wanted = [item.wanted and (item.deadline is None or now < item.deadline) for item in items]
-    values = [item.value for item in compress(items, wanted)]
-    results = iter(batch_results(func(values), len(values)) if values else ())
-    return [next(results) if each else _too_late() for each in wanted]
+class _WantedOf:
+    """A batch that has waited for its thread, without the items that no caller waits for any more."""
+
+    __slots__ = ("_items", "_wanted")
+
+    def __init__(self, items: list[_Item]) -> None:
+        self._items = items
+        self._wanted: list[bool] = []
+
+    def call(self, func: Callable[[list[Any]], Any]) -> Any:
+        """Return a result or an error for each item; an awaitable of *func* as it is, for the loop to await."""
+        now = time.monotonic()
+        self._wanted = [item.wanted and (item.deadline is None or now < item.deadline) for item in self._items]
+        values = [item.value for item in compress(self._items, self._wanted)]
+        results = func(values) if values else ()
+        return results if is_awaitable(results) else self.spread(results)
+
+    def spread(self, results: object) -> list[Any]:
+        """Return *results* of the wanted items among errors for the others."""
+        answers = iter(batch_results(results, sum(self._wanted)))
+        return [next(answers) if each else _too_late() for each in self._wanted]
 
 
 def _too_late() -> DeadlineExceeded:

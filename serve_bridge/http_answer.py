@@ -18,7 +18,7 @@ import msgspec
 from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from serve_bridge.executor import Executor
+from serve_bridge.executor import Executor, is_stream
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -45,7 +45,7 @@ async def send_result(executor: Executor, stream: ReplicaStream, result: Any, he
         BaseException: What user code raises while it is iterated.
     """
     has_no_body = head.method == "HEAD"
-    if hasattr(result, "__anext__"):
+    if is_stream(result):
         await _send_stream(stream, result, has_no_body=has_no_body)
         return
     rendered = render(result, head=has_no_body)

@@ -28,7 +28,7 @@ from serve_bridge.errors import (
     DeadlineExceeded,
     MethodNotExposed,
 )
-from serve_bridge.executor import Executor
+from serve_bridge.executor import Executor, is_stream
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
 from serve_bridge.method import Method
 from serve_bridge.served_asgi import AsgiService
@@ -227,7 +227,7 @@ class Replica:
         try:
             async with overdue:
                 result = await run_call(self._executor, method, head, data, kwargs)
-                return [item async for item in result] if hasattr(result, "__anext__") else result
+                return [item async for item in result] if is_stream(result) else result
         except TimeoutError:
             if overdue.expired():
                 raise DeadlineExceeded(f"no result within {head.timeout_s:g} s", "unknown") from None

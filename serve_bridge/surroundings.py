@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
-from types import CoroutineType, GeneratorType
+from types import GeneratorType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -130,7 +130,7 @@ def within(surroundings: Surroundings, func: Callable[..., Any]) -> Callable[...
         kind = type(result)
         if kind is GeneratorType:
             return _iterated(surroundings, result)
-        if kind is CoroutineType:  # a lambda around an `async def`
+        if is_awaitable(result):  # a lambda around an `async def`
             return _awaited(surroundings, result)
         return result
 
@@ -141,7 +141,7 @@ def _within_async(surroundings: Surroundings, func: Callable[..., Any]) -> Calla
     @functools.wraps(func)
     async def called(*args: Any, **kwargs: Any) -> Any:
         async with surroundings.around_async():
-            return await func(*args, **kwargs)
+            return await awaited(func(*args, **kwargs))
 
     return called
 
@@ -161,6 +161,18 @@ def _iterated(surroundings: Surroundings, generator: Iterator[Any]) -> Iterator[
         yield from generator
 
 
-async def _awaited(surroundings: Surroundings, coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _awaited(surroundings: Surroundings, result: Awaitable[Any]) -> Any:
     async with surroundings.around_async():
-        return await coroutine
+        return await awaited(result)
+
+
+def is_awaitable(value: object) -> bool:
+    """Return whether *value* is to be awaited. The type decides: an object may answer every attribute name."""
+    return hasattr(type(value), "__await__")
+
+
+async def awaited(result: Any) -> Any:
+    """Return what *result* of user code comes to: a decorator may return an awaitable from a coroutine."""
+    while is_awaitable(result):
+        result = await result
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,7 +15,7 @@ from serve_bridge.batching import accept_batch
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.executor import Executor
+from serve_bridge.executor import Executor, is_stream
 from serve_bridge.user_code import UserCode
 
 USER_THREAD = "serve_bridge-user"
@@ -32,7 +33,7 @@ class Backend:
         """Return what the method returns, or a list of what it yields."""
         called = self.code.methods[method]
         result = await self.executor.run(called, *called.arguments(data, kwargs))
-        return [item async for item in result] if hasattr(result, "__anext__") else result
+        return [item async for item in result] if is_stream(result) else result
 
 
 def with_backend(
@@ -172,6 +173,70 @@ def test_threads_added_later_count() -> None:
 def test_a_def_that_returns_a_coroutine_is_awaited() -> None:
     """A lambda around an `async def` is as good as that."""
     assert with_backend(lambda request: async_thread_name(request), lambda backend: backend()) == "MainThread"
+
+
+class Later:
+    """An awaitable that is not a coroutine."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def __await__(self) -> Any:
+        yield from asyncio.sleep(0).__await__()
+        return self.result
+
+
+def deferred(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate code so that it returns an awaitable of an awaitable, but is an `async def` if it was one."""
+    if asyncio.iscoroutinefunction(func):
+
+        @functools.wraps(func)
+        async def called(*args: Any) -> Any:
+            return Later(func(*args))
+
+        return called
+    return functools.wraps(func)(lambda *args: Later(Later(func(*args))))
+
+
+@pytest.mark.parametrize("code", [thread_name, async_thread_name])
+def test_an_awaitable_that_a_decorator_returns_is_awaited(code: Callable[[Any], Any]) -> None:
+    """However many lie around the result."""
+    assert isinstance(with_backend(deferred(code), lambda backend: backend()), str)
+
+
+@accept_batch
+def doubled(items: list[int]) -> list[int]:
+    """Return each item twice over."""
+    return [item * 2 for item in items]
+
+
+@accept_batch
+async def doubled_async(items: list[int]) -> list[int]:
+    """Return each item twice over."""
+    return [item * 2 for item in items]
+
+
+@pytest.mark.parametrize("code", [doubled, doubled_async])
+def test_an_awaitable_of_batched_code_is_awaited(code: Callable[[Any], Any]) -> None:
+    """Its results are those of the batch."""
+
+    async def use(backend: Backend) -> Any:
+        return await asyncio.gather(*(backend(n) for n in range(3)))
+
+    assert with_backend(deferred(code), use, max_batch_size=3) == [0, 2, 4]
+
+
+class Attributes(dict[str, Any]):
+    """A dict that has every attribute, as many libraries have one."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+@pytest.mark.parametrize("decorate", [lambda code: code, deferred])
+def test_a_result_with_every_attribute_is_a_value(decorate: Any) -> None:
+    """It is neither awaited nor iterated: its type says what it is."""
+    assert with_backend(decorate(lambda request: Attributes(a=1)), lambda backend: backend()) == {"a": 1}
 
 
 class Keywords:
