@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
@@ -67,7 +67,7 @@ class Controller:
         self._record = Record(settings.generation, self._checkpoints, self._fleet, self._proxies)
         self._repairs = Repairs(self._repair)
         self._lease = Lease(settings.name, lambda: self._spawn(self.shutdown()))
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -380,6 +380,13 @@ class Controller:
 
     # keeping it so
 
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return the lock of backend *name*. It exists only while it is used, since callers may name any backend."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
     @asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator[None]:
         """Change backend *name*, alone; what is missing of it afterwards is repaired."""
@@ -389,7 +396,7 @@ class Controller:
         # A user who corrects a backend must not wait for replicas of the wrong one that hang while they start.
         self._repairs.interrupt(name)
         try:
-            async with self._locks[name]:
+            async with self._lock(name):
                 yield
         finally:
             self._changes.discard(task)
@@ -406,7 +413,7 @@ class Controller:
 
     async def _repair(self, name: str) -> bool:
         """Make one try to bring *name* to its number of replicas; return whether nothing is left to do."""
-        async with self._locks[name]:
+        async with self._lock(name):
             backend = self._record.wanted.backends.get(name)
             if backend is None:
                 self._repairs.setbacks.pop(name, None)

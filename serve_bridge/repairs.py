@@ -72,7 +72,12 @@ class Repairs:
         """See to it that backend *name* has what it should."""
         task = self._tasks.get(name)
         if (task is None or task.done() or task.cancelling()) and not self._closed:
-            self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name))
+            task = self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name))
+            task.add_done_callback(lambda task: self._ended(name, task))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
 
     def interrupt(self, name: str) -> None:
         """Leave backend *name* to somebody who changes it."""

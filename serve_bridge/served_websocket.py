@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.exceptions import WebSocketException
@@ -40,6 +40,8 @@ from serve_bridge.wire.websocket import (
 )
 
 _SUBPROTOCOL = b"sec-websocket-protocol"
+_HANDSHAKE: Final = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+"""Headers that an HTTP/1.1 server leaves in the scope of a WebSocket. They are hop-by-hop, so no head carries them."""
 
 _logger = logging.getLogger("serve_bridge.replica")
 _encode = msgspec.msgpack.Encoder().encode
@@ -238,6 +240,7 @@ def websocket_scope(head: HttpHead) -> dict[str, Any]:
     return {
         **scope_of(head),
         "type": "websocket",
+        "headers": [*head.headers, *_HANDSHAKE],
         "subprotocols": list(head.subprotocols or ()),
         "extensions": {"websocket.http.response": {}},
     }

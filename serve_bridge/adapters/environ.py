@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote
 
 from starlette.types import Scope
 
 from serve_bridge.messages import HeaderList
+from serve_bridge.name_cache import NameCache
 
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
 """Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""
@@ -44,13 +44,12 @@ def headers_of(environ: Mapping[str, Any]) -> HeaderList:
     """Return the request's headers as ASGI has them."""
     headers: HeaderList = []
     for key, value in environ.items():
-        name = _header_name(key)
+        name = _NAMES[key]
         if name is not None and (value or name not in _EMPTY_IF_NONE):
             headers.append((name, str(value).encode("latin-1")))
     return headers
 
 
-@lru_cache(maxsize=512)  # clients send the same names again and again
 def _header_name(key: str) -> bytes | None:
     """Return the name of the header that *key* of an environ stands for; None: it stands for none."""
     if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
@@ -60,6 +59,9 @@ def _header_name(key: str) -> bytes | None:
     else:
         return None
     return name.lower().replace("_", "-").encode("latin-1")
+
+
+_NAMES: Final = NameCache(_header_name)
 
 
 def has_unframed_body(environ: Mapping[str, Any]) -> bool:

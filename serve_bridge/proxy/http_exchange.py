@@ -14,7 +14,6 @@ import logging
 import re
 import uuid
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.messages import TRAILERS
+from serve_bridge.name_cache import NameCache
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.results import is_bodyless
 from serve_bridge.wire.streams import ANSWER_WINDOW
@@ -286,7 +286,7 @@ class Exchange:
         for name, value in headers:
             if _NO_VALUE.search(value):
                 raise ValueError("the value of a response header holds a character that it may not")
-            lowered = _header_name(name)
+            lowered = _NAMES[name]
             if lowered in _SPECIAL:
                 if lowered == b"date":
                     dated = True
@@ -328,7 +328,7 @@ class Exchange:
         for name, value in message.get("headers", ()):
             if _NO_VALUE.search(value):
                 raise ValueError("the value of a trailer holds a character that it may not")
-            lowered = _header_name(name)
+            lowered = _NAMES[name]
             if lowered not in _SPECIAL:
                 lines += (lowered, b": ", value, b"\r\n")
         if message.get("more_trailers", False):
@@ -355,7 +355,6 @@ class Exchange:
         self._connection.on_response_complete()
 
 
-@lru_cache(maxsize=1024)
 def _header_name(name: bytes) -> bytes:
     """Return *name* in lower case.
 
@@ -365,6 +364,9 @@ def _header_name(name: bytes) -> bytes:
     if not _NAME.fullmatch(name):
         raise ValueError("the name of a response header holds a character that it may not")
     return name.lower()
+
+
+_NAMES: Final = NameCache(_header_name)
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:

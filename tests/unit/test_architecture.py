@@ -79,3 +79,9 @@ def test_the_shared_adapters_load_no_framework(module: str) -> None:
 def test_the_package_is_typed() -> None:
     """Type checkers read the annotations of the installed package."""
     assert (ROOT / "serve_bridge" / "py.typed").is_file()
+
+
+def test_no_cache_counts_entries_alone() -> None:
+    """A client or a backend chooses how long a name is, so `lru_cache` has no bound in bytes; `NameCache` has."""
+    sources = (ROOT / "serve_bridge").rglob("*.py")
+    assert [str(source) for source in sources if "lru_cache" in source.read_text()] == []

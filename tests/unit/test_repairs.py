@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from serve_bridge.repairs import Setbacks
+from serve_bridge.repairs import Repairs, Setbacks
 
 
 class Clock:
@@ -63,3 +65,21 @@ def test_five_setbacks_in_a_row_are_a_failure(setbacks: Setbacks) -> None:
         setbacks.note("it ended")
         found.append(setbacks.failed())
     assert found == [False] * 4 + [True]
+
+
+def test_a_repair_that_is_done_leaves_nothing_behind() -> None:
+    """Callers may name any backend, so whatever is kept for each name would add up."""
+
+    async def run() -> int:
+        async def repair(name: str) -> bool:
+            repairs.setbacks.pop(name, None)
+            return True
+
+        repairs = Repairs(repair)
+        for number in range(100):
+            repairs.begin(f"backend-{number}")
+        await asyncio.wait(repairs.close())
+        await asyncio.sleep(0)  # callbacks of the tasks run in the next turn of the loop
+        return len(repairs.close()) + len(repairs.setbacks)
+
+    assert asyncio.run(run()) == 0
