@@ -1,6 +1,6 @@
 """What a route may look like, and the typed values that its parameters have.
 
-Rule 1: Starlette's path syntax is the only one, and Starlette compiles it; nothing here parses a route again.
+Rule 1: Starlette's path syntax is the only one, and Starlette parses it; nothing here parses a route again.
 Rule 2: pure. The client checks a route with it, the proxy compiles it, the replica turns texts into values.
 """
 
@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from starlette.convertors import CONVERTOR_TYPES
+
+from serve_bridge.errors import ConfigError
+from serve_bridge.http.path_pattern import PathPattern
 
 __all__ = [
     "CONVERTERS",
@@ -31,6 +34,9 @@ CONVERTERS = ("str", "int", "float", "path", "uuid")
 PathParam = tuple[str, str, str]
 """Name, converter and matched text of one path parameter; the form in which it travels to a replica."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that a log or a terminal could take for a command or a line end."""
+
 _CONVERT = {name: CONVERTOR_TYPES[name].convert for name in CONVERTERS}
 
 
@@ -38,12 +44,10 @@ class CompiledPath(NamedTuple):
     """A route as Starlette understands it.
 
     Attributes:
-        regex: Matches a whole path with ``fullmatch``.
         params: Name and converter of each parameter, in order.
         pieces: The literal text before, between and after the parameters; one more than there are parameters.
     """
 
-    regex: re.Pattern[str]
     params: tuple[tuple[str, str], ...]
     pieces: tuple[str, ...]
 
@@ -71,10 +75,10 @@ def compile_route(route: str) -> CompiledPath:
             f"route {route!r} has a brace that belongs to no parameter; write {{name}} or {{name:converter}}"
         )
     try:
-        regex, _, _ = compile_path(route)
+        compile_path(route)
     except (ValueError, re.error) as error:
         raise ValueError(f"route {route!r} does not compile: {error}") from error
-    return CompiledPath(regex, tuple(found), pieces)
+    return CompiledPath(tuple(found), pieces)
 
 
 def check_route(route: object, *, mount: bool = False) -> str:
@@ -86,18 +90,27 @@ def check_route(route: object, *, mount: bool = False) -> str:
 
     Raises:
         TypeError: It is no str, or does not start with "/".
-        ValueError: It lies under `RESERVED_PREFIX`, does not compile as a Starlette path, or is the prefix of
-            a mount with a parameter of the converter ``path``, which leaves open where the prefix ends.
+        ConfigError: It lies under `RESERVED_PREFIX`, has a control character, does not compile as a Starlette path,
+            cannot be matched in linear time, or is the prefix of a mount with a parameter of the converter ``path``,
+            which leaves open where the prefix ends. It is a ValueError.
     """
     if not isinstance(route, str):
         raise TypeError(f"a route is a str that starts with '/', not {type(route).__name__}")
     if not route.startswith("/"):
         raise TypeError(f"a route starts with '/': {route!r}")
     if route.startswith(RESERVED_PREFIX) or (mount and route == RESERVED_PREFIX[:-1]):
-        raise ValueError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
-    compiled = compile_route(route)
+        raise ConfigError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
+    if control := _CONTROL.search(route):
+        raise ConfigError(f"route {route!r} has the control character {control[0]!r}; a route is printable text")
+    try:
+        compiled = compile_route(route)
+        PathPattern(route, compiled.pieces, compiled.params)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if mount and any(converter == "path" for _, converter in compiled.params):
-        raise ValueError(f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'")
+        raise ConfigError(
+            f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'"
+        )
     return route
 
 

@@ -2,7 +2,8 @@
 
 Rule 1: the first created route that matches wins, as in a scan over all of them in order.
 Rule 2: no such scan is made. A static path is one dict look-up with the winner decided beforehand; for the
-others a trie over the literal text of the segments leaves the few that can match; Starlette's regex decides.
+others a trie over the literal text of the segments leaves the few that can match; `PathPattern` decides, in time
+linear in the path.
 Rule 3: matching is exact: no slash is added, nothing is normalised, and nothing under ``/-/`` ever matches.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
+from serve_bridge.http.path_pattern import PathPattern
 from serve_bridge.path_params import RESERVED_PREFIX, CompiledPath, PathParam, compile_route, convert
 
 __all__ = ["Match", "Route", "RouteIndex"]
@@ -93,21 +95,19 @@ class _Candidate(NamedTuple):
 
     order: int
     route: Route
-    regex: re.Pattern[str]
+    pattern: PathPattern
     params: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, order: int, route: Route, compiled: CompiledPath) -> _Candidate:
-        regex = compiled.regex
-        if route.mount:  # (?s:) because a mount takes every sub-path, one with a line feed too
-            regex = re.compile(regex.pattern.removesuffix("$") + "(?:/(?s:.*))?")
-        return cls(order, route, regex, compiled.params)
+        pattern = PathPattern(route.path, compiled.pieces, compiled.params, mount=route.mount)
+        return cls(order, route, pattern, compiled.params)
 
     def match(self, path: str) -> Match | None:
-        found = self.regex.fullmatch(path)
-        if found is None:
+        texts = self.pattern.match(path)
+        if texts is None:
             return None
-        params = tuple((name, converter, found[name]) for name, converter in self.params)
+        params = tuple((name, converter, text) for (name, converter), text in zip(self.params, texts, strict=True))
         try:
             convert(params)
         except ValueError:
@@ -178,5 +178,5 @@ def _segments(compiled: CompiledPath) -> Iterator[tuple[str, bool]]:
     yield text, has_params
 
 
-_EMPTY = CompiledPath(re.compile("^$"), (), ("",))
+_EMPTY = CompiledPath((), ("",))
 """The prefix of a mount at "/"; Starlette would read an empty string as a host name."""
