@@ -13,7 +13,17 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
-_Work = tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+_Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class _Worker:
+    """One thread of a pool: its own work, and how many pins keep it."""
+
+    __slots__ = ("pins", "work")
+
+    def __init__(self) -> None:
+        self.pins = 0
+        self.work: deque[_Work] = deque()
 
 
 class DaemonThreads(Executor):
@@ -24,9 +34,12 @@ class DaemonThreads(Executor):
         self._name = name
         self._work: deque[_Work] = deque()
         self._changed = threading.Condition()
+        self._workers: dict[int, _Worker] = {}
         self._threads = 0
         self._idle = 0
-        self._closed = False
+        self._pinned = 0
+        self._submitted = 0
+        self._closed = self._cancelled = False
 
     def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
         """Run ``fn(*args, **kwargs)`` on a thread, when it is its turn.
@@ -34,28 +47,66 @@ class DaemonThreads(Executor):
         Raises:
             RuntimeError: The pool was shut down.
         """
+        return self._submit(None, fn, args, kwargs)
+
+    def pin(self, thread: int | None = None) -> Pin:
+        """Return what runs its calls on one thread: that with the identifier *thread*, or the one of its first call."""
+        with self._changed:
+            worker = None if thread is None else self._workers.get(thread)
+            if worker is not None:
+                worker.pins += 1
+        return Pin(self, worker)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Take nothing new, but from pins; threads end once they have nothing to do. It never waits, despite *wait*.
+
+        With *cancel_futures*, what waits is cancelled, and pins take nothing new either.
+        """
+        with self._changed:
+            self._closed = True
+            if cancel_futures:
+                self._cancelled = True
+                for queue in (self._work, *(worker.work for worker in self._workers.values())):
+                    while queue:
+                        queue.popleft()[1].cancel()
+            self._changed.notify_all()
+
+    def _submit(
+        self, worker: _Worker | None, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[_Result]:
         future: Future[_Result] = Future()
         with self._changed:
-            if self._closed:
+            if self._cancelled or (self._closed and worker is None):
                 raise RuntimeError("the threads were shut down")
-            self._work.append((future, fn, args, kwargs))
-            if self._idle < len(self._work) and self._threads < self._count:
+            self._submitted += 1
+            work = self._submitted, future, fn, args, kwargs
+            if worker is not None:
+                worker.work.append(work)
+                self._pinned += 1
+                self._changed.notify_all()  # one thread alone can take it
+                return future
+            self._work.append(work)
+            if self._idle < len(self._work) + self._pinned and self._threads < self._count:
                 self._threads += 1
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
             self._changed.notify()
         return future
 
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Take nothing new; threads end once they have nothing to do. It never waits, whatever *wait* says."""
+    def _take(self, worker: _Worker) -> None:
         with self._changed:
-            self._closed = True
-            while cancel_futures and self._work:
-                self._work.popleft()[0].cancel()
+            worker.pins += 1
+
+    def _release(self, worker: _Worker) -> None:
+        with self._changed:
+            worker.pins -= 1
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
-            future, fn, args, kwargs = work
+        worker = _Worker()
+        with self._changed:
+            self._workers[threading.get_ident()] = worker
+        while (work := self._next(worker)) is not None:
+            _, future, fn, args, kwargs = work
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -64,12 +115,47 @@ class DaemonThreads(Executor):
                 future.set_exception(error)
             del work, future, fn, args, kwargs  # an idle thread holds nothing alive
 
-    def _next(self) -> _Work | None:
+    def _next(self, worker: _Worker) -> _Work | None:
         with self._changed:
             self._idle += 1
             try:
-                while not self._work and not self._closed:
+                while True:
+                    own, shared = worker.work, self._work
+                    if own and not (shared and shared[0][0] < own[0][0]):  # the older one first
+                        self._pinned -= 1
+                        return own.popleft()
+                    if shared:
+                        return shared.popleft()
+                    if self._closed and (self._cancelled or not worker.pins):
+                        del self._workers[threading.get_ident()]  # under the lock, so that nothing pins it any more
+                        return None
                     self._changed.wait()
-                return self._work.popleft() if self._work else None
             finally:
                 self._idle -= 1
+
+
+class Pin:
+    """Runs its calls, one after another, on one thread of a pool, until it is released."""
+
+    __slots__ = ("_pool", "_worker")
+
+    def __init__(self, pool: DaemonThreads, worker: _Worker | None) -> None:
+        self._pool = pool
+        self._worker = worker
+
+    def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+        """See `DaemonThreads.submit`; the call before must have ended."""
+        if self._worker is None:
+            return self._pool.submit(self._settle, fn, args, kwargs)
+        return self._pool._submit(self._worker, fn, args, kwargs)
+
+    def release(self) -> None:
+        """Let the thread go; twice is once."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._pool._release(worker)
+
+    def _settle(self, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
+        self._worker = self._pool._workers[threading.get_ident()]
+        self._pool._take(self._worker)
+        return fn(*args, **kwargs)

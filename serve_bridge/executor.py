@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from typing import Any, Final
 from serve_bridge.batching import BatchQueue, batch_results
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import request_deadline
-from serve_bridge.daemon_threads import DaemonThreads
+from serve_bridge.daemon_threads import DaemonThreads, Pin
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.method import Method
 from serve_bridge.surroundings import awaited, is_awaitable
@@ -77,7 +78,9 @@ class Executor:
             if method.is_generator:
                 return result
         else:
-            result = await self._in_thread(method.func, *args, **kwargs)
+            result, thread = await self._in_thread(_placed, method.func, *args, **kwargs)
+            if type(result) is GeneratorType:
+                return self.iterate(result, thread)
         if is_awaitable(result):  # of an `async def`, or of a lambda or decorator around one
             result = await awaited(result)
         return self.iterate(result) if type(result) is GeneratorType else result
@@ -113,35 +116,40 @@ class Executor:
         return run
 
     async def _in_thread(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return await self._in_turn(request_deadline.get(), contextvars.copy_context(), func, args, kwargs)
+        deadline, context = request_deadline.get(), contextvars.copy_context()
+        return await self._in_turn(self._threads, deadline, context, func, args, kwargs)
 
     async def _in_turn(
         self,
+        threads: DaemonThreads | Pin,
         deadline: float | None,
         context: contextvars.Context,
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        future = self._threads.submit(_in_time, deadline, context, func, args, kwargs)
+        future = threads.submit(_in_time, deadline, context, func, args, kwargs)
         return _opened(await _uninterrupted(future))
 
-    async def iterate(self, generator: Iterator[Any]) -> AsyncIterator[Any]:
-        """Iterate *generator* on the threads of user code, and close it there."""
+    async def iterate(self, generator: Iterator[Any], thread: int | None = None) -> AsyncIterator[Any]:
+        """Iterate *generator* on one thread of user code, and close it there, since it may hold what belongs to one.
+
+        That is *thread*, by its identifier, if that still runs.
+        """
         deadline = request_deadline.get()
         context = contextvars.copy_context()  # one for all steps, so that a generator can leave what it has entered
+        pin = self._threads.pin(thread)
         try:
-            while (item := await self._in_turn(deadline, context, next, (generator, _DONE), {})) is not _DONE:
+            while (item := await self._in_turn(pin, deadline, context, next, (generator, _DONE), {})) is not _DONE:
                 deadline = None  # it has begun, so nothing may say any more that it has not
                 yield item
         finally:
-            close = getattr(generator, "close", None)
-            if close is not None:
-                await self._in_thread_after_all(context, close)
-
-    async def _in_thread_after_all(self, context: contextvars.Context, func: Callable[[], Any]) -> None:
-        """Run *func* on the user's threads even though the request is over."""
-        await _uninterrupted(self._threads.submit(context.run, _guarded, func, (), {}))
+            try:
+                close = getattr(generator, "close", None)
+                if close is not None:  # even though the request is over
+                    await _uninterrupted(pin.submit(context.run, _guarded, close, (), {}))
+            finally:
+                pin.release()
 
 
 def is_stream(result: object) -> bool:
@@ -228,6 +236,11 @@ def _in_time(
     if deadline is not None and time.monotonic() >= deadline:
         return None, _too_late()
     return context.run(_guarded, func, args, kwargs)
+
+
+def _placed(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[Any, int]:
+    """Call *func*; return its result and the thread's identifier."""
+    return func(*args, **kwargs), threading.get_ident()
 
 
 def _guarded(

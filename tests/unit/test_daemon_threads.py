@@ -79,6 +79,61 @@ def test_after_the_end_nothing_is_taken_and_threads_end() -> None:
             assert not thread.is_alive()
 
 
+def test_a_pin_keeps_its_calls_on_the_thread_of_the_first() -> None:
+    """Other calls go to the other threads meanwhile, and each thread takes the oldest call that it may."""
+    pool, barrier = DaemonThreads(3, "t"), threading.Barrier(3)
+    for future in [pool.submit(barrier.wait, 5) for _ in range(3)]:
+        future.result(5)
+    pins = [pool.pin() for _ in range(5)]
+    threads = [{pin.submit(threading.get_ident).result(5) for _ in range(20)} for pin in pins]
+    assert [len(each) for each in threads] == [1] * 5
+    for pin in pins:
+        pin.release()
+    pool.shutdown()
+
+
+def test_a_pin_can_be_made_for_a_thread() -> None:
+    """It is that of an earlier call."""
+    pool, barrier = DaemonThreads(2, "t"), threading.Barrier(2)
+    for future in [pool.submit(barrier.wait, 5) for _ in range(2)]:
+        future.result(5)
+    thread = pool.submit(threading.get_ident).result(5)
+    pin = pool.pin(thread)
+    assert {pin.submit(threading.get_ident).result(5) for _ in range(20)} == {thread}
+    pin.release()
+    pool.shutdown()
+
+
+def test_a_pin_works_after_the_end_until_it_is_released() -> None:
+    """Then its thread ends as well."""
+    pool = DaemonThreads(1, "pinned")
+    pin = pool.pin()
+    thread = pin.submit(threading.current_thread).result(5)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+    assert pin.submit(threading.current_thread).result(5) is thread
+    pin.release()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_pin_is_refused_once_all_is_cancelled() -> None:
+    """What waited for its thread is cancelled."""
+    pool, begun, gate = DaemonThreads(1, "t"), threading.Event(), threading.Event()
+    pin = pool.pin()
+    pin.submit(int).result(5)
+    running = pin.submit(lambda: (begun.set(), gate.wait(5)))
+    waiting = pin.submit(int)
+    assert begun.wait(5)
+    pool.shutdown(cancel_futures=True)
+    assert waiting.cancelled()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pin.submit(int)
+    gate.set()
+    running.result(5)
+
+
 def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
     """The interpreter exits."""
     program = (

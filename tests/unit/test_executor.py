@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -254,6 +255,48 @@ def test_any_keyword_reaches_user_code() -> None:
         return await backend(1, "method", func=2, deadline=3, args=4, context=5)
 
     assert with_backend(Keywords, use) == (1, 2, 3, {"args": 4, "context": 5})
+
+
+class Rows:
+    """Yields what belongs to the thread that made it: SQLite refuses every other."""
+
+    def __init__(self) -> None:
+        self.closed_on: list[bool] = []
+
+    def rows(self, count: int) -> Iterator[int]:
+        """Yield from a connection that the call has opened."""
+        return self._rows(sqlite3.connect(":memory:"), count)
+
+    def _rows(self, connection: sqlite3.Connection, count: int) -> Iterator[int]:
+        thread = threading.get_ident()
+        try:
+            for n in range(count):
+                yield connection.execute("select ?", (n,)).fetchone()[0]
+        finally:
+            self.closed_on.append(threading.get_ident() == thread)
+            connection.close()
+
+    def closed(self) -> list[bool]:
+        """Return where the generators were closed."""
+        return self.closed_on
+
+
+def test_a_generator_stays_on_the_thread_that_made_it() -> None:
+    """From the call to its close, however many threads there are; and when their number changes in between."""
+
+    async def use(backend: Backend) -> Any:
+        several = await asyncio.gather(*(backend(30, "rows") for _ in range(8)))
+        called = backend.code.methods["rows"]
+        begun = await backend.executor.run(called, *called.arguments(3, {}))
+        first = await anext(begun)
+        backend.executor.configure(BackendConfig(threads=2))
+        rest = [item async for item in begun]
+        return several, [first, *rest], await backend(None, "closed")
+
+    several, changed, closed = with_backend(Rows, use, threads=4)
+    assert several == [list(range(30))] * 8
+    assert changed == [0, 1, 2]
+    assert closed == [True] * 9
 
 
 # --- what it raises
