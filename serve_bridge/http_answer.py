@@ -11,16 +11,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, MutableMapping
 from functools import partial
-from types import AsyncGeneratorType
 from typing import Any, Final
 
 import msgspec
-from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
-from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render
+from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render, threaded_content
 from serve_bridge.wire.replica_end import ReplicaStream
 
 HEAD_GRACE_S: Final = 0.5
@@ -101,11 +99,9 @@ def _iterate_on(executor: Executor, response: StreamingResponse) -> None:
 
     Starlette has wrapped it; its threads would be others, and many.
     """
-    wrapper = response.body_iterator
-    if isinstance(wrapper, AsyncGeneratorType) and wrapper.ag_code is iterate_in_threadpool.__code__:
-        frame = wrapper.ag_frame
-        if frame is not None:  # it has not been iterated to its end
-            response.body_iterator = executor.iterate(iter(frame.f_locals["iterator"]))
+    content = threaded_content(response)
+    if content is not None:
+        response.body_iterator = executor.iterate(content)
 
 
 async def close_chunks(chunks: Any) -> None:

@@ -25,12 +25,14 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, work: Callable[[], Awaitable[_Result]]) -> concurrent.futures.Future[_Result]:
-        """Run *work* on the loop; return its future."""
+        """Run *work* on the loop, in an empty context; return its future."""
 
         async def run() -> _Result:
             return await work()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop)
+        # What *work* starts lives as long as the loop, so it must not inherit the context of the request that started
+        # it: a replica would find the request's thread for synchronous code in it.
+        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, run(), self.loop)
 
     def stop(self) -> None:
         """Let the loop end, once what it has begun to close is closed; does not wait."""

@@ -13,7 +13,15 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, TypeAlias
 
 import msgspec
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.concurrency import iterate_in_threadpool
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.headers import NO_TRAILERS
@@ -28,6 +36,7 @@ __all__ = [
     "is_bodyless",
     "problem",
     "render",
+    "threaded_content",
 ]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -151,6 +160,15 @@ def fit_trailers(headers: Headers) -> Headers:
         raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
     lowered = [(name.lower(), value) for name, value in headers]
     return [pair for pair in lowered if pair[0] not in NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))]
+
+
+def threaded_content(response: StreamingResponse) -> Iterator[Any] | None:
+    """Return the synchronous content of *response*, which Starlette would iterate on threads; None: it is not."""
+    wrapper = response.body_iterator
+    if not isinstance(wrapper, AsyncGeneratorType) or wrapper.ag_code is not iterate_in_threadpool.__code__:
+        return None
+    frame = wrapper.ag_frame  # None: it has been iterated to its end
+    return None if frame is None else iter(frame.f_locals["iterator"])
 
 
 def _check_headers(headers: Headers) -> None:

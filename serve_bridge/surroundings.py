@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
-from types import GeneratorType
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, Protocol
 
 import msgspec
+from starlette.concurrency import iterate_in_threadpool
+from starlette.responses import StreamingResponse
 
 from serve_bridge.errors import ConfigError, shown
 from serve_bridge.import_path import check_import_path, resolve, search_path_of
+from serve_bridge.results import threaded_content
 
 __all__ = ["Surroundings", "SurroundingsSpec", "open_surroundings", "within"]
 
@@ -39,9 +42,10 @@ class Surroundings(Protocol):
     def around(self) -> AbstractContextManager[object]:
         """Return what is to be entered around one call of `def` code, in the thread that runs it.
 
-        A call is the constructor, a request, a batch, `reconfigure` or `check_health`; a generator counts as one call
-        from its first item until it is closed. All of it sees the same context variables; with `threads` above 1 the
-        steps of a generator may run in different threads, one after another.
+        A call is the constructor, a request, a batch, `reconfigure` or `check_health`. A generator counts as one call
+        from its first item until it is closed; so does the body of a streaming response, after the call that returned
+        it. All of it sees the same context variables; with `threads` above 1 the steps of a generator may run in
+        different threads, one after another.
         """
 
     def around_async(self) -> AbstractAsyncContextManager[object]:
@@ -127,12 +131,9 @@ def within(surroundings: Surroundings, func: Callable[..., Any]) -> Callable[...
     def called(*args: Any, **kwargs: Any) -> Any:
         with surroundings.around():
             result = func(*args, **kwargs)
-        kind = type(result)
-        if kind is GeneratorType:
-            return _iterated(surroundings, result)
         if is_awaitable(result):  # a lambda around an `async def`
             return _awaited(surroundings, result)
-        return result
+        return _covered(surroundings, result)
 
     return called
 
@@ -141,7 +142,8 @@ def _within_async(surroundings: Surroundings, func: Callable[..., Any]) -> Calla
     @functools.wraps(func)
     async def called(*args: Any, **kwargs: Any) -> Any:
         async with surroundings.around_async():
-            return await awaited(func(*args, **kwargs))
+            result = await awaited(func(*args, **kwargs))
+        return _covered(surroundings, result)
 
     return called
 
@@ -149,21 +151,54 @@ def _within_async(surroundings: Surroundings, func: Callable[..., Any]) -> Calla
 def _within_items_async(surroundings: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(func)
     async def called(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with surroundings.around_async(), aclosing(func(*args, **kwargs)) as items:
+        async with aclosing(_iterated_async(surroundings, func(*args, **kwargs))) as items:
             async for item in items:
                 yield item
 
     return called
 
 
-def _iterated(surroundings: Surroundings, generator: Iterator[Any]) -> Iterator[Any]:
+def _covered(surroundings: Surroundings, result: Any) -> Any:
+    """Return *result*, but if it is iterated later, that happens within *surroundings* too."""
+    kind = type(result)
+    if kind is GeneratorType:
+        return _iterated(surroundings, result)
+    if kind is AsyncGeneratorType:
+        return _iterated_async(surroundings, result)
+    if isinstance(result, StreamingResponse):
+        content = threaded_content(result)
+        if content is not None:
+            result.body_iterator = iterate_in_threadpool(_iterated(surroundings, content))
+        else:
+            result.body_iterator = _iterated_async(surroundings, result.body_iterator)
+    return result
+
+
+def _iterated(surroundings: Surroundings, items: Iterator[Any]) -> Iterator[Any]:
     with surroundings.around():
-        yield from generator
+        try:
+            yield from items
+        finally:
+            close = getattr(items, "close", None)  # `yield from` closes an iterator only when it is closed itself
+            if close is not None:
+                close()
+
+
+async def _iterated_async(surroundings: Surroundings, items: Any) -> AsyncGenerator[Any, None]:
+    async with surroundings.around_async():
+        try:
+            async for item in items:
+                yield item
+        finally:
+            aclose = getattr(items, "aclose", None)
+            if aclose is not None:
+                await aclose()
 
 
 async def _awaited(surroundings: Surroundings, result: Awaitable[Any]) -> Any:
     async with surroundings.around_async():
-        return await awaited(result)
+        found = await awaited(result)
+    return _covered(surroundings, found)
 
 
 def is_awaitable(value: object) -> bool:

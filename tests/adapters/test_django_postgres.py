@@ -79,6 +79,24 @@ with connection.cursor() as cursor:
     assert project.manage("shell", "--no-imports", "-c", program, PROJECT_RUNTIME="local") == f"{[ITEMS] * CALLS}\n0\n"
 
 
+def test_an_open_call_that_is_idle_has_no_connection(project: Project) -> None:
+    """A stream or a WebSocket may be open for hours."""
+    program = f"""
+from django.db import connection
+from serve_bridge.adapters.django import get_handle
+from tests.waiting import wait_until_equal
+def connections():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) {FOUND}", [{ONCE!r}])
+        return cursor.fetchone()[0]
+items = get_handle("watch").stream()
+print(next(items))
+wait_until_equal(connections, 0)
+items.close()
+"""
+    assert project.manage("shell", "--no-imports", "-c", program, PROJECT_RUNTIME="local") == f"{ITEMS}\n"
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("endpoint", ["count", "acount"])
 def test_a_replica_uses_the_orm(instance: serve.Client, endpoint: str) -> None:

@@ -29,10 +29,11 @@ def test_the_projects_own_tests_pass(project: Project, words: tuple[str, ...]) -
 
 
 def test_the_projects_own_tests_pass_with_pytest(project: Project) -> None:
-    """With pytest-django: `client`, `django_db`, `live_server`."""
+    """With pytest-django: `client`, `django_db`, `live_server`; with pytest-asyncio, whose loop is a plain one."""
     options = ("-p", "no:cacheprovider", "-p", "no:randomly", "-o", "pythonpath=.")
+    options += ("-o", "asyncio_default_fixture_loop_scope=function")
     done = project.run("-m", "pytest", *options, "shop/with_pytest.py", PROJECT_RUNTIME="local")
-    assert "3 passed" in done.stdout, done.stdout
+    assert "13 passed" in done.stdout, done.stdout
 
 
 def test_the_projects_checks_pass(project: Project) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import StreamingResponse
 
 from serve_bridge.batching import accept_batch
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.executor import Executor
 from serve_bridge.frozen_code import freeze_code
+from serve_bridge.results import threaded_content
 from serve_bridge.surroundings import SurroundingsSpec, open_surroundings
 from serve_bridge.user_code import UserCode
 from tests.projects import project_in
@@ -152,6 +154,48 @@ def test_a_generator_that_is_given_up_leaves(code: Callable[..., Any]) -> None:
 
     result, events = run(code, first_only)
     assert (result, len(events)) == ("inside", 2)
+
+
+def streaming(request: Any) -> StreamingResponse:
+    """Return a response whose body is iterated after the call, on threads."""
+    return StreamingResponse(items(request))
+
+
+async def async_streaming(request: Any) -> StreamingResponse:
+    """Return a response whose body is iterated after the call, on the loop."""
+    return StreamingResponse(async_items(request))
+
+
+async def async_with_threaded_body(request: Any) -> StreamingResponse:
+    """Return a response whose body is iterated after the call, on threads."""
+    return StreamingResponse(items(request))
+
+
+async def async_generator_returned(request: Any) -> AsyncIterator[str]:
+    """Return a generator, which is iterated after the call."""
+    return async_items(request)
+
+
+LATER: list[tuple[Callable[..., Any], list[str]]] = [
+    (streaming, ["enter", "leave"] * 2),
+    (async_streaming, ["enter async", "leave async"] * 2),
+    (async_with_threaded_body, ["enter async", "leave async", "enter", "leave"]),
+    (async_generator_returned, ["enter async", "leave async"] * 2),
+]
+
+
+@pytest.mark.parametrize(("code", "events"), LATER, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_is_iterated_after_a_call_runs_within_too(code: Callable[..., Any], events: list[str]) -> None:
+    """A body enters and leaves by itself: the call that returned it has left."""
+
+    async def use(call: Any, _: UserCode) -> list[Any]:
+        result = await call(1)
+        if not isinstance(result, StreamingResponse):
+            return list(result)
+        content = threaded_content(result)
+        return list(content) if content is not None else [item async for item in result.body_iterator]
+
+    assert run(code, use) == (["inside"] * 2, events)
 
 
 def test_a_call_that_raises_leaves() -> None:

@@ -2,36 +2,39 @@
 
 Rule 1: outside of tests nothing is lent. A `TestCase` keeps what it writes in a transaction that it rolls back, which
         no other connection sees; Django's live server is lent a connection for the same reason.
-Rule 2: lender and borrower take turns: who lends waits for the answer.
+Rule 2: lender and borrower take turns: the lender waits for the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 
+_lock = threading.Lock()
 _lent: dict[str, Any] = {}
-_kept: dict[str, Any] = {}
 
 
 def lend() -> None:
     """Lend this thread's connections that are inside a test's transaction; take back those that are not any more."""
-    for alias, connection in list(_lent.items()):
-        if not _is_in_test(connection):
-            del _lent[alias]
-            connection.dec_thread_sharing()
-    for connection in connections.all(initialized_only=True):
-        if connection.alias not in _lent and _is_in_test(connection):
-            connection.inc_thread_sharing()
-            _lent[connection.alias] = connection
+    with _lock:
+        for alias, connection in list(_lent.items()):
+            if not _is_in_test(connection):
+                del _lent[alias]
+                connection.dec_thread_sharing()
+        for connection in connections.all(initialized_only=True):
+            if connection.alias not in _lent and _is_in_test(connection):
+                connection.inc_thread_sharing()
+                _lent[connection.alias] = connection
 
 
 async def alend() -> None:
-    """Same as `lend`, of the thread in which an asynchronous test has its connections."""
+    """Same as `lend`, of the threads in which an asynchronous test has its connections: the loop's, and the ORM's."""
+    lend()
     await sync_to_async(lend)()
 
 
@@ -42,8 +45,7 @@ def borrowed() -> Iterator[None]:
         yield
         return
     own = {each.alias: each for each in connections.all(initialized_only=True)}
-    taken = dict(_lent)
-    _use(taken)
+    taken = take()
     try:
         yield
     finally:
@@ -52,26 +54,11 @@ def borrowed() -> Iterator[None]:
         _use(own)
 
 
-def are_involved() -> bool:
-    """Whether `keeping` has anything to do."""
-    return bool(_lent or _kept)
-
-
-def keeping(step: Callable[[], None]) -> Callable[[], None]:
-    """Return what lets the thread of the asynchronous ORM use what is lent; *step* is for connections of its own."""
-
-    def kept() -> None:
-        for alias, connection in list(_kept.items()):
-            if connections[alias] is connection:
-                del connections[alias]
-        _kept.clear()
-        if _lent:
-            _kept.update(_lent)
-            _use(_kept)
-        else:
-            step()
-
-    return kept
+def take() -> Mapping[str, Any]:
+    """Let this thread use what is lent from now on, and return it by its alias."""
+    taken = dict(_lent)
+    _use(taken)
+    return taken
 
 
 def _use(given: Mapping[str, Any]) -> None:

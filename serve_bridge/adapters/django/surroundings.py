@@ -1,7 +1,7 @@
 """What backends of a project run in: Django is set up, and no call leaves a database connection behind.
 
-Rule 1: user code of a replica finds Django as a view does: set up before it is imported, connections kept and closed
-        by CONN_MAX_AGE.
+Rule 1: user code of a replica finds Django as a view does. Django is set up before the code is imported. Connections of
+        `def` code are kept and closed by CONN_MAX_AGE; those of an `async def` call end with the call, as under ASGI.
 Rule 2: with the local runtime the process is the web's own; nothing of its settings is touched.
 """
 
@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Final
 
 import django
-from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE
 from django.db import close_old_connections, connections, reset_queries
-from django.db.backends.signals import connection_created
 
 from serve_bridge.adapters.django import lent_connections
+from serve_bridge.adapters.django.call_thread import CallThread
 from serve_bridge.import_path import search_path_of
 from serve_bridge.surroundings import SurroundingsSpec
 
@@ -44,11 +43,9 @@ class DjangoSurroundings:
 
     def __init__(self, settings: str | None = None) -> None:
         self._settings = settings
-        self._connected = False
 
     def setup(self) -> None:
         """Set Django up, unless this process has done it."""
-        connection_created.connect(self._note_connection)
         if apps.ready:
             return
         if self._settings is not None:
@@ -61,7 +58,8 @@ class DjangoSurroundings:
     @contextmanager
     def around(self) -> Iterator[None]:
         """Do what Django does around a request."""
-        _begin()
+        reset_queries()
+        close_old_connections()
         try:
             with lent_connections.borrowed():
                 yield
@@ -70,24 +68,10 @@ class DjangoSurroundings:
 
     @asynccontextmanager
     async def around_async(self) -> AsyncIterator[None]:
-        """Do the same in the thread in which the asynchronous ORM has its connections, once it has any."""
-        await self._in_orm_thread(_begin)
+        """Give the call a thread of its own for its synchronous code, and close the connections of that thread."""
+        thread = CallThread()
+        thread.enter()
         try:
             yield
         finally:
-            await self._in_orm_thread(close_old_connections)
-
-    async def _in_orm_thread(self, step: Any) -> None:
-        if lent_connections.are_involved():
-            step = lent_connections.keeping(step)
-        elif not self._connected:
-            return
-        await sync_to_async(step)()
-
-    def _note_connection(self, **_: Any) -> None:
-        self._connected = True
-
-
-def _begin() -> None:
-    reset_queries()
-    close_old_connections()
+            await thread.end()

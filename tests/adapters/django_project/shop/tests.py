@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.request import urlopen
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.test import AsyncRequestFactory, LiveServerTestCase, RequestFactory, SimpleTestCase, TestCase
+from django.test import (
+    AsyncClient,
+    AsyncRequestFactory,
+    Client,
+    LiveServerTestCase,
+    RequestFactory,
+    SimpleTestCase,
+    TestCase,
+)
 from django.test.utils import override_settings
 
 from serve_bridge.adapters.django import abridge_view, bridge_view, get_handle
+from shop.combinations import PATHS, STACKS, abody_of, body_of
 from shop.models import Item
 
 
@@ -34,7 +44,7 @@ class InATransaction(TestCase):
 
     def test_handle(self) -> None:
         """By a handle in a view, and in the test itself."""
-        self.assertEqual(self.client.get("/called/").content, b"1")
+        self.assertEqual(self.client.get("/called/count/").content, b"1")
         self.assertEqual(get_handle("count").call(), 1)
 
     def test_async_backend(self) -> None:
@@ -44,7 +54,7 @@ class InATransaction(TestCase):
     async def test_async_client(self) -> None:
         """By the asynchronous test client."""
         await Item.objects.acreate(name="second")
-        for path in ("/awaited/", "/count/", "/async/count/"):
+        for path in ("/aforwarded/count/", "/count/", "/async/count/"):
             self.assertEqual((await self.async_client.get(path)).json(), 2)
 
     def test_request_factory(self) -> None:
@@ -54,6 +64,37 @@ class InATransaction(TestCase):
     async def test_async_request_factory(self) -> None:
         """By an asynchronous view called with a request."""
         self.assertEqual((await abridge_view("count")(AsyncRequestFactory().get("/"))).content, b"1")
+
+
+class InEveryCombination(TestCase):
+    """No view, middleware, backend or handle waits for itself, and all see what the test has written."""
+
+    def test_client(self) -> None:
+        """Under WSGI."""
+        Item.objects.create(name="first")
+        for middleware in STACKS:
+            with override_settings(MIDDLEWARE=middleware):
+                client = Client()
+                for path in PATHS:
+                    with self.subTest(path, middleware=middleware):
+                        self.assertEqual(body_of(client.get(path)), b"1")
+
+    async def test_async_client(self) -> None:
+        """Under ASGI, one after another and at a time."""
+        await Item.objects.acreate(name="first")
+        for middleware in STACKS:
+            with override_settings(MIDDLEWARE=middleware):
+                client = AsyncClient()
+                for path in PATHS:
+                    with self.subTest(path, middleware=middleware):
+                        self.assertEqual(await abody_of(await client.get(path)), b"1")
+
+    async def test_concurrent_calls(self) -> None:
+        """Two calls are in synchronous code at a time."""
+        for view in ("acalled", "aforwarded"):
+            client = AsyncClient()
+            answers = await asyncio.gather(*(client.get(f"/{view}/meeting/") for _ in range(2)))
+            self.assertEqual(sorted([await abody_of(answer) for answer in answers]), [b"0", b"1"])
 
 
 class LoggedIn(TestCase):
