@@ -28,6 +28,12 @@ INLINE_BODY_BYTES: Final = 64 * 1024
 TRAILERS: Final = "http.response.trailers"
 """The extension of ASGI by which an answer has trailers, and the message with them."""
 
+BODY_LENGTH: Final = "serve_bridge.body_length"
+"""Key of an ASGI scope: how many bytes the request's body has, as framed; 0: it has none; None: only reading it tells.
+
+Whoever frames the request decides this once. Headers are for user code and are not read for it again.
+"""
+
 CONTROLLER: Final = "controller"
 """The name under which the controller listens, as replicas do under their ids."""
 

@@ -32,6 +32,11 @@ REQUESTS = [
     b"GET /any HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     b"DELETE /any HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    b"POST /any HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    b"Content-Length: 25\r\n\r\nGET /stream HTTP/1.1\r\nA:b",
+    b"POST /any HTTP/1.1\r\nHost: a\r\nConnection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n0\r\n\r\n",
+    b"GET http://a?b=c HTTP/1.1\r\nHost: a\r\n\r\n",
 ]
 """What is served, with whatever an HTTP client may say."""
 
@@ -50,6 +55,32 @@ PIECES = [
 ]  # fmt: skip
 """What is put into requests: what means something somewhere, and what is too much."""
 
+OPTIONS = [
+    b"Connection: Upgrade", b"Connection: Upgrade, HTTP2-Settings", b"Connection: keep-alive, upgrade",
+    b"Connection: Transfer-Encoding", b"Connection: Content-Length", b"Connection: Host, Expect",
+    b"Connection: close", b"Connection: keep-alive", b"connection: upgrade,close", b"Proxy-Connection: close",
+    b"Upgrade: h2c", b"Upgrade: websocket", b"Upgrade: TLS/1.0", b"Upgrade: websocket, h2c", b"upgrade: WEBSOCKET",
+    b"HTTP2-Settings: AAMAAABk", b"Sec-WebSocket-Version: 13", b"Expect: 100-continue", b"TE: trailers",
+]  # fmt: skip
+"""What a client may say about the connection; none of it changes where a body ends."""
+
+BODIES = [
+    (b"Content-Length: 2", b"ab"),
+    (b"Content-Length: 39", b"GET /any HTTP/1.1\r\nHost: smuggled\r\n\r\n\r\n"),
+    (b"Content-Length: 21", b"GET /any HTTP/1.0\r\n\r\n"),
+    (b"Content-Length: 12", b"0\r\n\r\nGET / H"),
+    (b"Transfer-Encoding: chunked", b"0\r\n\r\n"),
+    (b"Transfer-Encoding: chunked", b"2\r\nab\r\n0\r\n\r\n"),
+    (b"Transfer-Encoding: chunked", b"15\r\nGET /any HTTP/1.0\r\n\r\n\r\n0\r\nX-T: u\r\n\r\n"),
+    (b"Accept: */*", b""),
+]  # fmt: skip
+"""How a body is framed, and the body; some look like requests."""
+
+LINES = [
+    b"POST /any HTTP/1.1", b"PUT /any?a=b HTTP/1.1", b"GET /any HTTP/1.1", b"POST http://a HTTP/1.1",
+    b"POST /any HTTP/1.0", b"CONNECT /any HTTP/1.1", b"CONNECT a:80 HTTP/1.1", b"OPTIONS /any HTTP/1.1",
+]  # fmt: skip
+
 NUMBERS = [b"0", b"00", b"1", b"2", b"8", b"-1", b"+1", b"1e3", b"0x10", b"65536", b"4294967296", b"9" * 30, b""]
 
 Mutation = Callable[[Random, bytes], bytes]
@@ -58,6 +89,8 @@ Mutation = Callable[[Random, bytes], bytes]
 def mutated(seed: int, number: int, more: Sequence[bytes] = ()) -> bytes:
     """Return input *number* of *seed*: one to three requests on one connection, of which a few bytes are others.
 
+    One input in four is of requests that combine options of the connection with bodies, and most of these stay whole.
+
     Args:
         seed: Of the run.
         number: Of the input.
@@ -65,10 +98,20 @@ def mutated(seed: int, number: int, more: Sequence[bytes] = ()) -> bytes:
     """
     random = Random(seed << 40 | number)
     count = random.choice((1, 1, 2, 3))
+    if number % 4 == 0:
+        data = b"".join(_combined(random) for _ in range(count))
+        return random.choice(_MUTATIONS)(random, data) if random.random() < 0.3 else data
     data = b"".join(random.choice(more if more and random.random() < 0.25 else REQUESTS) for _ in range(count))
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         data = random.choice(_MUTATIONS)(random, data)
     return data
+
+
+def _combined(random: Random) -> bytes:
+    framing, body = random.choice(BODIES)
+    fields = [b"Host: a", framing, *random.sample(OPTIONS, random.randint(0, 4))]
+    random.shuffle(fields)
+    return b"\r\n".join([random.choice(LINES), *fields, b"", body])
 
 
 def _span(random: Random, data: bytes) -> tuple[int, int]:

@@ -65,6 +65,7 @@ class EdgeServer:
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
             interface="asgi3",
+            http=EdgeProtocol,
             lifespan="off",
             ws=EdgeWebSocket,
             ws_max_size=options.max_message_bytes,

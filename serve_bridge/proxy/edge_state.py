@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.buffers import Buffers
-from serve_bridge.proxy.http_framing import FramingLimits, Refusal
+from serve_bridge.proxy.request_head import FramingLimits, Refusal
 from serve_bridge.proxy.trusted_peers import TrustedPeers
 
 __all__ = ["NO_ROOM", "EdgeState"]

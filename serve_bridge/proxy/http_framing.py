@@ -1,8 +1,8 @@
-"""Where each HTTP/1 request begins and ends in the bytes of a connection, and what is refused unparsed.
+"""Where each HTTP/1 request begins and ends in the bytes of a connection.
 
-Rule 1: sans-I/O and without a clock: bytes in, pieces for a parser out.
-Rule 2: strict. Only what RFC 9112 lets a sender write passes, so that the parser behind and proxies before it
-read a piece in one way only. Chunked bodies leave in canonical form, without extensions and trailers.
+Rule 1: sans-I/O and without a clock: bytes in, heads and pieces of bodies out.
+Rule 2: this is the one place that decides where a message ends, and it decides by the head alone. Nothing behind it
+parses bytes of HTTP again.
 Rule 3: limits count received bytes, and no more than the limits is ever buffered.
 """
 
@@ -10,76 +10,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FramingLimits", "Refusal", "RequestFramer"]
+from serve_bridge.proxy.request_head import (
+    FramingLimits,
+    Refusal,
+    RequestHead,
+    check_request_line,
+    check_trailer,
+    read_head,
+)
 
-CHUNKED: Final = -1
-"""Body length of a request whose body is chunked."""
+__all__ = ["RequestFramer"]
 
 CHUNK_EXTENSION_BYTES: Final = 256
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?"
-_REQUEST_LINE = re.compile(
-    rb"(" + _TOKEN + rb") (?:(?i:https?)://(" + _AUTHORITY + rb"))?(/[!\"$-~]*+|\*) HTTP/([0-9]\.[0-9])\r\n"
-)
-_CONNECT = re.compile(rb"CONNECT [!-~]+ HTTP/1\.[01]\r\n")
-_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+\r\n")
-_PLAIN_HEAD = re.compile(
-    rb"[A-Z]++ /[!\"$&-~]*+ HTTP/1\.1\r\nHost: %(authority)s\r\n"
-    rb"(?:(?!(?i:host|content-length|transfer-encoding|expect):)%(token)s:[\t -~\x80-\xff]*+\r\n)*+\r\n"
-    % {b"authority": _AUTHORITY, b"token": _TOKEN}
-)
-"""Most heads: no escapes, Host first, no body. Only a shorter way to what `body_length` finds without it."""
-_FRAMING_FIELD = re.compile(rb"\n(?i:(host|content-length|transfer-encoding|expect)):([^\r]*)")
-_TRAILER_NAME = re.compile(rb"(" + _TOKEN + rb"):")
-_HOST = re.compile(_AUTHORITY)
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_CHUNK_LINE = re.compile(
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_CHUNK_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})"
     rb"((?:[ \t]*;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|\"[\t !#-\[\]-~]*+\"))?)*)\r\n" % {b"token": _TOKEN}
 )
-_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
-_STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
-_UNPRINTABLE = re.compile(rb"[^ -~\r\n]")
-
-_HOST_ALONE: Final = frozenset({b"host"})
-_TRAILERS_REFUSED: Final = frozenset(
-    b"authorization connection content-encoding content-length content-range content-type cookie expect "
-    b"forwarded host keep-alive te trailer transfer-encoding upgrade".split()
-)
-
-
-class Refusal(Exception):
-    """The request is not served, and the connection closes after the answer.
-
-    Attributes:
-        status: HTTP status of the answer.
-        reason: One clause for the client; holds nothing of the request.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(status, reason)
-        self.status, self.reason = status, reason
-
-
-@dataclass(frozen=True, slots=True)
-class FramingLimits:
-    """What a connection may send, as in `HTTPOptions`; sizes in bytes."""
-
-    max_request_line_bytes: int = 8 * 1024
-    max_header_bytes: int = 64 * 1024
-    max_headers: int = 100
-    max_body_bytes: int = 16 * 1024 * 1024
+_STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
+_UNPRINTABLE: Final = re.compile(rb"[^ -~\x80-\xff\r\n]")
 
 
 class RequestFramer:
-    """Cuts the bytes of one connection into pieces: a head, then the pieces of its body, then the next head.
+    """Cuts the bytes of one connection into pieces: a head, then the data of its body, then the next head.
 
     A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits. Before a head
     that announces a body is handed out *admit* is called; it refuses the request by raising `Refusal`.
+
+    Args:
+        limits: What the connection may send.
+        admit: Called for each request with a body.
+        trusted: Whether forwarding headers of this connection reach the application.
 
     Attributes:
         at_head: The next piece is the head of a request; the one before is complete.
@@ -99,13 +63,17 @@ class RequestFramer:
         "_skipped_blank",
         "_start",
         "_step",
+        "_trusted",
         "at_head",
         "body_received",
     )
 
-    def __init__(self, limits: FramingLimits, admit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, limits: FramingLimits, admit: Callable[[], None] | None = None, *, trusted: bool = False
+    ) -> None:
         self._limits = limits
         self._admit = admit
+        self._trusted = trusted
         self._buffer: bytes | bytearray = b""
         self._start = self.body_received = 0
         self._expect_head()
@@ -131,8 +99,11 @@ class RequestFramer:
             self._buffer, self._start = bytearray(memoryview(self._buffer)[self._start :]), 0
         self._buffer += data
 
-    def next_piece(self) -> bytes | None:
-        """Return the next complete piece for the parser, or None until more bytes come.
+    def next_piece(self) -> RequestHead | bytes | None:
+        """Return a head, or data of its body, or None until more bytes come.
+
+        Data is without framing. It is `b""` only where a body in chunks ends; when `at_head` is true again, the body
+        is complete.
 
         Raises:
             Refusal: The bytes are no acceptable request; nothing of this connection may be read any more.
@@ -142,15 +113,7 @@ class RequestFramer:
         if self._start == len(self._buffer):
             self.discard()  # the rest of the body may be long in coming
             return None
-        match self._step:
-            case "length":
-                return self._body_piece()
-            case "chunk size":
-                return self._chunk_size()
-            case "chunk data":
-                return self._chunk_data()
-            case _:
-                return self._trailers()
+        return self._body_piece() if self._step == "length" else self._chunk_piece()
 
     def _expect_head(self) -> None:
         if self._start == len(self._buffer):
@@ -173,7 +136,7 @@ class RequestFramer:
         self._start += len(piece)
         return piece
 
-    def _head(self) -> bytes | None:
+    def _head(self) -> RequestHead | None:
         # RFC 9112 section 2.2: some clients send an empty line after a body.
         if not self._skipped_blank and self._buffer.startswith(b"\r\n", self._start):
             self._skipped_blank = True
@@ -182,27 +145,27 @@ class RequestFramer:
         if end < 0:
             self._check_partial_head()
             return None
-        head = self._take(end + 4 - self._start)
+        raw = self._take(end + 4 - self._start)
         self._scanned = self._line_end = 0
         self._skipped_blank = False
-        length = body_length(head, self._limits)
-        if length:
+        head = read_head(raw, self._limits, trusted=self._trusted)
+        if head.body_length != 0:
             if self._admit is not None:
                 self._admit()
-            self._expect_body(head, length)
+            self._expect_body(raw, head.body_length)
         return head
 
-    def _expect_body(self, head: bytes, length: int) -> None:
+    def _expect_body(self, raw: bytes, length: int | None) -> None:
         self.at_head = False
         self.body_received = 0
-        if length != CHUNKED:
+        if length is not None:
             self._step = "length"
             self._body_left = length
             return
         self._step = "chunk size"
         self._body_left = self._limits.max_body_bytes
-        self._fields_left = self._limits.max_headers - head.count(b"\n") + 2
-        self._header_bytes_left = self._limits.max_header_bytes - len(head) + head.find(b"\n")
+        self._fields_left = self._limits.max_headers - raw.count(b"\n") + 2
+        self._header_bytes_left = self._limits.max_header_bytes - len(raw) + raw.find(b"\n")
 
     def _check_partial_head(self) -> None:
         """Refuse as soon as the bytes cannot become a head; look at each byte once."""
@@ -224,13 +187,36 @@ class RequestFramer:
             raise Refusal(431, "the headers are too large")
         self._scanned = len(buffer)
 
-    def _body_piece(self) -> bytes | None:
+    def _body_piece(self) -> bytes:
         piece = self._take(self._body_left)
         self._body_left -= len(piece)
         self.body_received += len(piece)
         if not self._body_left:
             self._expect_head()
-        return piece or None
+        return piece
+
+    def _chunk_piece(self) -> bytes | None:
+        """Return the data that is here, `b""` at the end of the body, or None."""
+        while True:
+            match self._step:
+                case "chunk size":
+                    # One by one they would cost what no client pays for: a byte a chunk is five times as much to send.
+                    if whole := self._whole_chunks():
+                        return whole
+                    if not self._chunk_size():
+                        return None
+                case "chunk data":
+                    piece = self._take(self._chunk_left)
+                    self._chunk_left -= len(piece)
+                    self.body_received += len(piece)
+                    if not self._chunk_left:
+                        self._step = "chunk end"
+                    return piece or None
+                case "chunk end":
+                    if not self._chunk_end():
+                        return None
+                case _:
+                    return b"" if self._trailers() else None
 
     def _line(self, limit: int, refusal: Refusal) -> bytes | None:
         end = self._buffer.find(b"\n", max(self._start, self._scanned), self._start + limit)
@@ -243,7 +229,7 @@ class RequestFramer:
         return None
 
     def _whole_chunks(self) -> bytes:
-        """Return the data of the good chunks that are here in one piece, framed as one; b"" if there is none."""
+        """Return the data of the good chunks that are here whole, in one piece; b"" if there is none."""
         buffer, end, start, left = self._buffer, len(self._buffer), self._start, self._body_left
         data: list[bytes | bytearray] = []
         while found := _CHUNK_LINE.match(buffer, start):
@@ -262,153 +248,48 @@ class RequestFramer:
         self._start, self._scanned = start, 0
         whole = b"".join(data)
         self.body_received += len(whole)
-        return b"%x\r\n%b\r\n" % (len(whole), whole)
+        return whole
 
-    def _chunk_size(self) -> bytes | None:
-        # One by one they would cost what no client pays for: a byte a chunk is five times as much to send.
-        if whole := self._whole_chunks():
-            return whole
+    def _chunk_size(self) -> bool:
+        """Take the line before a chunk; return whether it is here."""
         line = self._line(CHUNK_EXTENSION_BYTES + 17, Refusal(400, "a chunk extension is too long"))
         if line is None:
-            return None
+            return False
         found = _CHUNK_LINE.fullmatch(line)
         if found is None or len(found[2]) > CHUNK_EXTENSION_BYTES:
             raise Refusal(400, "a chunk is malformed")
         self._chunk_left = int(found[1], 16)
         if self._chunk_left == 0:
             self._step = "trailers"
-            return self._trailers()
+            return True
         self._body_left -= self._chunk_left + len(found[2])
         if self._body_left < 0:
             raise Refusal(413, "the body is too large")
         self._step = "chunk data"
-        return b"%x\r\n" % self._chunk_left
+        return True
 
-    def _chunk_data(self) -> bytes | None:
-        if self._chunk_left:
-            piece = self._take(self._chunk_left)
-            self._chunk_left -= len(piece)
-            self.body_received += len(piece)
-            return piece or None
+    def _chunk_end(self) -> bool:
+        """Take the line end behind a chunk; return whether it is here."""
         if self.buffered < 2:
             if self.buffered and not self._buffer.startswith(b"\r", self._start):
                 raise Refusal(400, "a chunk is longer than its size")
-            return None
+            return False
         if self._take(2) != b"\r\n":
             raise Refusal(400, "a chunk is longer than its size")
         self._step, self._scanned = "chunk size", 0
-        return b"\r\n"
+        return True
 
-    def _trailers(self) -> bytes | None:
+    def _trailers(self) -> bool:
+        """Take trailers; return whether the body has ended."""
         while True:
             line = self._line(max(2, self._header_bytes_left), Refusal(431, "the trailers are too large"))
             if line is None:
-                return None
+                return False
             if line == b"\r\n":
                 self._expect_head()
-                return b"0\r\n\r\n"
+                return True
             self._header_bytes_left -= len(line)
             self._fields_left -= 1
             if self._fields_left < 0:
                 raise Refusal(431, "there are too many trailers")
             check_trailer(line)
-
-
-def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes | None, bytes, bytes]:
-    """Return method, authority of an absolute target, path with query, and version of a request line.
-
-    Raises:
-        Refusal: It is too long, malformed, of another version, a CONNECT, or its path is no path.
-    """
-    if len(line) - 2 > limits.max_request_line_bytes:
-        raise Refusal(414, "the request line is too long")
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None:
-        if _CONNECT.fullmatch(line):
-            raise Refusal(405, "CONNECT is not served here")
-        raise Refusal(400, "the request line is malformed")
-    method, authority, target, version = found.groups()
-    if version != b"1.1" and version != b"1.0":
-        raise Refusal(505, "only HTTP/1.1 and HTTP/1.0 are served")
-    if target == b"*" and (method != b"OPTIONS" or authority):
-        raise Refusal(400, "the target is no path")
-    if b"%" in target and _BROKEN_ESCAPE.search(target.partition(b"?")[0]):
-        raise Refusal(400, "the path has a broken escape")
-    return method, authority, target, version
-
-
-def body_length(head: bytes, limits: FramingLimits) -> int:
-    """Return the length of the body that follows *head*, or `CHUNKED`.
-
-    Raises:
-        Refusal: The head breaks a limit, is malformed, or leaves open its host or the end of its body.
-    """
-    most = min(limits.max_request_line_bytes, limits.max_header_bytes)
-    if len(head) <= most and head.count(b"\n") - 2 <= limits.max_headers and _PLAIN_HEAD.fullmatch(head):
-        return 0
-    line_end = head.find(b"\n") + 1
-    parts = check_request_line(head[:line_end], limits)
-    if len(head) - line_end > limits.max_header_bytes or head.count(b"\n") - 2 > limits.max_headers:
-        raise Refusal(431, "the headers are too large or too many")
-    if not _FIELDS.fullmatch(head, line_end):
-        raise Refusal(400, "a header is malformed")
-    fields = _FRAMING_FIELD.findall(head, line_end - 1)
-    framing = {name.lower(): value.strip(b" \t") for name, value in fields}
-    if len(framing) != len(fields):
-        raise Refusal(400, "a header that must be unique is there twice")
-    _, authority, _, version = parts
-    check_host(framing.get(b"host"), authority, required=version == b"1.1")
-    return 0 if framing.keys() == _HOST_ALONE else _length(framing, version, limits)
-
-
-def check_host(host: bytes | None, authority: bytes | None, *, required: bool) -> None:
-    """Check the Host header against RFC 9112 section 3.2.
-
-    Raises:
-        Refusal: It is missing, malformed, or differs from the authority of an absolute target.
-    """
-    if host is None:
-        if required or authority is not None:
-            raise Refusal(400, "there is no host header")
-    elif not _HOST.fullmatch(host):
-        raise Refusal(400, "the host header is malformed")
-    elif authority is not None and authority.lower() != host.lower():
-        raise Refusal(400, "the host header is not the host of the target")
-
-
-def check_trailer(line: bytes) -> None:
-    """Check one trailer line; trailers are counted and dropped, never served.
-
-    Raises:
-        Refusal: It is malformed, or a field that RFC 9110 section 6.5.1 keeps out of trailers.
-    """
-    found = _TRAILER_NAME.match(line)
-    if found is None or not _FIELDS.fullmatch(line + b"\r\n"):
-        raise Refusal(400, "a trailer is malformed")
-    name = found[1].lower()
-    if name in _TRAILERS_REFUSED or name.startswith(b"x-forwarded-"):
-        raise Refusal(400, "a trailer holds a field that must be a header")
-
-
-def _length(framing: dict[bytes, bytes], version: bytes, limits: FramingLimits) -> int:
-    if framing.get(b"expect", b"100-continue").lower() != b"100-continue":
-        raise Refusal(417, "only 100-continue can be expected")
-    if b"transfer-encoding" in framing:
-        return _chunked(framing, version)
-    value = framing.get(b"content-length", b"0")
-    if not _LENGTH.fullmatch(value):
-        raise Refusal(400, "the content-length is malformed")
-    length = int(value)
-    if length > limits.max_body_bytes:
-        raise Refusal(413, "the body is too large")
-    return length
-
-
-def _chunked(framing: dict[bytes, bytes], version: bytes) -> int:
-    if b"content-length" in framing:
-        raise Refusal(400, "there are both content-length and transfer-encoding")
-    if version == b"1.0":
-        raise Refusal(400, "HTTP/1.0 has no transfer-encoding")
-    if framing[b"transfer-encoding"].lower() != b"chunked":
-        raise Refusal(501, "the only transfer-encoding served is chunked")
-    return CHUNKED

@@ -1,32 +1,19 @@
-"""What the edge reads from the head of a request, and the head of its own answers."""
+"""The answers that the edge gives by itself."""
 
 from __future__ import annotations
 
 import json
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import unquote
 
-import httptools
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.forwarding import RETRY_AFTER_S
 from serve_bridge.proxy.http_exchange import status_line
 
-__all__ = ["answer_asterisk", "problem", "split_target"]
+__all__ = ["answer_asterisk", "problem"]
 
 _NOT_STARTED: Final = b"retry-after: %d\r\nx-serve-executed: no\r\n" % RETRY_AFTER_S
-
-
-def split_target(target: bytes) -> tuple[str, bytes, bytes]:
-    """Return path, raw path and query of a request's target, which the framer has let through."""
-    if target.startswith(b"/"):
-        raw_path, _, query = target.partition(b"?")
-    else:  # absolute, or an asterisk
-        url = httptools.parse_url(target)
-        raw_path, query = url.path, url.query or b""
-    path = raw_path.decode("ascii")
-    return (unquote(path) if "%" in path else path), raw_path, query
 
 
 async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,9 +1,9 @@
 """One HTTP/1 connection of the edge.
 
-httptools parses; of uvicorn's protocol there is left what a connection has: parser, flow, addresses, its place among
-the others. Scopes are made here, `http_exchange` serves the request, `websocket_protocol` takes WebSockets over.
+The framer cuts the bytes into heads and bodies. Scopes are made here, `http_exchange` serves the request,
+`websocket_protocol` takes WebSockets over.
 
-Rule 1: nothing reaches its parser that the framer has not let through.
+Rule 1: the framer alone decides where a message begins and ends. No parser reads the same bytes again.
 Rule 2: one request at a time. What is pipelined waits as bytes, and a refusal never overtakes an answer.
 Rule 3: no timer a request. A connection keeps its deadlines as numbers, and the server sweeps over them all.
 Rule 4: a client has left when the connection is lost. One that has only ended its own side is still answered;
@@ -15,25 +15,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import socket
 import uuid
 from typing import Any, Final, cast
 
-import httptools
 from starlette.types import ASGIApp, Scope
-from uvicorn._types import HTTPScope
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from serve_bridge.http.headers import FORWARDING, HOP_BY_HOP, end_to_end
-from serve_bridge.messages import TRAILERS
+from serve_bridge.messages import BODY_LENGTH, TRAILERS
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import Exchange
-from serve_bridge.proxy.http_framing import Refusal, RequestFramer
-from serve_bridge.proxy.http_heads import answer_asterisk, problem, split_target
+from serve_bridge.proxy.http_framing import RequestFramer
+from serve_bridge.proxy.http_heads import answer_asterisk, problem
+from serve_bridge.proxy.request_head import Refusal, RequestHead
 from serve_bridge.proxy.send_queue import SendQueue
 
 __all__ = ["EdgeProtocol"]
@@ -57,35 +54,29 @@ LINGER_S: Final = 1.0
 DRAIN_LINGER_S: Final = 0.25
 """How long a client has to take the last answer before a connection with unread bytes closes."""
 
-_TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
-"""In a TE header (RFC 9110 section 10.1.4)."""
 
-
-_ONE_CONNECTION: Final = HOP_BY_HOP - {b"transfer-encoding"}
-"""Dropped when a request begins; by Transfer-Encoding the application knows that a body comes."""
-
-
-class EdgeProtocol(HttpToolsProtocol):
-    """uvicorn's protocol behind the framer, with the deadlines of `HTTPOptions`.
+class EdgeProtocol(asyncio.Protocol):
+    """One connection, from its first byte to its last, with the deadlines of `HTTPOptions`.
 
     Attributes:
         gave_up: Nobody receives the answer any more: the connection is lost, or the request was refused.
     """
 
-    server_state: EdgeState
+    transport: asyncio.Transport
+    flow: FlowControl
 
     def __init__(self, config: Config, state: EdgeState, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(config, state, {}, loop)
-        self.access_log = False
+        self.config = config
+        self.server_state = state
+        self.loop = loop
         self.logger = state.logger
         self.gave_up = False
-        self._framer = RequestFramer(state.framing, state.admit_body)
+        self._app = cast(ASGIApp, config.loaded_app)
         self._exchange: Exchange | None = None
         self._serving: asyncio.Task[None] | None = None
         self._deadline = math.inf
         self._reading_head = True
-        self._has_connection_header = self._takes_trailers = False
-        self._half_closed = self._is_tls = self._is_trusted = False
+        self._half_closed = self._is_tls = False
         self._lingering = False
         self._unread_left = UNREAD_BYTES
         self._body_time = 0.0
@@ -94,11 +85,16 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the header deadline: a client that says nothing is not waited for."""
-        super().connection_made(transport)
-        self._is_tls = self.scheme == "https"
-        self._queue = SendQueue(transport, self.server_state.buffers, is_tls=self._is_tls)
-        trusted = self.server_state.trusted
-        self._is_trusted = bool(trusted) and self.client is not None and self.client[0] in trusted
+        state = self.server_state
+        cast(set[Any], state.connections).add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self._is_tls = is_ssl(transport)
+        self._scheme = "https" if self._is_tls else "http"
+        self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
+        self._queue = SendQueue(transport, state.buffers, is_tls=self._is_tls)
+        is_trusted = bool(state.trusted) and self._client is not None and self._client[0] in state.trusted
+        self._framer = RequestFramer(state.framing, state.admit_body, trusted=is_trusted)
         timeout_s = self.server_state.options.header_timeout_s
         self._deadline = self._idle_until(timeout_s) if self.server_state.draining else self.loop.time() + timeout_s
 
@@ -106,7 +102,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Tell the application that the client has left."""
         self.gave_up = True
         self._queue.give_back()
-        self.connections.discard(self)
+        self.server_state.connections.discard(self)
         if self._exchange is not None:
             self._exchange.lose()
         self.flow.resume_writing()
@@ -118,12 +114,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         """Let the answer wait: the client is behind."""
-        super().pause_writing()
+        self.flow.pause_writing()
         self._count_answer()
 
     def resume_writing(self) -> None:
         """Let it go on."""
-        super().resume_writing()
+        self.flow.resume_writing()
         self._count_answer()
 
     def _count_answer(self) -> None:
@@ -138,7 +134,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._framer.receive(data)
         self._serve_received()
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]
+    def eof_received(self) -> bool | None:
         """Close, unless a request waits for its answer; TLS is closed by its end in any case."""
         if self._is_tls or self._lingering or not self._busy or not self._framer.at_head:
             return None
@@ -169,7 +165,10 @@ class EdgeProtocol(HttpToolsProtocol):
                 piece = framer.next_piece()
                 if piece is None:
                     break
-                self._feed(piece)
+                if isinstance(piece, bytes):
+                    self._take_body(piece)
+                else:
+                    self._begin(piece)
                 if self.gave_up:
                     return
         except Refusal as refusal:
@@ -184,127 +183,75 @@ class EdgeProtocol(HttpToolsProtocol):
             self._reading_head = True
             self._deadline = self.loop.time() + self.server_state.options.header_timeout_s
 
-    def _feed(self, piece: bytes) -> None:
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self._upgrade()
-        except httptools.HttpParserInvalidMethodError:
-            raise Refusal(501, "the method is unknown") from None
-        except httptools.HttpParserError:
-            raise Refusal(400, "the request is malformed") from None
-
-    def _upgrade(self) -> None:
-        scope = cast(Scope, self.scope)
-        if scope["http_version"] != "1.1" or scope["method"] != "GET":
-            raise Refusal(400, "a WebSocket needs GET and HTTP/1.1")
-        if not self._framer.at_head:
-            raise Refusal(400, "the handshake of a WebSocket has no body")
-        target = httptools.parse_url(self.url)
-        self.gave_up = True
-        self._queue.give_back()
-        rest = self._framer.rest()
-        self.connections.discard(self)
-        websocket = cast(Any, self.ws_protocol_class)(self.config, self.server_state, self.app_state)
-        websocket.connection_made(self.transport)
-        self.transport.set_protocol(websocket)
-        path = target.path + (b"?" + target.query if target.query else b"")
-        websocket.shake_hands(path.decode("ascii"), scope["headers"])
-        if rest:
-            websocket.data_received(rest)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade to anything else is ignored, as RFC 9110 section 7.8 allows."""
-
-    # Callbacks of the parser
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser for each header; drops what must not reach the application."""
-        name = name.lower()
-        if b"_" in name:  # WSGI reads it as the name with "-"
+    def _begin(self, head: RequestHead) -> None:
+        """Begin to serve a request."""
+        if head.websocket:
+            self._upgrade(head)
             return
-        if name in HOP_BY_HOP:
-            if name == b"connection" or name == b"upgrade":
-                self._has_connection_header = True
-            elif name == b"te":
-                self._takes_trailers = self._takes_trailers or _TAKES_TRAILERS.search(value) is not None
-                return
-            elif name != b"transfer-encoding":  # by which the application knows that a body comes
-                return
-        elif name == b"expect":
-            self.expect_100_continue = True
-        elif name.startswith(FORWARDING) and not self._is_trusted:
-            return
-        self.headers.append((name, value.rstrip(b" \t")))
-
-    def on_message_begin(self) -> None:
-        """Called by the parser when a head begins."""
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self._takes_trailers = False
-
-    def on_headers_complete(self) -> None:
-        """Called by the parser after a head: the application begins to serve the request."""
-        parser = self.parser
-        version = parser.get_http_version()
-        path, raw_path, query = split_target(self.url)
         scope: Scope = {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": self._scheme,
             "root_path": "",
-            "method": parser.get_method().decode("ascii"),
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self.headers,
+            "method": head.method,
+            "path": head.path,
+            "raw_path": head.target,
+            "query_string": head.query,
+            "headers": head.headers,
             "state": {},
+            BODY_LENGTH: head.body_length,
         }
-        if self._takes_trailers and version == "1.1":
+        if head.takes_trailers:
             scope["extensions"] = {TRAILERS: {}}
-        self.scope = cast(HTTPScope, scope)
-        if parser.should_upgrade() and self._should_upgrade():
-            return
         self._reading_head = False
         self._deadline = math.inf
         self._body_time = 0.0
-        if self._has_connection_header:
-            self._has_connection_header = False
-            scope["headers"] = end_to_end(self.headers, _ONE_CONNECTION)
         exchange = self._exchange = Exchange(
-            answer_asterisk if self.url == b"*" else cast(ASGIApp, self.app),
+            answer_asterisk if head.target == b"*" else self._app,
             scope,
             self,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            expects_100_continue=self.expect_100_continue and version == "1.1",
+            keep_alive=head.keep_alive,
+            expects_100_continue=head.expects_continue,
         )
         task = self._serving = self.loop.create_task(exchange.run())
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-        if not self._framer.at_head:
+        tasks = self.server_state.tasks
+        task.add_done_callback(tasks.discard)
+        tasks.add(task)
+        if self._framer.at_head:
+            exchange.end_body(0)
+        else:
             exchange.share = Share(self.server_state.buffers)
             exchange.share.add(min(self._framer.body_left, BODY_HELD_BYTES))
 
-    def on_body(self, body: bytes) -> None:
-        """Called by the parser for each piece of a body; a body that the application does not read waits outside."""
+    def _take_body(self, piece: bytes) -> None:
+        """Pass a piece of a body on; what the application does not read waits outside."""
         exchange = self._exchange
         assert exchange is not None
         if exchange.response_complete:
             return
-        exchange.take_body(body)
-        if exchange.body_held > HIGH_WATER_LIMIT:
+        if piece:
+            exchange.take_body(piece)
+        if self._framer.at_head:
+            exchange.end_body(self._framer.body_received)
+        elif exchange.body_held > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
-    def on_message_complete(self) -> None:
-        """Called by the parser after a request's last byte."""
-        exchange = self._exchange
-        if exchange is not None and not exchange.response_complete:
-            exchange.end_body(self._framer.body_received)
+    def _upgrade(self, head: RequestHead) -> None:
+        """Hand the connection over to a WebSocket, with the bytes that followed the head."""
+        self.gave_up = True
+        self._queue.give_back()
+        rest = self._framer.rest()
+        self.server_state.connections.discard(self)
+        websocket = cast(Any, self.config.ws_protocol_class)(self.config, self.server_state, {})
+        websocket.connection_made(self.transport)
+        self.transport.set_protocol(websocket)
+        path = head.target + (b"?" + head.query if head.query else b"")
+        websocket.shake_hands(path.decode("ascii"), head.headers)
+        if rest:
+            websocket.data_received(rest)
 
     # What the writer of the answer needs
 

@@ -118,6 +118,9 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "H17 method of 4 KiB": (b"A" * 4096 + b" /x HTTP/1.1\r\nHost: a\r\n\r\n", {400, 405, 501}),
     "H19 GET *": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
     "H19 CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", {405}),
+    "H19 CONNECT with a path": (b"CONNECT /x HTTP/1.1\r\nHost: a\r\n\r\n" + LAST, {405}),
+    "H19 CONNECT with a body": (b"CONNECT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n" + LAST, {405}),
+    "H19 CONNECT in absolute form": (b"CONNECT http://a/x HTTP/1.1\r\nHost: a\r\n\r\n" + LAST, {405}),
     "H19 other authority": (b"GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
     "H19 ftp": (b"GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
     "H20 foo": (b"GET foo HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
@@ -205,6 +208,65 @@ SERVED: dict[str, tuple[bytes, list[int]]] = {
 def test_good_requests_are_answered_in_order(edge: Running, data: bytes, wanted: list[int]) -> None:
     """One answer a request, and the connection stays in step."""
     assert statuses(edge.exchange(data)) == wanted
+
+
+HIDDEN = b"GET /hidden HTTP/1.1\r\n\r\n"
+"""A request without a Host, which the edge would refuse."""
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n",
+        b"Connection: Upgrade\r\nUpgrade: TLS/1.0, websocket\r\n",
+        b"Connection: Upgrade\r\nUpgrade: anything\r\nExpect: 100-continue\r\n",
+        b"Connection: Upgrade\r\n",
+        b"Upgrade: websocket\r\n",
+        b"Connection: Transfer-Encoding, Content-Length\r\n",
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_an_option_of_the_connection_does_not_change_where_a_body_ends(
+    edge: Running, fields: bytes, chunked: bool, version: bytes
+) -> None:
+    """An upgrade that the server does not take is ignored (RFC 9110 section 7.8): the body belongs to its request."""
+    if chunked and version == b"1.0":
+        return
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(HIDDEN)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN) if chunked else HIDDEN
+    head = POST.replace(b"1.1", version) + fields + framing + b"\r\n\r\n"
+    found = answers(edge.exchange(head + body + LAST).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
+    assert found[0].body == HIDDEN
+    assert edge.app.paths == (["/read", "/last"] if version == b"1.1" else ["/read"])
+
+
+def test_a_body_behind_an_upgrade_may_come_later(edge: Running) -> None:
+    """Nothing is decided by what one read has brought."""
+    with edge.client() as client:
+        client.sendall(POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(HIDDEN))
+        for start in range(0, len(HIDDEN), 5):
+            client.sendall(HIDDEN[start : start + 5])
+        client.sendall(LAST)
+        assert answers(read_all(client))[0].body == HIDDEN
+    assert edge.app.paths == ["/read", "/last"]
+
+
+@pytest.mark.parametrize("target", [b"http://a", b"http://a?q=1", b"http://a/?q=1"])
+def test_an_absolute_target_without_a_path_means_the_root(edge: Running, target: bytes) -> None:
+    """As RFC 9112 section 3.2.2 says, with a query and without."""
+    (answer,) = answers(edge.exchange(LAST.replace(b"/last", target)))
+    assert (json.loads(answer.body)["path"], json.loads(answer.body)["query"]) == (
+        "/",
+        target.partition(b"?")[2].decode(),
+    )
+
+
+def test_a_query_in_utf_8_is_percent_encoded(edge: Running) -> None:
+    """Browsers and curl send what was typed; the application gets ASCII."""
+    (answer,) = answers(edge.exchange(LAST.replace(b"/last", "/last?q=zür%20ich".encode())))
+    assert json.loads(answer.body)["query"] == "q=z%C3%BCr%20ich"
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"x" * 100_000, b"x" * 5 * MIB])

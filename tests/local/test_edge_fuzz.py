@@ -1,5 +1,7 @@
 """Mutated requests to a proxy with backends behind it: no 5xx of ours, nothing a strict client cannot read, no leak.
 
+What user code got is compared with what h11 reads from the same bytes: number, boundaries and bytes of the requests.
+
 Many connections are in flight at once, from one event loop. `FAULTS_SCALE` multiplies the number of inputs. What
 fails is shown with the seed and number that make it again: `FUZZ_SEED` and `FUZZ_FROM` say where to begin.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +25,8 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.proxy.http_protocol import EdgeProtocol
-from tests.edge_server import answers, read_all
+from tests.edge_server import Answer, answers, read_all
+from tests.framing_oracle import read_by_h11
 from tests.local.test_edge import REFUSED, SERVED
 from tests.local.test_edge_requests import STATUSES
 from tests.mutated_requests import REQUESTS, mutated
@@ -47,7 +51,8 @@ async def anything(request: Any) -> dict[str, Any] | None:
         await request.accept()
         return None
     body = await request.body()
-    return {"query": request.query_params.multi_items(), "cookies": request.cookies, "body": len(body)}
+    got = {"method": request.method, "body": body.decode("latin-1")}
+    return {"query": request.query_params.multi_items(), "cookies": request.cookies, "got": got}
 
 
 async def form(request: Any) -> int:
@@ -167,8 +172,23 @@ def pieces_of(random: Random, data: bytes) -> list[bytes]:
     return [piece for piece in (data[:cut], data[cut:]) if piece]
 
 
-def complaint(received: bytes, reset: bool) -> object:
-    """Return what is wrong with all that came back on a connection; None if nothing is."""
+def misread(data: bytes, found: list[Answer]) -> object:
+    """Return what user code got that h11 does not read from *data*, None if there is nothing of the kind."""
+    asked = read_by_h11(data).requests
+    for number, answer in enumerate(found):
+        shown = json.loads(answer.body) if answer.body.startswith(b'{"query"') else None
+        if number < len(asked):
+            request = asked[number]
+            wanted = {"method": request.method.decode(), "body": request.body.decode("latin-1")}
+            if shown is not None and (shown["got"] != wanted or not request.is_whole):
+                return f"user code got {shown['got']} where h11 reads {request}"
+        elif shown is not None or number > len(asked):
+            return f"there are {len(found)} answers to {len(asked)} requests"
+    return None
+
+
+def complaint(data: bytes, received: bytes, reset: bool) -> object:
+    """Return what is wrong with all that came back on a connection that sent *data*; None if nothing is."""
     if any(word in received for word in INSIDE):
         return "it tells of the inside"
     received = received.removesuffix(CONTINUE)  # after which the rest of the body did not come
@@ -177,11 +197,12 @@ def complaint(received: bytes, reset: bool) -> object:
         found = answers(received)
     except Exception as error:
         return None if reset else error
-    return next((a for a in found if not (200 <= a.status < 500 or a.status in (501, 505))), None)
+    failed = next((a for a in found if not (200 <= a.status < 500 or a.status in (501, 505))), None)
+    return failed or misread(data, found)
 
 
-async def send(address: tuple[str, int], sender: Sender) -> object:
-    """Let *sender* send; return what is wrong with what came of it, or None."""
+async def send(address: tuple[str, int], data: bytes, sender: Sender) -> object:
+    """Let *sender* send *data*; return what is wrong with what came of it, or None."""
     transport, _ = await asyncio.get_running_loop().create_connection(lambda: sender, *address)
     try:
         async with asyncio.timeout(LATEST_S):
@@ -189,7 +210,7 @@ async def send(address: tuple[str, int], sender: Sender) -> object:
     except TimeoutError:
         transport.abort()
         return "the proxy does not close"
-    return complaint(bytes(sender.received), reset)
+    return complaint(data, bytes(sender.received), reset)
 
 
 async def send_all(address: tuple[str, int], seed: int, numbers: Iterator[int]) -> tuple[int, list[str]]:
@@ -202,7 +223,7 @@ async def send_all(address: tuple[str, int], seed: int, numbers: Iterator[int]) 
             data = mutated(seed, number, BAD_REQUESTS)
             random = Random(number)
             sender = Sender(pieces_of(random, data), stays=not random.randrange(STAYING))
-            if (found := await send(address, sender)) is not None:
+            if (found := await send(address, data, sender)) is not None:
                 wrong.append(f"FUZZ_SEED={seed} FUZZ_FROM={number}\n{data!r}\n{bytes(sender.received)!r}\n{found!r}")
             answered += sender.received.startswith(b"HTTP/1.1 ")
             if len(wrong) >= 5:
