@@ -24,7 +24,7 @@ from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, de
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import FrozenRequest, ServeRequest
-from serve_bridge.results import Answer, check_head, is_bodyless, problem
+from serve_bridge.results import Answer, fit_head, is_bodyless, problem
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -209,8 +209,8 @@ def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:
         if is_bodyless(error.status_code):
             answer = Answer(error.status_code, [], b"")
         given = (error.headers or {}).items()
-        answer.headers.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given)
-        check_head(answer.status, answer.headers)
+        answer.headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in given)
+        answer = Answer(*fit_head(answer.status, answer.headers), answer.body)
     except Exception as unfit:
         error.__cause__ = unfit
         return None

@@ -28,14 +28,15 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.handle import IDEMPOTENT
-from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, nominated
+from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, fault_of, lowered, nominated
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams, decoder
-from serve_bridge.results import Answer, problem
+from serve_bridge.results import Answer, is_bodyless, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Kind
 from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.websocket import SWITCHING
 
 RETRY_AFTER_S: Final = 1
 """What `Retry-After` says: the line is short, so a second is long."""
@@ -48,6 +49,8 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect"}
 _NOT_FORWARDED_NOR_CREDENTIALS: Final = _NOT_FORWARDED | CREDENTIALS
 _NOT_PASSED_ON: Final = HOP_BY_HOP | {_REQUEST_ID}
 """Response headers that the server sets itself; the same headers from user code are dropped."""
+_UNBUFFERED: Final = (b"x-accel-buffering", b"no")
+"""Response header of a stream. Without it nginx would collect events before it passes them on."""
 _LEFT: Final = "the client left during its upload"
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""
@@ -172,6 +175,16 @@ class Forwarded:
         self.timeout_s = min(timeout_s, _seconds(control[_TIMEOUT])) if asked else timeout_s
         self._call_method = (_text(control, _CALL_METHOD) or "") if call_method is None else call_method
         self.idempotent = method in IDEMPOTENT and not self._call_method
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the request is the handshake of a WebSocket."""
+        return "subprotocols" in self._scope
+
+    @property
+    def has_no_answer_body(self) -> bool:
+        """Whether the answer ends with its head, as each answer to HEAD does."""
+        return bool(self._scope["method"] == "HEAD")
 
     def take_body(self, body: bytes) -> None:
         """Take the whole *body*, which can be sent again where that is safe."""
@@ -304,10 +317,20 @@ def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tup
     """Return the head of the answer to *request*, and the headers that leave; a failure is logged.
 
     Raises:
-        ProtocolError: It is no head; the caller gives the answer up.
+        ProtocolError: The payload is not a head that may leave; the caller gives the answer up.
     """
     head = _decode(payload)
-    headers = _passing(head.headers)
+    status = head.status
+    if not (101 < status < 600 or (status == SWITCHING and request.is_websocket)):
+        raise ProtocolError(f"the backend answered with status {status}, which cannot be sent")
+    fault = fault_of(head.headers)
+    if fault is not None:
+        raise ProtocolError(f"the backend's answer: {fault}")
+    headers = _passing(lowered(head.headers))
+    if not head.body and not is_bodyless(status) and _is_open_ended(headers):
+        headers = [*headers, _UNBUFFERED]
+    elif status == 204:  # RFC 9110 section 8.6
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
     headers.append((_REQUEST_ID, request.request_id.encode()))
     if head.failure:
         logger.error("request %s: the backend failed with status %d", request.request_id, head.status)
@@ -400,6 +423,11 @@ def _passing(headers: HeaderList) -> HeaderList:
         if name in _NOT_PASSED_ON or name[:8] == b"x-serve-":
             return [pair for pair in end_to_end(headers, _NOT_PASSED_ON) if pair[0][:8] != b"x-serve-"]
     return headers
+
+
+def _is_open_ended(headers: HeaderList) -> bool:
+    """Return whether an answer of *headers* is streamed, and its backend does not say how proxies buffer it."""
+    return not any(name == b"content-length" or name == b"x-accel-buffering" for name, _ in headers)
 
 
 def content_length(headers: HeaderList) -> int | None:

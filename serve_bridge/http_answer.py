@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
-from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, is_bodyless, render, threaded_content
+from serve_bridge.results import Answer, StreamOf, fit_head, fit_trailers, is_bodyless, render, threaded_content
 from serve_bridge.wire.replica_end import ReplicaStream
 
 HEAD_GRACE_S: Final = 0.5
@@ -48,7 +48,7 @@ async def send_result(executor: Executor, stream: ReplicaStream, result: Any, he
         return
     rendered = render(result, head=has_no_body)
     if type(rendered) is Answer:
-        await _send_answer(stream, rendered)
+        await _send_answer(stream, rendered, has_no_body=has_no_body)
     elif isinstance(rendered, StreamOf):
         chunks = rendered.chunks
         if not isinstance(chunks, AsyncIterator):
@@ -65,9 +65,10 @@ async def send_result(executor: Executor, stream: ReplicaStream, result: Any, he
             await close_chunks(getattr(rendered, "body_iterator", None))
 
 
-async def _send_answer(stream: ReplicaStream, answer: Answer) -> None:
-    if len(answer.body) <= INLINE_BODY_BYTES:
-        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)
+async def _send_answer(stream: ReplicaStream, answer: Answer, *, has_no_body: bool) -> None:
+    if has_no_body or len(answer.body) <= INLINE_BODY_BYTES:
+        body = b"" if has_no_body else answer.body
+        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, body)), end=True)
         return
     stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"")), end=False)
     await stream.send_segments([answer.body], end=True)
@@ -140,7 +141,7 @@ class ResponseSender:
             return
         if message["type"] == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            status = check_head(message["status"], headers)
+            status, headers = fit_head(message["status"], headers)
             self._has_no_body = self._has_no_body or is_bodyless(status)
             self._takes_trailers = self._takes_trailers and message.get("trailers", False) and not self._has_no_body
             self._start = HttpAnswer(status, headers, b"", "", self._takes_trailers)

@@ -7,7 +7,6 @@ Rule 3: a result without a type of its own in HTTP is JSON, as `http.json_encodi
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Final, TypeAlias
@@ -24,7 +23,7 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.headers import NO_TRAILERS
+from serve_bridge.http.headers import MAX_HEADER_BYTES, NO_TRAILERS, fault_of, lowered
 from serve_bridge.http.json_encoding import as_json, class_of
 
 __all__ = [
@@ -32,6 +31,7 @@ __all__ = [
     "Answer",
     "StreamOf",
     "check_head",
+    "fit_head",
     "fit_trailers",
     "is_bodyless",
     "problem",
@@ -41,8 +41,6 @@ __all__ = [
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-MAX_HEADER_BYTES: Final = 64 * 1024
-"""Names and values of one answer together, in bytes."""
 MAX_TRAILERS: Final = 100
 """As many trailers an answer may have."""
 
@@ -51,9 +49,6 @@ _BYTES: Final = b"application/octet-stream"
 _JSON: Final = b"application/json"
 _JSON_LINES: Final = b"application/x-ndjson"
 _PROBLEM: Final = b"application/problem+json"
-
-_TOKENS: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -148,6 +143,18 @@ def check_head(status: object, headers: Headers) -> int:
     return int(status)
 
 
+def fit_head(status: object, headers: Headers) -> tuple[int, Headers]:
+    """Return status and headers of an answer as they enter the engine: names in lower case.
+
+    User code may write names as it likes (ASGI and WSGI allow it); behind this function all compare them as they are.
+
+    Raises:
+        SerializationError: As `check_head`.
+    """
+    fit = check_head(status, headers)
+    return fit, lowered(headers)
+
+
 def fit_trailers(headers: Headers) -> Headers:
     """Return those of *headers* that may follow a body, in lower case.
 
@@ -158,8 +165,11 @@ def fit_trailers(headers: Headers) -> Headers:
         _check_headers(headers)
     if len(headers) > MAX_TRAILERS:
         raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
-    lowered = [(name.lower(), value) for name, value in headers]
-    return [pair for pair in lowered if pair[0] not in NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))]
+    return [
+        pair
+        for pair in lowered(headers)
+        if pair[0] not in NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))
+    ]
 
 
 def threaded_content(response: StreamingResponse) -> Iterator[Any] | None:
@@ -172,21 +182,9 @@ def threaded_content(response: StreamingResponse) -> Iterator[Any] | None:
 
 
 def _check_headers(headers: Headers) -> None:
-    try:
-        names = [name for name, _ in headers]
-        values = b"".join([value for _, value in headers])
-        all_names = b"".join(names)
-    except (TypeError, ValueError):
-        raise SerializationError("a header cannot be sent: each is a pair of bytes") from None
-    if not (all(names) and _TOKENS.fullmatch(all_names)):
-        raise SerializationError("a header name cannot be sent: it is empty or holds a character no name may have")
-    if _CONTROLS.search(values):
-        raise SerializationError("a header value cannot be sent: it holds a control character, such as a line end")
-    if len(values) + len(all_names) > MAX_HEADER_BYTES:
-        raise SerializationError(f"the headers are above {MAX_HEADER_BYTES} bytes")
-    lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
-    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
-        raise SerializationError("Content-Length must be there once at most, and digits only")
+    fault = fault_of(headers)
+    if fault is not None:
+        raise SerializationError(fault)
 
 
 def _answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
@@ -214,8 +212,7 @@ def _from_generator(chunks: Any) -> StreamOf:
 
 
 def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
-    raw: Headers = response.raw_headers
-    status = check_head(response.status_code, raw)
+    status, raw = fit_head(response.status_code, response.raw_headers)
     if response.background is not None or type(response).__call__ is not Response.__call__:
         return response  # type: ignore[no-any-return]
     body = response.body
@@ -223,7 +220,7 @@ def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
         body = _whole_body(body)
     if is_bodyless(status):
         # None of these has a body, and only 304 may name the length it would have had.
-        kept = [pair for pair in raw if status == 304 or pair[0].lower() != b"content-length"]
+        kept = [pair for pair in raw if status == 304 or pair[0] != b"content-length"]
         return Answer(status, kept, b"")
     return Answer(status, _with_length(raw, body, head), body)
 
@@ -236,7 +233,7 @@ def _whole_body(body: object) -> bytes:
 
 def _with_length(headers: Headers, body: bytes, head: bool) -> Headers:
     for name, value in headers:
-        if name.lower() == b"content-length":
+        if name == b"content-length":
             if int(value) != len(body) and not (head and not body):
                 raise SerializationError(f"Content-Length {value.decode()} is wrong: the body has {len(body)} bytes")
             return list(headers)

@@ -24,7 +24,7 @@ from serve_bridge.executor import Executor
 from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
-from serve_bridge.results import Answer, check_head, problem
+from serve_bridge.results import Answer, fit_head, problem
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.websocket import (
@@ -192,7 +192,7 @@ class _ServedWebSocket:
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:
             headers.append((_SUBPROTOCOL, subprotocol.encode("latin-1")))
-        check_head(200, headers)
+        _, headers = fit_head(200, headers)
         self._state = _State.OPEN
         self._stream.on_cancel = self._caller_gone
         self._stream.respond(_encode(HttpAnswer(SWITCHING, headers, b"")), end=False)

@@ -24,7 +24,7 @@ from serve_bridge.application import mount_point
 from serve_bridge.executor import Executor
 from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
-from serve_bridge.results import check_head, is_bodyless
+from serve_bridge.results import fit_head, is_bodyless
 from serve_bridge.served_websocket import deny_websocket
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -112,7 +112,8 @@ class _Exchange:
         Raises:
             SerializationError: It cannot be sent.
         """
-        self._answer = HttpAnswer(check_head(status, headers), headers, b"")
+        status, headers = fit_head(status, headers)
+        self._answer = HttpAnswer(status, headers, b"")
         self._has_no_body = self._has_no_body or is_bodyless(status)
         self._length = next((int(value) for name, value in headers if name == b"content-length"), None)
 
@@ -261,7 +262,7 @@ class _Handler(BaseHandler):
         self.cleanup_headers()
         assert self.headers is not None
         assert self.status is not None
-        fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         self._exchange.begin(int(self.status[:3]), fields)
         self.headers_sent = True
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
 
+from serve_bridge.adapters.declared_length import DeclaredLength, WholeBody, declared_length
 from serve_bridge.direct_calls import DirectAnswer
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
@@ -45,7 +46,7 @@ class Head:
 
     __slots__ = ("body", "failure", "headers", "status")
 
-    def __init__(self, status: int, headers: HeaderList, body: bytes | _Chunks, failure: str) -> None:
+    def __init__(self, status: int, headers: HeaderList, body: bytes | WholeBody | _Chunks, failure: str) -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -88,27 +89,35 @@ def forward_blocking(
         upload = _Upload(body, length, most)
         request.body = upload
         reply = upload.feed_until(link.begin(partial(_forward, request, logger)), timeout_s)
-        return _looped(link, reply, timeout_s, upload)
+        return _looped(link, request, reply, timeout_s, upload)
     answer = link.send(request)
     if answer is None:
-        return _looped(link, link.run(partial(_forward, request, logger), timeout_s), timeout_s)
+        return _looped(link, request, link.run(partial(_forward, request, logger), timeout_s), timeout_s)
     try:
         head, headers = read_head(answer.head, request, logger)
     except ProtocolError:
         answer.close()
         raise
-    content: bytes | _Chunks = head.body + answer.read() if answer.ended else _DirectChunks(answer)
-    return Head(head.status, headers, content, head.failure)
+    length = declared_length(request, head.status, headers)
+    if answer.ended:
+        return _whole(head.status, headers, head.body + answer.read(), head.failure, length)
+    return Head(head.status, headers, _DirectChunks(answer, length), head.failure)
 
 
 async def _forward(request: Forwarded, logger: logging.Logger, lane: Lane) -> Reply:
     return await forward(lane.router, request, logger=logger)
 
 
-def _looped(link: Link, reply: Reply, timeout_s: float, upload: _Upload | None = None) -> Head:
-    if reply.body is None:
-        return Head(reply.status, reply.headers, _LoopedChunks(link, reply, timeout_s, upload), reply.failure)
-    return Head(reply.status, reply.headers, reply.body, reply.failure)
+def _looped(link: Link, request: Forwarded, reply: Reply, timeout_s: float, upload: _Upload | None = None) -> Head:
+    length = declared_length(request, reply.status, reply.headers)
+    if reply.body is not None:
+        return _whole(reply.status, reply.headers, reply.body, reply.failure, length)
+    return Head(reply.status, reply.headers, _LoopedChunks(link, reply, timeout_s, upload, length), reply.failure)
+
+
+def _whole(status: int, headers: HeaderList, body: bytes, failure: str, length: int | None) -> Head:
+    is_right = length is None or length == len(body)
+    return Head(status, headers, body if is_right else WholeBody(body, length or 0), failure)
 
 
 def _read(body: Readable, length: int) -> bytes:
@@ -134,7 +143,33 @@ def _read(body: Readable, length: int) -> bytes:
 
 
 class _Chunks(Iterator[bytes]):
-    """An answer's body in a web worker's thread; WSGI servers close it in every case."""
+    """An answer's body in a web worker's thread; WSGI servers close it in every case.
+
+    Args:
+        length: Its declared length.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self._length = DeclaredLength(length)
+
+    def __next__(self) -> bytes:
+        try:
+            piece = self._next()
+            if piece is not None:
+                return self._length.take(piece)
+            self._length.end()
+        except Broken:
+            self.close()
+            raise
+        raise StopIteration
+
+    def _next(self) -> bytes | None:
+        """Return the next piece; None after the last.
+
+        Raises:
+            Broken: It will not come.
+        """
+        raise NotImplementedError  # abstract
 
     def close(self) -> None:
         """Give up what has not come."""
@@ -144,17 +179,15 @@ class _Chunks(Iterator[bytes]):
 class _DirectChunks(_Chunks):
     """One that comes over the thread's own socket."""
 
-    def __init__(self, answer: DirectAnswer) -> None:
+    def __init__(self, answer: DirectAnswer, length: int | None) -> None:
+        super().__init__(length)
         self._answer = answer
 
-    def __next__(self) -> bytes:
+    def _next(self) -> bytes | None:
         try:
-            part = self._answer.next_part()
+            return self._answer.next_part()
         except ServeBridgeError as error:
             raise Broken("the answer broke off") from error
-        if part is None:
-            raise StopIteration
-        return part
 
     def close(self) -> None:
         self._answer.close()
@@ -163,14 +196,15 @@ class _DirectChunks(_Chunks):
 class _LoopedChunks(_Chunks):
     """One that comes on the client's loop thread, perhaps while the request's own body is still being sent."""
 
-    def __init__(self, link: Link, reply: Reply, timeout_s: float, upload: _Upload | None) -> None:
+    def __init__(self, link: Link, reply: Reply, timeout_s: float, upload: _Upload | None, length: int | None) -> None:
+        super().__init__(length)
         self._link = link
         self._reply = reply
         self._timeout_s = timeout_s
         self._upload = upload
         self._chunks = reply.chunks()
 
-    def __next__(self) -> bytes:
+    def _next(self) -> bytes | None:
         async def step(_: Lane) -> bytes | None:
             return await anext(self._chunks, None)
 
@@ -180,7 +214,6 @@ class _LoopedChunks(_Chunks):
             chunk = self._upload.feed_until(self._link.begin(step), self._timeout_s)
         if chunk is None:
             self.close()
-            raise StopIteration
         return chunk
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.blocking import Readable, forward_blocking
+from serve_bridge.adapters.declared_length import AsyncWholeBody, DeclaredLength, declared_length
 from serve_bridge.adapters.lasting_client import LastingClient
 from serve_bridge.adapters.outcome import Outcome, backend_error, logger, refused, request_ids
 from serve_bridge.adapters.route import ForwardedRoute
@@ -78,7 +79,14 @@ class Bridge(LastingClient):
             reply = await forward(lane.router, request, logger=logger)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
-        content = reply.body if reply.body is not None else _Chunks(reply)
+        length = declared_length(request, reply.status, reply.headers)
+        content: Any
+        if reply.body is None:
+            content = _Chunks(reply, length)
+        elif length is None or length == len(reply.body):
+            content = reply.body
+        else:
+            content = AsyncWholeBody(reply.body, length)
         return Outcome(reply.status, reply.headers, content, backend_error(reply.failure))
 
     async def websocket(
@@ -171,13 +179,18 @@ def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
 class _Chunks(AsyncIterator[bytes]):
     """The body of an answer, on its loop; it must be closed in the end, whether it was read or not."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, length: int | None) -> None:
         self._reply = reply
         self._chunks = reply.chunks()
+        self._length = DeclaredLength(length)
 
     async def __anext__(self) -> bytes:
         try:
-            return await anext(self._chunks)
+            piece = await anext(self._chunks, None)
+            if piece is not None:
+                return self._length.take(piece)
+            self._length.end()
+            raise StopAsyncIteration
         except BaseException:
             self._reply.close()
             raise

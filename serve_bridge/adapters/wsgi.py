@@ -152,7 +152,7 @@ def _send(outcome: Outcome, method: str, start_response: StartResponse) -> Itera
     if method == "HEAD":
         if not isinstance(outcome.body, bytes):
             outcome.body.close()
-        return []
+        return iter((b"",))  # servers take the length of a list, or of no piece at all, for that of the answer: 0
     return [outcome.body] if isinstance(outcome.body, bytes) else outcome.body
 
 

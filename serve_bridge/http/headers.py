@@ -1,15 +1,32 @@
-"""Names of HTTP header fields that decide what passes from one connection to the next: one set of each kind.
+"""HTTP header fields: which names decide what passes from one connection to the next, and what a field may hold.
 
-Rule 1: names are bytes in lower case.
+Rule 1: names are bytes in lower case. The names of an answer are lowered once, where the answer enters the engine.
 Rule 2: proxy, adapters and replicas read these sets; no other module lists such names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["CREDENTIALS", "FORWARDING", "HOP_BY_HOP", "NO_TRAILERS", "end_to_end", "nominated"]
+__all__ = [
+    "CREDENTIALS",
+    "FORWARDING",
+    "HOP_BY_HOP",
+    "MAX_HEADER_BYTES",
+    "NO_TRAILERS",
+    "end_to_end",
+    "fault_of",
+    "length_of",
+    "lowered",
+    "nominated",
+]
+
+Headers = list[tuple[bytes, bytes]]
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""Upper limit for the names and values of one answer together, in bytes."""
 
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -37,6 +54,43 @@ NO_TRAILERS: Final = (
 _NOT_NOMINATED: Final = frozenset(b"authorization content-length content-type cookie host transfer-encoding".split())
 """Fields that `Connection` cannot take away: with them a request would become another request."""
 
+_TOKENS: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+
+
+def fault_of(headers: Headers) -> str | None:
+    """Return what makes the *headers* of an answer unfit to be sent; None: nothing does."""
+    try:
+        names = [name for name, _ in headers]
+        values = b"".join([value for _, value in headers])
+        all_names = b"".join(names)
+    except (TypeError, ValueError):
+        return "a header cannot be sent: each is a pair of bytes"
+    if not names:
+        return None
+    if not (all(names) and _TOKENS.fullmatch(all_names)):
+        return "a header name cannot be sent: it is empty or holds a character that a name may not have"
+    if _CONTROLS.search(values):
+        return "a header value cannot be sent: it holds a control character, such as a line end"
+    if len(values) + len(all_names) > MAX_HEADER_BYTES:
+        return f"the headers are above {MAX_HEADER_BYTES} bytes"
+    lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
+    if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
+        return "Content-Length must be there at most once, with digits only"
+    return None
+
+
+def lowered(headers: Headers) -> Headers:
+    """Return *headers* with their names in lower case; *headers* itself if they are."""
+    names = b"".join([name for name, _ in headers])
+    return headers if names == names.lower() else [(name.lower(), value) for name, value in headers]
+
+
+def length_of(headers: Headers) -> int | None:
+    """Return the Content-Length in *headers* without a fault; None: there is none."""
+    return next((int(value) for name, value in headers if name == b"content-length"), None)
+
 
 def nominated(connection_options: Iterable[bytes]) -> frozenset[bytes]:
     """Return the names of the fields that the values of `Connection` nominate as belonging to that connection."""
@@ -44,7 +98,7 @@ def nominated(connection_options: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(options - _NOT_NOMINATED)
 
 
-def end_to_end(headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
+def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
     """Return *headers* without those in *dropped* and those that `Connection` nominates."""
     options = [value for name, value in headers if name == b"connection"]
     if options:

@@ -21,6 +21,14 @@ STATE_NAMES: Final = ("method", "user", "missing")
 PART: Final = b"0123456789abcdef" * 4096
 PARTS: Final = tuple(f"{number}\n" * 50_000 for number in range(3))
 
+LARGE: Final = 100_000
+"""Characters of an answer that is whole and longer than what fits into the head of one."""
+MIXED_HEADERS: Final = (
+    *((b"Set-Cookie", b"a=1"), (b"SET-COOKIE", b"b=2"), (b"X-Own", b"1")),
+    *((b"X-Serve-Executed", b"no"), (b"X-Request-ID", b"forged"), (b"Connection", b"X-Hop"), (b"X-Hop", b"1")),
+)
+"""Headers of an answer as ASGI and WSGI allow them: in any case."""
+
 
 class Subject:
     """Answers as the path says: `/echo`, `/answer` and so on."""
@@ -95,6 +103,27 @@ class Subject:
         response.set_cookie("b", "2", path="/b", httponly=True)
         response.set_cookie("a", "3", path="/a")
         return response
+
+    async def _mixed(self, request: Any) -> Any:
+        if "raised" in request.query_params:
+            raise HTTPException(418, headers={"X-Serve-Executed": "no", "X-Request-Id": "forged", "X-Own": "1"})
+        response = Response(b"body", media_type="text/plain")
+        if "streamed" in request.query_params:
+            response = StreamingResponse(iter([b"body"]), media_type="text/plain")
+        response.raw_headers += MIXED_HEADERS
+        return response
+
+    async def _buffered(self, request: Any) -> Any:
+        headers = {"X-Accel-Buffering": "yes"}
+        return StreamingResponse(iter([b"1", b"2"]), headers=headers, media_type="text/event-stream")
+
+    async def _large(self, request: Any) -> Any:
+        return "x" * LARGE
+
+    async def _mismatched(self, request: Any) -> Any:
+        declared = request.query_params["declared"]
+        pieces = [b"12345"] * int(request.query_params["pieces"])
+        return StreamingResponse(iter(pieces), headers={"content-length": declared}, media_type="text/plain")
 
     async def _nothing(self, request: Any) -> Any:
         # What there is all the same must not leave.
@@ -217,8 +246,13 @@ class _OddError(Exception):
 
 async def _answer_websocket(websocket: WebSocket) -> None:
     """Echo each message after a description of the request."""
+    if "deny" in websocket.query_params:
+        denial = Response(b"body", 418)
+        denial.raw_headers += MIXED_HEADERS
+        await websocket.send_denial_response(denial)
+        return
     offered = websocket.scope["subprotocols"]
-    await websocket.accept(subprotocol=offered[-1] if offered else None)
+    await websocket.accept(subprotocol=offered[-1] if offered else None, headers=MIXED_HEADERS)
     await websocket.send_json(
         {
             "path": websocket.url.path,
@@ -245,6 +279,10 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "digest": Subject._digest,
     "form": Subject._form,
     "answer": Subject._answer,
+    "mixed": Subject._mixed,
+    "buffered": Subject._buffered,
+    "large": Subject._large,
+    "mismatched": Subject._mismatched,
     "nothing": Subject._nothing,
     "lines": Subject._lines,
     "gated": Subject._gated,

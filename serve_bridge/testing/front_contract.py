@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import unquote
@@ -46,11 +46,15 @@ ROUTES: Final = (
             *("/echo", "/typed/{count:int}/{share:float}/{key:uuid}/{name}/{rest:path}", "/echo/{rest:path}"),
             *("/digest", "/form", "/answer", "/nothing", "/lines", "/gated", "/endless", "/hanging", "/upload"),
             *("/early", "/duplex", "/failing", "/broken", "/injecting", "/counted", "/paused", "/silent"),
+            *("/mixed", "/buffered", "/large", "/mismatched"),
         )
     ),
     RouteSpec("/gets", SUBJECT, ("GET",)),
 )
 """Without options, so that the proxy has them too."""
+
+STREAMED_OR_NOT: Final = {"/lines": "no", "/buffered": "yes", "/echo": None, "/large": None}
+"""What the answers say of buffering."""
 
 CLAIMS: Final = {
     "x-forwarded-for": "10.9.8.7",
@@ -339,6 +343,16 @@ class FrontContract:
         told = sorted((cookie.partition(";")[0], "httponly" in cookie.lower()) for cookie in cookies)
         assert told == [("a=1", False), ("a=3", False), ("b=2", True)]
 
+    @pytest.mark.parametrize("query", ["", "?streamed", "?raised"], ids=["whole", "streamed", "raised"])
+    def test_the_case_of_a_header_does_not_matter(self, serve_bridge_http: httpx.Client, query: str) -> None:
+        """ASGI and WSGI allow any; headers of the engine cannot be forged by it, and no cookie is lost."""
+        answer = serve_bridge_http.get(f"/mixed{query}", headers={"x-request-id": "mine-1"})
+        assert answer.headers["x-own"] == "1"
+        assert answer.headers.get_list("x-request-id") == ["mine-1"]
+        assert not {"x-serve-executed", "x-hop"} & answer.headers.keys()
+        if "raised" not in query:
+            assert sorted(answer.headers.get_list("set-cookie")) == ["a=1", "b=2"]
+
     def test_an_answer_is_streamed(self, serve_bridge_http: httpx.Client) -> None:
         """All parts arrive, in order."""
         assert serve_bridge_http.get("/lines").text == "".join(PARTS)
@@ -353,6 +367,25 @@ class FrontContract:
             assert next(parts) == "first\n"
             serve_bridge_subject.options(method_name="open").call(gate)
             assert "".join(parts) == "last\n"
+
+    def test_a_stream_is_not_to_be_collected_on_the_way(self, serve_bridge_http: httpx.Client) -> None:
+        """A reverse proxy such as nginx would hold its events back; the backend may say otherwise."""
+        told = {path: serve_bridge_http.get(path).headers.get("x-accel-buffering") for path in STREAMED_OR_NOT}
+        assert told == STREAMED_OR_NOT
+
+    @pytest.mark.parametrize(("declared", "pieces"), [(12, 2), (12, 0), (8, 2), (5, 2)])
+    def test_an_answer_of_another_length_than_declared_leaks_nothing(
+        self, serve_bridge_front: str, declared: int, pieces: int
+    ) -> None:
+        """An answer that is too short is visibly broken; bytes above the length do not become another answer."""
+        path = f"/mismatched?declared={declared}&pieces={pieces}"
+        with httpx.Client(base_url=serve_bridge_front, trust_env=False, verify=False, timeout=15) as http:
+            is_short = declared > 5 * pieces
+            with pytest.raises(httpx.TransportError) if is_short else suppress(httpx.TransportError):
+                answer = http.get(path)
+                assert answer.content == (b"12345" * pieces)[:declared]
+            with suppress(httpx.TransportError):  # the server has closed the connection
+                assert http.get("/echo/next").json()["path"] == "/echo/next"
 
     @needs("early heads")
     def test_a_head_does_not_wait_for_its_body(self, serve_bridge_front: str, serve_bridge_subject: Handle) -> None:
@@ -382,6 +415,12 @@ class FrontContract:
         got, head = serve_bridge_http.get("/echo"), serve_bridge_http.head("/echo")
         assert (head.status_code, head.headers["content-type"]) == (200, got.headers["content-type"])
         assert head.content == b""
+
+    @pytest.mark.parametrize("path", ["/answer", "/large", "/lines", "/mixed", "/mixed?streamed", "/mixed?raised"])
+    def test_the_length_of_head_is_that_of_get(self, serve_bridge_http: httpx.Client, path: str) -> None:
+        """Or it is not there: a client must not take the answer for an empty one."""
+        length = serve_bridge_http.head(path).headers.get("content-length")
+        assert length in (None, serve_bridge_http.get(path).headers.get("content-length"))
 
     @pytest.mark.parametrize("status", [204, 304])
     def test_an_empty_answer_has_no_body(self, serve_bridge_http: httpx.Client, status: int) -> None:
@@ -502,6 +541,20 @@ class FrontContract:
         offered = [Subprotocol("a"), Subprotocol("b")]
         with _websocket(serve_bridge_front, "/echo", subprotocols=offered) as websocket:
             assert websocket.subprotocol == "b"
+
+    @needs("websockets")
+    def test_the_case_of_a_header_does_not_matter_to_a_websocket(self, serve_bridge_front: str) -> None:
+        """Neither where it is accepted nor where it is denied."""
+        with _websocket(serve_bridge_front, "/echo") as websocket:
+            assert websocket.response is not None
+            accepted = websocket.response.headers
+        with pytest.raises(InvalidStatus) as denied, _websocket(serve_bridge_front, "/echo?deny"):
+            pass
+        for headers in (accepted, denied.value.response.headers):
+            assert sorted(headers.get_all("set-cookie")) == ["a=1", "b=2"]
+            assert len(headers.get_all("x-request-id")) == 1
+            assert "forged" not in headers.get_all("x-request-id")
+            assert "x-serve-executed" not in headers
 
     @needs("websockets")
     def test_a_websocket_is_closed_by_the_backend(self, serve_bridge_front: str) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 from wsgiref.validate import validator
 
 import uvicorn
@@ -83,7 +83,29 @@ class _WSGIServer(ThreadingMixIn, WSGIServer):
         self.close_request(request)
 
 
+class _WSGIAnswer(ServerHandler):
+    environ: dict[str, Any]
+    headers_sent: bool
+    request_handler: WSGIRequestHandler
+
+    def finish_content(self) -> None:
+        if self.environ["REQUEST_METHOD"] == "HEAD" and not self.headers_sent:
+            self.send_headers()  # the base class would say that the answer has the length 0
+        super().finish_content()
+
+
 class _WSGIHandler(WSGIRequestHandler):
+    def handle(self) -> None:
+        """Answer one request."""
+        self.raw_requestline = self.rfile.readline(65537)
+        if self.parse_request():
+            body: Any = self.rfile
+            to: Any = self.wfile
+            server: Any = self.server
+            answer = _WSGIAnswer(body, to, self.get_stderr(), self.get_environ(), multithread=False)
+            answer.request_handler = self
+            answer.run(server.get_app())
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 

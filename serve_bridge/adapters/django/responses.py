@@ -46,7 +46,9 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
         if status == _RAISED:
             raise error
     if isinstance(outcome.body, bytes):
-        return _with_headers(_Whole(outcome.body, content_type="", status=status), outcome)
+        response = _Whole(outcome.body, content_type="", status=status)
+        response.is_head = request.method == "HEAD"
+        return _with_headers(response, outcome)
     return _with_headers(_Streamed(_streamed(outcome.body, request), content_type="", status=status), outcome)
 
 
@@ -79,7 +81,22 @@ class _ForwardedResponse:
 
 
 class _Whole(_ForwardedResponse, HttpResponse):
-    """One whose body is there; middleware may put another in its place, as Django's own responses allow."""
+    """One whose body is there; middleware may put another in its place, as Django's own responses allow.
+
+    Attributes:
+        is_head: Whether it answers HEAD. Then it has no body, and not every server sees to that.
+    """
+
+    is_head = False
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Iterate what is sent; the length of the body that HEAD does not have is not that of the answer to GET."""
+        for name, value in super().items():
+            if not (self.is_head and value == "0" and name.lower() == "content-length"):
+                yield name, value
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter((b"",)) if self.is_head else super().__iter__()
 
     @property
     def content(self) -> bytes:

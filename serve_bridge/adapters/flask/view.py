@@ -92,9 +92,14 @@ def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
 def _response(outcome: Outcome, method: str) -> Response:
     headers = Headers(outcome.text_headers)
     has_type = "content-type" in headers
-    response = current_app.response_class(outcome.body, outcome.status, headers)
+    body = outcome.body
+    if method == "HEAD":
+        if not isinstance(body, bytes):
+            body.close()
+        body = None  # of bytes Flask would write the length, 0, over that of the answer to GET
+    response = current_app.response_class(body, outcome.status, headers)
     if not has_type:
         del response.headers["content-type"]  # Flask's default is for what Flask's views return
     if method == "HEAD":
-        response.automatically_set_content_length = False  # it is that of the answer to GET, which nobody knows here
+        response.automatically_set_content_length = False  # only the backend knows that of the answer to GET
     return response
