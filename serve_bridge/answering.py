@@ -183,7 +183,7 @@ def end_failed(stream: ReplicaStream, head: HttpHead, error: BaseException, *, l
 
 def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
     """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
-    reason = ""
+    told = None
     if isinstance(error, HTTPException) and (raised := _raised_answer(error, head.request_id)) is not None:
         answer = raised
     elif isinstance(error, BadRequest):
@@ -191,15 +191,26 @@ def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) ->
     elif isinstance(error, ServeBridgeError) and not isinstance(error, SerializationError | ProtocolError):
         # A nested call of the backend ended so; its status says more than 500.
         answer = problem(error.http_status, type(error).__name__, request_id=head.request_id)
-        reason = failure.traceback_of(error)
+        told = failure.of_http(head.backend, error)
     else:
-        _logger.error("request %s: the backend raised", head.request_id, exc_info=error)
+        log_failure(stream, head, error)
         answer = problem(500, "Internal Server Error", request_id=head.request_id)
-        reason = failure.traceback_of(error)
+        told = failure.of_http(head.backend, error)
     if stream.started:
         stream.abort()
     else:
-        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body, reason[-8192:])), end=True)
+        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body, told)), end=True)
+
+
+def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
+    """Log what user code raised for the request of *head*, unless its caller does so in this process.
+
+    An adapter raises the failure in its framework, or logs it. A second record of the same process would be a second
+    event in an error tracker.
+    """
+    told_here = head.forwarded and stream.connection.is_of_this_process
+    level = logging.DEBUG if told_here else logging.ERROR
+    _logger.log(level, failure.message_of(head.backend), head.request_id, exc_info=error)
 
 
 def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_bridge.config import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding import Broken, Forwarded, failed, read_head
-from serve_bridge.messages import HeaderList
+from serve_bridge.messages import HeaderList, HttpFailure
 from serve_bridge.results import Answer
 from serve_bridge.router import Router
 from serve_bridge.wire import websocket
@@ -41,6 +41,7 @@ async def forward_websocket(
     send: Send,
     *,
     logger: logging.Logger,
+    on_failure: Callable[[HttpFailure, str], object],
     max_message_bytes: int = MESSAGE_BYTES,
 ) -> int | None:
     """Carry a WebSocket from its handshake to its end, on the loop of *router*.
@@ -53,7 +54,8 @@ async def forward_websocket(
         scope: Of the ASGI WebSocket.
         receive: Of the ASGI WebSocket.
         send: Of the ASGI WebSocket.
-        logger: Of who forwards.
+        logger: The logger of the forwarder.
+        on_failure: Called with what user code raised before it accepted, and the request's id.
         max_message_bytes: Longest message, either way; a longer one closes the WebSocket with 1009.
 
     Returns:
@@ -65,7 +67,7 @@ async def forward_websocket(
     request.body = client
     try:
         routed = await _shake_hands(router, request, client)
-        return None if routed is None else await _answer(*routed, request, scope, client, logger)
+        return None if routed is None else await _answer(*routed, request, scope, client, logger, on_failure)
     except ServeBridgeError as error:  # before there was an answer
         logger.warning("request %s: %s: %s", request.request_id, type(error).__name__, error)
         return await deny(scope, send, failed(error, request.request_id))
@@ -74,10 +76,18 @@ async def forward_websocket(
 
 
 async def _answer(
-    stream: CallerStream, frame: Frame, request: Forwarded, scope: Scope, client: _Client, logger: logging.Logger
+    stream: CallerStream,
+    frame: Frame,
+    request: Forwarded,
+    scope: Scope,
+    client: _Client,
+    logger: logging.Logger,
+    on_failure: Callable[[HttpFailure, str], object],
 ) -> int:
     try:
-        head, headers = read_head(frame.payload, request, logger)
+        head, headers = read_head(frame.payload, request)
+        if head.failure is not None:
+            on_failure(head.failure, request.request_id)
         if head.status == websocket.SWITCHING:
             await client.carry(stream, headers, request.request_id, logger)
             return head.status

@@ -8,7 +8,6 @@ Rule 3: a failure is an `application/problem+json` with a request id; what faile
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -29,7 +28,16 @@ from serve_bridge.errors import (
 )
 from serve_bridge.handle import IDEMPOTENT
 from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, fault_of, lowered, nominated
-from serve_bridge.messages import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead, RawPathParams, decoder
+from serve_bridge.messages import (
+    INLINE_BODY_BYTES,
+    TRAILERS,
+    HeaderList,
+    HttpAnswer,
+    HttpFailure,
+    HttpHead,
+    RawPathParams,
+    decoder,
+)
 from serve_bridge.results import Answer, is_bodyless, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.body import Aborted, Lost
@@ -262,14 +270,14 @@ class Reply:
         status: Its status.
         headers: Its headers, with the request's id.
         body: All of its body, or None: it is read by `chunks`.
-        failure: What user code failed with, for the log; empty if it did not.
+        failure: What user code raised, for the log; None if it answered by itself.
         trailers: What follows the body, once that was read; None: nothing does.
     """
 
     status: int
     headers: HeaderList
     body: bytes | None
-    failure: str
+    failure: HttpFailure | None
     _stream: CallerStream
     trailers: HeaderList | None = None
 
@@ -293,7 +301,7 @@ class Reply:
         self._stream.cancel()
 
 
-async def forward(router: Router, request: Forwarded, *, logger: logging.Logger, debug: bool = False) -> Reply:
+async def forward(router: Router, request: Forwarded, *, debug: bool = False) -> Reply:
     """Send *request* and return the answer, as soon as its head is there.
 
     Raises:
@@ -301,20 +309,20 @@ async def forward(router: Router, request: Forwarded, *, logger: logging.Logger,
     """
     stream, frame = await router.route(request)
     try:
-        head, headers = read_head(frame.payload, request, logger)
+        head, headers = read_head(frame.payload, request)
     except ProtocolError:
         stream.cancel()
         raise
     if head.failure and debug:
-        shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure)
+        shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure.traceback)
         return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
     if frame.flags & END:
         return Reply(head.status, headers, head.body, head.failure, stream)
     return Reply(head.status, headers, None, head.failure, stream, [] if head.trailers else None)
 
 
-def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tuple[HttpAnswer, HeaderList]:
-    """Return the head of the answer to *request*, and the headers that leave; a failure is logged.
+def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderList]:
+    """Return the head of the answer to *request*, and the headers that leave.
 
     Raises:
         ProtocolError: The payload is not a head that may leave; the caller gives the answer up.
@@ -332,8 +340,6 @@ def read_head(payload: bytes, request: Forwarded, logger: logging.Logger) -> tup
     elif status == 204:  # RFC 9110 section 8.6
         headers = [pair for pair in headers if pair[0] != b"content-length"]
     headers.append((_REQUEST_ID, request.request_id.encode()))
-    if head.failure:
-        logger.error("request %s: the backend failed with status %d", request.request_id, head.status)
     return head, headers
 
 

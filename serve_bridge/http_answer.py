@@ -144,7 +144,7 @@ class ResponseSender:
             status, headers = fit_head(message["status"], headers)
             self._has_no_body = self._has_no_body or is_bodyless(status)
             self._takes_trailers = self._takes_trailers and message.get("trailers", False) and not self._has_no_body
-            self._start = HttpAnswer(status, headers, b"", "", self._takes_trailers)
+            self._start = HttpAnswer(status, headers, b"", None, self._takes_trailers)
             if not self._has_no_body and not any(name == b"content-length" for name, _ in headers):
                 self._grace = asyncio.get_running_loop().call_later(HEAD_GRACE_S, self._send_head)
         elif message["type"] == "http.response.body" and self._start is not None:

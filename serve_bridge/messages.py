@@ -148,18 +148,34 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     trailers: bool = False
 
 
+class HttpFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What user code raised for an HTTP request; the proxy and the adapters log it and never send it to the client.
+
+    Attributes:
+        backend: Name of the backend.
+        type_name: Name of the exception's class.
+        text: What the exception says.
+        traceback: Its traceback as text; the last part of a long one.
+    """
+
+    backend: str
+    type_name: str
+    text: str
+    traceback: str
+
+
 class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The head of the RESPONSE to a REQUEST; *body* is the whole body if the frame ends the stream.
 
     Attributes:
-        failure: Empty for what user code answered; else the reason from the closed set, logged by the edge.
+        failure: What user code raised; None if it answered by itself.
         trailers: Whether the frame that ends the stream holds trailers, as a list like the headers, and no body.
     """
 
     status: int
     headers: HeaderList
     body: bytes
-    failure: str = ""
+    failure: HttpFailure | None = None
     trailers: bool = False
 
 

@@ -103,7 +103,7 @@ class Replica:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # nobody waits for this replica any more
-            reason = f"{type(error).__name__}: {failure.text_of(error)}"
+            reason = f"{failure.type_of(error)}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
         self._ticked = self._loop.time()
         self._tick()
@@ -163,7 +163,7 @@ class Replica:
             serving = _serve(work, head.timeout_s, settle=self._has_stalled())
             task = self._spawn(serving, stream)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
-            task.add_done_callback(partial(self._served, work, stream))
+            task.add_done_callback(partial(self._served, work, stream, head.request_id))
 
     def _spawn(self, work: Any, stream: ReplicaStream) -> asyncio.Task[None]:
         task = self._loop.create_task(work, context=self._context.copy())
@@ -184,13 +184,15 @@ class Replica:
         now = self._loop.time()
         return now < self._stalled_until or now - self._ticked > STALL_S
 
-    def _served(self, work: Coroutine[Any, Any, None], stream: ReplicaStream, task: asyncio.Task[None]) -> None:
+    def _served(
+        self, work: Coroutine[Any, Any, None], stream: ReplicaStream, request_id: str, task: asyncio.Task[None]
+    ) -> None:
         """A request's task has ended, however it did: its slot is free, and its caller has the last frame."""
         work.close()
         stream.abort()  # nothing, if its answer was ended
         self._done()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("a request of backend %r was broken off", self._spec.backend, exc_info=error)
+            _logger.error(failure.message_of(self._spec.backend), request_id, exc_info=error)
 
     def _done(self) -> None:
         self._in_flight -= 1
@@ -232,10 +234,13 @@ class Replica:
             if overdue.expired():
                 raise DeadlineExceeded(f"no result within {head.timeout_s:g} s", "unknown") from None
             raise
-        except (Exception, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
-        except BaseException as error:  # SystemExit would end the actor
-            raise BackendError(type(error).__name__, failure.text_of(error), failure.traceback_of(error)) from None
+        except BaseException as error:  # SystemExit would end the actor; Ray drops what it cannot pickle
+            own = failure.portable(error)
+            if own is error:
+                raise
+            raise own from None
         finally:
             self._done()
 

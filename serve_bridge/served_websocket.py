@@ -25,6 +25,7 @@ from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.results import Answer, fit_head, problem
+from serve_bridge.wire import failure
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.websocket import (
@@ -141,7 +142,8 @@ class _ServedWebSocket:
             self._state = _State.CLOSED
             send_failure(self._stream, self._head, error)
         else:
-            _logger.error("request %s: the backend raised", self._head.request_id, exc_info=error)
+            # Unlike a failed handshake, this is not reported by the caller, which sees only how the WebSocket closes.
+            _logger.error(failure.message_of(self._head.backend), self._head.request_id, exc_info=error)
             await self._end(Close(FAILED, f"request {self._head.request_id}"))
 
     async def _end(self, close: Close) -> None:

@@ -201,14 +201,17 @@ class _File(FileWrapper):
 
 
 class _Errors(io.TextIOBase):
-    """What `wsgi.errors` is: each line goes to the log."""
+    """What `wsgi.errors` is: each line goes to the log.
+
+    The level is WARNING: a framework writes there what it has reported as an error already.
+    """
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
         if text.strip():
-            _logger.error("%s", text.rstrip())
+            _logger.warning("%s", text.rstrip())
         return len(text)
 
 

@@ -112,7 +112,7 @@ class ServeBridgeMiddleware:
         if kind in ("http", "websocket"):
             found = self._patterns.match(path_below(scope))
             if found is not None and found.takes(scope.get("method", "GET")):
-                await _forward(self._bridge, found, scope, receive, send, handled=False)
+                await forward_match(self._bridge, found, scope, receive, send, handled=False)
                 return
         elif kind == "lifespan":
             send = self._closing(send)
@@ -157,7 +157,7 @@ class Application:
         except ServeBridgeError as error:
             found = refused(error)
         if isinstance(found, Match):
-            await _forward(self._bridge, found, scope, receive, send)
+            await forward_match(self._bridge, found, scope, receive, send)
         else:
             await _refuse(found, scope, receive, send)
 
@@ -179,7 +179,8 @@ class ForwardingApp:
     def __init__(self, bridge: Bridge, route: ForwardedRoute) -> None:
         self._bridge = bridge
         self._route = route
-        self.__name__ = f"serve_bridge_{route.endpoint}"  # Starlette names the route after it
+        # Starlette names the route after it, and error trackers and tracers the request.
+        self.__name__ = self.__qualname__ = f"serve_bridge_{route.endpoint}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request or WebSocket."""
@@ -206,9 +207,12 @@ def _is_added_slash(scope: Scope) -> bool:
     return not sent.endswith(b"/") and not sent.upper().endswith(b"%2F")
 
 
-async def _forward(
+async def forward_match(
     bridge: Bridge, found: Match, scope: Scope, receive: Receive, send: Send, *, handled: bool = True
 ) -> None:
+    """Forward one request or WebSocket to what its path led to; see `exchange.exchange` for *handled*."""
+    # In place, as Starlette's router does: an outer middleware names the request after them.
+    scope["route"] = scope["endpoint"] = found.named
     outer = scope.get("path_params")
     path_params = {**outer, **found.path_params} if outer else found.path_params
     if scope["type"] == "http":

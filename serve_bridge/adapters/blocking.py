@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +22,7 @@ from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
 from serve_bridge.handle import SPARE_S, Link, overdue
 from serve_bridge.lane import Lane
-from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList
+from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpFailure
 
 PIECE_BYTES: Final = 64 * 1024
 _TOO_SHORT: Final = "the body ended before its Content-Length"
@@ -46,7 +45,9 @@ class Head:
 
     __slots__ = ("body", "failure", "headers", "status")
 
-    def __init__(self, status: int, headers: HeaderList, body: bytes | WholeBody | _Chunks, failure: str) -> None:
+    def __init__(
+        self, status: int, headers: HeaderList, body: bytes | WholeBody | _Chunks, failure: HttpFailure | None
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -60,7 +61,6 @@ def forward_blocking(
     *,
     length: int | None,
     most: int | None,
-    logger: logging.Logger,
 ) -> Head:
     """Send *request* with *body* and return the answer, as soon as its head is there.
 
@@ -70,7 +70,6 @@ def forward_blocking(
         body: All of its body, or where it is read from.
         length: How long the body says it is; None: that is not known.
         most: The longest that may pass.
-        logger: Told what user code failed with.
 
     Raises:
         ServeBridgeError: As `Router.route`.
@@ -88,13 +87,13 @@ def forward_blocking(
     else:
         upload = _Upload(body, length, most)
         request.body = upload
-        reply = upload.feed_until(link.begin(partial(_forward, request, logger)), timeout_s)
+        reply = upload.feed_until(link.begin(partial(_forward, request)), timeout_s)
         return _looped(link, request, reply, timeout_s, upload)
     answer = link.send(request)
     if answer is None:
-        return _looped(link, request, link.run(partial(_forward, request, logger), timeout_s), timeout_s)
+        return _looped(link, request, link.run(partial(_forward, request), timeout_s), timeout_s)
     try:
-        head, headers = read_head(answer.head, request, logger)
+        head, headers = read_head(answer.head, request)
     except ProtocolError:
         answer.close()
         raise
@@ -104,8 +103,8 @@ def forward_blocking(
     return Head(head.status, headers, _DirectChunks(answer, length), head.failure)
 
 
-async def _forward(request: Forwarded, logger: logging.Logger, lane: Lane) -> Reply:
-    return await forward(lane.router, request, logger=logger)
+async def _forward(request: Forwarded, lane: Lane) -> Reply:
+    return await forward(lane.router, request)
 
 
 def _looped(link: Link, request: Forwarded, reply: Reply, timeout_s: float, upload: _Upload | None = None) -> Head:
@@ -115,7 +114,7 @@ def _looped(link: Link, request: Forwarded, reply: Reply, timeout_s: float, uplo
     return Head(reply.status, reply.headers, _LoopedChunks(link, reply, timeout_s, upload, length), reply.failure)
 
 
-def _whole(status: int, headers: HeaderList, body: bytes, failure: str, length: int | None) -> Head:
+def _whole(status: int, headers: HeaderList, body: bytes, failure: HttpFailure | None, length: int | None) -> Head:
     is_right = length is None or length == len(body)
     return Head(status, headers, body if is_right else WholeBody(body, length or 0), failure)
 

@@ -15,7 +15,14 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.adapters.blocking import Readable, forward_blocking
 from serve_bridge.adapters.declared_length import AsyncWholeBody, DeclaredLength, declared_length
 from serve_bridge.adapters.lasting_client import LastingClient
-from serve_bridge.adapters.outcome import Outcome, backend_error, logger, refused, request_ids
+from serve_bridge.adapters.outcome import (
+    Outcome,
+    answered,
+    log_backend_failure,
+    logger,
+    refused,
+    request_ids,
+)
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
@@ -45,12 +52,10 @@ class Bridge(LastingClient):
         try:
             request = self._request(route, scope, path_params, web_request)
             length = content_length(scope["headers"])
-            head = forward_blocking(
-                self.client(), request, body, length=length, most=route.max_body_bytes, logger=logger
-            )
+            head = forward_blocking(self.client(), request, body, length=length, most=route.max_body_bytes)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
-        return Outcome(head.status, head.headers, head.body, backend_error(head.failure))
+        return answered(head.status, head.headers, head.body, head.failure)
 
     async def ask_async(
         self,
@@ -76,7 +81,7 @@ class Bridge(LastingClient):
                 await request.receive_body(_limited(body, scope, route.max_body_bytes))
             if lane is None:
                 lane = await (await self.aclient()).lane()
-            reply = await forward(lane.router, request, logger=logger)
+            reply = await forward(lane.router, request)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
         length = declared_length(request, reply.status, reply.headers)
@@ -87,7 +92,7 @@ class Bridge(LastingClient):
             content = reply.body
         else:
             content = AsyncWholeBody(reply.body, length)
-        return Outcome(reply.status, reply.headers, content, backend_error(reply.failure))
+        return answered(reply.status, reply.headers, content, reply.failure)
 
     async def websocket(
         self,
@@ -109,7 +114,9 @@ class Bridge(LastingClient):
         except (Refused, ServeBridgeError) as error:
             await refuse_websocket(refused(error, request), scope, receive, send)
             return
-        await forward_websocket(lane.router, request, scope, receive, send, logger=logger)
+        await forward_websocket(
+            lane.router, request, scope, receive, send, logger=logger, on_failure=log_backend_failure
+        )
 
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any

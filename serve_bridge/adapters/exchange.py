@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.outcome import Outcome, refused
+from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding import Refused, has_body
@@ -28,6 +28,8 @@ PATIENCE_S: Final = 0.05
 """How long an answer may take before it is worth to look whether its client is still there."""
 
 _HANDLERS: Final = "starlette.exception_handlers"
+_REPORTED: Final = 500
+"""From this status on, error trackers report an `HTTPException` that a Starlette application answers."""
 _RAISED: Final = frozenset({"x-request-id", "x-serve-executed", "retry-after", "allow"})
 
 
@@ -224,13 +226,15 @@ async def fail(outcome: Outcome, scope: Scope, send: Send, *, handled: bool = Tr
     """
     if handled and _HANDLERS in scope:
         raise http_exception(outcome) from outcome.error
+    report(outcome)
     with suppress(OSError):  # the client has left
         await send({"type": "http.response.start", "status": outcome.status, "headers": outcome.headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else outcome.body})
 
 
 def http_exception(outcome: Outcome) -> HTTPException:
-    """Return the exception that stands for a failed *outcome* in an application."""
+    """Return the exception that stands for a failed *outcome* in an application, and log what nobody reports."""
+    report(outcome, raised=outcome.status >= _REPORTED)
     headers = {name: value for name, value in outcome.text_headers if name in _RAISED}
     return HTTPException(outcome.status, headers=headers)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from random import getrandbits
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from serve_bridge.errors import BackendError, ServeBridgeError
 from serve_bridge.forwarding import Forwarded, Refused, failed
-from serve_bridge.messages import HeaderList
+from serve_bridge.messages import HeaderList, HttpFailure
 from serve_bridge.results import Answer
+from serve_bridge.wire import failure
 
 logger = logging.getLogger("serve_bridge.adapters")
 # A prefix per process would be shared by forked workers. `random` seeds itself anew after a fork, without a system call
 # for each request.
+_BROKEN: Final = 500
 request_ids: Iterator[str] = iter(lambda: f"{getrandbits(64):016x}", "")
 
 
@@ -29,12 +31,14 @@ class Outcome(msgspec.Struct, frozen=True):
         body: The whole body, or its chunks: blocking from `Bridge.ask`, asynchronous from `Bridge.ask_async`.
         error: Why there is no answer of user code, or the `BackendError` that stands for what user code raised; the
             body is then a problem (RFC 9457). None if all went well.
+        backend: Name of the backend whose code raised; empty if it did not.
     """
 
     status: int
     headers: HeaderList
     body: Any
     error: Exception | None = None
+    backend: str = ""
 
     @classmethod
     def of(cls, answer: Answer, error: Exception | None = None) -> Outcome:
@@ -52,17 +56,48 @@ class Outcome(msgspec.Struct, frozen=True):
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]
 
 
+def answered(status: int, headers: HeaderList, body: Any, raised: HttpFailure | None) -> Outcome:
+    """Return the outcome that a backend has answered; *raised* is what its code raised, if it did."""
+    if raised is None:
+        return Outcome(status, headers, body)
+    return Outcome(status, headers, body, _error_of(raised), raised.backend)
+
+
 def refused(error: ServeBridgeError | Refused, request: Forwarded | None = None) -> Outcome:
-    """Return the outcome of a *request* that got no answer of user code; an error of ours is logged."""
+    """Return the outcome of a *request* that got no answer of user code.
+
+    An error of the engine is logged, unless its status is 500: then the framework reports it, or `report` does.
+    """
     request_id = request.request_id if request is not None else next(request_ids)
-    if isinstance(error, ServeBridgeError):
+    outcome = Outcome.of(failed(error, request_id), error)
+    if isinstance(error, ServeBridgeError) and outcome.status != _BROKEN:
         logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
-    return Outcome.of(failed(error, request_id), error)
+    return outcome
 
 
-def backend_error(failure: str) -> BackendError | None:
-    """Return the error that stands for what user code raised, given the traceback of it."""
-    if not failure:
-        return None
-    name, _, text = failure.rstrip().rpartition("\n")[2].partition(":")
-    return BackendError(name.strip(), text.strip(), failure)
+def report(outcome: Outcome, *, raised: bool = False) -> None:
+    """Log what went wrong, with the exception, for an adapter that does not raise it in its framework.
+
+    Frameworks and error trackers report what is raised, so one failure would be two events. *raised* is for a
+    framework that answers what is raised and logs nothing: then one line without the exception is logged.
+    """
+    error = outcome.error
+    if isinstance(error, BackendError):
+        message = failure.message_of(outcome.backend)
+    elif isinstance(error, ServeBridgeError) and outcome.status == _BROKEN:
+        message = "request %s failed"
+    else:
+        return
+    if raised:
+        logger.warning(message + ": %s: %s", outcome.request_id, type(error).__name__, error)
+    else:
+        logger.error(message, outcome.request_id, exc_info=error)
+
+
+def log_backend_failure(raised: HttpFailure, request_id: str) -> None:
+    """Log what code of a backend raised, for an adapter that has no framework to raise it in."""
+    logger.error(failure.message_of(raised.backend), request_id, exc_info=_error_of(raised))
+
+
+def _error_of(raised: HttpFailure) -> BackendError:
+    return BackendError(raised.type_name, raised.text, raised.traceback)

@@ -10,6 +10,22 @@ from serve_bridge.path_params import check_route, compile_route, convert
 from serve_bridge.proxy.route_index import Route, RouteIndex
 
 
+class NamedRoute:
+    """What a scope names as its `route` and `endpoint`, so that requests of one route share a name.
+
+    Attributes:
+        path: The pattern.
+        name: As Starlette names a route to the same endpoint.
+    """
+
+    def __init__(self, path: str, endpoint: str) -> None:
+        self.path = path
+        self.name = self.__name__ = f"serve_bridge_{endpoint}"
+
+    def __repr__(self) -> str:
+        return f"NamedRoute({self.path!r})"
+
+
 class Match(NamedTuple):
     """What a path led to.
 
@@ -17,11 +33,13 @@ class Match(NamedTuple):
         route: The forwarded route.
         path_params: Its parameters, converted.
         methods: Upper-case methods that it takes, HEAD with GET; None: every one.
+        named: The route by its name and pattern.
     """
 
     route: ForwardedRoute
     path_params: Mapping[str, Any]
     methods: frozenset[str] | None
+    named: NamedRoute
 
     def takes(self, method: str) -> bool:
         """Whether the route answers requests of *method*."""
@@ -37,14 +55,15 @@ class Patterns:
         Raises:
             TypeError, ValueError: A pattern is no path in Starlette's syntax; the message names it.
         """
-        self._routes: dict[str, tuple[ForwardedRoute, frozenset[str] | None]] = {}
+        self._routes: dict[str, tuple[ForwardedRoute, frozenset[str] | None, NamedRoute]] = {}
         routes: list[Route] = []
         for spec in specs:
             check_route(spec.pattern, mount=spec.mount)
             methods = None if spec.methods is None else frozenset(spec.methods)
             if methods is not None and "GET" in methods:
                 methods |= {"HEAD"}
-            self._routes[spec.pattern] = ForwardedRoute(spec.endpoint, spec.options), methods
+            named = NamedRoute(spec.pattern, spec.endpoint)
+            self._routes[spec.pattern] = ForwardedRoute(spec.endpoint, spec.options), methods, named
             routes.append(Route(spec.pattern, spec.pattern, frozenset(), spec.mount))
         self._index = RouteIndex(routes)
 
@@ -60,7 +79,8 @@ class Patterns:
             return None
         if route.mount:
             path_params["path"] = path[len(route.root_path(path)) + 1 :]
-        return Match(self._routes[route.path][0], path_params, self._routes[route.path][1])
+        forwarded, methods, named = self._routes[route.path]
+        return Match(forwarded, path_params, methods, named)
 
 
 def translate(pattern: str, syntax: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.environ import has_unframed_body, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
-from serve_bridge.adapters.outcome import Outcome, refused
+from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import RouteSpec
 from serve_bridge.errors import ServeBridgeError
@@ -144,6 +144,7 @@ def _forward(bridge: Bridge, found: Match, environ: WSGIEnvironment, start_respo
         return _send(Outcome.of(problem(411, "Length Required", detail)), method, start_response)
     body: Readable = environ["wsgi.input"]
     outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body, WebRequest(environ))
+    report(outcome)
     return _send(outcome, method, start_response)
 
 

@@ -19,11 +19,12 @@ from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Forwarded, Refused, failed, forward
-from serve_bridge.messages import TRAILERS, RawPathParams, RoutingTable
+from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
+from serve_bridge.wire import failure
 
 _logger = logging.getLogger("serve_bridge.proxy")
 
@@ -78,13 +79,15 @@ class ProxyApp:
                 await _send_answer(send, self._no_room(request))
                 return
             await request.receive_body(receive)
-            reply = await forward(self._router, request, logger=_logger, debug=self._debug)
+            reply = await forward(self._router, request, debug=self._debug)
         except (Refused, ServeBridgeError) as error:
             request_id = request.request_id if request is not None else None
             if isinstance(error, ServeBridgeError):
                 _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
             await _send_answer(send, failed(error, request_id))
             return
+        if reply.failure is not None:
+            _log_failure(reply.failure, request.request_id)
         try:
             start = {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             if reply.trailers is not None:
@@ -127,6 +130,7 @@ class ProxyApp:
                         receive,
                         send,
                         logger=_logger,
+                        on_failure=_log_failure,
                         max_message_bytes=self._max_message_bytes,
                     )
                     return
@@ -162,6 +166,11 @@ class ProxyApp:
             for name, endpoint in table.endpoints.items()
             if not any(table.backends[backend].replicas for backend, weight in endpoint.weights.items() if weight)
         ]
+
+
+def _log_failure(failed: HttpFailure, request_id: str) -> None:
+    # No ERROR: the replica has logged one, with the exception.
+    _logger.warning(failure.message_of(failed.backend) + ": %s", request_id, failed.type_name)
 
 
 def _not_allowed(methods: Any) -> Answer:

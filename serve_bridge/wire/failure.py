@@ -1,6 +1,7 @@
 """Exceptions of user code as bytes.
 
-Rule 1: the type's name, its text and the remote traceback are written first and always arrive.
+Rule 1: the type's name, its text and the remote traceback are written first and always arrive. Each is a field of its
+    own: nothing is read from a formatted traceback, whose lines may be text of the user.
 Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so
     that an odd exception class can cost its type and never the answer.
 Rule 3: SystemExit, KeyboardInterrupt and their like never arrive as themselves: raised in the caller they would end its
@@ -10,11 +11,12 @@ Rule 3: SystemExit, KeyboardInterrupt and their like never arrive as themselves:
 from __future__ import annotations
 
 import traceback
+from typing import Final
 
 import msgspec
 
 from serve_bridge.errors import BackendError, ServeBridgeError
-from serve_bridge.messages import decoder
+from serve_bridge.messages import HttpFailure, decoder
 from serve_bridge.wire import payload
 
 
@@ -32,18 +34,36 @@ class RemoteTraceback(Exception):
         return "\n\n" + str(self.args[0])
 
 
+SHORT_TYPE: Final = 256
+"""Upper limit for a type's name in characters, where texts are cut."""
+SHORT_TEXT: Final = 4096
+"""Upper limit for an exception's text in characters, where texts are cut."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = decoder(_Failure)
 
 
 def pack(error: BaseException) -> bytes:
     """Return *error* as bytes; never raises."""
-    return _encode(_Failure(type(error).__qualname__, text_of(error), traceback_of(error), _pickled(error)))
+    return _encode(_Failure(type_of(error), text_of(error), traceback_of(error), _pickled(error)))
 
 
 def pack_short(error: BaseException) -> bytes:
     """Return *error* as bytes with its texts cut: for one too long to send whole."""
-    return _encode(_Failure(type(error).__qualname__[:256], text_of(error)[:4096], traceback_of(error)[-16384:], b""))
+    return _encode(
+        _Failure(type_of(error)[:SHORT_TYPE], text_of(error)[:SHORT_TEXT], traceback_of(error)[-16384:], b"")
+    )
+
+
+def of_http(backend: str, error: BaseException) -> HttpFailure:
+    """Return *error*, which code of *backend* raised for an HTTP request, with its texts cut; never raises."""
+    text, trace = text_of(error)[:SHORT_TEXT], traceback_of(error)[-8192:]
+    return HttpFailure(backend, type_of(error)[:SHORT_TYPE], text, trace)
+
+
+def portable(error: BaseException) -> BaseException:
+    """Return *error* if it has a pickled form that keeps its type. Otherwise return the `BackendError` that says it."""
+    return error if _pickled(error) else BackendError(type_of(error), text_of(error), traceback_of(error))
 
 
 def unpack(data: bytes | bytearray | memoryview) -> BaseException:
@@ -63,6 +83,19 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
             error = own
             error.__cause__ = RemoteTraceback(failure.traceback)
     return error
+
+
+def message_of(backend: str) -> str:
+    """Return the template of a log record about a failure of *backend*; its argument is the request's id.
+
+    Error trackers group records by their template, so each backend has one of its own.
+    """
+    return f"backend {backend!r} failed".replace("%", "%%") + " (request %s)"
+
+
+def type_of(error: BaseException) -> str:
+    """Return the name of the class of *error*."""
+    return _encodable(type(error).__qualname__)
 
 
 def text_of(error: BaseException) -> str:

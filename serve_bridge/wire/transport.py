@@ -44,6 +44,7 @@ class FrameTransport(asyncio.Protocol):
         writes: How often anything was written.
         paused: Done once the socket takes more again; None: it does.
         last_heard: Loop time at which the peer last sent anything.
+        is_of_this_process: Whether the peer is this process, as far as the system can tell (Linux).
     """
 
     def __init__(self, handshake: Handshake, reader: FrameReader) -> None:
@@ -61,6 +62,7 @@ class FrameTransport(asyncio.Protocol):
         self.paused: asyncio.Future[None] | None = None
         self.closed = False
         self.last_heard = self._loop.time()
+        self.is_of_this_process = False
 
     # asyncio.Protocol
 
@@ -72,7 +74,7 @@ class FrameTransport(asyncio.Protocol):
         _open.add(self)
         assert self._handshake is not None
         try:
-            check_socket_peer(transport.get_extra_info("socket"))
+            self.is_of_this_process = check_socket_peer(transport.get_extra_info("socket")) == os.getpid()
         except AuthenticationError as error:
             self.close(error)
             return
@@ -298,26 +300,32 @@ def _drop_inherited() -> None:
 os.register_at_fork(after_in_child=_drop_inherited)
 
 
-def check_socket_peer(sock: Any) -> None:
-    """Refuse a unix peer of another user, and make room for what it is sent; have the kernel watch over a TCP peer."""
+def check_socket_peer(sock: Any) -> int | None:
+    """Refuse a unix peer of another user, and make room for what it is sent; have the kernel watch over a TCP peer.
+
+    Returns:
+        The process id of a unix peer, where the system can tell (Linux).
+    """
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 4)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
-    else:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        check_peer_uid(sock)
+        return None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return check_peer_uid(sock)
 
 
-def check_peer_uid(sock: Any) -> None:
-    """Refuse a unix peer of another user, where the system can tell (Linux).
+def check_peer_uid(sock: Any) -> int | None:
+    """Refuse a unix peer of another user, and return its process id, where the system can tell (Linux).
 
     Raises:
         AuthenticationError: The peer is another user.
     """
     if hasattr(socket, "SO_PEERCRED"):
-        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid != os.geteuid():
             raise AuthenticationError(f"the peer is user {uid}")
+        return int(pid)
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -210,5 +209,5 @@ def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
     scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
     request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
     with pytest.raises(ProtocolError, match="HttpAnswer"):
-        forward_blocking(cast(Link, stage), request, b"", length=0, most=None, logger=logging.getLogger(__name__))
+        forward_blocking(cast(Link, stage), request, b"", length=0, most=None)
     assert stage.cancelled.wait(5)

@@ -122,7 +122,9 @@ async def forwarded(
     }
     request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]), from_adapter=True, **options)
     lane = await client.lane()
-    work = forward_websocket(lane.router, request, scope, server.received.get, server.send, logger=LOGGER)
+    work = forward_websocket(
+        lane.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
+    )
     task = asyncio.ensure_future(work)
     try:
         yield server, task
@@ -195,7 +197,9 @@ def test_a_client_that_never_came_is_not_forwarded(client: serve.Client) -> None
         lane = await client.lane()
         scope = {"type": "websocket", "path": "/talk", "headers": []}
         request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]))
-        work = forward_websocket(lane.router, request, scope, server.received.get, server.send, logger=LOGGER)
+        work = forward_websocket(
+            lane.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
+        )
         assert await work is None
 
     asyncio.run(run())

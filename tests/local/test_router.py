@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -226,7 +225,7 @@ def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -
         scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
         request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
         with pytest.raises(ProtocolError, match="HttpAnswer"):
-            await forward(stage.router, request, logger=logging.getLogger(__name__))
+            await forward(stage.router, request)
         await replica.streams[0].gone()
 
     staged(tmp_path, main)

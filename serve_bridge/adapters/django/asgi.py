@@ -17,7 +17,7 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi import ForwardingApp, path_below
+from serve_bridge.adapters.asgi import forward_match, path_below
 from serve_bridge.adapters.django.connection import bridge, close
 from serve_bridge.adapters.patterns import Patterns
 from serve_bridge.adapters.route import parse_routes
@@ -45,8 +45,7 @@ class ServeBridge:
         if kind in ("http", "websocket"):
             found = self._patterns.match(path_below(scope))
             if found is not None and found.takes(scope.get("method", "GET")):
-                path_params = {**(scope.get("path_params") or {}), **found.path_params}
-                await ForwardingApp(bridge(), found.route)({**scope, "path_params": path_params}, receive, send)
+                await forward_match(bridge(), found, scope, receive, send)
                 return
             if kind == "websocket" and isinstance(self._application, ASGIHandler):
                 await _deny(receive, send)  # Django would raise, and the server log that, for any client that tries

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_excep
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
 from serve_bridge.adapters.flask.connection import current_bridge
-from serve_bridge.adapters.outcome import Outcome
+from serve_bridge.adapters.outcome import Outcome, report
 from serve_bridge.adapters.route import ForwardedRoute
 
 REQUEST_ID: Final = "serve_bridge.request_id"
@@ -78,6 +78,7 @@ def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
     kind: type[HTTPException] | None = default_exceptions.get(outcome.status)
     if outcome.status == 500 or kind is None:
         return error  # an unexpected one: logged, signalled, shown by the debugger
+    report(outcome)
     response = _response(outcome, method)
     if kind is ServiceUnavailable:
         raised: HTTPException = ServiceUnavailable(
