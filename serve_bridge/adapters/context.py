@@ -21,10 +21,12 @@ def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any
     """Return a function that, given the framework's request, returns what goes along.
 
     The first part of a path is an attribute of the request, and must exist: a misspelt name must not look like an
-    anonymous user. The others are keys where there are any, as in a session, else attributes; what is missing is None.
+    anonymous user. Each other part is a key if the value before it has keys, as a session has. Otherwise it is an
+    attribute. A missing key or attribute is None. Keys may begin with an underscore; attributes that do are private, so
+    the function raises a ConfigError if a path leads to one.
 
     Raises:
-        ConfigError: *value* is neither an allow-list nor a function.
+        ConfigError: *value* is neither an allow-list nor a function, or a path begins with a private attribute.
     """
     if callable(value):
         return lambda request: _checked(option, value(request))
@@ -35,12 +37,14 @@ def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any
         )
     for name, path in value.items():
         parts = path.split(".")
-        if not name.isidentifier() or not all(part.isidentifier() and not part.startswith("_") for part in parts):
-            raise ConfigError(f"{option}[{name!r}] must be a dotted path of public names, got {shown(path)}")
+        if not all(part.isidentifier() for part in (name, *parts)) or parts[0].startswith("_"):
+            raise ConfigError(
+                f"{option}[{name!r}] must be a dotted path of names that begins with a public one, got {shown(path)}"
+            )
     paths = tuple((name, path.split(".")) for name, path in value.items())
 
     def context(request: Any) -> Mapping[str, Any]:
-        return _checked(option, {name: _value(option, request, path) for name, path in paths})
+        return _checked(option, {name: _value(f"{option}[{name!r}]", request, path) for name, path in paths})
 
     return context
 
@@ -53,7 +57,14 @@ def _value(option: str, request: Any, path: list[str]) -> Any:
             f"{option}: the request has no attribute {path[0]!r}, which '{'.'.join(path)}' begins with"
         ) from None
     for part in path[1:]:
-        has_keys = hasattr(found, "get") and hasattr(found, "__getitem__")
+        # A framework's proxy has every special method, but its `__class__` is that of the value behind it.
+        has_keys = hasattr(found, "get") and hasattr(found.__class__, "__getitem__")
+        if not has_keys and part.startswith("_") and found is not None:
+            kind = found.__class__.__name__
+            raise ConfigError(
+                f"{option}: '{'.'.join(path)}' leads to the private attribute {part!r} of a {kind}; "
+                "only keys may begin with an underscore, so let a function return the value"
+            )
         found = found.get(part) if has_keys else getattr(found, part, None)
     return found
 

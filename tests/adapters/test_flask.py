@@ -359,14 +359,15 @@ def test_facts_of_the_app_go_along(make_app: MakeApp) -> None:
     """Those that are named."""
     app = make_app()
     context = {"user": "session.user_id", "tenant": "g.tenant", "peer": "request.remote_addr", "none": "g.nothing"}
+    context["id"] = "session._user_id"
     forward(app, "/state", "flask_state", context=context)
 
     @app.before_request
     def login() -> None:
-        session["user_id"], g.tenant = 7, "blue"
+        session["user_id"], session["_user_id"], g.tenant = 7, "8", "blue"
 
     seen = app.test_client().get("/state").json
-    assert seen == {"user": 7, "tenant": "blue", "peer": "127.0.0.1", "none": None}
+    assert seen == {"user": 7, "tenant": "blue", "peer": "127.0.0.1", "none": None, "id": "8"}
 
 
 def test_a_function_says_what_goes_along(make_app: MakeApp) -> None:
@@ -381,6 +382,14 @@ def test_a_misspelt_fact_is_the_apps_error(make_app: MakeApp) -> None:
     app = make_app(TESTING=True)
     forward(app, "/state", "flask_state", context={"user": "sesion.user_id"})
     with pytest.raises(serve.ConfigError, match="'sesion'"):
+        app.test_client().get("/state")
+
+
+def test_a_private_fact_is_the_apps_error(make_app: MakeApp) -> None:
+    """Only keys may begin with an underscore; where an attribute is, shows with the request."""
+    app = make_app(TESTING=True)
+    forward(app, "/state", "flask_state", context={"user": "g._login_user"})
+    with pytest.raises(serve.ConfigError, match="the private attribute '_login_user'"):
         app.test_client().get("/state")
 
 

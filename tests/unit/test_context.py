@@ -87,8 +87,31 @@ def test_a_list_maps_names_to_paths(value: Any) -> None:
         compile_context("context", value)
 
 
-@pytest.mark.parametrize("path", ["", "a..b", "user._state", "__class__", "a b", "user.pk()"])
-def test_a_path_is_of_public_names(path: str) -> None:
-    """What is private is not for sending."""
-    with pytest.raises(ConfigError, match=r"context\['x'\] must be a dotted path of public names"):
+@pytest.mark.parametrize("path", ["", "a..b", "_state", "__class__", "a b", "user.pk()"])
+def test_a_path_is_of_names_and_begins_with_a_public_one(path: str) -> None:
+    """Which is known when the route is made."""
+    with pytest.raises(
+        ConfigError, match=r"context\['x'\] must be a dotted path of names that begins with a public one"
+    ):
         compile_context("context", {"x": path})
+
+
+class Session(dict[str, Any]):
+    """A session with an attribute of its own."""
+
+    _user_id = "private"
+
+
+def test_a_key_may_begin_with_an_underscore() -> None:
+    """As flask-login's and Django's keys of the user's id do; what is no key is None, whatever attributes there are."""
+    web = request(session=Session(_auth={"_hash": "h"}))
+    paths = {"hash": "session._auth._hash", "user": "session._user_id", "none": "session._gone._further"}
+    assert context(paths, web) == {"hash": "h", "user": None, "none": None}
+
+
+@pytest.mark.parametrize("path", ["user._state", "user.__class__", "session.user._state"])
+def test_a_private_attribute_does_not_go_along(path: str) -> None:
+    """What has no keys shows only when a request comes."""
+    user = SimpleNamespace(_state="private")
+    with pytest.raises(ConfigError, match=r"context\['x'\]: '.*' leads to the private attribute '_.*' of a Simple"):
+        context({"x": path}, request(user=user, session={"user": user}))
