@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
-SYSTEM_PACKAGES := chromium chromium-driver postgresql
+SYSTEM_PACKAGES := chromium chromium-driver curl default-jdk-headless nginx-light postgresql
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -22,7 +22,7 @@ $(BENCH_SETUP): $(SETUP)
 	$(INSTALL) --editable '.[all,bench]'
 	@touch $@
 
-# The browser and the database that some tests use, the peers of the benchmark; where they cannot be had, those are skipped.
+# The programs that some tests use: a browser, a database, HTTP clients and nginx. Without them those tests are skipped.
 system-packages:
 	@missing=$$(for package in $(SYSTEM_PACKAGES); do \
 		dpkg --status $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
