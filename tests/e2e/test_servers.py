@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
 from serve_bridge import instance as instances
@@ -40,8 +41,14 @@ pytestmark = pytest.mark.e2e
 _numbers = itertools.count()
 
 
-async def echo(request: Any) -> str:
-    """Return what of the request arrived."""
+WRONG_LENGTHS = {1_000_005: 5, 1_000_008: 8, 1_000_012: 12, 1_000_100: 100}
+"""By the number of a request: the Content-Length that its answer, of 10 bytes in two pieces, declares."""
+
+
+async def echo(request: Any) -> Any:
+    """Return what of the request arrived; or an answer of another length than it declares."""
+    if (declared := WRONG_LENGTHS.get(int(request.path_params["number"]))) is not None:
+        return StreamingResponse(iter([b"12345"] * 2), headers={"content-length": str(declared)})
     return f"{request.method} {request.path_params['number']} {(await request.body()).decode()}"
 
 
@@ -120,6 +127,17 @@ def test_many_requests_at_a_time_are_answered_by_all_workers(running: Running) -
 
     wait_until(all_answer)
     assert lost(answers) == []
+
+
+@pytest.mark.parametrize(("number", "declared"), WRONG_LENGTHS.items())
+def test_an_answer_of_a_wrong_length_does_not_run_into_the_next(running: Running, number: int, declared: int) -> None:
+    """The server closes the connection of an answer that is too short, or ends one that is too long where it should."""
+    head, _, rest = running.server.two_answers(number).partition(b"\r\n\r\n")
+    if b" 200 " in head:  # otherwise the server had not begun to send when the body broke off
+        assert b"1234512345".startswith(rest[:declared])
+        assert rest[declared:].startswith(b"HTTP/1.1 ") or not rest[declared:]
+    else:
+        assert not head or b" 500 " in head
 
 
 def test_workers_come_back_when_the_instance_starts_anew(running: Running, instance: Instance) -> None:

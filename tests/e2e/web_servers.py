@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -185,6 +186,24 @@ class WebServer:
                     return Answer(number, 0, repr(error), 0)
             else:
                 return Answer(number, answer.status_code, answer.text, int(answer.headers.get(WORKER, 0)))
+
+    def two_answers(self, number: int) -> bytes:
+        """Forward request *number* and another one on one connection; return what comes until the server closes it.
+
+        Raises:
+            TimeoutError: The server keeps it open after the second answer.
+        """
+        address = urlsplit(self.url)
+        head = f"Host: {address.netloc}\r\nContent-Length: 0\r\n"
+        with socket.create_connection((address.hostname or "", address.port or 80), timeout=END_S) as connection:
+            first = f"POST {self._command.route}/{number} HTTP/1.1\r\n{head}\r\n"
+            second = f"POST {self._command.route}/1 HTTP/1.1\r\n{head}Connection: close\r\n\r\n"
+            connection.sendall((first + second).encode())
+            received = bytearray()
+            with suppress(ConnectionResetError):
+                while piece := connection.recv(65536):
+                    received += piece
+            return bytes(received)
 
     def end(self) -> int:
         """Send SIGTERM; return the exit code.
