@@ -36,6 +36,7 @@ from serve_bridge.errors import (
     SerializationError,
     ServeBridgeError,
 )
+from serve_bridge.printable import make_logs_printable
 
 if TYPE_CHECKING:
     from serve_bridge.api import (
@@ -117,6 +118,7 @@ __all__ = [
 ]
 
 logging.getLogger("serve_bridge").addHandler(logging.NullHandler())
+make_logs_printable()
 
 
 _LATE = {

@@ -18,6 +18,7 @@ from serve_bridge import commands
 from serve_bridge import instance as instances
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
+from serve_bridge.printable import error_text
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
@@ -186,7 +187,7 @@ def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
         yield
     except (serve.ServeBridgeError, ImportError, OSError, ValueError, TimeoutError) as error:
         ours = isinstance(error, serve.ServeBridgeError)
-        message = no_cluster if no_cluster and isinstance(error, ConnectionError) and not ours else str(error)
+        message = no_cluster if no_cluster and isinstance(error, ConnectionError) and not ours else error_text(error)
         raise click.ClickException(message) from None
 
 

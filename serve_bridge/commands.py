@@ -1,6 +1,7 @@
 """The verbs that every command line has: `serve-bridge`, `manage.py serve_bridge`, `flask serve-bridge`.
 
 Rule 1: a verb takes a client and words as they were typed, and returns a `Report`; it prints nothing and ends nothing.
+A command line prints `Report.formatted` and `printable.error_text`: neither holds a control character of a backend.
 Rule 2: words that mean nothing are a ConfigError that names them; whatever else fails is the engine's own error.
 """
 
@@ -14,8 +15,9 @@ from typing import Any
 
 from serve_bridge.client import Client
 from serve_bridge.deployment import deploy as deploy_to
-from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, ServeBridgeError, shown
+from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
 from serve_bridge.http.json_encoding import as_json
+from serve_bridge.printable import printable, printable_json
 
 __all__ = ["Report", "call", "deploy", "shadow", "status", "traffic"]
 
@@ -33,8 +35,10 @@ class Report:
     text: str
 
     def formatted(self, form: str) -> str:
-        """Return what to print: JSON if *form* is "json", else the text."""
-        return json.dumps(self.data, indent=2) if form == "json" else self.text
+        """Return what to print: JSON if *form* is "json", otherwise the text; no control character is left in it."""
+        if form == "json":
+            return printable_json(json.dumps(self.data, indent=2))
+        return printable(self.text, lines=True)
 
 
 def deploy(
@@ -117,6 +121,8 @@ def call(
     """
     try:
         value = None if data is None else json.loads(data)
+    except RecursionError:
+        raise ConfigError("the data is nested too deep to be read as JSON") from None
     except ValueError as error:
         raise ConfigError(
             f'the data must be JSON, such as 5, "text" or {{"a": 1}}: {error}; got {shown(data)}'
@@ -130,8 +136,12 @@ def call(
         raise
     except Exception as error:  # the backend's own, of any type
         raise BackendError(type(error).__name__, str(error), str(error.__cause__ or "").strip()) from error
-    answer = json.loads(as_json(result))
-    return Report(answer, answer if isinstance(answer, str) else json.dumps(answer, indent=2, ensure_ascii=False))
+    try:
+        answer = json.loads(as_json(result))
+        text = answer if isinstance(answer, str) else printable_json(json.dumps(answer, indent=2, ensure_ascii=False))
+    except RecursionError:
+        raise SerializationError("what the backend returned is nested too deep to be shown") from None
+    return Report(answer, text)
 
 
 def _traffic_of(client: Client, endpoint: str | None) -> Report:
@@ -190,6 +200,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return *rows* under *head*, each column as wide as its widest cell."""
     if not rows:
         return f"no {head[0]}s"
+    rows = [[printable(cell) for cell in row] for row in rows]  # a cell is one line
     widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
     return "\n".join(line.rstrip() for line in lines)

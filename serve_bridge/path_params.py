@@ -14,6 +14,7 @@ from starlette.convertors import CONVERTOR_TYPES
 
 from serve_bridge.errors import ConfigError
 from serve_bridge.http.path_pattern import PathPattern
+from serve_bridge.printable import CONTROL
 
 __all__ = [
     "CONVERTERS",
@@ -33,9 +34,6 @@ CONVERTERS = ("str", "int", "float", "path", "uuid")
 
 PathParam = tuple[str, str, str]
 """Name, converter and matched text of one path parameter; the form in which it travels to a replica."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Characters that a log or a terminal could take for a command or a line end."""
 
 _CONVERT = {name: CONVERTOR_TYPES[name].convert for name in CONVERTERS}
 
@@ -100,7 +98,7 @@ def check_route(route: object, *, mount: bool = False) -> str:
         raise TypeError(f"a route starts with '/': {route!r}")
     if route.startswith(RESERVED_PREFIX) or (mount and route == RESERVED_PREFIX[:-1]):
         raise ConfigError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
-    if control := _CONTROL.search(route):
+    if control := CONTROL.search(route):
         raise ConfigError(f"route {route!r} has the control character {control[0]!r}; a route is printable text")
     try:
         compiled = compile_route(route)

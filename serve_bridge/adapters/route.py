@@ -13,6 +13,7 @@ from typing import Any, Final, TypedDict, cast
 from serve_bridge import checks
 from serve_bridge.adapters.context import Context, compile_context
 from serve_bridge.errors import ConfigError, shown
+from serve_bridge.printable import CONTROL
 
 
 class RouteOptions(TypedDict, total=False):
@@ -128,7 +129,8 @@ def parse_routes(
 
     Raises:
         TypeError: It is no dict, or an entry is neither a name nor a dict.
-        ConfigError: A key is unknown, the message suggests the nearest one; or a value is none that it can have.
+        ConfigError: A key is unknown, the message suggests the nearest one; a value is none that it can have; or a
+            pattern has a control character.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{where} must be a dict of patterns and endpoints, got {type(value).__name__}")
@@ -138,6 +140,8 @@ def parse_routes(
 def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, checks.Check]) -> RouteSpec:
     if not isinstance(pattern, str):
         raise TypeError(f"{where}: a pattern is a str, got {type(pattern).__name__}")
+    if control := CONTROL.search(pattern):
+        raise ConfigError(f"{where}: the pattern has the control character {control[0]!r}; a route is printable text")
     given: Mapping[str, Any] = {"endpoint": entry} if isinstance(entry, str) else cast("Mapping[str, Any]", entry)
     if not isinstance(given, Mapping):
         raise TypeError(f"{where} must be the name of an endpoint, or a dict of options, got {shown(entry)}")

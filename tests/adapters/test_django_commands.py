@@ -121,6 +121,21 @@ def test_a_call_that_fails_is_one_line(engine: serve.Client) -> None:
         ran("call", "failing")
 
 
+def test_what_a_backend_says_reaches_no_terminal_raw(own: serve.Client) -> None:
+    """Neither its value nor its error holds a control character."""
+
+    def curse(request: serve.ServeRequest) -> str:
+        if request.data:
+            raise LookupError("\x1b[2J")
+        return "\x1b[2J\x07"
+
+    own.create_backend("curse", curse)
+    own.create_endpoint("curse", backend="curse")
+    assert ran("call", "curse") == "\\x1b[2J\\x07\n"
+    with pytest.raises(CommandError, match=r"LookupError: \\x1b\[2J"):
+        ran("call", "curse", "1")
+
+
 def test_a_word_that_is_none_is_a_wrong_command(engine: serve.Client) -> None:
     """Exit code 2, where a failure is 1."""
     with site(engine), pytest.raises(CommandError, match="invalid choice"):

@@ -118,6 +118,14 @@ def test_an_error_is_one_line(deployed: Flask, words: list[str], code: int, mess
     assert "Traceback" not in result.output
 
 
+def test_what_a_backend_says_reaches_no_terminal_raw(deployed: Flask, instance: serve.Client) -> None:
+    """Neither its value nor its error holds a control character."""
+    instance.create_backend("curse", lambda request: request.data["a"])
+    instance.create_endpoint("curse", backend="curse")
+    assert run(deployed, "call", "curse", '{"a": "\\u001b[2J\\u0007"}').output == "\\x1b[2J\\x07\n"
+    assert run(deployed, "call", "curse", '"\\u001b[2J"').output.count("\x1b") == 0
+
+
 def test_an_app_without_an_instance_is_told_where_it_was_looked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

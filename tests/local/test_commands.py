@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import serve_bridge as serve
 from serve_bridge import commands
+from serve_bridge.cli import main
+
+RAW = "red \x1b[31m bell \x07 back\rC1 \x9b2J\u2028 end"
+SAFE = "red \\x1b[31m bell \\x07 back\\rC1 \\x9b2J\\u2028 end"
 
 
 class Model:
@@ -25,6 +31,10 @@ class Model:
     def fail(self) -> None:
         """Raise."""
         raise LookupError("no model")
+
+    def curse(self) -> None:
+        """Raise an error whose text is for a terminal."""
+        raise LookupError(RAW)
 
     def odd(self) -> Any:
         """Return what JSON has not."""
@@ -74,6 +84,46 @@ def test_a_call_that_fails_says_why(model: serve.Client, arguments: Any, error: 
     """As an error of the engine, whatever the backend raised."""
     with pytest.raises(error, match=text):
         commands.call(model, **{"endpoint": "predict", **arguments})
+
+
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_data_that_is_nested_too_deep_is_one_line(model: serve.Client, depth: int, opened: str, closed: str) -> None:
+    """Whatever gives up first, the reader, the pickle or the writer, says so."""
+    answer = CliRunner().invoke(
+        main, ["call", "--address", model.address, "predict", opened * depth + "1" + closed * depth]
+    )
+    assert (answer.exit_code == 0) is (depth == 100)
+    if depth > 100:
+        assert answer.output.startswith("Error: ")
+        assert answer.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize("data", [RAW, {"a": RAW}, [{RAW: 1}]], ids=["text", "value", "key"])
+def test_a_call_shows_no_control_character(model: serve.Client, data: Any, form: str) -> None:
+    """A backend cannot write to the terminal of the caller; JSON stays JSON."""
+    answer = CliRunner().invoke(
+        main, ["call", "--address", model.address, "--format", form, "predict", json.dumps(data)]
+    )
+    assert answer.exit_code == 0
+    assert [character for character in answer.output if ord(character) < 32 and character != "\n"] == []
+    assert not {"\x7f", "\x9b", "\u2028"} & set(answer.output)
+    if form == "json" or not isinstance(data, str):
+        assert json.loads(answer.output) == data
+    else:
+        assert answer.output == SAFE + "\n"
+
+
+def test_an_error_of_a_backend_shows_no_control_character(model: serve.Client) -> None:
+    """Its text is on one line, with escapes."""
+    answer = CliRunner().invoke(main, ["call", "--address", model.address, "predict", "--method", "curse"])
+    assert (answer.exit_code, answer.output) == (1, f"Error: the backend raised LookupError: {SAFE}\n")
+
+
+def test_a_cell_of_a_table_is_one_line() -> None:
+    """The failure of a backend is its own text, with line feeds as escapes."""
+    assert commands._table(("backend",), [(f"{RAW}\nforged",)]) == f"backend\n{SAFE}\\nforged"
 
 
 def test_status_is_aligned(model: serve.Client) -> None:

@@ -117,6 +117,13 @@ def test_what_is_wrong_in_a_setting_is_named_by_its_path(value: Any, error: type
         parse_routes(value)
 
 
+@pytest.mark.parametrize("pattern", ["/a\x1b[2J", "/a\n", "/\x9b"])
+def test_a_pattern_with_a_control_character_is_refused(pattern: str) -> None:
+    """In every framework's syntax: the pattern appears in logs and on terminals."""
+    with pytest.raises(ConfigError, match="control character"):
+        parse_routes({pattern: "e"})
+
+
 # patterns
 
 

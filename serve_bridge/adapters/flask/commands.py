@@ -21,6 +21,7 @@ from werkzeug.serving import is_running_from_reloader
 from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of
 from serve_bridge.client import Client
 from serve_bridge.errors import ServeBridgeError
+from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
     from serve_bridge.commands import Report
@@ -144,7 +145,7 @@ def _start(bridge: FlaskBridge) -> None:
     try:
         names = bridge.client().list_backends()
     except Exception as error:  # of user code, too; the requests that need it will say it again
-        click.secho(f" * The backends do not start: {error}", err=True, fg="red")
+        click.secho(f" * The backends do not start: {error_text(error)}", err=True, fg="red")
     else:
         click.echo(f" * Backends inside this process: {', '.join(names) or 'none are declared'}")
 
@@ -180,7 +181,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(error_text(error)) from None
 
 
 def _print(report: Report, form: str) -> None:

@@ -23,6 +23,7 @@ from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
 from serve_bridge.errors import ServeBridgeError
+from serve_bridge.printable import error_text
 
 
 class Command(BaseCommand):
@@ -138,7 +139,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (ServeBridgeError, ImportError, OSError, ValueError, TypeError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(error_text(error)) from error
 
 
 def _run_server(addrport: str | None, *, use_reloader: bool) -> None:
