@@ -201,7 +201,12 @@ class HTTPOptions:
         keep_alive_timeout_s: Time an idle connection stays open.
         ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
             closed with 1011.
-        max_connections: Connections open at once; at the limit the proxy stops accepting until one closes.
+        max_connections: Connections open at once. At the limit a new connection gets the place of the one that has kept
+            the proxy waiting longest, for a TLS handshake, a request's head or the next request. While all are being
+            served, it waits in the kernel's queue. From half of the limit on, these deadlines shrink.
+        max_connections_per_client: Connections of one client whose requests are served at once, WebSockets included;
+            one more request gets 503. A client is an IPv4 address or a /64 network of IPv6 addresses. Peers in
+            `trusted_proxies` have no limit. None: three quarters of `max_connections`.
         max_buffered_bytes: What a proxy may hold for all its clients, at least 1 MiB: of each request's body up to
             320 KiB, and what clients have yet to take of their answers. At three quarters of it a request with a body
             is answered with 503 before that is read, at nine tenths idle connections close, at all of it every
@@ -234,6 +239,7 @@ class HTTPOptions:
     keep_alive_timeout_s: float = option(5.0, seconds())
     ping_interval_s: float = option(20.0, seconds())
     max_connections: int = option(10_000, whole_number(1, MOST_REQUESTS))
+    max_connections_per_client: int | None = option(None, optional(whole_number(1, MOST_REQUESTS)))
     max_buffered_bytes: int = option(1 << 30, whole_number(1 << 20, MOST_BYTES))
     trusted_proxies: Sequence[str] = option((), networks)
     ssl_certfile: str | None = option(None, optional(file_path))

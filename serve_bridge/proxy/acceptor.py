@@ -1,8 +1,8 @@
 """The listening socket of a server, and the connections it yields.
 
 Rule 1: the port is this process's alone (never SO_REUSEPORT); a second listener on it fails to start.
-Rule 2: whoever cannot be served yet waits in the kernel's queue; nobody is accepted to be turned away.
-Rule 3: a connection counts from its accepting on, so that TLS handshakes, too, are within a limit.
+Rule 2: If all places are taken and no connection would give way, new connections wait in the kernel's queue.
+Rule 3: A connection takes a place when it is accepted, so TLS handshakes are within the limit.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
+
+from serve_bridge.proxy.places import Place, Places
 
 __all__ = ["Acceptor", "bracketed", "listen"]
 
@@ -27,15 +30,15 @@ class Acceptor:
     """Accepts connections and hands each to a protocol of its own, behind TLS if there is a context for it.
 
     Attributes:
-        opening: The connections that no protocol has yet.
+        opening: The connections that no protocol has yet, and when each was accepted, by the loop's clock.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[Place], asyncio.Protocol],
         *,
-        full: Callable[[], bool],
+        places: Places,
         changed: Callable[[], None],
         logger: logging.Logger,
         tls: ssl.SSLContext | None,
@@ -46,18 +49,19 @@ class Acceptor:
 
         Args:
             listener: The socket.
-            protocol: Makes the protocol of a connection.
-            full: Says whether another connection is one too many.
+            protocol: Makes the protocol of a connection, which takes over its place.
+            places: Where each connection takes a place.
             changed: Is called when a connection was opened, or could not be.
             logger: For what goes wrong.
             tls: What TLS connections are made with; None: plain ones.
             handshake_timeout_s: Longest time of a TLS handshake.
             closing_timeout_s: Longest time from the end of a TLS connection to that of the one below.
         """
-        self.opening: set[asyncio.Task[None]] = set()
+        self.opening: dict[asyncio.Task[None], float] = {}
         self._listener: socket.socket | None = listener
         self._protocol = protocol
-        self._full, self._changed = full, changed
+        self._places, self._changed = places, changed
+        self._handshake_timeout_s = handshake_timeout_s
         self._logger = logger
         self._options: dict[str, Any] = {}
         if tls is not None:
@@ -66,20 +70,31 @@ class Acceptor:
                 "ssl_handshake_timeout": handshake_timeout_s,
                 "ssl_shutdown_timeout": closing_timeout_s,
             }
-        self._accepting = self._warned = False
+        self._accepting = self._timed = self._warned = False
 
     def resume(self) -> None:
         """Accept connections, from now on or again; nothing if there is no room, or the listener is closed."""
-        if self._listener is not None and not self._accepting and not self._full():
+        if self._listener is None or self._accepting:
+            return
+        loop = asyncio.get_running_loop()
+        wait_s = self._places.opens_in(loop.time())
+        if not wait_s:
             self._accepting = True
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            loop.add_reader(self._listener, self._accept)
+        elif wait_s < math.inf and not self._timed:
+            self._timed = True
+            loop.call_later(wait_s, self._resume_in_time)
+
+    def _resume_in_time(self) -> None:
+        self._timed = False
+        self.resume()
 
     def close(self) -> None:
         """Accept what the kernel has, whatever the limit, since closing would reset it; then stop listening."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._pause(listener)
-            while self._open(listener):
+            while self._open(listener, evicting=False):
                 pass
             listener.close()
 
@@ -92,6 +107,13 @@ class Acceptor:
         for task in self.opening:
             task.cancel()
 
+    def sweep(self, now: float) -> None:
+        """Give up TLS handshakes that have taken too long for the number of places that are left."""
+        limit = self._handshake_timeout_s * (1 - self._places.impatience)
+        for task, began in list(self.opening.items()):
+            if now - began > limit:
+                task.cancel()
+
     def _pause(self, listener: socket.socket) -> None:
         if self._accepting:
             self._accepting = False
@@ -100,17 +122,19 @@ class Acceptor:
     def _accept(self) -> None:
         listener = self._listener
         assert listener is not None
+        now = asyncio.get_running_loop().time()
         for _ in range(AT_ONCE):
-            if self._full():
+            if self._places.opens_in(now):
                 self._pause(listener)
+                self.resume()
                 return
             if not self._open(listener):
                 return
 
-    def _open(self, listener: socket.socket) -> bool:
+    def _open(self, listener: socket.socket, *, evicting: bool = True) -> bool:
         """Accept one connection; return whether there was one, or may be another."""
         try:
-            connection, _ = listener.accept()
+            connection, address = listener.accept()
         except (BlockingIOError, InterruptedError):
             return False
         except ConnectionAbortedError:  # it left while it waited
@@ -124,20 +148,24 @@ class Acceptor:
         self._warned = False
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._hand_over(connection))
-        self.opening.add(task)
-        task.add_done_callback(lambda task: self._handed_over(task, connection))
+        place = self._places.take(address[0], loop.time(), evicting=evicting)
+        task = loop.create_task(self._hand_over(connection, place))
+        self.opening[task] = loop.time()
+        place.evict = task.cancel
+        task.add_done_callback(lambda task: self._handed_over(task, connection, place))
         return True
 
-    async def _hand_over(self, connection: socket.socket) -> None:
+    async def _hand_over(self, connection: socket.socket, place: Place) -> None:
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(self._protocol, connection, **self._options)
+        await loop.connect_accepted_socket(lambda: self._protocol(place), connection, **self._options)
 
-    def _handed_over(self, task: asyncio.Task[None], connection: socket.socket) -> None:
-        self.opening.discard(task)
+    def _handed_over(self, task: asyncio.Task[None], connection: socket.socket, place: Place) -> None:
+        del self.opening[task]
         if task.cancelled():
+            place.give_back()
             connection.close()
         elif error := task.exception():
+            place.give_back()
             connection.close()
             if not isinstance(error, OSError):  # it left, speaks no TLS, or took too long: nobody here can help it
                 self._logger.error("a connection could not be opened", exc_info=error)

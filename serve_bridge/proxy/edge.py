@@ -1,7 +1,8 @@
 """The HTTP server of the proxy: a listener, its connections, and how they end.
 
 Rule 1: runs on the loop it is started on, in any thread; it installs no signal handler and ends no process.
-Rule 2: at the connection limit the kernel's queue waits, and no connection stays open idle.
+Rule 2: At the connection limit a new connection gets the place of one that keeps the server waiting. If all are being
+served, it waits in the kernel's queue.
 Rule 3: draining serves what the kernel has accepted before the listener closes.
 """
 
@@ -25,6 +26,7 @@ from serve_bridge.proxy.acceptor import Acceptor, bracketed, listen
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_protocol import EdgeProtocol
+from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.tls import Renewal, server_context
 from serve_bridge.proxy.trusted_peers import BelievingApp
 from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
@@ -60,7 +62,7 @@ class EdgeServer:
         self, app: ASGIApp, options: HTTPOptions, *, cancels: bool = False, buffers: Buffers | None = None
     ) -> None:
         self._options = options
-        self._state = _Connections(options, buffers, self._resume)
+        self._state = _Connections(options, buffers, most_connections(options.max_connections), self._resume)
         self._state.cancels = cancels
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
@@ -76,7 +78,6 @@ class EdgeServer:
             server_header=False,
         )
         self._acceptor: Acceptor | None = None
-        self._most = most_connections(options.max_connections)
         self._sweeper: asyncio.Task[None] | None = None
         self._renewal: Renewal | None = None
         self._looked_s = 0.0
@@ -108,7 +109,7 @@ class EdgeServer:
         self._acceptor = Acceptor(
             listener,
             self._protocol,
-            full=self._full,
+            places=self._state.places,
             changed=self._state.connection_closed,
             logger=self._state.logger,
             tls=tls,
@@ -167,7 +168,7 @@ class EdgeServer:
         self._state.draining = True
         tasks: set[asyncio.Task[None]] = set(self._state.tasks)
         if self._acceptor is not None:
-            tasks |= self._acceptor.opening
+            tasks |= self._acceptor.opening.keys()
             self._acceptor.abort()
         for connection in list(self._state.connections):
             connection.transport.abort()
@@ -180,17 +181,14 @@ class EdgeServer:
 
     # Accepting
 
-    def _protocol(self) -> EdgeProtocol:
-        return EdgeProtocol(self._config, self._state, asyncio.get_running_loop())
-
-    def _full(self) -> bool:
-        assert self._acceptor is not None
-        full = len(self._state.connections) + len(self._acceptor.opening) >= self._most
-        if not self._state.draining:  # somebody may wait for the place of an idle connection, or for its memory
-            self._state.idle_grace_s = IDLE_GRACE_S if full or not self._state.buffers.keep_alive else math.inf
-        return full
+    def _protocol(self, place: Place) -> EdgeProtocol:
+        return EdgeProtocol(self._config, self._state, asyncio.get_running_loop(), place)
 
     def _resume(self) -> None:
+        state = self._state
+        if not state.draining:  # a client may wait for the place of an idle connection, or for its memory
+            crowded = state.places.full or not state.buffers.keep_alive
+            state.idle_grace_s = IDLE_GRACE_S if crowded else math.inf
         if self._acceptor is not None:
             self._acceptor.resume()
 
@@ -212,7 +210,10 @@ class EdgeServer:
             self._looked_s = 0.0
             self.renew_certificate()
         self._state.buffers.settle()
-        self._full()
+        self._state.impatience = self._state.places.impatience
+        assert self._acceptor is not None
+        self._acceptor.sweep(now)
+        self._resume()
         crowded = self._state.idle_grace_s < math.inf
         for connection in list(self._state.connections):
             if not isinstance(connection, EdgeProtocol | EdgeWebSocket):
@@ -224,7 +225,7 @@ class EdgeServer:
             except Exception:  # one connection must not stop the deadlines of the others
                 self._state.logger.exception("a connection failed in the sweep")
                 connection.transport.abort()
-        self._state.connection_closed()  # WebSockets close without telling, and file descriptors come free
+        self._state.connection_closed()  # file descriptors come free without telling
 
 
 class _Connections(EdgeState):
@@ -234,10 +235,10 @@ class _Connections(EdgeState):
         changed: Set when a connection was opened or has closed, and at least once in each sweep.
     """
 
-    def __init__(self, options: HTTPOptions, buffers: Buffers | None, resume: Callable[[], None]) -> None:
-        super().__init__(options, buffers)
+    def __init__(self, options: HTTPOptions, buffers: Buffers | None, most: int, resume: Callable[[], None]) -> None:
+        super().__init__(options, buffers, most)
         self.changed = asyncio.Event()
-        self._resume = resume
+        self._resume = self.places.changed = resume
 
     def set_date(self) -> None:
         """Set the Date header of the answers that follow."""

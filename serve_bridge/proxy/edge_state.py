@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from typing import Final
 
 from uvicorn.server import ServerState
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.buffers import Buffers
+from serve_bridge.proxy.places import Places
 from serve_bridge.proxy.request_head import FramingLimits, Refusal
 from serve_bridge.proxy.trusted_peers import TrustedPeers
 
@@ -20,6 +22,9 @@ NO_ROOM: Final = 503
 FULL_WRITE_TIMEOUT_S: Final = 1.0
 """What is left of `write_timeout_s` while there is no room for anything more."""
 
+SHARE_NOTED_S: Final = 60.0
+"""Time in seconds between two warnings of clients that have their share of the connections."""
+
 
 class EdgeState(ServerState):
     """What the connections of one server share.
@@ -29,6 +34,8 @@ class EdgeState(ServerState):
         framing: The part of them that the framer enforces.
         trusted: Whose forwarding headers are believed.
         buffers: What is held for clients.
+        places: The places of connections.
+        impatience: Part of each deadline that is taken away since the server is full, as of the last sweep.
         draining: The server ends.
         idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
             server is full, holds much or ends, answers close their connections.
@@ -36,7 +43,7 @@ class EdgeState(ServerState):
         date_line: The Date header of answers, as a line.
     """
 
-    def __init__(self, options: HTTPOptions, buffers: Buffers | None = None) -> None:
+    def __init__(self, options: HTTPOptions, buffers: Buffers | None, most_connections: int) -> None:
         super().__init__()
         self.options = options
         self.framing = FramingLimits(
@@ -48,6 +55,13 @@ class EdgeState(ServerState):
         self.trusted = TrustedPeers(options.trusted_proxies)
         self.logger = logging.getLogger("serve_bridge.proxy")
         self.buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
+        self.places = Places(
+            most_connections,
+            options.max_connections_per_client,
+            unlimited=self.trusted.__contains__,
+        )
+        self.impatience = 0.0
+        self._share_noted_s = -math.inf
         self.draining = False
         self.idle_grace_s = math.inf
         self.cancels = False
@@ -62,6 +76,18 @@ class EdgeState(ServerState):
         if not self.buffers.take_bodies:
             self.buffers.refused()
             raise Refusal(NO_ROOM, "the server holds too much for others")
+
+    def note_share(self, client: tuple[str, int] | None) -> None:
+        """Warn of a client whose requests take all of its share, but not for each request."""
+        now = time.monotonic()
+        if now >= self._share_noted_s + SHARE_NOTED_S:
+            self._share_noted_s = now
+            self.logger.warning(
+                "%s has %d requests under way, its share of max_connections; more are refused with 503 "
+                "(max_connections_per_client; a proxy in front belongs into trusted_proxies)",
+                client and client[0],
+                self.places.share,
+            )
 
     @property
     def write_timeout_s(self) -> float:

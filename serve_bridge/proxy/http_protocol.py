@@ -30,6 +30,7 @@ from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import Exchange
 from serve_bridge.proxy.http_framing import RequestFramer
 from serve_bridge.proxy.http_heads import answer_asterisk, problem
+from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.request_head import Refusal, RequestHead
 from serve_bridge.proxy.send_queue import SendQueue
 
@@ -65,16 +66,18 @@ class EdgeProtocol(asyncio.Protocol):
     transport: asyncio.Transport
     flow: FlowControl
 
-    def __init__(self, config: Config, state: EdgeState, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, state: EdgeState, loop: asyncio.AbstractEventLoop, place: Place) -> None:
         self.config = config
         self.server_state = state
         self.loop = loop
+        self._place = place
         self.logger = state.logger
         self.gave_up = False
         self._app = cast(ASGIApp, config.loaded_app)
         self._exchange: Exchange | None = None
         self._serving: asyncio.Task[None] | None = None
         self._deadline = math.inf
+        self._patience_s = 0.0
         self._reading_head = True
         self._half_closed = self._is_tls = False
         self._lingering = False
@@ -88,6 +91,7 @@ class EdgeProtocol(asyncio.Protocol):
         state = self.server_state
         cast(set[Any], state.connections).add(self)
         self.transport = transport
+        self._place.evict = self._evict
         self.flow = FlowControl(transport)
         self._is_tls = is_ssl(transport)
         self._scheme = "https" if self._is_tls else "http"
@@ -95,13 +99,14 @@ class EdgeProtocol(asyncio.Protocol):
         self._queue = SendQueue(transport, state.buffers, is_tls=self._is_tls)
         is_trusted = bool(state.trusted) and self._client is not None and self._client[0] in state.trusted
         self._framer = RequestFramer(state.framing, state.admit_body, trusted=is_trusted)
-        timeout_s = self.server_state.options.header_timeout_s
-        self._deadline = self._idle_until(timeout_s) if self.server_state.draining else self.loop.time() + timeout_s
+        timeout_s = state.options.header_timeout_s
+        self._wait(min(timeout_s, state.idle_grace_s) if state.draining else timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that the client has left."""
         self.gave_up = True
         self._queue.give_back()
+        self._place.give_back()
         self.server_state.connections.discard(self)
         if self._exchange is not None:
             self._exchange.lose()
@@ -181,10 +186,13 @@ class EdgeProtocol(asyncio.Protocol):
                 self.flow.pause_reading()
         elif not self._reading_head:
             self._reading_head = True
-            self._deadline = self.loop.time() + self.server_state.options.header_timeout_s
+            self._wait(self.server_state.options.header_timeout_s)
 
     def _begin(self, head: RequestHead) -> None:
         """Begin to serve a request."""
+        if not self._place.serve():
+            self.server_state.note_share(self._client)
+            raise Refusal(NO_ROOM, "this client has too many requests under way")
         if head.websocket:
             self._upgrade(head)
             return
@@ -246,6 +254,8 @@ class EdgeProtocol(asyncio.Protocol):
         rest = self._framer.rest()
         self.server_state.connections.discard(self)
         websocket = cast(Any, self.config.ws_protocol_class)(self.config, self.server_state, {})
+        websocket.place = self._place
+        self._place.evict = self.transport.abort
         websocket.connection_made(self.transport)
         self.transport.set_protocol(websocket)
         path = head.target + (b"?" + head.query if head.query else b"")
@@ -277,12 +287,15 @@ class EdgeProtocol(asyncio.Protocol):
         if self._exchange is None or not self._exchange.keep_alive:
             self._close()
             return
-        self._deadline = self._idle_until(self.server_state.options.keep_alive_timeout_s)
+        self._wait(min(self.server_state.options.keep_alive_timeout_s, self.server_state.idle_grace_s))
         self.flow.resume_reading()
         if self._framer.buffered:
             self._serve_received()
-        if self._half_closed and not self._busy:
-            self._close()
+        if not self._busy:
+            if self._half_closed:
+                self._close()
+            elif not self.gave_up:
+                self._place.wait(self.loop.time())
 
     # Closing
 
@@ -361,15 +374,24 @@ class EdgeProtocol(asyncio.Protocol):
     def drain(self) -> None:
         """Close soon if idle; else the next answer closes."""
         if not self._busy and not self._framer.buffered:
-            self._deadline = min(self._deadline, self._idle_until(math.inf))
+            self._deadline = min(self._deadline, self.loop.time() + self.server_state.idle_grace_s)
 
     def make_room(self) -> None:
         """Close soon if kept alive for a request that may never come."""
         if not self._reading_head:
             self.drain()
 
-    def _idle_until(self, timeout_s: float) -> float:
-        return self.loop.time() + min(timeout_s, self.server_state.idle_grace_s)
+    def _wait(self, timeout_s: float) -> None:
+        self._deadline = self.loop.time() + timeout_s
+        self._patience_s = timeout_s
+
+    def _evict(self) -> None:
+        """Close, since another connection has got the place; a kept-alive client may still hear of the close."""
+        if self._reading_head or self._lingering or self.transport.is_closing():
+            self.transport.abort()
+        else:
+            self._expire()
+            self.server_state.places.let_leave(self.transport.abort)
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Close or abort if a deadline has passed.
@@ -378,7 +400,7 @@ class EdgeProtocol(asyncio.Protocol):
             now: The loop's clock, in seconds.
             elapsed: Seconds since the last sweep.
         """
-        if now >= self._deadline:
+        if now >= self._deadline - self._patience_s * self.server_state.impatience:
             self._expire()
         elif self._half_closed:
             self._check_reset()

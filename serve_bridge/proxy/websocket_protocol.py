@@ -29,6 +29,7 @@ from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
+from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.websocket_frames import FrameProtocol
 
 __all__ = ["EdgeWebSocket"]
@@ -52,6 +53,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol: handshake, frames, compression, pings, limits."""
 
     transport: _Leaving  # type: ignore[assignment]
+    place: Place
 
     def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -76,6 +78,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE, "reason": ""})
         super().connection_lost(exc)
         self._share.give_back()
+        self.place.give_back()
+        self._state.connection_closed()
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
