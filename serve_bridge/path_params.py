@@ -35,6 +35,9 @@ CONVERTERS = ("str", "int", "float", "path", "uuid")
 PathParam = tuple[str, str, str]
 """Name, converter and matched text of one path parameter; the form in which it travels to a replica."""
 
+_ANGLES = re.compile(r"<(?:(?P<converter>\w+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
+"""A parameter as Flask and Django write it."""
+
 _CONVERT = {name: CONVERTOR_TYPES[name].convert for name in CONVERTERS}
 
 
@@ -55,7 +58,7 @@ def compile_route(route: str) -> CompiledPath:
 
     Raises:
         ValueError: Starlette cannot compile it, it names a converter that is not in `CONVERTERS`, names a
-            parameter twice, or has a brace that belongs to no parameter.
+            parameter twice, has a brace that belongs to no parameter, or a "<" or ">" as in Flask's syntax.
     """
     # Late: starlette.routing loads most of Starlette, which `import serve_bridge` must not.
     from starlette.routing import PARAM_REGEX, compile_path
@@ -72,11 +75,21 @@ def compile_route(route: str) -> CompiledPath:
         raise ValueError(
             f"route {route!r} has a brace that belongs to no parameter; write {{name}} or {{name:converter}}"
         )
+    if any("<" in piece or ">" in piece for piece in pieces):
+        meant = _ANGLES.sub(_braces, route)
+        hint = f"did you mean {meant!r}?" if meant != route else "write {name} or {name:converter}"
+        raise ValueError(f"route {route!r} has a '<' or '>', as parameters of other frameworks have; {hint}")
     try:
         compile_path(route)
     except (ValueError, re.error) as error:
         raise ValueError(f"route {route!r} does not compile: {error}") from error
     return CompiledPath(tuple(found), pieces)
+
+
+def _braces(parameter: re.Match[str]) -> str:
+    """Return a *parameter* of Flask or Django in Starlette's syntax."""
+    converter = parameter["converter"]
+    return f"{{{parameter['name']}:{converter}}}" if converter in CONVERTERS else f"{{{parameter['name']}}}"
 
 
 def check_route(route: object, *, mount: bool = False) -> str:

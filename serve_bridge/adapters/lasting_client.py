@@ -100,8 +100,11 @@ class LastingClient:
         return None if client is None or self._is_doubtful(client) else client.lane_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle of the app's instance; an unknown endpoint shows when it is called."""
-        return self.client().get_handle(endpoint, missing_ok=True)
+        """Return a handle of the app's instance, whose calls may take as long as a forwarded request.
+
+        An unknown endpoint shows when it is called.
+        """
+        return self.client().get_handle(endpoint, missing_ok=True).options(timeout_s=self.timeout_s)
 
     def close(self) -> None:
         """Let go of the instance, and end it if it was started here; the next use connects again."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
+from serve_bridge.errors import ConfigError
 from serve_bridge.path_params import check_route, compile_route, convert
 from serve_bridge.proxy.route_index import Route, RouteIndex
 
@@ -24,6 +26,10 @@ class NamedRoute:
 
     def __repr__(self) -> str:
         return f"NamedRoute({self.path!r})"
+
+
+_ANGLES: Final = re.compile(r"<[^<>]*>")
+_BRACES: Final = re.compile(r"\{(?P<name>\w+)(?::(?P<converter>\w+))?\}")
 
 
 class Match(NamedTuple):
@@ -101,3 +107,19 @@ def translate(pattern: str, syntax: Mapping[str, str]) -> str:
             raise ValueError(f"route {pattern!r}: no parameter of type {converter!r} can be written in this framework")
         parts += [syntax[converter].format(name), piece]
     return "".join(parts)
+
+
+def refuse_braces(pattern: str) -> None:
+    """Check that *pattern*, in the syntax of Flask or Django, has no parameter in Starlette's syntax.
+
+    Raises:
+        ConfigError: It has one, which would be literal text that no request matches.
+    """
+    if _BRACES.search(_ANGLES.sub("", pattern)):
+        meant = _BRACES.sub(_angles, pattern)
+        raise ConfigError(f"the pattern {pattern!r} has a parameter in braces; did you mean {meant!r}?")
+
+
+def _angles(parameter: re.Match[str]) -> str:
+    converter = parameter["converter"]
+    return f"<{converter}:{parameter['name']}>" if converter and converter != "str" else f"<{parameter['name']}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypedDict, cast
 
 from serve_bridge import checks
@@ -97,6 +98,19 @@ class ForwardedRoute:
 
     def __repr__(self) -> str:
         return f"ForwardedRoute({self.endpoint!r})"
+
+
+def forwarded_route_of(view: Any) -> ForwardedRoute | None:
+    """Return the route that *view* forwards; None if it is another view.
+
+    Forwarding views have it as their attribute `forwarded_route`, which `functools.wraps` passes on to decorators.
+    """
+    while view is not None:
+        route = getattr(view, "forwarded_route", None)
+        if isinstance(route, ForwardedRoute):
+            return route
+        view = getattr(view, "__wrapped__", None) or (view.func if isinstance(view, partial) else None)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
@@ -110,6 +111,8 @@ def get_handle(
         async def read(pixels: list[float], digits: Digits) -> int:
             return await digits.acall(pixels)
 
+    Without *timeout_s* a call may take as long as a forwarded request of the bridge.
+
     The bridge is that of the application's lifespan, else `app.state.serve_bridge`, which is made if it is not there.
 
     Raises:
@@ -119,14 +122,17 @@ def get_handle(
         raise TypeError(f"get_handle needs the name of an endpoint, got {shown(endpoint)}")
     given = {"method_name": method_name, "shard_key": shard_key, "http_method": http_method, "timeout_s": timeout_s}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options = CallOptions(**chosen, http_headers=http_headers)
+    options = CallOptions(**chosen, http_headers=http_headers)  # what is wrong shows here, and not with a request
 
     async def handle(connection: HTTPConnection) -> Handle:
+        bridge = _bridge_of(connection)
         try:
-            client = await _bridge_of(connection).aclient()
+            client = await bridge.aclient()
         except NotConnected as error:
             raise http_exception(refused(error)) from error
-        return Handle(client, endpoint, options)
+        return Handle(
+            client, endpoint, options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s)
+        )
 
     return handle
 

@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.contrib.auth.decorators import login_required
 from django.core.management import CommandError, call_command
 from django.test import override_settings
+from django.urls import include, path
+from django.views.decorators.http import require_POST
 
 import serve_bridge as serve
+from serve_bridge.adapters.django import abridge_view, bridge_view
 from tests.adapters.django_site import MIDDLEWARE, site, state
 
 BACKENDS = """
@@ -155,7 +159,8 @@ def test_another_instance_can_be_named(engine: serve.Client, tmp_path: Path) -> 
 def test_check_passes_when_all_is_there(own: serve.Client, shop: Path) -> None:
     """The setting is right, what is declared runs, and the routes lead to endpoints."""
     ran("deploy")
-    with site(own, SERVE_BRIDGE={"ROUTES": {"prices/": "shop-prices"}}):
+    urls: Any = (path("prices/", bridge_view("shop-prices")),)
+    with site(own, urls=urls, SERVE_BRIDGE={"ROUTES": {"prices/": "shop-prices"}}):
         assert as_json("check")["ok"] is True
 
 
@@ -166,6 +171,16 @@ def test_check_names_what_is_missing(own: serve.Client, shop: Path) -> None:
         call_command("serve_bridge", "check", stdout=out)
     assert "ROUTES['prices/']: there is no endpoint 'prices'" in out.getvalue()
     assert "to deploy: create backend shop-prices" in out.getvalue()
+
+
+def test_check_names_the_endpoints_that_views_lack(own: serve.Client) -> None:
+    """Of every forwarded view in the URLs: included, decorated, asynchronous."""
+    deep = [path("deep/", login_required(require_POST(abridge_view("modo"))))]
+    urls: Any = (path("state/", bridge_view("state")), path("ml/<int:x>/", include((deep, "ml"))))
+    out = StringIO()
+    with site(own, urls=urls), pytest.raises(CommandError):
+        call_command("serve_bridge", "check", "--format", "json", stdout=out)
+    assert json.loads(out.getvalue())["missing"] == {"ml/<int:x>/deep/": "modo"}
 
 
 def test_check_runs_the_system_checks(own: serve.Client) -> None:

@@ -7,11 +7,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from django.contrib.auth.decorators import login_required
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
-from django.test import override_settings
+from django.test import Client, override_settings
+from django.urls import include, path, re_path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST, require_safe
 
 import serve_bridge as serve
+from serve_bridge.adapters.django import abridge_view, bridge_view
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, options
 from serve_bridge.errors import ConfigError
 from tests.adapters.django_site import MIDDLEWARE, URLS, site
@@ -45,6 +51,7 @@ def found(setting: Any, *, deploy: bool = False, **settings: Any) -> dict[str, s
         ({"ROUTES": {"a/": {"endpoint": "e", "timeout_s": "x"}}}, "E004", "['a/'].timeout_s must be a number"),
         ({"ROUTES": {"a/": {"endpoint": "e", "decorators": ["no.such"]}}}, "E004", "['a/'].decorators: No module"),
         ({"ROUTES": {"a/<no:x>/": "e"}}, "E005", "SERVE_BRIDGE['ROUTES']['a/<no:x>/']"),
+        ({"ROUTES": {"a/{x:int}/<y>/": "e"}}, "E005", "did you mean 'a/<int:x>/<y>/'?"),
     ],
 )
 def test_what_is_wrong_is_an_error_that_names_it(setting: Any, number: str, said: str) -> None:
@@ -99,6 +106,76 @@ def test_a_forgeable_route_is_a_warning_for_production() -> None:
     """One that knows its user and needs no token."""
     routes = {"a/": {"endpoint": "e", "csrf_exempt": True, "context": {"user_id": "user.pk"}}}
     assert list(found({"ROUTES": routes}, deploy=True)) == ["W003"]
+
+
+@pytest.mark.parametrize("make", [bridge_view, abridge_view])
+def test_every_forwarded_view_of_the_urls_is_checked(make: Any) -> None:
+    """Included and decorated ones too; the included ROUTES are those of the setting, told once."""
+    slow = login_required(require_POST(make("slow", timeout_s=90)))
+    inner = [path("slow/", slow), path("routes/", include("serve_bridge.adapters.django.urls"))]
+    urls = (re_path("^(?P<tenant>[a-z]+)/", include((inner, "ml"))), path("quick/", make("quick", timeout_s=5)))
+    routes = {"ROUTES": {"r/": {"endpoint": "r", "timeout_s": 5}}}
+    messages = found(routes, deploy=True, MIDDLEWARE=[], ROOT_URLCONF=urls)
+    assert list(messages) == ["W001"]
+    assert messages["W001"].startswith("The URL '^(?P<tenant>[a-z]+)/slow/': a forwarded request may take 90 s")
+
+
+@pytest.mark.parametrize(
+    ("view", "is_open"),
+    [
+        (bridge_view("e", csrf_exempt=True, credentials=True), True),
+        (csrf_exempt(bridge_view("e", context={"user": "user.pk"})), True),
+        (require_POST(bridge_view("e", csrf_exempt=True, credentials=True)), True),
+        (require_safe(bridge_view("e", csrf_exempt=True, credentials=True)), False),
+        (bridge_view("e", csrf_exempt=True), False),
+        (bridge_view("e", credentials=True), False),
+    ],
+)
+def test_a_forgeable_view_is_a_warning_for_production(view: Any, is_open: bool) -> None:
+    """As a route is, wherever the exemption and the methods are said."""
+    assert list(found({}, deploy=True, ROOT_URLCONF=(path("a/", view),))) == (["W003"] if is_open else [])
+
+
+VIEW = bridge_view("e")
+LISTED = include("serve_bridge.adapters.django.urls")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        re_path(r"^a/([0-9]+)/$", VIEW),
+        re_path(r"^a/([0-9]+)?/(b|c)$", abridge_view("e")),
+        re_path(r"^([a-z]+)/", include([path("b/", VIEW)])),
+        re_path(r"^([a-z]+)/", include([path("x/", include([re_path(r"^b/$", VIEW)]))])),
+        re_path(r"^([a-z]+)/", LISTED),
+        path("<int:a>/", include([re_path(r"^([0-9]+)/$", VIEW)])),
+    ],
+)
+def test_unnamed_groups_are_an_error(pattern: Any) -> None:
+    """In the pattern of a forwarded view, and in those that include it."""
+    assert list(found({"ROUTES": {"r/": "e"}}, MIDDLEWARE=[], ROOT_URLCONF=(pattern, path("r/", LISTED)))) == ["E007"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        re_path(r"^a/(?P<id>[0-9]+)/$", VIEW),
+        re_path(r"^a/(?P<id>[0-9]+)(x|y)/(?:b|c)$", VIEW),
+        re_path(r"^([a-z]+)/", include([path("<int:x>/", VIEW)])),
+        re_path(r"^([a-z]+)/", include([path("b/", VIEW, {"x": 1})])),
+        re_path(r"^([a-z]+)/", lambda request, word: None),
+    ],
+)
+def test_groups_that_django_does_not_pass_are_none(pattern: Any) -> None:
+    """It passes no unnamed ones beside named ones."""
+    assert found({}, ROOT_URLCONF=(pattern,)) == {}
+
+
+def test_unnamed_groups_are_told_where_no_checks_run(engine: serve.Client) -> None:
+    """Servers run none."""
+    urls: Any = (re_path(r"^a/([0-9]+)/$", bridge_view("state")),)
+    with site(engine, urls=urls), pytest.raises(ImproperlyConfigured, match="name the groups"):
+        Client().get("/a/5/")
 
 
 def test_monkey_patched_sockets_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

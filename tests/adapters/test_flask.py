@@ -471,6 +471,7 @@ def test_the_extension_keeps_no_app() -> None:
         ("ROUTES", {"/x": {"endpoint": "e", "timeout_s": "x"}}, r"SERVE_BRIDGE_ROUTES\['/x'\].timeout_s must be"),
         ("ROUTES", {"/x": {"endpoint": "e", "timeout": 1}}, "did you mean 'timeout_s'"),
         ("ROUTES", {"/x": {"endpoint": "e", "name": "a.b"}}, "must be a name without a dot"),
+        ("ROUTES", {"/{x:int}/<y>": "e"}, r"SERVE_BRIDGE_ROUTES\['/{x:int}/<y>'\]: .*did you mean '/<int:x>/<y>'"),
         ("ROUTES", {"x": "e"}, r"SERVE_BRIDGE_ROUTES\['x'\]: .*slash"),
         ("ROUTES", {"/<nope:x>": "e"}, r"SERVE_BRIDGE_ROUTES\['/<nope:x>'\]: .*'nope'"),
         ("ROUTES", {"/a": "e", "/b": {"endpoint": "e", "timeout_s": 1}}, "are both named 'e'"),

@@ -17,6 +17,6 @@ class ServeBridgeConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks."""
-        for check in (own.check_setting, own.check_patterns, own.check_process, own.check_served):
+        for check in (own.check_setting, own.check_patterns, own.check_urls, own.check_process, own.check_served):
             checks.register(check, own.TAG)
         checks.register(own.check_deployment, own.TAG, deploy=True)

@@ -1,4 +1,4 @@
-"""System checks of the setting SERVE_BRIDGE; none touches the network.
+"""System checks of the setting SERVE_BRIDGE and of forwarded views; none touches the network.
 
 E001  the setting is no dict                  W001  a request may take longer than gunicorn lets a worker (--deploy)
 E002  a key is unknown                        W002  the instance is inside the web process (--deploy)
@@ -6,30 +6,30 @@ E003  a value is none that its key can have   W003  a route that knows its user 
 E004  an entry of ROUTES is wrong             W004  nothing serves ROUTES
 E005  a pattern is no path
 E006  gevent or eventlet has replaced the sockets
+E007  a pattern with unnamed groups leads to a forwarded view
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import URLResolver, get_resolver
 
+from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
 from serve_bridge.adapters.monkey_patches import patched_by
-from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
 
 TAG: Final = "serve_bridge"
 GUNICORN_TIMEOUT_S: Final = 30.0
 """After that long without an answer gunicorn kills a worker, unless it is told otherwise."""
 
 _MIDDLEWARE: Final = f"{ServeBridgeMiddleware.__module__}.{ServeBridgeMiddleware.__qualname__}"
-_URLS: Final = "serve_bridge.adapters.django.urls"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FLAWS: Final = {
     "type": ("E001", f"{SETTING} is a dict such as {{'ADDRESS': '...', 'ROUTES': {{'ml/': 'endpoint'}}}}."),
@@ -62,6 +62,20 @@ def check_patterns(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
     return messages
 
 
+def check_urls(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return an error for each URL that would call a forwarded view with positional arguments."""
+    hint = "Name the groups, as in r'^items/(?P<id>[0-9]+)/$', in the patterns that include this one too."
+    return [
+        Error(
+            f"{_url(url.path)} leads to a forwarded view and has unnamed groups: path parameters need names.",
+            hint=hint,
+            id="serve_bridge.E007",
+        )
+        for url in forwarded_urls()
+        if url.has_unnamed_groups
+    ]
+
+
 def check_process(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Return an error if the process has no real sockets and threads."""
     patch = patched_by()
@@ -74,9 +88,9 @@ def check_process(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
 
 def check_served(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """Return a warning if there are routes that lead nowhere."""
-    if not sound_options().routes or _MIDDLEWARE in settings.MIDDLEWARE or _is_included():
+    if not sound_options().routes or _MIDDLEWARE in settings.MIDDLEWARE or are_routes_included():
         return []
-    hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE, or path('', include({_URLS!r})) to the URLs."
+    hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE, or path('', include({ROUTES_URLCONF!r})) to the URLs."
     return [Warning(f"{SETTING}['ROUTES'] lists routes, but nothing serves them.", hint=hint, id="serve_bridge.W004")]
 
 
@@ -86,6 +100,8 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
     messages: list[CheckMessage] = []
     times = [("TIMEOUT_S", chosen.timeout_s)]
     times += [(_route(spec), spec.options.get("timeout_s") or 0.0) for spec in chosen.routes]
+    urls = [url for url in forwarded_urls() if not url.is_listed]
+    times += [(_url(url.path), url.route.timeout_s or 0.0) for url in urls]
     for name, timeout_s in times:
         if timeout_s >= GUNICORN_TIMEOUT_S:
             message = (
@@ -98,32 +114,26 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
         message = "The backends run inside the web process: RUNTIME is 'local'."
         hint = f"Take it out of {SETTING}, and {RUNTIME_VARIABLE} out of the environment, and start an instance."
         messages.append(Warning(message, hint=hint, id="serve_bridge.W002"))
-    for spec in chosen.routes:
-        if _is_open_to_forgery(spec):
-            message = f"{_route(spec)} knows who its user is, and takes unsafe requests without a CSRF token."
-            hint = "Take csrf_exempt off; or context and credentials, if its clients are no browsers."
-            messages.append(Warning(message, hint=hint, id="serve_bridge.W003"))
+    forgeable = [
+        _route(spec)
+        for spec in chosen.routes
+        if spec.extra.get("csrf_exempt") and _is_forgeable(ForwardedRoute(spec.endpoint, spec.options), spec.methods)
+    ]
+    forgeable += [_url(url.path) for url in urls if url.csrf_exempt and _is_forgeable(url.route, url.methods)]
+    for name in forgeable:
+        message = f"{name} knows who its user is, and takes unsafe requests without a CSRF token."
+        hint = "Take csrf_exempt off; or context and credentials, if its clients are no browsers."
+        messages.append(Warning(message, hint=hint, id="serve_bridge.W003"))
     return messages
 
 
-def _is_open_to_forgery(spec: RouteSpec) -> bool:
-    knows = bool(spec.options.get("context") or spec.options.get("credentials"))
-    is_unsafe = spec.methods is None or not _SAFE.issuperset(spec.methods)
-    return bool(spec.extra.get("csrf_exempt")) and knows and is_unsafe
+def _is_forgeable(route: ForwardedRoute, methods: Collection[str] | None) -> bool:
+    """Return whether *route* knows its user and takes unsafe *methods*."""
+    return (route.context is not None or route.credentials) and (methods is None or not _SAFE.issuperset(methods))
 
 
-def _is_included() -> bool:
-    if not getattr(settings, "ROOT_URLCONF", None):
-        return False
-    return _includes_ours(get_resolver().url_patterns)
-
-
-def _includes_ours(patterns: Iterable[Any]) -> bool:
-    return any(
-        getattr(each.urlconf_module, "__name__", None) == _URLS or _includes_ours(each.url_patterns)
-        for each in patterns
-        if isinstance(each, URLResolver)
-    )
+def _url(path: str) -> str:
+    return f"The URL {path!r}"
 
 
 def _route(spec: RouteSpec) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final
 
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, clear_url_caches, get_resolver, include, path
 from django.views.decorators.http import require_http_methods
 
 from serve_bridge.adapters.django.options import on_change, options
 from serve_bridge.adapters.django.views import abridge_view, bridge_view
+from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.errors import ConfigError
 
 NAMESPACE: Final = "serve_bridge"
 _HANDLERS: Final = ("handler400", "handler403", "handler404", "handler500")
@@ -26,7 +29,15 @@ def url_patterns(specs: Iterable[RouteSpec], *, use_async: bool) -> list[URLPatt
     Raises:
         ImproperlyConfigured: One is no path that Django knows.
     """
-    return [path(spec.pattern, _view(spec, use_async), name=spec.extra.get("name", spec.endpoint)) for spec in specs]
+    return [path(_pattern(spec), _view(spec, use_async), name=spec.extra.get("name", spec.endpoint)) for spec in specs]
+
+
+def _pattern(spec: RouteSpec) -> str:
+    try:
+        refuse_braces(spec.pattern)
+    except ConfigError as error:
+        raise ImproperlyConfigured(str(error)) from None
+    return spec.pattern
 
 
 def _view(spec: RouteSpec, use_async: bool) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.exceptions import SynchronousOnlyOperation
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections, transaction
 from django.dispatch import Signal
@@ -51,7 +51,8 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
     """
     route = ForwardedRoute(endpoint, options)
 
-    def view(request: HttpRequest, /, **path_params: Any) -> HttpResponseBase:
+    def view(request: HttpRequest, /, *unnamed: Any, **path_params: Any) -> HttpResponseBase:
+        _refuse_unnamed(unnamed)
         scope = scope_of(request)
         body = body_of(request, scope)
         link = bridge()
@@ -62,7 +63,7 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
         signal.send_robust(view, request=request, **facts)
         return response_of(outcome, route, request)
 
-    return _finished(view, endpoint, csrf_exempt)
+    return _finished(view, route, csrf_exempt)
 
 
 def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> AsyncView:
@@ -71,7 +72,8 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
     sent = _with_facts(route)
     blocking = sync_to_async(bridge_view(endpoint, **options))
 
-    async def view(request: HttpRequest, /, **path_params: Any) -> HttpResponseBase:
+    async def view(request: HttpRequest, /, *unnamed: Any, **path_params: Any) -> HttpResponseBase:
+        _refuse_unnamed(unnamed)
         if not isinstance(request, ASGIRequest):  # Django has a loop for this call only: no answer could be streamed
             return await blocking(request, **path_params)
         scope = scope_of(request)
@@ -85,11 +87,20 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
         await signal.asend_robust(view, request=request, **told)
         return response_of(outcome, route, request)
 
-    return _finished(view, endpoint, csrf_exempt)
+    return _finished(view, route, csrf_exempt)
 
 
-def _finished(view: _View, endpoint: str, csrf_exempt: bool) -> _View:
-    view.__name__ = view.__qualname__ = f"serve_bridge_{endpoint}"
+def _refuse_unnamed(values: tuple[Any, ...]) -> None:
+    if values:
+        raise ImproperlyConfigured(
+            f"a forwarded view was called with {len(values)} unnamed path parameters; name the groups of its re_path "
+            "and of the patterns that include it, as in (?P<id>[0-9]+)"
+        )
+
+
+def _finished(view: _View, route: ForwardedRoute, csrf_exempt: bool) -> _View:
+    view.__name__ = view.__qualname__ = f"serve_bridge_{route.endpoint}"
+    view.forwarded_route = route  # type: ignore[attr-defined]  # for the checks, inside of decorators too
     if csrf_exempt:
         view.csrf_exempt = True  # type: ignore[attr-defined]  # what Django's decorator of this name does
     # No transaction is held open while a backend works; with an `async def` view Django could not even begin one.

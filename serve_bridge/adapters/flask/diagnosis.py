@@ -9,7 +9,7 @@ from flask import Flask
 
 from serve_bridge.adapters.flask.connection import FlaskBridge
 from serve_bridge.adapters.monkey_patches import patched_by
-from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
@@ -97,5 +97,5 @@ def _of_declarations(bridge: FlaskBridge, client: Client) -> Iterator[Finding]:
 
 def _forwarded(app: Flask) -> dict[str, ForwardedRoute]:
     """Return the forwarded routes of *app* by the names of their views, inside decorators too."""
-    found = {name: getattr(view, "forwarded_route", None) for name, view in app.view_functions.items()}
-    return {name: route for name, route in found.items() if isinstance(route, ForwardedRoute)}
+    found = {name: forwarded_route_of(view) for name, view in app.view_functions.items()}
+    return {name: route for name, route in found.items() if route is not None}

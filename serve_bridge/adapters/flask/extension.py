@@ -13,6 +13,7 @@ from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, curre
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
 from serve_bridge.adapters.flask.view import ForwardingView, show_request_id
+from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
 from serve_bridge.client import Client
 from serve_bridge.handle import Handle
@@ -147,8 +148,11 @@ class ServeBridge:
             options: As `flask.Blueprint` takes them, `url_prefix` for one.
 
         Raises:
-            TypeError, ConfigError: An entry of *routes* is none.
+            TypeError, ConfigError: An entry of *routes* is none, or its rule has a parameter in braces.
         """
         blueprint = Blueprint(name, import_name, **options)
-        add_routes(blueprint, parse_routes(routes, "routes", extra=ROUTE_EXTRA))
+        specs = parse_routes(routes, "routes", extra=ROUTE_EXTRA)
+        for spec in specs:
+            refuse_braces(spec.pattern)
+        add_routes(blueprint, specs)
         return blueprint

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 
 from serve_bridge.adapters.flask.view import ForwardingView
+from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
 from serve_bridge.errors import ConfigError
 
@@ -56,10 +57,11 @@ def check_patterns(app: Flask, specs: Iterable[RouteSpec], where: str) -> None:
     """Check that *app* can route the patterns of *specs*.
 
     Raises:
-        ConfigError: One has no leading slash, or a converter that the app does not know.
+        ConfigError: One has no leading slash, a converter that the app does not know, or a parameter in braces.
     """
     for spec in specs:
         try:
+            refuse_braces(spec.pattern)
             Rule(spec.pattern).bind(Map(converters=app.url_map.converters))
         except (LookupError, ValueError) as error:
             raise ConfigError(f"{where}[{spec.pattern!r}]: {error}") from error

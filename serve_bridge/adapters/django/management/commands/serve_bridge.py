@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from serve_bridge import commands
 from serve_bridge.adapters.django.checks import TAG
 from serve_bridge.adapters.django.declarations import declared
+from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, options
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
@@ -52,7 +53,11 @@ class Command(BaseCommand):
         call.add_argument("data", nargs="?", help="JSON; - reads it from standard input.")
         call.add_argument("--method", help="Method of the backend; default: __call__.")
         call.add_argument("--timeout", type=float, dest="timeout_s", help="Seconds it may take.")
-        _verb(verbs, "check", "Check the setting, and whether the instance is as declared and has what ROUTES name.")
+        _verb(
+            verbs,
+            "check",
+            "Check the setting, and whether the instance is as declared and has what routes and views name.",
+        )
         dev = verbs.add_parser("dev", help="Run the development server, with the backends inside of it.")
         dev.add_argument("addrport", nargs="?", help="As for runserver.")
         dev.add_argument("--noreload", action="store_false", dest="use_reloader", help="As for runserver.")
@@ -96,12 +101,15 @@ def _call(client: Client, given: Mapping[str, Any]) -> Report:
 def _check(client: Client, _: Mapping[str, Any]) -> Report:
     known = client.list_endpoints()
     missing = {spec.pattern: spec.endpoint for spec in options().routes if spec.endpoint not in known}
+    lines = [f"ROUTES[{pattern!r}]: there is no endpoint {endpoint!r}" for pattern, endpoint in missing.items()]
+    others = {url.path: url.route.endpoint for url in forwarded_urls() if not url.is_listed}
+    urls = {path: endpoint for path, endpoint in others.items() if endpoint not in known}
+    lines += [f"URL {path!r}: there is no endpoint {endpoint!r}" for path, endpoint in urls.items()]
     found = declared()
     changes = commands.deploy(client, found, dry_run=True).data["changes"] if found else []
-    lines = [f"ROUTES[{pattern!r}]: there is no endpoint {endpoint!r}" for pattern, endpoint in missing.items()]
     lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
-    data = {"address": client.address, "ok": not lines, "missing": missing, "changes": changes}
-    return Report(data, "\n".join(lines) or f"instance {client.name} is as declared and has what ROUTES name")
+    data = {"address": client.address, "ok": not lines, "missing": missing | urls, "changes": changes}
+    return Report(data, "\n".join(lines) or f"instance {client.name} is as declared and has what routes and views name")
 
 
 _VERBS = {
