@@ -252,7 +252,7 @@ class Controller:
                 await self._withdraw(surplus)
 
     async def delete_backend(self, name: str, force: bool) -> None:
-        """End *name*'s replicas once nobody can reach them; an unknown name is fine.
+        """End *name*'s replicas once no router names them, with *force* without a drain; an unknown name is fine.
 
         Raises:
             ConfigError: A traffic policy names it.
@@ -260,7 +260,8 @@ class Controller:
         async with self._changing(name):
             backend = await self._record.change(lambda wanted: wanted.delete_backend(name, force=force))
             if backend is not None:
-                await self._withdraw(self._fleet.of(name, _READY, _UNHEALTHY))
+                replicas = self._fleet.of(name, _READY, _UNHEALTHY)
+                await (self._fleet.abandon(replicas) if force else self._withdraw(replicas))
                 await self._checkpoints.forget_code(backend)
 
     async def list_backends(self) -> dict[str, BackendConfig]:

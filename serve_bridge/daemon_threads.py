@@ -92,9 +92,12 @@ class DaemonThreads(Executor):
             self._changed.notify()
         return future
 
-    def _take(self, worker: _Worker) -> None:
+    def _settle(self, pin: Pin) -> None:
+        """Tie *pin* to the calling thread, unless it is tied already."""
         with self._changed:
-            worker.pins += 1
+            if pin._worker is None:
+                pin._worker = self._workers[threading.get_ident()]
+                pin._worker.pins += 1
 
     def _release(self, worker: _Worker) -> None:
         with self._changed:
@@ -135,7 +138,7 @@ class DaemonThreads(Executor):
 
 
 class Pin:
-    """Runs its calls, one after another, on one thread of a pool, until it is released."""
+    """Runs its calls on one thread of a pool, until it is released."""
 
     __slots__ = ("_pool", "_worker")
 
@@ -144,7 +147,7 @@ class Pin:
         self._worker = worker
 
     def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
-        """See `DaemonThreads.submit`; the call before must have ended."""
+        """See `DaemonThreads.submit`. A call that comes before the first has begun may run on another thread."""
         if self._worker is None:
             return self._pool.submit(self._settle, fn, args, kwargs)
         return self._pool._submit(self._worker, fn, args, kwargs)
@@ -156,6 +159,5 @@ class Pin:
             self._pool._release(worker)
 
     def _settle(self, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
-        self._worker = self._pool._workers[threading.get_ident()]
-        self._pool._take(self._worker)
+        self._pool._settle(self)
         return fn(*args, **kwargs)

@@ -28,6 +28,8 @@ from serve_bridge.method import Method
 from serve_bridge.surroundings import awaited, is_awaitable
 from serve_bridge.user_code import UserCode
 
+TURN_S: Final = 1.0
+"""Seconds that a health probe waits for its turn before the replica counts as busy."""
 _DONE: Final = object()
 
 
@@ -38,8 +40,8 @@ class Executor:
         self._code = code
         self._config = config
         self._threads = _user_threads(config)
-        # Not the user's threads: a probe must not wait behind the work that it judges.
-        self._hooks = DaemonThreads(1, "serve_bridge-hook")
+        self._home = self._threads.pin()  # the thread of the constructor, where there is one
+        self._probe: Future[Any] | None = None
         self._queues: dict[str, BatchQueue] = {}
 
     async def construct(self) -> None:
@@ -47,7 +49,7 @@ class Executor:
         if self._code.is_async:
             await self._code.aconstruct()
         else:
-            await self._in_thread(self._code.construct)
+            await self._at_home(self._code.construct)
         for method in self._code.methods.values():
             if method.batched:
                 limits = _batch_limits(self._config)
@@ -57,8 +59,10 @@ class Executor:
     def configure(self, config: BackendConfig) -> None:
         """Follow changed options: threads and batch limits."""
         if config.threads != self._config.threads:
+            self._home.release()
             self._threads.shutdown()
             self._threads = _user_threads(config)
+            self._home = self._threads.pin()
         for name, queue in self._queues.items():
             queue.ahead = _batches_ahead(self._code.methods[name], config)
             queue.reconfigure(*_batch_limits(config))
@@ -86,17 +90,59 @@ class Executor:
         return self.iterate(result) if type(result) is GeneratorType else result
 
     async def run_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
-        """Return what *hook*, a method such as `reconfigure` or `check_health`, returns, sync or async."""
-        if inspect.iscoroutinefunction(hook):
-            return await hook(*args)
-        # Not on the user's threads: a probe must not wait behind the work that it judges.
-        future = self._hooks.submit(contextvars.copy_context().run, _guarded, hook, args, {})
-        return _opened(await asyncio.wrap_future(future))
+        """Return what *hook*, a method such as `reconfigure` or `close`, returns, sync or async.
+
+        It takes its turn among the calls: on the loop for asynchronous code, otherwise on the constructor's thread.
+        """
+        if self._code.is_async:
+            result = _opened(_guarded(hook, args, {}))
+        else:
+            result = await self._at_home(hook, *args)
+        return await awaited(result)
+
+    async def probe(self, check: Callable[[], Any]) -> Any:
+        """Return what *check*, the method `check_health`, returns; True while requests keep it from its turn.
+
+        A plain `def` runs on the constructor's thread, since it may use what belongs to that thread. A thread that is
+        busy with a request is not ill: the probe then keeps its place, and a later call returns what came of it.
+        """
+        if inspect.iscoroutinefunction(check):
+            return await check()
+        if self._probe is None:
+            context = contextvars.copy_context()
+            self._probe = self._home.submit(context.run, _guarded, check, (), {})
+        probe = self._probe
+        outcome = asyncio.wrap_future(probe)
+        await asyncio.wait([outcome], timeout=TURN_S)
+        if not outcome.done() and not probe.running():
+            return True
+        result = await asyncio.shield(outcome)
+        self._probe = None
+        return await awaited(_opened(result))
+
+    async def end(self, close: Callable[[], Any] | None) -> None:
+        """Call *close*, then drop the user's instance where it was made, so that its `__del__` runs there.
+
+        Raises:
+            BaseException: What *close* raises; the instance is dropped all the same.
+        """
+        try:
+            if close is not None:
+                await self.run_hook(close)
+        finally:
+            self._queues.clear()
+            if self._code.is_async:
+                self._code.drop()
+            else:
+                await self._at_home(self._code.drop)
 
     def close(self) -> None:
         """Take nothing new; a thread that still runs is left to end."""
         self._threads.shutdown(cancel_futures=True)
-        self._hooks.shutdown(cancel_futures=True)
+
+    async def _at_home(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Return what *func* returns on the constructor's thread, in its turn."""
+        return await self._in_turn(self._home, None, contextvars.copy_context(), func, args, {})
 
     async def _run_in_batch(self, queue: BatchQueue, value: Any) -> Any:
         item = _Item(value)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from serve_bridge.config import BackendConfig
-from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError
+from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
@@ -59,6 +59,7 @@ class Replica:
         self.address: ReplicaAddress | None = None
         self.connection: CallerConnection | None = None
         self.probing: asyncio.Task[None] | None = None
+        self.reconfiguring = False
         self._ready_since: float | None = None
 
     def take(self, event: ReplicaEvent) -> None:
@@ -236,24 +237,62 @@ class Fleet:
     async def configure(self, replicas: list[Replica], old: Backend, new: Backend) -> None:
         """Bring *replicas* from *old*'s options to *new*'s, all or none.
 
+        A new `user_config` reaches one replica after another, so that the others serve meanwhile.
+
         Raises:
+            ReplicaDied: A replica ended, or did not answer in time, while it took a new `user_config`.
             Exception: What a replica has against the new options; all have the old ones again.
         """
-        changed = old.config.user_config != new.config.user_config
         if replace(old.resolved, num_replicas=1) == replace(new.resolved, num_replicas=1):
             return
+        if old.config.user_config == new.config.user_config:
+            await self._follow(replicas, old, new)
+            return
+        done: list[Replica] = []
+        try:
+            for replica in replicas:
+                await self._reconfigure(replica, new.resolved)
+                done.append(replica)
+        except BaseException:
+            for replica in done:
+                try:
+                    await self._reconfigure(replica, old.resolved)
+                except Exception as error:  # its state is unknown: one that starts afresh has the old options
+                    _logger.warning("replica %s does not take its old options: %s", replica.id, error)
+                    await self._end(replica)
+            raise
 
-        async def configure(replica: Replica, config: BackendConfig) -> None:
-            await replica.control("@configure", config, reconfigure=changed, timeout_s=config.start_timeout_s)
+    async def _follow(self, replicas: list[Replica], old: Backend, new: Backend) -> None:
+        """Bring *replicas* to *new*'s options, which the engine follows by itself, all at once."""
+
+        async def follow(replica: Replica, config: BackendConfig) -> None:
+            await replica.control("@configure", config, reconfigure=False, timeout_s=CONTROL_TIMEOUT_S)
             replica.config = config
 
-        outcomes = await asyncio.gather(*(configure(r, new.resolved) for r in replicas), return_exceptions=True)
+        outcomes = await asyncio.gather(*(follow(r, new.resolved) for r in replicas), return_exceptions=True)
         # A replica that died meanwhile is replaced by one that starts with the wanted options.
         errors = [e for e in outcomes if isinstance(e, BaseException) and not isinstance(e, Lost)]
         if errors:
             done = [r for r, outcome in zip(replicas, outcomes, strict=True) if outcome is None]
-            await asyncio.gather(*(configure(r, old.resolved) for r in done), return_exceptions=True)
+            await asyncio.gather(*(follow(r, old.resolved) for r in done), return_exceptions=True)
             raise errors[0]
+
+    async def _reconfigure(self, replica: Replica, config: BackendConfig) -> None:
+        """Let *replica* take the `user_config` of *config*; no health probe counts meanwhile."""
+        replica.reconfiguring = True
+        try:
+            await replica.control("@configure", config, reconfigure=True, timeout_s=config.start_timeout_s)
+        except Lost as error:
+            raise ReplicaDied(f"replica {replica.id} of backend {replica.backend!r} ended in reconfigure()") from error
+        except TimeoutError:
+            await self._end(replica)
+            raise ReplicaDied(
+                f"replica {replica.id} of backend {replica.backend!r} did not end reconfigure() within "
+                f"start_timeout_s={config.start_timeout_s:g}, and was ended"
+            ) from None
+        finally:
+            replica.reconfiguring = False
+        replica.config = config
 
     async def retire(self, replicas: Iterable[Replica]) -> None:
         """Drain *replicas*, which no router uses any more, and end them."""
@@ -315,9 +354,13 @@ class Fleet:
         """Probe *replica* for as long as it takes requests; one that fails twice running is replaced."""
         while replica.state in (ReplicaState.READY, ReplicaState.UNHEALTHY):
             await asyncio.sleep(replica.config.health_check_period_s)
+            if replica.reconfiguring:
+                continue
             failure = await self._check(replica)
             if replica.state not in (ReplicaState.READY, ReplicaState.UNHEALTHY):
                 return  # retired or lost meanwhile
+            if replica.reconfiguring:  # it may have waited behind that
+                continue
             before = replica.state
             replica.take(ReplicaEvent.PROBED if failure is None else ReplicaEvent.PROBE_FAILED)
             if failure is not None and before is ReplicaState.UNHEALTHY:

@@ -109,6 +109,7 @@ class Management:
             BackendNotFound: There is none.
             TypeError, ConfigError: An option is bad; nothing has changed.
             BackendStartError: Added replicas cannot start; nothing has changed.
+            ReplicaDied: A replica ended in `reconfigure`; the old value stays in force.
             Exception: What the backend's `reconfigure` raised; the old value stays in force.
         """
         if config is None:
@@ -118,7 +119,8 @@ class Management:
             "update_backend_config",
             name,
             packed_config(BackendConfig.of(config)),
-            timeout_s=new.start_timeout_s + new.graceful_shutdown_timeout_s + OPERATION_S,
+            # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
+            timeout_s=new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S,
         )
 
     def get_backend_config(self, name: str) -> BackendConfig:
@@ -138,7 +140,8 @@ class Management:
 
         Args:
             name: The backend.
-            force: Remove it as a shadow too where it is one; a traffic split that names it still refuses.
+            force: Remove the backend as a shadow too, and end its replicas at once: requests in flight fail, and
+                `graceful_shutdown_timeout_s` is not waited for. A traffic split that names the backend still refuses.
 
         Raises:
             ConfigError: A traffic policy names it, or a shadow and *force* is not set.

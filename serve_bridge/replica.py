@@ -197,6 +197,10 @@ class Replica:
     def _done(self) -> None:
         self._in_flight -= 1
         self._last_done = time.monotonic()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Give free slots to the calls that wait for one."""
         while self._line and self._in_flight < self._limit:
             turn = self._line.popleft()
             if not turn.done():
@@ -298,7 +302,7 @@ class Replica:
             BackendError: `check_health` returned False.
             BaseException: What it raises.
         """
-        if self._code.check_health is not None and await self._executor.run_hook(self._code.check_health) is False:
+        if self._code.check_health is not None and await self._executor.probe(self._code.check_health) is False:
             raise BackendError("check_health", "it returned False")
 
     async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:
@@ -314,17 +318,32 @@ class Replica:
         self._executor.configure(config)
         self._limit = config.max_concurrent_queries or 1
         self._config = config
+        self._advance()
 
     async def drain(self, grace_s: float) -> bool:
         """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*.
 
-        WebSockets that are open then are told that the server is going away; last of all an application ends.
+        WebSockets that are open then are told that the server is going away. Last of all an application ends, or user
+        code is told by its `close`.
         """
         deadline = time.monotonic() + grace_s
         drained = await self._drain(deadline)
+        left_s = max(deadline - time.monotonic(), LEAST_END_S)
         if self._application is not None:
-            await self._application.end(max(deadline - time.monotonic(), LEAST_END_S))
+            await self._application.end(left_s)
+        else:
+            await self._end_code(left_s)
         return drained
+
+    async def _end_code(self, timeout_s: float) -> None:
+        close, self._methods = self._code.close, {}
+        ending = self._loop.create_task(self._executor.end(close), context=self._context.copy())
+        self._tasks.add(ending)
+        await asyncio.wait([ending], timeout=timeout_s)
+        if not ending.done():
+            _logger.warning("backend %r: close() did not end within %.1f s", self._spec.backend, timeout_s)
+        elif not ending.cancelled() and (error := ending.exception()) is not None:
+            _logger.error("backend %r: close() failed", self._spec.backend, exc_info=error)
 
     async def _drain(self, deadline: float) -> bool:
         self._draining = True

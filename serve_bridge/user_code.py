@@ -8,6 +8,7 @@ Rule 3: a name from the wire is a key of `UserCode.methods`, never an argument o
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +32,7 @@ __all__ = [
     "is_async_code",
 ]
 
-_NOT_SERVED: Final = frozenset(("reconfigure", "check_health"))
+_HOOKS: Final = frozenset(("reconfigure", "check_health"))
 
 # --- In the caller: is this code a backend?
 
@@ -190,6 +191,7 @@ class UserCode:
         methods: What may be called, by name; empty until `construct` has run.
         reconfigure: The bound method of that name, sync or async; None if there is none.
         check_health: The same.
+        close: The same, of one that can be called without arguments.
         application: The application itself, once `construct` has run; None where the code is none.
 
     With surroundings all of these run within them, and so does the constructor.
@@ -210,6 +212,7 @@ class UserCode:
         self.methods: Mapping[str, Method] = {}
         self.reconfigure: Callable[[Any], Any] | None = None
         self.check_health: Callable[[], Any] | None = None
+        self.close: Callable[[], Any] | None = None
         self.application: Any = None
         self._init_args = tuple(init_args)
         self._init_kwargs = dict(init_kwargs or {})
@@ -278,7 +281,14 @@ class UserCode:
         )
         self.reconfigure = self._within(_hook(instance, "reconfigure"))
         self.check_health = self._within(_hook(instance, "check_health"))
+        self.close = self._within(_hook(instance, "close") if _closes(self.code) else None)
         self._init_args, self._init_kwargs = (), {}  # the instance holds what it needs of them
+
+    def drop(self) -> None:
+        """Let go of the user's instance, also where it is part of a cycle; runs its `__del__` on this thread."""
+        self.methods = {}
+        self.reconfigure = self.check_health = self.close = None
+        gc.collect()
 
     def _method(self, name: str, func: Callable[..., Any]) -> Method:
         method = Method.of(name, func, default=name == "__call__")
@@ -300,7 +310,8 @@ def _served(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Cal
     if exposed_methods is None:
         bases = [base for base in cls.__mro__ if base is not object]
         names = dict.fromkeys(name for base in bases for name in vars(base))
-        public = [name for name in names if not name.startswith("_") and name not in _NOT_SERVED]
+        hooks = {*_HOOKS, "close"} if _closes(cls) else _HOOKS
+        public = [name for name in names if not name.startswith("_") and name not in hooks]
         found = {name: _static_function(cls, name) for name in ["__call__", *public]}
         return {name: func for name, func in found.items() if func is not None}
     served = {"__call__": _static_function(cls, "__call__")}
@@ -332,6 +343,17 @@ def _is_function(value: Any) -> bool:
 def _attribute(cls: type, name: str) -> Any:
     # Not `inspect.getattr_static`: that finds the `__call__` of a metaclass.
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _closes(cls: type) -> bool:
+    """Return whether *cls* has a hook `close`; a method of that name that needs arguments is one of the user's API."""
+    if _static_function(cls, "close") is None:
+        return False
+    try:
+        inspect.signature(_attribute(cls, "close").__get__(object(), cls)).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _hook(owner: object, name: str) -> Callable[..., Any] | None:

@@ -24,6 +24,7 @@ from typing import Any, Final
 import cloudpickle
 
 from serve_bridge.errors import SerializationError
+from serve_bridge.fingerprint import digest
 
 Segment = bytes | memoryview
 
@@ -206,24 +207,26 @@ class _Source:
 class Opaque:
     """A value that passes through processes without being rebuilt there; only `open` does.
 
-    The controller holds user configuration so, since it must never import user code.
+    The controller holds user configuration so, since it must never import user code. Two of them are equal if their
+    values have the same content; the pickles of equal values may differ.
     """
 
-    __slots__ = ("_data",)
+    __slots__ = ("_data", "_digest")
 
     def __init__(self, value: object) -> None:
         """Pack *value*; raises SerializationError if it has no pickled form."""
         self._data = join(pack(value))
+        self._digest = digest(value)
 
     def open(self) -> Any:
         """Return the value, rebuilt."""
         return unpack(self._data)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Opaque) and self._data == other._data
+        return isinstance(other, Opaque) and self._digest == other._digest
 
     def __hash__(self) -> int:
-        return hash(self._data)
+        return hash(self._digest)
 
     def __repr__(self) -> str:
         return f"Opaque({len(self._data)} bytes)"

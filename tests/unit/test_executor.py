@@ -649,26 +649,143 @@ def test_an_async_hook_runs_on_the_loop() -> None:
     assert with_backend(Hooked, use) == ({"a": 1}, "MainThread")
 
 
-def test_a_sync_hook_waits_behind_no_call() -> None:
-    """A probe that waited for the work it judges would fail when the work is only long."""
+class AtHome:
+    """Has hooks and calls that use what belongs to the constructor's thread."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:")
+        self.thread = threading.get_ident()
+        self.ended: list[str] = []
+
+    def __call__(self, request: Any) -> Any:
+        """Return an answer of the database."""
+        return self.connection.execute("select 1").fetchone()[0]
+
+    def check_health(self) -> bool:
+        """Use the database."""
+        return bool(self.connection.execute("select 1").fetchone()[0])
+
+    def reconfigure(self, user_config: Any) -> Any:
+        """Use the database."""
+        return self.connection.execute("select ?", (user_config,)).fetchone()[0]
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+
+def test_hooks_of_a_def_run_where_the_constructor_ran() -> None:
+    """Also with several threads."""
+
+    async def use(backend: Backend) -> Any:
+        code, executor = backend.code, backend.executor
+        assert code.reconfigure is not None
+        assert code.check_health is not None
+        found = [await executor.probe(code.check_health) for _ in range(5)]
+        found += [await executor.run_hook(code.reconfigure, n) for n in range(5)]
+        await executor.end(code.close)
+        return found
+
+    assert with_backend(AtHome, use, threads=3) == [True] * 5 + list(range(5))
+
+
+def test_a_plain_hook_of_asynchronous_code_runs_on_the_loop() -> None:
+    """No other code runs beside it, as none ran beside the constructor."""
+
+    class Async(Hooked):
+        async def __call__(self, request: Any) -> Any:
+            return request
+
+        def reconfigure(self, user_config: Any) -> Any:  # type: ignore[override]
+            return threading.current_thread().name
+
+    async def use(backend: Backend) -> Any:
+        assert backend.code.reconfigure is not None
+        return await backend.executor.run_hook(backend.code.reconfigure, 1)
+
+    assert with_backend(Async, use) == "MainThread"
+
+
+def test_reconfigure_waits_for_the_call_that_runs() -> None:
+    """A call never sees half of each configuration."""
+    gate = Gate()
+    order: list[str] = []
+
+    class Serial(Hooked):
+        def __call__(self, request: Any) -> Any:
+            gate.pass_through(request)
+            order.append("call")
+
+        def reconfigure(self, user_config: Any) -> Any:  # type: ignore[override]
+            order.append("reconfigure")
+
+    async def use(backend: Backend) -> None:
+        assert backend.code.reconfigure is not None
+        call = asyncio.create_task(backend(1))
+        assert await asyncio.to_thread(gate.begun.wait, 60)
+        hook = asyncio.create_task(backend.executor.run_hook(backend.code.reconfigure, 1))
+        await turns()
+        gate.opened.set()
+        await asyncio.gather(call, hook)
+
+    with_backend(Serial, use)
+    assert order == ["call", "reconfigure"]
+
+
+def test_a_probe_of_a_busy_backend_is_positive_and_runs_in_its_turn() -> None:
+    """Long work is no illness; what the probe then finds is told by the next one."""
     gate = Gate()
 
-    class Busy(Hooked):
+    class Busy:
         def __call__(self, request: Any) -> Any:
             return gate.pass_through(request)
 
-    async def use(backend: Backend) -> str:
+        def check_health(self) -> None:
+            raise ValueError("ill")
+
+    async def use(backend: Backend) -> Any:
+        check = backend.code.check_health
+        assert check is not None
         task = asyncio.create_task(backend(1))
         assert await asyncio.to_thread(gate.begun.wait, 60)
-        assert backend.code.check_health is not None
-        name: str = await backend.executor.run_hook(backend.code.check_health)
+        first = await backend.executor.probe(check)
         gate.opened.set()
         await task
-        return name
+        with pytest.raises(ValueError, match="ill"):
+            await backend.executor.probe(check)
+        return first
 
-    name = with_backend(Busy, use)
-    assert name != "MainThread"
-    assert not name.startswith(USER_THREAD)
+    assert with_backend(Busy, use) is True
+
+
+class Dropped:
+    """Tells that it is gone, and where, though it is part of a cycle."""
+
+    def __init__(self, gone: list[Any]) -> None:
+        self.gone = gone
+        self.thread = threading.get_ident()
+        self.itself = self
+
+    def __call__(self, request: Any) -> None:
+        """Do nothing."""
+
+    def __del__(self) -> None:
+        self.gone.append(threading.get_ident() == self.thread)
+
+
+def test_the_end_drops_the_instance_where_it_was_made() -> None:
+    """Its `__del__` runs on the constructor's thread."""
+    gone: list[Any] = []
+
+    async def main() -> None:
+        code = UserCode(Dropped, (gone,))
+        executor = Executor(code, BackendConfig(threads=2))
+        await executor.construct()
+        await executor.end(code.close)
+        executor.close()
+
+    asyncio.run(main())
+    assert gone == [True]
 
 
 @pytest.mark.parametrize("error", [SystemExit, StopIteration, ValueError])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,29 @@ def test_neighbours_do_not_run_into_each_other(values: list[Any]) -> None:
     """A list in a list is another value than its items."""
     assert digest(values) != digest([values])
     assert digest(*values, "") != digest(*values)
+
+
+class Settings:
+    """An object whose content is its attributes."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
+def test_objects_have_one_digest_if_their_content_is_the_same() -> None:
+    """Neither the order of attributes nor shared parts count, as they do in a pickle."""
+    shared = [1, 2]
+    assert digest(Settings(a=1, b=2)) == digest(Settings(b=2, a=1))
+    assert digest(Settings(a=shared, b=shared)) == digest(Settings(a=[1, 2], b=[1, 2]))
+    assert digest(Settings(a=1)) != digest(Settings(a=2))
+    assert digest(np.arange(3)) == digest(np.arange(3)) != digest(np.arange(4))
+
+
+def test_a_value_within_itself_has_a_digest() -> None:
+    """It ends."""
+    one, other = Settings(), Settings()
+    one.me, other.me = one, other  # type: ignore[attr-defined]
+    assert digest(one) == digest(other)
 
 
 def test_other_processes_agree() -> None:

@@ -452,6 +452,30 @@ def test_hooks_are_bound() -> None:
     asyncio.run(user_code.reconfigure(1))
 
 
+class Closing:
+    """Has a hook for its end."""
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+    def close(self, *, hard: bool = False) -> None:
+        """End."""
+
+
+class Door:
+    """Has a method `close` of its own."""
+
+    def close(self, door: str) -> str:
+        """Return the door."""
+        return door
+
+
+def test_close_is_a_hook_unless_it_needs_arguments() -> None:
+    """A hook is not callable from outside; a method of that name is no hook."""
+    assert (set(loaded(Closing).methods), loaded(Closing).close is None) == ({"__call__"}, False)
+    assert (set(loaded(Door).methods), loaded(Door).close) == ({"close"}, None)
+
+
 def test_exposed_methods_are_exactly_those_and_call() -> None:
     """The list replaces the default set."""
     assert set(loaded(Code, exposed=["static"]).methods) == {"__call__", "static"}

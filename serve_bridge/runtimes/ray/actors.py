@@ -67,10 +67,9 @@ class ReplicaActor:
     async def start(self) -> ReplicaAddress:
         """Construct the user's code and listen; return where."""
         keep_heap()
-        address = await self._replica.start()
         gc.collect()
-        gc.freeze()  # a model's objects live as long as the replica; user code's own garbage is looked for as ever
-        return address
+        gc.freeze()  # before user code: its objects, such as a model that `reconfigure` replaces, must not be immortal
+        return await self._replica.start()
 
     async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
         """Serve one `handle.remote` call."""
