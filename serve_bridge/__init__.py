@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_bridge.application import asgi_app, wsgi_app
 from serve_bridge.config import BackendConfig, HTTPOptions, Location
-from serve_bridge.context import ReplicaContext, get_replica_context, time_left
+from serve_bridge.context import ReplicaContext, RequestIdFilter, get_replica_context, request_id, time_left
 from serve_bridge.errors import (
     AuthenticationError,
     BackendError,
@@ -89,6 +89,7 @@ __all__ = [
     "ProtocolError",
     "ReplicaContext",
     "ReplicaDied",
+    "RequestIdFilter",
     "SerializationError",
     "ServeBridgeError",
     "ServeRequest",
@@ -107,6 +108,7 @@ __all__ = [
     "get_replica_context",
     "list_backends",
     "list_endpoints",
+    "request_id",
     "set_traffic",
     "shadow_traffic",
     "shutdown",

@@ -23,7 +23,7 @@ from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
-from serve_bridge.request import FrozenRequest, ServeRequest
+from serve_bridge.request import REQUEST_ID, FrozenRequest, ServeRequest
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.body import Lost
@@ -282,8 +282,12 @@ def _disprove(error: BaseException) -> None:
 
 def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
     if type(data) is FrozenRequest:
-        return data.thaw()
-    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=head.headers)
+        return data.thaw(head.request_id)
+    headers = [(REQUEST_ID, head.request_id.encode())]
+    if head.headers:
+        given = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items())
+        headers = [*(pair for pair in given if pair[0] != REQUEST_ID), *headers]
+    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers)
 
 
 async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:

@@ -3,7 +3,7 @@
 Rule 1: waiting counts from the first item; a full batch never waits.
 Rule 2: a caller that leaves takes its item along, and nobody else notices.
 Rule 3: a batch runs with the context variables of its first item, the call that waited longest; but it has as much
-        time as the one of its items that has most.
+        time as the one of its items that has most, and the request id that all of them share, or none.
 Rule 4: an item whose time is up before its batch begins fails alone, and its batch begins without it.
 Rule 5: a queue belongs to one event loop. It holds only calls that were admitted, so admission bounds it.
 """
@@ -24,7 +24,7 @@ from itertools import islice
 from types import GeneratorType
 from typing import Any, Final, TypeVar
 
-from serve_bridge.context import request_deadline
+from serve_bridge.context import request_deadline, running_request
 from serve_bridge.errors import ConfigError, DeadlineExceeded
 
 __all__ = ["BatchQueue", "accept_batch", "accepts_batch", "batch", "batch_results"]
@@ -95,13 +95,14 @@ def _iterated(results: object) -> Iterator[Any] | None:
 class _Call:
     """One caller's item on its way through the queue."""
 
-    __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item")
+    __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item", "request_id")
 
     def __init__(self, item: Any, answer: asyncio.Future[Any], arrived: float) -> None:
         self.item = item
         self.answer = answer
         self.arrived = arrived
         self.deadline = request_deadline.get()
+        self.request_id = running_request.get()
         self.context = contextvars.copy_context()
         self.batch: _Batch | None = None
 
@@ -120,6 +121,12 @@ class _Batch:
         """When nobody wants it any more; None: that has no limit."""
         deadlines = [call.deadline for call in self.calls]
         return None if None in deadlines else max(deadlines)  # type: ignore[type-var]  # mypy: there is no None
+
+    @property
+    def request_id(self) -> str | None:
+        """The request that all calls belong to; None if they belong to several."""
+        first = self.calls[0].request_id
+        return first if all(call.request_id == first for call in self.calls) else None
 
     def succeed(self, results: Iterable[Any]) -> None:
         for call, result in zip(self.calls, results, strict=True):
@@ -267,6 +274,7 @@ class BatchQueue:
         try:
             if batch.calls:
                 request_deadline.set(batch.deadline)
+                running_request.set(batch.request_id)
                 results = await self._run_items([call.item for call in batch.calls])
                 batch.succeed(batch_results(results, len(batch.calls)))
         except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop

@@ -1,13 +1,21 @@
-"""What code inside a replica can learn about where it runs, and how much time its request has left.
+"""What running code can learn: its replica, its request's id, and how much time that request has left.
 
 Rule 1: values travel by contextvars, so threads and tasks of one request see their own.
+Rule 2: a web application's own views have the id that their adapter found; an adapter whose framework knows the
+    running request is asked for it.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from random import getrandbits
+from typing import Final
 
 from serve_bridge.errors import NotConnected
 
@@ -32,6 +40,11 @@ class ReplicaContext:
 replica_context: ContextVar[ReplicaContext | None] = ContextVar("serve_bridge_replica", default=None)
 request_deadline: ContextVar[float | None] = ContextVar("serve_bridge_deadline", default=None)
 """When the running request's time is up, by `time.monotonic`."""
+running_request: ContextVar[str | None] = ContextVar("serve_bridge_request_id", default=None)
+"""The id of the running request; code asks `request_id` for it, which knows more."""
+
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_sources: list[Callable[[], str | None]] = []
 
 
 def get_replica_context() -> ReplicaContext:
@@ -61,3 +74,68 @@ def within_time_left(timeout_s: float) -> float:
     """Return *timeout_s*, or what the request that makes a call has left, if that is less; not above 0 if none."""
     deadline = request_deadline.get()
     return timeout_s if deadline is None else min(timeout_s, deadline - time.monotonic())
+
+
+def request_id() -> str | None:
+    """Return the id of the request that runs here: what logs and the header `X-Request-Id` of its answer say.
+
+    It counts in everything that the request runs: `async def` and `def` code, generators, background tasks, WebSockets,
+    and in the calls of handles that it makes, down to the replicas that answer them. A call that belongs to no request
+    has an id of its own. In the views of a web application it is the id that the adapter's extension or middleware
+    found. A batch has the id that all of its requests share; if they differ it is None, and each request has its own
+    in `request.headers["x-request-id"]`. None: nothing is being served here.
+    """
+    found = running_request.get()
+    if found is None:
+        for source in _sources:
+            found = source()
+            if found is not None:
+                return found
+    return found
+
+
+def add_request_id_source(source: Callable[[], str | None]) -> None:
+    """Have `request_id` ask *source* where no request of the engine runs; it returns None if it knows of none."""
+    if source not in _sources:
+        _sources.append(source)
+
+
+def valid_request_id(text: object) -> str | None:
+    """Return *text* if a client may choose it as the id of its request: 1 to 128 letters, digits, `.`, `_` and `-`."""
+    return text if isinstance(text, str) and _VALID_ID.fullmatch(text) else None
+
+
+def new_request_id() -> str:
+    """Return a new id: 16 hexadecimal digits."""
+    # Not a prefix for each process: forked workers would share it. `random` seeds itself again after a fork, and makes
+    # no system call for each request.
+    return f"{getrandbits(64):016x}"
+
+
+@contextmanager
+def in_request(given: object) -> Iterator[str]:
+    """Let what runs meanwhile belong to the request whose header X-Request-Id is *given*; None: it has none.
+
+    It yields the id.
+
+    A header that is not valid does not count. Then the id is that of the request that runs here already, or a new one.
+    """
+    found = valid_request_id(given) or request_id() or new_request_id()
+    token = running_request.set(found)
+    try:
+        yield found
+    finally:
+        running_request.reset(token)
+
+
+class RequestIdFilter(logging.Filter):
+    """A filter for logging handlers that gives each record the attribute `request_id`, "-" outside of a request.
+
+    A record that has the attribute already keeps it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Set the attribute, and let the record pass."""
+        if not hasattr(record, "request_id"):
+            record.request_id = request_id() or "-"
+        return True

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 from starlette.types import Receive, Scope
 
+from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
     BackendOverloaded,
     DeadlineExceeded,
@@ -62,7 +63,6 @@ _UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 _LEFT: Final = "the client left during its upload"
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""
-_VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _TITLES: Final = {
     400: "Bad Request",
@@ -110,7 +110,8 @@ class Forwarded:
     """One HTTP request on its way to a replica (a `router.Outgoing`).
 
     Attributes:
-        request_id: The client's own if it is a valid one, else the next of ours.
+        request_id: The client's own if it is a valid one, else the next of *request_ids*. User code finds it in the
+            header X-Request-Id.
         body: What follows the head; see `router.Outgoing`.
     """
 
@@ -177,7 +178,8 @@ class Forwarded:
             from_adapter=from_adapter,
         )
         given = control.get(_REQUEST_ID, b"")
-        self.request_id = given.decode() if _VALID_REQUEST_ID.fullmatch(given) else next(request_ids)
+        self.request_id = valid_request_id(given.decode("latin-1")) or next(request_ids)
+        self._headers.append((_REQUEST_ID, self.request_id.encode()))
         self.shard_key = _text(control, _SHARD_KEY)
         asked = _TIMEOUT in control and timeout_header
         self.timeout_s = min(timeout_s, _seconds(control[_TIMEOUT])) if asked else timeout_s

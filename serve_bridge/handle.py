@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from starlette.requests import Request
 
 from serve_bridge.checks import header_value, seconds, text, token
-from serve_bridge.context import within_time_left
+from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.request import FrozenRequest, cached_body
@@ -65,13 +65,18 @@ class Link(Protocol):
 
 @dataclass(frozen=True)
 class CallOptions:
-    """How a handle calls; see `Handle.options`."""
+    """How a handle calls; see `Handle.options`.
+
+    Attributes:
+        request_id: The id that *http_headers* chooses for each call; None if it chooses none.
+    """
 
     method_name: str | None = None
     shard_key: str | None = None
     http_method: str | None = None
     http_headers: Mapping[str, str] | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
+    request_id: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for name in ("method_name", "shard_key", "http_method"):
@@ -90,6 +95,8 @@ class CallOptions:
                 token("a name in http_headers", name)
                 header_value(f"http_headers[{name!r}]", value)
             object.__setattr__(self, "http_headers", dict(headers))  # later changes of the caller's dict mean nothing
+            chosen = next((value for name, value in headers.items() if name.lower() == "x-request-id"), None)
+            object.__setattr__(self, "request_id", valid_request_id(chosen))
         object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
 
 
@@ -116,7 +123,8 @@ class Handle:
             method_name: Method of the backend to call instead of `__call__`.
             shard_key: Requests with one key go to one backend.
             http_method: What the backend sees as `request.method`. An idempotent one allows a retry.
-            http_headers: What the backend sees as `request.headers`.
+            http_headers: What the backend sees as `request.headers`. A valid `X-Request-Id` among them is the id of
+                each call; otherwise the id is that of the request that makes the call, or a new one.
             timeout_s: Seconds that a call may take; past it `DeadlineExceeded`.
 
         Raises:
@@ -149,7 +157,8 @@ class Handle:
             Exception: What user code raised, as its own type.
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
-        request = self._request(payload.pack((_held(data), kwargs)))
+        data = _held(data)
+        request = self._request(data, payload.pack((data, kwargs)))
         answer = self._link.send(request)
         if answer is not None:
             try:
@@ -161,19 +170,20 @@ class Handle:
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`call`, for a running event loop."""
         data = await _read(data)
-        return await _call(await self._link.lane(), self._request(await calls.pack((data, kwargs))))
+        return await _call(await self._link.lane(), self._request(data, await calls.pack((data, kwargs))))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
-        request = self._request(payload.pack((_held(data), kwargs)), generator=True)
+        data = _held(data)
+        request = self._request(data, payload.pack((data, kwargs)), generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
         return _iterate(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
         """Same as :meth:`stream`, for a running event loop."""
         data = await _read(data)
-        request = self._request(await calls.pack((data, kwargs)), generator=True)
+        request = self._request(data, await calls.pack((data, kwargs)), generator=True)
         items = _items(await self._link.lane(), request)
         try:
             async for item in items:
@@ -190,23 +200,23 @@ class Handle:
             NotConnected: This process does not use Ray; use :meth:`call`.
             EndpointNotFound, BackendOverloaded: As :meth:`call`.
         """
-        options = self._options
-        return self._link.submit(self.endpoint, options.shard_key, self._head(0, b"", False), _held(data), kwargs)
+        data = _held(data)
+        return self._link.submit(self.endpoint, self._options.shard_key, self._head(data, 0, b"", False), data, kwargs)
 
-    def _request(self, segments: Sequence[payload.Segment], *, generator: bool = False) -> _Call:
+    def _request(self, data: Any, segments: Sequence[payload.Segment], *, generator: bool = False) -> _Call:
         size = payload.size_of(segments)
         inline = size <= INLINE_BODY_BYTES
-        head = self._head(size, payload.join(segments) if inline else b"", generator)
+        head = self._head(data, size, payload.join(segments) if inline else b"", generator)
         return _Call(head, self._options, within_time_left(self._options.timeout_s), None if inline else segments)
 
-    def _head(self, size: int, body: bytes, generator: bool) -> CallHead:
+    def _head(self, data: Any, size: int, body: bytes, generator: bool) -> CallHead:
         options = self._options
         return CallHead(
             self.endpoint,
             "",
             0,
             within_time_left(options.timeout_s),
-            "",
+            self._request_id(data),
             options.method_name or "",
             options.http_method or "GET",
             options.http_headers,  # type: ignore[arg-type]  # CallOptions has made it a dict
@@ -214,6 +224,13 @@ class Handle:
             size,
             body,
         )
+
+    def _request_id(self, data: Any) -> str:
+        """Return the id of a call: that of the caller's choice, of the running request, of *data*, or a new one."""
+        found = self._options.request_id or request_id()
+        if found is None and type(data) is FrozenRequest:
+            found = data.request_id
+        return found or new_request_id()
 
     def __reduce__(self) -> Any:
         return (type(self), (self._link.reference(), self.endpoint, self._options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -35,7 +36,8 @@ class Lanes:
             with self._lock:
                 if self._lane is None:
                     self._thread = LoopThread("serve_bridge-client")
-                    self._lane = self._thread.submit(self._open).result()
+                    # In an empty context: it outlives the request that needs it first.
+                    self._lane = contextvars.Context().run(self._thread.submit, self._open).result()
         return self._lane
 
     async def _open(self) -> Lane:
@@ -49,7 +51,7 @@ class Lanes:
             with self._lock:
                 for old in [old for old in self._lanes if old.is_closed()]:
                     del self._lanes[old]
-                lane = self._lanes[loop] = Lane(self._instance)
+                lane = self._lanes[loop] = contextvars.Context().run(Lane, self._instance)
         return lane
 
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:

@@ -185,6 +185,7 @@ class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         size: Bytes of the pickled arguments, which are *body* or, if longer, follow in DATA frames.
         generator: Whether the caller iterates the answer.
+        submitter: The process that made a call over Ray, which counts its calls; empty for other calls.
     """
 
     endpoint: str
@@ -198,6 +199,7 @@ class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     generator: bool
     size: int
     body: bytes
+    submitter: str = ""
 
 
 class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -20,7 +20,7 @@ from typing import Any, Final
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
-from serve_bridge.context import ReplicaContext, replica_context, request_deadline
+from serve_bridge.context import ReplicaContext, replica_context, request_deadline, running_request
 from serve_bridge.errors import (
     BackendError,
     BackendStartError,
@@ -88,6 +88,9 @@ class Replica:
         self._loop = asyncio.get_running_loop()
         spec = self._spec
         replica_context.set(ReplicaContext(spec.backend, spec.replica, spec.generation, spec.instance_file))
+        # The request that may have had this replica started is not one that it serves.
+        request_deadline.set(None)
+        running_request.set(None)
         self._context = contextvars.copy_context()
         try:
             code = UserCode.load(spec.code, exposed_methods=self._config.exposed_methods)
@@ -160,7 +163,7 @@ class Replica:
                 work = self._answer_http(method, head, stream)
             else:
                 work = self._answer_websocket(method, head, stream)
-            serving = _serve(work, head.timeout_s, settle=self._has_stalled())
+            serving = _serve(work, head.timeout_s, head.request_id, settle=self._has_stalled())
             task = self._spawn(serving, stream)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
             task.add_done_callback(partial(self._served, work, stream, head.request_id))
@@ -219,7 +222,7 @@ class Replica:
         try:
             return await self._call(head, data, kwargs)
         finally:
-            self._note_completed(head.request_id)
+            self._note_completed(head.submitter)
 
     async def _call(self, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
         method = self._methods.get(head.call_method or "__call__")
@@ -229,6 +232,7 @@ class Replica:
         await self._turn(head.timeout_s)
         replica_context.set(self._context[replica_context])
         request_deadline.set(deadline)
+        running_request.set(head.request_id or None)
         overdue = asyncio.timeout(deadline - time.monotonic())
         try:
             async with overdue:
@@ -377,8 +381,9 @@ class Replica:
         await self._executor.run_hook(self._code.reconfigure, value)
 
 
-async def _serve(work: Coroutine[Any, Any, None], timeout_s: float, *, settle: bool) -> None:
+async def _serve(work: Coroutine[Any, Any, None], timeout_s: float, request_id: str, *, settle: bool) -> None:
     request_deadline.set(time.monotonic() + timeout_s)
+    running_request.set(request_id or None)
     if settle:  # let the loop read what came behind the request: its caller may have gone long ago
         await asyncio.sleep(SETTLE_S)
     await work

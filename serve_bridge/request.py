@@ -19,12 +19,14 @@ from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
+from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
 
-__all__ = ["FrozenRequest", "QueryValues", "RawHeaders", "ServeRequest", "cached_body"]
+__all__ = ["REQUEST_ID", "FrozenRequest", "QueryValues", "RawHeaders", "ServeRequest", "cached_body"]
 
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
+REQUEST_ID: Final = b"x-request-id"
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
 _DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
@@ -290,10 +292,21 @@ class FrozenRequest:
         scope["state"] = {name: value for name, value in state.items() if _is_plain(value)}
         return cls(scope, body)
 
-    def thaw(self) -> Request:
-        """Return a request that reads like the original; each call returns another, with its own state."""
+    @property
+    def request_id(self) -> str | None:
+        """The id that the request came with; None if it has no valid one."""
+        given = next((value for name, value in self.scope["headers"] if name == REQUEST_ID), b"")
+        return valid_request_id(given.decode("latin-1"))
+
+    def thaw(self, request_id: str) -> Request:
+        """Return a request that reads like the original; each call returns another, with its own state.
+
+        Its header X-Request-Id is *request_id*, the id of the call that it came with.
+        """
+        headers = [pair for pair in self.scope["headers"] if pair[0] != REQUEST_ID]
         scope = {
             **self.scope,
+            "headers": [*headers, (REQUEST_ID, request_id.encode())],
             "type": "http",
             "app": None,  # its presence makes Starlette answer a malformed form with 400
             "path_params": dict(self.scope["path_params"]),

@@ -27,9 +27,14 @@ from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.client import Client
+from serve_bridge.context import in_request
 from serve_bridge.errors import ServeBridgeError
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
+
+
+REQUEST_ID: Final = "serve_bridge.request_id"
+"""Key in a scope of the id of its request, once something has asked for it."""
 
 
 class ServeBridge(AppBridge):
@@ -114,7 +119,10 @@ class ServeBridgeMiddleware:
             if found is not None and found.takes(scope.get("method", "GET")):
                 await forward_match(self._bridge, found, scope, receive, send, handled=False)
                 return
-        elif kind == "lifespan":
+            with in_request(request_id_of(scope)) as scope[REQUEST_ID]:
+                await self._app(scope, receive, send)
+            return
+        if kind == "lifespan":
             send = self._closing(send)
         await self._app(scope, receive, send)
 
@@ -189,6 +197,11 @@ class ForwardingApp:
             await exchange(self._bridge, self._route, scope, path_params, receive, send)
         else:
             await _converse(self._bridge, self._route, scope, path_params, receive, send)
+
+
+def request_id_of(scope: Scope) -> str | None:
+    """Return the header X-Request-Id of *scope*; None if there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
 
 
 def path_below(scope: Scope) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from random import getrandbits
 from typing import Any, Final
 
 import msgspec
 
+from serve_bridge.context import new_request_id, request_id
 from serve_bridge.errors import BackendError, ServeBridgeError
 from serve_bridge.forwarding import Forwarded, Refused, failed
 from serve_bridge.messages import HeaderList, HttpFailure
@@ -16,10 +16,9 @@ from serve_bridge.results import Answer
 from serve_bridge.wire import failure
 
 logger = logging.getLogger("serve_bridge.adapters")
-# A prefix per process would be shared by forked workers. `random` seeds itself anew after a fork, without a system call
-# for each request.
 _BROKEN: Final = 500
-request_ids: Iterator[str] = iter(lambda: f"{getrandbits(64):016x}", "")
+request_ids: Iterator[str] = iter(lambda: request_id() or new_request_id(), "")
+"""Ids for requests that come without one: that of the request which runs here, if there is one."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

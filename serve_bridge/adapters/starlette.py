@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from serve_bridge.adapters import asgi
 from serve_bridge.adapters.asgi import ForwardingApp, ServeBridgeMiddleware
@@ -31,6 +31,7 @@ from serve_bridge.adapters.exchange import http_exception, running_loop
 from serve_bridge.adapters.outcome import refused
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.typed_endpoint import Operation, operation_of
+from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.errors import NotConnected, shown
 from serve_bridge.handle import CallOptions, Handle
 
@@ -125,6 +126,8 @@ def get_handle(
     options = CallOptions(**chosen, http_headers=http_headers)  # what is wrong shows here, and not with a request
 
     async def handle(connection: HTTPConnection) -> Handle:
+        # It stays for the view, which runs in the task of this dependency, or in a thread with its context.
+        running_request.set(_request_id_of(connection.scope))
         bridge = _bridge_of(connection)
         try:
             client = await bridge.aclient()
@@ -135,6 +138,14 @@ def get_handle(
         )
 
     return handle
+
+
+def _request_id_of(scope: Scope) -> str:
+    found: str | None = scope.get(asgi.REQUEST_ID)
+    if found is None:
+        given = asgi.request_id_of(scope)
+        found = scope[asgi.REQUEST_ID] = valid_request_id(given) or new_request_id()
+    return found
 
 
 def _bridge_of(connection: HTTPConnection) -> asgi.ServeBridge:

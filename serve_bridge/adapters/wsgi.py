@@ -25,6 +25,7 @@ from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.context import in_request
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.results import problem
 
@@ -107,7 +108,8 @@ class ServeBridgeMiddleware:
         found = self._patterns.match(path_below(environ))
         if found is not None and found.takes(environ["REQUEST_METHOD"]):
             return _forward(self.bridge._bridge, found, environ, start_response)
-        return self._app(environ, start_response)
+        with in_request(environ.get("HTTP_X_REQUEST_ID")):
+            return self._app(environ, start_response)
 
 
 class Application:

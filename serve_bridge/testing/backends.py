@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.websockets import WebSocket
 
+from serve_bridge.context import request_id
+
 STATE_NAMES: Final = ("method", "user", "missing")
 """Of a request's state these are told."""
 PART: Final = b"0123456789abcdef" * 4096
@@ -80,6 +82,7 @@ class Subject:
             "headers": request.headers.items(),
             "state": {name: getattr(request.state, name, "absent") for name in STATE_NAMES},
             "body": (await request.body()).decode(),
+            "request_id": request_id(),
         }
 
     async def _digest(self, request: Any) -> Any:
@@ -259,6 +262,7 @@ async def _answer_websocket(websocket: WebSocket) -> None:
             "query": websocket.url.query,
             "params": websocket.path_params,
             "headers": websocket.headers.items(),
+            "request_id": request_id(),
         }
     )
     while (message := await websocket.receive())["type"] == "websocket.receive":

@@ -470,6 +470,23 @@ class FrontContract:
         assert len(ids) == 2
         assert given["x-request-id"] not in ids
 
+    @pytest.mark.parametrize("given", ["mine-2", "no id, too many words", None])
+    def test_user_code_knows_the_request_id(self, serve_bridge_http: httpx.Client, given: str | None) -> None:
+        """It is the one in the answer, whatever the client sent: from `serve.request_id()` and in the header."""
+        answer = serve_bridge_http.get("/echo", headers={} if given is None else {"x-request-id": given})
+        known = answer.headers["x-request-id"]
+        seen = answer.json()
+        assert (seen["request_id"], _ids(seen)) == (known, [known])
+
+    @needs("websockets")
+    @pytest.mark.parametrize("given", ["mine-3", "no id, too many words"])
+    def test_a_websocket_knows_the_request_id(self, serve_bridge_front: str, given: str) -> None:
+        """A valid one of the client is kept, any other is replaced."""
+        with _websocket(serve_bridge_front, "/echo", additional_headers={"x-request-id": given}) as websocket:
+            seen = httpx.Response(200, content=websocket.recv()).json()
+        assert _ids(seen) == [seen["request_id"]]
+        assert (seen["request_id"] == given) is (given == "mine-3")
+
     # what goes wrong
 
     @pytest.mark.parametrize("kind", ["error", "own", "exit", "result"])
@@ -572,6 +589,11 @@ class FrontContract:
         """Before it is open."""
         with pytest.raises(InvalidStatus), _websocket(serve_bridge_front, "/nowhere"):
             pass
+
+
+def _ids(seen: Mapping[str, Any]) -> list[str]:
+    """Return the values of the header X-Request-Id that user code has *seen*."""
+    return [value for name, value in seen["headers"] if name == "x-request-id"]
 
 
 def _at_rest(value: Callable[[], int], subject: Handle) -> int:

@@ -18,6 +18,9 @@ from serve_bridge.errors import (
 from serve_bridge.forwarding import BadControlHeader, Forwarded, failed
 from serve_bridge.messages import INLINE_BODY_BYTES, HttpHead
 
+OWN_ID = (b"x-request-id", b"ours")
+"""The header of a request that came without a valid id."""
+
 
 def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any) -> Forwarded:
     """Return a request with *headers*."""
@@ -40,21 +43,23 @@ def head_of(request: Forwarded) -> HttpHead:
 
 
 def test_a_valid_request_id_is_kept() -> None:
-    """So that logs of several services can be joined."""
-    assert forwarded((b"x-request-id", b"abc-1")).request_id == "abc-1"
+    """So that logs of several services can be joined; user code has it in the header that the client sent."""
+    request = forwarded((b"x-request-id", b"abc-1"))
+    assert (request.request_id, head_of(request).headers) == ("abc-1", [(b"x-request-id", b"abc-1")])
 
 
 @pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"\xff"])
 def test_an_invalid_request_id_is_replaced(given: bytes) -> None:
-    """It ends up in logs and headers."""
-    assert forwarded((b"x-request-id", given)).request_id == "ours"
+    """It ends up in logs and headers, and does not reach user code."""
+    request = forwarded((b"x-request-id", given))
+    assert (request.request_id, head_of(request).headers) == ("ours", [OWN_ID])
 
 
 def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
     """Known ones are consumed, unknown ones dropped."""
     names = [b"x-serve-shard-key", b"x-serve-invented", b"x-request-id", b"connection", b"te", b"accept"]
     request = forwarded(*((name, b"v") for name in names))
-    assert head_of(request).headers == [(b"accept", b"v")]
+    assert head_of(request).headers == [(b"accept", b"v"), (b"x-request-id", b"v")]
     assert request.shard_key == "v"
 
 
@@ -64,7 +69,7 @@ def test_credentials_travel_where_they_are_meant_to(credentials: bool, left: lis
     request = forwarded(
         (b"cookie", b"a=b"), (b"authorization", b"Basic eDp5"), (b"cookies", b"c"), credentials=credentials
     )
-    assert [name for name, _ in head_of(request).headers] == [*left, b"cookies"]
+    assert [name for name, _ in head_of(request).headers] == [*left, b"cookies", OWN_ID[0]]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +111,12 @@ def test_a_header_that_is_no_number_of_seconds_is_refused(given: bytes) -> None:
 def test_a_route_that_takes_no_time_from_clients_ignores_the_header() -> None:
     """Whatever is in it, and it goes no further."""
     request = forwarded((b"x-serve-timeout-s", b"0"), timeout_header=False)
-    assert (request.timeout_s, head_of(request).headers) == (1.0, [])
+    assert (request.timeout_s, head_of(request).headers) == (1.0, [OWN_ID])
 
 
 def test_an_invented_header_is_ignored_however_often_it_is_there() -> None:
     """It means nothing, so nothing can be unclear."""
-    assert head_of(forwarded((b"x-serve-x", b""), (b"x-serve-x", b"1"))).headers == []
+    assert head_of(forwarded((b"x-serve-x", b""), (b"x-serve-x", b"1"))).headers == [OWN_ID]
 
 
 def test_a_route_that_names_the_method_ignores_the_header() -> None:

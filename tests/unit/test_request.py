@@ -299,7 +299,7 @@ def web_request(
 def travelled(request: Request, body: bytes = b"") -> Request:
     """Return the request as it arrives in another process."""
     frozen: FrozenRequest = pickle.loads(pickle.dumps(FrozenRequest.of(request, body)))
-    return frozen.thaw()
+    return frozen.thaw("id")
 
 
 def test_a_travelled_request_is_starlettes_own() -> None:
@@ -352,8 +352,8 @@ def test_only_plain_state_travels() -> None:
 def test_each_thawed_request_has_its_own_state() -> None:
     """What one attempt keeps in its request, the next does not see."""
     frozen = FrozenRequest.of(web_request(state={"a": 1}), b"")
-    frozen.thaw().state.a = 2
-    assert frozen.thaw().state.a == 1
+    frozen.thaw("id").state.a = 2
+    assert frozen.thaw("id").state.a == 1
 
 
 def test_the_application_and_its_session_stay_behind() -> None:

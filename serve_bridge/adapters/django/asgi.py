@@ -17,10 +17,11 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi import forward_match, path_below
+from serve_bridge.adapters.asgi import forward_match, path_below, request_id_of
 from serve_bridge.adapters.django.connection import bridge, close
 from serve_bridge.adapters.patterns import Patterns
 from serve_bridge.adapters.route import parse_routes
+from serve_bridge.context import in_request
 
 
 class ServeBridge:
@@ -52,6 +53,10 @@ class ServeBridge:
                 return
         elif kind == "lifespan":
             await _Lifespan(receive, send).run(self._application, scope)
+            return
+        if kind in ("http", "websocket"):
+            with in_request(request_id_of(scope)):
+                await self._application(scope, receive, send)
             return
         await self._application(scope, receive, send)
 

@@ -18,12 +18,14 @@ from django.http import HttpRequest, HttpResponseBase
 from serve_bridge.adapters.django.options import options
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.views import REQUEST_ID
+from serve_bridge.context import in_request
 
 
 class ServeBridgeMiddleware:
     """Put it first in MIDDLEWARE: a middleware that sets `request.urlconf` itself belongs before it.
 
-    It also gives error pages of forwarded requests their X-Request-Id.
+    It also gives error pages of forwarded requests their X-Request-Id, and views the id of their request:
+    `serve_bridge.request_id()` and the calls of handles have it.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -44,10 +46,12 @@ class ServeBridgeMiddleware:
         _put_routes_first(request)
         if self._is_async:
             return self._answer(request)
-        return _identified(request, self._get_response(request))
+        with in_request(request.META.get("HTTP_X_REQUEST_ID")):
+            return _identified(request, self._get_response(request))
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        return _identified(request, await self._get_response(request))
+        with in_request(request.META.get("HTTP_X_REQUEST_ID")):
+            return _identified(request, await self._get_response(request))
 
 
 def _put_routes_first(request: HttpRequest) -> None:

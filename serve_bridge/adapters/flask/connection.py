@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from flask import Flask, current_app
+from flask import Flask, current_app, has_request_context, request
 
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.flask.settings import Settings
+from serve_bridge.context import add_request_id_source, new_request_id, valid_request_id
 
 EXTENSION: Final = "serve_bridge"
+
+
+_KEY: Final = "serve_bridge.running_request"
+"""Key in `request.environ` of the id of a request, once something has asked for it."""
 
 
 class FlaskBridge(Bridge):
@@ -40,6 +45,21 @@ def current_bridge() -> Bridge:
     if bridge is None:
         raise RuntimeError("this app has no serve_bridge; call ServeBridge().init_app(app) first")
     return cast(Bridge, bridge)
+
+
+def running_request() -> str | None:
+    """Return the id of the current request of an app with a bridge: its valid X-Request-Id, otherwise a new one."""
+    if not has_request_context() or EXTENSION not in current_app.extensions:
+        return None
+    environ = request.environ
+    found: str | None = environ.get(_KEY)
+    if found is None:
+        found = environ[_KEY] = valid_request_id(environ.get("HTTP_X_REQUEST_ID")) or new_request_id()
+    return found
+
+
+# Flask knows the current request better than a context variable of ours, which a streamed response would outlive.
+add_request_id_source(running_request)
 
 
 def bridge_of(app: Flask) -> FlaskBridge | None:

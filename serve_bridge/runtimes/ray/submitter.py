@@ -55,7 +55,7 @@ class RaySubmitter:
         """
         backend, shadows = lane.router.choose(endpoint, shard_key)
         timeout_s = lane.router.within(endpoint, head.timeout_s)
-        encoded = _encode_head(msgspec.structs.replace(head, request_id=self._id, timeout_s=timeout_s))
+        encoded = _encode_head(msgspec.structs.replace(head, submitter=self._id, timeout_s=timeout_s))
         for shadow in shadows:
             with contextlib.suppress(BackendOverloaded):
                 self._call(lane, shadow, encoded, data, kwargs)
