@@ -85,14 +85,11 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
 
 def scope_of(head: HttpHead) -> dict[str, Any]:
     """Return the ASGI scope that *head* describes, but for what only requests or only WebSockets have."""
-    return {
+    scope = {
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.http_version,
-        "scheme": head.scheme,
         "path": head.path,
-        "raw_path": head.raw_path,
         "query_string": head.query,
-        "root_path": head.root_path,
         "headers": head.headers,
         "client": head.client,
         "server": head.server,
@@ -100,6 +97,13 @@ def scope_of(head: HttpHead) -> dict[str, Any]:
         "state": head.context or {},
         "extensions": extensions_of(head),
     }
+    if head.scheme is not None:
+        scope["scheme"] = head.scheme
+    if head.raw_path is not None:
+        scope["raw_path"] = head.raw_path
+    if head.root_path is not None:
+        scope["root_path"] = head.root_path
+    return scope
 
 
 class IncomingBody:

@@ -144,4 +144,4 @@ def mount_point(head: HttpHead) -> str:
         below = next((text for name, _, text in head.path_params if name == "path"), None)
         if below is not None and head.path.endswith(below):
             return head.path[: len(head.path) - len(below)].removesuffix("/")
-    return head.root_path
+    return head.root_path or ""

@@ -245,11 +245,11 @@ class Forwarded:
             self.request_id,
             self._call_method,
             scope["method"],
-            scope["scheme"],
+            scope.get("scheme"),
             scope["http_version"],
             scope["path"],
-            scope.get("raw_path") or b"",
-            scope.get("root_path", ""),
+            scope.get("raw_path"),
+            scope.get("root_path"),
             scope["query_string"],
             self._headers,
             self._params,
@@ -368,8 +368,7 @@ def _detail(error: ServeBridgeError | Refused) -> str | None:
 
 def _handshake(scope: Scope) -> Scope:
     """Return the scope of a WebSocket with what one of HTTP has: its handshake is a GET (RFC 6455)."""
-    defaults = {"scheme": "ws", "http_version": "1.1", "query_string": b"", "client": None, "server": None}
-    return {**defaults, **scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
+    return {**scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
 
 
 def _split(

@@ -117,6 +117,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         timeout_s: Seconds the caller still waits.
         call_method: Which method of the backend to call; empty: `__call__`.
         forwarded: True from an adapter (the backend gets a ServeRequest), False from the proxy (Starlette's Request).
+        scheme, raw_path, root_path, client, server: As in the caller's ASGI scope; None: they are not known.
         context: What the web app lets the backend know as `request.state`.
         body: The whole body, if the frame ends the request.
         subprotocols: What the client of a WebSocket offers; None: no WebSocket. One that is accepted is answered with
@@ -131,11 +132,11 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     request_id: str
     call_method: str
     method: str
-    scheme: str
+    scheme: str | None
     http_version: str
     path: str
-    raw_path: bytes
-    root_path: str
+    raw_path: bytes | None
+    root_path: str | None
     query: bytes
     headers: HeaderList
     path_params: RawPathParams

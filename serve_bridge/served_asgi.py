@@ -71,7 +71,9 @@ class AsgiService:
         await self._websockets.serve(self._app, self._scope(websocket_scope(head), head), head, stream)
 
     def _scope(self, scope: dict[str, Any], head: HttpHead) -> dict[str, Any]:
-        scope["root_path"] = mount_point(head)
+        root_path = mount_point(head)
+        if root_path or head.root_path is not None:
+            scope["root_path"] = root_path
         scope["state"] = {**self._lifespan.state, **scope["state"]}
         return scope
 

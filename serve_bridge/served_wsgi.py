@@ -15,13 +15,15 @@ from collections.abc import Coroutine
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from wsgiref.handlers import BaseHandler
 from wsgiref.headers import Headers
-from wsgiref.util import FileWrapper, is_hop_by_hop
+from wsgiref.util import FileWrapper
 
 import msgspec
 
 from serve_bridge.answering import IncomingBody, end_failed
 from serve_bridge.application import mount_point
 from serve_bridge.executor import Executor
+from serve_bridge.http.headers import HOP_BY_HOP
+from serve_bridge.http.paths import split_path
 from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.method import Method
 from serve_bridge.results import fit_head, is_bodyless
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _OWN_KEYS: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
+_CONNECTIONS: Final = {name.decode() for name in HOP_BY_HOP} | {"trailers"}
+"""Headers that an application must not set; the base class refuses the last one too."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _logger = logging.getLogger("serve_bridge.replica")
 
@@ -240,12 +244,17 @@ class _Handler(BaseHandler):
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None) -> Any:
         """Take the answer's head; what concerns one connection only is not the application's."""
-        return super().start_response(status, [each for each in headers if not is_hop_by_hop(each[0])], exc_info)
+        plain = [(_plain(name), _plain(value)) for name, value in headers]
+        kept = [pair for pair in plain if pair[0].lower() not in _CONNECTIONS]
+        return super().start_response(_plain(status), kept, exc_info)
 
     def write(self, data: bytes) -> None:
         """Send *data*; nothing leaves with an empty piece, so that the application may still change its mind."""
-        if data or not isinstance(data, bytes):
-            super().write(data)
+        if isinstance(data, bytes):
+            data = bytes.__bytes__(data)  # the base class takes no subclass
+            if not data:
+                return
+        super().write(data)
 
     def finish_content(self) -> None:
         """End the answer."""
@@ -283,7 +292,7 @@ class _Handler(BaseHandler):
 
     def get_scheme(self) -> str:
         """Return "http" or "https"."""
-        return self._exchange.head.scheme
+        return self._exchange.head.scheme or "http"
 
     def _write(self, data: bytes) -> None:
         self._exchange.send(data)
@@ -292,15 +301,19 @@ class _Handler(BaseHandler):
         pass
 
 
+def _plain(text: str) -> str:
+    """Return *text* as a plain str; the base class takes no subclass, such as a member of a StrEnum, or Markup."""
+    return str.__str__(text) if isinstance(text, str) else text
+
+
 def environ_of(head: HttpHead) -> dict[str, Any]:
     """Return the variables that describe the request; those of WSGI itself are not among them."""
-    root_path = mount_point(head)
-    path = head.path[len(root_path) :] if head.path.startswith(root_path) else head.path
+    above, below = split_path(head.path, head.raw_path, mount_point(head))
     server, client = head.server or ("localhost", 80), head.client
     environ: dict[str, Any] = {
         "REQUEST_METHOD": head.method,
-        "SCRIPT_NAME": _latin(root_path),
-        "PATH_INFO": _latin(path),
+        "SCRIPT_NAME": above.decode("latin-1"),  # PEP 3333: each byte is one character
+        "PATH_INFO": below.decode("latin-1"),
         "QUERY_STRING": head.query.decode("latin-1"),
         "SERVER_PROTOCOL": f"HTTP/{head.http_version}",
         "SERVER_NAME": server[0],
@@ -323,8 +336,3 @@ def environ_of(head: HttpHead) -> dict[str, Any]:
     if head.body:  # of one that came in chunks too
         environ["CONTENT_LENGTH"] = str(len(head.body))
     return environ
-
-
-def _latin(text: str) -> str:
-    # PEP 3333: the bytes of a path, each as one character.
-    return text if text.isascii() else text.encode("utf-8").decode("latin-1")

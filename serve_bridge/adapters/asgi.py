@@ -19,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
+from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.bridge import Bridge, refuse_websocket
 from serve_bridge.adapters.exchange import exchange, fail, running_loop
 from serve_bridge.adapters.instance_routes import InstanceRoutes
@@ -241,7 +242,7 @@ async def _converse(
     _check_kind(scope["type"])
     running_loop()
     connection = HTTPConnection[Any](scope) if route.context is not None else None
-    await bridge.websocket(route, scope, path_params, receive, send, connection)
+    await bridge.websocket(route, readable(scope), path_params, receive, send, connection)
 
 
 async def _refuse(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:

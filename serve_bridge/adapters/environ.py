@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
+from serve_bridge.http.paths import is_text_of, quoted
 from serve_bridge.messages import HeaderList
 from serve_bridge.name_cache import NameCache
 
@@ -23,7 +24,7 @@ def scope_of(environ: Mapping[str, Any]) -> Scope:
     return {
         "type": "http",
         "method": environ["REQUEST_METHOD"],
-        "scheme": environ.get("wsgi.url_scheme", "http"),
+        "scheme": environ.get("wsgi.url_scheme"),
         "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
         "path": path,
         "raw_path": _raw_path(environ, path),
@@ -77,9 +78,10 @@ def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
     return (host, _port(environ, "REMOTE_PORT") or 0) if host else None
 
 
-def server_of(environ: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Return host and port of the server."""
-    return environ.get("SERVER_NAME", ""), _port(environ, "SERVER_PORT")
+def server_of(environ: Mapping[str, Any]) -> tuple[str, int | None] | None:
+    """Return host and port of the server; None: they are not known."""
+    host = environ.get("SERVER_NAME")
+    return (host, _port(environ, "SERVER_PORT")) if host else None
 
 
 def _port(environ: Mapping[str, Any], key: str) -> int | None:
@@ -87,11 +89,20 @@ def _port(environ: Mapping[str, Any], key: str) -> int | None:
     return int(text) if text.isdecimal() else None  # a server without a port says "None" or nothing
 
 
-def _raw_path(environ: Mapping[str, Any], path: str) -> bytes:
-    """Return the path as the client has sent it, if the server keeps it and nobody has changed it since."""
+def _raw_path(environ: Mapping[str, Any], path: str) -> bytes | None:
+    """Return the path as the client has sent it, or if no server has kept it, one that has the path's own bytes."""
+    own = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return kept_target(environ, path) or (None if own.isascii() else quoted(own.encode("latin-1")))
+
+
+def kept_target(environ: Mapping[str, Any], path: str) -> bytes | None:
+    """Return the path as the client has sent it, if the server keeps it and no code has changed it since."""
     target = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0]
-    kept = target == path or ("%" in target and unquote(target) == path)
-    return target.encode("latin-1") if kept and target.isascii() else b""
+    if not target.isascii():
+        return None
+    if target == path or ("%" in target and is_text_of(path, unquote_to_bytes(target))):
+        return target.encode()
+    return None
 
 
 def _text(path: str) -> str:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.route import ForwardedRoute
@@ -191,6 +192,7 @@ async def exchange(
     Raises:
         HTTPException: The request failed inside an application, whose own handlers shape the answer.
     """
+    scope = readable(scope)
     requester = Requester(scope, receive)
     web_request = Request(scope, receive) if route.context is not None else None
     outcome = await ask(bridge, route, scope, path_params, requester, web_request, requester)

@@ -10,10 +10,9 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
-from serve_bridge.testing.servers import serve_asgi, serve_wsgi
+from serve_bridge.adapters import RouteSpec
+from tests.adapters.all_fronts import FRONTS, front
 
-ADAPTERS = ("asgi", "wsgi", "starlette", "flask", "django", "django-asgi")
 MALFORMED: dict[str, tuple[int, list[tuple[str, str]]]] = {
     "a status below all": (0, []),
     "a negative status": (-1, []),
@@ -64,32 +63,23 @@ def malformed(nothing_left: None) -> Iterator[serve.Client]:
         client.shutdown()
 
 
-@pytest.fixture(scope="module", params=["proxy", *ADAPTERS])
-def front(request: pytest.FixtureRequest, malformed: serve.Client) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module", params=FRONTS)
+def http(request: pytest.FixtureRequest, malformed: serve.Client) -> Iterator[httpx.Client]:
     """A client of each front in turn."""
-    with httpx.Client(trust_env=False, timeout=15) as http:
-        if request.param == "proxy":
-            http.base_url = httpx.URL(malformed.http_urls[0])
-            yield http
-            return
-        adapter, bridge = load_adapter(request.param), Bridge(malformed.address)
-        served = serve_asgi if adapter.interface == "asgi" else serve_wsgi
-        routes = [RouteSpec(f"/{name}", name, ("GET",)) for name in ("malformed", "alive")]
-        with served(adapter.application(bridge, routes)) as url:
-            http.base_url = httpx.URL(url)
-            yield http
-        bridge.close()
+    routes = [RouteSpec(f"/{name}", name, ("GET",)) for name in ("malformed", "alive")]
+    with front(request.param, malformed, routes) as http:
+        yield http
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_head_is_a_502(front: httpx.Client, case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_malformed_head_is_a_502(http: httpx.Client, case: str, caplog: pytest.LogCaptureFixture) -> None:
     """With the request's id, one short line in the log, and no traceback; the front goes on."""
     with caplog.at_level(logging.WARNING):
-        answer = front.get("/malformed", params={"case": case})
+        answer = http.get("/malformed", params={"case": case})
         assert answer.status_code == 502
         assert "x-injected" not in answer.headers
         assert answer.headers["x-request-id"]
-        assert front.get("/alive").text == "alive"
+        assert http.get("/alive").text == "alive"
     logged = [each for each in caplog.records if each.name.startswith("serve_bridge.") and "502" not in each.msg]
     said = [each.getMessage() for each in logged if each.name != "serve_bridge.replica"]
     assert len(said) == 1

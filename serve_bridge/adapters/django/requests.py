@@ -15,11 +15,13 @@ from django.http import HttpRequest
 from django.http.request import RawPostDataException, UnreadablePostError
 from starlette.types import Receive, Scope
 
+from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.blocking import Readable
-from serve_bridge.adapters.environ import headers_of, peer_of, server_of
+from serve_bridge.adapters.environ import headers_of, kept_target, peer_of, server_of
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart
 from serve_bridge.forwarding import content_length
+from serve_bridge.http.paths import quoted, without_high_escapes
 
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 
@@ -47,9 +49,9 @@ def _asgi_scope(request: Any) -> Scope:
         "http_version": given.get("http_version", "1.1"),
         "path": request.path,
         "raw_path": given.get("raw_path"),
-        "root_path": (request.script_name or "").rstrip("/"),
+        "root_path": request.script_name.rstrip("/") if request.script_name else given.get("root_path"),
         "query_string": request.META.get("QUERY_STRING", "").encode(),  # in `scope` AsyncClient leaves it a str
-        "headers": given["headers"],
+        "headers": readable(given)["headers"],
         "client": peer_of(request.META),
         "server": server_of(request.META) if given.get("server") else None,  # and the port too
     }
@@ -63,6 +65,9 @@ def _wsgi_scope(request: HttpRequest) -> Scope:
         "scheme": request.scheme,
         "http_version": meta.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
         "path": request.path,
+        # Django has replaced the path's bytes by text, with escapes for bytes that are not UTF-8. Only a server that
+        # keeps the target can tell them from escapes that the client has escaped itself.
+        "raw_path": kept_target(meta, request.path) or quoted(without_high_escapes(request.path)),
         "root_path": meta.get("SCRIPT_NAME", "").rstrip("/"),
         "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
         "headers": headers_of(meta),

@@ -1,0 +1,74 @@
+"""The path of a request as bytes: PEP 3333 and RFC 3986 know nothing of its encoding.
+
+Rule 1: a decoded path has lost the bytes that are not UTF-8. Only the raw path has them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+__all__ = ["is_text_of", "quoted", "split_path", "without_high_escapes"]
+
+_SAFE: Final = "/:@!$&'()*+,;=~"
+_HIGH_ESCAPE: Final = re.compile(rb"%([89A-Fa-f][0-9A-Fa-f])")
+
+
+def quoted(path: bytes) -> bytes | None:
+    """Return *path* as a raw path if its bytes are not UTF-8; None: its text says all."""
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return quote_from_bytes(path, _SAFE).encode()
+    return None
+
+
+def without_high_escapes(path: str) -> bytes:
+    """Return the bytes of *path* with escapes of bytes above 127 in place of those bytes, as Django writes them."""
+    return _HIGH_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), path.encode())
+
+
+def split_path(path: str, raw_path: bytes | None, root_path: str) -> tuple[bytes, bytes]:
+    """Return the bytes of a path at its mount point: what is above, and what is below.
+
+    Args:
+        path: Decoded path, with *root_path*.
+        raw_path: Path as the client sent it; None: not known.
+        root_path: Decoded path of the mount point.
+    """
+    whole = _bytes_of(path, raw_path)
+    if not root_path:
+        return b"", whole
+    # Decoding keeps every slash, so the mount point ends at the same slash in both.
+    parts = whole.split(b"/")
+    slashes = root_path.count("/") + 1
+    above = b"/".join(parts[:slashes])
+    if is_text_of(root_path, above):
+        return above, whole[len(above) :]
+    below = path[len(root_path) :] if path.startswith(root_path) else path
+    return root_path.encode(), below.encode()
+
+
+def _bytes_of(path: str, raw_path: bytes | None) -> bytes:
+    """Return the bytes that *raw_path* stands for, if it still is the raw form of *path*; otherwise those of *path*."""
+    if raw_path and (b"%" in raw_path or not path.isascii()):
+        raw = unquote_to_bytes(raw_path)
+        if is_text_of(path, raw):
+            return raw
+    return path.encode("utf-8", "surrogateescape")
+
+
+def is_text_of(text: str, raw: bytes) -> bool:
+    """Return whether *text* is the path *raw* decoded, with replacements or as in Django with escapes."""
+    return text == raw.decode("utf-8", "replace") or ("%" in text and text == raw.decode("utf-8", _ESCAPED))
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
+
+
+_ESCAPED: Final = "serve_bridge.escaped"
+codecs.register_error(_ESCAPED, _escaped)
