@@ -168,7 +168,7 @@ def test_a_path_that_was_rewritten_has_no_raw_form() -> None:
     """The server's would contradict it."""
     environ: dict[str, Any] = {"PATH_INFO": "/b", "REQUEST_URI": "/a/b"}
     setup_testing_defaults(environ)
-    assert scope_of(environ)["raw_path"] == b""
+    assert scope_of(environ)["raw_path"] is None
 
 
 def test_what_no_client_has_sent_is_no_header() -> None:

@@ -41,7 +41,7 @@ async def seen(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         raise ValueError(scope["type"])
     told = {key: scope[key] for key in ("method", "path", "root_path", "path_params", "http_version", "scheme")}
-    told["raw_path"] = scope["raw_path"].decode()
+    told["raw_path"] = scope.get("raw_path", b"").decode()
     told["headers"] = [[name.decode(), value.decode()] for name, value in scope["headers"]]
     told["state"] = scope["state"]
     told["time_left"] = serve.time_left() is not None
