@@ -5,9 +5,10 @@
     async def predict(item_id: int, features: Features) -> Prediction:
         \"\"\"Predict the price of an item.\"\"\"
 
-Rule 1: nothing of FastAPI is imported: a signature is all that it looks at.
+Rule 1: nothing of FastAPI is imported before an answer breaks its model: a signature is all that FastAPI looks at.
 Rule 2: what was validated decides whether the request goes on; what goes on is the request itself, body and all.
 Rule 3: the stub's body never runs, so it has none.
+Rule 4: the answer is the backend's, but JSON passes the response model of the route; see `response_model`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,21 @@ from serve_bridge.adapters.exchange import Requester, ask, consumed, http_except
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.outcome import Outcome
+from serve_bridge.adapters.response_model import (
+    applies_to,
+    asking_for_all,
+    content_of,
+    describe,
+    has_model,
+    without_length,
+)
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.messages import INLINE_BODY_BYTES
 
-Operation = Callable[..., Coroutine[Any, Any, Response]]
+Operation = Callable[..., Coroutine[Any, Any, Any]]
 
-_PARAMETER: Final = "serve_bridge_request"
+_REQUEST: Final = "serve_bridge_request"
+_RESPONSE: Final = "serve_bridge_response"
 _EMPTY: Final = frozenset(
     [
         *("RESUME", "NOP", "COPY_FREE_VARS", "MAKE_CELL", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"),
@@ -60,8 +70,9 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
     path_types = (int, float, UUID, str)
 
     @functools.wraps(stub)
-    async def operation(**arguments: Any) -> Response:
-        request: Request = arguments.pop(_PARAMETER)
+    async def operation(**arguments: Any) -> Any:
+        request: Request = arguments.pop(_REQUEST)
+        response: Response = arguments.pop(_RESPONSE)
         path_params = {
             name: arguments[name] if type(arguments.get(name)) in path_types else text
             for name, text in request.path_params.items()
@@ -69,9 +80,15 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
         outcome, requester = await _ask(bridge, route, path_params, request, arguments)
         if outcome.error is not None:
             raise http_exception(outcome) from outcome.error
+        if has_model(request.scope) and applies_to(outcome):
+            if request.method != "HEAD":
+                content = await content_of(outcome, requester)
+                describe(outcome, response)
+                return content
+            outcome = without_length(outcome)
         return ForwardedResponse(outcome, requester)
 
-    operation.__signature__ = _with_request(inspect.signature(stub))  # type: ignore[attr-defined]
+    operation.__signature__ = _with_own(inspect.signature(stub))  # type: ignore[attr-defined]
     return operation
 
 
@@ -116,6 +133,8 @@ async def _ask(
     requester = Requester(request.scope, request.receive)
     body = _body_of(request)
     scope: Scope = request.scope
+    if has_model(scope):
+        scope = {**scope, "headers": asking_for_all(scope["headers"])}
     source: bytes | Receive = requester
     if body is not None:
         requester.has_whole_body()
@@ -152,10 +171,14 @@ def _parts(form: FormData) -> Iterator[FormPart]:
             yield FormFile(name, value.filename or "", value.content_type or "", value.file, value.size)
 
 
-def _with_request(signature: inspect.Signature) -> inspect.Signature:
-    """Return *signature* with a parameter that FastAPI fills with the request; the last one of its kind gets it."""
-    own = inspect.Parameter(_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
-    return signature.replace(parameters=[*signature.parameters.values(), own])
+def _with_own(signature: inspect.Signature) -> inspect.Signature:
+    """Return *signature* with parameters that FastAPI fills with the request, and with what it takes for its answer.
+
+    Of each kind the last parameter gets it.
+    """
+    kinds = {_REQUEST: Request, _RESPONSE: Response}
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in kinds.items()]
+    return signature.replace(parameters=[*signature.parameters.values(), *own])
 
 
 def _is_empty(stub: Callable[..., Any]) -> bool:
