@@ -6,7 +6,6 @@ Rule 1: `start` and `connect` set the process's current client; every other func
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
@@ -14,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from serve_bridge import instance as instances
-from serve_bridge.client import Client, client_at
+from serve_bridge.client import Client, client_at, end_each
 from serve_bridge.config import BackendConfig, HTTPOptions, check_name
 from serve_bridge.context import replica_context
-from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, ServeBridgeError, shown
+from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
 from serve_bridge.proxy.tls import check_certificate
@@ -191,12 +190,8 @@ def _set_current(client: Client) -> Client:
 
 def _end_with_process() -> None:
     """An instance that is not detached ends with the process that started it, and cleans up after itself."""
-    for client in _started:
-        if not client.is_owner():
-            continue
-        # If it fails, the controller ends it by itself when this process is gone.
-        with contextlib.suppress(ServeBridgeError, OSError, TimeoutError):
-            client.shutdown()
+    # If one fails, its controller ends it by itself when this process is gone.
+    end_each([client.shutdown for client in _started if client.is_owner()])
 
 
 def deploy(

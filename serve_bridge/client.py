@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
 from serve_bridge import instance as instances
@@ -26,6 +27,8 @@ from serve_bridge.lanes import Lanes
 from serve_bridge.management import OPERATION_S, Management
 from serve_bridge.messages import CallHead, RoutingTable
 from serve_bridge.router import Outgoing
+
+_logger = logging.getLogger("serve_bridge.client")
 
 
 class Client(Management):
@@ -108,8 +111,9 @@ class Client(Management):
         try:
             grace_s = max((c.graceful_shutdown_timeout_s for c in self._run("list_backends").values()), default=0.0)
             self._run("shutdown", timeout_s=grace_s * 2 + OPERATION_S)
-        except NotConnected:
-            pass  # it has ended already
+        except NotConnected:  # it has ended already, perhaps without having cleaned up
+            if self._owner == os.getpid():
+                instances.remove(self._instance)
         finally:
             self.close()
             if self._found is not None:
@@ -286,10 +290,21 @@ def _start_afresh() -> None:
 os.register_at_fork(after_in_child=_start_afresh)
 
 
+def end_each(ends: Iterable[Callable[[], object]]) -> None:
+    """Call each of *ends*; one that fails does not keep the others from their turn, and is logged last."""
+    errors: list[Exception] = []
+    for end in ends:
+        try:
+            end()
+        except Exception as error:
+            errors.append(error)
+    for failure in errors:
+        _logger.warning("an instance or a client could not be ended", exc_info=failure)
+
+
 def _close_all() -> None:
     """Let the loop threads end before the interpreter takes their modules away."""
-    for client in list(_open):
-        client.close()
+    end_each([client.close for client in list(_open)])
 
 
 atexit.register(_close_all)
@@ -297,12 +312,9 @@ atexit.register(_close_all)
 
 def _forget(generation: str) -> None:
     """An instance was shut down: if this process started it, end here what was begun then, whichever client did it."""
-    for client in list(_open):
-        if client._owner is not None and client._instance.generation == generation:
-            client.close()
+    owners = [c for c in list(_open) if c._owner is not None and c._instance.generation == generation]
     on_end = _on_end.pop(generation, None)
-    if on_end is not None:
-        on_end()
+    end_each([*(client.close for client in owners), *([on_end] if on_end is not None else [])])
 
 
 def client_at(generation: str, address: str) -> Client:

@@ -7,7 +7,7 @@ Rule 2: an address is the path of such a file. A running instance also leaves a 
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -22,10 +22,11 @@ import msgspec
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key
-from serve_bridge.wire.sockets import private_directory
+from serve_bridge.wire.socket_files import Claim, private_directory, remove_unclaimed
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
 _FILE = "instance.json"
+_RUNTIME_VARIABLE: Final = "XDG_RUNTIME_DIR"
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,36 +69,39 @@ def new_generation() -> str:
 
 def base_directory() -> Path:
     """Return the directory of this user's instances: in XDG_RUNTIME_DIR, else in the temporary directory."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = os.environ.get(_RUNTIME_VARIABLE)
     if runtime:
         return Path(runtime) / "serve_bridge"
     return Path(tempfile.gettempdir()) / f"serve_bridge-{os.geteuid()}"
 
 
-def make_directory(name: str, generation: str) -> Path:
-    """Make the directory of one instance, for its sockets and its file.
+def claim_directory(name: str, generation: str) -> Claim:
+    """Make the directory of one instance, for its sockets and its file; return the caller's claim on it.
+
+    The directory stays while a process claims it; each process that listens there does. What instances have left that
+    were killed is removed first.
 
     Raises:
-        OSError: It, or the one above it, is open to others or not this user's.
+        OSError: The directory, or the one above it, is open to other users or belongs to one.
     """
-    private_directory(base_directory())
+    try:
+        private_directory(base_directory())
+    except OSError as error:
+        if not os.environ.get(_RUNTIME_VARIABLE):
+            raise
+        raise OSError(
+            f"{_RUNTIME_VARIABLE}={os.environ[_RUNTIME_VARIABLE]!r} cannot hold the sockets of an instance: "
+            f"{error.strerror or error}; set it to a directory of this user, or unset it"
+        ) from None
     _sweep()
     # A name may have 128 characters and a socket's path 107; the generation is what makes it unique.
-    directory = base_directory() / f"{name[:24]}-{generation}"
-    private_directory(directory)
-    return directory
+    return Claim(base_directory() / f"{name[:24]}-{generation}")
 
 
 def _sweep() -> None:
-    """Remove what instances left behind that were killed: directories in which no socket answers, and their copies."""
+    """Remove what instances left behind that were killed: directories that no process claims, and their copies."""
     for directory in base_directory().iterdir():
-        sockets = list(directory.glob("*.sock"))
-        # An instance that is just being made has no socket yet.
-        if sockets and not any(_answers(str(path)) for path in sockets):
-            for path in directory.iterdir():
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody else sweeps too
-                directory.rmdir()
+        remove_unclaimed(directory)
     for path in base_directory().glob("*.json"):
         found = _read_if_sound(path)
         # One with the Ray runtime may be on another machine, and its file be here because somebody has put it here.
@@ -120,7 +124,7 @@ def remove(instance: Instance) -> None:
     found = _read_if_sound(by_name)
     if found is not None and found.generation == instance.generation:
         by_name.unlink(missing_ok=True)
-    # A replica that is ending may still add or remove its socket meanwhile.
+    # A process that is ending may still add or remove its socket there.
     shutil.rmtree(instance.directory, ignore_errors=True)
 
 
@@ -171,18 +175,28 @@ def _read_if_any(path: Path) -> Instance | None:
     """Return what *path* holds; None if there is no such file.
 
     Raises:
-        ConfigError: Others can read it, it is another user's, or it is no instance's file.
+        ConfigError: *path* is not a regular file of this user alone, or does not hold an instance.
     """
     try:
-        with open(path, "rb") as file:
-            found = os.fstat(file.fileno())
-            data = file.read(65536)
+        # Without waiting: the open of a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{path} is a link; give the path of the file itself, {os.path.realpath(path)}") from None
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or found.st_uid != os.geteuid():
-        raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is not a regular file, so it holds no instance")
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"{path} belongs to another user; an instance is joined by its own user only")
+        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
+        data = os.read(descriptor, 65536)
+    finally:
+        os.close(descriptor)
     try:
         return msgspec.json.decode(data, type=Instance)
     except ValueError as error:  # of msgspec, or of text that is no UTF-8
@@ -229,8 +243,8 @@ def _answers(path: str) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except TimeoutError:
-            return True  # it listens, and is busy
+        except (TimeoutError, BlockingIOError):
+            return True  # it listens, and has not come to those before
         except OSError:
             return False
     return True

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
-from serve_bridge.instance import Instance, make_directory, new_generation
+from serve_bridge.instance import Instance, claim_directory, new_generation
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.replica import Replica
@@ -119,11 +120,16 @@ def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[],
 
 def _start(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
+    with claim_directory(name, generation) as claim:
+        return _start_in(claim.directory, name, generation, http)
+
+
+def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
     settings = Settings(
         name=name,
         generation=generation,
         runtime="local",
-        directory=str(make_directory(name, generation)),
+        directory=str(directory),
         detached=False,
         tcp_host=None,
         http=http,

@@ -19,6 +19,7 @@ from serve_bridge.wire.auth import Key, Role, identity
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
+from serve_bridge.wire.socket_files import Claim, private_directory
 
 MAX_UNIX_PATH: Final = 107
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -37,6 +38,7 @@ class Listener:
         self._name = name
         self._servers: list[asyncio.Server] = []
         self._unix = ""
+        self._claim: Claim | None = None
         self.connections: set[ReplicaConnection] = set()
 
     async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> ReplicaAddress:
@@ -47,6 +49,7 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         unix = str(directory / f"{self._name}.sock")
+        self._claim = Claim(directory)
         sock = bind_unix(unix)
         self._unix = unix
         self._servers.append(await loop.create_unix_server(self._connection, sock=sock, backlog=_BACKLOG))
@@ -80,6 +83,8 @@ class Listener:
         self.stop_accepting()
         for connection in list(self.connections):
             connection.close()
+        if self._claim is not None:
+            self._claim.release()
 
     def _connection(self) -> ReplicaConnection:
         return ReplicaConnection(self._key, self._identity, self._service, self.connections)
@@ -155,20 +160,6 @@ def bind_unix(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def private_directory(directory: Path) -> None:
-    """Make *directory*, or check that it is this user's alone.
-
-    Raises:
-        OSError: It is a link, somebody else's, or open to others; the message has the path and the cure.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise OSError(f"{directory} is no directory of this user; remove it")
-    if found.st_mode & 0o077:
-        raise OSError(f"{directory} is open to other users; chmod 700 {directory}")
 
 
 def check_socket(path: str) -> None:

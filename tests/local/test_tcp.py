@@ -56,7 +56,7 @@ def instance() -> Iterator[instances.Instance]:
         name="tcp",
         generation=generation,
         runtime="local",
-        directory=str(instances.make_directory("tcp", generation)),
+        directory=str(instances.base_directory() / f"tcp-{generation}"),
         detached=True,
         tcp_host="127.0.0.1",
         http=HTTPOptions(port=0),

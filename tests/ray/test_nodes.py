@@ -63,7 +63,7 @@ PROGRAM = """
         name="nodes",
         generation=generation,
         runtime="ray",
-        directory=str(instances.make_directory("nodes", generation)),
+        directory=str(instances.base_directory() / f"nodes-{generation}"),
         detached=True,
         tcp_host=ray.util.get_node_ip_address(),
         http=HTTPOptions(port=0, location="EveryNode"),

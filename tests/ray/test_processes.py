@@ -79,6 +79,23 @@ def test_an_instance_ends_with_its_creator(address: str, names: Any, new_actors:
     assert not Path(found).exists()
 
 
+def test_a_dead_instance_does_not_keep_the_next_from_its_end(address: str, names: Any, new_actors: Any) -> None:
+    """When their creator exits; no file of either is left."""
+    program = """
+        import sys
+        import ray
+        import serve_bridge as serve
+        from serve_bridge.runtimes.ray.actors import NAMESPACE, controller_name
+        _, dead, alive, address = sys.argv
+        started = [serve.start(name=n, address=address, http_options={"location": None}) for n in (dead, alive)]
+        ray.kill(ray.get_actor(controller_name(dead), namespace=NAMESPACE), no_restart=True)
+        print(*(client.address for client in started))
+    """
+    found = run_program(program, names("dead"), names("alive"), address).split()
+    wait_until_equal(new_actors, set())
+    assert [path for path in found if Path(path).exists()] == []
+
+
 def test_an_instance_ends_when_its_creator_is_killed(address: str, names: Any, new_actors: Any) -> None:
     """Nobody could clean up after itself then."""
     with start_program(START, names("attached"), address, "attached", "stay") as process:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.socket_files import private_directory
 from serve_bridge.wire.sockets import bind_unix
+from tests.programs import run_program
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +34,8 @@ def _runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(name: str = "main") -> Instance:
     """Return an instance with its directory."""
     generation = instances.new_generation()
-    directory = instances.make_directory(name, generation)
+    directory = instances.base_directory() / f"{name}-{generation}"
+    private_directory(directory)
     controller = ReplicaAddress("controller", str(directory / "controller.sock"))
     return Instance(
         name=name,
@@ -87,10 +92,10 @@ def test_a_file_that_others_can_read_is_refused() -> None:
 
 def test_a_directory_that_others_can_enter_is_refused() -> None:
     """The message has the cure."""
-    instances.make_directory("main", "g1")
+    private_directory(instances.base_directory())
     instances.base_directory().chmod(0o755)
     with pytest.raises(OSError, match="chmod 700"):
-        instances.make_directory("main", "g2")
+        instances.claim_directory("main", "g2")
 
 
 def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
@@ -98,7 +103,23 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     instances.base_directory().symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="remove it"):
-        instances.make_directory("main", "g1")
+        instances.claim_directory("main", "g1")
+
+
+def test_a_runtime_directory_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the variable that it comes from, and the way out."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"XDG_RUNTIME_DIR='.*file' cannot hold .*; set it to a directory of this user"):
+        instances.claim_directory("main", "g1")
+
+
+def test_directories_above_are_made_for_this_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that the next start does not refuse them."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "a" / "b"))
+    with instances.claim_directory("main", "g1") as claim:
+        above = [claim.directory, *list(claim.directory.parents)[:3]]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in above} == {0o700}
 
 
 def test_without_an_instance_the_message_says_where_was_looked() -> None:
@@ -183,19 +204,73 @@ def test_removing_an_instance_leaves_its_successors_file() -> None:
 
 
 def test_what_a_killed_instance_left_is_swept_by_the_next() -> None:
-    """Its sockets lie there, and nobody answers."""
-    left = instances.make_directory("killed", "g1")
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(left / "controller.sock"))
-    instances.make_directory("next", "g2")
-    assert not left.exists()
+    """No process claims its directory any more."""
+    with instances.claim_directory("killed", "g1") as killed, socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(killed.directory / "controller.sock"))
+    with instances.claim_directory("next", "g2"):
+        assert not killed.directory.exists()
 
 
-def test_an_instance_of_which_anything_answers_is_not_swept() -> None:
-    """Its controller may be on its way back."""
-    alive = instances.make_directory("alive", "g1")
-    with socket.socket(socket.AF_UNIX) as replica:
-        replica.bind(str(alive / "r1.sock"))
-        replica.listen()
-        instances.make_directory("next", "g2")
-        assert alive.exists()
+def test_an_instance_that_has_not_begun_to_listen_is_not_swept() -> None:
+    """Its process claims the directory, whether sockets are there or answer."""
+    with instances.claim_directory("born", "g1") as born, socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(born.directory / "controller.sock"))
+        with instances.claim_directory("next", "g2"):
+            assert born.directory.exists()
+
+
+def test_a_failed_start_leaves_no_directory() -> None:
+    """Unless another process claims it."""
+    with pytest.raises(ValueError, match="told to"), instances.claim_directory("main", "g1"):
+        raise ValueError("told to")
+    assert list(instances.base_directory().iterdir()) == []
+
+
+BIRTHS = """
+    import sys
+    from serve_bridge import instance as instances
+    for number in range(200):
+        with instances.claim_directory(sys.argv[1], str(number)) as claim:
+            (claim.directory / "controller.sock").touch()
+            (claim.directory / "instance.json").touch()
+            assert len(list(claim.directory.iterdir())) == 3
+"""
+
+
+def test_starts_side_by_side_do_not_sweep_each_other() -> None:
+    """Each sweeps what the others have left, and nothing that is in use."""
+    with ThreadPoolExecutor(4) as threads:
+        for ended in [threads.submit(run_program, BIRTHS, name) for name in "abcd"]:
+            ended.result(60)
+
+
+def test_a_socket_with_a_full_backlog_is_alive() -> None:
+    """Its process is busy."""
+    instance = made()
+    with bind_unix(instance.controller.unix) as sock, contextlib.ExitStack() as waiting:
+        sock.listen(0)
+        for _ in range(8):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(instance.controller.unix)
+        assert instances.is_alive(instance)
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO", "socket", "directory"])
+def test_only_a_regular_file_is_read(kind: str) -> None:
+    """Nothing is followed, and nothing waited for."""
+    instance = made()
+    instances.write(instance)
+    address = instances.base_directory() / "odd.json"
+    with contextlib.ExitStack() as stack:
+        if kind == "link":
+            address.symlink_to(instance.address)
+        elif kind == "FIFO":
+            os.mkfifo(address, 0o600)
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(address))
+        else:
+            address.mkdir()
+        with pytest.raises(ConfigError, match=r"odd\.json"):
+            instances.find(str(address), "main")

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -18,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from serve_bridge.config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
-from serve_bridge.instance import Instance, make_directory, new_generation
+from serve_bridge.instance import Instance, claim_directory, new_generation
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
     controller_name,
@@ -132,13 +133,20 @@ def _start_controller(
     name: str, http: HTTPOptions, *, detached: bool, shared: bool
 ) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
+    with claim_directory(name, generation) as claim:
+        return _start_controller_in(claim.directory, name, generation, http, detached=detached, shared=shared)
+
+
+def _start_controller_in(
+    directory: Path, name: str, generation: str, http: HTTPOptions, *, detached: bool, shared: bool
+) -> tuple[Instance, Callable[[], None]]:
     host = node_ip()
     node = ray.get_runtime_context().get_node_id()
     settings = Settings(
         name=name,
         generation=generation,
         runtime="ray",
-        directory=str(make_directory(name, generation)),
+        directory=str(directory),
         detached=detached,
         # A cluster that this process began has one node, and its unix sockets reach everybody.
         tcp_host=host if shared and not is_loopback(host) else None,
@@ -148,7 +156,6 @@ def _start_controller(
     try:
         controller = new_actor(ControllerActor, options, settings, Key())
     except ValueError as error:
-        os.rmdir(settings.directory)
         if "already" not in str(error) and "taken" not in str(error):
             raise
         raise ConfigError(
