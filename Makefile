@@ -4,22 +4,22 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
-SYSTEM_PACKAGES := chromium chromium-driver curl default-jdk-headless nginx-light postgresql
+SYSTEM_PACKAGES := chromium chromium-driver curl debootstrap default-jdk-headless nginx-light postgresql
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults conformance check bench clean
+.PHONY: setup system-packages demo test faults conformance pythons matrix newer-python check bench clean
 
 setup: $(SETUP) system-packages
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "serve_bridge needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) --editable '.[all]'
+	$(INSTALL) --editable '.[all,dev]'
 	@touch $@
 
 $(BENCH_SETUP): $(SETUP)
-	$(INSTALL) --editable '.[all,bench]'
+	$(INSTALL) --editable '.[all,dev,bench]'
 	@touch $@
 
 # The programs that some tests use: a browser, a database, HTTP clients and nginx. Without them those tests are skipped.
@@ -50,6 +50,19 @@ faults: $(SETUP)
 conformance: $(SETUP)
 	CONFORMANCE=1 $(BIN)/python -m pytest tests/adapters/test_websocket_conformance.py
 
+# Newer Pythons below .pythons, each a small Debian system that `debootstrap` makes; as root, about a minute each.
+pythons: $(SETUP) system-packages
+	$(BIN)/python -m matrix pythons
+
+# The tests on all Pythons, with the lowest and the newest versions of the dependencies; writes the table of docs/versions.md.
+# `make matrix ROWS="lowest 3.14"` runs some rows.
+matrix: $(SETUP) system-packages
+	$(BIN)/python -m matrix $(ROWS)
+
+# The quick tests on Python 3.13 with Django 6.1, where `debootstrap` can run.
+newer-python: $(SETUP) system-packages
+	$(BIN)/python -m matrix quick
+
 check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +75,5 @@ bench: $(BENCH_SETUP) system-packages
 
 clean:
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf --one-file-system .pythons
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ Rule 3: a failure is raised where a Starlette application will handle it, else i
 from __future__ import annotations
 
 import asyncio
+import http.client
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -238,7 +239,8 @@ def http_exception(outcome: Outcome) -> HTTPException:
     """Return the exception that stands for a failed *outcome* in an application, and log what nobody reports."""
     report(outcome, raised=outcome.status >= _REPORTED)
     headers = {name: value for name, value in outcome.text_headers if name in _RAISED}
-    return HTTPException(outcome.status, headers=headers)
+    # With a text of its own: Starlette before 1.7 raises ValueError for a status that it has no text for, such as 499.
+    return HTTPException(outcome.status, http.client.responses.get(outcome.status, ""), headers)
 
 
 async def send_answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -35,8 +35,10 @@ def get(request: pytest.FixtureRequest) -> Get:
     if request.param == "sync":
         return lambda path, **options: Client(raise_request_exception=False).get(path, **options)
 
-    def get(path: str, **options: Any) -> Any:
-        return asyncio.run(AsyncClient(raise_request_exception=False).get(f"/async{path}", **options))
+    def get(path: str, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
+        # Not as `headers`: before Django 5.2.13 the client then spells their names with underscores.
+        given = {**(headers or {}), **options}
+        return asyncio.run(AsyncClient(raise_request_exception=False).get(f"/async{path}", **given))
 
     return get
 

@@ -32,7 +32,11 @@ ROUTES = {
     "/missing": "missing",
 }
 App = Callable[..., Any]
-imports_pyramid = pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")  # WebOb does
+imports_pyramid = pytest.mark.filterwarnings(
+    "ignore:'cgi' is deprecated:DeprecationWarning",  # WebOb imports it
+    "ignore:pkg_resources is deprecated:UserWarning",  # Pyramid imports it
+    "ignore:Deprecated call to .pkg_resources:DeprecationWarning",  # which reads what Pyramid's companions declare
+)
 
 
 def own(environ: dict[str, Any], start_response: Any) -> list[bytes]:
