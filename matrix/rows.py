@@ -25,8 +25,8 @@ RAY: Final = ("tests/ray", "tests/adapters", "-m", "ray")
 _VERSIONS: Final = (
     "from importlib.metadata import version; import platform; print(platform.python_version(), *map(version, {}))"
 )
-_OLD_COMPANIONS: Final = ("anyio<4.15",)
-"""anyio 4.15 warns of a name that Starlette's test client used before 1.7."""
+_COMPANIONS: Final = Path(__file__).with_name("companions.txt")
+"""Versions of indirect dependencies and of test tools that go with the lowest direct ones."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class Row:
     def _constraints(self) -> list[str]:
         if self.versions == "lowest":
             compiled = [self._program("uv"), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
-            lowest = self._done([*compiled, "--resolution", "lowest-direct", "--extra", "all", "pyproject.toml"])
-            return [*lowest.splitlines(), *_OLD_COMPANIONS]
+            lowest = ["--resolution", "lowest-direct", "--extra", "all", "--constraint", str(_COMPANIONS)]
+            direct = self._done([*compiled, *lowest, "pyproject.toml"]).splitlines()
+            return [*direct, *_COMPANIONS.read_text().splitlines()]
         if self.versions == "pinned":
             instead = {re.split(r"[=<>~!]", pin)[0].lower() for pin in self.pins}
             pinned = (REPOSITORY / "constraints.txt").read_text().splitlines()
