@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -188,6 +189,8 @@ def end_failed(stream: ReplicaStream, head: HttpHead, error: BaseException, *, l
 def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
     """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
     told = None
+    if isinstance(error, FormParserError):  # what Starlette before 1.7 raises for a malformed form
+        error = HTTPException(400, "Invalid multipart data.")
     if isinstance(error, HTTPException) and (raised := _raised_answer(error, head.request_id)) is not None:
         answer = raised
     elif isinstance(error, BadRequest):

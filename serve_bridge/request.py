@@ -15,9 +15,7 @@ from itertools import chain
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode
 
-from python_multipart.exceptions import FormParserError
 from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
@@ -218,10 +216,7 @@ class ServeRequest:
 
     async def _read_form(self, limits: Mapping[str, Any]) -> Any:
         if self._body is not None:
-            try:
-                return await self._request.form(**limits)
-            except FormParserError as error:  # Starlette before 1.7 passes it on
-                raise HTTPException(400, "Invalid multipart data.") from error
+            return await self._request.form(**limits)
         if not isinstance(self._data, dict):
             raise SerializationError(f"request data of type {_kind(self._data)} is no form; pass a dict")
         return self._data

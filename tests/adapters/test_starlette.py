@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from inspect import signature
 from typing import Any
 
 import httpx
@@ -210,6 +211,7 @@ def test_a_body_that_a_middleware_has_lost_is_a_500(bridge: ServeBridge, caplog:
     assert "await request.body()" in caplog.text
 
 
+@pytest.mark.skipif("max_body_size" not in signature(Starlette).parameters, reason="Starlette is older than its limit")
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [2_000, 200_000])
 def test_the_applications_limit_of_bodies_holds(bridge: ServeBridge, size: int, chunked: bool) -> None:
