@@ -84,6 +84,7 @@ class Application:
         going = asyncio.ensure_future(self.go.wait())
         await asyncio.wait({gone, going}, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
+            going.cancel()
             self.left.set()
         else:
             gone.cancel()

@@ -40,7 +40,7 @@ BODY_BYTES_PER_S: Final = 1024
 """Slowest body that is waited for, once `body_timeout_s` has passed."""
 
 UNREAD_BYTES: Final = 64 * 1024
-"""Most bytes of a body that nobody reads that are drained before the connection closes."""
+"""Upper limit for the rest of an unread body, in bytes, up to which the connection stays open for the next request."""
 
 BODY_HELD_BYTES: Final = HIGH_WATER_LIMIT + 256 * 1024
 """Most bytes of a request's body that are here at once: those above which no more are read, and one read."""
@@ -54,6 +54,14 @@ QUIET_S: Final = 0.5
 LINGER_S: Final = 1.0
 DRAIN_LINGER_S: Final = 0.25
 """How long a client has to take the last answer before a connection with unread bytes closes."""
+
+UPLOAD_LINGER_S: Final = 5.0
+MOST_LINGER_S: Final = 30.0
+"""How long a client that goes on with its upload may be silent, and how long all of that may take.
+
+A client that sends all of its body before it reads, such as Python's http.client, gets an early answer only if the
+server takes the body. nginx has the same limits (`lingering_timeout` and `lingering_time`).
+"""
 
 
 class EdgeProtocol(asyncio.Protocol):
@@ -81,7 +89,8 @@ class EdgeProtocol(asyncio.Protocol):
         self._reading_head = True
         self._half_closed = self._is_tls = False
         self._lingering = False
-        self._unread_left = UNREAD_BYTES
+        self._upload_left = 0.0
+        self._heard_at = self._linger_ends = 0.0
         self._body_time = 0.0
 
     # Events of the transport
@@ -134,7 +143,8 @@ class EdgeProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Serve what the bytes complete."""
         if self._lingering:
-            self._discard(len(data))
+            self._upload_left -= len(data)
+            self._heard_at = self.loop.time()
             return
         self._framer.receive(data)
         self._serve_received()
@@ -314,7 +324,12 @@ class EdgeProtocol(asyncio.Protocol):
             self._linger_on()
 
     def _linger(self) -> None:
+        """End the server's own direction; read on and drop what comes, until the client closes too."""
         self._lingering = True
+        now, left = self.loop.time(), self._framer.body_left - self._framer.buffered
+        self._upload_left = left if left > 0 else math.inf  # what follows a head that was refused is not known
+        self._heard_at = now if left > 0 else -math.inf
+        self._linger_ends = now + (LINGER_S if self.server_state.draining else MOST_LINGER_S)
         self._framer.discard()
         self._linger_on()
         if not self._is_tls:  # which ends in both directions only
@@ -322,12 +337,9 @@ class EdgeProtocol(asyncio.Protocol):
         self.flow.resume_reading()
 
     def _linger_on(self) -> None:
-        self._deadline = self.loop.time() + (DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
-
-    def _discard(self, count: int) -> None:
-        self._unread_left -= count
-        if self._unread_left < 0:
-            self.flow.pause_reading()
+        now = self.loop.time()
+        self._wait(DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
+        self._place.wait(now)
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer with a problem and close; an answer that has begun is cut off instead."""
@@ -419,12 +431,17 @@ class EdgeProtocol(asyncio.Protocol):
             self._linger()
 
     def _end_lingering(self) -> None:
-        if self._queue.unsent():  # a client that takes nothing of it is the sweep's
+        if self._sends_on() or self._queue.unsent():  # the sweep cuts off a client that takes nothing of its answer
             self._linger_on()
         elif self._is_tls and not self.transport.is_closing():
             self._end()
         else:
             self.transport.abort()
+
+    def _sends_on(self) -> bool:
+        """Return whether the client goes on with its upload, and may."""
+        now = self.loop.time()
+        return self._upload_left > 0 and now < min(self._linger_ends, self._heard_at + UPLOAD_LINGER_S)
 
     def _sweep_body(self, elapsed: float) -> None:
         if self.flow.read_paused or (self._exchange is not None and self._exchange.waiting_for_100_continue):
