@@ -7,6 +7,7 @@ Rule 3: files are read from where the parser has put them, piece by piece, as th
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -18,6 +19,9 @@ from serve_bridge.messages import HeaderList
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0A"})
 _UNBROKEN: Final = str.maketrans("", "", "\r\n")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_OWN_HEADERS: Final = frozenset({"content-disposition", "content-type", "content-length"})
+"""Headers of a part that are written from what else is known of it."""
 _REPLACED: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
 
 
@@ -30,6 +34,7 @@ class FormFile(NamedTuple):
         media_type: Its Content-Type, with parameters; "": it had none.
         file: What is read, from its beginning.
         size: Bytes; None: only reading it can tell.
+        headers: Other headers of its part, by name; `_OWN_HEADERS` among them are left out.
     """
 
     name: str
@@ -37,6 +42,7 @@ class FormFile(NamedTuple):
     media_type: str
     file: Any
     size: int | None
+    headers: Iterable[tuple[str, str]] = ()
 
 
 FormPart = tuple[str, str] | FormFile
@@ -95,7 +101,7 @@ def _multipart(parts: Iterable[FormPart], boundary: bytes, charset: str) -> Iter
         if isinstance(part, FormFile):
             part.file.seek(0)  # somebody may have looked into it
             described = f'{_quoted(part.name)}; filename="{part.filename.translate(_QUOTED)}"'
-            yield _text(_head(boundary, described, part.media_type, charset))
+            yield _text(_head(boundary, described, part.media_type, charset, part.headers))
             yield part.file, part.size
             yield _text(b"\r\n")
         else:
@@ -108,10 +114,29 @@ def _quoted(name: str) -> str:
     return f'"{name.translate(_QUOTED)}"'
 
 
-def _head(boundary: bytes, described: str, media_type: str, charset: str) -> bytes:
+def media_type_of(kind: str, parameters: Iterable[tuple[str, str]]) -> str:
+    """Return a Content-Type with *parameters*, quoted where their values need it; "" if *kind* is empty."""
+    if not kind:
+        return ""
+    given = (
+        f"{name}={value}" if _TOKEN.fullmatch(value) else f"{name}={_escaped(value)}" for name, value in parameters
+    )
+    return "; ".join((kind, *given))
+
+
+def _escaped(value: str) -> str:
+    return '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
+def _head(
+    boundary: bytes, described: str, media_type: str, charset: str, headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
     lines = [f"Content-Disposition: form-data; name={described}"]
     if media_type:
         lines.append(f"Content-Type: {media_type.translate(_UNBROKEN)}")
+    for name, value in headers:
+        if name.lower() not in _OWN_HEADERS and _TOKEN.fullmatch(name):
+            lines.append(f"{name}: {value.translate(_UNBROKEN)}")
     return b"--" + boundary + b"\r\n" + "\r\n".join([*lines, "", ""]).encode(charset, "replace")
 
 

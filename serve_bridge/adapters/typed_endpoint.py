@@ -168,7 +168,14 @@ def _parts(form: FormData) -> Iterator[FormPart]:
         if isinstance(value, str):
             yield name, value
         else:
-            yield FormFile(name, value.filename or "", value.content_type or "", value.file, value.size)
+            headers = [(field, _utf8(text)) for field, text in value.headers.items()]
+            media_type = _utf8(value.content_type or "")
+            yield FormFile(name, value.filename or "", media_type, value.file, value.size, headers)
+
+
+def _utf8(text: str) -> str:
+    """Return the text of a part's header, of which Starlette has made each byte a character."""
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def _with_own(signature: inspect.Signature) -> inspect.Signature:

@@ -19,7 +19,7 @@ from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.environ import headers_of, kept_target, peer_of, server_of
 from serve_bridge.adapters.file_body import receive_from
-from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart
+from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart, media_type_of
 from serve_bridge.forwarding import content_length
 from serve_bridge.http.paths import quoted, without_high_escapes
 
@@ -138,14 +138,15 @@ def _parts(request: HttpRequest) -> Iterator[FormPart]:
 
 
 def _media_type(file: Any) -> str:
-    extra = {name: _text(value) for name, value in (getattr(file, "content_type_extra", None) or {}).items()}
+    """Return the Content-Type of *file*; Django's parser leaves bytes in its parameters, the charset among them."""
+    extra = dict(getattr(file, "content_type_extra", None) or {})
     if getattr(file, "charset", None):
-        extra["charset"] = file.charset
-    return "; ".join([file.content_type or "application/octet-stream", *(f"{n}={v}" for n, v in extra.items())])
+        extra.setdefault("charset", file.charset)
+    return media_type_of(file.content_type or "", ((name, _text(value)) for name, value in extra.items()))
 
 
 def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 class _Gone:

@@ -68,4 +68,4 @@ def _encoded(request: Request, scope: Scope) -> Readable:
 def _parts(request: Request) -> Iterator[FormPart]:
     yield from request.form.items(multi=True)
     for name, file in request.files.items(multi=True):
-        yield FormFile(name, file.filename or "", file.content_type or "", file.stream, None)
+        yield FormFile(name, file.filename or "", file.content_type or "", file.stream, None, file.headers.items())
