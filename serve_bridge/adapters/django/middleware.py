@@ -8,24 +8,28 @@ Rule 2: it never makes Django adapt the stack: it is as asynchronous as what is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponseBase
+from django.urls import Resolver404, resolve
 
 from serve_bridge.adapters.django.options import options
+from serve_bridge.adapters.django.responses import ForwardedResponse
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.views import REQUEST_ID
-from serve_bridge.context import in_request
+from serve_bridge.context import in_request, request_id
+
+_NOT_MODIFIED: Final = 304
 
 
 class ServeBridgeMiddleware:
     """Put it first in MIDDLEWARE: a middleware that sets `request.urlconf` itself belongs before it.
 
-    It also gives error pages of forwarded requests their X-Request-Id, and views the id of their request:
-    `serve_bridge.request_id()` and the calls of handles have it.
+    It also gives error pages of forwarded requests, and answers to them that come from a cache, their X-Request-Id, and
+    views the id of their request: `serve_bridge.request_id()` and the calls of handles have it.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -62,7 +66,22 @@ def _put_routes_first(request: HttpRequest) -> None:
 
 
 def _identified(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    request_id = getattr(request, REQUEST_ID, None)
-    if request_id is not None and not response.has_header("X-Request-Id"):
-        response["X-Request-Id"] = request_id
+    named = getattr(request, REQUEST_ID, None)
+    if named is None and _is_from_cache(request, response):
+        named = request_id()
+    if named is not None and not response.has_header("X-Request-Id"):
+        response["X-Request-Id"] = named
     return response
+
+
+def _is_from_cache(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Return whether *response*, of a request that was not forwarded, answered one that was."""
+    if isinstance(response, ForwardedResponse):
+        return True
+    match = getattr(request, "resolver_match", None)
+    if match is None and response.status_code == _NOT_MODIFIED:  # a site's cache answers before Django resolves
+        try:
+            match = resolve(request.path_info, getattr(request, "urlconf", None))
+        except Resolver404:
+            return False
+    return hasattr(getattr(match, "func", None), "forwarded_route")

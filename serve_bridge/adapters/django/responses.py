@@ -16,6 +16,7 @@ from typing import Any, Final
 from django.core.exceptions import BadRequest
 from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http.response import ResponseHeaders
 
 from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
@@ -59,8 +60,8 @@ def _streamed(body: Any, request: HttpRequest) -> Any:
     return _ThreadedChunks(body) if isinstance(request, ASGIRequest) else body
 
 
-class _ForwardedResponse:
-    """What both kinds of responses have: headers that are there several times."""
+class ForwardedResponse:
+    """What both kinds of responses have: headers that are there several times, and an id that caches do not keep."""
 
     headers: Any
     repeated: Mapping[str, tuple[str, list[str]]] = {}
@@ -79,8 +80,14 @@ class _ForwardedResponse:
         for cookie in self.raw_cookies:
             yield "Set-Cookie", cookie
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the request's id out: a pickled response is one in a cache, and answers other requests."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        kept = {name: value for name, value in self.headers.items() if name.lower() != "x-request-id"}
+        return {**state, "headers": ResponseHeaders(kept)}
 
-class _Whole(_ForwardedResponse, HttpResponse):
+
+class _Whole(ForwardedResponse, HttpResponse):
     """One whose body is there; middleware may put another in its place, as Django's own responses allow.
 
     Attributes:
@@ -109,7 +116,7 @@ class _Whole(_ForwardedResponse, HttpResponse):
         HttpResponse.content.fset(self, value)
 
 
-class _Streamed(_ForwardedResponse, StreamingHttpResponse):
+class _Streamed(ForwardedResponse, StreamingHttpResponse):
     """One whose body is to come."""
 
 
@@ -154,8 +161,6 @@ def _with_headers(response: Any, outcome: Outcome) -> HttpResponseBase:
             values[name] = [value]
     for name, each in values.items():
         headers[name] = each[0] if len(each) == 1 else ", ".join(each)
-    if response.streaming and "text/event-stream" in headers.get("content-type", ""):
-        headers.setdefault("x-accel-buffering", "no")  # nginx would hold events back
     repeated = {name: (headers[name], each) for name, each in values.items() if len(each) > 1}
     if repeated:
         response.repeated = repeated

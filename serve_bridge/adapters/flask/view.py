@@ -15,12 +15,12 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_excep
 
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
-from serve_bridge.adapters.flask.connection import current_bridge
+from serve_bridge.adapters.flask.connection import current_bridge, running_request
 from serve_bridge.adapters.outcome import Outcome, report
 from serve_bridge.adapters.route import ForwardedRoute
 
 REQUEST_ID: Final = "serve_bridge.request_id"
-"""Key in `request.environ` of the id under which the log knows a request that failed."""
+"""Key in `request.environ` of the id under which the log knows a request that was forwarded."""
 
 _numbers = itertools.count(1)
 
@@ -60,18 +60,28 @@ class ForwardingView:
         scope = scope_of(current.environ)
         body = body_of(current, scope)
         outcome = current_bridge().ask(self.forwarded_route, scope, path_params, body, _web)
+        current.environ[REQUEST_ID] = outcome.request_id
         if outcome.error is None:
             return _response(outcome, current.method)
-        current.environ[REQUEST_ID] = outcome.request_id
         raise _exception(outcome, outcome.error, current.method)
 
 
 def show_request_id(response: Response) -> Response:
-    """Name the request in the answer to one that failed, whoever wrote that; an `after_request` of the app."""
+    """Name the request in its answer, also in an error page or an answer from a cache; an `after_request` of the app.
+
+    A view's own response does not have the header: a cache around the view would repeat the first request's id.
+    """
     request_id = request.environ.get(REQUEST_ID)
+    if request_id is None and _is_forwarded(request.endpoint):
+        request_id = running_request()
     if request_id is not None:
         response.headers.setdefault("X-Request-Id", request_id)
     return response
+
+
+def _is_forwarded(endpoint: str | None) -> bool:
+    """Return whether the view of *endpoint* forwards, be it inside of decorators."""
+    return hasattr(current_app.view_functions.get(endpoint or ""), "forwarded_route")
 
 
 def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
@@ -92,6 +102,7 @@ def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
 
 def _response(outcome: Outcome, method: str) -> Response:
     headers = Headers(outcome.text_headers)
+    del headers["x-request-id"]  # `show_request_id` adds it
     has_type = "content-type" in headers
     body = outcome.body
     if method == "HEAD":
