@@ -183,7 +183,7 @@ class Fleet:
         options = backend.actor_options.open()
         try:
             async with asyncio.timeout(config.start_timeout_s):
-                address = await self._runtime.launch_replica(spec, self._key, options)
+                address = await self._runtime.launch_replica(spec, self._key.only(Role.EDGE, Role.PYTHON), options)
                 await self.adopt(replica, address)
                 await replica.control("@check", timeout_s=config.start_timeout_s)
         except (BackendStartError, ConfigError):

@@ -97,7 +97,7 @@ class Proxies:
     async def adopt(self, found: RunningProxy) -> None:
         """Take over a proxy of a controller that has ended; one that does not answer is ended."""
         try:
-            connection = await dial_running(found.address, self._key, self._generation, Role.PYTHON)
+            connection = await dial_running(found.address, self._key, self._generation, Role.CONTROLLER)
         except (Lost, AuthenticationError) as error:
             _logger.warning("proxy %s did not survive the controller: %s", found.id, error)
             await self._runtime.stop(found.id)
@@ -139,8 +139,8 @@ class Proxies:
             http=self._http,
         )
         try:
-            address, url = await self._runtime.launch_proxy(spec, self._key)
-            connection = await dial_running(address, self._key, self._generation, Role.PYTHON)
+            address, url = await self._runtime.launch_proxy(spec, self._key.only(Role.EDGE, Role.CONTROLLER))
+            connection = await dial_running(address, self._key, self._generation, Role.CONTROLLER)
         except BaseException:
             await self._runtime.stop(spec.proxy)
             raise

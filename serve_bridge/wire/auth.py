@@ -1,8 +1,10 @@
-"""Both ends prove that they hold the instance's key before anything else is read.
+"""Both ends prove that they hold the key of the caller's role before anything else is read.
 
 Rule 1: bytes in, bytes out; no sockets, no clock.
 Rule 2: until the proofs are checked, nothing is parsed but fixed-length hellos.
-Rule 3: the key never appears in a message, an error or a `repr`.
+Rule 3: a key never appears in a message, an error or a `repr`.
+Rule 4: each role has a key of its own, derived from the instance's secret. A process that has the keys of some roles
+cannot prove another one.
 
 ::
 
@@ -11,7 +13,8 @@ Rule 3: the key never appears in a message, an error or a `repr`.
       <-   the listener's hello, 64 bytes alike, and its proof, 32 bytes
       proof, 32 bytes; frames may follow at once                             ->
 
-    proof = HMAC-SHA256(key, side | caller's hello | listener's hello)        (RFC 2104)
+    role key = HMAC-SHA256(secret, "role" | role)
+    proof    = HMAC-SHA256(role key, side | caller's hello | listener's hello)        (RFC 2104)
 
 Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It
 gives no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private
@@ -30,7 +33,7 @@ from typing import Final
 from serve_bridge.errors import AuthenticationError, ProtocolError
 
 MAGIC: Final = b"SBRIDGE"
-VERSION: Final = 1
+VERSION: Final = 2
 HELLO_BYTES: Final = 64
 PROOF_BYTES: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 1.0
@@ -38,36 +41,58 @@ _HELLO = struct.Struct("<7sBB7x32s16s")
 
 
 class Role(IntEnum):
-    """Who speaks."""
+    """Which side of an instance a process speaks for."""
 
     EDGE = 1
-    """Forwards requests of strangers; may send HTTP requests only."""
+    """A proxy, which forwards requests of strangers; it may send HTTP requests only."""
     PYTHON = 2
-    """Trusted Python code of the same user; may send Python calls too."""
+    """Trusted Python code of the same user; it may send Python calls too."""
     LISTENER = 3
+    """The end that is dialled."""
+    CONTROLLER = 4
+    """The controller, to a proxy. Replicas do not know this role, or a proxy could claim it there."""
+
+
+CALLERS: Final = (Role.EDGE, Role.PYTHON, Role.CONTROLLER)
 
 
 class Key:
-    """An instance's secret: 32 random bytes that no `repr` shows."""
+    """The keys of some roles, 32 bytes each, which no `repr` shows; with the secret of the instance those of all."""
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_roles", "_secret")
 
     def __init__(self, secret: bytes | None = None) -> None:
-        self._secret = secrets.token_bytes(32) if secret is None else secret
+        """Derive the keys of all roles from *secret*; None: from a new one."""
+        self._secret: bytes | None = secrets.token_bytes(32) if secret is None else secret
         if len(self._secret) != 32:
             raise ValueError(f"a key has 32 bytes, not {len(self._secret)}")
+        self._roles = {role: hmac.digest(self._secret, b"role" + bytes([role]), "sha256") for role in CALLERS}
 
     @property
     def secret(self) -> bytes:
-        """The bytes themselves, for a 0600 file or a constructor argument."""
+        """The instance's secret, for a 0600 file or a constructor argument.
+
+        Raises:
+            ValueError: Only the keys of some roles are here.
+        """
+        if self._secret is None:
+            raise ValueError("the keys of some roles do not tell the secret")
         return self._secret
 
-    def sign(self, label: bytes, *parts: bytes) -> bytes:
-        """Return the HMAC-SHA256 of *label* and *parts*."""
-        return hmac.digest(self._secret, label + b"".join(parts), "sha256")
+    def only(self, *roles: Role) -> Key:
+        """Return the keys of *roles*, from which no other key can be derived."""
+        key = Key.__new__(Key)
+        key._secret = None
+        key._roles = {role: self._roles[role] for role in roles}
+        return key
 
-    def __reduce__(self) -> tuple[type[Key], tuple[bytes]]:
-        return (Key, (self._secret,))
+    def holds(self, role: int) -> bool:
+        """Return whether the key of *role* is among these."""
+        return role in self._roles
+
+    def sign(self, role: Role, label: bytes, *parts: bytes) -> bytes:
+        """Return the HMAC-SHA256 of *label* and *parts* with the key of *role*, which is among these."""
+        return hmac.digest(self._roles[role], label + b"".join(parts), "sha256")
 
     def __repr__(self) -> str:
         return "Key(...)"
@@ -88,8 +113,9 @@ class Handshake:
     """
 
     def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool) -> None:
-        """Take part as *role*; *identity* is the listener's, which both sides must mean."""
+        """Take part as *role*, whose key a caller holds; *identity* is the listener's, which both sides must mean."""
         self._key = key
+        self._role = role
         self._caller = caller
         self._identity = identity
         self._hello = _HELLO.pack(MAGIC, VERSION, role, secrets.token_bytes(32), identity)
@@ -115,7 +141,7 @@ class Handshake:
     def seals(self) -> tuple[Seal, Seal]:
         """Return the seals for what this connection sends and receives."""
         hellos = self._hellos()
-        up, down = (Seal(self._key.sign(side, *hellos)) for side in (b"seal up", b"seal down"))
+        up, down = (Seal(self._sign(side, *hellos)) for side in (b"seal up", b"seal down"))
         return (up, down) if self._caller else (down, up)
 
     def _feed_caller(self) -> bytes:
@@ -124,7 +150,7 @@ class Handshake:
             return b""
         self._take_hello()
         self._take_proof(b"listener")
-        return self._key.sign(b"caller", *self._hellos())
+        return self._sign(b"caller", *self._hellos())
 
     def _feed_listener(self) -> bytes:
         if not self._peer_hello:
@@ -132,7 +158,7 @@ class Handshake:
                 self._check_prefix()
                 return b""
             self._take_hello()
-            return self._hello + self._key.sign(b"listener", *self._hellos())
+            return self._hello + self._sign(b"listener", *self._hellos())
         if len(self._buffer) >= PROOF_BYTES:
             self._take_proof(b"caller")
         return b""
@@ -146,7 +172,8 @@ class Handshake:
         magic, version, role, _, identity = _HELLO.unpack(hello)
         if magic != MAGIC or version != VERSION:
             raise AuthenticationError("the peer does not speak this version of the protocol")
-        if role not in ((Role.LISTENER,) if self._caller else (Role.EDGE, Role.PYTHON)):
+        fits = role == Role.LISTENER if self._caller else self._key.holds(role)
+        if not fits:
             raise AuthenticationError("the peer claims a role that it cannot have")
         if identity != self._identity:
             raise AuthenticationError("the peer is, or looks for, somebody else")
@@ -155,9 +182,13 @@ class Handshake:
     def _take_proof(self, side: bytes) -> None:
         proof, self.rest = self._buffer[:PROOF_BYTES], self._buffer[PROOF_BYTES:]
         self._buffer = b""
-        if not hmac.compare_digest(proof, self._key.sign(side, *self._hellos())):
+        if not hmac.compare_digest(proof, self._sign(side, *self._hellos())):
             raise AuthenticationError("the peer does not hold this instance's key")
         self.done = True
+
+    def _sign(self, label: bytes, *parts: bytes) -> bytes:
+        """Sign with the key of the caller's role, which both sides hold."""
+        return self._key.sign(self._role if self._caller else self.peer_role, label, *parts)
 
     def _hellos(self) -> tuple[bytes, bytes]:
         own, peer = self._hello, self._peer_hello

@@ -177,7 +177,7 @@ class ReplicaConnection(FrameTransport):
                 self.send(encode(Kind.PONG, 0, b"", 0, self.load()))
             elif kind <= _CALL:
                 stream.connection = self
-                if kind == _CALL and self._role != Role.PYTHON:
+                if kind == _CALL and self._role == Role.EDGE:
                     raise ProtocolError("CALL from a caller of the role edge")
                 if self._going_away:
                     stream.reject("draining")

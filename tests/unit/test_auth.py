@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.auth import HELLO_BYTES, MAGIC, PROOF_BYTES, Handshake, Key, Role, Seal, identity
+from serve_bridge.wire.auth import CALLERS, HELLO_BYTES, MAGIC, PROOF_BYTES, Handshake, Key, Role, Seal, identity
 
 KEY = Key(b"k" * 32)
 SOMEBODY = identity("generation", "replica")
@@ -31,7 +31,7 @@ def shake(ours: Handshake, theirs: Handshake, more: bytes = b"") -> None:
     theirs.feed(ours.feed(theirs.feed(ours.start())) + more)
 
 
-@pytest.mark.parametrize("role", [Role.EDGE, Role.PYTHON])
+@pytest.mark.parametrize("role", CALLERS)
 def test_who_holds_the_key_is_let_in_with_its_role(role: Role) -> None:
     """Both sides are done, and know each other."""
     ours, theirs = caller(role=role), listener()
@@ -131,6 +131,34 @@ def test_a_changed_hello_spoils_the_proof() -> None:
     hello[8] = Role.PYTHON
     with pytest.raises(AuthenticationError):
         ours.feed(theirs.feed(bytes(hello)))
+
+
+@pytest.mark.parametrize("claimed", [Role.PYTHON, Role.CONTROLLER])
+def test_a_role_is_proved_by_its_own_key(claimed: Role) -> None:
+    """The key of the edge role proves no other role."""
+    stolen = KEY.only(Role.EDGE)
+    stolen._roles[claimed] = stolen._roles[Role.EDGE]
+    ours, theirs = caller(stolen, claimed), listener()
+    with pytest.raises(AuthenticationError):
+        shake(ours, theirs)
+    assert not theirs.done
+
+
+def test_a_listener_knows_the_roles_whose_keys_it_has() -> None:
+    """A replica has no key for the controller's role to a proxy, which a proxy could claim."""
+    with pytest.raises(AuthenticationError, match="role"):
+        shake(caller(role=Role.CONTROLLER), listener(KEY.only(Role.EDGE, Role.PYTHON)))
+
+
+def test_the_keys_of_roles_do_not_tell_the_secret() -> None:
+    """Nor do they travel with it."""
+    part = pickle.loads(pickle.dumps(KEY.only(Role.EDGE)))
+    assert KEY.secret not in pickle.dumps(part)
+    with pytest.raises(ValueError, match="secret"):
+        _ = part.secret
+    ours, theirs = caller(part, Role.EDGE), listener()
+    shake(ours, theirs)
+    assert theirs.peer_role == Role.EDGE
 
 
 def test_a_stranger_is_refused_at_its_first_byte() -> None:
