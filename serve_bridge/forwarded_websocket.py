@@ -24,7 +24,8 @@ from serve_bridge.wire import websocket
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Frame
-from serve_bridge.wire.websocket import Close, MessageReader, MessageTooLong
+from serve_bridge.wire.payload import Segment, size_of
+from serve_bridge.wire.websocket import Close, Hold, MessageReader, MessageTooLong, NoRoom
 
 _SUBPROTOCOL = b"sec-websocket-protocol"
 
@@ -43,6 +44,7 @@ async def forward_websocket(
     logger: logging.Logger,
     on_failure: Callable[[HttpFailure, str], object],
     max_message_bytes: int = MESSAGE_BYTES,
+    hold: Hold | None = None,
 ) -> int | None:
     """Carry a WebSocket from its handshake to its end, on the loop of *router*.
 
@@ -57,13 +59,15 @@ async def forward_websocket(
         logger: The logger of the forwarder.
         on_failure: Called with what user code raised before it accepted, and the request's id.
         max_message_bytes: Longest message, either way; a longer one closes the WebSocket with 1009.
+        hold: Is told how much is here of a message of user code that has begun; see `MessageReader`. If there is no
+            room for it, the WebSocket closes with 1013.
 
     Returns:
         The status of the handshake: 101 if it was open, else what it was denied with. None: the client left first.
     """
     if (await receive())["type"] != "websocket.connect":
         return None
-    client = _Client(receive, send, max_message_bytes)
+    client = _Client(receive, send, max_message_bytes, hold)
     request.body = client
     try:
         routed = await _shake_hands(router, request, client)
@@ -144,7 +148,7 @@ def _withdraw(routing: asyncio.Task[Routing]) -> None:
     routing.add_done_callback(close)
 
 
-class _Client(AsyncIterator[bytes]):
+class _Client(AsyncIterator[bytes | list[Segment]]):
     """The client's side: its messages, encoded for the stream, and what is to be sent to it.
 
     Attributes:
@@ -152,8 +156,9 @@ class _Client(AsyncIterator[bytes]):
         first: The first message after the handshake's; asked for at once, since the client may leave meanwhile.
     """
 
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int, hold: Hold | None) -> None:
         self.send = send
+        self._hold = hold
         self.first: asyncio.Future[Message] = asyncio.ensure_future(receive())
         self._receive = receive
         self._limit = limit
@@ -169,17 +174,17 @@ class _Client(AsyncIterator[bytes]):
 
     # from the client
 
-    async def __anext__(self) -> bytes:
-        """Return the client's next message; the last one is a close."""
+    async def __anext__(self) -> list[Segment]:
+        """Return the segments of the client's next message; the last one is a close."""
         if self._ended:
             raise StopAsyncIteration
         message = await self._next()
         if message["type"] == "websocket.disconnect":
             return self._last(Close(message.get("code", websocket.NO_STATUS), message.get("reason") or ""))
         text = message.get("text")
-        data = b"".join(websocket.encode(text if text is not None else message.get("bytes") or b""))
-        if len(data) <= self._limit + 1:
-            return data
+        segments = websocket.encode(text if text is not None else message.get("bytes") or b"")
+        if size_of(segments) <= self._limit + 1:
+            return segments
         await self._close(Close(websocket.TOO_LONG, "message too big"))
         return self._last(Close(websocket.TOO_LONG, "message too big"))
 
@@ -187,12 +192,14 @@ class _Client(AsyncIterator[bytes]):
         if self._begun:
             return await self._receive()
         self._begun = True
-        return await self.first
+        message = await self.first
+        self.first = _nothing()  # a future keeps its result
+        return message
 
-    def _last(self, close: Close) -> bytes:
+    def _last(self, close: Close) -> list[Segment]:
         self._ended = True
         self._leave()
-        return b"".join(websocket.encode(close))
+        return websocket.encode(close)
 
     def _leave(self) -> None:
         """The client has left: user code is told by `__anext__`, and after a while by the end of the stream."""
@@ -209,12 +216,14 @@ class _Client(AsyncIterator[bytes]):
         subprotocol = next((value.decode("latin-1") for name, value in headers if name == _SUBPROTOCOL), None)
         own = [pair for pair in headers if not pair[0].startswith(b"sec-websocket-")]
         await self._deliver({"type": "websocket.accept", "subprotocol": subprotocol, "headers": own})
-        reader = MessageReader(stream, self._limit)
+        reader = MessageReader(stream, self._limit, self._hold)
         try:
             close = await self._send_all(reader)
         except MessageTooLong:
             logger.error("request %s: the backend sent a message above the limit", request_id)
             close = Close(websocket.TOO_LONG, "message too big")
+        except NoRoom:
+            close = Close(websocket.TRY_LATER, "the server holds too much for others")
         except (Lost, Aborted, ServeBridgeError) as error:
             if not self._left:
                 logger.warning("request %s: the WebSocket broke off: %s", request_id, error)
@@ -229,6 +238,7 @@ class _Client(AsyncIterator[bytes]):
                 return message
             key = "text" if isinstance(message, str) else "bytes"
             await self._deliver({"type": "websocket.send", key: message})
+            del message  # a long one must not stay while the next is waited for
         return Close(websocket.NORMAL)
 
     async def _close(self, close: Close) -> None:
@@ -248,3 +258,10 @@ class _Client(AsyncIterator[bytes]):
 
 def _is_disconnect(message: Message) -> bool:
     return bool(message["type"] == "websocket.disconnect")
+
+
+def _nothing() -> asyncio.Future[Message]:
+    """Return a future that is done and keeps nothing."""
+    done: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    done.cancel()
+    return done

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from random import random
 from typing import Any, ClassVar, Final
@@ -42,9 +42,8 @@ from serve_bridge.messages import (
 from serve_bridge.results import Answer, is_bodyless, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.body import Aborted, Lost
-from serve_bridge.wire.caller_end import CallerStream
+from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import END, Kind
-from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.websocket import SWITCHING
 
 RETRY_AFTER_S: Final = 1
@@ -161,7 +160,7 @@ class Forwarded:
         self.endpoint = endpoint
         self.draw = random()
         self.retried = False
-        self.body: Sequence[Segment] | AsyncIterator[bytes] | None = None
+        self.body: Upload | None = None
         self._inline = b""
         self._params = params
         self._scope = scope

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -31,9 +31,8 @@ from serve_bridge.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Aborted, Lost, Rejected
-from serve_bridge.wire.caller_end import CallerStream
+from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.payload import Segment
 
 MAX_SHADOWS_IN_FLIGHT: Final = 256
 RETRY_SHARE: Final = 0.1
@@ -74,7 +73,7 @@ class Outgoing(Protocol):
     @property
     def idempotent(self) -> bool: ...  # noqa: D102
     @property
-    def body(self) -> Sequence[Segment] | AsyncIterator[bytes] | None: ...  # noqa: D102
+    def body(self) -> Upload | None: ...  # noqa: D102
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head for *backend*, by table *version*, with *timeout_s* left."""

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import secrets
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,11 +20,14 @@ from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Forwarded, Refused, failed, forward
 from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
-from serve_bridge.proxy.buffers import Buffers
+from serve_bridge.proxy.buffers import Buffers, Share
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire import failure
+
+HELD_BYTES: Final = 256 * 1024
+"""A message of a backend may grow to this size when there is no room for anything more."""
 
 _logger = logging.getLogger("serve_bridge.proxy")
 
@@ -123,20 +126,37 @@ class ProxyApp:
                 answer = failed(error, request_id)
             else:
                 if not self._buffers.full:
-                    await forward_websocket(
-                        self._router,
-                        request,
-                        scope,
-                        receive,
-                        send,
-                        logger=_logger,
-                        on_failure=_log_failure,
-                        max_message_bytes=self._max_message_bytes,
-                    )
+                    await self._converse(request, scope, receive, send)
                     return
                 answer = self._no_room(request)
         await receive()
         await deny(scope, send, answer)
+
+    async def _converse(self, request: Forwarded, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a WebSocket; messages of its backend that have begun count as held."""
+        share = Share(self._buffers)
+
+        def hold(count: int) -> bool:
+            if count > HELD_BYTES and self._buffers.full:
+                self._buffers.refused()
+                return False
+            share.set(count)
+            return True
+
+        try:
+            await forward_websocket(
+                self._router,
+                request,
+                scope,
+                receive,
+                send,
+                logger=_logger,
+                on_failure=_log_failure,
+                max_message_bytes=self._max_message_bytes,
+                hold=hold,
+            )
+        finally:
+            share.give_back()
 
     def _no_room(self, request: Forwarded) -> Answer:
         self._buffers.refused()

@@ -14,6 +14,7 @@ from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.places import Places
 from serve_bridge.proxy.request_head import FramingLimits, Refusal
 from serve_bridge.proxy.trusted_peers import TrustedPeers
+from serve_bridge.proxy.turns import Turns
 
 __all__ = ["NO_ROOM", "EdgeState"]
 
@@ -36,6 +37,7 @@ class EdgeState(ServerState):
         buffers: What is held for clients.
         places: The places of connections.
         impatience: Part of each deadline that is taken away since the server is full, as of the last sweep.
+        turns: How much of what clients have sent is worked off in one turn of the loop.
         draining: The server ends.
         idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
             server is full, holds much or ends, answers close their connections.
@@ -62,6 +64,7 @@ class EdgeState(ServerState):
         )
         self.impatience = 0.0
         self._share_noted_s = -math.inf
+        self.turns = Turns()
         self.draining = False
         self.idle_grace_s = math.inf
         self.cancels = False

@@ -1,44 +1,119 @@
-"""The frames of one WebSocket of the edge: `websockets`' sans-I/O protocol, with what it leaves open closed.
+"""The frames of one WebSocket of the edge: bytes in, messages and bytes to send out.
 
-Rule 1: sans-I/O: bytes in, frames and bytes to send out. The handshake was read, strictly, by `http_framing`.
-Rule 2: a length is written in as few bytes as it needs (RFC 6455 section 5.2), or the connection fails with 1002.
-Rule 3: no single message holds up the loop for long: a long one leaves uncompressed.
+`websockets`' sans-I/O protocol shakes hands, writes frames, and answers pings and closes. This module reads frames, in
+steps.
+
+Rule 1: sans-I/O. The handshake was read, strictly, by `http_framing`.
+Rule 2: a step is short, whatever the client sends: it takes one head, or one piece of a payload, or inflates one piece.
+Rule 3: a message is kept once, in pieces, and `held` counts what they take. Text is decoded as it comes.
+Rule 4: a length is written in as few bytes as it needs (RFC 6455 section 5.2), or the connection fails with 1002.
+Rule 5: no single message holds up the loop for long when it leaves: a long one leaves uncompressed.
 """
 
 from __future__ import annotations
 
+import codecs
+import sys
+import zlib
 from collections.abc import Generator
-from typing import Final
+from typing import Any, Final
 
-from websockets.exceptions import ProtocolError
-from websockets.frames import Frame, Opcode
-from websockets.protocol import Protocol
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
-from websockets.streams import StreamReader
 
-__all__ = ["FrameProtocol"]
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a build without its C part
+    from websockets.utils import apply_mask
+
+__all__ = ["FrameProtocol", "memory_of"]
 
 COMPRESSED_BYTES: Final = 256 * 1024
 """Longest message that is compressed; deflate takes up to 40 ms for each MB, in which nobody else is served."""
+PIECE_BYTES: Final = 64 * 1024
+"""Upper limit for what one step takes of a payload, and for what it inflates, in bytes."""
+FRAME_COST: Final = 2048
+"""What a frame costs of a turn beside its bytes. To read an empty one takes as long as to read so many bytes."""
+TINY_BYTES: Final = 64
+"""A fragment with fewer bytes is tiny: its frame costs more than what it brings."""
 
-_LENGTH_BITS: Final = 0b0111_1111
+_SHORT_BYTES: Final = 4096
+_SHORT_PIECES: Final = 256
+_END_OF_BLOCK: Final = b"\x00\x00\xff\xff"
+"""What permessage-deflate leaves out at the end of each message (RFC 7692 section 7.2.1)."""
+
+_CONT, _TEXT, _BINARY = int(Opcode.CONT), int(Opcode.TEXT), int(Opcode.BINARY)
+_KNOWN: Final = frozenset(map(int, Opcode))
+_CONTROL: Final = 0x8
+_EXTRA: Final = {126: 2, 127: 8}
+"""How many bytes of length follow the first two bytes of a frame."""
 _LEAST: Final = {126: 126, 127: 2**16}
-"""What follows the first two bytes of a frame is its length, at least so much."""
 
 
 class FrameProtocol(ServerProtocol):
-    """The server's side of a connection, after the head of the handshake."""
+    """The server's side of a connection, after the head of the handshake.
+
+    Attributes:
+        message: The message that is whole and was not taken; `take_message` takes it.
+        tiny_fragments: How many fragments have come that brought less than they cost.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.message: str | bytes | None = None
+        self.tiny_fragments = 0
+        self._most = options["max_size"]
+        self._opcode: int | None = None
+        self._deflate: PerMessageDeflate | None = None
+        self._inflates = False
+        self._to_inflate: bytes | None = None
+        self._size = 0
+        self._pieces: _Pieces | None = None
+        self._decode: codecs.IncrementalDecoder | None = None
+        self._left: int | None = None
+        self._mask = b""
+        self._fin = False
+
+    @property
+    def held(self) -> int:
+        """Bytes that the begun message takes."""
+        return 0 if self._pieces is None else self._pieces.held
 
     def parse(self) -> Generator[None]:
-        """Read frames, and no request before them."""
-        self.reader = _StrictReader()
-        return Protocol.parse(self)
+        """Take nothing: frames are read by `read`."""
+        while True:
+            yield
 
-    def recv_frame(self, frame: Frame) -> None:
-        """Take a frame; a close may come in the middle of a message (RFC 6455 section 5.4)."""
-        if frame.opcode is Opcode.CLOSE:
-            self.current_size = None
-        super().recv_frame(frame)
+    def read(self, received: bytearray, budget: int) -> int:
+        """Take frames from *received* until a message is whole, the bytes or the *budget* are used up.
+
+        Returns:
+            What it has cost. 0: nothing can be done before more bytes come.
+        """
+        spent = 0
+        try:
+            while spent < budget and self.message is None and not self.eof_sent:
+                cost = self._step(received)
+                if not cost:
+                    break
+                spent += cost
+        except ProtocolError as error:
+            spent += self._failed(CloseCode.PROTOCOL_ERROR, str(error), error)
+        except UnicodeDecodeError as error:
+            spent += self._failed(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}", error)
+        except PayloadTooBig as error:
+            spent += self._failed(CloseCode.MESSAGE_TOO_BIG, "message too big", error)
+        if self.eof_sent:  # the client's close has come, or the connection has failed
+            received.clear()
+        return spent
+
+    def take_message(self) -> str | bytes:
+        """Return the message that is whole."""
+        message, self.message = self.message, None
+        assert message is not None
+        return message
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame, compressed if that was agreed on and the frame is short."""
@@ -47,24 +122,213 @@ class FrameProtocol(ServerProtocol):
         else:
             super().send_frame(frame)
 
+    def _failed(self, code: CloseCode, reason: str, error: Exception) -> int:
+        self._pieces = None
+        if not self.eof_sent:  # a close whose payload is malformed has come
+            self.fail(code, reason)
+        self.parser_exc = error
+        return FRAME_COST
 
-class _StrictReader(StreamReader):
-    """Refuses lengths that could be shorter; `at_eof` is asked before each frame."""
+    # Steps
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._reads = 0
-        self._least: int | None = None
+    def _step(self, received: bytearray) -> int:
+        """Take one step; return what it has cost."""
+        if self._to_inflate is not None:
+            return self._inflate(self._to_inflate)
+        if self._left is not None:
+            return self._payload(received, self._left)
+        return self._head(received)
 
-    def at_eof(self) -> Generator[None, None, bool]:
-        self._reads = 0
-        return super().at_eof()
+    def _head(self, received: bytearray) -> int:
+        """Take the head of a frame, and all of the frame if that is short."""
+        if len(received) < 2:
+            return 0
+        first, second = received[0], received[1]
+        length = second & 0x7F
+        opcode = first & 0x0F
+        self._check_head(first, second, opcode, length)
+        start = 6
+        if length >= 126:
+            extra = _EXTRA[length]
+            least = _LEAST[length]
+            start += extra
+            if len(received) < start:
+                return 0
+            length = int.from_bytes(received[2 : 2 + extra])
+            if not least <= length < 2**63:
+                raise ProtocolError("the length of a frame is malformed")
+        if self._most is not None and length > self._most - self._size and not opcode & _CONTROL:
+            raise PayloadTooBig(length, self._most)
+        end = start + length
+        here = len(received)
+        if here < start:
+            return 0
+        fin = first >= 0x80
+        if opcode & _CONTROL:
+            if here < end:
+                return 0
+            payload = apply_mask(received[start:end], received[start - 4 : start])
+            del received[:end]
+            self.recv_frame(Frame(Opcode(opcode), payload))
+            return FRAME_COST
+        if first == 0x80 | opcode and opcode and length <= PIECE_BYTES and here >= end:  # most messages
+            payload = apply_mask(received[start:end], received[start - 4 : start])
+            del received[:end]
+            self.message = str(payload, "utf-8") if opcode == _TEXT else payload
+            return FRAME_COST + length
+        self._begin_frame(opcode, compressed=bool(first & 0x40))
+        self._fin, self._left = fin, length
+        if length < TINY_BYTES and not (fin and opcode):
+            self.tiny_fragments += 1
+        self._mask = bytes(received[start - 4 : start])
+        del received[:start]
+        return FRAME_COST + self._payload(received, length)
 
-    def read_exact(self, n: int) -> Generator[None, None, bytearray]:
-        data = yield from super().read_exact(n)
-        self._reads += 1
-        if self._reads == 1:
-            self._least = _LEAST.get(data[1] & _LENGTH_BITS)
-        elif self._reads == 2 and self._least is not None and not self._least <= int.from_bytes(data) < 2**63:
-            raise ProtocolError("the length of a frame is malformed")
-        return data
+    def _check_head(self, first: int, second: int, opcode: int, length: int) -> None:
+        """Check what the first two bytes of a frame say.
+
+        Raises:
+            ProtocolError: A client may not send such a frame, or not now.
+        """
+        if opcode not in _KNOWN:
+            raise ProtocolError("invalid opcode")
+        if not second & 0x80:
+            raise ProtocolError("incorrect masking")
+        if opcode & _CONTROL:
+            if first & 0x70:
+                raise ProtocolError("reserved bits must be 0")
+            if first < 0x80:
+                raise ProtocolError("fragmented control frame")
+            if length > 125:
+                raise ProtocolError("control frame too long")
+            return
+        if first & 0x30 or (first & 0x40 and (opcode == _CONT or not self.extensions)):
+            raise ProtocolError("reserved bits must be 0")
+        if (opcode == _CONT) is (self._opcode is None):
+            raise ProtocolError("expected a continuation frame" if opcode else "unexpected continuation frame")
+
+    def _begin_frame(self, opcode: int, *, compressed: bool) -> None:
+        if opcode == _CONT:
+            return
+        self._opcode = opcode
+        self._inflates = compressed
+        if opcode == _TEXT:
+            self._pieces = _Pieces("")
+            self._decode = _utf8()
+        else:
+            self._pieces = _Pieces(b"")
+        if compressed:
+            (deflate,) = self.extensions
+            assert isinstance(deflate, PerMessageDeflate)
+            if deflate.remote_no_context_takeover:
+                deflate.decoder = zlib.decompressobj(wbits=-deflate.remote_max_window_bits)
+            self._deflate = deflate
+
+    def _payload(self, received: bytearray, left: int) -> int:
+        """Take a piece of a payload of which *left* bytes are to come."""
+        piece = b""
+        if left:
+            piece = apply_mask(received[:PIECE_BYTES] if left > PIECE_BYTES else received[:left], self._mask)
+            count = len(piece)
+            if not count:
+                return 0
+            del received[:count]
+            left -= count
+            self._left = left
+            if turned := count & 3:
+                self._mask = self._mask[turned:] + self._mask[:turned]
+        if self._inflates:
+            ends = not left and self._fin
+            return len(piece) + self._inflate(piece + _END_OF_BLOCK if ends else piece)
+        self._add(piece)
+        if not left:
+            self._end_frame()
+        return len(piece) or 1
+
+    def _inflate(self, data: bytes) -> int:
+        """Inflate *data*, or the first of what it becomes; the next step goes on with the rest."""
+        assert self._deflate is not None
+        decoder = self._deflate.decoder
+        try:
+            piece = decoder.decompress(data, PIECE_BYTES)
+        except zlib.error as error:
+            raise ProtocolError("decompression failed") from error
+        rest = decoder.unconsumed_tail
+        # What is ready in the decoder itself comes without more data.
+        self._to_inflate = rest if rest or len(piece) == PIECE_BYTES else None
+        self._add(piece)
+        if self._to_inflate is None and not self._left:
+            self._end_frame()
+        return len(piece) or 1
+
+    def _add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._most is not None and self._size > self._most:
+            raise PayloadTooBig(self._size, self._most)
+        assert self._pieces is not None
+        self._pieces.add(piece if self._decode is None else self._decode.decode(piece))
+
+    def _end_frame(self) -> None:
+        self._left = None
+        if not self._fin:
+            return
+        if self._decode is not None:
+            self._decode.decode(b"", True)
+        assert self._pieces is not None
+        self.message = self._pieces.joined()
+        self._pieces = self._decode = self._opcode = self._deflate = None
+        self._size = 0
+
+
+_utf8: Final = codecs.getincrementaldecoder("utf-8")
+
+
+class _Pieces:
+    """A message that has begun. Short pieces are joined as they come, so that many of them take little.
+
+    Attributes:
+        held: Bytes that it takes.
+    """
+
+    __slots__ = ("_long", "_nothing", "_short", "held")
+
+    def __init__(self, nothing: Any) -> None:
+        """*nothing* is the empty text, or no bytes."""
+        self._nothing = nothing
+        self._long: list[Any] = []
+        self._short: list[Any] = []
+        self.held = 0
+
+    def add(self, piece: Any) -> None:
+        """Add the next *piece*."""
+        if not piece:
+            return
+        self.held += memory_of(piece)
+        if len(piece) >= _SHORT_BYTES:
+            self._join_short()
+            self._long.append(piece)
+            return
+        self._short.append(piece)
+        if len(self._short) >= _SHORT_PIECES:
+            self._join_short()
+
+    def joined(self) -> Any:
+        """Return all of it; nothing is kept."""
+        pieces = [*self._long, *self._short]
+        self._long, self._short = [], []
+        self.held = 0
+        return pieces[0] if len(pieces) == 1 else self._nothing.join(pieces)
+
+    def _join_short(self) -> None:
+        short = self._short
+        if not short:
+            return
+        joined = self._nothing.join(short)
+        self.held += memory_of(joined) - sum(map(memory_of, short))
+        short.clear()
+        (short if len(joined) < _SHORT_BYTES else self._long).append(joined)
+
+
+def memory_of(content: str | bytes) -> int:
+    """Return how many bytes *content* takes. A text takes up to 4 bytes for each character, by its widest one."""
+    return sys.getsizeof(content) - sys.getsizeof(content[:0])

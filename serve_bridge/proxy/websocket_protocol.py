@@ -1,6 +1,7 @@
 """One WebSocket of the edge: uvicorn's protocol over `websockets`, with what it leaves open closed.
 
 Rule 1: what is received and not yet taken is bounded: one whole message waits, and what one read has brought after it.
+        It is worked off in steps that share the turns of the loop with other connections.
 Rule 2: a message that grows long is given up with 1013 while there is no room for anything more.
 Rule 3: who does not read is not taken for dead while it is our side that does not.
 Rule 4: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`; too many pings end earlier.
@@ -20,7 +21,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import STATUS_PHRASES, WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode, Frame
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
@@ -30,13 +31,12 @@ from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.proxy.places import Place
-from serve_bridge.proxy.websocket_frames import FrameProtocol
+from serve_bridge.proxy.websocket_frames import FrameProtocol, memory_of
+from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["EdgeWebSocket"]
 
 VERSION: Final = "13"
-PIECE_BYTES: Final = 4096
-"""Bytes that are parsed at once: compressed, they may become a thousand times as many."""
 DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5, "level": 3}
 )
@@ -47,6 +47,9 @@ DRAIN_CLOSE_S: Final = 2.0
 """How long a client may take to answer the close of a proxy that drains."""
 CONTROLS_PER_S: Final = 1000
 """Pings and pongs that a client may send, for longer than a moment."""
+FRAGMENTS_PER_S: Final = 1000
+MOST_FRAGMENTS: Final = 32 * 1024
+"""Upper limit for the number of tiny fragments that a client may send at once, beside `FRAGMENTS_PER_S`."""
 
 
 class EdgeWebSocket(WebSocketsSansIOProtocol):
@@ -54,18 +57,21 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     transport: _Leaving  # type: ignore[assignment]
     place: Place
+    conn: FrameProtocol
 
     def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
         self.conn = FrameProtocol(extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger)
         self._received = bytearray()
+        self._in_line = False
         self._queued = self._taken = 0
         self._share = Share(server_state.buffers)
         self._controls = 0.0
         self._denying = self._chunked = False
         self._sent = self._unsent = 0
         self._stalled = 0.0
+        self._waiting = self._last = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection of HTTP."""
@@ -84,6 +90,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
     def sweep(self, now: float, elapsed: float) -> None:
         """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
         self._controls = max(0.0, self._controls - elapsed * CONTROLS_PER_S)
+        self.conn.tiny_fragments = max(0, self.conn.tiny_fragments - int(elapsed * FRAGMENTS_PER_S))
         unsent = self.transport.get_write_buffer_size()
         took = unsent < self._unsent or self._sent > 0
         self._stalled = 0.0 if took or not unsent else self._stalled + elapsed
@@ -150,7 +157,12 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.http.response.body" and self.initial_response is not None:
             await self._deny(message["body"], last=not message.get("more_body", False))
         else:
+            size = memory_of(message.get("text") or message.get("bytes") or b"")
+            if not self.writable.is_set():
+                self._waiting = size
+                self._count()
             await super().send(message)
+            self._waiting, self._last = 0, size
         self._sent += 1
         if message["type"] == "websocket.accept" and self._state.draining:
             self.shutdown()
@@ -203,61 +215,82 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self._go_on()
         return message
 
-    def _go_on(self) -> None:
-        """Parse until a message is whole that the application has not yet taken; read only if it waits for more."""
-        received = self._received
-        while received and self.handshake_complete and not self.read_paused and not self.transport.is_closing():
-            piece = bytes(received[:PIECE_BYTES])
-            del received[:PIECE_BYTES]
-            self.conn.receive_data(piece)
-            self.handle_events()
-            if self.conn.parser_exc is not None:
+    def _go_on(self, *, granted: bool = False) -> None:
+        """Work off what was received until a message is whole that the application has not yet taken.
+
+        The client is read from only if all of that was worked off. *granted*: it is this connection's turn.
+        """
+        received, conn, turns = self._received, self.conn, self._state.turns
+        while self.handshake_complete and not self.read_paused and not self.transport.is_closing():
+            if self._in_line or not (turns.free or (granted and turns.left > 0)):
+                if not self._in_line:
+                    self._in_line = True
+                    turns.wait(self._take_turn)
+                break
+            cost = conn.read(received, turns.left)
+            if not cost:
+                break
+            turns.spend(cost)
+            if conn.events:
+                self.handle_events()
+            if conn.message is not None:
+                self._hand_over(conn.take_message())
+            if conn.parser_exc is not None:
                 self.handle_parser_exception()
+            elif conn.tiny_fragments > MOST_FRAGMENTS:
+                self._fail(CloseCode.POLICY_VIOLATION, "too many fragments")
         self._count()
         if self.transport.is_closing():
             received.clear()
-        elif self.read_paused or len(received) >= HELD_BYTES:
+        elif self.read_paused or self._in_line or len(received) >= HELD_BYTES:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+    def _take_turn(self) -> None:
+        self._in_line = False
+        if not self.disconnected:
+            self._go_on(granted=True)
 
     def _count(self) -> None:
         """Count what is here of messages, either way; give up one that grows where there is no room."""
         if self.disconnected:
             return
-        growing = len(self._received) + len(self.conn.reader.buffer) + sum(map(len, self.frames))
-        unsent = self.transport.get_write_buffer_size()
-        self._share.set(growing + self._queued + self._taken + unsent)
+        growing = len(self._received) + self.conn.held
+        self._share.set(growing + self._queued + self._taken + self._leaving())
         behind = self.read_paused or self.close_sent  # then it is not the client who goes on
         if growing > HELD_BYTES and self._state.buffers.full and not behind:
             self._state.buffers.refused()
             self._fail(CloseCode.TRY_AGAIN_LATER, "the server holds too much for others")
 
-    def handle_cont(self, event: Frame) -> None:
-        """Join a piece to its message, which takes no more than its length, however short the pieces are."""
-        message: bytes | bytearray = self.frames[0]
-        if not isinstance(message, bytearray):
-            message = bytearray(message)
-            self.frames = [message]  # type: ignore[list-item]
-        message += event.data
-        if event.fin:
-            self.frames = [bytes(message)]
-            self.send_receive_event_to_app()
+    def _leaving(self) -> int:
+        """Return how many bytes of the answers are here: those on their way out, and those that may be behind them."""
+        unsent: int = self.transport.get_write_buffer_size()
+        if not unsent:
+            return 0
+        unsent = max(unsent, self._last)  # a message stays whole until its last byte has left
+        return unsent if self.writable.is_set() else unsent + self._waiting + ANSWER_WINDOW
 
-    def send_receive_event_to_app(self) -> None:
-        """Hand a whole message over, and parse no more until it is taken."""
-        data = self.frames.pop()
+    def handle_events(self) -> None:
+        """Handle control frames; messages do not come this way."""
+        for event in self.conn.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode is Opcode.PING:
+                self.handle_ping()
+            elif event.opcode is Opcode.PONG:
+                self.handle_pong(event)
+            else:
+                self.handle_close(event)
+
+    def _hand_over(self, message: str | bytes) -> None:
+        """Hand a whole message over, and work off no more until it is taken."""
         if self.close_sent:  # the client did not know yet
             return
-        if self.curr_msg_data_type == "bytes":
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if isinstance(message, str):
+            self.queue.put_nowait({"type": "websocket.receive", "text": message})
         else:
-            try:
-                self.queue.put_nowait({"type": "websocket.receive", "text": str(data, "utf-8")})
-            except UnicodeDecodeError:
-                self._fail(CloseCode.INVALID_DATA, "the text is no UTF-8")
-                return
-        self._queued = len(data)
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": message})
+        self._queued = memory_of(message)
         self.read_paused = True
 
     def _fail(self, code: CloseCode, reason: str) -> None:

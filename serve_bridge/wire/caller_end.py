@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.messages import Rejection, decoder
@@ -26,6 +26,9 @@ _DATA, _RESPONSE, _REJECT = int(Kind.DATA), int(Kind.RESPONSE), int(Kind.REJECT)
 _CREDIT, _GOAWAY = int(Kind.CREDIT), int(Kind.GOAWAY)
 
 _decode_rejection: Final = decoder(Rejection)
+
+Upload: TypeAlias = Sequence[Segment] | AsyncIterator[bytes | list[Segment]]
+"""The body of a request: all of it, or its messages, each as one or as several segments."""
 
 
 class CallerStream(BodyStream):
@@ -59,7 +62,7 @@ class CallerStream(BodyStream):
         """Whether more of the answer may come."""
         return self.state == _STREAMING
 
-    def start_upload(self, body: Sequence[Segment] | AsyncIterator[bytes]) -> None:
+    def start_upload(self, body: Upload) -> None:
         """Send the request's body in a task; nothing is taken from *body* before the request is accepted."""
         self._upload = asyncio.get_running_loop().create_task(self._send_body(body))
 
@@ -106,12 +109,13 @@ class CallerStream(BodyStream):
             self.uploading = False
         super()._send_data(piece, flags)
 
-    async def _send_body(self, body: Sequence[Segment] | AsyncIterator[bytes]) -> None:
+    async def _send_body(self, body: Upload) -> None:
         try:
             await self.accepted()
             if isinstance(body, AsyncIterator):
                 async for chunk in body:
-                    await self.send_segments([chunk], end=False)
+                    await self.send_segments(chunk if isinstance(chunk, list) else [chunk], end=False)
+                    del chunk  # a long one must not stay while the next is waited for
                 body = []
             await self.send_segments(body, end=True)
         except Exception as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
 from serve_bridge.errors import ProtocolError
@@ -29,6 +30,7 @@ NO_STATUS: Final = 1005
 BROKEN: Final = 1006
 TOO_LONG: Final = 1009
 FAILED: Final = 1011
+TRY_LATER: Final = 1013
 
 _TEXT, _BYTES, _CLOSE, _VOID = b"t", b"b", b"c", b"v"
 _CODE = struct.Struct(">H")
@@ -44,8 +46,16 @@ class Close(NamedTuple):
 Message: TypeAlias = str | bytes | Close
 
 
+Hold: TypeAlias = Callable[[int], bool]
+"""Is told how many bytes are kept; returns whether there is room for them."""
+
+
 class MessageTooLong(Exception):
     """The peer's message is longer than the reader takes."""
+
+
+class NoRoom(Exception):
+    """There is no room for the rest of the peer's message."""
 
 
 def encode(message: Message) -> list[Segment]:
@@ -99,32 +109,43 @@ class MessageReader:
     Args:
         stream: The stream.
         limit: Most bytes of a message; None: any number.
+        hold: Is told how much is here of a message that takes several frames, and 0 after its end. None: there is
+            room for any message.
     """
 
-    def __init__(self, stream: BodyStream, limit: int | None = None) -> None:
+    def __init__(self, stream: BodyStream, limit: int | None = None, hold: Hold | None = None) -> None:
         self._stream = stream
         self._most = None if limit is None else max(limit, MAX_REASON_BYTES + _CODE.size) + 1
-        self._begun = bytearray()
+        self._hold = hold
+        self._begun: list[bytes] = []  # joined once: a buffer that grows is copied, and leaves holes behind
+        self._size = 0
 
     async def next(self) -> Message | None:
         """Return the next message; None after the last.
 
         Raises:
             MessageTooLong: It is longer than the limit.
+            NoRoom: It has begun, and there is no room for more of it.
             ProtocolError: It is none.
             Lost, Aborted: The stream ended without its end.
         """
         while (frame := await self._stream.next_frame()) is not None:
-            data: bytes | bytearray = frame.payload
-            if self._most is not None and len(self._begun) + len(data) > self._most:
+            data = frame.payload
+            if self._most is not None and self._size + len(data) > self._most:
                 raise MessageTooLong
             if self._begun or frame.flags & MORE:
-                self._begun += data
+                self._begun.append(data)
+                self._size += len(data)
+                if self._hold is not None and not self._hold(self._size if frame.flags & MORE else 0):
+                    raise NoRoom
                 if frame.flags & MORE:
                     continue
-                data, self._begun = self._begun, bytearray()
+                data = b"".join(self._begun)
+                self._begun.clear()
+                self._size = 0
             if data and (message := decode(data)) is not None:
                 return message
+            del frame, data
         return None
 
 

@@ -363,6 +363,35 @@ def test_a_flood_of_pings_is_ended(proxy: Proxy, opcode: int) -> None:
         sending.join()
 
 
+def test_a_flood_of_tiny_fragments_is_ended(proxy: Proxy) -> None:
+    """Each costs more than it brings; a message of many short pieces passes."""
+    with proxy.opened() as client:
+        flood = frame(BINARY, b"x", fin=False) + frame(0, b"x", fin=False) * 100_000
+        sending = threading.Thread(target=client.send, args=(flood,))
+        sending.start()
+        assert client.closed() == 1008
+        sending.join()
+
+
+def test_clients_that_send_tiny_fragments_do_not_hold_up_others(proxy: Proxy) -> None:
+    """Each client has its turns: theirs are whole messages in the end, and requests are answered meanwhile."""
+    pieces = 10_000
+    message = frame(BINARY, b"x", fin=False) + frame(0, b"x", fin=False) * pieces + frame(0, b"x")
+    answered = 0
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(proxy.opened()) for _ in range(20)]
+        sending = [threading.Thread(target=client.send, args=(message,)) for client in clients]
+        for thread in sending:
+            thread.start()
+        while any(thread.is_alive() for thread in sending):
+            with proxy.client() as probe:
+                probe.send(b"GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                assert probe.rest().startswith(b"HTTP/1.1 200 ")
+            answered += 1
+        assert [client.frame() for client in clients] == [(BINARY, b"x" * (pieces + 2))] * 20
+    assert answered
+
+
 def test_a_client_without_a_pong_is_closed() -> None:
     """W07: with 1011, after two intervals; who answers stays."""
     with running(ping_interval_s=0.2) as (_, proxy), proxy.opened() as mute, proxy.opened() as client:
