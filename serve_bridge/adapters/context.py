@@ -41,12 +41,25 @@ def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any
             raise ConfigError(
                 f"{option}[{name!r}] must be a dotted path of names that begins with a public one, got {shown(path)}"
             )
-    paths = tuple((name, path.split(".")) for name, path in value.items())
+    return Paths(option, value)
 
-    def context(request: Any) -> Mapping[str, Any]:
-        return _checked(option, {name: _value(f"{option}[{name!r}]", request, path) for name, path in paths})
 
-    return context
+class Paths:
+    """An allow-list, compiled.
+
+    Attributes:
+        roots: The attributes of the request with which its paths begin.
+    """
+
+    def __init__(self, option: str, paths: Mapping[str, str]) -> None:
+        self._option = option
+        self._paths = tuple((name, path.split(".")) for name, path in paths.items())
+        self.roots = frozenset(path[0] for _, path in self._paths)
+
+    def __call__(self, request: Any) -> Mapping[str, Any]:
+        """Return what goes along."""
+        option = self._option
+        return _checked(option, {name: _value(f"{option}[{name!r}]", request, path) for name, path in self._paths})
 
 
 def _value(option: str, request: Any, path: list[str]) -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import Result
+<<<<<<< HEAD
 from flask import Flask
 from flask.cli import ScriptInfo
+=======
+from flask import Blueprint, Flask
+>>>>>>> 13414a0 (Refuse in Flask, where the route is made, a context that begins at nothing there is)
 
 import serve_bridge as serve
 from serve_bridge.adapters.flask import ServeBridge
@@ -156,6 +161,17 @@ def test_check_finds_endpoints_that_are_not_there(deployed: Flask) -> None:
     deployed.add_url_rule("/nobody", view_func=ServeBridge().view("nobody"))
     result = run(deployed, "check")
     assert (result.exit_code, "error: view 'serve_bridge_nobody' forwards to endpoint" in result.output) == (1, True)
+
+
+def test_check_finds_the_views_of_blueprints(deployed: Flask) -> None:
+    """Nested ones too, and views whose arguments were given before."""
+    outer = Blueprint("outer", __name__, url_prefix="/outer")
+    outer.register_blueprint(ServeBridge().blueprint("inner", __name__, routes={"/<x>": "nobody"}))
+    deployed.register_blueprint(outer)
+    deployed.add_url_rule("/partial", "partial", partial(ServeBridge().view("noone"), x=1))
+    output = run(deployed, "check").output
+    assert "error: view 'outer.inner.nobody' forwards to endpoint 'nobody'" in output
+    assert "error: view 'partial' forwards to endpoint 'noone'" in output
 
 
 def test_check_finds_what_is_not_deployed(instance: serve.Client) -> None:

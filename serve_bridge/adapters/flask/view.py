@@ -13,11 +13,13 @@ from flask import Request, Response, current_app, g, request, session
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_exceptions
 
+from serve_bridge.adapters.context import Paths
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
 from serve_bridge.adapters.flask.connection import current_bridge, running_request
 from serve_bridge.adapters.outcome import Outcome, report
 from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.errors import ConfigError
 
 REQUEST_ID: Final = "serve_bridge.request_id"
 """Key in `request.environ` of the id under which the log knows a request that was forwarded."""
@@ -44,6 +46,16 @@ class ForwardingView:
     """
 
     def __init__(self, route: ForwardedRoute, name: str) -> None:
+        """Take a route and the view's name.
+
+        Raises:
+            ConfigError: A path of the route's context begins with nothing that `Web` has.
+        """
+        if isinstance(route.context, Paths) and (unknown := route.context.roots - vars(Web).keys()):
+            raise ConfigError(
+                f"the context of the route to {route.endpoint!r} has a path that begins with {min(unknown)!r}; "
+                "a path begins with request, session or g"
+            )
         self.forwarded_route = route
         self.__name__ = self.__qualname__ = name
         # Extensions know a view by module and name: exempting one from CSRF must not exempt another of its name.
