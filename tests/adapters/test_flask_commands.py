@@ -17,12 +17,8 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import Result
-<<<<<<< HEAD
-from flask import Flask
-from flask.cli import ScriptInfo
-=======
 from flask import Blueprint, Flask
->>>>>>> 13414a0 (Refuse in Flask, where the route is made, a context that begins at nothing there is)
+from flask.cli import ScriptInfo
 
 import serve_bridge as serve
 from serve_bridge.adapters.flask import ServeBridge
