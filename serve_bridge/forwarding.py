@@ -291,7 +291,7 @@ class Reply:
         try:
             while (frame := await self._stream.next_frame()) is not None:
                 if self.trailers is not None and frame.flags & END:
-                    self.trailers = _passing(_decode_trailers(frame.payload))
+                    self.trailers = _passing(_read_trailers(frame.payload))
                 elif frame.payload:
                     yield self._stream.joined(frame)
         except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
@@ -300,6 +300,14 @@ class Reply:
     def close(self) -> None:
         """Give up what has not come; on the loop it came on. It must be called in the end."""
         self._stream.cancel()
+
+
+def _read_trailers(payload: bytes) -> HeaderList:
+    trailers = _decode_trailers(payload)
+    fault = fault_of(trailers)
+    if fault is not None:
+        raise ProtocolError(f"the trailers of the backend's answer: {fault}")
+    return lowered(trailers)
 
 
 async def forward(router: Router, request: Forwarded, *, debug: bool = False) -> Reply:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import Forwarded, Refused, failed, forward
+from serve_bridge.forwarding import Broken, Forwarded, Refused, failed, forward
 from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
 from serve_bridge.proxy.buffers import Buffers, Share
 from serve_bridge.proxy.route_index import Route, RouteIndex
@@ -104,6 +104,9 @@ class ProxyApp:
             await send({"type": "http.response.body"})
             if reply.trailers is not None:
                 await send({"type": TRAILERS, "headers": reply.trailers})
+        except Broken as broken:
+            _logger.warning("request %s: %s: %r", request.request_id, broken, broken.__cause__)
+            raise
         finally:
             reply.close()
 

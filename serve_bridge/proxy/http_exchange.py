@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from serve_bridge.forwarding import Broken
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.messages import TRAILERS
 from serve_bridge.name_cache import NameCache
@@ -206,6 +207,8 @@ class Exchange:
         except asyncio.CancelledError:
             if not self._connection.transport.is_closing():
                 self._fail()
+        except Broken:  # the backend's failure is in the log already
+            self._fail()
         except BaseException:
             self._connection.logger.exception("the application failed")
             self._fail()

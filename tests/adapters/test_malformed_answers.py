@@ -44,6 +44,14 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"2"})
 
 
+async def trailing(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with a trailer that cannot be sent."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [], "trailers": True})
+        await send({"type": "http.response.body", "body": b"body"})
+        await send({"type": "http.response.trailers", "headers": [(b"x-own", b"1\r\nx-injected: 1")]})
+
+
 async def alive(request: Any) -> str:
     """Answer."""
     return "alive"
@@ -54,9 +62,12 @@ def malformed(nothing_left: None) -> Iterator[serve.Client]:
     """An instance whose replica checks nothing of what an application sends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serve_bridge.http_answer.fit_head", lambda status, headers: (status, headers))
+        patch.setattr("serve_bridge.http_answer.fit_trailers", lambda headers: headers)
         client = serve.start(runtime="local", name="malformed", http_options={"port": 0})
         client.create_backend("malformed", serve.asgi_app(application))
         client.create_endpoint("malformed", backend="malformed", route="/malformed")
+        client.create_backend("trailing", serve.asgi_app(trailing))
+        client.create_endpoint("trailing", backend="trailing", route="/trailing")
         client.create_backend("alive", alive)
         client.create_endpoint("alive", backend="alive", route="/alive")
         yield client
@@ -85,3 +96,14 @@ def test_a_malformed_head_is_a_502(http: httpx.Client, case: str, caplog: pytest
     assert len(said) == 1
     assert len(said[0]) < 300
     assert not [each for each in caplog.records if each.exc_info and each.name != "serve_bridge.replica"]
+
+
+def test_malformed_trailers_break_the_answer_off(malformed: serve.Client, caplog: pytest.LogCaptureFixture) -> None:
+    """With one line in the log of the proxy, and no traceback."""
+    with caplog.at_level(logging.WARNING), httpx.Client(base_url=malformed.http_urls[0], trust_env=False) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            http.get("/trailing", headers={"te": "trailers"})
+        assert http.get("/alive").text == "alive"
+    (logged,) = [each for each in caplog.records if each.name == "serve_bridge.proxy"]
+    assert "holds a control character" in logged.getMessage()
+    assert logged.exc_info is None
