@@ -94,7 +94,7 @@ async def _serve(kind: str, port: int) -> None:
         from serve_bridge.proxy.edge import EdgeServer
 
         short = {f"{name}_timeout_s": DEADLINE_S for name in ("header", "body", "write")}
-        await EdgeServer(app, HTTPOptions(port=port, **short)).start()  # type: ignore[arg-type]
+        await EdgeServer(app, HTTPOptions(port=port, allowed_hosts=["*"], **short)).start()  # type: ignore[arg-type]
         await asyncio.Event().wait()
     elif kind.startswith("uvicorn"):
         import uvicorn

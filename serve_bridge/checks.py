@@ -130,6 +130,30 @@ def networks(name: str, value: Any) -> tuple[str, ...]:
     return entries
 
 
+def host_patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Accept a list of host names, IP addresses, `*.domain`, `.domain` and `*`; store it in lower case."""
+    entries = listed(name, value)
+    if not entries:
+        raise ConfigError(f"{name} must name at least one host; ['*'] stands for any")
+    return tuple(_host_pattern(name, entry) for entry in entries)
+
+
+def _host_pattern(name: str, entry: object) -> str:
+    pattern = entry.lower() if isinstance(entry, str) else ""
+    if _HOST_PATTERN.fullmatch(pattern):
+        return pattern.removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(check_text(entry).strip("[]")))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{name} must list hosts without scheme, port and path, such as 'example.com', '*.example.com', '10.0.0.1' "
+            f"or '*', got {shown(entry)}"
+        ) from None
+
+
+_HOST_PATTERN: Final = re.compile(r"\*|(?:\*?\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_-]+)*\.?")
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
     close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []

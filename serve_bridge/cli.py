@@ -54,6 +54,13 @@ def main() -> None:
 )
 @click.option("--ssl-certfile", default=None, help="PEM file with the certificate, for https.")
 @click.option("--ssl-keyfile", default=None, help="PEM file with its key; default: it is in the certificate's file.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    help="A host by which clients may address the proxies, such as example.com or *.example.com; '*' for any. Can be "
+    "repeated; default: the loopback names if --host is a loopback address, otherwise any.",
+)
 @click.option("--address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine.")
 def start(
     name: str,
@@ -62,6 +69,7 @@ def start(
     location: str,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
+    allowed_hosts: tuple[str, ...],
     address: str | None,
 ) -> None:
     """Start an instance on a running Ray cluster; it stays until `shutdown`."""
@@ -71,6 +79,7 @@ def start(
         "location": location,
         "ssl_certfile": ssl_certfile,
         "ssl_keyfile": ssl_keyfile,
+        "allowed_hosts": allowed_hosts or None,
     }
     # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {address}" if address else " here")):

@@ -70,6 +70,8 @@ def status(client: Client) -> Report:
         for name, backend in found["backends"].items()
     ]
     text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
+    refused = [line for proxy in found["proxies"].values() if (line := _refused(proxy))]
+    text += [*refused, ""] if refused else []
     text += [_table(("backend", "replicas", "deployed", "failure"), backends), "", _traffic_table(found["endpoints"])]
     return Report(found, "\n".join(text))
 
@@ -185,6 +187,11 @@ def _traffic_table(endpoints: Mapping[str, Mapping[str, Any]]) -> str:
         for name, each in endpoints.items()
     ]
     return _table(("endpoint", "route", "methods", "traffic", "shadows"), rows)
+
+
+def _refused(proxy: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{count} with {status}" for status, count in (proxy["refused"] or {}).items())
+    return f"{proxy['url']} refused requests since its start: {counts}" if counts else ""
 
 
 def _shares(shares: Mapping[str, float]) -> str:

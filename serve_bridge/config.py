@@ -21,6 +21,7 @@ from serve_bridge.checks import (
     anything,
     file_path,
     flag,
+    host_patterns,
     method_names,
     middleware_list,
     nearest,
@@ -212,6 +213,12 @@ class HTTPOptions:
             is answered with 503 before that is read, at nine tenths idle connections close, at all of it every
             request is a 503.
         trusted_proxies: Addresses and networks of peers whose forwarding headers are believed.
+        allowed_hosts: Hosts by which clients may address the proxy: names, addresses, "*.example.com" for the names
+            below a domain, ".example.com" for the domain too, "*" for any. Other hosts get 421. Ports do not count.
+            None: on a loopback host the loopback names and addresses, otherwise any.
+        allowed_origins: Hosts whose pages may open a WebSocket, in the same form; others get 403. A handshake without
+            an Origin, which no browser sends, is let in. None: as `allowed_hosts`.
+        list_routes: Answer `/-/routes` with the table of routes; False: with 404.
         ssl_certfile: PEM file with the certificate, and those that lead to its issuer's. None: plain HTTP.
         ssl_keyfile: PEM file with the private key. None: it is in `ssl_certfile`.
         ssl_keyfile_password: What the key is encrypted with.
@@ -242,6 +249,9 @@ class HTTPOptions:
     max_connections_per_client: int | None = option(None, optional(whole_number(1, MOST_REQUESTS)))
     max_buffered_bytes: int = option(1 << 30, whole_number(1 << 20, MOST_BYTES))
     trusted_proxies: Sequence[str] = option((), networks)
+    allowed_hosts: Sequence[str] | None = option(None, optional(host_patterns))
+    allowed_origins: Sequence[str] | None = option(None, optional(host_patterns))
+    list_routes: bool = option(True, flag)
     ssl_certfile: str | None = option(None, optional(file_path))
     ssl_keyfile: str | None = option(None, optional(file_path))
     ssl_keyfile_password: str | None = option(None, optional(password), secret=True)

@@ -323,10 +323,11 @@ class Controller:
     # the instance
 
     async def status(self) -> dict[str, Any]:
-        """Return what runs: the proxies' base URLs, what `_describe` says of each backend, and the endpoints."""
+        """Return what runs: the proxies and what they counted, what `_describe` says of each backend, the endpoints."""
         return {
             "name": self._settings.name,
             "http_urls": self._proxies.urls,
+            "proxies": await self._proxies.statistics(),
             "table_version": self._record.version,
             "backends": {name: self._describe(backend) for name, backend in self._record.wanted.backends.items()},
             "endpoints": {

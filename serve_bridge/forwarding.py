@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from random import random
 from typing import Any, ClassVar, Final
 
@@ -63,15 +64,8 @@ _LEFT: Final = "the client left during its upload"
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
-_TITLES: Final = {
-    400: "Bad Request",
-    404: "Not Found",
-    413: "Content Too Large",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
+_TITLES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}
+"""Python 3.11 and 3.12 name 413 by an older RFC."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = decoder(HttpAnswer)
@@ -354,16 +348,41 @@ def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderLis
 
 def failed(error: ServeBridgeError | Refused, request_id: str | None) -> Answer:
     """Return the answer for a request that got none from user code."""
-    status = error.http_status
-    answer = problem(status, _TITLES.get(status, "Error"), _detail(error), request_id)
+    return refusal_answer(
+        error.http_status,
+        _detail(error),
+        request_id,
+        executed=getattr(error, "executed", None),
+        retry=isinstance(error, BackendOverloaded | NotConnected | InstanceClosed),
+    )
+
+
+def refusal_answer(
+    status: int, detail: str | None, request_id: str | None, *, executed: str | None = None, retry: bool = False
+) -> Answer:
+    """Return the problem document of a request that is not served, or failed.
+
+    Args:
+        status: Status of the answer.
+        detail: One clause for the client.
+        request_id: Id of the request; None: it has none.
+        executed: "no" or "unknown": whether user code may have run.
+        retry: Whether the client may try again soon.
+    """
+    answer = problem(status, _TITLES.get(status, "Error"), detail, request_id)
     if request_id is not None:
         answer.headers.append((_REQUEST_ID, request_id.encode()))
-    executed = getattr(error, "executed", None)
     if executed is not None:
         answer.headers.append((b"x-serve-executed", executed.encode()))
-    if isinstance(error, BackendOverloaded | NotConnected | InstanceClosed):
+    if retry:
         answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     return answer
+
+
+def client_request_id(headers: HeaderList) -> str | None:
+    """Return the id that the client gave its request, if it is a valid one."""
+    given = next((value for name, value in headers if name == _REQUEST_ID), b"")
+    return valid_request_id(given.decode("latin-1"))
 
 
 def _detail(error: ServeBridgeError | Refused) -> str | None:

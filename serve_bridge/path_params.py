@@ -6,6 +6,7 @@ Rule 2: pure. The client checks a route with it, the proxy compiles it, the repl
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ __all__ = [
     "check_route",
     "compile_route",
     "convert",
+    "is_reserved",
 ]
 
 RESERVED_PREFIX = "/-/"
@@ -109,7 +111,7 @@ def check_route(route: object, *, mount: bool = False) -> str:
         raise TypeError(f"a route is a str that starts with '/', not {type(route).__name__}")
     if not route.startswith("/"):
         raise TypeError(f"a route starts with '/': {route!r}")
-    if route.startswith(RESERVED_PREFIX) or (mount and route == RESERVED_PREFIX[:-1]):
+    if is_reserved(route) or (mount and route == RESERVED_PREFIX[:-1]):
         raise ConfigError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
     if control := CONTROL.search(route):
         raise ConfigError(f"route {route!r} has the control character {control[0]!r}; a route is printable text")
@@ -123,6 +125,11 @@ def check_route(route: object, *, mount: bool = False) -> str:
             f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'"
         )
     return route
+
+
+def is_reserved(path: str) -> bool:
+    """Return whether *path* lies under `RESERVED_PREFIX`, also as frameworks spell it that merge slashes and dots."""
+    return path.startswith(RESERVED_PREFIX) or posixpath.normpath("/" + path.lstrip("/")).startswith(RESERVED_PREFIX)
 
 
 def convert(params: Iterable[PathParam]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from serve_bridge.config import HTTPOptions, Location
 from serve_bridge.errors import AuthenticationError
@@ -28,6 +28,8 @@ WATCH_S: Final = 2.0
 SILENT_S: Final = 10.0
 RELAUNCH_S: Final = (0.1, 10.0)
 DRAIN_S: Final = 10.0
+STATISTICS_S: Final = 1.0
+"""Time that a proxy has to tell what it has counted."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -77,6 +79,25 @@ class Proxies:
     def urls(self) -> list[str]:
         """Base URLs of the proxies that run."""
         return [proxy.facts.url for proxy in self._proxies.values()]
+
+    async def statistics(self) -> dict[str, dict[str, Any]]:
+        """Return the URL of each proxy, and what it has counted since it started, by the proxy's id.
+
+        `refused` is the number of requests that the proxy did not serve, by status; None: the proxy does not answer.
+        """
+        proxies = list(self._proxies.values())
+        counted = await asyncio.gather(*(self._statistics_of(proxy) for proxy in proxies))
+        return {
+            proxy.facts.id: {"url": proxy.facts.url, **found} for proxy, found in zip(proxies, counted, strict=True)
+        }
+
+    async def _statistics_of(self, proxy: _Proxy) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = await calls.control(proxy.connection, "@statistics", timeout_s=STATISTICS_S)
+        except Exception as error:  # however it went, the status of all else is wanted
+            _logger.debug("proxy %s does not tell what it has counted: %s", proxy.facts.id, error)
+            return {"refused": None}
+        return found
 
     async def start(self, http: HTTPOptions, controller: ReplicaAddress) -> None:
         """Start the proxies that *http* asks for, and keep them from then on.

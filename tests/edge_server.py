@@ -233,7 +233,7 @@ def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     app = Application()
-    server = EdgeServer(app, HTTPOptions(port=0, **options), buffers=buffers)
+    server = EdgeServer(app, HTTPOptions(**{"port": 0, "allowed_hosts": ["*"], **options}), buffers=buffers)
     try:
         url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)

@@ -7,20 +7,23 @@ Rule 3: what happens to one request on its way is `forwarding`'s to say, as for 
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import secrets
-from typing import Any, Final
+from collections.abc import Collection, Iterator
+from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serve_bridge.config import HTTPOptions
+from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import Broken, Forwarded, Refused, failed, forward
+from serve_bridge.forwarding import Broken, Forwarded, Refused, UploadBroken, failed, forward
 from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
+from serve_bridge.path_params import RESERVED_PREFIX
 from serve_bridge.proxy.buffers import Buffers, Share
+from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
+from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
@@ -30,20 +33,22 @@ HELD_BYTES: Final = 256 * 1024
 """A message of a backend may grow to this size when there is no room for anything more."""
 
 _logger = logging.getLogger("serve_bridge.proxy")
+_request_ids: Final[Iterator[str]] = iter(new_request_id, "")
 
 
 class ProxyApp:
     """Answers HTTP requests by forwarding them to endpoints."""
 
-    def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers) -> None:
+    def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers, refusals: Refusals) -> None:
         self._router = router
         self._buffers = buffers
+        self._refusals = refusals
+        self._lists_routes = options.list_routes
         self._timeout_s = options.request_timeout_s
         self._debug = options.debug
         self._max_message_bytes = options.max_message_bytes
         self._index = RouteIndex(())
         self._routes: tuple[Route, ...] = ()
-        self._request_ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count())
 
     def apply(self, table: RoutingTable) -> None:
         """Route by *table* from now on."""
@@ -67,27 +72,24 @@ class ProxyApp:
             elif method in route.methods or (method == "HEAD" and "GET" in route.methods):
                 await self._forward(route, params, scope, receive, send)
             else:
-                await _send_answer(send, _not_allowed(route.methods))
-        elif path.startswith("/-/"):
-            await _send_answer(send, self._own(path, scope["method"]))
+                await send_answer(send, self._refused(scope, _not_allowed(route.methods)))
+        elif path.startswith(RESERVED_PREFIX):
+            await send_answer(send, self._own(path, scope))
         else:
-            detail = f"no route matches {path[:200]!r}; /-/routes lists the routes"
-            await _send_answer(send, problem(404, "Not Found", detail))
+            await send_answer(send, self._refused(scope, self._no_route(path)))
 
     async def _forward(self, route: Route, params: RawPathParams, scope: Scope, receive: Receive, send: Send) -> None:
         request = None
         try:
-            request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids)
+            request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids)
             if self._buffers.full:
-                await _send_answer(send, self._no_room(request))
+                await send_answer(send, self._no_room(request))
                 return
             await request.receive_body(receive)
             reply = await forward(self._router, request, debug=self._debug)
         except (Refused, ServeBridgeError) as error:
-            request_id = request.request_id if request is not None else None
-            if isinstance(error, ServeBridgeError):
-                _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
-            await _send_answer(send, failed(error, request_id))
+            request_id = request.request_id if request is not None else request_id_of(scope["headers"])
+            await send_answer(send, self._failed(error, request_id))
             return
         if reply.failure is not None:
             _log_failure(reply.failure, request.request_id)
@@ -112,21 +114,18 @@ class ProxyApp:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._index.match(scope["path"])
-        request_id = None
         if found is None:
-            answer = problem(404, "Not Found", f"no route matches {scope['path'][:200]!r}")
+            answer = self._refused(scope, self._no_route(scope["path"]))
         elif "GET" not in found[0].methods and not found[0].mount:
-            answer = _not_allowed(found[0].methods)
+            answer = self._refused(scope, _not_allowed(found[0].methods))
         else:
             route, params = found
             if route.mount:
                 scope = {**scope, "root_path": route.root_path(scope["path"])}
             try:
-                request = Forwarded(
-                    route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=self._request_ids
-                )
+                request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids)
             except Refused as error:
-                answer = failed(error, request_id)
+                answer = self._failed(error, request_id_of(scope["headers"]))
             else:
                 if not self._buffers.full:
                     await self._converse(request, scope, receive, send)
@@ -161,16 +160,38 @@ class ProxyApp:
         finally:
             share.give_back()
 
+    def _refused(self, scope: Scope, refusal: Refusal) -> Answer:
+        request_id = request_id_of(scope["headers"])
+        self._refusals.note(refusal, request_id)
+        return answer_of(refusal, request_id)
+
+    def _failed(self, error: Refused | ServeBridgeError, request_id: str) -> Answer:
+        """Return the answer to a request that got none from user code; it is logged."""
+        if isinstance(error, BackendOverloaded):  # a flood of them is a few lines
+            self._refusals.note(Refusal(503, str(error)), request_id, level=logging.WARNING)
+        elif isinstance(error, ServeBridgeError):
+            _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
+        elif not isinstance(error, UploadBroken):
+            self._refusals.note(Refusal(error.http_status, str(error)), request_id)
+        return failed(error, request_id)
+
     def _no_room(self, request: Forwarded) -> Answer:
         self._buffers.refused()
-        return failed(BackendOverloaded("the proxy holds too much for others"), request.request_id)
+        error = BackendOverloaded("the proxy holds too much for others")
+        self._refusals.note(Refusal(503, str(error)), request.request_id, level=logging.DEBUG)
+        return failed(error, request.request_id)
 
-    def _own(self, path: str, method: str) -> Answer:
+    def _no_route(self, path: str) -> Refusal:
+        listed = "; /-/routes lists the routes" if self._lists_routes else ""
+        return Refusal(404, f"no route matches {path[:200]!r}{listed}")
+
+    def _own(self, path: str, scope: Scope) -> Answer:
         """Answer one of the paths under `/-/`."""
-        if path not in ("/-/routes", "/-/live", "/-/ready"):
-            return problem(404, "Not Found", f"nothing is at {path[:200]!r}; see /-/routes, /-/live, /-/ready")
-        if method not in ("GET", "HEAD"):
-            return _not_allowed({"GET"})
+        known = [f"/-/{name}" for name in ("routes", "live", "ready") if name != "routes" or self._lists_routes]
+        if path not in known:
+            return self._refused(scope, Refusal(404, f"nothing is at {path[:200]!r}; see {', '.join(known)}"))
+        if scope["method"] not in ("GET", "HEAD"):
+            return self._refused(scope, _not_allowed({"GET"}))
         if path == "/-/routes":
             routes = {route.path: [route.endpoint, sorted(route.methods)] for route in self._routes}
             body = json.dumps(routes).encode()
@@ -196,16 +217,9 @@ def _log_failure(failed: HttpFailure, request_id: str) -> None:
     _logger.warning(failure.message_of(failed.backend) + ": %s", request_id, failed.type_name)
 
 
-def _not_allowed(methods: Any) -> Answer:
+def _not_allowed(methods: Collection[str]) -> Refusal:
     allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
-    answer = problem(405, "Method Not Allowed", f"allowed: {', '.join(allowed)}")
-    answer.headers.append((b"allow", ", ".join(allowed).encode()))
-    return answer
-
-
-async def _send_answer(send: Send, answer: Answer) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    return Refusal(405, f"allowed: {', '.join(allowed)}", allow=allowed)
 
 
 def routes_of(table: RoutingTable) -> tuple[Route, ...]:
@@ -215,10 +229,3 @@ def routes_of(table: RoutingTable) -> tuple[Route, ...]:
         for name, endpoint in table.endpoints.items()
         if endpoint.path is not None
     )
-
-
-def with_middlewares(app: ASGIApp, options: HTTPOptions) -> ASGIApp:
-    """Return *app* inside the Starlette middlewares of *options*; the first is outermost."""
-    for middleware in reversed(options.middlewares):
-        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    return app

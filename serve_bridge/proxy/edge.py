@@ -27,6 +27,7 @@ from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_protocol import EdgeProtocol
 from serve_bridge.proxy.places import Place
+from serve_bridge.proxy.refusals import Refusals, RefusingApp
 from serve_bridge.proxy.tls import Renewal, server_context
 from serve_bridge.proxy.trusted_peers import BelievingApp
 from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
@@ -51,18 +52,27 @@ class EdgeServer:
     """Serves an ASGI application over HTTP/1.1 and WebSocket.
 
     Args:
-        app: The application. It gets no lifespan events.
+        app: The application, which the middlewares of the options go around. It gets no lifespan events.
         options: Where to listen, limits and deadlines.
         cancels: Whether the task of a request is cancelled when its client leaves, which tells an application
             that waits for something else; without, it is only told when it asks.
         buffers: What is held for clients, to be shared with the application. None: the server's own.
+        refusals: The requests that are not served, to be shared with the application. None: the server's own.
     """
 
     def __init__(
-        self, app: ASGIApp, options: HTTPOptions, *, cancels: bool = False, buffers: Buffers | None = None
+        self,
+        app: ASGIApp,
+        options: HTTPOptions,
+        *,
+        cancels: bool = False,
+        buffers: Buffers | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._options = options
-        self._state = _Connections(options, buffers, most_connections(options.max_connections), self._resume)
+        app = with_middlewares(RefusingApp(app), options)
+        most = most_connections(options.max_connections)
+        self._state = _Connections(options, buffers, refusals, most, self._resume)
         self._state.cancels = cancels
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
@@ -210,6 +220,7 @@ class EdgeServer:
             self._looked_s = 0.0
             self.renew_certificate()
         self._state.buffers.settle()
+        self._state.refusals.settle(elapsed)
         self._state.impatience = self._state.places.impatience
         assert self._acceptor is not None
         self._acceptor.sweep(now)
@@ -235,8 +246,15 @@ class _Connections(EdgeState):
         changed: Set when a connection was opened or has closed, and at least once in each sweep.
     """
 
-    def __init__(self, options: HTTPOptions, buffers: Buffers | None, most: int, resume: Callable[[], None]) -> None:
-        super().__init__(options, buffers, most)
+    def __init__(
+        self,
+        options: HTTPOptions,
+        buffers: Buffers | None,
+        refusals: Refusals | None,
+        most: int,
+        resume: Callable[[], None],
+    ) -> None:
+        super().__init__(options, buffers, refusals, most)
         self.changed = asyncio.Event()
         self._resume = self.places.changed = resume
 
@@ -249,6 +267,13 @@ class _Connections(EdgeState):
     def connection_closed(self) -> None:
         self.changed.set()
         self._resume()
+
+
+def with_middlewares(app: ASGIApp, options: HTTPOptions) -> ASGIApp:
+    """Return *app* inside the Starlette middlewares of *options*; the first is outermost."""
+    for middleware in reversed(options.middlewares):
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+    return app
 
 
 def most_connections(wanted: int) -> int:

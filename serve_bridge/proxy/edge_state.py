@@ -10,9 +10,11 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from serve_bridge.config import HTTPOptions
+from serve_bridge.proxy.allowed_hosts import allowed_hosts, allowed_origins
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.places import Places
-from serve_bridge.proxy.request_head import FramingLimits, Refusal
+from serve_bridge.proxy.refusals import Refusals
+from serve_bridge.proxy.request_head import FramingLimits, Refusal, RequestHead
 from serve_bridge.proxy.trusted_peers import TrustedPeers
 from serve_bridge.proxy.turns import Turns
 
@@ -34,10 +36,13 @@ class EdgeState(ServerState):
         options: Limits and deadlines.
         framing: The part of them that the framer enforces.
         trusted: Whose forwarding headers are believed.
+        hosts: The hosts by which clients may address the server.
+        origins: The hosts whose pages may open a WebSocket.
         buffers: What is held for clients.
         places: The places of connections.
         impatience: Part of each deadline that is taken away since the server is full, as of the last sweep.
         turns: How much of what clients have sent is worked off in one turn of the loop.
+        refusals: The requests that were not served.
         draining: The server ends.
         idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
             server is full, holds much or ends, answers close their connections.
@@ -45,7 +50,9 @@ class EdgeState(ServerState):
         date_line: The Date header of answers, as a line.
     """
 
-    def __init__(self, options: HTTPOptions, buffers: Buffers | None, most_connections: int) -> None:
+    def __init__(
+        self, options: HTTPOptions, buffers: Buffers | None, refusals: Refusals | None, most_connections: int
+    ) -> None:
         super().__init__()
         self.options = options
         self.framing = FramingLimits(
@@ -56,6 +63,9 @@ class EdgeState(ServerState):
         )
         self.trusted = TrustedPeers(options.trusted_proxies)
         self.logger = logging.getLogger("serve_bridge.proxy")
+        self.hosts = allowed_hosts(options)
+        self.origins = allowed_origins(options)
+        self.refusals = refusals or Refusals(self.logger)
         self.buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
         self.places = Places(
             most_connections,
@@ -70,15 +80,18 @@ class EdgeState(ServerState):
         self.cancels = False
         self.date_line = b""
 
-    def admit_body(self) -> None:
-        """Let in another request with a body.
-
-        Raises:
-            Refusal: There is no room for it.
-        """
-        if not self.buffers.take_bodies:
+    def admit(self, head: RequestHead) -> Refusal | None:
+        """Return why the request of *head* is not served; None: it is."""
+        if head.host and not self.hosts.allows(head.host):
+            return Refusal(421, "the host is not one of this server (http option allowed_hosts)")
+        if head.body_length != 0 and not self.buffers.take_bodies:
             self.buffers.refused()
-            raise Refusal(NO_ROOM, "the server holds too much for others")
+            return Refusal(NO_ROOM, "the server holds too much for others")
+        if head.websocket:
+            for name, value in head.headers:
+                if name == b"origin" and not self.origins.allows_origin(value):
+                    return Refusal(403, "the origin is not one of this server (http option allowed_origins)")
+        return None
 
     def note_share(self, client: tuple[str, int] | None) -> None:
         """Warn of a client whose requests take all of its share, but not for each request."""

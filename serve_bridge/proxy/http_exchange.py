@@ -12,18 +12,19 @@ import asyncio
 import http
 import logging
 import re
-import uuid
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from serve_bridge.context import new_request_id
 from serve_bridge.forwarding import Broken
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.messages import TRAILERS
 from serve_bridge.name_cache import NameCache
 from serve_bridge.proxy.buffers import Share
+from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.results import is_bodyless
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
@@ -74,7 +75,7 @@ class Connection(Protocol):
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the answer that begins now."""
 
-    def answer_problem(self, status: int, reason: str, request_id: str) -> None:
+    def answer_problem(self, refusal: Refusal, request_id: str) -> None:
         """Answer the request, of whose answer nothing is out, with a problem; then close."""
 
     def on_response_complete(self) -> None:
@@ -96,6 +97,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_abandoned",
         "_app",
         "_bodyless",
         "_chunked",
@@ -128,6 +130,7 @@ class Exchange:
         self.share: Share | None = None
         self.more_body = True
         self.disconnected = self.response_started = self.response_complete = False
+        self._abandoned = False
         self._app = app
         self._connection = connection
         self._pieces: list[bytes] = []
@@ -158,6 +161,11 @@ class Exchange:
         """The client has left, or its request was refused."""
         self.disconnected = True
         self._tell()
+
+    def abandon(self) -> None:
+        """The request is refused although the application has begun with it; what it still sends is dropped."""
+        self._abandoned = True
+        self.lose()
 
     def lose(self) -> None:
         """The connection is lost."""
@@ -213,7 +221,7 @@ class Exchange:
             self._connection.logger.exception("the application failed")
             self._fail()
         else:
-            if not self.response_complete and not self._connection.gave_up:
+            if not (self.response_complete or self._connection.gave_up or self._abandoned):
                 self._connection.logger.error("the application returned before its answer was complete")
                 self._fail()
         finally:
@@ -222,11 +230,11 @@ class Exchange:
 
     def _fail(self) -> None:
         """Answer with 500 while nothing of the answer is out; abort later, lest it be taken for whole."""
-        if self.response_complete or self._connection.gave_up:
+        if self.response_complete or self._connection.gave_up or self._abandoned:
             return
         if self._head or not self.response_started:
             self._head = b""
-            self._connection.answer_problem(500, "the application failed", uuid.uuid4().hex)
+            self._connection.answer_problem(Refusal(500, "the application failed"), new_request_id())
         else:
             self._connection.transport.abort()
 
@@ -235,7 +243,7 @@ class Exchange:
         connection = self._connection
         if connection.flow.write_paused:
             await connection.flow.drain()
-        if connection.gave_up:
+        if connection.gave_up or self._abandoned:
             return
         kind = message["type"]
         if kind == "http.response.start" and not self.response_started:

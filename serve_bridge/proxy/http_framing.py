@@ -37,12 +37,13 @@ _UNPRINTABLE: Final = re.compile(rb"[^ -~\x80-\xff\r\n]")
 class RequestFramer:
     """Cuts the bytes of one connection into pieces: a head, then the data of its body, then the next head.
 
-    A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits. Before a head
-    that announces a body is handed out *admit* is called; it refuses the request by raising `Refusal`.
+    A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits. *admit* is
+    called with each head before it is handed out, and may refuse the request. After a head with a `refusal` there are
+    no more pieces.
 
     Args:
         limits: What the connection may send.
-        admit: Called for each request with a body.
+        admit: Returns why a request is not served, or None.
         trusted: Whether forwarding headers of this connection reach the application.
 
     Attributes:
@@ -69,7 +70,11 @@ class RequestFramer:
     )
 
     def __init__(
-        self, limits: FramingLimits, admit: Callable[[], None] | None = None, *, trusted: bool = False
+        self,
+        limits: FramingLimits,
+        admit: Callable[[RequestHead], Refusal | None] | None = None,
+        *,
+        trusted: bool = False,
     ) -> None:
         self._limits = limits
         self._admit = admit
@@ -113,6 +118,9 @@ class RequestFramer:
         if self._start == len(self._buffer):
             self.discard()  # the rest of the body may be long in coming
             return None
+        if self._step == "refused":
+            self.refuse()
+            return None
         return self._body_piece() if self._step == "length" else self._chunk_piece()
 
     def _expect_head(self) -> None:
@@ -126,6 +134,13 @@ class RequestFramer:
     def rest(self) -> bytes:
         """Take all bytes not yet handed out, for another protocol."""
         return self._take(self.buffered)
+
+    def refuse(self) -> None:
+        """Hand out nothing any more: what follows is dropped, and counted as the rest of the body."""
+        self.at_head = False
+        self._step = "refused"
+        self._body_left = max(0, self._body_left - self.buffered)
+        self.discard()
 
     def discard(self) -> None:
         """Forget all bytes not yet handed out, and free the memory of those that were."""
@@ -149,9 +164,12 @@ class RequestFramer:
         self._scanned = self._line_end = 0
         self._skipped_blank = False
         head = read_head(raw, self._limits, trusted=self._trusted)
-        if head.body_length != 0:
-            if self._admit is not None:
-                self._admit()
+        if head.refusal is None and self._admit is not None:
+            head.refusal = self._admit(head)
+        if head.refusal is not None:
+            self._body_left = 0 if head.body_length is None else head.body_length
+            self.refuse()
+        elif head.body_length != 0:
             self._expect_body(raw, head.body_length)
         return head
 

@@ -1,19 +1,13 @@
-"""The answers that the edge gives by itself."""
+"""The answers that the edge gives without the application."""
 
 from __future__ import annotations
 
-import json
-from http import HTTPStatus
-from typing import Final
-
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.forwarding import RETRY_AFTER_S
 from serve_bridge.proxy.http_exchange import status_line
+from serve_bridge.results import Answer
 
-__all__ = ["answer_asterisk", "problem"]
-
-_NOT_STARTED: Final = b"retry-after: %d\r\nx-serve-executed: no\r\n" % RETRY_AFTER_S
+__all__ = ["answer_asterisk", "closing_answer"]
 
 
 async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
@@ -22,15 +16,9 @@ async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-def problem(status: int, reason: str, request_id: str) -> bytes:
-    """Return the bytes of an answer that refuses a request (RFC 9457) and closes the connection."""
-    title = HTTPStatus(status).phrase
-    body = json.dumps({"title": title, "status": status, "detail": reason, "request_id": request_id}).encode()
-    return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n%s" % (
-        status_line(status),
-        len(body),
-        request_id.encode(),
-        _NOT_STARTED if status == HTTPStatus.SERVICE_UNAVAILABLE else b"",
-        b"connection: close\r\n",
-        body,
-    )
+def closing_answer(answer: Answer, date_line: bytes) -> bytes:
+    """Return the bytes of *answer*, after which the connection closes."""
+    lines = [status_line(answer.status)]
+    for name, value in answer.headers:
+        lines += (name, b": ", value, b"\r\n")
+    return b"".join([*lines, date_line, b"connection: close\r\n\r\n", answer.body])

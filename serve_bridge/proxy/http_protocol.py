@@ -6,7 +6,9 @@ The framer cuts the bytes into heads and bodies. Scopes are made here, `http_exc
 Rule 1: the framer alone decides where a message begins and ends. No parser reads the same bytes again.
 Rule 2: one request at a time. What is pipelined waits as bytes, and a refusal never overtakes an answer.
 Rule 3: no timer a request. A connection keeps its deadlines as numbers, and the server sweeps over them all.
-Rule 4: a client has left when the connection is lost. One that has only ended its own side is still answered;
+Rule 4: the refusal of a readable request is the application's to answer, behind the middlewares. Bytes that cannot be
+read as a request are answered here.
+Rule 5: a client has left when the connection is lost. One that has only ended its own side is still answered;
 one that ends it after the answer has begun, or over TLS, counts as leaving.
 """
 
@@ -16,7 +18,6 @@ import asyncio
 import logging
 import math
 import socket
-import uuid
 from typing import Any, Final, cast
 
 from starlette.types import ASGIApp, Scope
@@ -29,8 +30,9 @@ from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import Exchange
 from serve_bridge.proxy.http_framing import RequestFramer
-from serve_bridge.proxy.http_heads import answer_asterisk, problem
+from serve_bridge.proxy.http_heads import answer_asterisk, closing_answer
 from serve_bridge.proxy.places import Place
+from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
 from serve_bridge.proxy.request_head import Refusal, RequestHead
 from serve_bridge.proxy.send_queue import SendQueue
 
@@ -88,7 +90,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._patience_s = 0.0
         self._reading_head = True
         self._half_closed = self._is_tls = False
-        self._lingering = False
+        self._lingering = self._refused = False
         self._upload_left = 0.0
         self._heard_at = self._linger_ends = 0.0
         self._body_time = 0.0
@@ -107,7 +109,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
         self._queue = SendQueue(transport, state.buffers, is_tls=self._is_tls)
         is_trusted = bool(state.trusted) and self._client is not None and self._client[0] in state.trusted
-        self._framer = RequestFramer(state.framing, state.admit_body, trusted=is_trusted)
+        self._framer = RequestFramer(state.framing, state.admit, trusted=is_trusted)
         timeout_s = state.options.header_timeout_s
         self._wait(min(timeout_s, state.idle_grace_s) if state.draining else timeout_s)
 
@@ -151,9 +153,11 @@ class EdgeProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """Close, unless a request waits for its answer; TLS is closed by its end in any case."""
-        if self._is_tls or self._lingering or not self._busy or not self._framer.at_head:
+        if self._is_tls or self._lingering or not self._busy or not (self._framer.at_head or self._refused):
             return None
         self._half_closed = True
+        if self._refused:
+            return True
         exchange = self._exchange
         assert exchange is not None
         if exchange.response_started:
@@ -184,10 +188,10 @@ class EdgeProtocol(asyncio.Protocol):
                     self._take_body(piece)
                 else:
                     self._begin(piece)
-                if self.gave_up:
+                if self.gave_up or self._refused:
                     return
         except Refusal as refusal:
-            self._refuse(refusal.status, refusal.reason)
+            self._refuse(refusal)
             return
         if not framer.at_head or not framer.buffered:
             return
@@ -202,7 +206,7 @@ class EdgeProtocol(asyncio.Protocol):
         """Begin to serve a request."""
         if not self._place.serve():
             self.server_state.note_share(self._client)
-            raise Refusal(NO_ROOM, "this client has too many requests under way")
+            head.refusal = Refusal(NO_ROOM, "this client has too many requests under way")
         if head.websocket:
             self._upgrade(head)
             return
@@ -227,22 +231,41 @@ class EdgeProtocol(asyncio.Protocol):
         self._reading_head = False
         self._deadline = math.inf
         self._body_time = 0.0
-        exchange = self._exchange = Exchange(
-            answer_asterisk if head.target == b"*" else self._app,
-            scope,
-            self,
-            keep_alive=head.keep_alive,
-            expects_100_continue=head.expects_continue,
+        if head.refusal is not None:
+            self._serve_refusal(scope, head.refusal)
+            return
+        exchange = self._run(
+            Exchange(
+                answer_asterisk if head.target == b"*" else self._app,
+                scope,
+                self,
+                keep_alive=head.keep_alive,
+                expects_100_continue=head.expects_continue,
+            )
         )
-        task = self._serving = self.loop.create_task(exchange.run())
-        tasks = self.server_state.tasks
-        task.add_done_callback(tasks.discard)
-        tasks.add(task)
         if self._framer.at_head:
             exchange.end_body(0)
         else:
             exchange.share = Share(self.server_state.buffers)
             exchange.share.add(min(self._framer.body_left, BODY_HELD_BYTES))
+
+    def _run(self, exchange: Exchange) -> Exchange:
+        self._exchange = exchange
+        task = self._serving = self.loop.create_task(exchange.run())
+        tasks = self.server_state.tasks
+        task.add_done_callback(tasks.discard)
+        tasks.add(task)
+        return exchange
+
+    def _serve_refusal(self, scope: Scope, refusal: Refusal) -> None:
+        """Let the application answer a readable request that is not served; the connection closes after the answer."""
+        request_id = request_id_of(scope["headers"])
+        self._note(refusal, request_id)
+        self._refused = True
+        self._framer.refuse()
+        self.flow.resume_reading()
+        scope = {**scope, "state": {}, REFUSAL: (refusal, request_id), BODY_LENGTH: 0}
+        self._run(Exchange(self._app, scope, self, keep_alive=False, expects_100_continue=False)).end_body(0)
 
     def _take_body(self, piece: bytes) -> None:
         """Pass a piece of a body on; what the application does not read waits outside."""
@@ -269,7 +292,11 @@ class EdgeProtocol(asyncio.Protocol):
         websocket.connection_made(self.transport)
         self.transport.set_protocol(websocket)
         path = head.target + (b"?" + head.query if head.query else b"")
-        websocket.shake_hands(path.decode("ascii"), head.headers)
+        refused = None
+        if head.refusal is not None:
+            refused = (head.refusal, request_id_of(head.headers))
+            self._note(*refused)
+        websocket.shake_hands(path.decode("ascii"), head.headers, refused)
         if rest:
             websocket.data_received(rest)
 
@@ -282,7 +309,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write bytes of an answer, if anybody can still receive them."""
-        if not self.gave_up:
+        if not self.gave_up and not self.transport.is_closing():
             self._queue.write(data)
 
     def may_keep_alive(self) -> bool:
@@ -341,20 +368,38 @@ class EdgeProtocol(asyncio.Protocol):
         self._wait(DRAIN_LINGER_S if self.server_state.draining else LINGER_S)
         self._place.wait(now)
 
-    def _refuse(self, status: int, reason: str) -> None:
-        """Answer with a problem and close; an answer that has begun is cut off instead."""
-        request_id = uuid.uuid4().hex
-        level = logging.DEBUG if status == NO_ROOM else logging.INFO  # that is logged once for all
-        self.logger.log(level, "refused a request with %d: %s (request id %s)", status, reason, request_id)
-        if self._exchange is not None and self._busy and self._exchange.response_started:
+    def _refuse(self, refusal: Refusal) -> None:
+        """Refuse bytes that are not a request, or not the rest of one; then close.
+
+        If the answer to the request has begun, it is cut off instead.
+        """
+        exchange = self._exchange
+        if exchange is None or not self._busy:
+            if not self._framer.at_head:  # the request was answered, only the rest of its body is wrong
+                self._note(refusal, request_id_of([]))
+                self._linger()
+                return
+            request_id = request_id_of([])
+            self._note(refusal, request_id)
+            self.answer_problem(refusal, request_id)
+        elif exchange.response_started:
+            self._note(refusal, request_id_of(exchange.scope["headers"]))
             self._abandon()
             self.transport.abort()
         else:
-            self.answer_problem(status, reason, request_id)
+            exchange.abandon()
+            if self.server_state.cancels and self._serving is not None:
+                self._serving.cancel()
+            self._serve_refusal(exchange.scope, refusal)
 
-    def answer_problem(self, status: int, reason: str, request_id: str) -> None:
+    def _note(self, refusal: Refusal, request_id: str) -> None:
+        # Refusals for want of room are a warning of the buffers, one for all.
+        level = logging.DEBUG if refusal.status == NO_ROOM else logging.INFO
+        self.server_state.refusals.note(refusal, request_id, level=level)
+
+    def answer_problem(self, refusal: Refusal, request_id: str) -> None:
         """Answer the request, of whose answer nothing is out, with a problem; then close."""
-        self.write(problem(status, reason, request_id))
+        self.write(closing_answer(answer_of(refusal, request_id), self.date_line))
         self._abandon()
         if not self.transport.is_closing():
             self._linger()
@@ -419,7 +464,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._count_answer()
         if self._queue.stalled_s(elapsed) > self.server_state.write_timeout_s:
             self.transport.abort()
-        if not self._framer.at_head and not self._lingering:
+        if not self._framer.at_head and not self._lingering and not self._refused:
             self._sweep_body(elapsed)
 
     def _expire(self) -> None:

@@ -8,6 +8,7 @@ Rule 3: the head alone decides how the body is framed. Nothing behind this modul
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
@@ -52,12 +53,13 @@ class Refusal(Exception):
 
     Attributes:
         status: HTTP status of the answer.
-        reason: One clause for the client; holds nothing of the request.
+        reason: One clause for the client.
+        allow: The methods that the resource has, for a 405.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, allow: Sequence[str] = ()) -> None:
         super().__init__(status, reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.allow = status, reason, allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class RequestHead:
         expects_continue: Whether the client holds its body back until it is asked for it.
         takes_trailers: Whether the client reads trailers of an answer.
         websocket: Whether the client asks for a WebSocket, and nothing but frames follows once it has one.
+        host: The value of Host; empty: there is none, as HTTP/1.0 allows.
+        refusal: Why the request is not served although its head can be read; None: it is. Its body is never read.
     """
 
     method: str
@@ -98,6 +102,8 @@ class RequestHead:
     expects_continue: bool = False
     takes_trailers: bool = False
     websocket: bool = False
+    host: bytes = b""
+    refusal: Refusal | None = None
 
     @property
     def path(self) -> str:
@@ -150,7 +156,8 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
         trusted: Whether its forwarding headers reach the application.
 
     Raises:
-        Refusal: The head breaks a limit, is malformed, or leaves open its host or the end of its body.
+        Refusal: The head breaks a limit, is malformed, or leaves open its host or the end of its body. A refusal
+            that leaves the head readable is its attribute instead.
     """
     line_end = head.find(b"\n") + 1
     method, authority, target, query, version = check_request_line(head[:line_end], limits)
@@ -178,6 +185,7 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
     _check_host(named.get(b"host"), authority, required=version == b"1.1")
     is_current = version == b"1.1"
     read = RequestHead(method.decode(), "1.1" if is_current else "1.0", target, query, headers, keep_alive=is_current)
+    read.host = named.get(b"host", b"")
     if len(named) > 1 or b"host" not in named:
         _read_named(read, named, limits)
     return read
@@ -185,7 +193,11 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
 
 def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLimits) -> None:
     """Read the fields that say something about the message and its connection."""
-    head.body_length = _body_length(named, head.version, limits)
+    head.body_length = _body_length(named, head.version)
+    if named.get(b"expect", b"100-continue").lower() != b"100-continue":
+        head.refusal = Refusal(417, "only 100-continue can be expected")
+    elif (head.body_length or 0) > limits.max_body_bytes:
+        head.refusal = Refusal(413, "the body is too large")
     is_current = head.version == "1.1"
     head.expects_continue = is_current and b"expect" in named
     head.takes_trailers = is_current and b"te" in named and _TAKES_TRAILERS.search(named[b"te"]) is not None
@@ -244,19 +256,14 @@ def check_trailer(line: bytes) -> None:
         raise Refusal(400, "a trailer holds a field that must be a header")
 
 
-def _body_length(named: dict[bytes, bytes], version: str, limits: FramingLimits) -> int | None:
-    if named.get(b"expect", b"100-continue").lower() != b"100-continue":
-        raise Refusal(417, "only 100-continue can be expected")
+def _body_length(named: dict[bytes, bytes], version: str) -> int | None:
     if b"transfer-encoding" in named:
         _check_chunked(named, version)
         return None
     value = named.get(b"content-length", b"0")
     if not _LENGTH.fullmatch(value):
         raise Refusal(400, "the content-length is malformed")
-    length = int(value)
-    if length > limits.max_body_bytes:
-        raise Refusal(413, "the body is too large")
-    return length
+    return int(value)
 
 
 def _check_chunked(named: dict[bytes, bytes], version: str) -> None:

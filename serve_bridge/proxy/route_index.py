@@ -4,7 +4,8 @@ Rule 1: the first created route that matches wins, as in a scan over all of them
 Rule 2: no such scan is made. A static path is one dict look-up with the winner decided beforehand; for the
 others a trie over the literal text of the segments leaves the few that can match; `PathPattern` decides, in time
 linear in the path.
-Rule 3: matching is exact: no slash is added, nothing is normalised, and nothing under ``/-/`` ever matches.
+Rule 3: matching is exact: no slash is added, nothing is normalised, and nothing under ``/-/`` ever matches, however
+that is spelt.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from serve_bridge.http.path_pattern import PathPattern
-from serve_bridge.path_params import RESERVED_PREFIX, CompiledPath, PathParam, compile_route, convert
+from serve_bridge.path_params import CompiledPath, PathParam, compile_route, convert, is_reserved
 
 __all__ = ["Match", "Route", "RouteIndex"]
 
@@ -79,7 +80,7 @@ class RouteIndex:
 
         A parameter whose converter refuses the text, like an integer of 5,000 digits, is no match.
         """
-        if path.startswith(RESERVED_PREFIX):
+        if "-/" in path and is_reserved(path):
             return None
         return self._static.get(path) or self._search(path)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from serve_bridge.control_link import ControlLink
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.proxy.app import ProxyApp, with_middlewares
+from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge import EdgeServer
+from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls
@@ -29,6 +31,11 @@ class Proxy:
         self._key = key
         self._listener = Listener(self, key, spec.generation, spec.proxy)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._refusals = Refusals(logging.getLogger("serve_bridge.proxy"))
+        self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
+            "@drain": self.drain,
+            "@statistics": self.statistics,
+        }
 
     async def start(self) -> tuple[ReplicaAddress, str]:
         """Serve; return where the controller reaches this proxy, and its base URL.
@@ -38,10 +45,11 @@ class Proxy:
         """
         spec = self._spec
         self._router = Router(self._key, Role.EDGE)
+        refusals = self._refusals
         buffers = Buffers(spec.http.max_buffered_bytes, logging.getLogger("serve_bridge.proxy"))
-        app = ProxyApp(self._router, spec.http, buffers)
+        app = ProxyApp(self._router, spec.http, buffers, refusals)
         self._link = ControlLink(spec.controller, self._key, spec.generation, Role.EDGE, app.apply)
-        self._edge = EdgeServer(with_middlewares(app, spec.http), spec.http, cancels=True, buffers=buffers)
+        self._edge = EdgeServer(app, spec.http, cancels=True, buffers=buffers, refusals=refusals)
         self._link.start()
         await self._link.ready()
         url = await self._edge.start()
@@ -54,12 +62,17 @@ class Proxy:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Take a request of the controller; there are no others."""
         head = calls.decode_call(frame.payload) if frame.kind == Kind.CALL else None
-        if head is None or head.call_method != "@drain":
-            stream.reject("not exposed", "@drain")
+        operation = None if head is None else self._operations.get(head.call_method)
+        if head is None or operation is None:
+            stream.reject("not exposed", "a proxy's operation")
             return
-        task = asyncio.get_running_loop().create_task(calls.answer_control(stream, head, self.drain))
+        task = asyncio.get_running_loop().create_task(calls.answer_control(stream, head, operation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return what this proxy has counted: `refused`, the requests that it did not serve, by status."""
+        return {"refused": {str(status): count for status, count in sorted(self._refusals.counts.items())}}
 
     async def drain(self, grace_s: float) -> None:
         """Finish what has arrived, within *grace_s*, then close."""

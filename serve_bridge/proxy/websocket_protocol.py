@@ -31,6 +31,8 @@ from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.proxy.places import Place
+from serve_bridge.proxy.refusals import REFUSAL
+from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.proxy.websocket_frames import FrameProtocol, memory_of
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
@@ -68,6 +70,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         self._queued = self._taken = 0
         self._share = Share(server_state.buffers)
         self._controls = 0.0
+        self._refused: tuple[Refusal, str] | None = None
         self._denying = self._chunked = False
         self._sent = self._unsent = 0
         self._stalled = 0.0
@@ -118,8 +121,11 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     # The handshake
 
-    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
-        """Begin the handshake that the client asks for with *headers*."""
+    def shake_hands(
+        self, path: str, headers: list[tuple[bytes, bytes]], refused: tuple[Refusal, str] | None = None
+    ) -> None:
+        """Begin the handshake that *headers* ask for; *refused*: why it is refused, and the request's id."""
+        self._refused = refused
         fields = Headers()
         for name, value in headers:
             fields[name.decode("ascii")] = value.decode("latin-1")
@@ -139,6 +145,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Serve; that a connection ends, or what is forwarded, is no error of the application."""
+        if self._refused is not None:
+            cast(dict[str, Any], self.scope)[REFUSAL] = self._refused
         try:
             await self.app(self.scope, self.receive, self.send)
         except (ClientDisconnected, ConnectionError, asyncio.CancelledError):

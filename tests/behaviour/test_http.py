@@ -377,7 +377,7 @@ def test_work_is_cancelled_when_the_client_leaves(serving: Serving, http: httpx.
     served = serving(backend, config={"max_concurrent_queries": 1})
     where = urlsplit(str(http.base_url))
     with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
-        connection.sendall(f"GET {served.route} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        connection.sendall(f"GET {served.route} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_until((tmp_path / "begun").exists)
     wait_until((tmp_path / "cancelled").exists)
     assert http.post(served.route).text == "free"
@@ -566,9 +566,9 @@ def test_keep_alive_connections_carry_many_requests(serving: Serving, http: http
     """Pipelined ones too, answered in order."""
     served = serving(lambda request: request.query_params["n"])
     where = urlsplit(str(http.base_url))
-    asked = "".join(f"GET {served.route}?n={n} HTTP/1.1\r\nHost: a\r\n\r\n" for n in range(20))
+    asked = "".join(f"GET {served.route}?n={n} HTTP/1.1\r\nHost: localhost\r\n\r\n" for n in range(20))
     with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
-        connection.sendall(asked.encode() + b"GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        connection.sendall(asked.encode() + b"GET /-/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         answers = connection.makefile("rb").read()
     bodies = re.findall(rb"\r\n\r\n(\w+)", answers)
     assert [body.split(b"HTTP")[0] for body in bodies] == [*(b"%d" % n for n in range(20)), b"ok"]

@@ -101,7 +101,7 @@ def ask(
     client.send(h11.EndOfMessage())
     target = f"{route}?name={name.replace(' ', '%20')}"
     with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
-        lines = [f"{method} {target} HTTP/1.1", "Host: a", "Connection: close, te", *headers, "", ""]
+        lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close, te", *headers, "", ""]
         connection.sendall("\r\n".join(lines).encode())
         while data := connection.recv(65536):
             client.receive_data(data)

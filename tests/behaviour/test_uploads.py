@@ -84,7 +84,7 @@ def connect(http: httpx.Client) -> Iterator[Connect]:
 
 def head(target: str, *headers: str) -> bytes:
     """Return the head of a POST."""
-    return "\r\n".join([f"POST {target} HTTP/1.1", "Host: a", *headers, "", ""]).encode()
+    return "\r\n".join([f"POST {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes, dict[bytes, bytes]]:
@@ -138,7 +138,7 @@ def test_a_short_body_that_nobody_reads_keeps_the_connection(careless: Served, c
 def test_nothing_of_an_unread_chunked_body_is_a_request(uploads: Served, connect: Connect) -> None:
     """However it is framed."""
     connection = connect()
-    smuggled = b"GET /-/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    smuggled = b"GET /-/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     chunk = b"%x\r\n" % (70_000 + len(smuggled)) + b"x" * 70_000 + smuggled + b"\r\n"
     connection.sendall(head(f"{uploads.route}?do=ignore", "Transfer-Encoding: chunked") + chunk)
     assert answer_of(connection)[:2] == (200, b"enough")

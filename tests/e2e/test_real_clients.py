@@ -116,7 +116,7 @@ LOCATIONS = f"""
 location / {{ {WEBSOCKET_BLOCK} }}
 location /hidden {{ deny all; }}
 """
-HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Attack: 1\r\n\r\n"
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\nX-Attack: 1\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def ask(address: tuple[str, int], *requests: bytes) -> list[Answer]:
 
 def get(path: bytes) -> bytes:
     """Return the bytes of a GET, after which the connection closes."""
-    return b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"anything", b"TLS/1.0", b"websocket, h2c", b"websocket"])
@@ -144,7 +144,7 @@ def test_what_nginx_denies_stays_out_of_reach(site: str, front: tuple[str, int],
     """A body is not read as a request, and the next user of the connection to the proxy gets the answer to theirs."""
     body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN) if chunked else HIDDEN
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(HIDDEN)
-    head = b"POST /open HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: %b\r\n%b\r\n\r\n" % (
+    head = b"POST /open HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: %b\r\n%b\r\n\r\n" % (
         upgrade,
         framing,
     )

@@ -71,7 +71,7 @@ async def connected(address: tuple[str, int]) -> socket.socket:
 async def upload(client: socket.socket) -> int:
     """Send a body and return the status of the answer, whichever comes first."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(client, b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+    await loop.sock_sendall(client, b"POST /deaf HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY))
     sending = loop.create_task(loop.sock_sendall(client, BODY))
     try:
         return int((await loop.sock_recv(client, 4096)).split(b" ", 2)[1])
@@ -97,7 +97,7 @@ def test_more_bodies_than_there_is_room_for(instance: serve.Client, tmp_path: Pa
         uploads = [asyncio.create_task(upload(client)) for client in clients]
         await reached(lambda: sum(upload.done() for upload in uploads) >= UPLOADS - TAKEN, TIMEOUT_S)
         reader, writer = await asyncio.open_connection(*address)
-        writer.write(b"GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /-/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
         grown = proxy.grown()

@@ -174,7 +174,11 @@ class Load:
 
 def _request(kind: str) -> bytes:
     body = UPLOAD if kind == "read" else b""
-    lines = [f"{'POST' if body else 'GET'} /transfer?do={kind} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}"]
+    lines = [
+        f"{'POST' if body else 'GET'} /transfer?do={kind} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Length: {len(body)}",
+    ]
     if kind == "hang":
         lines.append(f"X-Serve-Timeout-S: {HANGS_FOR_S}")
     return "\r\n".join([*lines, "", ""]).encode() + body

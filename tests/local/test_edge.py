@@ -161,9 +161,9 @@ def test_a_bad_request_is_refused_and_the_connection_closed(edge: Running, data:
     assert "/last" not in edge.app.paths
 
 
-def test_a_refusal_is_one_log_line_without_the_request(edge: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_one_log_line_without_the_request(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody fills the log, or writes into it, with bad bytes."""
-    with caplog.at_level("INFO", "serve_bridge.proxy"):
+    with running() as edge, caplog.at_level("INFO", "serve_bridge.proxy"):
         edge.exchange(GET + b"Host: forged\r\n\r\n")
     assert len(caplog.records) == 1
     assert "forged" not in caplog.text

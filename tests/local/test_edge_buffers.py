@@ -264,7 +264,9 @@ async def answer(request: Any) -> Any:
 @pytest.fixture
 def url() -> Iterator[str]:
     """Where a proxy is that may hold little."""
-    client = serve.start(runtime="local", name="room", http_options={"port": 0, "max_buffered_bytes": MIB})
+    client = serve.start(
+        runtime="local", name="room", http_options={"port": 0, "allowed_hosts": ["*"], "max_buffered_bytes": MIB}
+    )
     client.create_backend("answer", answer)
     client.create_endpoint("answer", backend="answer", route="/answer", methods=["GET"])
     yield client.http_urls[0]

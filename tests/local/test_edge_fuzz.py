@@ -82,7 +82,7 @@ class Data:
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     """A proxy with short deadlines."""
-    options = {"port": 0, "header_timeout_s": 2, "body_timeout_s": 2, "keep_alive_timeout_s": 1}
+    options = {"port": 0, "allowed_hosts": ["*"], "header_timeout_s": 2, "body_timeout_s": 2, "keep_alive_timeout_s": 1}
     client = serve.start(runtime="local", name="edge-fuzz", http_options=options)
     for code in (anything, form, stream, Data):
         client.create_backend(code.__name__, code)

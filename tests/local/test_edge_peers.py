@@ -54,7 +54,7 @@ async def stream() -> Any:
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     """A proxy with a backend behind it."""
-    client = serve.start(runtime="local", name="edge-peers", http_options={"port": 0})
+    client = serve.start(runtime="local", name="edge-peers", http_options={"port": 0, "allowed_hosts": ["*"]})
     client.create_backend("work", work, config={"max_concurrent_queries": 4})
     client.create_endpoint("work", backend="work", route="/work", methods=["GET", "POST"])
     host, _, port = client.http_urls[0].removeprefix("http://").rpartition(":")
@@ -191,7 +191,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 async def main():
-    server = EdgeServer(app, HTTPOptions(port=0, keep_alive_timeout_s=600, header_timeout_s=600))
+    server = EdgeServer(app, HTTPOptions(port=0, allowed_hosts=["*"], keep_alive_timeout_s=600, header_timeout_s=600))
     print(await server.start(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()

@@ -87,7 +87,7 @@ class Proxy:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Proxy]:
     """An instance with one endpoint a route."""
-    client = serve.start(runtime="local", name="edge-requests", http_options={"port": 0})
+    client = serve.start(runtime="local", name="edge-requests", http_options={"port": 0, "allowed_hosts": ["*"]})
     client.create_backend("echo", echo)
     for code in (Data, form, parsed):
         client.create_backend(code.__name__, code)
@@ -339,7 +339,7 @@ def test_control_headers_reach_no_user_code(proxy: Proxy) -> None:
     """C08, C10: none of ours, none invented, whichever way they are spelt."""
     names = ("X-Serve-Admin", "x-serve-retry", "X-Serve-Model-Id", "X-SERVE-SHARD-KEY", "X_Serve_Call_Method")
     shown = seen(proxy, *(f"{name}: 1" for name in names))
-    assert [name for name, _ in shown["headers"]] == ["host"]
+    assert [name for name, _ in shown["headers"]] == ["host", "x-request-id"]
 
 
 def test_a_name_with_an_underscore_is_dropped(proxy: Proxy) -> None:
@@ -361,6 +361,19 @@ def test_the_reserved_prefix_is_nobodys(proxy: Proxy) -> None:
     try:
         assert [answer.status for answer in proxy.answers(request("PUT", "/-/hack"))] == [404]
         assert [answer.status for answer in proxy.answers(request("PUT", "/hack"))] == [200]
+        for path in (
+            "//-/hack",
+            "///-/hack",
+            "/./-/hack",
+            "/a/../-/hack",
+            "/%2d/hack",
+            "/-%2fhack",
+            "/%2F-/hack",
+            "/-//hack",
+        ):
+            assert [answer.status for answer in proxy.answers(request("PUT", path))] == [404], path
+        for path in ("/%2d/live", "/-%2flive"):  # the same path in another spelling
+            assert [answer.body for answer in proxy.answers(get(path))] == [b"ok"], path
     finally:
         proxy.client.delete_endpoint("all")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 
 import serve_bridge as serve
@@ -71,7 +72,8 @@ def command(cluster: str) -> Command:
 def started(command: Command, cluster: str) -> Iterator[str]:
     """The name of an instance that `start` made, with one endpoint."""
     name = "from-the-command-line"
-    ran = command("start", "--name", name, "--port", "0", "--address", cluster)
+    hosts = ["--allowed-host", "127.0.0.1", "--allowed-host", "*.example"]
+    ran = command("start", "--name", name, "--port", "0", "--address", cluster, *hosts)
     assert ran.returncode == 0, ran.stderr
     client = serve.connect(name=name)
     client.create_backend("hello", lambda request: "hello")
@@ -86,6 +88,15 @@ def test_a_started_instance_can_be_joined(command: Command, started: str) -> Non
     client = serve.connect(name=started)
     assert client.get_handle("hello").call() == "hello"
     client.close()
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("shop.example", 200), ("localhost", 421)])
+def test_the_allowed_hosts_are_those_of_the_command(started: str, host: str, status: int) -> None:
+    """The option can be repeated."""
+    client = serve.connect(name=started)
+    answer = httpx.get(client.http_urls[0] + "/hello", headers={"Host": host}, trust_env=False)
+    client.close()
+    assert answer.status_code == status
 
 
 def test_status_shows_everything_as_json(command: Command, started: str) -> None:

@@ -265,6 +265,37 @@ class TestHTTPOptions:
         with pytest.raises(ConfigError, match="trusted_proxies"):
             HTTPOptions(trusted_proxies=value)
 
+    @pytest.mark.parametrize("option", ["allowed_hosts", "allowed_origins"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "a",
+            [],
+            [""],
+            ["http://a"],
+            ["a:80"],
+            ["a/b"],
+            ["a b"],
+            ["*."],
+            ["*a"],
+            ["a.*"],
+            ["ä"],
+            [1],
+            [b"a"],
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_host_is_refused(self, option: str, value: Any) -> None:
+        """Scheme, port and path are the usual mistakes."""
+        with pytest.raises(ConfigError, match=option):
+            HTTPOptions(**{option: value})
+
+    def test_allowed_hosts_are_stored_as_they_are_compared(self) -> None:
+        """In lower case, without brackets and without a dot at the end."""
+        given = ["Shop.Example.", "*.Example.org", ".example.net", "[::1]", "10.0.0.1", "*"]
+        stored = ("shop.example", "*.example.org", ".example.net", "::1", "10.0.0.1", "*")
+        assert HTTPOptions(allowed_hosts=given).allowed_hosts == stored
+
     def test_trusted_proxies_are_stored_as_a_tuple(self) -> None:
         """IPv4, IPv6 and networks of both."""
         assert HTTPOptions(trusted_proxies=["10.0.0.0/8", "::1"]).trusted_proxies == ("10.0.0.0/8", "::1")

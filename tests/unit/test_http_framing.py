@@ -73,6 +73,8 @@ def framed(pieces: list[bytes], limits: FramingLimits = LIMITS) -> Framed:
             while (out := framer.next_piece()) is not None:
                 if isinstance(out, RequestHead):
                     head = out
+                    if head.refusal is not None:
+                        raise head.refusal
                     found.requests.append(Request(out.method.encode(), target_of(out), b"", framer.at_head))
                 else:
                     begun = found.requests.pop()

@@ -130,7 +130,10 @@ def test_matching_is_exact(path: str) -> None:
     assert index("/api").match(path) is None
 
 
-@pytest.mark.parametrize("path", ["/-/", "/-/ready", "/-/a/b"])
+@pytest.mark.parametrize(
+    "path",
+    ["/-/", "/-/ready", "/-/a/b", "//-/ready", "///-/x", "/./-/x", "/a/../-/x", "/-//x", "/-/../a", "/a/..//-/x"],
+)
 def test_nothing_under_the_reserved_prefix_matches(path: str) -> None:
     """Neither a catch-all nor a mount receives what the proxy keeps for itself."""
     assert RouteIndex([route("/{x:path}"), route("/", mount=True), route("/{a}/{b}")]).match(path) is None
