@@ -128,6 +128,7 @@ class RequestFramer:
             self.discard()
         self.at_head = True
         self._step = ""
+        self._body_left = 0
         self._scanned = self._line_end = 0
         self._skipped_blank = False
 

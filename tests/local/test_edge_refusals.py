@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge import commands
 from serve_bridge.proxy.buffers import Buffers
-from tests.edge_server import Answer, Running, answers, running
+from tests.edge_server import Answer, Running, answers, read_all, running
 
 HEAD = b"Host: localhost\r\nOrigin: http://localhost:3000\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HEAD
@@ -293,3 +294,13 @@ def test_the_status_counts_refusals() -> None:
         assert "refused requests since its start: 1 with 404, 1 with 405, 1 with 421" in commands.status(client).text
     finally:
         client.shutdown()
+
+
+def test_a_client_that_has_ended_its_side_gets_the_refusal(edge: Running) -> None:
+    """Its end may be read before the application has answered."""
+    for sent in (POST + b"Content-Length: 1001\r\n\r\n", CHUNKED + b"3e9\r\n" + b"x" * 1001):
+        with edge.client() as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            (answer,) = answers(read_all(client))
+        assert answer.status == 413
