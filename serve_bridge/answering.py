@@ -18,14 +18,14 @@ from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from serve_bridge.errors import ProtocolError, SerializationError, ServeBridgeError
+from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import REQUEST_ID, FrozenRequest, ServeRequest
-from serve_bridge.results import Answer, fit_head, is_bodyless, problem
+from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -197,7 +197,11 @@ def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) ->
         answer = problem(400, "Bad Request", str(error), head.request_id)
     elif isinstance(error, ServeBridgeError) and not isinstance(error, SerializationError | ProtocolError):
         # A nested call of the backend ended so; its status says more than 500.
-        answer = problem(error.http_status, type(error).__name__, request_id=head.request_id)
+        _logger.warning("request %s: %s: %s", head.request_id, type(error).__name__, error)
+        if isinstance(error, UNAVAILABLE):
+            answer = unavailable(type(error).__name__, request_id=head.request_id)
+        else:
+            answer = problem(error.http_status, type(error).__name__, request_id=head.request_id)
         told = failure.of_http(head.backend, error)
     else:
         log_failure(stream, head, error)

@@ -27,7 +27,7 @@ An error without a status here has 500.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 __all__ = [
     "AuthenticationError",
@@ -242,6 +242,14 @@ class InstanceClosed(ServeBridgeError, RuntimeError):
 
     http_status = 503
     executed: ClassVar[Executed] = "no"
+
+
+UNAVAILABLE: Final = (BackendOverloaded, EndpointNotFound, InstanceClosed, NotConnected)
+"""Errors for which an application answers 503 with `Retry-After`: what it needs is not there now, and may be later.
+
+A missing endpoint is among them although its own status is 404: the URL belongs to the application, and caches would
+keep a 404.
+"""
 
 
 class ProtocolError(ServeBridgeError, ConnectionError):

@@ -74,7 +74,7 @@ async def forward_websocket(
         return None if routed is None else await _answer(*routed, request, scope, client, logger, on_failure)
     except ServeBridgeError as error:  # before there was an answer
         logger.warning("request %s: %s: %s", request.request_id, type(error).__name__, error)
-        return await deny(scope, send, failed(error, request.request_id))
+        return await deny(scope, send, failed(error, request.request_id, from_adapter=request.from_adapter))
     finally:
         client.end()
 

@@ -21,10 +21,9 @@ from starlette.types import Receive, Scope
 
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
+    UNAVAILABLE,
     BackendOverloaded,
     DeadlineExceeded,
-    InstanceClosed,
-    NotConnected,
     ProtocolError,
     ServeBridgeError,
 )
@@ -40,15 +39,12 @@ from serve_bridge.messages import (
     RawPathParams,
     decoder,
 )
-from serve_bridge.results import Answer, is_bodyless, problem
+from serve_bridge.results import RETRY_AFTER_S, Answer, is_bodyless, problem
 from serve_bridge.router import Router
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import END, Kind
 from serve_bridge.wire.websocket import SWITCHING
-
-RETRY_AFTER_S: Final = 1
-"""What `Retry-After` says: the line is short, so a second is long."""
 
 _CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
 _TIMEOUT: Final = b"x-serve-timeout-s"
@@ -106,12 +102,12 @@ class Forwarded:
         request_id: The client's own if it is a valid one, else the next of *request_ids*. User code finds it in the
             header X-Request-Id.
         body: What follows the head; see `router.Outgoing`.
+        from_adapter: Whether an adapter forwards it, and not the proxy.
     """
 
     __slots__ = (
         "_call_method",
         "_context",
-        "_from_adapter",
         "_headers",
         "_inline",
         "_params",
@@ -120,6 +116,7 @@ class Forwarded:
         "body",
         "draw",
         "endpoint",
+        "from_adapter",
         "idempotent",
         "request_id",
         "retried",
@@ -158,7 +155,7 @@ class Forwarded:
         self._inline = b""
         self._params = params
         self._scope = scope
-        self._from_adapter = from_adapter
+        self.from_adapter = from_adapter
         self._takes_trailers = not from_adapter and "extensions" in scope and TRAILERS in scope["extensions"]
         self._context = context
         method = scope.get("method")
@@ -248,7 +245,7 @@ class Forwarded:
             self._params,
             scope.get("client"),
             scope.get("server"),
-            self._from_adapter,
+            self.from_adapter,
             self._context,
             self._inline,
             scope.get("subprotocols"),
@@ -346,14 +343,18 @@ def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderLis
     return head, headers
 
 
-def failed(error: ServeBridgeError | Refused, request_id: str | None) -> Answer:
-    """Return the answer for a request that got none from user code."""
+def failed(error: ServeBridgeError | Refused, request_id: str | None, *, from_adapter: bool = False) -> Answer:
+    """Return the answer for a request that got none from user code.
+
+    With *from_adapter* a missing endpoint is a 503, as everything in `errors.UNAVAILABLE`.
+    """
+    is_unavailable = isinstance(error, UNAVAILABLE) and (from_adapter or error.http_status == 503)
     return refusal_answer(
-        error.http_status,
+        503 if is_unavailable else error.http_status,
         _detail(error),
         request_id,
         executed=getattr(error, "executed", None),
-        retry=isinstance(error, BackendOverloaded | NotConnected | InstanceClosed),
+        retry=is_unavailable,
     )
 
 

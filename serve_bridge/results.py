@@ -37,12 +37,16 @@ __all__ = [
     "problem",
     "render",
     "threaded_content",
+    "unavailable",
 ]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 MAX_TRAILERS: Final = 100
 """As many trailers an answer may have."""
+
+RETRY_AFTER_S: Final = 1
+"""What `Retry-After` says, in seconds: queues are short, and an instance starts again within seconds."""
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _BYTES: Final = b"application/octet-stream"
@@ -107,6 +111,13 @@ def render(result: object, *, head: bool = False) -> Answer | Response | StreamO
     if renderer is _from_response and head:
         return _from_response(result, head=True)
     return renderer(result)
+
+
+def unavailable(title: str, detail: str | None = None, request_id: str | None = None) -> Answer:
+    """Return a 503 that asks the client to try again soon."""
+    answer = problem(503, title, detail, request_id)
+    answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    return answer
 
 
 def problem(

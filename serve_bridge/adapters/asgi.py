@@ -27,9 +27,13 @@ from serve_bridge.adapters.lasting_client import ASYNC_TIMEOUT_S
 from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
 from serve_bridge.client import Client
 from serve_bridge.context import in_request
-from serve_bridge.errors import ServeBridgeError
+from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
+from serve_bridge.forwarded_websocket import deny
+from serve_bridge.handle import CallOptions, Handle
+from serve_bridge.results import Answer
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 
@@ -49,6 +53,19 @@ class ServeBridge(AppBridge):
     @cached_property
     def _application(self) -> Application:
         return Application(self._bridge, self._routes, closes=True)
+
+    def get_handle(self, endpoint: str) -> Handle:
+        """Return a handle for a view to call: `await handle.acall(...)`, in a thread `handle.call(...)`.
+
+        A view need not catch what cannot be reached now: a missing endpoint or instance, a full queue. It is
+        Starlette's `HTTPException` with status 503 and `Retry-After`.
+
+        Raises:
+            NotConnected: No instance is running where it was looked for.
+        """
+        with unavailable_in_app():
+            client = self._bridge.client()
+        return ViewHandle(client, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
 
     async def aclient(self) -> Client:
         """Same as `client`, without holding the running loop up."""
@@ -85,7 +102,8 @@ class ServeBridge(AppBridge):
 class ServeBridgeMiddleware:
     """ASGI middleware: forwards the requests and WebSockets that match *routes*, and hands on everything else.
 
-    Errors are answered here, with a problem: the application's own handlers are behind it.
+    Errors are answered here, with a problem: the application's own handlers are behind it. So is what a view of the
+    application does not catch of `errors.UNAVAILABLE`, unless its framework has answered already.
 
     Args:
         app: What is behind it.
@@ -121,7 +139,7 @@ class ServeBridgeMiddleware:
                 await forward_match(self._bridge, found, scope, receive, send, handled=False)
                 return
             with in_request(request_id_of(scope)) as scope[REQUEST_ID]:
-                await self._app(scope, receive, send)
+                await answer_unavailable(self._app, scope, receive, send)
             return
         if kind == "lifespan":
             send = self._closing(send)
@@ -198,6 +216,27 @@ class ForwardingApp:
             await exchange(self._bridge, self._route, scope, path_params, receive, send)
         else:
             await _converse(self._bridge, self._route, scope, path_params, receive, send)
+
+
+async def answer_unavailable(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run *app*; if it raises one of `errors.UNAVAILABLE` before it has answered, answer with 503."""
+    answered = False
+
+    async def sending(message: Message) -> None:
+        nonlocal answered
+        answered = True
+        await send(message)
+
+    try:
+        await app(scope, receive, sending)
+    except UNAVAILABLE as error:
+        if answered:
+            raise
+        outcome = refused(error)
+        if scope["type"] == "http":
+            await fail(outcome, scope, send, handled=False)
+        else:
+            await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
 
 
 def request_id_of(scope: Scope) -> str | None:

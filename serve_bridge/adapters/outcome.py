@@ -68,7 +68,7 @@ def refused(error: ServeBridgeError | Refused, request: Forwarded | None = None)
     An error of the engine is logged, unless its status is 500: then the framework reports it, or `report` does.
     """
     request_id = request.request_id if request is not None else next(request_ids)
-    outcome = Outcome.of(failed(error, request_id), error)
+    outcome = Outcome.of(failed(error, request_id, from_adapter=True), error)
     if isinstance(error, ServeBridgeError) and outcome.status != _BROKEN:
         logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
     return outcome

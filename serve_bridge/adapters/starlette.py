@@ -27,12 +27,12 @@ from starlette.types import ASGIApp, Scope
 from serve_bridge.adapters import asgi
 from serve_bridge.adapters.asgi import ForwardingApp, ServeBridgeMiddleware
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.exchange import http_exception, running_loop
-from serve_bridge.adapters.outcome import refused
+from serve_bridge.adapters.exchange import running_loop
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.typed_endpoint import Operation, operation_of
+from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
 from serve_bridge.context import new_request_id, running_request, valid_request_id
-from serve_bridge.errors import NotConnected, shown
+from serve_bridge.errors import shown
 from serve_bridge.handle import CallOptions, Handle
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
@@ -129,11 +129,9 @@ def get_handle(
         # It stays for the view, which runs in the task of this dependency, or in a thread with its context.
         running_request.set(_request_id_of(connection.scope))
         bridge = _bridge_of(connection)
-        try:
+        with unavailable_in_app():
             client = await bridge.aclient()
-        except NotConnected as error:
-            raise http_exception(refused(error)) from error
-        return Handle(
+        return ViewHandle(
             client, endpoint, options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s)
         )
 

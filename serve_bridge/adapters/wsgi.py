@@ -10,7 +10,7 @@ Rule 3: nothing connects before the first request, so that a server may fork as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -26,7 +26,7 @@ from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import RouteSpec
 from serve_bridge.context import in_request
-from serve_bridge.errors import ServeBridgeError
+from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 from serve_bridge.results import problem
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class ServeBridge(AppBridge):
 class ServeBridgeMiddleware:
     """WSGI middleware: forwards the requests that match *routes*, and hands on everything else.
 
-    Errors are answered here, with a problem: the application's own handlers are behind it.
+    Errors are answered here, with a problem: the application's own handlers are behind it. So is what a view of the
+    application does not catch of `errors.UNAVAILABLE`, unless its framework has answered already.
 
     Args:
         app: What is behind it.
@@ -109,7 +110,13 @@ class ServeBridgeMiddleware:
         if found is not None and found.takes(environ["REQUEST_METHOD"]):
             return _forward(self.bridge._bridge, found, environ, start_response)
         with in_request(environ.get("HTTP_X_REQUEST_ID")):
-            return self._app(environ, start_response)
+            starting = _Starting(start_response)
+            try:
+                return self._app(environ, starting)
+            except UNAVAILABLE as error:
+                if starting.started:
+                    raise
+                return _send(refused(error), environ["REQUEST_METHOD"], start_response)
 
 
 class Application:
@@ -148,6 +155,18 @@ def _forward(bridge: Bridge, found: Match, environ: WSGIEnvironment, start_respo
     outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body, WebRequest(environ))
     report(outcome)
     return _send(outcome, method, start_response)
+
+
+class _Starting:
+    """The `start_response` of an application behind the middleware; it knows whether it was called."""
+
+    def __init__(self, start_response: StartResponse) -> None:
+        self._start_response = start_response
+        self.started = False
+
+    def __call__(self, *arguments: Any) -> Callable[[bytes], object]:
+        self.started = True
+        return self._start_response(*arguments)
 
 
 def _send(outcome: Outcome, method: str, start_response: StartResponse) -> Iterable[bytes]:

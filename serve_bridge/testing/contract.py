@@ -233,10 +233,11 @@ class AdapterContract(FrontContract):
 
     # what is not there
 
-    def test_an_unknown_endpoint_is_a_404(self, serve_bridge_http: httpx.Client) -> None:
-        """As the routing table has it at that moment."""
+    def test_an_unknown_endpoint_is_a_503(self, serve_bridge_http: httpx.Client) -> None:
+        """The URL is the application's, and caches would keep a 404; the client may try again soon."""
         answer = serve_bridge_http.get("/missing", headers={"x-request-id": "mine-1"})
-        assert (answer.status_code, answer.headers["x-request-id"]) == (404, "mine-1")
+        assert (answer.status_code, answer.headers["x-request-id"]) == (503, "mine-1")
+        assert answer.headers["retry-after"] == "1"
 
     def test_what_is_not_routed_is_the_applications(self, serve_bridge_http: httpx.Client) -> None:
         """Also what the instance itself has a route for."""

@@ -157,6 +157,8 @@ urlpatterns: list[Any] = [
     path("async/state/", abridge_view("state", context=CONTEXT)),
     path("limited/", bridge_view("size", max_body_bytes=10)),
     path("typed/<int:number>/<uuid:key>/<slug:word>/", bridge_view("echo")),
+    path("unexposed/", bridge_view("counter", method_name="missing")),
+    path("async/unexposed/", abridge_view("counter", method_name="missing")),
     path("exempt/", bridge_view("size", csrf_exempt=True)),
     path("after-body/", read_first(bridge_view("size"), "body")),
     path("after-post/", read_first(bridge_view("uploaded"), "POST")),

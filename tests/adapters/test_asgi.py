@@ -161,15 +161,15 @@ def test_a_middleware_answers_errors_itself(bridge: ServeBridge) -> None:
     """Nobody handles what is raised there, although Starlette has put its application into the scope."""
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"ours": True}, 404)
+        return JSONResponse({"ours": True}, 503)
 
     app = Starlette(
         middleware=[Middleware(ServeBridgeMiddleware, routes={"/x": "missing"}, bridge=bridge)],
-        exception_handlers={404: unexpected},
+        exception_handlers={503: unexpected},
     )
     with asgi_client(app) as http:
         answer = http.get("/x")
-    assert (answer.status_code, answer.json()["title"]) == (404, "Not Found")
+    assert (answer.status_code, answer.json()["title"]) == (503, "Service Unavailable")
 
 
 def test_a_bridge_with_routes_is_its_own_middleware(bridge: ServeBridge) -> None:

@@ -74,7 +74,7 @@ def test_the_backend_chooses_the_subprotocol(app: Starlette) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/missing", 404), ("/ml/nothing", 404), ("/ml/answer/x", 404)], ids=lambda value: str(value)
+    ("path", "status"), [("/missing", 503), ("/ml/nothing", 404), ("/ml/answer/x", 404)], ids=lambda value: str(value)
 )
 def test_an_unknown_endpoint_or_path_is_denied(app: Starlette, path: str, status: int) -> None:
     """With a problem, of a server that can send one."""
@@ -147,4 +147,4 @@ def test_a_denial_over_a_real_socket(app: Starlette) -> None:
     """The status arrives."""
     with serve_asgi(app) as url, pytest.raises(InvalidStatus) as denied:
         connect(url.replace("http", "ws") + "/missing", proxy=None)
-    assert denied.value.response.status_code == 404
+    assert denied.value.response.status_code == 503

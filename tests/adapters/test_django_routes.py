@@ -24,7 +24,7 @@ ROUTES = {
     "page/": {"endpoint": "counter", "name": "taken"},
     "form/": {"endpoint": "form", "methods": ["POST"]},
     "open/": {"endpoint": "form", "csrf_exempt": True},
-    "gone/": "missing",
+    "gone/": {"endpoint": "counter", "method_name": "missing"},
     "guarded/": {"endpoint": "counter", "decorators": [f"{__name__}.refusing"]},
     "reverse/": {"endpoint": "counter", "decorators": [f"{__name__}.reversing"]},
 }

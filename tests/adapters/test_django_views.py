@@ -116,9 +116,9 @@ def test_what_user_code_raises_is_raised_in_the_view() -> None:
     assert 'raise RuntimeError("secret")' in caught.value.remote_traceback
 
 
-def test_an_unknown_endpoint_reaches_handler404(get: Get) -> None:
+def test_a_method_that_is_not_there_reaches_handler404(get: Get) -> None:
     """The page may show the request's id."""
-    answer = get("/missing/", headers={"x-request-id": "mine-2"})
+    answer = get("/unexposed/", headers={"x-request-id": "mine-2"})
     assert (answer.status_code, answer.content) == (404, b"the project's 404 for mine-2")
 
 
@@ -130,7 +130,7 @@ def test_a_bad_request_reaches_handler400(get: Get) -> None:
 def test_the_exceptions_are_djangos_own() -> None:
     """As a view raises them."""
     with pytest.raises(Http404):
-        bridge_view("missing")(RequestFactory().get("/"))
+        bridge_view("counter", method_name="missing")(RequestFactory().get("/"))
     with pytest.raises(BadRequest):
         bridge_view("echo")(RequestFactory().get("/", headers={"x-serve-shard-key": ""}))
 
@@ -266,7 +266,7 @@ def test_forward_failed_is_sent(get: Get) -> None:
     finally:
         forward_failed.disconnect(receiver)
         forward_failed.disconnect(failing)
-    assert [(told["status"], type(told["error"]).__name__) for told in receiver.told] == [(404, "EndpointNotFound")]
+    assert [(told["status"], type(told["error"]).__name__) for told in receiver.told] == [(503, "EndpointNotFound")]
 
 
 def test_a_handle_works_in_a_view() -> None:

@@ -102,7 +102,7 @@ def test_an_error_without_a_handler_is_a_problem(make_app: MakeApp) -> None:
     app = make_app()
     forward(app, "/missing", "missing")
     answer = app.test_client().get("/missing")
-    assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
+    assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
 
 
 def test_a_failing_backend_reaches_the_handler_for_all_errors(make_app: MakeApp) -> None:
@@ -158,7 +158,7 @@ def test_an_error_page_of_the_app_names_the_request(make_app: MakeApp) -> None:
     """So that the log can be searched for it."""
     app = make_app()
     forward(app, "/missing", "missing")
-    app.register_error_handler(404, lambda error: ("nothing here", 404))
+    app.register_error_handler(503, lambda error: ("nothing here", 503))
     answer = app.test_client().get("/missing", headers={"x-request-id": "mine-1"})
     assert (answer.text, answer.headers.getlist("x-request-id")) == ("nothing here", ["mine-1"])
 

@@ -128,7 +128,7 @@ def seen_by_handlers(bridge: ServeBridge, endpoint: str, status: int) -> HTTPExc
     return seen[0]
 
 
-@pytest.mark.parametrize(("endpoint", "status"), [("missing", 404), ("failing", 500), ("waiting", 504)])
+@pytest.mark.parametrize(("endpoint", "status"), [("missing", 503), ("failing", 500), ("waiting", 504)])
 def test_the_applications_handlers_shape_the_errors(bridge: ServeBridge, endpoint: str, status: int) -> None:
     """They are Starlette's HTTPException, with the request's id."""
     error = seen_by_handlers(bridge, endpoint, status)

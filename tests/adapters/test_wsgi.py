@@ -98,7 +98,7 @@ def call(app: App, path: str = "/", **environ: Any) -> tuple[str, dict[str, str]
 def test_every_answer_is_valid(bridge: ServeBridge, path: str) -> None:
     """Whole, streamed, failed, or our own."""
     status, headers, _ = call(bridge, path, REQUEST_METHOD="GET")
-    assert int(status.split(" ", 1)[0]) in (200, 404, 418, 500)
+    assert int(status.split(" ", 1)[0]) in (200, 404, 418, 500, 503)
     assert headers["content-type"]
 
 
@@ -278,10 +278,10 @@ def test_a_middleware_hands_on_the_very_environment(bridge: ServeBridge) -> None
     """And returns the very answer."""
     seen: list[Any] = []
     answer = [b""]
-    app = bridge.middleware(lambda environ, start_response: seen.append((environ, start_response)) or answer)
+    app = bridge.middleware(lambda environ, start_response: seen.append(environ) or answer)
     environ = {"PATH_INFO": "/own", "REQUEST_METHOD": "GET"}
     assert app(environ, print) is answer  # type: ignore[arg-type]
-    assert seen == [(environ, print)]
+    assert seen[0] is environ
     assert environ == {"PATH_INFO": "/own", "REQUEST_METHOD": "GET"}
 
 

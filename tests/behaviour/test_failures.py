@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import BaseModel
 
@@ -121,3 +122,14 @@ def test_type_and_text_of_an_exception_of_several_lines_arrive(
     assert isinstance(error, BackendError)
     assert (error.type_name, error.text) == facts_of(kind)
     assert "in raise_one" in error.remote_traceback
+
+
+async def nested(request: Any) -> Any:
+    """Call an endpoint that does not exist."""
+    return await serve.connect().get_handle("nowhere", missing_ok=True).acall()
+
+
+def test_a_nested_call_of_a_missing_endpoint_is_a_503(serving: Serving, http: httpx.Client) -> None:
+    """The client's URL exists, so a 404, which caches keep, would be wrong; the client may try again soon."""
+    answer = http.get(serving(nested).route)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -220,10 +220,10 @@ def test_a_request_that_takes_too_long_is_given_up(instance: serve.Client, bridg
     assert ended(instance, gate)
 
 
-def test_an_unknown_endpoint_is_not_found(bridge: Bridge) -> None:
+def test_an_unknown_endpoint_is_unavailable(bridge: Bridge) -> None:
     """Whoever wrote the route."""
     outcome = ask(bridge, "/echo", route=ForwardedRoute("nobody"))
-    assert (outcome.status, type(outcome.error)) == (404, EndpointNotFound)
+    assert (outcome.status, type(outcome.error)) == (503, EndpointNotFound)
     assert outcome.request_id
 
 

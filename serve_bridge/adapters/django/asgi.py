@@ -17,7 +17,7 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi import forward_match, path_below, request_id_of
+from serve_bridge.adapters.asgi import answer_unavailable, forward_match, path_below, request_id_of
 from serve_bridge.adapters.django.connection import bridge, close
 from serve_bridge.adapters.patterns import Patterns
 from serve_bridge.adapters.route import parse_routes
@@ -56,7 +56,7 @@ class ServeBridge:
             return
         if kind in ("http", "websocket"):
             with in_request(request_id_of(scope)):
-                await self._application(scope, receive, send)
+                await answer_unavailable(self._application, scope, receive, send)
             return
         await self._application(scope, receive, send)
 

@@ -17,10 +17,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import Resolver404, resolve
 
 from serve_bridge.adapters.django.options import options
-from serve_bridge.adapters.django.responses import ForwardedResponse
+from serve_bridge.adapters.django.responses import ForwardedResponse, whole_response
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.views import REQUEST_ID
+from serve_bridge.adapters.outcome import refused
 from serve_bridge.context import in_request, request_id
+from serve_bridge.errors import UNAVAILABLE
 
 _NOT_MODIFIED: Final = 304
 
@@ -29,7 +31,9 @@ class ServeBridgeMiddleware:
     """Put it first in MIDDLEWARE: a middleware that sets `request.urlconf` itself belongs before it.
 
     It also gives error pages of forwarded requests, and answers to them that come from a cache, their X-Request-Id, and
-    views the id of their request: `serve_bridge.request_id()` and the calls of handles have it.
+    views the id of their request: `serve_bridge.request_id()` and the calls of handles have it. A view need not
+    catch what cannot be reached now, a missing endpoint or instance or a full queue: it is answered with 503 as a
+    forwarded view is.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -44,6 +48,14 @@ class ServeBridgeMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         options()  # what is wrong shows when the server starts
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        """Answer for a view that has not caught one of `errors.UNAVAILABLE`, as a forwarded view is answered."""
+        if not isinstance(exception, UNAVAILABLE):
+            return None
+        outcome = refused(exception)
+        setattr(request, REQUEST_ID, outcome.request_id)
+        return whole_response(outcome, request)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer *request*."""

@@ -30,7 +30,7 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
     """Return the response to *request* that *outcome* is.
 
     Raises:
-        Http404: The endpoint, or its method, is not there.
+        Http404: The backend has no such method.
         BadRequest: The client is to blame.
         BackendError: User code raised; it has the remote traceback.
         ServeBridgeError: The project is to blame: a ConfigError, a SerializationError.
@@ -47,10 +47,15 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
         if status == _RAISED:
             raise error
     if isinstance(outcome.body, bytes):
-        response = _Whole(outcome.body, content_type="", status=status)
-        response.is_head = request.method == "HEAD"
-        return _with_headers(response, outcome)
+        return whole_response(outcome, request)
     return _with_headers(_Streamed(_streamed(outcome.body, request), content_type="", status=status), outcome)
+
+
+def whole_response(outcome: Outcome, request: HttpRequest) -> HttpResponseBase:
+    """Return the response to *request* with all of the body of *outcome*."""
+    response = _Whole(outcome.body, content_type="", status=outcome.status)
+    response.is_head = request.method == "HEAD"
+    return _with_headers(response, outcome)
 
 
 def _streamed(body: Any, request: HttpRequest) -> Any:

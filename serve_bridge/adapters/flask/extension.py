@@ -12,10 +12,11 @@ from serve_bridge.adapters.flask.commands import group
 from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, current_bridge
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
-from serve_bridge.adapters.flask.view import ForwardingView, show_request_id
+from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable, show_request_id
 from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
 from serve_bridge.client import Client
+from serve_bridge.errors import UNAVAILABLE
 from serve_bridge.handle import Handle
 
 _LATE: Final = (
@@ -72,6 +73,9 @@ class ServeBridge:
         register_routes(app, self._routes, settings.routes)
         app.extensions[EXTENSION] = FlaskBridge(settings)
         app.after_request(show_request_id)
+        for kind in UNAVAILABLE:
+            if kind not in app.error_handler_spec[None][None]:  # the app's own handler stays
+                app.register_error_handler(kind, answer_unavailable)
         app.cli.add_command(group)
         self._registered = True
 
@@ -85,7 +89,11 @@ class ServeBridge:
         return current_bridge().client()
 
     def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for a view of the current app to call."""
+        """Return a handle for a view of the current app to call.
+
+        A view need not catch what cannot be reached now: a missing endpoint or instance, a full queue. The app's
+        handling of `ServiceUnavailable` answers it.
+        """
         return current_bridge().get_handle(endpoint)
 
     def view(self, endpoint: str, **options: Unpack[RouteOptions]) -> ForwardingView:

@@ -17,9 +17,9 @@ from serve_bridge.adapters.context import Paths
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
 from serve_bridge.adapters.flask.connection import current_bridge, running_request
-from serve_bridge.adapters.outcome import Outcome, report
+from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.errors import ConfigError
+from serve_bridge.errors import ConfigError, ServeBridgeError
 
 REQUEST_ID: Final = "serve_bridge.request_id"
 """Key in `request.environ` of the id under which the log knows a request that was forwarded."""
@@ -76,6 +76,13 @@ class ForwardingView:
         if outcome.error is None:
             return _response(outcome, current.method)
         raise _exception(outcome, outcome.error, current.method)
+
+
+def answer_unavailable(error: ServeBridgeError) -> Any:
+    """Answer for a view that has not caught one of `errors.UNAVAILABLE`; an error handler of the app."""
+    outcome = refused(error)
+    request.environ[REQUEST_ID] = outcome.request_id
+    return current_app.handle_http_exception(cast(HTTPException, _exception(outcome, error, request.method)))
 
 
 def show_request_id(response: Response) -> Response:

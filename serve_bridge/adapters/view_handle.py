@@ -1,0 +1,94 @@
+"""Handles for the views of ASGI applications: what cannot be reached now is a 503 in the framework's own terms.
+
+Rule 1: an error keeps its type, so that a view can catch it as everywhere else. It is Starlette's `HTTPException` too,
+    so that a view that does not catch it is answered as a forwarded route is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+
+from serve_bridge.adapters.exchange import http_exception
+from serve_bridge.adapters.outcome import refused
+from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
+from serve_bridge.handle import Handle
+
+
+def _as_itself(error: Any) -> Any:
+    return type(error).__mro__[1], error.args  # elsewhere no framework answers it
+
+
+_KINDS: Final[Mapping[type, type[Exception]]] = {
+    kind: type(kind.__name__, (kind, HTTPException), {"__module__": __name__, "__reduce__": _as_itself})
+    for kind in UNAVAILABLE
+}
+
+
+class ViewHandle(Handle):
+    """A handle whose errors of `errors.UNAVAILABLE` are answered with 503 where a view does not catch them."""
+
+    def call(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """See `Handle.call`."""
+        with unavailable_in_app():
+            return super().call(data, **kwargs)
+
+    async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """See `Handle.acall`."""
+        with unavailable_in_app():
+            return await super().acall(data, **kwargs)
+
+    def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
+        """See `Handle.stream`."""
+        with unavailable_in_app():
+            items = super().stream(data, **kwargs)
+        return _iterated(items)
+
+    async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
+        """See `Handle.astream`."""
+        items: Any = super().astream(data, **kwargs)
+        with unavailable_in_app():
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+
+    def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
+        """See `Handle.remote`."""
+        with unavailable_in_app():
+            return super().remote(data, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return (Handle, super().__reduce__()[1])  # elsewhere it belongs to no view
+
+
+@contextmanager
+def unavailable_in_app() -> Iterator[None]:
+    """Raise an error of `errors.UNAVAILABLE` so that an ASGI framework answers it with 503; it is logged."""
+    try:
+        yield
+    except UNAVAILABLE as error:
+        raise _in_app(error) from None
+
+
+def _in_app(error: ServeBridgeError) -> Exception:
+    """Return *error* as one that is also the `HTTPException` of its answer."""
+    if isinstance(error, HTTPException):
+        return error
+    answer = http_exception(refused(error))
+    kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
+    raised: Any = kind.__new__(kind, *error.args)
+    raised.args = error.args
+    raised.__dict__.update(error.__dict__)
+    raised.status_code, raised.detail, raised.headers = answer.status_code, answer.detail, answer.headers
+    return raised  # type: ignore[no-any-return]
+
+
+def _iterated(items: Any) -> Iterator[Any]:
+    try:
+        with unavailable_in_app():
+            yield from items
+    finally:
+        items.close()

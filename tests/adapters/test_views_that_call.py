@@ -1,0 +1,97 @@
+"""Views of every framework that call endpoints: the id of their request, and what is not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.test import override_settings
+
+import serve_bridge as serve
+from tests.adapters.django_site import MIDDLEWARE
+from tests.adapters.view_sites import MISSING, SITES, Ask, seen
+
+UNBOUND = "starlette"
+"""A site in which nothing looks at the request before its view does."""
+GONE = "/nowhere/instance.json"
+"""An address at which no instance is."""
+
+
+@pytest.fixture(scope="module")
+def address(engine: serve.Client) -> str:
+    """The instance, with the endpoint that the views call."""
+    if "seen" not in engine.list_endpoints():
+        engine.create_backend("seen", seen)
+        engine.create_endpoint("seen", backend="seen")
+    return engine.address
+
+
+@pytest.fixture(params=SITES)
+def ask(request: pytest.FixtureRequest, address: str) -> Iterator[Ask]:
+    """Each framework's application in turn."""
+    with _site(request.param, address) as ask:
+        yield ask
+
+
+@pytest.fixture(params=SITES)
+def ask_lost(request: pytest.FixtureRequest) -> Iterator[Ask]:
+    """The same, where no instance is."""
+    with _site(request.param, GONE) as ask:
+        yield ask
+
+
+@contextmanager
+def _site(name: str, address: str) -> Iterator[Ask]:
+    with (
+        override_settings(
+            ROOT_URLCONF="tests.adapters.view_urls",
+            MIDDLEWARE=[MIDDLEWARE],
+            ALLOWED_HOSTS=["*"],
+            SERVE_BRIDGE={"ADDRESS": address},
+        ),
+        SITES[name](address) as ask,
+    ):
+        yield ask
+
+
+@pytest.mark.parametrize("name", [name for name in SITES if name != UNBOUND])
+@pytest.mark.parametrize("given", ["mine-4", "no id, too many words", None])
+def test_a_view_and_its_calls_have_the_id_of_the_request(address: str, name: str, given: str | None) -> None:
+    """A valid one of the client, otherwise one that the adapter has made; another for the next request."""
+    with _site(name, address) as ask:
+        told = [json.loads(ask("/ids", {} if given is None else {"X-Request-Id": given})[2]) for _ in range(2)]
+    assert [len(set(ids)) for ids in told] == [1, 1]
+    assert (told[0] == told[1] == ["mine-4"] * 3) is (given == "mine-4")
+    assert (told[0] == told[1]) is (given == "mine-4")
+    assert given != told[0][0] or given == "mine-4"
+    assert serve.request_id() is None
+
+
+@pytest.mark.parametrize("path", ["/forwarded", "/called"])
+def test_a_missing_endpoint_is_a_503(ask: Ask, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    """Never a 404, which caches would keep; the log names what is missing, and the answer does not."""
+    with caplog.at_level(logging.WARNING, "serve_bridge"):
+        status, headers, body = ask(path, {"X-Request-Id": "mine-5"})
+    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    assert MISSING not in body
+    (line,) = [each.getMessage() for each in caplog.records if "EndpointNotFound" in each.getMessage()]
+    assert f"no endpoint '{MISSING}'" in line
+    assert "mine-5" in line or path == "/called"
+
+
+@pytest.mark.parametrize("path", ["/forwarded", "/called"])
+def test_a_missing_instance_is_a_503(ask_lost: Ask, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    """The log says where it was looked for."""
+    with caplog.at_level(logging.WARNING, "serve_bridge"):
+        status, headers, _ = ask_lost(path, {})
+    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    (line,) = [each.getMessage() for each in caplog.records if "NotConnected" in each.getMessage()]
+    assert GONE in line
+
+
+def test_a_view_may_catch_what_is_missing(ask: Ask) -> None:
+    """By the type that the error has everywhere."""
+    assert ask("/caught", {})[2] == "caught"

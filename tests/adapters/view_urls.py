@@ -1,0 +1,53 @@
+"""The URLs of the Django project in `view_sites`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+
+import serve_bridge as serve
+from serve_bridge.adapters.django import abridge_view, bridge_view, get_handle
+
+from .view_sites import LOST, MISSING
+
+
+def ids(request: HttpRequest) -> Any:
+    """Tell the id here and in a backend."""
+    return JsonResponse([serve.request_id(), *get_handle("seen").call()], safe=False)
+
+
+async def async_ids(request: HttpRequest) -> Any:
+    """Tell the id here and in a backend."""
+    return JsonResponse([serve.request_id(), *await get_handle("seen").acall()], safe=False)
+
+
+def called(request: HttpRequest) -> Any:
+    """Call what is not there."""
+    return JsonResponse(get_handle(MISSING).call(), safe=False)
+
+
+async def async_called(request: HttpRequest) -> Any:
+    """Call what is not there."""
+    return JsonResponse(await get_handle(MISSING).acall(), safe=False)
+
+
+def caught(request: HttpRequest) -> Any:
+    """Call what is not there, and catch that."""
+    try:
+        return called(request)
+    except LOST:
+        return HttpResponse("caught")
+
+
+urlpatterns = [
+    path("ids", ids),
+    path("called", called),
+    path("caught", caught),
+    path("forwarded", bridge_view(MISSING)),
+    path("async/ids", async_ids),
+    path("async/called", async_called),
+    path("async/caught", caught),
+    path("async/forwarded", abridge_view(MISSING)),
+]
