@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from serve_bridge import instance as instances
 from serve_bridge.client import Client, client_at, end_each
-from serve_bridge.config import BackendConfig, HTTPOptions, check_name
+from serve_bridge.config import BackendConfig, HTTPOptions, Location, check_name
 from serve_bridge.context import replica_context
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
+from serve_bridge.extras import require
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
 from serve_bridge.proxy.tls import check_certificate
@@ -53,12 +54,15 @@ def start(
     Raises:
         ConfigError: An option is bad, a TLS file cannot be used, or an instance of that name runs. It is a ValueError.
         OSError, ValueError: A proxy cannot listen where it should; nothing is left running.
-        ImportError: `runtime="ray"` without Ray installed.
+        ImportError: Ray, or what a proxy needs, is missing or has a version that was not tried. The message names the
+            extras to install.
     """
     check_name("instance", name)
     options = HTTPOptions.of(http_options)
     check_certificate(options)
     if runtime == "ray":
+        # Without Ray the error names what the proxy needs as well. With Ray, the proxy's own process checks that.
+        require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
         from serve_bridge.runtimes.ray.start import start_instance  # late: Ray is an extra, slow to import
 
         instance, ended = start_instance(name, options, detached=bool(detached), address=address)

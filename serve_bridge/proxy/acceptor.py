@@ -25,6 +25,10 @@ BACKLOG: Final = 2048
 AT_ONCE: Final = 64
 """Most connections accepted in one turn of the loop, so that those that are open get theirs."""
 
+_PORT_TAKEN: Final = (
+    "; take another port, http_options={'port': 0} for one that is free, or {'location': None} for no proxy"
+)
+
 
 class Acceptor:
     """Accepts connections and hands each to a protocol of its own, behind TLS if there is a context for it.
@@ -203,5 +207,7 @@ async def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRNOTAVAIL:
             raise ValueError(f"cannot listen on {where}: no address of this machine") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason += _PORT_TAKEN
         raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
     return listener

@@ -16,6 +16,7 @@ from typing import Any
 from serve_bridge.config import HTTPOptions
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
+from serve_bridge.extras import require_proxy
 from serve_bridge.instance import Instance, claim_directory, new_generation
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
@@ -63,6 +64,7 @@ class LocalRuntime:
 
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
         """Start a proxy on a thread."""
+        require_proxy()
         from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
 
         where: tuple[ReplicaAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))

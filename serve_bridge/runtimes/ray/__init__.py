@@ -7,7 +7,6 @@ Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; t
 Rule 4: nothing is imported here, since an actor imports this package: a replica needs no controller, nor the other way.
 """
 
-try:
-    import ray  # noqa: F401 - to say what is missing
-except ImportError as error:
-    raise ImportError("runtime='ray' needs Ray: pip install 'serve-bridge[ray]'") from error
+from serve_bridge.extras import require
+
+require("runtime='ray'", ["ray"])

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from serve_bridge.extras import require_proxy
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
@@ -80,13 +81,21 @@ class ProxyActor:
     """A proxy in its process."""
 
     def __init__(self, spec: ProxySpec, key: Key) -> None:
-        from serve_bridge.proxy.server import Proxy  # late: nor has it for this, and the HTTP server is an extra
-
         log_to_stderr()
-        self._proxy = Proxy(replace(spec, tcp_host=_own_host(spec.tcp_host)), key)
+        self._spec, self._key = spec, key
 
     async def start(self) -> tuple[ReplicaAddress, str]:
-        """Listen; return where."""
+        """Listen; return where.
+
+        Raises:
+            ImportError: This process cannot run a proxy. In the constructor Ray would report only that the actor died.
+        """
+        require_proxy()
+        from serve_bridge.proxy.server import (
+            Proxy,
+        )  # late: other actors do not need it, and the HTTP server is an extra
+
+        self._proxy = Proxy(replace(self._spec, tcp_host=_own_host(self._spec.tcp_host)), self._key)
         keep_heap()
         where = await self._proxy.start()
         _calm_collector()
