@@ -8,7 +8,7 @@ SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults conformance pythons matrix newer-python check bench clean
+.PHONY: setup system-packages demo test faults tokens conformance pythons matrix newer-python check bench clean
 
 setup: $(SETUP) system-packages
 
@@ -45,6 +45,10 @@ test: setup
 faults: $(SETUP)
 	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py \
 		tests/local/test_replica_fuzz.py tests/unit/test_wire_fuzz.py
+
+# The tests that need Ray, with Ray's tokens on whatever its default is.
+tokens: $(SETUP)
+	RAY_AUTH_MODE=token $(BIN)/python -m pytest -m ray tests
 
 # All cases of the Autobahn test suite, of which `make test` runs the quick ones; ten minutes, on an idle machine.
 conformance: $(SETUP)

@@ -54,6 +54,7 @@ def start(
     Raises:
         ConfigError: An option is bad, a TLS file cannot be used, or an instance of that name runs. It is a ValueError.
         OSError, ValueError: A proxy cannot listen where it should; nothing is left running.
+        AuthenticationError: The Ray cluster refuses the token of this process. It is a ConnectionError.
         ImportError: Ray, or what a proxy needs, is missing or has a version that was not tried. The message names the
             extras to install.
     """

@@ -259,6 +259,6 @@ class ProtocolError(ServeBridgeError, ConnectionError):
 
 
 class AuthenticationError(ServeBridgeError, ConnectionError):
-    """A peer of the data plane could not prove that it belongs to the instance; its connection was closed."""
+    """A peer could not prove that it belongs to the instance, or a Ray cluster refused the token of this process."""
 
     http_status = 502

@@ -20,6 +20,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -59,10 +60,18 @@ def cluster(runtime_directory: Path, nothing_left: None) -> Iterator[str]:
 def command(cluster: str) -> Command:
     """Runs a command and returns what it said."""
 
-    def run(*arguments: str, directory: Path | None = None, given: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, directory: Path | None = None, given: str = "", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         script = str(Path(sys.executable).with_name("serve-bridge"))
         return subprocess.run(
-            [script, *arguments], capture_output=True, text=True, timeout=60, cwd=directory, input=given
+            [script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=directory,
+            input=given,
+            env=environment,
         )
 
     return run
@@ -214,6 +223,67 @@ def test_no_cluster_is_an_error_that_says_what_to_do(command: Command) -> None:
     ran = command("start", "--address", f"127.0.0.1:{free_port()}")
     assert ran.returncode == 1
     assert "ray start --head" in ran.stderr
+
+
+def environment_with(home: Path, **variables: str) -> dict[str, str]:
+    """Return this process's environment with other variables of Ray's tokens, and none of a token in *home*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    return {**kept, "HOME": str(home), **variables}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_MODE": "token"},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "{home}/wrong"},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "{home}/missing"},
+    ],
+    ids=["nothing", "disabled", "no token", "wrong token", "wrong file", "missing file"],
+)
+def test_a_cluster_that_refuses_the_token_says_so(
+    command: Command, cluster: str, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """Not that no cluster is there; the error names the variables."""
+    (tmp_path / "wrong").write_text("0" * 64)
+    given = {name: value.format(home=tmp_path) for name, value in variables.items()}
+    ran = command("start", "--address", cluster, environment=environment_with(tmp_path, **given))
+    assert ran.returncode == 1
+    told = ran.stderr.splitlines()[-1]
+    assert told.startswith(f"Error: the Ray cluster at {cluster} refused this process")
+    assert [name in told for name in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH")] == [True] * 3
+
+
+STARTED_BY_A_SCRIPT = """
+import urllib.request
+import serve_bridge as serve
+
+def main():
+    client = serve.start(name="of-a-script", http_options={"port": 0}, address=ADDRESS)
+    client.create_backend("double", lambda request: 2 * int(request.query_params["n"]))
+    client.create_endpoint("double", backend="double", route="/double")
+    print(client.get_handle("double").call(n=4))
+    print(urllib.request.urlopen(client.http_urls[0] + "/double?n=5").read().decode())
+    client.shutdown()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("file", [".ray/auth_token", "another"])
+def test_a_token_in_a_file_is_enough(cluster: str, tmp_path: Path, file: str) -> None:
+    """Ray's own place or RAY_AUTH_TOKEN_PATH; a script starts, calls, asks the proxy, and shuts down."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(os.environ["RAY_AUTH_TOKEN"])
+    named = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / file)} if file == "another" else {}
+    (tmp_path / "script.py").write_text(STARTED_BY_A_SCRIPT.replace("ADDRESS", repr(cluster)))
+    command = [sys.executable, str(tmp_path / "script.py")]
+    environment = environment_with(tmp_path, PYTHONPATH=str(ROOT), RAY_AUTH_MODE="token", **named)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment)
+    assert (ran.returncode, ran.stdout) == (0, "8\n10\n"), ran.stderr
 
 
 @pytest.mark.parametrize("wrong", [["start", "--port", "99999"], ["start", "--location", "Moon"], ["stop"]])

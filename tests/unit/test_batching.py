@@ -380,7 +380,9 @@ def test_another_length_fails_every_caller(returned: Any) -> None:
     assert "batch size" in str(answers[0])
 
 
-@pytest.mark.parametrize("returned", [[1, 2], (1, 2), np.array([1, 2]), (n for n in (1, 2))], ids=repr)
+@pytest.mark.parametrize(
+    "returned", [[1, 2], (1, 2), np.array([1, 2]), (n for n in (1, 2))], ids=["list", "tuple", "array", "generator"]
+)
 def test_lists_tuples_arrays_and_generators_are_results(returned: Any) -> None:
     """Each of the four kinds gives one result for each request."""
     assert results_of(returned) == [1, 2]

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from serve_bridge.config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller
-from serve_bridge.errors import ConfigError
+from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import Instance, claim_directory, new_generation
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
@@ -30,6 +30,7 @@ from serve_bridge.runtimes.ray.actors import (
     user_error,
 )
 from serve_bridge.runtimes.ray.launcher import KVStore, RayRuntime
+from serve_bridge.runtimes.ray.tokens import told_refusals
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
 
@@ -67,6 +68,7 @@ def start_instance(
     Raises:
         ConfigError: An instance of that name runs on the cluster.
         OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+        AuthenticationError: The cluster refuses the token of this process.
         ConnectionError: There is no cluster at *address*.
     """
     if ray.is_initialized():
@@ -88,19 +90,30 @@ def start_instance(
 
 
 def _join_cluster(address: str | None) -> bool:
-    """Make this process a Ray driver; return whether that began a new cluster."""
+    """Make this process a Ray driver; return whether that began a new cluster.
+
+    Raises:
+        AuthenticationError: A cluster refuses the token of this process.
+        ConnectionError: There is no cluster at *address*.
+    """
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
     if address is None:
         address = os.environ.get("RAY_ADDRESS") or None
     with _kept_signal_handler():
         if address not in (None, "local"):
             _check_reachable(address)
-            ray.init(address=address, **options)
+            with told_refusals(address):
+                ray.init(address=address, **options)
             return False
         if address is None:
-            with contextlib.suppress(ConnectionError):  # Ray's way to say that no cluster runs on this machine
-                ray.init(address="auto", **options)
+            try:
+                with told_refusals("auto"):
+                    ray.init(address="auto", **options)
                 return False
+            except AuthenticationError:
+                raise
+            except ConnectionError:  # Ray's way to say that no cluster runs on this machine
+                pass
         ray.init(address="local", include_dashboard=False, **options)
         return True
 
