@@ -203,7 +203,7 @@ def test_text_with_a_lone_surrogate_cannot_be_sent() -> None:
         (np.array(["2026-01-02T03:04:05.000006", "NaT"], "datetime64[ns]"), ["2026-01-02T03:04:05.000006", None]),
         (np.datetime64("2026-01-02T03:04:05", "ns"), "2026-01-02T03:04:05"),
         (np.datetime64("2026-01-02"), "2026-01-02"),
-        ([np.datetime64("NaT"), np.datetime64("NaT", "ns")], [None, None]),
+        ([np.datetime64("NaT", "s"), np.datetime64("NaT", "ns")], [None, None]),
         (np.array([[1_500_000_000]], "timedelta64[ns]"), [["PT1.5S"]]),
         (np.longdouble(0.5), 0.5),
         (np.array([np.longdouble(0.5)]), [0.5]),
