@@ -35,6 +35,9 @@ _SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 COPY_BYTES: Final = 64 * 1024
 """Longest piece of a body that is copied behind the head to save a write."""
 
+MOST_PIECES: Final = 256
+"""Upper limit for the number of pieces in which a body waits."""
+
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -147,6 +150,8 @@ class Exchange:
     def take_body(self, piece: bytes) -> None:
         """More of the request's body has come."""
         self._pieces.append(piece)
+        if len(self._pieces) >= MOST_PIECES:  # each takes some 40 bytes more than it holds
+            self._pieces = [b"".join(self._pieces)]
         self.body_held += len(piece)
         self._tell()
 

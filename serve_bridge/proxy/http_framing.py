@@ -24,6 +24,8 @@ from serve_bridge.proxy.request_head import (
 __all__ = ["RequestFramer"]
 
 CHUNK_EXTENSION_BYTES: Final = 256
+MOST_CHUNKS: Final = 64
+"""Upper limit for the number of chunks that are handed out as one piece."""
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _CHUNK_LINE: Final = re.compile(
@@ -248,10 +250,10 @@ class RequestFramer:
         return None
 
     def _whole_chunks(self) -> bytes:
-        """Return the data of the good chunks that are here whole, in one piece; b"" if there is none."""
+        """Return the data of the good chunks that are here whole, at most `MOST_CHUNKS`, in one piece."""
         buffer, end, start, left = self._buffer, len(self._buffer), self._start, self._body_left
         data: list[bytes | bytearray] = []
-        while found := _CHUNK_LINE.match(buffer, start):
+        while len(data) < MOST_CHUNKS and (found := _CHUNK_LINE.match(buffer, start)):
             size, extension = int(found[1], 16), len(found[2])
             data_start, data_end = found.end(), found.end() + size
             left -= size + extension

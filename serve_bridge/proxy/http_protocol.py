@@ -66,6 +66,27 @@ server takes the body. nginx has the same limits (`lingering_timeout` and `linge
 """
 
 
+PIECE_COST: Final = 2048
+OVERHEAD_COST: Final = 64
+"""What a piece of a body costs of a turn beside its bytes, and what each byte of the framing around it does. A chunk of
+one byte has five of framing, and costs as much as to read some hundreds."""
+
+
+class _Flow(FlowControl):
+    """Reads no more while the connection waits for its turn.
+
+    Attributes:
+        in_line: It waits.
+    """
+
+    in_line = False
+
+    def resume_reading(self) -> None:
+        """Read again, or as soon as the turn has come."""
+        if not self.in_line:
+            super().resume_reading()
+
+
 class EdgeProtocol(asyncio.Protocol):
     """One connection, from its first byte to its last, with the deadlines of `HTTPOptions`.
 
@@ -103,7 +124,7 @@ class EdgeProtocol(asyncio.Protocol):
         cast(set[Any], state.connections).add(self)
         self.transport = transport
         self._place.evict = self._evict
-        self.flow = FlowControl(transport)
+        self.flow = self._flow = _Flow(transport)
         self._is_tls = is_ssl(transport)
         self._scheme = "https" if self._is_tls else "http"
         self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
@@ -179,13 +200,18 @@ class EdgeProtocol(asyncio.Protocol):
 
     def _serve_received(self) -> None:
         framer = self._framer
+        if self._flow.in_line:
+            return
         try:
             while not (framer.at_head and self._busy):
+                before = framer.buffered
                 piece = framer.next_piece()
                 if piece is None:
                     break
                 if isinstance(piece, bytes):
                     self._take_body(piece)
+                    if framer.buffered and not self._may_go_on(before - framer.buffered, len(piece)):
+                        return
                 else:
                     self._begin(piece)
                 if self.gave_up or self._refused:
@@ -201,6 +227,25 @@ class EdgeProtocol(asyncio.Protocol):
         elif not self._reading_head:
             self._reading_head = True
             self._wait(self.server_state.options.header_timeout_s)
+
+    def _may_go_on(self, taken: int, size: int) -> bool:
+        """Count a piece of *size* bytes that was framed in *taken*; if this turn is over, wait in line for another."""
+        turns = self.server_state.turns
+        turns.spend(PIECE_COST + size + OVERHEAD_COST * (taken - size))
+        if turns.left > 0:
+            return True
+        self.flow.pause_reading()
+        self._flow.in_line = True
+        turns.wait(self._take_turn)
+        return False
+
+    def _take_turn(self) -> None:
+        self._flow.in_line = False
+        if self.gave_up or self._lingering or self.transport.is_closing():
+            return
+        if self._exchange is None or self._exchange.body_held <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+        self._serve_received()
 
     def _begin(self, head: RequestHead) -> None:
         """Begin to serve a request."""

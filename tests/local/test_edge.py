@@ -8,6 +8,7 @@ import errno
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -360,6 +361,23 @@ def test_100_continue_comes_when_the_application_reads(edge: Running) -> None:
 
 
 # What the application may answer
+
+
+def test_clients_that_send_tiny_chunks_do_not_hold_up_others(edge: Running) -> None:
+    """Each client has its turns: their bodies arrive whole, and requests are answered meanwhile."""
+    size = 60_000
+    head = b"POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    upload = head + b"1\r\nx\r\n" * size + b"0\r\n\r\n"
+    with ThreadPoolExecutor(8) as clients:
+        bodies = [clients.submit(edge.exchange, upload) for _ in range(8)]
+        answered = 0
+        while not all(body.done() for body in bodies):
+            assert statuses(edge.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")) == [200]
+            answered += 1
+    assert answered
+    for body in bodies:
+        (answer,) = answers(body.result(), b"POST")
+        assert (answer.status, answer.body) == (200, b"x" * size)
 
 
 def test_an_answer_without_a_length_is_chunked(edge: Running) -> None:

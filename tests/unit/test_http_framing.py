@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.proxy.http_framing import RequestFramer
+from serve_bridge.proxy.http_framing import MOST_CHUNKS, RequestFramer
 from serve_bridge.proxy.request_head import FramingLimits, Refusal, RequestHead, read_head
 from tests.framing_oracle import Request, read_by_h11
 from tests.mutated_requests import mutated
@@ -180,6 +180,15 @@ def test_small_chunks_leave_as_one() -> None:
     assert framer.next_piece() == b"a" * 20
     assert (framer.body_received, framer.body_left) == (20, 1000 - 20 * 5)
     assert (framer.next_piece(), framer.at_head) == (b"", True)
+
+
+def test_one_piece_holds_a_limited_number_of_chunks() -> None:
+    """A client chooses how many fit in one read, and others wait while they are cut out."""
+    framer = RequestFramer(LIMITS)
+    framer.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1000)
+    framer.next_piece()
+    pieces = list(iter(framer.next_piece, None))
+    assert [len(piece) for piece in pieces] == [MOST_CHUNKS] * (1000 // MOST_CHUNKS) + [1000 % MOST_CHUNKS]
 
 
 def head_of(line: bytes, *fields: bytes) -> RequestHead:
