@@ -3,6 +3,8 @@
 Rule 1: outside of tests nothing is lent. A `TestCase` keeps what it writes in a transaction that it rolls back, which
         no other connection sees; Django's live server is lent a connection for the same reason.
 Rule 2: lender and borrower take turns: the lender waits for the answer.
+Rule 3: the thread that has a connection does not matter. A test on an event loop has its connections in one thread, its
+        asynchronous ORM in another, and its synchronous views in a third one perhaps.
 """
 
 from __future__ import annotations
@@ -11,31 +13,35 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
-from asgiref.sync import sync_to_async
 from django.db import connections
+from django.db.backends.signals import connection_created
 
 _lock = threading.Lock()
+_known: WeakSet[Any] = WeakSet()
 _lent: dict[str, Any] = {}
 
 
+def _note(*, connection: Any, **_: Any) -> None:
+    with _lock:
+        _known.add(connection)
+
+
+connection_created.connect(_note)  # `apps` imports this module, so that no connection is older
+
+
 def lend() -> None:
-    """Lend this thread's connections that are inside a test's transaction; take back those that are not any more."""
+    """Lend the connections that are inside a test's transaction; take back those that are not any more."""
     with _lock:
         for alias, connection in list(_lent.items()):
             if not _is_in_test(connection):
                 del _lent[alias]
                 connection.dec_thread_sharing()
-        for connection in connections.all(initialized_only=True):
+        for connection in [*_known, *connections.all(initialized_only=True)]:
             if connection.alias not in _lent and _is_in_test(connection):
                 connection.inc_thread_sharing()
                 _lent[connection.alias] = connection
-
-
-async def alend() -> None:
-    """Same as `lend`, of the threads in which an asynchronous test has its connections: the loop's, and the ORM's."""
-    lend()
-    await sync_to_async(lend)()
 
 
 @contextmanager

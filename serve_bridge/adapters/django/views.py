@@ -80,7 +80,7 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
         body = await async_body_of(request, scope)
         link = bridge()
         if link.is_local:
-            await lent_connections.alend()
+            lent_connections.lend()
         facts = await _facts(route, request)
         outcome = await link.ask_async(sent, scope, path_params, body, facts)
         signal, told = _news(request, route, outcome)
