@@ -54,8 +54,8 @@ NO_TRAILERS: Final = (
 _NOT_NOMINATED: Final = frozenset(b"authorization content-length content-type cookie host transfer-encoding".split())
 """Fields that `Connection` cannot take away: with them a request would become another request."""
 
-_TOKENS: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 
@@ -67,11 +67,10 @@ def fault_of(headers: Headers) -> str | None:
         all_names = b"".join(names)
     except (TypeError, ValueError):
         return "a header cannot be sent: each is a pair of bytes"
-    if not names:
-        return None
-    if not (all(names) and _TOKENS.fullmatch(all_names)):
+    # Each answer comes here twice; `translate` takes less than half of the time of a regular expression.
+    if not all(names) or all_names.translate(None, _TOKEN):
         return "a header name cannot be sent: it is empty or holds a character that a name may not have"
-    if _CONTROLS.search(values):
+    if len(values.translate(None, _CONTROLS)) != len(values):
         return "a header value cannot be sent: it holds a control character, such as a line end"
     if len(values) + len(all_names) > MAX_HEADER_BYTES:
         return f"the headers are above {MAX_HEADER_BYTES} bytes"
