@@ -592,6 +592,7 @@ def test_a_taken_port_is_an_os_error() -> None:
         with pytest.raises(OSError, match=f"127.0.0.1:{port}") as caught:
             start(port=port)
     assert caught.value.errno == errno.EADDRINUSE
+    assert [way in str(caught.value) for way in ("{'port': 0}", "{'location': None}")] == [True, True]
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")])

@@ -50,11 +50,11 @@ def test_an_extra_has_the_packages_of_the_metadata(extra: str) -> None:
 
 
 def test_the_upper_limits_are_those_of_packages_that_are_used_privately() -> None:
-    """Django's apart, whose next major version removes what its deprecations announce."""
+    """The adapter for Django uses private parts of Django and asgiref; the proxy checks its packages itself."""
     users = [wanted for extra in ("ray", "proxy", "cli", "django", "flask", "fastapi") for wanted in declared()[extra]]
     limited = {wanted for wanted in users if "<" in wanted or "==" in wanted or "~=" in wanted}
     private = {f"{name}>={lowest},<{untried}" for name, (lowest, untried) in PRIVATELY_USED.items()}
-    assert limited == {*private, "Django>=5.2,<7"}
+    assert limited == {*private, "Django>=5.2,<7", "asgiref>=3.8,<4"}
 
 
 def test_users_need_no_test_tools() -> None:
