@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
 from serve_bridge.executor import Executor, is_stream
+from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
@@ -80,8 +81,8 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
     scope["method"] = head.method
     scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
     if head.forwarded:
-        return ServeRequest.of_scope(scope, IncomingBody(stream).chunks() if stream.has_body else head.body)
-    return Request(scope, receiver(head, stream))
+        return ServeRequest.of_scope(scope, IncomingBody(stream) if stream.has_body else head.body)
+    return Request(scope, Receiver(head, stream))
 
 
 def scope_of(head: HttpHead) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def scope_of(head: HttpHead) -> dict[str, Any]:
         "path_params": convert(head.path_params) if head.path_params else {},
         "state": head.context or {},
         "extensions": extensions_of(head),
+        BODY_LENGTH: head.body_length,
     }
     if head.scheme is not None:
         scope["scheme"] = head.scheme
@@ -108,13 +110,18 @@ def scope_of(head: HttpHead) -> dict[str, Any]:
 
 
 class IncomingBody:
-    """A body in DATA frames; asked for when it is first read."""
+    """A body in DATA frames; asked for when it is first read.
 
-    __slots__ = ("_accepted", "_stream")
+    Attributes:
+        loop: The loop on which it is read.
+    """
+
+    __slots__ = ("_accepted", "_stream", "loop")
 
     def __init__(self, stream: ReplicaStream) -> None:
         self._stream = stream
         self._accepted = False
+        self.loop = asyncio.get_running_loop()
 
     async def next(self) -> bytes | None:
         """Return the next chunk, or None after the last."""
@@ -123,33 +130,43 @@ class IncomingBody:
             self._stream.accept_body()
         return await self._stream.next_chunk()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate what is left of it."""
         while (chunk := await self.next()) is not None:
             yield chunk
 
 
-def receiver(head: HttpHead, stream: ReplicaStream) -> Callable[[], Awaitable[Message]]:
-    """Return the ASGI `receive` of the request that *head* begins."""
-    body = IncomingBody(stream) if stream.has_body else None
-    ended = False
+class Receiver:
+    """The ASGI `receive` of the request that a head begins.
 
-    async def receive() -> Message:
-        nonlocal ended
-        if ended:
-            await stream.gone()
+    Attributes:
+        loop: The loop on which it is called; None: the whole body is here.
+        whole: The whole body; None: it is received.
+    """
+
+    __slots__ = ("_body", "_ended", "_stream", "loop", "whole")
+
+    def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
+        self._stream = stream
+        self._body = IncomingBody(stream) if stream.has_body else None
+        self._ended = False
+        self.loop = None if self._body is None else self._body.loop
+        self.whole = head.body if self._body is None else None
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        if self._ended:
+            await self._stream.gone()
             return {"type": "http.disconnect"}
-        if body is None:
-            ended = True
-            return {"type": "http.request", "body": head.body, "more_body": False}
+        if self._body is None:
+            self._ended = True
+            return {"type": "http.request", "body": self.whole, "more_body": False}
         try:
-            chunk = await body.next()
+            chunk = await self._body.next()
         except Lost:
             return {"type": "http.disconnect"}
-        ended = chunk is None
-        return {"type": "http.request", "body": chunk or b"", "more_body": not ended}
-
-    return receive
+        self._ended = chunk is None
+        return {"type": "http.request", "body": chunk or b"", "more_body": not self._ended}
 
 
 async def _data_of(request: Any) -> Any:

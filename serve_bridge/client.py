@@ -312,9 +312,12 @@ atexit.register(_close_all)
 
 def _forget(generation: str) -> None:
     """An instance was shut down: if this process started it, end here what was begun then, whichever client did it."""
-    owners = [c for c in list(_open) if c._owner is not None and c._instance.generation == generation]
+    ending = [c for c in list(_open) if c._owner is not None and c._instance.generation == generation]
+    arrived = _arrived.pop(generation, None)
+    if arrived is not None:
+        ending.append(arrived)
     on_end = _on_end.pop(generation, None)
-    end_each([*(client.close for client in owners), *([on_end] if on_end is not None else [])])
+    end_each([*(client.close for client in ending), *([on_end] if on_end is not None else [])])
 
 
 def client_at(generation: str, address: str) -> Client:

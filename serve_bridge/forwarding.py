@@ -28,6 +28,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.handle import IDEMPOTENT
+from serve_bridge.http.body_length import body_length
 from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, fault_of, lowered, nominated
 from serve_bridge.messages import (
     INLINE_BODY_BYTES,
@@ -57,8 +58,6 @@ _NOT_PASSED_ON: Final = HOP_BY_HOP | {_REQUEST_ID}
 _UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """Response header of a stream. Without it nginx would collect events before it passes them on."""
 _LEFT: Final = "the client left during its upload"
-_SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
-"""Later versions of HTTP need no header for a body."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _TITLES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}
 """Python 3.11 and 3.12 name 413 by an older RFC."""
@@ -87,6 +86,15 @@ class BodyTooLarge(Refused):
         super().__init__(f"the body is longer than {most} bytes")
 
 
+class LengthRequired(Refused):
+    """Nobody can tell where the body ends."""
+
+    http_status = 411
+
+    def __init__(self) -> None:
+        super().__init__("this server cannot tell where a body without a Content-Length ends")
+
+
 class UploadBroken(Refused):
     """The client left before all of the body had come."""
 
@@ -110,6 +118,7 @@ class Forwarded:
         "_context",
         "_headers",
         "_inline",
+        "_length",
         "_params",
         "_scope",
         "_takes_trailers",
@@ -153,6 +162,7 @@ class Forwarded:
         self.retried = False
         self.body: Upload | None = None
         self._inline = b""
+        self._length: int | None = 0
         self._params = params
         self._scope = scope
         self.from_adapter = from_adapter
@@ -188,6 +198,7 @@ class Forwarded:
 
     def take_body(self, body: bytes) -> None:
         """Take the whole *body*, which can be sent again where that is safe."""
+        self._length = len(body)
         if len(body) <= INLINE_BODY_BYTES:
             self._inline = body
         else:
@@ -202,8 +213,10 @@ class Forwarded:
             UploadBroken: The client has left; later `forward` raises it.
             DeadlineExceeded: Nothing of it comes in time.
         """
-        if not has_body(self._scope):
+        length = body_length(self._scope)
+        if length == 0:
             return
+        self._length = length
         if any(name == b"expect" for name, _ in self._scope["headers"]):
             self.body = _stream(None, receive)
             return
@@ -219,10 +232,17 @@ class Forwarded:
         if message["type"] == "http.disconnect":
             raise UploadBroken(_LEFT)
         chunk = message.get("body", b"")
-        if not message.get("more_body", False) and len(chunk) <= INLINE_BODY_BYTES:
-            self._inline = chunk
-        else:
-            self.body = _stream(message, receive)
+        if not message.get("more_body", False):
+            self._length = len(chunk)
+            if len(chunk) <= INLINE_BODY_BYTES:
+                self._inline = chunk
+                return
+        self.body = _stream(message, receive)
+
+    def stream_body(self, pieces: AsyncIterator[bytes], length: int | None) -> None:
+        """Take a body that comes in *pieces*; *length* bytes in all, or None."""
+        self.body = pieces
+        self._length = length
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head; see `router.Outgoing`."""
@@ -250,6 +270,7 @@ class Forwarded:
             self._inline,
             scope.get("subprotocols"),
             self._takes_trailers,
+            self._length,
         )
         return _encode(head)
 
@@ -462,26 +483,6 @@ def _passing(headers: HeaderList) -> HeaderList:
 def _is_open_ended(headers: HeaderList) -> bool:
     """Return whether an answer of *headers* is streamed, and its backend does not say how proxies buffer it."""
     return not any(name == b"content-length" or name == b"x-accel-buffering" for name, _ in headers)
-
-
-def content_length(headers: HeaderList) -> int | None:
-    """Return how long the body is; None if only reading it can tell."""
-    chunked = False
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-        chunked = chunked or name == b"transfer-encoding"
-    return None if chunked else 0
-
-
-def has_body(scope: Scope) -> bool:
-    """Return whether a body may follow the head that *scope* describes."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return bool(value != b"0")
-        if name == b"transfer-encoding":
-            return True
-    return scope["http_version"] not in _SAYS_IF_BODY
 
 
 async def _stream(message: Mapping[str, Any] | None, receive: Receive) -> AsyncIterator[bytes]:

@@ -16,9 +16,9 @@ from starlette.requests import Request
 
 from serve_bridge.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
-from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, shown
+from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
-from serve_bridge.request import FrozenRequest, cached_body
+from serve_bridge.request import FrozenRequest, ServeRequest, body_in_thread
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind
@@ -335,17 +335,18 @@ def refuse_on_running_loop(name: str, instead: str) -> None:
 async def _read(data: Any) -> Any:
     if isinstance(data, Request):
         return FrozenRequest.of(data, await data.body())
+    if isinstance(data, ServeRequest):
+        await data.hold()
     return data
 
 
 def _held(data: Any) -> Any:
     """Return *data*, a web request with all that it holds."""
-    if not isinstance(data, Request):
-        return data
-    body = cached_body(data)
-    if body is None:
-        raise SerializationError("the request's body has not been read; `await request.body()` before you pass it on")
-    return FrozenRequest.of(data, body)
+    if isinstance(data, Request):
+        return FrozenRequest.of(data, body_in_thread(data))
+    if isinstance(data, ServeRequest):
+        data.hold_in_thread()
+    return data
 
 
 def overdue(timeout_s: float) -> DeadlineExceeded:

@@ -28,12 +28,6 @@ INLINE_BODY_BYTES: Final = 64 * 1024
 TRAILERS: Final = "http.response.trailers"
 """The extension of ASGI by which an answer has trailers, and the message with them."""
 
-BODY_LENGTH: Final = "serve_bridge.body_length"
-"""Key of an ASGI scope: how many bytes the request's body has, as framed; 0: it has none; None: only reading it tells.
-
-Whoever frames the request decides this once. Headers are for user code and are not read for it again.
-"""
-
 CONTROLLER: Final = "controller"
 """The name under which the controller listens, as replicas do under their ids."""
 
@@ -123,6 +117,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
         subprotocols: What the client of a WebSocket offers; None: no WebSocket. One that is accepted is answered with
             status 101, and its messages follow in both directions (`wire.websocket`).
         trailers: Whether the caller passes trailers on.
+        body_length: Bytes of the body, as the server that framed it has said; None: only reading it tells.
     """
 
     endpoint: str
@@ -147,6 +142,7 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes
     subprotocols: tuple[str, ...] | None = None
     trailers: bool = False
+    body_length: int | None = 0
 
 
 class HttpFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):

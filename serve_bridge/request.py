@@ -8,7 +8,8 @@ Rule 4: a Starlette request travels as a `FrozenRequest`, and arrives as a Starl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
@@ -17,12 +18,21 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Scope
 
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
+from serve_bridge.http.body_length import BODY_LENGTH, body_length
 
-__all__ = ["REQUEST_ID", "FrozenRequest", "QueryValues", "RawHeaders", "ServeRequest", "cached_body"]
+__all__ = [
+    "REQUEST_ID",
+    "FrozenRequest",
+    "QueryValues",
+    "RawHeaders",
+    "ServeRequest",
+    "body_in_thread",
+    "cached_body",
+]
 
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
@@ -88,7 +98,7 @@ class ServeRequest:
         path: str = "/",
         path_params: Mapping[str, Any] | None = None,
         query_string: bytes = b"",
-        body: bytes | AsyncIterator[bytes] | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
         client: tuple[str, int] | None = None,
         scheme: str = "http",
         server: tuple[str, int | None] | None = None,
@@ -112,7 +122,7 @@ class ServeRequest:
         self.__setstate__((data, dict(kwargs) if kwargs else {}, scope, body))
 
     @classmethod
-    def of_scope(cls, scope: Scope, body: bytes | AsyncIterator[bytes]) -> ServeRequest:
+    def of_scope(cls, scope: Scope, body: bytes | AsyncIterable[bytes]) -> ServeRequest:
         """Return the forwarded request that *scope* describes, which is an HTTP request's and from now on its own."""
         request = cls.__new__(cls)
         request.__setstate__((None, {}, scope, body))
@@ -173,6 +183,20 @@ class ServeRequest:
         """Return what was passed to the handle, None if nothing, or the bytes of a forwarded request."""
         return self._data if self._body is None else await self._request.body()
 
+    async def hold(self) -> None:
+        """Receive a forwarded body, so that the request can be passed on."""
+        if self._body is not None and not isinstance(self._body, bytes):
+            await self._request.body()
+
+    def hold_in_thread(self) -> None:
+        """Do as `hold`, from a thread that runs no loop.
+
+        Raises:
+            SerializationError: The body is not here, and this thread cannot wait for it.
+        """
+        if self._body is not None and not isinstance(self._body, bytes):
+            self._request._body = body_in_thread(self._request)
+
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield the body in chunks, and an empty one at its end.
 
@@ -229,7 +253,7 @@ class ServeRequest:
     def _request(self) -> Request:
         # Most calls read only the data, so Starlette's request is built when something else is asked for.
         if self._web is None:
-            self._web = Request(self._scope, _receive(b"" if self._body is None else self._body))
+            self._web = Request(self._scope, _Receive(b"" if self._body is None else self._body))
         return self._web
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -286,6 +310,7 @@ class FrozenRequest:
     def of(cls, request: Request[Any], body: bytes) -> FrozenRequest:
         """Return *request* with *body*, which is all of its body, ready to be pickled."""
         scope = {key: request.scope[key] for key in _TRAVELLING if key in request.scope}
+        scope[BODY_LENGTH] = len(body)
         scope["headers"] = [(bytes(name), bytes(value)) for name, value in request.scope["headers"]]
         scope["path_params"] = dict(request.scope.get("path_params") or {})
         state = request.scope.get("state") or {}
@@ -312,23 +337,38 @@ class FrozenRequest:
             "path_params": dict(self.scope["path_params"]),
             "state": dict(self.scope["state"]),
         }
-        return Request(scope, _receive(self.body))
+        return Request(scope, _Receive(self.body))
 
     def __repr__(self) -> str:
         return f"<FrozenRequest {self.scope['method']} {self.scope['path']} with {len(self.body)} bytes>"
 
 
 def cached_body(request: Request[Any]) -> bytes | None:
-    """Return the whole body if that takes no waiting: it was read already, or there is none; else None."""
+    """Return the whole body if that takes no waiting: it is here, or there is none; else None."""
     body: bytes | None = getattr(request, "_body", None)
     if body is not None:
         return body
-    # HTTP/1 says in its headers whether a body comes; in later versions a body needs no header.
-    if request.scope.get("http_version", "1.1") not in ("1.0", "1.1"):
-        return None
-    headers = request.headers
-    is_empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-    return b"" if is_empty else None
+    if body_length(request.scope) == 0:
+        return b""
+    whole: bytes | None = getattr(request.receive, "whole", None)
+    return whole
+
+
+def body_in_thread(request: Request[Any]) -> bytes:
+    """Return the whole body, from a thread that runs no loop.
+
+    What was read already is not read again. What is still on its way is awaited on the loop that receives it.
+
+    Raises:
+        SerializationError: No other thread's loop can be asked for the body, or it was streamed before.
+    """
+    body = cached_body(request)
+    if body is not None:
+        return body
+    loop: asyncio.AbstractEventLoop | None = getattr(request.receive, "loop", None)
+    if loop is None or request._stream_consumed or asyncio._get_running_loop() is not None:
+        raise SerializationError("the request's body has not been read; `await request.body()` before you pass it on")
+    return asyncio.run_coroutine_threadsafe(request.body(), loop).result()
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:
@@ -351,24 +391,29 @@ def _raw_headers(headers: Mapping[str, str] | RawHeaders) -> list[tuple[bytes, b
     return [(name.lower(), value) for name, value in headers]
 
 
-def _receive(body: bytes | AsyncIterator[bytes]) -> Receive:
-    """Return the ASGI channel from which Starlette reads *body*."""
-    if isinstance(body, bytes):
-        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+class _Receive:
+    """The ASGI channel from which Starlette reads *body*.
 
-        async def receive_whole() -> Message:
-            return whole
+    Attributes:
+        loop: The loop on which it is called; None: any.
+        whole: The whole body; None: it comes in pieces.
+    """
 
-        return receive_whole
-    chunks = aiter(body)
+    __slots__ = ("_chunks", "loop", "whole")
 
-    async def receive_chunk() -> Message:
+    def __init__(self, body: bytes | AsyncIterable[bytes]) -> None:
+        self.whole = body if isinstance(body, bytes) else None
+        self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
+        self._chunks = None if isinstance(body, bytes) else aiter(body)
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        if self._chunks is None:
+            return {"type": "http.request", "body": self.whole, "more_body": False}
         try:
-            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+            return {"type": "http.request", "body": await anext(self._chunks), "more_body": True}
         except StopAsyncIteration:
             return {"type": "http.request", "body": b"", "more_body": False}
-
-    return receive_chunk
 
 
 def _as_bytes(data: Any) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from serve_bridge.answering import end_failed, receiver, scope_of
+from serve_bridge.answering import Receiver, end_failed, scope_of
 from serve_bridge.application import mount_point
 from serve_bridge.http_answer import ResponseSender
 from serve_bridge.messages import TRAILERS, HttpHead
@@ -61,7 +61,7 @@ class AsgiService:
         scope["method"] = head.method
         sender = _Sender(head, stream)
         try:
-            result: Any = await self._app(scope, receiver(head, stream), sender)  # type: ignore[func-returns-value]  # it may return one against its type
+            result: Any = await self._app(scope, Receiver(head, stream), sender)  # type: ignore[func-returns-value]  # it may return one against its type
             sender.check_ended(result)
         except BaseException as error:  # what an application makes of a client that has left is no failure
             end_failed(stream, head, error, left=sender.has_left())

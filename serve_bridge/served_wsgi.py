@@ -4,6 +4,7 @@ Rule 1: how an application is called, and what it may do when, is `wsgiref`'s to
         ours.
 Rule 2: what leaves a thread has been taken before the next piece is asked for; what comes in is read as it is needed.
 Rule 3: a header of the client becomes a variable `HTTP_...` and nothing else; none of those becomes HTTP_PROXY.
+Rule 4: CONTENT_LENGTH is the length of the body, whatever its framing. Many applications read nothing without it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import shutil
 from collections.abc import Coroutine
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 from wsgiref.handlers import BaseHandler
 from wsgiref.headers import Headers
 from wsgiref.util import FileWrapper
@@ -40,6 +43,8 @@ _Result = TypeVar("_Result")
 _OWN_KEYS: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 _CONNECTIONS: Final = {name.decode() for name in HOP_BY_HOP} | {"trailers"}
 """Headers that an application must not set; the base class refuses the last one too."""
+SPOOL_BYTES: Final = 1024 * 1024
+"""A body of unknown length is held in memory up to this size, and in a temporary file above it."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _logger = logging.getLogger("serve_bridge.replica")
 
@@ -74,7 +79,8 @@ class WsgiService:
         deny_websocket(head, stream)
 
     def _run(self, exchange: _Exchange) -> None:
-        _Handler(exchange).run(self._app)
+        with exchange:
+            _Handler(exchange).run(self._app)
 
 
 class _Exchange:
@@ -82,19 +88,40 @@ class _Exchange:
 
     Attributes:
         left: Whether the client left while its body was being read.
+        length: Bytes of its body.
     """
 
     def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
         """Take the request on the replica's loop."""
         self.head = head
         self.left = False
+        self.length = head.body_length
+        self._body = IncomingBody(stream) if stream.has_body else None
+        self._spooled: IO[bytes] | None = None
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._has_no_body = head.method == "HEAD"
-        self._length: int | None = None
+        self._answer_length: int | None = None
         self._sent = 0
         self._started = self._ended = False
         self._answer: HttpAnswer | None = None
+
+    def __enter__(self) -> Self:
+        """Receive a body of unknown length, since the application must be told its length.
+
+        Raises:
+            ConnectionResetError: The client has left.
+        """
+        if self.length is None and self._body is not None:
+            self._spooled = SpooledTemporaryFile(max_size=SPOOL_BYTES)
+            shutil.copyfileobj(self._received(self._body), self._spooled, INLINE_BODY_BYTES)
+            self.length = self._spooled.tell()
+            self._spooled.seek(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._spooled is not None:
+            self._spooled.close()
 
     def wait(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Return what *work* returns on the loop.
@@ -106,9 +133,12 @@ class _Exchange:
 
     def input(self) -> IO[bytes]:
         """Return the request's body, as a file."""
-        if not self._stream.has_body:
-            return io.BytesIO(self.head.body)
-        return io.BufferedReader(_Input(self, IncomingBody(self._stream)), INLINE_BODY_BYTES)
+        if self._spooled is not None:
+            return self._spooled
+        return io.BytesIO(self.head.body) if self._body is None else self._received(self._body)
+
+    def _received(self, body: IncomingBody) -> IO[bytes]:
+        return io.BufferedReader(_Input(self, body), INLINE_BODY_BYTES)
 
     def begin(self, status: int, headers: HeaderList) -> None:
         """Take the answer's head; it leaves with what follows.
@@ -119,7 +149,7 @@ class _Exchange:
         status, headers = fit_head(status, headers)
         self._answer = HttpAnswer(status, headers, b"")
         self._has_no_body = self._has_no_body or is_bodyless(status)
-        self._length = next((int(value) for name, value in headers if name == b"content-length"), None)
+        self._answer_length = next((int(value) for name, value in headers if name == b"content-length"), None)
 
     def send(self, data: bytes) -> None:
         """Send a piece of the body, as soon as the client takes it.
@@ -127,16 +157,16 @@ class _Exchange:
         Raises:
             Lost: Nobody wants it.
         """
-        if self._ended and (self._has_no_body or self._length is None):
+        if self._ended and (self._has_no_body or self._answer_length is None):
             raise Lost("unknown", "the answer has no body")
-        if self._length is not None and not self._has_no_body and self._sent + len(data) > self._length:
+        if self._answer_length is not None and not self._has_no_body and self._sent + len(data) > self._answer_length:
             _logger.warning("request %s: what is longer than its Content-Length was cut", self.head.request_id)
-            data = data[: self._length - self._sent]
+            data = data[: self._answer_length - self._sent]
         if self._ended:
             return
         self._sent += len(data)
         # It ends with what was declared: the iterable may come to its own end much later.
-        self._put(data, end=self._sent == self._length)
+        self._put(data, end=self._sent == self._answer_length)
 
     def end(self) -> None:
         """Nothing follows.
@@ -146,8 +176,8 @@ class _Exchange:
         """
         if self._ended:
             return
-        if self._length is not None and not self._has_no_body and self._sent < self._length:
-            raise RuntimeError(f"the answer has {self._sent} bytes where Content-Length says {self._length}")
+        if self._answer_length is not None and not self._has_no_body and self._sent < self._answer_length:
+            raise RuntimeError(f"the answer has {self._sent} bytes where Content-Length says {self._answer_length}")
         self._put(b"", end=True)
 
     def _put(self, data: bytes, *, end: bool) -> None:
@@ -281,6 +311,8 @@ class _Handler(BaseHandler):
     def add_cgi_vars(self) -> None:
         """Add what describes the request."""
         self.environ.update(environ_of(self._exchange.head))
+        if self._exchange.length or "CONTENT_LENGTH" in self.environ:
+            self.environ["CONTENT_LENGTH"] = str(self._exchange.length)
 
     def get_stdin(self) -> Any:
         """Return the request's body."""
@@ -333,6 +365,4 @@ def environ_of(head: HttpHead) -> dict[str, Any]:
         if key in environ:
             text = f"{environ[key]}{'; ' if name == b'cookie' else ','}{text}"
         environ[key] = text
-    if head.body:  # of one that came in chunks too
-        environ["CONTENT_LENGTH"] = str(len(head.body))
     return environ

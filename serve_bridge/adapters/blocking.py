@@ -86,7 +86,7 @@ def forward_blocking(
         request.timeout_s -= time.monotonic() - began
     else:
         upload = _Upload(body, length, most)
-        request.body = upload
+        request.stream_body(upload, length)
         reply = upload.feed_until(link.begin(partial(_forward, request)), timeout_s)
         return _looped(link, request, reply, timeout_s, upload)
     answer = link.send(request)

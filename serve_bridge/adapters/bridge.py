@@ -26,7 +26,8 @@ from serve_bridge.adapters.outcome import (
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, content_length, forward
+from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, forward
+from serve_bridge.http.body_length import body_length
 from serve_bridge.lane import Lane
 from serve_bridge.messages import RawPathParams
 from serve_bridge.results import Answer
@@ -51,7 +52,7 @@ class Bridge(LastingClient):
         request = None
         try:
             request = self._request(route, scope, path_params, web_request)
-            length = content_length(scope["headers"])
+            length = body_length(scope)
             head = forward_blocking(self.client(), request, body, length=length, most=route.max_body_bytes)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
@@ -164,11 +165,11 @@ def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
     """Return a `receive` that refuses a body of more than *most* bytes.
 
     Raises:
-        BodyTooLarge: Its Content-Length says so; else the `receive` raises it.
+        BodyTooLarge: Its length says so; else the `receive` raises it.
     """
     if most is None:
         return receive
-    if (content_length(scope["headers"]) or 0) > most:
+    if (body_length(scope) or 0) > most:
         raise BodyTooLarge(most)
     received = 0
 

@@ -8,6 +8,9 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
+from serve_bridge.adapters.blocking import Readable
+from serve_bridge.forwarding import LengthRequired
+from serve_bridge.http.body_length import BODY_LENGTH, environ_body_length
 from serve_bridge.http.paths import is_text_of, quoted
 from serve_bridge.messages import HeaderList
 from serve_bridge.name_cache import NameCache
@@ -33,7 +36,28 @@ def scope_of(environ: Mapping[str, Any]) -> Scope:
         "headers": headers_of(environ),
         "client": peer_of(environ),
         "server": server_of(environ),
+        BODY_LENGTH: environ_body_length(environ),
     }
+
+
+def body_of(environ: Mapping[str, Any]) -> Readable:
+    """Return the body of the request as the server gives it; reading it raises `Refused` if nobody knows its end."""
+    if is_terminated(environ) or "HTTP_TRANSFER_ENCODING" not in environ:
+        body: Readable = environ["wsgi.input"]
+        return body
+    return _Endless()
+
+
+def is_terminated(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server says where the body ends, by its length or by an end of the input."""
+    return environ_body_length(environ) is not None or bool(environ.get("wsgi.input_terminated"))
+
+
+class _Endless:
+    """A body in chunks from a server that does not say where the input ends; reading it could wait for ever."""
+
+    def read(self, size: int, /) -> bytes:
+        raise LengthRequired
 
 
 def path_below(environ: Mapping[str, Any]) -> str:
@@ -63,13 +87,6 @@ def _header_name(key: str) -> bytes | None:
 
 
 _NAMES: Final = NameCache(_header_name)
-
-
-def has_unframed_body(environ: Mapping[str, Any]) -> bool:
-    """Whether there is a body of which neither a Content-Length nor the server says where it ends."""
-    if "HTTP_TRANSFER_ENCODING" not in environ or environ.get("CONTENT_LENGTH"):
-        return False
-    return not environ.get("wsgi.input_terminated")
 
 
 def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:

@@ -23,7 +23,8 @@ from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ConfigError
-from serve_bridge.forwarding import Refused, has_body
+from serve_bridge.forwarding import Refused
+from serve_bridge.http.body_length import body_length
 from serve_bridge.messages import HeaderList
 
 PATIENCE_S: Final = 0.05
@@ -123,7 +124,7 @@ class Requester:
 
     def _look(self) -> None:
         """The answer takes its time: watch the client, as soon as nobody else reads what it sends."""
-        if self._whole or not (self._begun or has_body(self._scope)):
+        if self._whole or not (self._begun or body_length(self._scope) != 0):
             self._start_watch()
         else:
             self._due = True
@@ -142,8 +143,7 @@ class Requester:
                     return
 
     def _check_not_consumed(self) -> None:
-        length = next((value for name, value in self._scope["headers"] if name == b"content-length"), b"0")
-        if length != b"0":
+        if body_length(self._scope):
             raise consumed()
 
 

@@ -14,6 +14,9 @@ from io import BytesIO
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+from starlette.types import Scope
+
+from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.messages import HeaderList
 
 URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -71,8 +74,11 @@ class FormBody:
         self._files = iter([file for file, _ in pieces])
         self._file = next(self._files)
 
-    def headers(self, old: HeaderList) -> HeaderList:
-        """Return the headers of a request with this body, which had *old* before."""
+    def scope(self, old: Scope) -> Scope:
+        """Return the scope of a request with this body, which had *old* before."""
+        return {**old, "headers": self._headers(old["headers"]), BODY_LENGTH: self.length}
+
+    def _headers(self, old: HeaderList) -> HeaderList:
         framing = (b"content-length", b"%d" % self.length) if self.length is not None else _CHUNKED
         kept = [pair for pair in old if pair[0] not in _REPLACED]
         return [*kept, (b"content-type", self._content_type.encode()), framing]

@@ -139,7 +139,7 @@ async def _ask(
     if body is not None:
         requester.has_whole_body()
         if isinstance(body, FormBody):
-            scope = {**scope, "headers": body.headers(scope["headers"])}
+            scope = body.scope(scope)
             on_disk = body.length is None or body.length > INLINE_BODY_BYTES
             source = receive_from(body, body.length, on_disk=on_disk)
         else:

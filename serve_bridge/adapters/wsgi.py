@@ -17,9 +17,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.blocking import Readable
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.environ import has_unframed_body, headers_of, path_below, peer_of, scope_of, server_of
+from serve_bridge.adapters.environ import body_of, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.instance_routes import InstanceRoutes
 from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.outcome import Outcome, refused, report
@@ -27,7 +26,6 @@ from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import RouteSpec
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
-from serve_bridge.results import problem
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -148,11 +146,7 @@ class Application:
 
 def _forward(bridge: Bridge, found: Match, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     method = environ["REQUEST_METHOD"]
-    if has_unframed_body(environ):
-        detail = "this server cannot tell where a body without a Content-Length ends"
-        return _send(Outcome.of(problem(411, "Length Required", detail)), method, start_response)
-    body: Readable = environ["wsgi.input"]
-    outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body, WebRequest(environ))
+    outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body_of(environ), WebRequest(environ))
     report(outcome)
     return _send(outcome, method, start_response)
 

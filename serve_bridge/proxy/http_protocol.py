@@ -25,7 +25,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from serve_bridge.messages import BODY_LENGTH, TRAILERS
+from serve_bridge.http.body_length import BODY_LENGTH
+from serve_bridge.messages import TRAILERS
 from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import Exchange

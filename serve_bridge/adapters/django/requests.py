@@ -11,16 +11,18 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest
 from django.http.request import RawPostDataException, UnreadablePostError
 from starlette.types import Receive, Scope
 
 from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.blocking import Readable
+from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import headers_of, kept_target, peer_of, server_of
 from serve_bridge.adapters.file_body import receive_from
 from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart, media_type_of
-from serve_bridge.forwarding import content_length
+from serve_bridge.http.body_length import BODY_LENGTH, body_length, environ_body_length
 from serve_bridge.http.paths import quoted, without_high_escapes
 
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
@@ -41,7 +43,7 @@ def scope_of(request: HttpRequest) -> Scope:
 
 
 def _asgi_scope(request: Any) -> Scope:
-    given = request.scope
+    given = readable(request.scope)
     return {
         "type": "http",
         "method": request.method,
@@ -51,7 +53,8 @@ def _asgi_scope(request: Any) -> Scope:
         "raw_path": given.get("raw_path"),
         "root_path": request.script_name.rstrip("/") if request.script_name else given.get("root_path"),
         "query_string": request.META.get("QUERY_STRING", "").encode(),  # in `scope` AsyncClient leaves it a str
-        "headers": readable(given)["headers"],
+        "headers": given["headers"],
+        BODY_LENGTH: body_length(given),
         "client": peer_of(request.META),
         "server": server_of(request.META) if given.get("server") else None,  # and the port too
     }
@@ -71,6 +74,7 @@ def _wsgi_scope(request: HttpRequest) -> Scope:
         "root_path": meta.get("SCRIPT_NAME", "").rstrip("/"),
         "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
         "headers": headers_of(meta),
+        BODY_LENGTH: environ_body_length(meta),
         "client": peer_of(meta),
         "server": server_of(meta),
     }
@@ -84,14 +88,17 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
     Raises:
         RawPostDataException: Something else has read it, and has kept nothing of it.
     """
-    if hasattr(request, "_body"):  # somebody used `request.body`; a form without files is read that way too
+    has_body = hasattr(request, "_body")
+    if scope[BODY_LENGTH] is None and isinstance(request, WSGIRequest) and (has_body or not request._read_started):
+        return server_body_of(request.META)  # without a Content-Length Django reads nothing of it
+    if has_body:  # somebody used `request.body`; a form without files is read that way too
         body: bytes = request._body
         _set_length(scope, len(body))
         return body
     if not request._read_started:
         stream: Readable = request
         return stream
-    if content_length(scope["headers"]) == 0:
+    if scope[BODY_LENGTH] == 0:
         return b""
     if _is_cut_short(request):
         return _Gone()
@@ -101,7 +108,7 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
             "forwarded; let that use request.body, which keeps it, or not read the body"
         )
     form = FormBody(_parts(request), charset=request.encoding or settings.DEFAULT_CHARSET)
-    scope["headers"] = form.headers(scope["headers"])
+    scope.update(form.scope(scope))
     return form
 
 
@@ -124,7 +131,7 @@ async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
     body = body_of(request, scope)
     if isinstance(body, bytes):
         return body
-    length = content_length(scope["headers"])
+    length: int | None = scope[BODY_LENGTH]
     on_disk = length is None or length > settings.FILE_UPLOAD_MAX_MEMORY_SIZE
     return receive_from(body, length, on_disk=on_disk)
 
@@ -160,3 +167,4 @@ class _Gone:
 def _set_length(scope: Scope, length: int) -> None:
     headers = [pair for pair in scope["headers"] if pair[0] not in _LENGTHS]
     scope["headers"] = [*headers, (b"content-length", b"%d" % length)] if length else headers
+    scope[BODY_LENGTH] = length

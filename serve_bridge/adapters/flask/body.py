@@ -7,15 +7,17 @@ Rule 2: what a hook has read is forwarded too: bytes as they came, a parsed form
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, cast
 
 from flask import Request
 from starlette.types import Scope
 from werkzeug.wsgi import LimitedStream
 
 from serve_bridge.adapters.blocking import Readable
+from serve_bridge.adapters.environ import body_of as server_body_of
+from serve_bridge.adapters.environ import is_terminated
 from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
-from serve_bridge.forwarding import content_length
+from serve_bridge.http.body_length import BODY_LENGTH
 
 _CONSUMED: Final = (
     "the body of this request was read before serve_bridge could forward it; read it in a hook with "
@@ -30,16 +32,24 @@ def body_of(request: Request, scope: Scope) -> bytes | Readable:
         RuntimeError: It was read, and is not kept.
         RequestEntityTooLarge: It is longer than the app allows.
     """
+    if not is_terminated(request.environ):  # werkzeug reads nothing of it, whoever has asked
+        return _limited(request)
     # Looked up where werkzeug keeps them: its public accessors would read the stream.
     found = vars(request)
     if "stream" not in found and "_cached_data" not in found:
-        return request.stream if content_length(scope["headers"]) != 0 else b""
+        return request.stream if scope[BODY_LENGTH] != 0 else b""
     cached: bytes | None = found.get("_cached_data")
     if cached:
         return cached
     if "form" in found and (request.mimetype == URLENCODED or "boundary" in request.mimetype_params):
         return _encoded(request, scope)
     return cached if cached is not None else _Touched(request)
+
+
+def _limited(request: Request) -> Readable:
+    most = request.max_content_length
+    body = server_body_of(request.environ)
+    return body if most is None else LimitedStream(cast(Any, body), most, is_max=True)
 
 
 class _Touched:
@@ -61,7 +71,7 @@ class _Touched:
 def _encoded(request: Request, scope: Scope) -> Readable:
     """Return *request*'s parsed form, encoded."""
     form = FormBody(_parts(request), urlencoded=request.mimetype == URLENCODED)
-    scope["headers"] = form.headers(scope["headers"])
+    scope.update(form.scope(scope))
     return form
 
 

@@ -1,0 +1,198 @@
+"""Bodies around the size that fits into a head, with a length and in chunks, through every front to every backend.
+
+What arrives depends neither on the framing nor on the size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import bottle
+import httpx
+import pytest
+from django.core.handlers.wsgi import WSGIRequest
+from flask import Flask
+from flask import request as flask_request
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from werkzeug.serving import make_server
+
+import serve_bridge as serve
+from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
+from serve_bridge.application import Application
+from serve_bridge.messages import INLINE_BODY_BYTES
+from serve_bridge.request import ServeRequest
+from serve_bridge.served_wsgi import SPOOL_BYTES
+from serve_bridge.testing.servers import serve_asgi
+
+SIZES: Final = (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1, SPOOL_BYTES + 1)
+
+
+# Backends: each returns how many bytes have reached it
+
+
+async def awaited(request: Any) -> int:
+    """Await the body; of a `ServeRequest` that was passed on, that inside."""
+    while isinstance(getattr(request, "data", None), ServeRequest):
+        request = request.data
+    return len(await request.body())
+
+
+async def streamed(request: Any) -> int:
+    """Read the body as it comes."""
+    return sum([len(chunk) async for chunk in request.stream()])
+
+
+def passed_on(request: Any) -> int:
+    """Pass the request on, unread, from a thread."""
+    size: int = serve.get_handle("awaited").call(request)
+    return size
+
+
+async def passed_on_async(request: Any) -> int:
+    """Pass the request on, unread, on the loop."""
+    size: int = await serve.get_handle("awaited").acall(request)
+    return size
+
+
+def passed_on_twice(request: Any) -> int:
+    """Pass the request on to what passes it on."""
+    size: int = serve.get_handle("passed_on").call(request)
+    return size
+
+
+class Data:
+    """Has a method that takes the body as its data."""
+
+    def take(self, data: bytes | None = None) -> int:
+        """Count it."""
+        return len(data or b"")
+
+    async def __call__(self, request: Any) -> int:
+        """Pass the body on as data."""
+        size: int = await serve.get_handle("data").options(method_name="take").acall(await request.body())
+        return size
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    """Be an ASGI application."""
+    body = await Request(scope, receive).body()
+    await JSONResponse(len(body))(scope, receive, send)
+
+
+flask_app = Flask(__name__)
+bottle_app = bottle.Bottle()
+
+
+@flask_app.route("/x", methods=["POST"])
+@flask_app.route("/flask/x", methods=["POST"])
+def flask_view() -> str:
+    """Count the body."""
+    return str(len(flask_request.get_data()))
+
+
+@bottle_app.post(["/x", "/bottle/x"])
+def bottle_view() -> str:
+    """Count the body."""
+    return str(len(bottle.request.body.read()))
+
+
+def django_app(environ: Any, start_response: Any) -> list[bytes]:
+    """Read the body as Django does."""
+    size = len(WSGIRequest(environ).read())
+    start_response("200 OK", [])
+    return [b"%d" % size]
+
+
+def plain_app(environ: Any, start_response: Any) -> list[bytes]:
+    """Read as many bytes as CONTENT_LENGTH says."""
+    size = len(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+    start_response("200 OK", [])
+    return [b"%d" % size]
+
+
+BACKENDS: Final[dict[str, Any]] = {
+    "awaited": awaited,
+    "streamed": streamed,
+    "passed_on": passed_on,
+    "passed_on_async": passed_on_async,
+    "passed_on_twice": passed_on_twice,
+    "data": Data,
+    "asgi": serve.asgi_app(asgi),
+    "flask": serve.wsgi_app(flask_app),
+    "bottle": serve.wsgi_app(bottle_app),
+    "django": serve.wsgi_app(django_app),
+    "plain": serve.wsgi_app(plain_app),
+}
+
+
+# Fronts
+
+
+@contextmanager
+def served_by_werkzeug(app: Any) -> Iterator[str]:
+    """Serve a WSGI application by a server that takes chunks, a thread for each request."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+FRONTS: Final = ("proxy", "asgi", "starlette", "django-asgi", "wsgi", "flask", "django")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[serve.Client]:
+    """An instance with all backends, each with a route of its own."""
+    client = serve.start(runtime="local", name="body-lengths", http_options={"port": 0})
+    for name, code in BACKENDS.items():
+        client.create_backend(name, code)
+        route: dict[str, Any] = {"route": f"/{name}/x", "methods": ["POST"]}
+        if isinstance(code, Application):
+            route = {"route": f"/{name}"}
+        client.create_endpoint(name, backend=name, **route)
+    yield client
+    client.shutdown()
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+def url(request: pytest.FixtureRequest, client: serve.Client) -> Iterator[str]:
+    """The base URL of each front in turn."""
+    if request.param == "proxy":
+        yield client.http_urls[0]
+        return
+    adapter = load_adapter(request.param)
+    bridge = Bridge(client.address)
+    routes = [RouteSpec(f"/{name}/x", name, ("POST",)) for name in BACKENDS]
+    serve_app: Callable[[Any], Any] = serve_asgi if adapter.interface == "asgi" else served_by_werkzeug
+    with serve_app(adapter.application(bridge, routes)) as base:
+        yield base
+    bridge.close()
+
+
+@pytest.fixture(scope="module")
+def http(url: str) -> Iterator[httpx.Client]:
+    """A client of the front."""
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
+        yield http
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("framing", ["length", "chunks", "chunks, named by Connection"])
+def test_a_body_arrives_whole_whatever_its_size(http: httpx.Client, backend: str, framing: str) -> None:
+    """The backend gets as many bytes as were sent."""
+    headers = {"Connection": "transfer-encoding"} if "named" in framing else {}
+    arrived = {}
+    for size in SIZES:
+        content = b"x" * size if framing == "length" else iter([b"x" * size])
+        answer = http.post(f"/{backend}/x", content=content, headers=headers)
+        arrived[size] = answer.text if answer.is_success else answer.status_code
+    assert arrived == {size: str(size) for size in SIZES}
