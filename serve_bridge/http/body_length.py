@@ -28,12 +28,12 @@ def body_length(scope: Mapping[str, Any]) -> int | None:
         length: int | None = scope[BODY_LENGTH]
         return length
     announced = b""
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding":
+    for name, value in scope.get("headers") or ():
+        if name.lower() == b"transfer-encoding":
             return None
-        if name == b"content-length":
+        if name.lower() == b"content-length":
             announced = value
-    return _length(announced.decode("latin-1"), scope.get("http_version", "1.1"))
+    return _length(bytes(announced).decode("latin-1"), scope.get("http_version", "1.1"))
 
 
 def environ_body_length(environ: Mapping[str, Any]) -> int | None:

@@ -206,6 +206,20 @@ class WsgiReading(Noted):
         return [b""]
 
 
+class WsgiLengths:
+    """Notes the CONTENT_LENGTH of each request in a file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, environ: MutableMapping[str, Any], start_response: Any) -> list[bytes]:
+        """Answer one request."""
+        with open(self._path, "a") as file:
+            file.write(f"{environ.get('CONTENT_LENGTH')} ")
+        start_response("200 OK", [])
+        return [b""]
+
+
 class _Closing(list[bytes]):
     def close(self) -> None:
         raise ValueError("secret")

@@ -20,7 +20,17 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge.testing.exchange import Exchange
 from tests.behaviour import applications, framework_applications
-from tests.behaviour.applications import FLOOD, MISTAKES, Flooding, Living, Silent, Waiting, WsgiFlooding, WsgiReading
+from tests.behaviour.applications import (
+    FLOOD,
+    MISTAKES,
+    Flooding,
+    Living,
+    Silent,
+    Waiting,
+    WsgiFlooding,
+    WsgiLengths,
+    WsgiReading,
+)
 from tests.behaviour.backends import version_1
 from tests.projects import project_in
 from tests.serving import Served, Serving
@@ -348,9 +358,26 @@ def test_a_broken_upload_is_an_error_to_a_wsgi_application(
         raise InterruptedError
 
     with httpx.Client(base_url=http.base_url, trust_env=False) as leaving, pytest.raises(InterruptedError):
-        leaving.post(mounted.route, content=part())
+        leaving.post(mounted.route, content=part(), headers={"Content-Length": "200000"})
     wait_until(lambda: app.has("failed"))
     assert (tmp_path / "failed").read_text() == "ConnectionResetError"
+
+
+def test_a_broken_upload_of_unknown_length_does_not_reach_a_wsgi_application(
+    client: serve.Client, serving: Serving, http: httpx.Client, tmp_path: Path
+) -> None:
+    """The application is told the length, so it is called when all of the body has come."""
+    mounted = serving.mount(serve.wsgi_app(WsgiLengths(str(tmp_path / "lengths"))))
+
+    def body(*, breaks: bool) -> Iterator[bytes]:
+        yield b"x" * 100_000
+        if breaks:
+            raise InterruptedError
+
+    with httpx.Client(base_url=http.base_url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+        leaving.post(mounted.route, content=body(breaks=True))
+    assert http.post(mounted.route, content=body(breaks=False)).status_code == 200
+    assert (tmp_path / "lengths").read_text() == "100000 "
 
 
 def test_what_is_written_precedes_what_is_returned(serving: Serving, http: httpx.Client) -> None:
