@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve_bridge.adapters.asgi_scope import readable
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.exchange import Requester, ask, consumed, http_exception, send_answer
 from serve_bridge.adapters.file_body import receive_from
@@ -132,7 +133,7 @@ async def _ask(
     web_request = ValidatedRequest(request, arguments) if route.context is not None else None
     requester = Requester(request.scope, request.receive)
     body = _body_of(request)
-    scope: Scope = request.scope
+    scope: Scope = readable(request.scope)
     if has_model(scope):
         scope = {**scope, "headers": asking_for_all(scope["headers"])}
     source: bytes | Receive = requester

@@ -29,8 +29,16 @@ def change(request: HttpRequest, number: int) -> JsonResponse:
     return JsonResponse({"number": number, "form": request.POST.dict(), "method": request.method})
 
 
+def login(request: HttpRequest) -> JsonResponse:
+    """Set two cookies, as Django's login does, and read them again."""
+    response = JsonResponse(request.COOKIES)
+    response.set_cookie("sessionid", "s", httponly=True)
+    response.set_cookie("csrftoken", "c")
+    return response
+
+
 _admin = [path("", index, name="index"), path("<int:number>/change/", change, name="change")]
-urlpatterns = [path("admin/", include((_admin, "admin")))]
+urlpatterns = [path("admin/", include((_admin, "admin"))), path("login/", login)]
 
 
 class _Site(WSGIHandler):
