@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -42,6 +43,10 @@ class LoopThread:
         """Wait for the thread to end."""
         self._thread.join(timeout_s)
 
+    def used_s(self) -> float | None:
+        """Return how many seconds of processor time the thread has used; None if it has ended."""
+        return thread_used_s(self._thread)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
@@ -59,3 +64,10 @@ class LoopThread:
             # thread is a daemon, so what never ends is left behind with it.
             self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+
+
+def thread_used_s(thread: threading.Thread) -> float | None:
+    """Return how many seconds of processor time *thread* has used; None if it has ended, or the system cannot tell."""
+    if not thread.is_alive() or thread.ident is None or not hasattr(time, "pthread_getcpuclockid"):
+        return None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))

@@ -2,6 +2,8 @@
 
 Rule 1: all listen on one port; a proxy that died comes back on the port it had.
 Rule 2: nodes that join or leave are followed.
+Rule 3: a proxy that does not answer is ended, but not while its loop makes progress: then it is busy, and to end it
+    would break all its connections.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.sockets import dial_running
 
 WATCH_S: Final = 2.0
+SUSPECT_S: Final = 5.0
 SILENT_S: Final = 10.0
+BUSY_S: Final = 60.0
+"""How long a proxy may be silent before the controller asks whether it is busy, before it is ended, and before it is
+ended though it is busy."""
+PROGRESS: Final = 0.05
+"""A loop that uses less of a processor than this stands still."""
 RELAUNCH_S: Final = (0.1, 10.0)
 DRAIN_S: Final = 10.0
 STATISTICS_S: Final = 1.0
@@ -48,6 +56,10 @@ class RunningProxy:
 class _Proxy:
     facts: RunningProxy
     connection: CallerConnection
+    looks: int = 0
+    used_s: float | None = None
+    used_at: float = 0.0
+    is_busy: bool = False
 
 
 class Proxies:
@@ -203,21 +215,44 @@ class Proxies:
     async def _watch_forever(self) -> None:
         while True:
             try:
-                self._ping()
+                await asyncio.gather(*(self._check(proxy) for proxy in list(self._proxies.values())))
                 await self._follow_nodes()
             except Exception:  # a look that failed is followed by the next
                 _logger.exception("cannot look after the proxies")
             await asyncio.sleep(WATCH_S)
 
-    def _ping(self) -> None:
-        """Give up proxies that have been silent for too long."""
+    async def _check(self, proxy: _Proxy) -> None:
+        """End *proxy* if it has been silent for too long; ping it otherwise."""
+        connection = proxy.connection
+        if _silent_s(connection) <= SUSPECT_S:
+            proxy.looks, proxy.used_s, proxy.is_busy = 0, None, False
+        else:
+            await self._look_at_loop(proxy)
+        if connection.closed:
+            return
+        silent_s = _silent_s(connection)  # the answer may have come meanwhile
+        # One look is not enough: progress shows in the second, and the controller may have stood still itself.
+        if proxy.looks > 1 and silent_s > (BUSY_S if proxy.is_busy else SILENT_S):
+            _logger.warning("proxy %s has not answered for %.0f s", proxy.facts.id, silent_s)
+            connection.close()
+        else:
+            connection.ping()
+
+    async def _look_at_loop(self, proxy: _Proxy) -> None:
+        """Note whether the loop of *proxy* has made progress since the last look."""
         now = asyncio.get_running_loop().time()
-        for proxy in list(self._proxies.values()):
-            if now - proxy.connection.last_heard > SILENT_S:
-                _logger.warning("proxy %s does not answer", proxy.facts.id)
-                proxy.connection.close()
-            else:
-                proxy.connection.ping()
+        before, before_at, was_busy = proxy.used_s, proxy.used_at, proxy.is_busy
+        try:
+            async with asyncio.timeout(WATCH_S):
+                proxy.used_s = await self._runtime.used_s(proxy.facts.id)
+        except TimeoutError:
+            proxy.used_s = None
+        proxy.used_at = now
+        proxy.looks += 1
+        used_s = 0.0 if before is None or proxy.used_s is None else proxy.used_s - before
+        proxy.is_busy = used_s > PROGRESS * (now - before_at)
+        if proxy.is_busy and not was_busy:
+            _logger.warning("proxy %s is busy: its loop runs, and answers nothing", proxy.facts.id)
 
     async def _follow_nodes(self) -> None:
         nodes = await self._runtime.nodes()
@@ -227,3 +262,7 @@ class Proxies:
             task = self._tasks.get(node)
             if node not in self._proxies and (task is None or task.done()):
                 self._keep(node)
+
+
+def _silent_s(connection: CallerConnection) -> float:
+    return asyncio.get_running_loop().time() - connection.last_heard

@@ -54,6 +54,13 @@ class Runtime(Protocol):
         """End the replica or proxy *name* at once, if it lives."""
         ...
 
+    async def used_s(self, name: str) -> float | None:
+        """Return how many seconds of processor time the loop of proxy *name* has used; None if it cannot be asked.
+
+        A proxy whose loop is busy answers too: the loop does not take part.
+        """
+        ...
+
     async def explain_wait(self, options: dict[str, Any]) -> str:
         """Return what the cluster has against what *options* ask, as a sentence for an error."""
         ...

@@ -83,6 +83,11 @@ class LocalRuntime:
             thread.loop.call_soon_threadsafe(process.close)
             thread.stop()
 
+    async def used_s(self, name: str) -> float | None:
+        """Return how many seconds of processor time the thread of *name* has used; None if it has ended."""
+        found = self._running.get(name)
+        return None if found is None else found[0].used_s()
+
     async def explain_wait(self, options: dict[str, Any]) -> str:
         """Return nothing: a thread has no resources to wait for."""
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.extras import require_proxy
+from serve_bridge.loop_thread import thread_used_s
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
@@ -20,6 +22,8 @@ from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key
 
 NAMESPACE: Final = "serve_bridge"
+PULSE: Final = "pulse"
+"""Concurrency group of the calls that a proxy answers while its loop is busy."""
 MAX_CONCURRENCY: Final = 100_000
 """Of Ray's own queue in front of an actor; the replica's admission is what limits."""
 
@@ -49,9 +53,13 @@ def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
     return engine | options
 
 
-def new_actor(cls: type, options: dict[str, Any], *args: Any) -> Any:
-    """Create an actor and return its handle, whose methods Ray makes up at run time."""
-    remote: Any = ray.remote(cls)
+def new_actor(cls: type, options: dict[str, Any], *args: Any, groups: dict[str, int] | None = None) -> Any:
+    """Create an actor and return its handle, whose methods Ray makes up at run time.
+
+    Each of *groups* is a loop of its own, which runs so many calls at once.
+    """
+    decorate: Any = ray.remote
+    remote = decorate(concurrency_groups=groups)(cls) if groups else decorate(cls)
     return remote.options(**options).remote(*args)
 
 
@@ -90,6 +98,7 @@ class ProxyActor:
         Raises:
             ImportError: This process cannot run a proxy. In the constructor Ray would report only that the actor died.
         """
+        self._loop_thread = threading.current_thread()
         require_proxy()
         from serve_bridge.proxy.server import (
             Proxy,
@@ -100,6 +109,10 @@ class ProxyActor:
         where = await self._proxy.start()
         _calm_collector()
         return where
+
+    async def used_s(self) -> float | None:
+        """Return how many seconds of processor time the proxy's loop has used; called on a loop of its own."""
+        return thread_used_s(self._loop_thread)
 
 
 def log_to_stderr() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import ray
@@ -15,6 +16,7 @@ from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Store
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
+    PULSE,
     ProxyActor,
     ReplicaActor,
     actor_name,
@@ -92,7 +94,7 @@ class RayRuntime:
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
         # Not "soft": when its node has just gone, it would take another node's port.
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
-        actor = new_actor(ProxyActor, options, spec, key)
+        actor = new_actor(ProxyActor, options, spec, key, groups={PULSE: 1})
         self._actors[spec.proxy] = actor
         try:
             address, url = await actor.start.remote()
@@ -106,14 +108,23 @@ class RayRuntime:
         """Kill the actor *name*, if it lives."""
         await asyncio.to_thread(self._kill, name)
 
+    async def used_s(self, name: str) -> float | None:
+        """Return how many seconds of processor time the loop of proxy *name* has used; None if it does not answer."""
+        try:
+            if name not in self._actors:  # of a controller that has ended
+                self._actors[name] = await asyncio.to_thread(self._find, name)
+            used_s: float | None = await self._actors[name].used_s.options(concurrency_group=PULSE).remote()
+        except (ValueError, RayError):
+            return None
+        return used_s
+
+    def _find(self, name: str) -> Any:
+        return ray.get_actor(actor_name(self._settings.generation, name), namespace=NAMESPACE)
+
     def _kill(self, name: str) -> None:
         actor = self._actors.pop(name, None)
-        try:
-            if actor is None:
-                actor = ray.get_actor(actor_name(self._settings.generation, name), namespace=NAMESPACE)
-            ray.kill(actor, no_restart=True)
-        except (ValueError, RayError):
-            pass  # it has gone
+        with suppress(ValueError, RayError):  # it has gone
+            ray.kill(self._find(name) if actor is None else actor, no_restart=True)
 
     async def explain_wait(self, options: dict[str, Any]) -> str:
         """Return what was asked and what there is."""
