@@ -81,7 +81,7 @@ def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
     scope["method"] = head.method
     scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
     if head.forwarded:
-        return ServeRequest.of_scope(scope, IncomingBody(stream) if stream.has_body else head.body)
+        return ServeRequest.of_scope(scope, IncomingBody(stream) if stream.has_body else head.body, stream)
     return Request(scope, Receiver(head, stream))
 
 
@@ -263,7 +263,7 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
     """Run *method* for a Python call and send what it returns or raises."""
     try:
         data, kwargs = await calls.read_arguments(stream, head)
-        result = await run_call(executor, method, head, data, kwargs)
+        result = await run_call(executor, method, head, data, kwargs, stream)
         if not is_stream(result):
             await calls.answer(stream, result)
         elif head.generator:
@@ -284,15 +284,22 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
             calls.answer_failure(stream, error)
 
 
-async def run_call(executor: Executor, method: Method, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
-    """Return what *method* returns for *data* and *kwargs*, as the method takes them.
+async def run_call(
+    executor: Executor,
+    method: Method,
+    head: CallHead,
+    data: Any,
+    kwargs: dict[str, Any],
+    caller: ReplicaStream | None = None,
+) -> Any:
+    """Return what *method* returns for *data* and *kwargs*, as the method takes them; *caller* waits for it.
 
     Raises:
         TypeError: The method does not take these.
         BaseException: What user code raises.
     """
     if method.takes == "request":
-        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs),), {}
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs, caller),), {}
     else:
         arguments = method.arguments(data, kwargs)
     try:
@@ -308,14 +315,14 @@ def _disprove(error: BaseException) -> None:
         error.__dict__["executed"] = "unknown"
 
 
-def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
+def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: ReplicaStream | None) -> Any:
     if type(data) is FrozenRequest:
         return data.thaw(head.request_id)
     headers = [(REQUEST_ID, head.request_id.encode())]
     if head.headers:
         given = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items())
         headers = [*(pair for pair in given if pair[0] != REQUEST_ID), *headers]
-    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers)
+    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers, caller=caller)
 
 
 async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:

@@ -2,23 +2,24 @@
 
 Rule 1: a request is around a Python value (a handle call), or around a web request that an adapter forwarded.
 Rule 2: a forwarded body is read by Starlette, so limits, caching and errors are the ones its users know.
-Rule 3: `ServeRequest` is no subclass of Starlette's `Request`: `isinstance` tells web from Python.
+Rule 3: `ServeRequest` is no subclass of Starlette's `Request`: `isinstance` tells web from Python. Whatever is public
+    there is here too: it works, or it is an error that says why not and what to do.
 Rule 4: a Starlette request travels as a `FrozenRequest`, and arrives as a Starlette request again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlencode
 
 from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
 from starlette.requests import Request
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope
 
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
@@ -26,6 +27,7 @@ from serve_bridge.http.body_length import BODY_LENGTH, body_length
 
 __all__ = [
     "REQUEST_ID",
+    "Caller",
     "FrozenRequest",
     "QueryValues",
     "RawHeaders",
@@ -65,8 +67,20 @@ class QueryValues(ImmutableMultiDict[str, Any]):
         return urlencode(self.multi_items())
 
 
-class ServeRequest:
+class Caller(Protocol):
+    """The peer that waits for the answer to a request."""
+
+    def may_send(self) -> bool:
+        """Return whether it still does."""
+
+    async def gone(self) -> None:
+        """Wait until it does not any more."""
+
+
+class ServeRequest(Mapping[str, Any]):
     """One request as user code sees it.
+
+    As a mapping it is its ASGI scope, as Starlette's `Request` is.
 
     Args:
         data: The Python value of a handle call; not used with *body*.
@@ -82,11 +96,18 @@ class ServeRequest:
         server: Host and port of the server, for `url` where there is no Host header.
         root_path: Where the application is mounted.
         state: Context of the caller, in `request.state`.
+        caller: The peer that waits for the answer; None: it cannot leave.
     """
 
-    __slots__ = ("_body", "_data", "_kwargs", "_query", "_scope", "_web")
+    __slots__ = ("_body", "_caller", "_channel", "_data", "_kwargs", "_query", "_scope", "_web")
     _query: QueryValues | None
     _web: Request | None
+    _caller: Caller | None
+    _channel: Receive | None
+    _scope: Scope
+    # As in Starlette: a request equals itself only.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(
         self,
@@ -104,9 +125,12 @@ class ServeRequest:
         server: tuple[str, int | None] | None = None,
         root_path: str = "",
         state: Mapping[str, Any] | None = None,
+        caller: Caller | None = None,
     ) -> None:
         scope = {
             "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
             "app": None,  # its presence makes Starlette answer a malformed form with 400
             "method": method,
             "headers": _raw_headers(headers) if headers else [],
@@ -120,13 +144,29 @@ class ServeRequest:
             "state": dict(state) if state else {},
         }
         self.__setstate__((data, dict(kwargs) if kwargs else {}, scope, body))
+        self._caller = caller
 
     @classmethod
-    def of_scope(cls, scope: Scope, body: bytes | AsyncIterable[bytes]) -> ServeRequest:
+    def of_scope(cls, scope: Scope, body: bytes | AsyncIterable[bytes], caller: Caller | None = None) -> ServeRequest:
         """Return the forwarded request that *scope* describes, which is an HTTP request's and from now on its own."""
         request = cls.__new__(cls)
         request.__setstate__((None, {}, scope, body))
+        request._caller = caller
         return request
+
+    def __getitem__(self, key: str) -> Any:
+        return self._scope[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scope)
+
+    def __len__(self) -> int:
+        return len(self._scope)
+
+    @property
+    def scope(self) -> Scope:
+        """The ASGI scope; of a handle call one that describes it as an HTTP request."""
+        return self._scope
 
     @property
     def data(self) -> Any:
@@ -165,6 +205,73 @@ class ServeRequest:
         return self._request.url
 
     @property
+    def base_url(self) -> URL:
+        """The URL of the application's root; of a handle call only the path."""
+        return self._request.base_url
+
+    def url_for(self, name: str, /, **path_params: Any) -> URL:
+        """Raise: the routes are the web application's.
+
+        Raises:
+            RuntimeError: Always, unless user code has put a router into the scope.
+        """
+        if not (self._scope.get("router") or self._scope.get("app")):
+            raise RuntimeError(
+                "request.url_for() has no routes here: they stay with the web application. Build the URL there and "
+                "pass it on in the route's `context`, or begin with request.base_url"
+            )
+        return self._request.url_for(name, **path_params)
+
+    @property
+    def app(self) -> Any:
+        """The web application, which is not here.
+
+        Raises:
+            AttributeError: Always, unless user code has put one into the scope.
+        """
+        if self._scope.get("app") is None:
+            raise AttributeError(
+                "request.app is not here: the web application runs in another process; "
+                "the backend's own objects belong to its class"
+            )
+        return self._scope["app"]
+
+    @property
+    def session(self) -> Any:
+        """The session, which stays with the web application.
+
+        Raises:
+            AttributeError: Always, unless user code has put one into the scope.
+        """
+        return self._of_the_application("session", "session.tenant")
+
+    @property
+    def user(self) -> Any:
+        """The user, who stays with the web application.
+
+        Raises:
+            AttributeError: Always, unless user code has put one into the scope.
+        """
+        return self._of_the_application("user", "user.pk")
+
+    @property
+    def auth(self) -> Any:
+        """The credentials, which stay with the web application.
+
+        Raises:
+            AttributeError: Always, unless user code has put them into the scope.
+        """
+        return self._of_the_application("auth", "auth.scopes")
+
+    def _of_the_application(self, name: str, example: str) -> Any:
+        if name not in self._scope:
+            raise AttributeError(
+                f"request.{name} stays with the web application. Name what the backend needs of it in the route's "
+                f"`context`, such as {{'mine': '{example}'}}, and read request.state.mine"
+            )
+        return self._scope[name]
+
+    @property
     def cookies(self) -> dict[str, str]:
         """The cookies by name."""
         return self._request.cookies
@@ -178,6 +285,37 @@ class ServeRequest:
     def state(self) -> State:
         """The caller's context, and room for user code to keep something of its own."""
         return self._request.state
+
+    @property
+    def receive(self) -> Receive:
+        """The ASGI channel of the body: it ends with `http.disconnect` once the caller has left.
+
+        Raises:
+            SerializationError: The value passed to the handle is neither bytes, str nor None.
+        """
+        if self._body is not None:
+            return self._request.receive
+        if self._channel is None:
+            self._channel = _Receive(_as_bytes(self._data), self._caller)
+        return self._channel
+
+    async def is_disconnected(self) -> bool:
+        """Return whether the caller has left; False where it cannot, as that of a call over Ray.
+
+        Code that waits anywhere is cancelled as well when its caller leaves, so this is for loops that do not.
+        """
+        await asyncio.sleep(0)  # it is the loop that hears from the caller
+        return self._caller is not None and not self._caller.may_send()
+
+    async def send_push_promise(self, path: str) -> None:
+        """Do nothing, as Starlette does where the server cannot push."""
+
+    async def send_early_hints(self, link: str, /, *additional_links: str) -> None:
+        """Do nothing, as Starlette does where the server cannot send them."""
+
+    async def close(self) -> None:
+        """Close the files of the form, if it was read."""
+        await self._close_form()
 
     async def body(self) -> Any:
         """Return what was passed to the handle, None if nothing, or the bytes of a forwarded request."""
@@ -253,7 +391,7 @@ class ServeRequest:
     def _request(self) -> Request:
         # Most calls read only the data, so Starlette's request is built when something else is asked for.
         if self._web is None:
-            self._web = Request(self._scope, _Receive(b"" if self._body is None else self._body))
+            self._web = Request(self._scope, _Receive(b"" if self._body is None else self._body, self._caller))
         return self._web
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -268,6 +406,8 @@ class ServeRequest:
         self._data, self._kwargs, self._scope, self._body = state
         self._query = None
         self._web = None
+        self._caller = None
+        self._channel = None
 
     def __repr__(self) -> str:
         content = _kind(self._data) if self._body is None else "body"
@@ -337,7 +477,7 @@ class FrozenRequest:
             "path_params": dict(self.scope["path_params"]),
             "state": dict(self.scope["state"]),
         }
-        return Request(scope, _Receive(self.body))
+        return Request(scope, _Receive(self.body, repeats=True))
 
     def __repr__(self) -> str:
         return f"<FrozenRequest {self.scope['method']} {self.scope['path']} with {len(self.body)} bytes>"
@@ -392,27 +532,39 @@ def _raw_headers(headers: Mapping[str, str] | RawHeaders) -> list[tuple[bytes, b
 
 
 class _Receive:
-    """The ASGI channel from which Starlette reads *body*.
+    """The ASGI channel from which Starlette reads *body*; after it comes that *caller* has left.
+
+    With *repeats* it gives the whole body whenever it is asked.
 
     Attributes:
         loop: The loop on which it is called; None: any.
         whole: The whole body; None: it comes in pieces.
     """
 
-    __slots__ = ("_chunks", "loop", "whole")
+    __slots__ = ("_caller", "_chunks", "_ended", "_repeats", "loop", "whole")
 
-    def __init__(self, body: bytes | AsyncIterable[bytes]) -> None:
+    def __init__(
+        self, body: bytes | AsyncIterable[bytes], caller: Caller | None = None, *, repeats: bool = False
+    ) -> None:
         self.whole = body if isinstance(body, bytes) else None
         self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
         self._chunks = None if isinstance(body, bytes) else aiter(body)
+        self._caller = caller
+        self._repeats = repeats
+        self._ended = False
 
     async def __call__(self) -> Message:
         """Return the next message."""
+        if self._ended:
+            await (asyncio.get_running_loop().create_future() if self._caller is None else self._caller.gone())
+            return {"type": "http.disconnect"}
         if self._chunks is None:
+            self._ended = not self._repeats
             return {"type": "http.request", "body": self.whole, "more_body": False}
         try:
             return {"type": "http.request", "body": await anext(self._chunks), "more_body": True}
         except StopAsyncIteration:
+            self._ended = True
             return {"type": "http.request", "body": b"", "more_body": False}
 
 

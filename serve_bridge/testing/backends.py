@@ -170,6 +170,19 @@ class Subject:
 
         return StreamingResponse(parts(), media_type="application/octet-stream")
 
+    async def _events(self, request: Any) -> Any:
+        gate = request.query_params["gate"]
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                while not await request.is_disconnected():
+                    yield "data: tick\n\n"
+                    await asyncio.sleep(0.01)
+            finally:
+                self._ended[gate].set()
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
     async def _counted(self, request: Any) -> Any:
         gate = request.query_params["gate"]
 
@@ -292,6 +305,7 @@ BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     "gated": Subject._gated,
     "silent": Subject._silent,
     "endless": Subject._endless,
+    "events": Subject._events,
     "counted": Subject._counted,
     "paused": Subject._paused,
     "hanging": Subject._hanging,

@@ -46,7 +46,7 @@ ROUTES: Final = (
             *("/echo", "/typed/{count:int}/{share:float}/{key:uuid}/{name}/{rest:path}", "/echo/{rest:path}"),
             *("/digest", "/form", "/answer", "/nothing", "/lines", "/gated", "/endless", "/hanging", "/upload"),
             *("/early", "/duplex", "/failing", "/broken", "/injecting", "/counted", "/paused", "/silent"),
-            *("/mixed", "/buffered", "/large", "/mismatched"),
+            *("/mixed", "/buffered", "/large", "/mismatched", "/events"),
         )
     ),
     RouteSpec("/gets", SUBJECT, ("GET",)),
@@ -442,6 +442,18 @@ class FrontContract:
             exchange.end()
             assert exchange.head().status_code == 200
             assert exchange.read()
+            exchange.leave()
+        assert serve_bridge_subject.options(method_name="ended").call(gate) is True
+
+    def test_the_usual_loop_of_events_ends_when_the_client_leaves(
+        self, serve_bridge_front: str, serve_bridge_subject: Handle
+    ) -> None:
+        """`while not await request.is_disconnected()` sends until then; a WSGI server notices with the next event."""
+        gate = secrets.token_hex(8)
+        with Exchange(serve_bridge_front, "GET", f"/events?gate={gate}") as exchange:
+            exchange.end()
+            assert exchange.head().status_code == 200
+            assert exchange.read_at_least(50).startswith(b"data: tick\n\n" * 4)
             exchange.leave()
         assert serve_bridge_subject.options(method_name="ended").call(gate) is True
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Route, Router
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.request import FrozenRequest, ServeRequest, cached_body
@@ -394,3 +395,167 @@ def test_the_body_of_a_read_request_is_at_hand() -> None:
 def test_headers_tell_whether_a_body_comes(headers: dict[str, str], version: str, expected: bytes | None) -> None:
     """In HTTP/1 a request without these headers has no body; HTTP/2 needs none to have one."""
     assert cached_body(web_request(headers, http_version=version)) == expected
+
+
+# as Starlette's request, name by name
+
+SCOPE: dict[str, Any] = {
+    "type": "http",
+    "app": None,
+    "asgi": {"version": "3.0", "spec_version": "2.4"},
+    "http_version": "1.1",
+    "scheme": "https",
+    "method": "POST",
+    "path": "/root/items/7",
+    "raw_path": b"/root/items/7",
+    "root_path": "/root",
+    "query_string": b"a=1&a=2",
+    "headers": [(b"host", b"shop.example"), (b"cookie", b"c=1"), (b"content-type", b"application/json")],
+    "client": ("10.0.0.1", 5),
+    "server": ("shop.example", 443),
+    "path_params": {"item": 7},
+    "state": {"user": "ada"},
+    "extensions": {},
+}
+BODY = b'{"price": 2}'
+PUBLIC = sorted(name for name in dir(Request) if not name.startswith("_"))
+KEPT_BY_THE_APPLICATION = ("app", "auth", "session", "user")
+AWAITED = ("body", "json", "is_disconnected", "close")
+CALLED = (
+    "form",
+    "get",
+    "items",
+    "keys",
+    "receive",
+    "send_early_hints",
+    "send_push_promise",
+    "stream",
+    "url_for",
+    "values",
+)
+
+
+def both() -> tuple[ServeRequest, Request]:
+    """Return a forwarded request, and what Starlette makes of the same."""
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    scope = {**SCOPE, "state": dict(SCOPE["state"])}
+    return ServeRequest.of_scope({**scope, "state": dict(SCOPE["state"])}, BODY), Request(scope, receive)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in (*KEPT_BY_THE_APPLICATION, *AWAITED, *CALLED)])
+def test_a_forwarded_request_has_every_attribute_of_starlettes(name: str) -> None:
+    """With the same value."""
+    own, starlettes = both()
+    if name == "state":
+        assert own.state.user == starlettes.state.user
+    elif name == "query_params":
+        assert own.query_params.multi_items() == starlettes.query_params.multi_items()
+    else:
+        assert getattr(own, name) == getattr(starlettes, name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_of_starlettes_request_is_known(name: str) -> None:
+    """Of the installed version."""
+    assert hasattr(ServeRequest, name)
+
+
+@pytest.mark.parametrize("name", AWAITED)
+def test_a_forwarded_request_answers_as_starlettes(name: str) -> None:
+    """Body, JSON, and whether its client has left."""
+    own, starlettes = both()
+
+    async def told() -> list[Any]:
+        if name == "is_disconnected":
+            await starlettes.body()
+        return [await getattr(request, name)() for request in (own, starlettes)]
+
+    first, second = asyncio.run(told())
+    assert first == second
+
+
+def test_a_request_is_a_mapping_of_its_scope() -> None:
+    """As Starlette's is; two requests are never equal."""
+    own, starlettes = both()
+    assert dict(own) == dict(starlettes)
+    assert (own["path"], own.get("nothing"), "method" in own, len(own)) == ("/root/items/7", None, True, len(SCOPE))
+    assert own != both()[0]
+    assert ServeRequest("x").scope["method"] == ServeRequest("x")["method"] == "GET"
+
+
+def test_the_routes_stay_with_the_application() -> None:
+    """The error says what to do; a router that user code has put there is used."""
+    own = both()[0]
+    with pytest.raises(RuntimeError, match="base_url"):
+        own.url_for("item", item=7)
+    own.scope["router"] = Router([Route("/items/{item}", lambda request: None, name="item")])
+    assert str(own.url_for("item", item=7)) == "https://shop.example/root/items/7"
+
+
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [(ServeRequest.of_scope(dict(SCOPE), BODY), BODY), (ServeRequest("text"), b"text"), (ServeRequest(), b"")],
+    ids=["forwarded", "call", "empty"],
+)
+def test_receive_gives_the_body(request_: ServeRequest, body: bytes) -> None:
+    """As an ASGI application reads it."""
+    message = asyncio.run(request_.receive())  # type: ignore[arg-type]
+    assert (message["type"], message["body"]) == ("http.request", body)
+
+
+def test_receive_has_no_form_of_other_values() -> None:
+    """The error says where the value is."""
+    with pytest.raises(SerializationError, match=r"request\.data"):
+        _ = ServeRequest({"a": 1}).receive
+
+
+class Leaving:
+    """A caller who leaves when told."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.left = asyncio.Event()
+
+    def may_send(self) -> bool:
+        """Whether the caller is there."""
+        return self.there
+
+    async def gone(self) -> None:
+        """Wait until the caller is not."""
+        await self.left.wait()
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+def test_a_request_hears_that_its_caller_has_left(forwarded: bool) -> None:
+    """By `is_disconnected`, and at the end of `receive`."""
+
+    async def told() -> list[Any]:
+        caller = Leaving()
+        request = ServeRequest.of_scope(dict(SCOPE), BODY, caller) if forwarded else ServeRequest(BODY, caller=caller)
+        receive = request.receive
+        before = await request.is_disconnected(), (await receive())["body"]
+        caller.there = False
+        caller.left.set()
+        return [*before, await request.is_disconnected(), (await receive())["type"]]
+
+    assert asyncio.run(told()) == [False, BODY, True, "http.disconnect"]
+
+
+def test_the_caller_does_not_travel() -> None:
+    """A copy in another process has none who could leave."""
+    request = ServeRequest("x", caller=Leaving())
+    assert asyncio.run(pickle.loads(pickle.dumps(request)).is_disconnected()) is False
+
+
+@pytest.mark.parametrize("name", KEPT_BY_THE_APPLICATION)
+@pytest.mark.parametrize(
+    "request_", [ServeRequest(1), ServeRequest.of_scope(dict(SCOPE), b"")], ids=["call", "forwarded"]
+)
+def test_what_stays_with_the_application_says_so(request_: ServeRequest, name: str) -> None:
+    """The error names the attribute and the way out."""
+    with pytest.raises(AttributeError, match=rf"request\.{name} .*(context|class)"):
+        getattr(request_, name)
+    assert getattr(request_, name, "default") == "default"
