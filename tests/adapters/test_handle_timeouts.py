@@ -21,8 +21,8 @@ SHORT_S = 0.3
 
 
 async def slow(request: Any) -> str:
-    """Take longer than any adapter of these tests has."""
-    await asyncio.sleep(1)
+    """Take as many seconds as the call says."""
+    await asyncio.sleep(request.data)
     return "slow"
 
 
@@ -85,10 +85,10 @@ FRAMEWORKS = [_of_asgi, _of_wsgi, _of_flask, _of_django, _of_fastapi]
 def test_a_call_ends_with_the_adapters_time(address: str, of: Callable[..., Any]) -> None:
     """And not after the 60 s of a handle that no adapter made."""
     with pytest.raises(DeadlineExceeded):
-        of(address, Handle.call)
+        of(address, lambda handle: handle.call(30))
 
 
 @pytest.mark.parametrize("of", FRAMEWORKS)
 def test_a_call_may_have_another_time(address: str, of: Callable[..., Any]) -> None:
     """That of its options."""
-    assert of(address, lambda handle: handle.options(timeout_s=60).call()) == "slow"
+    assert of(address, lambda handle: handle.options(timeout_s=60).call(2 * SHORT_S)) == "slow"
