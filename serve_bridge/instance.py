@@ -88,7 +88,10 @@ def claim_directory(name: str, generation: str) -> Claim:
         private_directory(base_directory())
     except OSError as error:
         if not os.environ.get(_RUNTIME_VARIABLE):
-            raise
+            raise OSError(
+                f"{error}; or set {_RUNTIME_VARIABLE} to a directory of this user that nobody else can enter, such as "
+                f"/run/user/{os.geteuid()}, or {Path.home() / '.cache' / 'serve_bridge'}"
+            ) from None
         raise OSError(
             f"{_RUNTIME_VARIABLE}={os.environ[_RUNTIME_VARIABLE]!r} cannot hold the sockets of an instance: "
             f"{error.strerror or error}; set it to a directory of this user, or unset it"

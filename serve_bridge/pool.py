@@ -33,6 +33,8 @@ QUIET_S: Final = 0.5
 SILENT_S: Final = 1.5
 """How long it may take to answer that."""
 FULL_AGAIN_S: Final = 0.005
+ASIDE_S: Final = 1.0
+"""Time after which a replica that said it takes no requests gets one again, unless it has left the table by then."""
 
 _logger = logging.getLogger("serve_bridge.router")
 
@@ -265,8 +267,9 @@ class ReplicaPool:
             if slot.in_flight == 0:  # no answer of ours will reopen it
                 self._loop.call_later(FULL_AGAIN_S * (1 + random.random()), self._reopen, slot)
         else:
-            if reason in ("draining", "foreign"):
+            if reason in ("draining", "foreign") and not slot.down:
                 self.replicas.mark(slot, down=True)
+                self._loop.call_later(ASIDE_S * (1 + random.random()), self._ask_again, slot)
             self.replicas.release(slot, load)
         self._released(slot)
 
@@ -279,6 +282,12 @@ class ReplicaPool:
     def _reopen(self, slot: Slot[Link]) -> None:
         self.replicas.reopen(slot)
         self._serve_line()
+
+    def _ask_again(self, slot: Slot[Link]) -> None:
+        """Use a replica again that was set aside: what it said may have been wrong, and nothing else would tell."""
+        if slot.member and not slot.link.silent and slot.link.redial is None:
+            self.replicas.mark(slot, down=False)
+            self._serve_line()
 
     def _serve_line(self) -> None:
         line = self._line

@@ -46,6 +46,7 @@ class Certificate:
         """Return a file with the key, encrypted."""
         key = load_pem_private_key(self.key.read_bytes(), None)
         file = self.key.with_suffix(".encrypted")
+        file.touch(mode=0o600)
         file.write_bytes(
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode()))
         )
@@ -60,5 +61,6 @@ def make_certificate(directory: Path, name: str = "server", *, days: tuple[float
     made = authority.issue_cert("localhost", "127.0.0.1", not_before=begin, not_after=end)
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
     certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    key.touch(mode=0o600)
     key.write_bytes(made.private_key_pem.bytes())
     return Certificate(certificate, key, authority)

@@ -15,11 +15,12 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Final
 
 from serve_bridge.proxy.places import Place, Places
 
-__all__ = ["Acceptor", "bracketed", "listen"]
+__all__ = ["Acceptor", "accepted", "bracketed", "listen"]
 
 BACKLOG: Final = 2048
 AT_ONCE: Final = 64
@@ -28,6 +29,9 @@ AT_ONCE: Final = 64
 _PORT_TAKEN: Final = (
     "; take another port, http_options={'port': 0} for one that is free, or {'location': None} for no proxy"
 )
+
+accepted: Final[ContextVar[socket.socket]] = ContextVar("accepted")
+"""The connection whose TLS handshake calls back."""
 
 
 class Acceptor:
@@ -161,6 +165,7 @@ class Acceptor:
 
     async def _hand_over(self, connection: socket.socket, place: Place) -> None:
         loop = asyncio.get_running_loop()
+        accepted.set(connection)
         await loop.connect_accepted_socket(lambda: self._protocol(place), connection, **self._options)
 
     def _handed_over(self, task: asyncio.Task[None], connection: socket.socket, place: Place) -> None:

@@ -28,7 +28,7 @@ from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_protocol import EdgeProtocol
 from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.refusals import Refusals, RefusingApp
-from serve_bridge.proxy.tls import Renewal, server_context
+from serve_bridge.proxy.tls import Renewal, listening_context, server_context
 from serve_bridge.proxy.trusted_peers import BelievingApp
 from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
 
@@ -122,7 +122,7 @@ class EdgeServer:
             places=self._state.places,
             changed=self._state.connection_closed,
             logger=self._state.logger,
-            tls=tls,
+            tls=None if tls is None else listening_context(tls),
             handshake_timeout_s=self._options.header_timeout_s,
             closing_timeout_s=self._options.write_timeout_s,
         )

@@ -9,18 +9,31 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import stat
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from serve_bridge.config import HTTPOptions
 from serve_bridge.errors import ConfigError
+from serve_bridge.proxy.acceptor import accepted
 
-__all__ = ["Renewal", "check_certificate", "server_context"]
+__all__ = ["Renewal", "check_certificate", "listening_context", "protocols_offered", "server_context"]
 
 _OUT_OF_DATE: Final = frozenset({9, 10})
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 _HANDSHAKE_STEPS: Final = 4
+
+PROTOCOL: Final = "http/1.1"
+"""The only protocol that is spoken here, by its name in ALPN."""
+
+_ALPN: Final = 16
+_CLIENT_HELLO: Final = 1
+_NO_APPLICATION_PROTOCOL: Final = 120
+"""Number of the extension (RFC 7301), of the message (RFC 8446), and of the alert (RFC 7301)."""
+_ALERT: Final = bytes((21, 3, 3, 0, 2, 2, _NO_APPLICATION_PROTOCOL))
+"""The record of this alert, which is fatal."""
 
 _logger = logging.getLogger("serve_bridge.proxy")
 
@@ -29,18 +42,106 @@ def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
     """Return what TLS connections are made with; None: *options* name no certificate.
 
     Raises:
-        ConfigError: A file is missing, unreadable or no PEM, or the key is not the certificate's.
+        ConfigError: A file is missing, unreadable or no PEM, the key is not the certificate's, or other users can
+            read it.
     """
     if options.ssl_certfile is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([PROTOCOL])
     load_certificate(context, options)
     if options.ssl_ca_certs is not None:
         _load_authorities(context, "ssl_ca_certs", options.ssl_ca_certs)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def listening_context(serving: ssl.SSLContext) -> ssl.SSLContext:
+    """Return the context in which connections begin, which hands them over to *serving* once it knows their protocols.
+
+    A client that offers protocols, but not HTTP/1.1, gets the alert `no_application_protocol` (RFC 7301 section 3.2).
+    Python's own selection goes on without a protocol, so such a client would speak HTTP/2 to a server of HTTP/1.1.
+    *serving* has no message callback, which would cost each record that is sent or received.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.verify_mode = serving.verify_mode
+    offers: WeakKeyDictionary[object, list[bytes] | None] = WeakKeyDictionary()
+
+    def read(connection: object, direction: str, _version: Any, _content: Any, kind: Any, message: bytes) -> None:
+        if direction == "read" and kind == _CLIENT_HELLO:
+            offers[connection] = protocols_offered(message)
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
+        offered = offers.pop(connection, None)
+        if offered is not None and PROTOCOL.encode() not in offered:
+            # The event loop drops what OpenSSL would send of a handshake that fails. Nothing was sent before the
+            # alert, so that it fits into the buffer of the socket, and no key is agreed upon, so that it is plain.
+            with suppress(OSError, LookupError):
+                accepted.get().send(_ALERT)
+            return _NO_APPLICATION_PROTOCOL
+        connection.context = serving
+        return None
+
+    context._msg_callback = read  # type: ignore[attr-defined]
+    context.sni_callback = choose
+    return context
+
+
+def protocols_offered(hello: bytes) -> list[bytes] | None:
+    """Return the protocols that a ClientHello (RFC 8446 section 4.1.2) offers by ALPN; None: it offers none.
+
+    A malformed one offers none; OpenSSL refuses it.
+    """
+    reader = _Reader(hello)
+    try:
+        reader.take(4 + 2 + 32)  # the header of the message, version, random
+        for size in (1, 2, 1):  # session id, cipher suites, compression methods
+            reader.vector(size)
+        extensions = _Reader(reader.vector(2))
+        while extensions.left:
+            kind, content = extensions.number(2), extensions.vector(2)
+            if kind == _ALPN:
+                names, found = _Reader(_Reader(content).vector(2)), []
+                while names.left:
+                    found.append(names.vector(1))
+                return found
+    except EOFError:
+        pass
+    return None
+
+
+class _Reader:
+    """Reads numbers and vectors of TLS from bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not read yet."""
+        return len(self._data) - self._at
+
+    def take(self, count: int) -> bytes:
+        """Return the next *count* bytes.
+
+        Raises:
+            EOFError: There are fewer.
+        """
+        if count > self.left:
+            raise EOFError
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def number(self, size: int) -> int:
+        """Return a number of *size* bytes."""
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        """Return the content of a vector whose length has *size* bytes."""
+        return self.take(self.number(size))
 
 
 def load_certificate(context: ssl.SSLContext, options: HTTPOptions) -> None:
@@ -65,6 +166,7 @@ def load_certificate(context: ssl.SSLContext, options: HTTPOptions) -> None:
         raise ConfigError(
             f"{named}: no private key in PEM form, or ssl_keyfile_password is wrong ({error.reason or 'unreadable'})"
         ) from None
+    _check_private("ssl_certfile" if key is None else "ssl_keyfile", key or certificate)
 
 
 class Renewal:
@@ -146,6 +248,16 @@ def _load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise ConfigError(f"{name} {path!r}: no certificate in PEM form") from None
+
+
+def _check_private(name: str, path: str) -> None:
+    """Refuse the file of a key that other users can read. A key of root may be readable by a group of its readers."""
+    found = os.stat(path)
+    shared = stat.S_IRWXO | stat.S_IRWXG
+    if found.st_uid == 0 != os.geteuid():
+        shared &= ~stat.S_IRGRP
+    if found.st_mode & shared:
+        raise ConfigError(f"{name} {path!r} holds a key and must be readable by its user alone; chmod 600 {path}")
 
 
 def _check_readable(name: str, path: str) -> None:

@@ -67,14 +67,17 @@ def private_directory(directory: Path) -> None:
     """Make *directory*, and those above it that are missing, or check that it is this user's alone.
 
     Raises:
-        OSError: It is a link, somebody else's, or open to others; the message has the path and the cure.
+        OSError: It is a link, belongs to another user, or is open to others; the message has the path and the cure
+            that there is at this place.
     """
     if not directory.parent.exists():
         private_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise OSError(f"{directory} is no directory of this user; remove it")
+    if found.st_uid != os.geteuid():  # in a sticky directory such as /tmp its owner alone can remove it
+        raise OSError(f"{directory} belongs to another user")
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{directory} is not a directory; remove it")
     if found.st_mode & 0o077:
         raise OSError(f"{directory} is open to other users; chmod 700 {directory}")
 

@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge.config import HTTPOptions
 from serve_bridge.proxy.edge import EdgeServer
+from serve_bridge.proxy.tls import protocols_offered
 from tests.certificates import Certificate, make_certificate
 from tests.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
 
@@ -89,19 +90,6 @@ def test_a_body_goes_up_and_down(edge: Running, body: bytes) -> None:
     with edge.client() as client:
         client.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert answers(read_all(client))[0].body == body
-
-
-@pytest.mark.parametrize("protocols", [["h2", "http/1.1"], ["h2"], []], ids=["both", "h2 alone", "none"])
-def test_a_client_that_offers_http_2_speaks_http_1(
-    edge: Running, certificate: Certificate, protocols: list[str]
-) -> None:
-    """ALPN never chooses h2, which is not served."""
-    context = certificate.client
-    context.set_alpn_protocols(protocols)
-    with context.wrap_socket(plain(edge), server_hostname="localhost") as client:
-        assert client.selected_alpn_protocol() in ("http/1.1", None)
-        client.sendall(LAST)
-        assert statuses(read_all(client)) == [200]
 
 
 def test_old_versions_of_tls_are_refused(edge: Running, certificate: Certificate) -> None:
@@ -243,7 +231,84 @@ def test_drain_serves_a_handshake_that_is_under_way(certificate: Certificate) ->
         ending.result(20)
 
 
+# Protocols
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", ["localhost", None])
+@pytest.mark.parametrize("offered", [["h2"], ["h3", "h2", "http/1.0"], ["http/1.1x"]])
+def test_a_client_that_offers_other_protocols_only_is_refused_in_the_handshake(
+    edge: Running, certificate: Certificate, version: ssl.TLSVersion, name: str | None, offered: list[str]
+) -> None:
+    """It would speak HTTP/2 otherwise; it gets the alert that says why, with a server name or without."""
+    context = certificate.client
+    context.minimum_version = context.maximum_version = version
+    context.check_hostname = False
+    context.set_alpn_protocols(offered)
+    with plain(edge) as connection, pytest.raises(ssl.SSLError) as caught:
+        context.wrap_socket(connection, server_hostname=name)
+    assert "no application protocol" in str(caught.value).replace("_", " ").lower()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), ([], None)]
+)
+def test_http_1_1_is_chosen_where_it_is_offered(
+    edge: Running, certificate: Certificate, version: ssl.TLSVersion, offered: list[str], chosen: str | None
+) -> None:
+    """Also if the client would rather have another; a client that offers nothing is served too."""
+    context = certificate.client
+    context.minimum_version = context.maximum_version = version
+    if offered:
+        context.set_alpn_protocols(offered)
+    with context.wrap_socket(plain(edge), server_hostname="localhost") as client:
+        assert client.selected_alpn_protocol() == chosen
+        client.sendall(LAST)
+        assert statuses(read_all(client)) == [200]
+
+
+def hello_of(offered: list[str]) -> bytes:
+    """The ClientHello of Python's client."""
+    context = ssl.create_default_context()
+    if offered:
+        context.set_alpn_protocols(offered)
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()[5:]  # without the header of the record
+
+
+@pytest.mark.parametrize("offered", [["h2"], ["h2", "http/1.1"], []])
+def test_the_protocols_of_a_hello_are_read(offered: list[str]) -> None:
+    """From any place of it; one that is cut or malformed offers none, and OpenSSL refuses it."""
+    hello = hello_of(offered)
+    assert protocols_offered(hello) == ([name.encode() for name in offered] or None)
+    for cut in range(len(hello)):
+        protocols_offered(hello[:cut])
+        protocols_offered(hello[:cut] + b"\xff" * 8 + hello[cut:])
+
+
 # Certificates
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path, runtime_directory: Path, mode: int) -> None:
+    """With the way out, and before anything starts."""
+    made = make_certificate(tmp_path)
+    made.key.chmod(mode)
+    with pytest.raises(serve.ConfigError, match=f"chmod 600 {made.key}"):
+        serve.start(runtime="local", name="tls-open", http_options={"port": 0, **made.options})
+
+
+def test_a_key_in_the_file_of_its_certificate_is_a_secret_too(tmp_path: Path, runtime_directory: Path) -> None:
+    """A certificate alone is not."""
+    made = make_certificate(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(made.certificate.read_bytes() + made.key.read_bytes())
+    both.chmod(0o644)
+    with pytest.raises(serve.ConfigError, match=f"ssl_certfile.*chmod 600 {both}"):
+        serve.start(runtime="local", name="tls-open", http_options={"port": 0, "ssl_certfile": str(both)})
 
 
 def wrong(directory: Path) -> dict[str, tuple[dict[str, Any], str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,16 @@ class FakeReplica:
     def full(self, stream: ReplicaStream) -> None:
         """Refuse."""
         stream.reject("full")
+
+    def leave_once(self, stream: ReplicaStream) -> None:
+        """Say that it drains, then go on as if nothing had been said."""
+        self.behaviour = self.answer
+        stream.reject("draining")
+
+    def deny_once(self, stream: ReplicaStream) -> None:
+        """Say that it serves another backend, then serve this one."""
+        self.behaviour = self.answer
+        stream.reject("foreign")
 
 
 @dataclass
@@ -413,6 +424,22 @@ def test_a_replica_that_leaves_the_table_finishes_what_it_has(tmp_path: Path) ->
         leaving.answer(leaving.streams[0])
         assert await asking == "r1"
         await turns(lambda: not leaving.listener.connections)
+
+    staged(tmp_path, main)
+
+
+@pytest.mark.parametrize("behaviour", ["leave_once", "deny_once"])
+def test_a_replica_that_refused_for_a_wrong_reason_is_asked_again(tmp_path: Path, behaviour: str) -> None:
+    """It was set aside for a while, not for ever; a request that comes meanwhile waits for it or goes elsewhere."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1", behaviour))
+        stage.publish("r1")
+        answer = ""
+        while not answer:
+            with contextlib.suppress(BackendOverloaded):
+                answer = await stage.ask()
+        assert answer == "r1"
 
     staged(tmp_path, main)
 

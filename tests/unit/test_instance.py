@@ -106,6 +106,21 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
         instances.claim_directory("main", "g1")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's directory is made by root")
+def test_a_directory_that_another_user_has_taken_leads_to_another_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a sticky directory this user cannot remove it, so the advice is to go elsewhere."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    taken = instances.base_directory()
+    taken.mkdir(mode=0o700)
+    os.chown(taken, 12345, 12345)
+    with pytest.raises(OSError, match=f"{taken} belongs to another user; .*set XDG_RUNTIME_DIR") as caught:
+        instances.claim_directory("main", "g1")
+    assert "remove" not in str(caught.value)
+
+
 def test_a_runtime_directory_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the variable that it comes from, and the way out."""
     (tmp_path / "file").touch()
