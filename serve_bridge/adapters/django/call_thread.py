@@ -17,9 +17,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
+from django.db import Error as DatabaseError
 from django.db import connections
 
 from serve_bridge.adapters.django import lent_connections
@@ -90,7 +92,8 @@ class CallThread(Executor):
                 self._do(*work)
                 del work  # an idle thread keeps nothing alive
             for connection in own():
-                connection.close()
+                with suppress(DatabaseError):  # its server has gone
+                    connection.close()
         finally:
             gone.set_result(None)
 
