@@ -160,6 +160,11 @@ class Client(Management):
         process = self._here()
         return process.direct.send(process.lane().router, request)
 
+    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+        """Return whether *method* of the backend that *request* goes to needs all of its body."""
+        self._check_open()
+        return self._here().lane().router.needs_whole_body(request, method)
+
     def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
         """Start *work* on the process's own loop thread."""
         self._check_open()

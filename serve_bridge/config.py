@@ -196,8 +196,11 @@ class HTTPOptions:
         max_body_bytes: Largest request body; a larger one is answered with 413.
         max_message_bytes: Longest WebSocket message, either way; a longer one closes the WebSocket with 1009.
         header_timeout_s: Time from a request's first byte to the end of its headers.
-        body_timeout_s: Time a body may come in slower than 1 KiB/s before the connection is closed.
-        write_timeout_s: Time a client may take nothing of its answer before the connection is aborted.
+        min_body_rate: Bytes a second of a body that a client must send on average. A slower client is cut off after 5
+            seconds of grace. 0: any number.
+        body_timeout_s: Longest time in which nothing of a body may come, however fast it came before.
+        min_answer_rate: Bytes a second of an answer that a client must take on average, as `min_body_rate`.
+        write_timeout_s: Longest time in which a client may take nothing of its answer.
         request_timeout_s: Longest time of a whole request; past it 504. Callers can only shorten it.
         keep_alive_timeout_s: Time an idle connection stays open.
         ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
@@ -240,7 +243,9 @@ class HTTPOptions:
     max_body_bytes: int = option(16 * 1024 * 1024, whole_number(0, MOST_BYTES))
     max_message_bytes: int = option(MESSAGE_BYTES, whole_number(1, MOST_BYTES))
     header_timeout_s: float = option(10.0, seconds())
+    min_body_rate: int = option(240, whole_number(0, MOST_BYTES))
     body_timeout_s: float = option(10.0, seconds())
+    min_answer_rate: int = option(240, whole_number(0, MOST_BYTES))
     write_timeout_s: float = option(30.0, seconds())
     request_timeout_s: float = option(60.0, seconds())
     keep_alive_timeout_s: float = option(5.0, seconds())

@@ -14,11 +14,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from random import random
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import msgspec
 from starlette.types import Receive, Scope
 
+from serve_bridge.allowance import MOST_KEPT_BYTES, WORKER, Allowance, Kept
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
     UNAVAILABLE,
@@ -29,7 +30,16 @@ from serve_bridge.errors import (
 )
 from serve_bridge.handle import IDEMPOTENT
 from serve_bridge.http.body_length import body_length
-from serve_bridge.http.headers import CREDENTIALS, FORWARDING, HOP_BY_HOP, end_to_end, fault_of, lowered, nominated
+from serve_bridge.http.headers import (
+    CREDENTIALS,
+    FORWARDING,
+    HOP_BY_HOP,
+    end_to_end,
+    fault_of,
+    length_of,
+    lowered,
+    nominated,
+)
 from serve_bridge.messages import (
     INLINE_BODY_BYTES,
     TRAILERS,
@@ -45,6 +55,7 @@ from serve_bridge.router import Router
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import END, Kind
+from serve_bridge.wire.streams import ANSWER_WINDOW
 from serve_bridge.wire.websocket import SWITCHING
 
 _CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
@@ -127,6 +138,7 @@ class Forwarded:
         "endpoint",
         "from_adapter",
         "idempotent",
+        "kept",
         "request_id",
         "retried",
         "shard_key",
@@ -160,6 +172,7 @@ class Forwarded:
         self.endpoint = endpoint
         self.draw = random()
         self.retried = False
+        self.kept: Kept | None = None
         self.body: Upload | None = None
         self._inline = b""
         self._length: int | None = 0
@@ -244,6 +257,48 @@ class Forwarded:
         self.body = pieces
         self._length = length
 
+    async def collect(self, allowance: Allowance) -> None:
+        """Wait for the whole body, which streams so far; what *allowance* has no room for is left to stream.
+
+        A backend that needs the whole body is sent the request after that, so a slow upload holds no slot. `forward`
+        gives back what was taken of the allowance.
+
+        Raises:
+            UploadBroken: The client has left.
+            DeadlineExceeded: The body does not come in time.
+        """
+        if (self._length or 0) > MOST_KEPT_BYTES:
+            return
+        stream = cast(AsyncIterator[bytes], self.body)
+        kept = self.kept = Kept(allowance)
+        pieces: list[bytes] = []
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                async for piece in stream:
+                    pieces.append(piece)
+                    if not kept.take(len(piece)):
+                        self.body = _after(pieces, stream)
+                        return
+        except BaseException as error:
+            kept.give_back()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("the body did not come in time", "no") from None
+            raise
+        finally:
+            self.timeout_s -= time.monotonic() - began
+        self.body = None
+        self._length = sum(map(len, pieces))
+        if self._length <= INLINE_BODY_BYTES:
+            self._inline = b"".join(pieces)
+        else:
+            self.body = pieces
+
+    @property
+    def method_name(self) -> str:
+        """The method of the backend that is called."""
+        return self._call_method or "__call__"
+
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head; see `router.Outgoing`."""
         scope = self._scope
@@ -293,6 +348,7 @@ class Reply:
     failure: HttpFailure | None
     _stream: CallerStream
     trailers: HeaderList | None = None
+    _kept: Kept | None = None
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Iterate a body that is not whole.
@@ -312,6 +368,8 @@ class Reply:
     def close(self) -> None:
         """Give up what has not come; on the loop it came on. It must be called in the end."""
         self._stream.cancel()
+        if self._kept is not None:
+            self._kept.give_back()
 
 
 def _read_trailers(payload: bytes) -> HeaderList:
@@ -322,24 +380,39 @@ def _read_trailers(payload: bytes) -> HeaderList:
     return lowered(trailers)
 
 
-async def forward(router: Router, request: Forwarded, *, debug: bool = False) -> Reply:
+async def forward(router: Router, request: Forwarded, *, debug: bool = False, allowance: Allowance = WORKER) -> Reply:
     """Send *request* and return the answer, as soon as its head is there.
+
+    The replica may send all of an answer that declares its length, if *allowance* has room for it. Its slot is then
+    free when the backend has answered, and not when the client has read the answer.
 
     Raises:
         ServeBridgeError: As `Router.route`; a ProtocolError also if the answer is none.
     """
-    stream, frame = await router.route(request)
+    stream = None
     try:
+        stream, frame = await router.route(request)
         head, headers = read_head(frame.payload, request)
-    except ProtocolError:
-        stream.cancel()
+    except BaseException as error:
+        if request.kept is not None:
+            request.kept.give_back()
+        if stream is not None and isinstance(error, ProtocolError):
+            stream.cancel()
         raise
+    if frame.flags & END and request.kept is not None:
+        request.kept.give_back()
     if head.failure and debug:
         shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure.traceback)
         return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
     if frame.flags & END:
         return Reply(head.status, headers, head.body, head.failure, stream)
-    return Reply(head.status, headers, None, head.failure, stream, [] if head.trailers else None)
+    length = length_of(headers) or 0
+    if length > ANSWER_WINDOW:
+        if request.kept is None:
+            request.kept = Kept(allowance)
+        if request.kept.take(length - ANSWER_WINDOW):  # that much may come in any case
+            stream.give_credit(length)
+    return Reply(head.status, headers, None, head.failure, stream, [] if head.trailers else None, request.kept)
 
 
 def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderList]:
@@ -483,6 +556,15 @@ def _passing(headers: HeaderList) -> HeaderList:
 def _is_open_ended(headers: HeaderList) -> bool:
     """Return whether an answer of *headers* is streamed, and its backend does not say how proxies buffer it."""
     return not any(name == b"content-length" or name == b"x-accel-buffering" for name, _ in headers)
+
+
+async def _after(pieces: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Iterate *pieces*, which are freed one by one, then *rest*."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()
+    async for piece in rest:
+        yield piece
 
 
 async def _stream(message: Mapping[str, Any] | None, receive: Receive) -> AsyncIterator[bytes]:

@@ -44,6 +44,9 @@ class Link(Protocol):
     def send(self, request: Outgoing) -> DirectAnswer | None:
         """Send *request* from this thread and wait for its answer; None if `run` has to."""
 
+    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+        """Return whether *method* of the backend that *request* goes to needs all of its body."""
+
     def begin(self, work: Callable[[Lane], Any]) -> Future[Any]:
         """Start *work* on the process's own loop thread."""
 

@@ -55,11 +55,13 @@ class ReplicaAddress(msgspec.Struct, frozen=True, array_like=True):
         replica: The replica's id, unique in the instance.
         unix: Path of its unix socket on its own node.
         tcp: Host and port for other nodes, or None where there are none.
+        streaming: Names of the methods that read the body of a request while it comes. The others need the whole body.
     """
 
     replica: str
     unix: str
     tcp: tuple[str, int] | None = None
+    streaming: tuple[str, ...] = ()
 
 
 class BackendRoute(msgspec.Struct, frozen=True, array_like=True):

@@ -94,12 +94,14 @@ class ReplicaPool:
         name: The backend.
         replicas: Its replicas and their free slots.
         connects_failed: How often one could not be reached.
+        streaming: Names of the methods that read the body of a request while it comes.
     """
 
     def __init__(self, name: str, route: BackendRoute, *, key: Key, generation: str, role: Role) -> None:
         self.name = name
         self.replicas: ReplicaSet[Link] = ReplicaSet(route.max_concurrent_queries)
         self.connects_failed = 0
+        self.streaming: frozenset[str] = frozenset()
         self._key = key
         self._generation = generation
         self._role = role
@@ -112,6 +114,8 @@ class ReplicaPool:
     def apply(self, route: BackendRoute) -> None:
         """Follow a new table."""
         self._max_queued = route.max_queued_queries
+        if route.replicas:
+            self.streaming = frozenset(route.replicas[0].streaming)
         if self.replicas.limit != route.max_concurrent_queries:
             self.replicas.limit = route.max_concurrent_queries
         wanted = {address.replica: address for address in route.replicas}

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
@@ -110,7 +112,8 @@ class Replica:
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
         self._ticked = self._loop.time()
         self._tick()
-        return await self._listener.listen(Path(spec.directory), spec.tcp_host)
+        address = await self._listener.listen(Path(spec.directory), spec.tcp_host)
+        return msgspec.structs.replace(address, streaming=code.streaming)
 
     async def _choose_answers(self, code: UserCode) -> None:
         """Decide once what answers requests: an application, which is started, or methods."""

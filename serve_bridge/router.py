@@ -214,6 +214,17 @@ class Router:
         pool = self._pools.get(backend)
         return None if pool is None or pool.waiting or not pool.whole else backend
 
+    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+        """Return whether *method* of the backend that *request* goes to needs all of its body; from any thread.
+
+        An endpoint that does not exist needs nothing: `route` says so.
+        """
+        found = self._endpoints.get(request.endpoint)
+        if found is None:
+            return False
+        pool = self._pools.get(self._choose(found[1], request.shard_key, request.draw))
+        return pool is not None and method not in pool.streaming
+
     def doubt(self, backend: str, replica: str) -> None:
         """Somebody waits for *replica* outside of this router, and hears nothing: find out. From any thread."""
         pool = self._pools.get(backend)

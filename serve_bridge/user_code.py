@@ -218,6 +218,17 @@ class UserCode:
         self._init_kwargs = dict(init_kwargs or {})
         self._served = tuple(_served(code, exposed_methods)) if inspect.isclass(code) else ()
 
+    @property
+    def streaming(self) -> tuple[str, ...]:
+        """The methods that read the body of a request while it comes; the others need the whole body."""
+        if isinstance(self.code, Application):
+            return ("__call__",) if self.is_async else ()
+        return tuple(
+            name
+            for name, method in self.methods.items()
+            if method.is_async and method.takes == "request" and not method.batched
+        )
+
     @classmethod
     def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> UserCode:
         """Return the code that `freeze_code` wrote, checked again where an import path names it.

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
 
 from serve_bridge.adapters.declared_length import DeclaredLength, WholeBody, declared_length
+from serve_bridge.allowance import MOST_KEPT_BYTES
 from serve_bridge.direct_calls import DirectAnswer
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
@@ -85,8 +87,12 @@ def forward_blocking(
         request.take_body(_read(body, length))
         request.timeout_s -= time.monotonic() - began
     else:
+        began = time.monotonic()
         upload = _Upload(body, length, most)
         request.stream_body(upload, length)
+        if link.needs_whole_body(request, request.method_name):
+            upload.read_before()
+        request.timeout_s -= time.monotonic() - began
         reply = upload.feed_until(link.begin(partial(_forward, request)), timeout_s)
         return _looped(link, request, reply, timeout_s, upload)
     answer = link.send(request)
@@ -235,10 +241,33 @@ class _Upload(AsyncIterator[bytes]):
         self._length = length
         self._most = most
         self._read = 0
+        self._before: deque[bytes] = deque()
         self._news = threading.Event()
         self._asked: asyncio.Future[bytes] | None = None
 
+    def read_before(self) -> None:
+        """Read what may be kept of the body now, so that the backend's slot does not wait for the client.
+
+        Raises:
+            Exception: As `read` of the body; a broken one is `UploadBroken`.
+        """
+        if (self._length or 0) > MOST_KEPT_BYTES:
+            return
+        while len(self._before) * PIECE_BYTES < MOST_KEPT_BYTES:
+            try:
+                piece = self._next_piece()
+            except OSError as broken:
+                raise UploadBroken(str(broken)) from broken
+            self._before.append(piece)
+            if not piece:
+                return
+
     async def __anext__(self) -> bytes:
+        if self._before:
+            piece = self._before.popleft()
+            if not piece:
+                raise StopAsyncIteration
+            return piece
         self._asked = asyncio.get_running_loop().create_future()
         self._news.set()
         piece = await self._asked
@@ -263,18 +292,22 @@ class _Upload(AsyncIterator[bytes]):
         finally:
             future.cancel()
 
+    def _next_piece(self) -> bytes:
+        # No further than its end: not every server stops there (PEP 3333 says it should), some wait for more.
+        left = PIECE_BYTES if self._length is None else min(PIECE_BYTES, self._length - self._read)
+        piece = self._body.read(left) if left else b""
+        self._read += len(piece)
+        if not piece and self._read < (self._length or 0):
+            raise UploadBroken(_TOO_SHORT)
+        if self._most is not None and self._read > self._most:
+            raise BodyTooLarge(self._most)
+        return piece
+
     def _answer(self, asked: asyncio.Future[bytes]) -> None:
         piece = b""
         error: Exception | None = None
         try:
-            # No further than its end: not every server stops there (PEP 3333 says it should), some wait for more.
-            left = PIECE_BYTES if self._length is None else min(PIECE_BYTES, self._length - self._read)
-            piece = self._body.read(left) if left else b""
-            self._read += len(piece)
-            if not piece and self._read < (self._length or 0):
-                raise UploadBroken(_TOO_SHORT)
-            if self._most is not None and self._read > self._most:
-                raise BodyTooLarge(self._most)
+            piece = self._next_piece()
         except OSError as broken:
             error = UploadBroken(str(broken))
         except Exception as own:  # the framework's own refusals go back to it through the router

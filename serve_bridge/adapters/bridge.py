@@ -24,6 +24,7 @@ from serve_bridge.adapters.outcome import (
     request_ids,
 )
 from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.allowance import WORKER
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, forward
@@ -82,6 +83,9 @@ class Bridge(LastingClient):
                 await request.receive_body(_limited(body, scope, route.max_body_bytes))
             if lane is None:
                 lane = await (await self.aclient()).lane()
+            streams = isinstance(request.body, AsyncIterator)
+            if streams and lane.router.needs_whole_body(request, request.method_name):
+                await request.collect(WORKER)
             reply = await forward(lane.router, request)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)

@@ -86,7 +86,9 @@ class ProxyApp:
                 await send_answer(send, self._no_room(request))
                 return
             await request.receive_body(receive)
-            reply = await forward(self._router, request, debug=self._debug)
+            if request.body is not None and self._router.needs_whole_body(request, request.method_name):
+                await request.collect(self._buffers)
+            reply = await forward(self._router, request, debug=self._debug, allowance=self._buffers)
         except (Refused, ServeBridgeError) as error:
             request_id = request.request_id if request is not None else request_id_of(scope["headers"])
             await send_answer(send, self._failed(error, request_id))

@@ -16,6 +16,9 @@ from typing import Final
 
 __all__ = ["Buffers", "Share"]
 
+MOST_KEPT: Final = 0.5
+"""At this share of the limit no more is kept for slow clients; their requests hold slots of backends then."""
+
 NO_BODIES: Final = 0.75
 NO_KEEP_ALIVE: Final = 0.9
 """At these shares of the limit no more requests with a body are taken, and no connection is kept open idle.
@@ -32,11 +35,12 @@ class Buffers:
         limit: Bytes from which on no request is taken.
     """
 
-    __slots__ = ("_bodies", "_keep_alive", "_logger", "_refused", "held", "limit")
+    __slots__ = ("_bodies", "_keep_alive", "_kept", "_logger", "_refused", "held", "limit")
 
     def __init__(self, limit: int, logger: logging.Logger) -> None:
         self.limit = limit
         self.held = 0
+        self._kept = int(limit * MOST_KEPT)
         self._bodies = int(limit * NO_BODIES)
         self._keep_alive = int(limit * NO_KEEP_ALIVE)
         self._logger = logger
@@ -56,6 +60,20 @@ class Buffers:
     def full(self) -> bool:
         """Whether no request is taken."""
         return self.held >= self.limit
+
+    def take(self, size: int) -> bool:
+        """Keep *size* bytes so that a slow client holds no slot, if half of the limit has room; return whether it has.
+
+        The other half is left for requests that must be let in.
+        """
+        if self.held + size > self._kept:
+            return False
+        self.held += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Keep *size* bytes less."""
+        self.held -= size
 
     def refused(self) -> None:
         """Count a request that was refused for want of room; the first of an episode is logged, for all."""

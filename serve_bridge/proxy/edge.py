@@ -210,7 +210,7 @@ class EdgeServer:
         while True:
             await asyncio.sleep(tick)
             now = loop.time()
-            self._sweep(now, now - last)
+            self._sweep(now, min(now - last, 2 * tick))  # while this loop stands still, no client can be slow
             last = now
 
     def _sweep(self, now: float, elapsed: float) -> None:

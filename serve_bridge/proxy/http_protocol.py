@@ -32,15 +32,13 @@ from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
 from serve_bridge.proxy.http_exchange import Exchange
 from serve_bridge.proxy.http_framing import RequestFramer
 from serve_bridge.proxy.http_heads import answer_asterisk, closing_answer
+from serve_bridge.proxy.pace import Pace
 from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
 from serve_bridge.proxy.request_head import Refusal, RequestHead
 from serve_bridge.proxy.send_queue import SendQueue
 
 __all__ = ["EdgeProtocol"]
-
-BODY_BYTES_PER_S: Final = 1024
-"""Slowest body that is waited for, once `body_timeout_s` has passed."""
 
 UNREAD_BYTES: Final = 64 * 1024
 """Upper limit for the rest of an unread body, in bytes, up to which the connection stays open for the next request."""
@@ -115,7 +113,8 @@ class EdgeProtocol(asyncio.Protocol):
         self._lingering = self._refused = False
         self._upload_left = 0.0
         self._heard_at = self._linger_ends = 0.0
-        self._body_time = 0.0
+        self._body_seen = 0
+        self._body_pace: Pace
 
     # Events of the transport
 
@@ -129,7 +128,8 @@ class EdgeProtocol(asyncio.Protocol):
         self._is_tls = is_ssl(transport)
         self._scheme = "https" if self._is_tls else "http"
         self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
-        self._queue = SendQueue(transport, state.buffers, is_tls=self._is_tls)
+        rate = state.options.min_answer_rate
+        self._queue = SendQueue(transport, state.buffers, is_tls=self._is_tls, least_rate=rate)
         is_trusted = bool(state.trusted) and self._client is not None and self._client[0] in state.trusted
         self._framer = RequestFramer(state.framing, state.admit, trusted=is_trusted)
         timeout_s = state.options.header_timeout_s
@@ -276,7 +276,6 @@ class EdgeProtocol(asyncio.Protocol):
             scope["extensions"] = {TRAILERS: {}}
         self._reading_head = False
         self._deadline = math.inf
-        self._body_time = 0.0
         if head.refusal is not None:
             self._serve_refusal(scope, head.refusal)
             return
@@ -292,6 +291,8 @@ class EdgeProtocol(asyncio.Protocol):
         if self._framer.at_head:
             exchange.end_body(0)
         else:
+            self._body_seen = 0
+            self._body_pace = Pace(self.server_state.options.min_body_rate)
             exchange.share = Share(self.server_state.buffers)
             exchange.share.add(min(self._framer.body_left, BODY_HELD_BYTES))
 
@@ -508,7 +509,7 @@ class EdgeProtocol(asyncio.Protocol):
         elif self._half_closed:
             self._check_reset()
         self._count_answer()
-        if self._queue.stalled_s(elapsed) > self.server_state.write_timeout_s:
+        if self._queue.is_too_slow(elapsed, self.server_state.write_timeout_s):
             self.transport.abort()
         if not self._framer.at_head and not self._lingering and not self._refused:
             self._sweep_body(elapsed)
@@ -537,7 +538,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _sweep_body(self, elapsed: float) -> None:
         if self.flow.read_paused or (self._exchange is not None and self._exchange.waiting_for_100_continue):
             return
-        self._body_time += elapsed
-        late = self._body_time - self.server_state.options.body_timeout_s
-        if late > 0 and self._framer.body_received < late * BODY_BYTES_PER_S:
+        received = self._framer.body_received
+        moved, self._body_seen = received - self._body_seen, received
+        if self._body_pace.spend(elapsed, moved, self.server_state.options.body_timeout_s):
             self.transport.abort()

@@ -10,6 +10,7 @@ import termios
 from typing import Final
 
 from serve_bridge.proxy.buffers import Buffers, Share
+from serve_bridge.proxy.pace import Pace
 
 __all__ = ["SendQueue"]
 
@@ -24,15 +25,15 @@ class SendQueue:
         written: Bytes that were written in all.
     """
 
-    __slots__ = ("_is_tls", "_share", "_stalled_s", "_taken", "_transport", "written")
+    __slots__ = ("_is_tls", "_pace", "_share", "_taken", "_transport", "written")
 
-    def __init__(self, transport: asyncio.Transport, buffers: Buffers, *, is_tls: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, buffers: Buffers, *, is_tls: bool, least_rate: int) -> None:
         if is_tls:  # its own limit would be eight times that of plain connections
             transport.set_write_buffer_limits(UNSENT_BYTES)
         self._transport = transport
         self._is_tls = is_tls
         self._taken = self.written = 0
-        self._stalled_s = 0.0
+        self._pace = Pace(least_rate)
         self._share = Share(buffers)
 
     def write(self, data: bytes) -> None:
@@ -61,14 +62,17 @@ class SendQueue:
         """Hold nothing any more: the connection is lost, or another's."""
         self._share.give_back()
 
-    def stalled_s(self, elapsed: float) -> float:
-        """Return for how many seconds the client has taken nothing; *elapsed* is the time since the last call."""
+    def is_too_slow(self, elapsed: float, limit_s: float) -> bool:
+        """Return whether the client takes what was written too slowly; *elapsed* is the time since the last call.
+
+        A client that has taken all of it has *limit_s* seconds for what follows.
+        """
         taken = self.written - self.unsent()
-        if taken > self._taken or taken >= self.written:
-            self._taken, self._stalled_s = taken, 0.0
-        else:
-            self._stalled_s += elapsed
-        return self._stalled_s
+        moved, self._taken = taken - self._taken, taken
+        if taken >= self.written:
+            self._pace.left_s = limit_s
+            return False
+        return self._pace.spend(elapsed, moved, limit_s)
 
 
 def _unacknowledged(connection: socket.socket) -> int:

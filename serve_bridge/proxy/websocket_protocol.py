@@ -30,6 +30,7 @@ from serve_bridge.proxy.buffers import Share
 from serve_bridge.proxy.edge_state import EdgeState
 from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
+from serve_bridge.proxy.pace import Pace
 from serve_bridge.proxy.places import Place
 from serve_bridge.proxy.refusals import REFUSAL
 from serve_bridge.proxy.request_head import Refusal
@@ -72,9 +73,9 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         self._controls = 0.0
         self._refused: tuple[Refusal, str] | None = None
         self._denying = self._chunked = False
-        self._sent = self._unsent = 0
-        self._stalled = 0.0
         self._waiting = self._last = 0
+        self._pace = Pace(server_state.options.min_answer_rate)
+        self._left_to_take = self.written = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection of HTTP."""
@@ -94,12 +95,13 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
         self._controls = max(0.0, self._controls - elapsed * CONTROLS_PER_S)
         self.conn.tiny_fragments = max(0, self.conn.tiny_fragments - int(elapsed * FRAGMENTS_PER_S))
-        unsent = self.transport.get_write_buffer_size()
-        took = unsent < self._unsent or self._sent > 0
-        self._stalled = 0.0 if took or not unsent else self._stalled + elapsed
-        self._unsent, self._sent = unsent, 0
+        unsent, limit_s = self.transport.get_write_buffer_size(), self._state.write_timeout_s
+        taken = self._left_to_take + self.written - unsent
+        self._left_to_take, self.written = unsent, 0
         self._count()
-        if self._stalled > self._state.write_timeout_s:
+        if not unsent:
+            self._pace.left_s = limit_s
+        elif self._pace.spend(elapsed, taken, limit_s):
             self.transport.abort()
 
     def shutdown(self) -> None:
@@ -171,7 +173,6 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
                 self._count()
             await super().send(message)
             self._waiting, self._last = 0, size
-        self._sent += 1
         if message["type"] == "websocket.accept" and self._state.draining:
             self.shutdown()
         elif message["type"] in ("websocket.accept", "websocket.close"):
@@ -348,6 +349,7 @@ class _Leaving:
 
     def write(self, data: bytes) -> None:
         if not self._leaves:
+            self._protocol.written += len(data)
             self._transport.write(data)
 
     def close(self) -> None:

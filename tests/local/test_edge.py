@@ -485,6 +485,32 @@ def test_a_slow_client_gets_the_end_of_its_answer(version: bytes) -> None:
     assert answers(received)[0].body == body
 
 
+@pytest.mark.parametrize(("rate", "ends"), [(1 << 30, True), (0, False)])
+def test_an_upload_below_the_least_rate_is_cut_off(rate: int, ends: bool) -> None:
+    """It comes without a pause, but too slowly."""
+    with running(body_timeout_s=0.3, min_body_rate=rate) as edge, edge.client() as client:
+        edge.app.left.clear()
+        client.sendall(POST + b"Content-Length: 100000\r\n\r\n")
+        for _ in range(60):
+            with contextlib.suppress(OSError):
+                client.send(b"x")
+            if edge.app.left.wait(0.02):
+                break
+        assert edge.app.left.is_set() == ends or (ends and edge.app.left.wait(20))
+
+
+def test_a_client_that_takes_its_answer_below_the_least_rate_is_cut_off() -> None:
+    """It reads on and on, but too slowly."""
+    with running(write_timeout_s=0.3, min_answer_rate=1 << 30) as edge, edge.client() as client:
+        client.sendall(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(256):
+                received = piece
+                edge.app.left.wait(0.001)
+        assert not received.endswith(b"0\r\n\r\n")
+
+
 def test_an_upload_that_nobody_reads_ends_after_the_answer(edge: Running) -> None:
     """What follows it is no request."""
     sent = GET + b"Content-Length: 16000000\r\n\r\n" + b"x" * 16_000_000
