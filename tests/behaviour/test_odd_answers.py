@@ -206,7 +206,7 @@ def get(http: httpx.Client, route: str, method: str = "GET", headers: Mapping[st
     """Ask on a connection of one's own, and read until it ends."""
     where = urlsplit(str(http.base_url))
     client = h11.Connection(h11.CLIENT)
-    named = [("host", "a"), *(headers or {}).items()]
+    named = [("host", "127.0.0.1"), *(headers or {}).items()]
     asked = client.send(h11.Request(method=method, target=route, headers=[*named, ("connection", "close")]))
     with socket.create_connection((where.hostname or "", where.port or 80), timeout=30) as connection:
         connection.sendall(asked or b"")

@@ -97,7 +97,7 @@ def ask(
     """
     where = urlsplit(str(http.base_url))
     client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
+    client.send(h11.Request(method=method, target="/", headers=[("host", "127.0.0.1")]))
     client.send(h11.EndOfMessage())
     target = f"{route}?name={name.replace(' ', '%20')}"
     with socket.create_connection((where.hostname, where.port), timeout=20) as connection:

@@ -90,7 +90,7 @@ def head(target: str, *headers: str) -> bytes:
 def answer_of(connection: socket.socket) -> tuple[int, bytes, dict[bytes, bytes]]:
     """Read one answer; return status, body and headers."""
     client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")]))
+    client.send(h11.Request(method="POST", target="/", headers=[("host", "127.0.0.1"), ("content-length", "0")]))
     client.send(h11.EndOfMessage())
     status, body, headers = 0, b"", {}
     while not isinstance(event := client.next_event(), h11.EndOfMessage):
