@@ -6,6 +6,9 @@ exits, and user code that never returns would keep a process from ever ending.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +17,12 @@ from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
 _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+async def on_engine_thread(func: Callable[..., _Result], *args: Any) -> _Result:
+    """Return what *func* returns on a thread of the engine's own: user code may have filled the loop's executor."""
+    call = contextvars.copy_context().run
+    return await asyncio.wrap_future(_engine_threads.submit(call, func, *args))
 
 
 class _Worker:
@@ -27,11 +36,15 @@ class _Worker:
 
 
 class DaemonThreads(Executor):
-    """Runs calls on up to *count* threads, in the order in which they were submitted."""
+    """Runs calls on up to *count* threads, in the order in which they were submitted.
 
-    def __init__(self, count: int, name: str) -> None:
+    With *idle_s*, a thread that has had nothing to do for so many seconds ends.
+    """
+
+    def __init__(self, count: int, name: str, *, idle_s: float | None = None) -> None:
         self._count = count
         self._name = name
+        self._idle_s = idle_s
         self._work: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._workers: dict[int, _Worker] = {}
@@ -119,6 +132,7 @@ class DaemonThreads(Executor):
             del work, future, fn, args, kwargs  # an idle thread holds nothing alive
 
     def _next(self, worker: _Worker) -> _Work | None:
+        late = False
         with self._changed:
             self._idle += 1
             try:
@@ -129,10 +143,11 @@ class DaemonThreads(Executor):
                         return own.popleft()
                     if shared:
                         return shared.popleft()
-                    if self._closed and (self._cancelled or not worker.pins):
+                    if (self._closed or late) and (self._cancelled or not worker.pins):
                         del self._workers[threading.get_ident()]  # under the lock, so that nothing pins it any more
+                        self._threads -= 1
                         return None
-                    self._changed.wait()
+                    late = not self._changed.wait(self._idle_s)
             finally:
                 self._idle -= 1
 
@@ -161,3 +176,16 @@ class Pin:
     def _settle(self, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
         self._pool._settle(self)
         return fn(*args, **kwargs)
+
+
+_engine_threads: DaemonThreads
+
+
+def _start_afresh() -> None:
+    """Have a pool without threads, in a new process and in a forked one."""
+    global _engine_threads
+    _engine_threads = DaemonThreads(4, "serve_bridge-engine", idle_s=1.0)
+
+
+_start_afresh()
+os.register_at_fork(after_in_child=_start_afresh)

@@ -15,9 +15,8 @@ from typing import TypeVar
 
 from serve_bridge.errors import AuthenticationError, ReplicaDied
 from serve_bridge.messages import BackendRoute, ReplicaAddress
-from serve_bridge.replica_set import Slot
 from serve_bridge.router import Outgoing, Router
-from serve_bridge.shared_replicas import SharedReplicas
+from serve_bridge.shared_replicas import Place, SharedReplicas
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking import BlockingAnswer, BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
@@ -117,17 +116,21 @@ class DirectCalls:
         if request.body is not None or table is None:
             return None
         backend = router.bypass(request)
-        slot = self._replicas.acquire(table, backend) if backend is not None else None
-        if backend is None or slot is None:
+        if backend is None:
             return None
         began = time.monotonic()
+        place = Place(self._replicas, backend)
         connection = answer = None
         try:
+            slot = self._replicas.acquire(table, place)
+            if slot is None:
+                return None
             connection = self._connection(slot.link)
             head = request.encode(backend, table.version, request.timeout_s)
             answer = connection.exchange(
                 request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
             )
+            return DirectAnswer(answer, partial(self._end, answer, router, place, connection))
         except (Rejected, AuthenticationError):
             pass  # the router meets the same, and knows what follows from it
         except Lost as lost:
@@ -135,11 +138,9 @@ class DirectCalls:
                 if not router.may_retry(request):
                     raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
                 request.retried = True
-        else:
-            return DirectAnswer(answer, partial(self._end, answer, router, backend, slot, connection))
         finally:
             if answer is None:
-                self._release(router, backend, slot, connection, slot.load)
+                self._release(router, place, connection)
         request.timeout_s -= time.monotonic() - began
         return None
 
@@ -150,23 +151,20 @@ class DirectCalls:
             return BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
 
     def _end(
-        self,
-        answer: BlockingAnswer,
-        router: Router,
-        backend: str,
-        slot: Slot[_Idle],
-        connection: BlockingConnection,
-        load: int,
+        self, answer: BlockingAnswer, router: Router, place: Place[_Idle], connection: BlockingConnection, load: int
     ) -> None:
         if not answer.ended:
             connection.close()
-        self._release(router, backend, slot, connection, load if answer.ended else slot.load)
+        self._release(router, place, connection, load if answer.ended else None)
 
     def _release(
-        self, router: Router, backend: str, slot: Slot[_Idle], connection: BlockingConnection | None, load: int
+        self, router: Router, place: Place[_Idle], connection: BlockingConnection | None, load: int | None = None
     ) -> None:
-        self._replicas.release(backend, slot, load)
-        router.slot_freed(backend)
+        slot = place.slot
+        self._replicas.release(place, load)
+        if slot is None:
+            return
+        router.slot_freed(place.backend)
         if connection is not None and not connection.closed:
             slot.link.connections.append(connection)
             if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again

@@ -26,6 +26,8 @@ An error without a status here has 500.
 
 from __future__ import annotations
 
+import pickle
+import struct
 from collections.abc import Iterable
 from typing import ClassVar, Final, Literal
 
@@ -62,6 +64,29 @@ def shown(name: object) -> str:
         return f"{name!r:.{TEXT_SHOWN}}"
     except Exception:  # a foreign `__repr__`, or an int of more digits than Python prints
         return f"an object of type {type(name).__qualname__}"
+
+
+PICKLING_ERRORS: Final = (
+    pickle.PickleError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+UNPICKLING_ERRORS: Final = (
+    *PICKLING_ERRORS,
+    ArithmeticError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    struct.error,
+)
+"""What pickle raises, and objects that have no pickled form or cannot be rebuilt.
+
+Any other exception leaves as it is: a time limit of a task queue is raised at any line, and must not end here.
+"""
 
 
 class ServeBridgeError(Exception):

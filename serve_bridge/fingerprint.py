@@ -14,6 +14,8 @@ from typing import Any
 
 import cloudpickle
 
+from serve_bridge.errors import PICKLING_ERRORS
+
 __all__ = ["closed_over", "digest", "source_of"]
 
 
@@ -58,7 +60,7 @@ def _parts(value: Any, open_: set[int]) -> list[bytes]:
 def _object_parts(value: Any, open_: set[int]) -> list[bytes]:
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception:  # it has no form of its own; cloudpickle may know one
+    except PICKLING_ERRORS:  # it has no form of its own; cloudpickle may know one
         return [cloudpickle.dumps(value)]
     if isinstance(reduced, str):  # the name of a global
         return [reduced.encode()]

@@ -18,7 +18,7 @@ import msgspec
 from starlette.datastructures import State
 
 from serve_bridge.application import Application
-from serve_bridge.errors import SerializationError
+from serve_bridge.errors import PICKLING_ERRORS, SerializationError
 from serve_bridge.surroundings import SurroundingsSpec
 
 __all__ = ["FrozenCode", "freeze_code", "thaw_code", "unpicklable_path"]
@@ -74,7 +74,7 @@ def freeze_code(
         search_path = tuple(dict.fromkeys([*search_path, *func_or_class.search_path]))
     try:
         pickled = _pickled(code)
-    except Exception as error:  # pickling runs foreign code, which may raise anything
+    except PICKLING_ERRORS as error:
         if isinstance(func_or_class, Application):
             raise SerializationError(
                 f"{func_or_class!r} cannot be pickled: {error}; give it by its import path 'package.module:attr', "
@@ -135,7 +135,7 @@ def _search(value: object, path: str, seen: set[int], depth: int = 0) -> tuple[s
 def _refusal(value: object) -> BaseException | None:
     try:
         cloudpickle.Pickler(_Nowhere()).dump(value)
-    except Exception as error:  # pickling runs foreign code, which may raise anything
+    except PICKLING_ERRORS as error:
         return error
     return None
 
@@ -158,7 +158,7 @@ def _parts(value: object) -> list[tuple[str, object]]:
         if inspect.isclass(value):
             return [*_attribute_parts(vars(value))]
         return [*_item_parts(value), *_state_parts(value)]
-    except Exception:  # foreign `items` and `__getstate__` run here; the object itself is named then
+    except PICKLING_ERRORS:  # of a foreign `items` or `__getstate__`; the object itself is named then
         return []
 
 

@@ -7,8 +7,10 @@ Rule 2: `call` and `acall` share everything but the last wait.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -16,6 +18,7 @@ from starlette.requests import Request
 
 from serve_bridge.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
+from serve_bridge.daemon_threads import on_engine_thread
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.request import FrozenRequest, ServeRequest, body_in_thread
@@ -160,8 +163,9 @@ class Handle:
             Exception: What user code raised, as its own type.
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
+        deadline = self._deadline()  # packing counts
         data = _held(data)
-        request = self._request(data, payload.pack((data, kwargs)))
+        request = self._request(data, payload.pack((data, kwargs)), deadline)
         answer = self._link.send(request)
         if answer is not None:
             try:
@@ -172,21 +176,26 @@ class Handle:
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`call`, for a running event loop."""
+        deadline = self._deadline()
         data = await _read(data)
-        return await _call(await self._link.lane(), self._request(data, await calls.pack((data, kwargs))))
+        segments = await calls.pack((data, kwargs), deadline - time.monotonic())
+        return await _call(await self._link.lane(), self._request(data, segments, deadline))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
+        deadline = self._deadline()
         data = _held(data)
-        request = self._request(data, payload.pack((data, kwargs)), generator=True)
+        request = self._request(data, payload.pack((data, kwargs)), deadline, generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
         return _iterate(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
         """Same as :meth:`stream`, for a running event loop."""
+        deadline = self._deadline()
         data = await _read(data)
-        request = self._request(data, await calls.pack((data, kwargs)), generator=True)
+        segments = await calls.pack((data, kwargs), deadline - time.monotonic())
+        request = self._request(data, segments, deadline, generator=True)
         items = _items(await self._link.lane(), request)
         try:
             async for item in items:
@@ -204,21 +213,29 @@ class Handle:
             EndpointNotFound, BackendOverloaded: As :meth:`call`.
         """
         data = _held(data)
-        return self._link.submit(self.endpoint, self._options.shard_key, self._head(data, 0, b"", False), data, kwargs)
+        head = self._head(data, 0, b"", False, within_time_left(self._options.timeout_s))
+        return self._link.submit(self.endpoint, self._options.shard_key, head, data, kwargs)
 
-    def _request(self, data: Any, segments: Sequence[payload.Segment], *, generator: bool = False) -> _Call:
+    def _deadline(self) -> float:
+        """Return when a call that begins now has to be over, by `time.monotonic`."""
+        return time.monotonic() + within_time_left(self._options.timeout_s)
+
+    def _request(
+        self, data: Any, segments: Sequence[payload.Segment], deadline: float, *, generator: bool = False
+    ) -> _Call:
         size = payload.size_of(segments)
         inline = size <= INLINE_BODY_BYTES
-        head = self._head(data, size, payload.join(segments) if inline else b"", generator)
-        return _Call(head, self._options, within_time_left(self._options.timeout_s), None if inline else segments)
+        timeout_s = deadline - time.monotonic()
+        head = self._head(data, size, payload.join(segments) if inline else b"", generator, timeout_s)
+        return _Call(head, self._options, timeout_s, None if inline else segments)
 
-    def _head(self, data: Any, size: int, body: bytes, generator: bool) -> CallHead:
+    def _head(self, data: Any, size: int, body: bytes, generator: bool, timeout_s: float) -> CallHead:
         options = self._options
         return CallHead(
             self.endpoint,
             "",
             0,
-            within_time_left(options.timeout_s),
+            timeout_s,
             self._request_id(data),
             options.method_name or "",
             options.http_method or "GET",
@@ -248,7 +265,7 @@ class AsyncHandle(Handle):
     async def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`Handle.remote`, without holding the loop up."""
         data = await _read(data)
-        return await asyncio.to_thread(super().remote, data, **kwargs)
+        return await on_engine_thread(partial(super().remote, data, **kwargs))
 
 
 class _Call:

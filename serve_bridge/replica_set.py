@@ -55,7 +55,12 @@ class Slot(Generic[Link]):
 
 
 class ReplicaSet(Generic[Link]):
-    """The replicas of one backend, and which of them have a free slot."""
+    """The replicas of one backend, and which of them have a free slot.
+
+    Attributes:
+        unsettled: A change has begun. If it still has when the next begins, an exception has arrived in between; see
+            `repair`.
+    """
 
     def __init__(self, limit: int, draw: Callable[[], float] = random.random) -> None:
         """Let each replica have at most *limit* requests of this router; *draw* gives numbers in [0, 1)."""
@@ -63,6 +68,7 @@ class ReplicaSet(Generic[Link]):
         self._draw = draw
         self._slots: dict[str, Slot[Link]] = {}
         self._free: list[Slot[Link]] = []
+        self.unsettled = False
         self._up = 0
 
     def __len__(self) -> int:
@@ -113,6 +119,14 @@ class ReplicaSet(Generic[Link]):
 
     def acquire(self) -> Slot[Link] | None:
         """Take a place on the less loaded of two replicas, or None if all are full or down."""
+        slot = self.choose()
+        if slot is not None:
+            slot.in_flight += 1
+            self.taken(slot)
+        return slot
+
+    def choose(self) -> Slot[Link] | None:
+        """Return the less loaded of two replicas, or None if all are full or down; see `taken`."""
         free = self._free
         count = len(free)
         if count == 0:
@@ -127,19 +141,27 @@ class ReplicaSet(Generic[Link]):
                 slot, other = other, slot
             if other.load:
                 other.load -= 1
-        slot.in_flight += 1
+        return slot
+
+    def taken(self, slot: Slot[Link]) -> None:
+        """Note that one was added to what *slot*, which `choose` has returned, has in flight."""
         if slot.in_flight >= slot.window:
             self._sort_in(slot)
-        return slot
+        self.unsettled = False
 
     def release(self, slot: Slot[Link], load: int) -> None:
         """Give a place back; the replica has reported *load*."""
         slot.in_flight -= 1
+        self.given_back(slot, load)
+
+    def given_back(self, slot: Slot[Link], load: int) -> None:
+        """Note that one was taken from what *slot* has in flight; the replica has reported *load*."""
         slot.load = load
         if slot.window < self._limit:
             slot.window += 1
         if slot.position < 0:
             self._sort_in(slot)
+        self.unsettled = False
 
     def settle(self, slot: Slot[Link], done: int, load: int) -> None:
         """Give back the places of *done* requests at once; the replica has reported *load*."""
@@ -168,12 +190,23 @@ class ReplicaSet(Generic[Link]):
 
     def _sort_in(self, slot: Slot[Link]) -> None:
         free = slot.member and not slot.down and slot.in_flight < slot.window
-        if free and slot.position < 0:
+        if free is (slot.position >= 0):
+            return
+        if free:
             slot.position = len(self._free)
             self._free.append(slot)
-        elif not free and slot.position >= 0:
+        else:
             last = self._free.pop()
             if last is not slot:
                 self._free[slot.position] = last
                 last.position = slot.position
             slot.position = -1
+
+    def repair(self) -> None:
+        """Sort every slot in from the beginning."""
+        self._free.clear()
+        for slot in self._slots.values():
+            slot.position = -1
+        for slot in self._slots.values():
+            self._sort_in(slot)
+        self.unsettled = False

@@ -1,11 +1,14 @@
 """Replica sets that any thread may use: for callers that wait in their own thread, or make Ray calls.
 
 Rule 1: the lock guards bookkeeping only; dialling, sending and waiting happen outside of it.
+Rule 2: a place is given back even if an exception arrives at any line, as the time limit of a task queue does. What is
+in flight and which place holds it change in one statement, and a place that is lost gives its slot back.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,8 +18,32 @@ from serve_bridge.replica_set import ReplicaSet, Slot
 Link = TypeVar("Link")
 
 
+class Place(Generic[Link]):
+    """Holds a slot on a replica of one backend, from `SharedReplicas.acquire` until `SharedReplicas.release`.
+
+    Attributes:
+        backend: The backend's name.
+        slot: The slot; None: it holds none.
+    """
+
+    __slots__ = ("_replicas", "backend", "slot")
+
+    def __init__(self, replicas: SharedReplicas[Link], backend: str) -> None:
+        self._replicas = replicas
+        self.backend = backend
+        self.slot: Slot[Link] | None = None
+
+    def __del__(self) -> None:
+        if self.slot is not None:
+            self._replicas.lost.append(self)  # only noted: this may run on a thread that has the lock
+
+
 class SharedReplicas(Generic[Link]):
-    """The replicas of every backend, as the newest routing table lists them."""
+    """The replicas of every backend, as the newest routing table lists them.
+
+    Attributes:
+        lost: Places whose holders have gone without giving them back.
+    """
 
     def __init__(
         self,
@@ -32,21 +59,40 @@ class SharedReplicas(Generic[Link]):
         self._lock = threading.Lock()
         self._table: RoutingTable | None = None
         self._sets: dict[str, ReplicaSet[Link]] = {}
+        self.lost: deque[Place[Link]] = deque()
 
-    def acquire(self, table: RoutingTable, backend: str) -> Slot[Link] | None:
-        """Take a slot on a replica of *backend*, by *table*; None if none is free."""
+    def acquire(self, table: RoutingTable, place: Place[Link]) -> Slot[Link] | None:
+        """Take a slot on a replica of *place*'s backend, by *table*, and let *place* hold it; None if none is free."""
+        while self.lost:
+            self.release(self.lost.popleft())
         with self._lock:
             if table is not self._table:
                 self._apply(table)
-            replicas = self._sets.get(backend)
-            return replicas.acquire() if replicas is not None else None
+            replicas = self._sets.get(place.backend)
+            if replicas is None:
+                return None
+            if replicas.unsettled:
+                replicas.repair()
+            slot = replicas.choose()
+            if slot is not None:
+                place.slot, slot.in_flight, replicas.unsettled = slot, slot.in_flight + 1, True
+                replicas.taken(slot)
+            return slot
 
-    def release(self, backend: str, slot: Slot[Link], load: int) -> None:
-        """Give *slot* back; the replica has reported *load*."""
+    def release(self, place: Place[Link], load: int | None = None) -> None:
+        """Give the slot of *place* back, if it holds one; the replica has reported *load*, or nothing."""
+        slot = place.slot
+        if slot is None:
+            return
         with self._lock:
-            replicas = self._sets.get(backend)
-            if replicas is not None:
-                replicas.release(slot, load)
+            replicas = self._sets.get(place.backend)
+            if replicas is None:
+                place.slot, slot.in_flight = None, slot.in_flight - 1
+            else:
+                if replicas.unsettled:
+                    replicas.repair()
+                place.slot, slot.in_flight, replicas.unsettled = None, slot.in_flight - 1, True
+                replicas.given_back(slot, slot.load if load is None else load)
         if not slot.member:
             self._unlink(slot.link)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serve_bridge.daemon_threads import on_engine_thread
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.wire import failure, payload
@@ -29,16 +30,22 @@ encode_answer = msgspec.msgpack.Encoder().encode
 decode_answer = decoder(CallAnswer)
 
 
-async def pack(value: object) -> list[payload.Segment]:
+async def pack(value: object, timeout_s: float | None = None) -> list[payload.Segment]:
     """Return *value* packed; it must not change meanwhile.
 
     Raises:
         SerializationError: It has no pickled form.
+        DeadlineExceeded: It takes longer than *timeout_s* seconds; None: there is no limit.
     """
     try:
         return payload.pack(value, payload.LONG_PICKLE_BYTES)
     except payload.TooLong:
-        return await asyncio.to_thread(payload.pack, value)
+        pass
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await on_engine_thread(payload.pack, value)
+    except TimeoutError:
+        raise DeadlineExceeded("the time was up before the arguments were packed", "no") from None
 
 
 async def unpack(data: bytes | bytearray | memoryview) -> Any:
@@ -47,7 +54,7 @@ async def unpack(data: bytes | bytearray | memoryview) -> Any:
     Raises:
         SerializationError: It cannot be rebuilt here.
     """
-    return await asyncio.to_thread(payload.unpack, data) if payload.is_long(data) else payload.unpack(data)
+    return await on_engine_thread(payload.unpack, data) if payload.is_long(data) else payload.unpack(data)
 
 
 async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:

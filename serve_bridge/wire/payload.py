@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.errors import SerializationError
+from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, SerializationError
 from serve_bridge.fingerprint import digest
 
 Segment = bytes | memoryview
@@ -54,9 +54,7 @@ def pack(value: object, most: int | None = None) -> list[Segment]:
     try:
         pieces = _pickle(value, buffers, most)
         views = [buffer.raw() for buffer in buffers]
-    except TooLong:
-        raise
-    except Exception as error:  # whatever a user's __reduce__ raises
+    except PICKLING_ERRORS as error:
         raise SerializationError(f"cannot serialise {type(value).__name__}: {error}") from error
     sizes = (sum(map(len, pieces)), *(view.nbytes for view in views))
     pieces[0] = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + pieces[0]
@@ -89,7 +87,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         if sizes[0] > LONG_PICKLE_BYTES:
             return pickle.Unpickler(_Source(pieces[0]), buffers=pieces[1:]).load()
         return pickle.loads(pieces[0], buffers=pieces[1:])
-    except Exception as error:  # whatever a user's __setstate__ or import raises
+    except UNPICKLING_ERRORS as error:
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
 
 
@@ -141,9 +139,7 @@ def _pickle(value: object, buffers: list[pickle.PickleBuffer], most: int | None)
         pickle.Pickler(sink, 5, buffer_callback=buffers.append).dump(value)
         if not sink.names_main:
             return sink.pieces
-    except TooLong:
-        raise
-    except Exception:
+    except PICKLING_ERRORS:
         pass
     buffers.clear()
     sink = _Sink(most)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import serve_bridge as serve
 from tests.serving import Served, Serving
-from tests.waiting import reached
+from tests.waiting import reached, wait_until
 
 LARGE = 6 << 20
 
@@ -120,3 +122,77 @@ def test_an_endpoint_is_served_while_the_line_of_another_is_full(
                 assert sum(await asyncio.gather(*waiting)) in (11, 12)
 
     asyncio.run(main())
+
+
+LONG = list(range(300_000))
+"""Its pickle is long, so it is made and read on a thread."""
+
+
+def test_a_long_list_does_not_wait_for_the_callers_executor(values: Served) -> None:
+    """User code may have filled it."""
+    opened = threading.Event()
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        waiting = [loop.run_in_executor(None, opened.wait) for _ in range(3)]
+        try:
+            return await values.handle.options(timeout_s=60).acall(LONG)
+        finally:
+            opened.set()
+            await asyncio.gather(*waiting)
+
+    assert asyncio.run(main()) == LONG
+
+
+class Filling:
+    """Fills the executor of its loop until the file `open` is in its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def __call__(self, request: Any) -> None:
+        """Return once every thread of the executor waits."""
+        loop = asyncio.get_running_loop()
+        self.waiting = [loop.run_in_executor(None, self._wait, n) for n in range(64)]
+        await reached((self.directory / "waiting").exists)
+
+    def _wait(self, number: int) -> None:
+        (self.directory / "waiting").touch()
+        wait_until((self.directory / "open").exists, 60)
+
+    async def length(self, value: Any) -> int:
+        """Return the length."""
+        return len(value)
+
+
+def test_a_long_list_does_not_wait_for_the_replicas_executor(serving: Serving, tmp_path: Path) -> None:
+    """User code may have filled it."""
+    served = serving(Filling, tmp_path)
+    served.handle.call()
+    try:
+        assert served.handle.options(method_name="length", timeout_s=60).call(LONG) == len(LONG)
+    finally:
+        (tmp_path / "open").touch()
+
+
+class Slow:
+    """Takes a while to be pickled, and is long."""
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.3)
+        return (list, (LONG,))
+
+
+def test_the_time_of_a_call_counts_from_before_its_arguments_are_packed(values: Served) -> None:
+    """What is late is not sent, whether the caller waits on a loop or not."""
+    handle = values.handle.options(timeout_s=0.1)
+    with pytest.raises(serve.DeadlineExceeded) as blocking:
+        handle.call(Slow())
+    with pytest.raises(serve.DeadlineExceeded) as waiting:
+        asyncio.run(_call(handle, [LONG, Slow()]))
+    assert (blocking.value.executed, waiting.value.executed) == ("no", "no")
+
+
+async def _call(handle: serve.Handle, value: Any) -> Any:
+    return await handle.acall(value)

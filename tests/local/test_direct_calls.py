@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -71,10 +73,11 @@ class Stage:
 
         return self.thread.submit(run).result(5)
 
-    def publish(self, replica: ReplicaAddress) -> None:
+    def publish(self, replica: ReplicaAddress, limit: int = 10) -> None:
         """Let the router know the replica."""
+        self.replica = replica
         endpoints = {"e": EndpointRoute(None, (), {"b": 1.0}, {})}
-        table = RoutingTable("g", 1, {"b": BackendRoute((replica,), 10, 10)}, endpoints)
+        table = RoutingTable("g", 1, {"b": BackendRoute((replica,), limit, 10)}, endpoints)
         self.on_loop(lambda: self.router.apply(table))
 
     def load(self) -> int:
@@ -211,3 +214,55 @@ def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
     with pytest.raises(ProtocolError, match="HttpAnswer"):
         forward_blocking(cast(Link, stage), request, b"", length=0, most=None)
     assert stage.cancelled.wait(5)
+
+
+class TimeLimit(Exception):
+    """What a task queue raises in the middle of anything."""
+
+
+def raising_at(number: int) -> tuple[Callable[..., Any], list[str]]:
+    """Return a trace function that raises at the given line of the way of a direct call, and what it has raised at."""
+    files = ("direct_calls.py", "shared_replicas.py", "replica_set.py", "blocking.py")
+    left = [number]
+    raised: list[str] = []
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.endswith(files) or "serve_bridge" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and not raised and not _is_with(frame):
+            left[0] -= 1
+            if left[0] < 0:
+                raised.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                raise TimeLimit
+        return trace
+
+    return trace, raised
+
+
+def _is_with(frame: Any) -> bool:
+    """Return whether *frame* is at a `with`, between whose body and end the interpreter takes no signal."""
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+
+
+# A socket that was just being made is closed by the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_at_any_line_keeps_no_slot(stage: Stage) -> None:
+    """The replica has one slot for this process; the next call still finds it free."""
+    stage.publish(stage.replica, limit=1)
+    number = 0
+    while True:
+        trace, raised = raising_at(number)
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            stage.exchange()
+        except TimeLimit:
+            pass
+        finally:
+            sys.settrace(before)
+        if not raised:
+            break
+        assert stage.exchange()[1] == (b"answer", b""), f"no slot was free after {raised}"
+        number += 1
+    assert number > 50

@@ -183,3 +183,30 @@ def test_an_opaque_value_travels() -> None:
     """It is a value itself."""
     closed = Opaque([1])
     assert unpack(join(payload.pack(closed))) == closed
+
+
+class TimeLimit(Exception):
+    """What a task queue raises in the middle of anything."""
+
+
+class Interrupted:
+    """Is interrupted while it is pickled, or while it is rebuilt."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def __getstate__(self) -> Any:
+        if self.when == "packed":
+            raise TimeLimit
+        return {"when": self.when}
+
+    def __setstate__(self, state: Any) -> None:
+        raise TimeLimit
+
+
+def test_a_time_limit_leaves_the_pickler_as_it_is() -> None:
+    """Nothing tries again, and no error of ours stands in its place."""
+    with pytest.raises(TimeLimit):
+        pack(([], Interrupted("packed")))
+    with pytest.raises(TimeLimit):
+        unpack(join(pack(([], Interrupted("rebuilt")))))

@@ -19,7 +19,7 @@ from serve_bridge.lane import Lane
 from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
-from serve_bridge.shared_replicas import SharedReplicas
+from serve_bridge.shared_replicas import Place, SharedReplicas
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Role
 from serve_bridge.wire.body import Lost
@@ -64,10 +64,11 @@ class RaySubmitter:
     def _call(self, lane: Lane, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
         table = lane.router.table
         assert table is not None
-        slot = self._replicas.acquire(table, backend)
+        place = Place(self._replicas, backend)
+        slot = self._replicas.acquire(table, place)
         if slot is None:  # by what was last heard; now it has to be known
             asyncio.run_coroutine_threadsafe(self._ask_all(backend), lane.loop).result()
-            slot = self._replicas.acquire(table, backend)
+            slot = self._replicas.acquire(table, place)
         if slot is None:
             raise BackendOverloaded(
                 f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
@@ -76,9 +77,9 @@ class RaySubmitter:
         try:
             method = actor.method(self._instance.generation)
             reference = method.remote(head, data, **kwargs)
-        except BaseException:
-            self._replicas.release(backend, slot, slot.load)
-            raise
+            place.slot = None  # the call has it until the replica says that it is done
+        finally:
+            self._replicas.release(place)
         if time.monotonic() - actor.asked > ASK_S:
             actor.asked = time.monotonic()
             lane.loop.call_soon_threadsafe(self._ask_soon, backend, slot)
