@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
+from tests.serving import Serving
 from tests.waiting import wait_until_equal
 
 OWN = {"X-Request-Id": "own-1"}
@@ -229,16 +229,3 @@ def test_a_thread_of_the_callers_has_no_id(serving: Serving) -> None:
     thread.join()
     assert found == [serve.request_id()] == [None]
     assert logged(None) == "-"
-
-
-def test_a_call_over_ray_has_an_id(serving: Serving, runtime: str) -> None:
-    """As any other call, and it reaches what that calls."""
-    if runtime != "ray":
-        return
-    import ray
-
-    served: Served = serving(header)
-    made, told = ray.get(served.handle.remote())
-    assert made == told
-    assert ray.get(served.handle.options(http_headers=OWN).remote()) == ["own-1", "own-1"]
-    assert len(set(ray.get(serving(Caller, serving(plain).name).handle.remote()))) == 1

@@ -14,6 +14,8 @@ import starlette.requests
 
 import serve_bridge as serve
 from tests.behaviour import backends
+from tests.behaviour.test_failures import Raising, facts_of
+from tests.behaviour.test_request_ids import OWN, Caller, header, plain
 from tests.programs import run_program
 from tests.serving import Served, Serving
 from tests.waiting import wait_until
@@ -148,6 +150,25 @@ def test_an_exception_that_cannot_be_rebuilt_reaches_the_caller(ray_cluster: Any
     with pytest.raises(Exception, match="one two"):
         ray_cluster.get(handle.remote(True), timeout=20)
     assert ray_cluster.get(handle.remote(False), timeout=20) == "alive"
+
+
+def test_type_and_text_of_an_exception_without_a_pickled_form_arrive(ray_cluster: Any, serving: Serving) -> None:
+    """Ray would drop the type; text of several lines cannot choose another."""
+    reference = serving(Raising).handle.remote("lines")
+    with pytest.raises(serve.BackendError) as caught:
+        ray_cluster.get(reference, timeout=20)
+    error: Any = caught.value
+    assert (error.cause.type_name, error.cause.text) == facts_of("lines")
+
+
+def test_a_call_has_an_id_which_reaches_what_it_calls(ray_cluster: Any, serving: Serving) -> None:
+    """As any other call from Python: a new one, or that of the caller's choice."""
+    handle = serving(header).handle
+    made, told = ray_cluster.get(handle.remote(), timeout=20)
+    assert made == told
+    assert ray_cluster.get(handle.options(http_headers=OWN).remote(), timeout=20) == ["own-1", "own-1"]
+    ids = ray_cluster.get(serving(Caller, serving(plain).name).handle.remote(), timeout=20)
+    assert len(set(ids)) == 1
 
 
 def test_an_unknown_method_is_not_exposed(ray_cluster: Any, echo: Served) -> None:
