@@ -31,6 +31,8 @@ import struct
 from collections.abc import Iterable
 from typing import ClassVar, Final, Literal
 
+from serve_bridge.printable import printable
+
 __all__ = [
     "AuthenticationError",
     "BackendError",
@@ -207,7 +209,7 @@ class BackendError(ServeBridgeError, RuntimeError):
         super().__init__(type_name, text, remote_traceback)
         self.type_name, self.text, self.remote_traceback = type_name, text, remote_traceback
         if remote_traceback:
-            self.add_note(f"In the replica:\n{remote_traceback}")
+            self.add_note(f"In the replica:\n{printable(remote_traceback, lines=True)}")
 
     def __str__(self) -> str:
         return f"the backend raised {self.type_name}: {self.text}"
@@ -228,7 +230,9 @@ class BackendStartError(ServeBridgeError, RuntimeError):
 
     def __str__(self) -> str:
         text = f"backend {self.backend!r} did not start: {self.reason}"
-        return f"{text}\nIn the replica:\n{self.remote_traceback}" if self.remote_traceback else text
+        if not self.remote_traceback:
+            return text
+        return f"{text}\nIn the replica:\n{printable(self.remote_traceback, lines=True)}"
 
 
 class DeploymentError(ServeBridgeError, RuntimeError):

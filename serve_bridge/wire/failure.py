@@ -17,6 +17,7 @@ import msgspec
 
 from serve_bridge.errors import BackendError, ServeBridgeError
 from serve_bridge.messages import HttpFailure, decoder
+from serve_bridge.printable import printable
 from serve_bridge.wire import payload
 
 
@@ -31,7 +32,7 @@ class RemoteTraceback(Exception):
     """The traceback of an exception in the process where it was raised."""
 
     def __str__(self) -> str:
-        return "\n\n" + str(self.args[0])
+        return "\n\n" + printable(str(self.args[0]), lines=True)
 
 
 SHORT_TYPE: Final = 256

@@ -551,15 +551,20 @@ class Stamp:
 
 
 def test_middlewares_wrap_everything_the_first_outermost(start: Callable[..., serve.Client]) -> None:
-    """404s and /-/ too."""
-    client = start(
-        http_options={"port": 0, "middlewares": [Middleware(Stamp, name="outer"), Middleware(Stamp, name="inner")]}
-    )
+    """404s, /-/ and refusals of the edge too, which the status of the instance counts."""
+    stamps = [Middleware(Stamp, name="outer"), Middleware(Stamp, name="inner")]
+    client = start(http_options={"port": 0, "max_body_bytes": 10, "middlewares": stamps})
     client.create_backend("b", backends.version_1)
     client.create_endpoint("e", backend="b", route="/e")
     for path in ("/e", "/nowhere", "/-/live", "/-/routes"):
         answer = httpx.get(client.http_urls[0] + path, trust_env=False)
         assert (path, answer.headers.get_list("x-stamp")) == (path, ["inner", "outer"]), answer.text
+    for options, status in (({"content": b"x" * 11}, 413), ({"headers": {"Host": "evil.example"}}, 421)):
+        answer = httpx.request("GET", f"{client.http_urls[0]}/e", trust_env=False, **options)
+        assert (answer.status_code, answer.headers.get_list("x-stamp")) == (status, ["inner", "outer"])
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    (proxy,) = client.status()["proxies"].values()
+    assert proxy["refused"] == {"404": 1, "413": 1, "421": 1}
 
 
 def test_keep_alive_connections_carry_many_requests(serving: Serving, http: httpx.Client) -> None:

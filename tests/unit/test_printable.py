@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import traceback
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 import serve_bridge
+from serve_bridge.errors import BackendError, BackendStartError
 from serve_bridge.printable import CONTROL, LOGGERS, printable, printable_json
+from serve_bridge.wire import failure
 
 PACKAGE = Path(serve_bridge.__file__).parent
 
@@ -79,3 +82,21 @@ def test_a_logged_traceback_holds_no_control_character(caplog: pytest.LogCapture
         logging.getLogger("serve_bridge.replica").exception("it failed")
     assert "ValueError: x\\x1b[2J" in caplog.text
     assert "\x1b" not in caplog.text
+
+
+def test_a_printed_traceback_of_the_replica_holds_no_control_character() -> None:
+    """Python prints it below the error; the attribute keeps the text as it came."""
+    error = BackendError("E", "why", "Traceback\n  x\x1b[2J")
+    assert error.remote_traceback == "Traceback\n  x\x1b[2J"
+    assert "Traceback\n  x\\x1b[2J" in "".join(traceback.format_exception(error))
+    assert str(BackendStartError("b", "why", "x\x07")).endswith("\nIn the replica:\nx\\x07")
+
+
+def test_the_cause_of_a_users_error_holds_no_control_character() -> None:
+    """It is the traceback of the replica."""
+    try:
+        raise LookupError("x\x1b[2J")
+    except LookupError as raised:
+        error = failure.unpack(failure.pack(raised))
+    assert "x\\x1b[2J" in str(error.__cause__)
+    assert "\x1b" not in str(error.__cause__)
