@@ -190,8 +190,9 @@ class Forwarded:
             _NOT_FORWARDED if credentials else _NOT_FORWARDED_NOR_CREDENTIALS,
             from_adapter=from_adapter,
         )
-        given = control.get(_REQUEST_ID, b"")
-        self.request_id = valid_request_id(given.decode("latin-1")) or next(request_ids)
+        given = control.get(_REQUEST_ID)
+        valid = None if given is None else valid_request_id(given.decode("latin-1"))
+        self.request_id = valid or next(request_ids)
         self._headers.append((_REQUEST_ID, self.request_id.encode()))
         self.shard_key = _text(control, _SHARD_KEY)
         asked = _TIMEOUT in control and timeout_header

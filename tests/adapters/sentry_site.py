@@ -35,7 +35,7 @@ class Collector(Transport):
 
 
 @serve.backend("failing", route="/failing/{number:int}")
-def failing(request: Any) -> None:
+async def failing(request: Any) -> None:
     """Raise."""
     raise LookupError("a secret\nof two lines")
 
@@ -174,6 +174,25 @@ def call_in_a_view(address: str) -> Callable[[], int]:
     return lambda: app.test_client().get("/failing/7").status_code
 
 
+def websocket(address: str) -> Callable[[], int]:
+    """Return what asks a Starlette app for a WebSocket, whose handshake fails."""
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from starlette.testclient import TestClient, WebSocketDenialResponse
+
+    bridge = _asgi_bridge(address)
+    client = TestClient(Starlette(routes=[WebSocketRoute("/failing/{number:int}", bridge.forward("failing"))]))
+
+    def ask() -> int:
+        try:
+            with client.websocket_connect("/failing/7"):
+                return 101
+        except WebSocketDenialResponse as denied:
+            return denied.status_code
+
+    return ask
+
+
 def proxy(address: str) -> Callable[[], int]:
     """Return what sends a request to the instance's own proxy."""
     import httpx
@@ -199,7 +218,7 @@ SITES: Mapping[str, Callable[[str], Callable[[], int]]] = {
     made.__name__: made
     for made in (
         *(flask, django, async_django, starlette, starlette_mount, starlette_middleware, fastapi, wsgi, asgi),
-        *(call_in_a_view, proxy),
+        *(websocket, call_in_a_view, proxy),
     )
 }
 

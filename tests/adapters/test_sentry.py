@@ -16,9 +16,9 @@ from tests.programs import ROOT
 LIMIT_S: Final = 100
 SITES: Final = (
     *("flask", "django", "async_django", "starlette", "starlette_mount", "starlette_middleware", "fastapi"),
-    *("wsgi", "asgi", "call_in_a_view"),
+    *("wsgi", "asgi", "websocket", "call_in_a_view"),
 )
-LOGGED: Final = ("starlette_middleware", "wsgi", "asgi")
+LOGGED: Final = ("starlette_middleware", "wsgi", "asgi", "websocket")
 """Sites without a framework to raise a failure in."""
 UNNAMED: Final = "generic WSGI request"
 """What sentry-sdk calls each request to a plain WSGI application."""
