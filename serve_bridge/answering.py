@@ -142,14 +142,15 @@ class Receiver:
     Attributes:
         loop: The loop on which it is called; None: the whole body is here.
         whole: The whole body; None: it is received.
+        begun: Whether something of the body was taken.
     """
 
-    __slots__ = ("_body", "_ended", "_stream", "loop", "whole")
+    __slots__ = ("_body", "_ended", "_stream", "begun", "loop", "whole")
 
     def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
         self._stream = stream
         self._body = IncomingBody(stream) if stream.has_body else None
-        self._ended = False
+        self._ended = self.begun = False
         self.loop = None if self._body is None else self._body.loop
         self.whole = head.body if self._body is None else None
 
@@ -158,6 +159,7 @@ class Receiver:
         if self._ended:
             await self._stream.gone()
             return {"type": "http.disconnect"}
+        self.begun = True
         if self._body is None:
             self._ended = True
             return {"type": "http.request", "body": self.whole, "more_body": False}

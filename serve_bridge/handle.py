@@ -21,7 +21,7 @@ from serve_bridge.context import new_request_id, request_id, valid_request_id, w
 from serve_bridge.daemon_threads import on_engine_thread
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
-from serve_bridge.request import FrozenRequest, ServeRequest, body_in_thread
+from serve_bridge.request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind
@@ -354,7 +354,7 @@ def refuse_on_running_loop(name: str, instead: str) -> None:
 
 async def _read(data: Any) -> Any:
     if isinstance(data, Request):
-        return FrozenRequest.of(data, await data.body())
+        return FrozenRequest.of(data, await body_on_loop(data))
     if isinstance(data, ServeRequest):
         await data.hold()
     return data

@@ -33,6 +33,7 @@ __all__ = [
     "RawHeaders",
     "ServeRequest",
     "body_in_thread",
+    "body_on_loop",
     "cached_body",
 ]
 
@@ -42,6 +43,7 @@ REQUEST_ID: Final = b"x-request-id"
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
 _DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
+_UNREAD: Final = "the request's body has not been read; `await request.body()` before you pass it on"
 _TRAVELLING: Final = (
     *("http_version", "method", "scheme", "path", "raw_path", "query_string"),
     *("root_path", "app_root_path", "client", "server"),
@@ -322,9 +324,13 @@ class ServeRequest(Mapping[str, Any]):
         return self._data if self._body is None else await self._request.body()
 
     async def hold(self) -> None:
-        """Receive a forwarded body, so that the request can be passed on."""
-        if self._body is not None and not isinstance(self._body, bytes):
-            await self._request.body()
+        """Receive a forwarded body, so that the request can be passed on.
+
+        Raises:
+            SerializationError: A part of it was streamed before.
+        """
+        if self._body is not None:
+            await body_on_loop(self._request)
 
     def hold_in_thread(self) -> None:
         """Do as `hold`, from a thread that runs no loop.
@@ -332,7 +338,7 @@ class ServeRequest(Mapping[str, Any]):
         Raises:
             SerializationError: The body is not here, and this thread cannot wait for it.
         """
-        if self._body is not None and not isinstance(self._body, bytes):
+        if self._body is not None:
             self._request._body = body_in_thread(self._request)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -491,7 +497,18 @@ def cached_body(request: Request[Any]) -> bytes | None:
     if body_length(request.scope) == 0:
         return b""
     whole: bytes | None = getattr(request.receive, "whole", None)
-    return whole
+    return None if _is_begun(request) else whole
+
+
+async def body_on_loop(request: Request[Any]) -> bytes:
+    """Return the whole body, on the loop that receives it.
+
+    Raises:
+        SerializationError: A part of it was streamed before, so that it cannot be passed on whole.
+    """
+    if not hasattr(request, "_body") and _is_begun(request):
+        raise SerializationError(_UNREAD)
+    return await request.body()
 
 
 def body_in_thread(request: Request[Any]) -> bytes:
@@ -506,9 +523,14 @@ def body_in_thread(request: Request[Any]) -> bytes:
     if body is not None:
         return body
     loop: asyncio.AbstractEventLoop | None = getattr(request.receive, "loop", None)
-    if loop is None or request._stream_consumed or asyncio._get_running_loop() is not None:
-        raise SerializationError("the request's body has not been read; `await request.body()` before you pass it on")
+    if loop is None or _is_begun(request) or asyncio._get_running_loop() is not None:
+        raise SerializationError(_UNREAD)
     return asyncio.run_coroutine_threadsafe(request.body(), loop).result()
+
+
+def _is_begun(request: Request[Any]) -> bool:
+    """Return whether something of the body was taken and not kept."""
+    return request._stream_consumed or getattr(request.receive, "begun", False)
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:
@@ -539,13 +561,15 @@ class _Receive:
     Attributes:
         loop: The loop on which it is called; None: any.
         whole: The whole body; None: it comes in pieces.
+        begun: Whether something of the body was taken.
     """
 
-    __slots__ = ("_caller", "_chunks", "_ended", "_repeats", "loop", "whole")
+    __slots__ = ("_caller", "_chunks", "_ended", "_repeats", "begun", "loop", "whole")
 
     def __init__(
         self, body: bytes | AsyncIterable[bytes], caller: Caller | None = None, *, repeats: bool = False
     ) -> None:
+        self.begun = False
         self.whole = body if isinstance(body, bytes) else None
         self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
         self._chunks = None if isinstance(body, bytes) else aiter(body)
@@ -558,6 +582,7 @@ class _Receive:
         if self._ended:
             await (asyncio.get_running_loop().create_future() if self._caller is None else self._caller.gone())
             return {"type": "http.disconnect"}
+        self.begun = True
         if self._chunks is None:
             self._ended = not self._repeats
             return {"type": "http.request", "body": self.whole, "more_body": False}

@@ -5,6 +5,8 @@ What arrives depends neither on the framing nor on the size.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +25,11 @@ from werkzeug.serving import make_server
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
 from serve_bridge.application import Application
+from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.messages import INLINE_BODY_BYTES
 from serve_bridge.request import ServeRequest
 from serve_bridge.served_wsgi import SPOOL_BYTES
-from serve_bridge.testing.servers import serve_asgi
+from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 SIZES: Final = (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1, SPOOL_BYTES + 1)
 
@@ -83,6 +86,24 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
     await JSONResponse(len(body))(scope, receive, send)
 
 
+async def told(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the length in the scope."""
+    await JSONResponse(scope[BODY_LENGTH])(scope, receive, send)
+
+
+async def too_late(request: Any) -> str:
+    """Pass on a request of which something was read."""
+    async for _ in request.stream():
+        break
+    handle, errors = serve.get_handle("awaited"), []
+    for call in (handle.acall(request), asyncio.to_thread(handle.call, request)):
+        try:
+            errors.append(await call)
+        except serve.SerializationError as error:
+            errors.append(str(error))
+    return json.dumps(errors)
+
+
 flask_app = Flask(__name__)
 bottle_app = bottle.Bottle()
 
@@ -94,7 +115,7 @@ def flask_view() -> str:
     return str(len(flask_request.get_data()))
 
 
-@bottle_app.post(["/x", "/bottle/x"])
+@bottle_app.post(["/x", "/bottle/x"])  # type: ignore[untyped-decorator]
 def bottle_view() -> str:
     """Count the body."""
     return str(len(bottle.request.body.read()))
@@ -114,6 +135,7 @@ def plain_app(environ: Any, start_response: Any) -> list[bytes]:
     return [b"%d" % size]
 
 
+OTHERS: Final[dict[str, Any]] = {"told": serve.asgi_app(told), "too_late": too_late}
 BACKENDS: Final[dict[str, Any]] = {
     "awaited": awaited,
     "streamed": streamed,
@@ -153,7 +175,7 @@ FRONTS: Final = ("proxy", "asgi", "starlette", "django-asgi", "wsgi", "flask", "
 def client() -> Iterator[serve.Client]:
     """An instance with all backends, each with a route of its own."""
     client = serve.start(runtime="local", name="body-lengths", http_options={"port": 0})
-    for name, code in BACKENDS.items():
+    for name, code in {**BACKENDS, **OTHERS}.items():
         client.create_backend(name, code)
         route: dict[str, Any] = {"route": f"/{name}/x", "methods": ["POST"]}
         if isinstance(code, Application):
@@ -171,7 +193,7 @@ def url(request: pytest.FixtureRequest, client: serve.Client) -> Iterator[str]:
         return
     adapter = load_adapter(request.param)
     bridge = Bridge(client.address)
-    routes = [RouteSpec(f"/{name}/x", name, ("POST",)) for name in BACKENDS]
+    routes = [RouteSpec(f"/{name}/x", name, ("POST",)) for name in (*BACKENDS, "too_late")]
     serve_app: Callable[[Any], Any] = serve_asgi if adapter.interface == "asgi" else served_by_werkzeug
     with serve_app(adapter.application(bridge, routes)) as base:
         yield base
@@ -196,3 +218,49 @@ def test_a_body_arrives_whole_whatever_its_size(http: httpx.Client, backend: str
         answer = http.post(f"/{backend}/x", content=content, headers=headers)
         arrived[size] = answer.text if answer.is_success else answer.status_code
     assert arrived == {size: str(size) for size in SIZES}
+
+
+@pytest.mark.parametrize("front", ["wsgi", "flask", "django"])
+def test_a_body_whose_end_the_server_hides_is_refused(client: serve.Client, front: str) -> None:
+    """Servers made of `wsgiref` do; 411 says so, where an empty body would look like the client's own."""
+    bridge = Bridge(client.address)
+    application = load_adapter(front).application(bridge, [RouteSpec("/awaited/x", "awaited", ("POST",))])
+    with serve_wsgi(application) as url, httpx.Client(base_url=url, trust_env=False) as http:
+        assert http.post("/awaited/x", content=iter([b"x" * 10])).status_code == 411
+        assert http.post("/awaited/x", content=b"x" * 10).text == "10"
+    bridge.close()
+
+
+def test_a_chunked_body_arrives_though_a_django_middleware_asked_for_it(client: serve.Client) -> None:
+    """Without a Content-Length Django takes the body for empty, but reads nothing of it."""
+
+    def asking(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def middleware(request: Any) -> Any:
+            assert request.body == b""
+            return get_response(request)
+
+        return middleware
+
+    bridge = Bridge(client.address)
+    app: Any = load_adapter("django").application(bridge, [RouteSpec("/awaited/x", "awaited", ("POST",))])
+    app._middleware_chain = asking(app._middleware_chain)
+    with served_by_werkzeug(app) as url, httpx.Client(base_url=url, trust_env=False) as http:
+        assert http.post("/awaited/x", content=iter([b"x" * 10])).text == "10"
+    bridge.close()
+
+
+@pytest.mark.parametrize("size", [1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1])
+def test_a_request_that_was_streamed_cannot_be_passed_on(http: httpx.Client, size: int) -> None:
+    """The error says what to do; it is no empty body."""
+    errors = http.post("/too_late/x", content=b"x" * size).json()
+    assert ["await request.body()" in str(error) for error in errors] == [True, True]
+
+
+def test_the_scope_of_an_asgi_application_holds_the_length(client: serve.Client) -> None:
+    """As a fact, beside the headers; a client's own header does not change it."""
+    told = []
+    for content in (b"", b"x" * 100_000, iter([b"x" * 100_000])):
+        answer = httpx.post(f"{client.http_urls[0]}/told", content=content, trust_env=False)
+        told.append(answer.json())
+    assert told[:2] == [0, 100_000]
+    assert told[2] in (None, 100_000)  # it is known when all of the body has come with the head

@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
 from serve_bridge import instance as instances
+from serve_bridge.messages import INLINE_BODY_BYTES
 from tests.e2e.web_servers import (
     CALLERS,
     DJANGO_RELOADING,
@@ -138,6 +139,14 @@ def test_an_answer_of_a_wrong_length_does_not_run_into_the_next(running: Running
         assert rest[declared:].startswith(b"HTTP/1.1 ") or not rest[declared:]
     else:
         assert not head or b" 500 " in head
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+def test_a_body_arrives_whole_whatever_its_framing(running: Running, chunked: bool) -> None:
+    """Its size makes no difference either."""
+    for size in (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1):
+        answer = running.server.upload(b"x" * size, chunked=chunked)
+        assert (answer.status_code, len(answer.text)) == (200, len("POST 1 ") + size)
 
 
 def test_workers_come_back_when_the_instance_starts_anew(running: Running, instance: Instance) -> None:

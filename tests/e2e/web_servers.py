@@ -187,6 +187,10 @@ class WebServer:
             else:
                 return Answer(number, answer.status_code, answer.text, int(answer.headers.get(WORKER, 0)))
 
+    def upload(self, body: bytes, *, chunked: bool) -> httpx.Response:
+        """Forward a request with *body*, in chunks or with its length."""
+        return self._http.post(f"{self._command.route}/1", content=iter([body]) if chunked else body)
+
     def two_answers(self, number: int) -> bytes:
         """Forward request *number* and another one on one connection; return what comes until the server closes it.
 
