@@ -6,7 +6,7 @@ from uuid import UUID
 
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
-from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, RouteOptions, RouteSpec, translate
+from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, RouteOptions, RouteSpec, report, translate
 from serve_bridge.adapters.environ import scope_of
 
 SYNTAX = {"str": "<{}>", "int": "<{}:int>", "float": "<{}:float>", "path": "<{}:path>", "uuid": "<{}:uuid>"}
@@ -28,6 +28,7 @@ def _response(outcome: Outcome) -> HTTPResponse:
         # Bottle says that an empty body has the length 0. It sends no body with HEAD, so any other will do.
         body = iter([b"-"]) if request.method == "HEAD" else outcome.body
         return HTTPResponse(body, outcome.status, outcome.text_headers)
+    report(outcome, raised=True)  # Bottle logs no HTTPError
     # An HTTPError goes to the error handlers of the app.
     error = HTTPError(outcome.status, exception=outcome.error)
     for name, value in outcome.text_headers:

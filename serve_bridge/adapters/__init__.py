@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.outcome import Outcome
+from serve_bridge.adapters.outcome import Outcome, report
 from serve_bridge.adapters.patterns import translate
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.checks import nearest
@@ -28,6 +28,7 @@ __all__ = [
     "RouteSpec",
     "installed_adapters",
     "load_adapter",
+    "report",
     "translate",
 ]
 
