@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import bottle
@@ -24,12 +25,15 @@ from werkzeug.serving import make_server
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
+from serve_bridge.allowance import MOST_KEPT_BYTES
 from serve_bridge.application import Application
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.messages import INLINE_BODY_BYTES
 from serve_bridge.request import ServeRequest
 from serve_bridge.served_wsgi import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
+from tests.behaviour.applications import WsgiReading
+from tests.waiting import wait_until
 
 SIZES: Final = (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1, SPOOL_BYTES + 1)
 
@@ -264,3 +268,25 @@ def test_the_scope_of_an_asgi_application_holds_the_length(client: serve.Client)
         told.append(answer.json())
     assert told[:2] == [0, 100_000]
     assert told[2] in (None, 100_000)  # it is known when all of the body has come with the head
+
+
+def test_a_broken_upload_is_an_error_to_a_wsgi_application(client: serve.Client, tmp_path: Path) -> None:
+    """A body too long to be waited for is read as it comes, and must not look as if it were whole."""
+    app = WsgiReading(str(tmp_path))
+    client.create_backend("reading", serve.wsgi_app(app))
+    client.create_endpoint("reading", backend="reading")
+
+    def part() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        wait_until(lambda: app.has("begun"))
+        raise InterruptedError
+
+    bridge = Bridge(client.address)
+    application = load_adapter("asgi").application(bridge, [RouteSpec("/reading", "reading", ("POST",))])
+    headers = {"Content-Length": str(MOST_KEPT_BYTES + 1)}
+    with serve_asgi(application) as url:
+        with httpx.Client(base_url=url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+            leaving.post("/reading", content=part(), headers=headers)
+        wait_until(lambda: app.has("failed"))
+    assert (tmp_path / "failed").read_text() == "ConnectionResetError"
+    bridge.close()
