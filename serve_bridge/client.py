@@ -163,7 +163,10 @@ class Client(Management):
     def needs_whole_body(self, request: Outgoing, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body."""
         self._check_open()
-        return self._here().lane().router.needs_whole_body(request, method)
+        router = self._here().lane().router
+        if router.table is None:  # a process's first request must not be taken for one whose backend streams
+            self.run(_nothing, request.timeout_s)
+        return router.needs_whole_body(request, method)
 
     def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
         """Start *work* on the process's own loop thread."""
@@ -331,3 +334,7 @@ def client_at(generation: str, address: str) -> Client:
     One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call.
     """
     return _clients.get(generation) or _arrived.setdefault(generation, Client(address))
+
+
+async def _nothing(_: Lane) -> None:
+    """Do nothing, once there is a routing table."""

@@ -64,6 +64,10 @@ class DirectAnswer:
         """
         return self._attempt(self._answer.next_part)
 
+    def receive(self, size: int) -> None:
+        """Wait until all of the body is here, which has *size* bytes; its slot is free then. Raises as `next_part`."""
+        self._attempt(lambda: self._answer.receive(size))
+
     def read(self) -> bytes:
         """Return all that is left of the body; raises as `next_part`."""
         return b"".join(iter(self.next_part, None))

@@ -70,7 +70,7 @@ async def _send_answer(stream: ReplicaStream, answer: Answer, *, has_no_body: bo
         body = b"" if has_no_body else answer.body
         stream.respond(_encode(HttpAnswer(answer.status, answer.headers, body)), end=True)
         return
-    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"")), end=False)
+    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"", complete=True)), end=False)
     await stream.send_segments([answer.body], end=True)
 
 

@@ -169,6 +169,7 @@ class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         failure: What user code raised; None if it answered by itself.
         trailers: Whether the frame that ends the stream holds trailers, as a list like the headers, and no body.
+        complete: Whether user code has made all of the body, which follows at once.
     """
 
     status: int
@@ -176,6 +177,7 @@ class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes
     failure: HttpFailure | None = None
     trailers: bool = False
+    complete: bool = False
 
 
 class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):

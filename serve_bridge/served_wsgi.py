@@ -195,8 +195,10 @@ class _Exchange:
 
     async def _send(self, data: bytes, *, end: bool) -> None:
         if not self._started:
+            assert self._answer is not None
             self._started = True
-            self._stream.respond(_encode(self._answer), end=False)
+            head = msgspec.structs.replace(self._answer, complete=end)
+            self._stream.respond(_encode(head), end=False)
         await self._stream.send_segments([data] if data else [], end=end)
 
 

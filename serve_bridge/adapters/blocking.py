@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from serve_bridge.adapters.declared_length import DeclaredLength, WholeBody, declared_length
-from serve_bridge.allowance import MOST_KEPT_BYTES
+from serve_bridge.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.direct_calls import DirectAnswer
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
@@ -106,7 +106,11 @@ def forward_blocking(
     length = declared_length(request, head.status, headers)
     if answer.ended:
         return _whole(head.status, headers, head.body + answer.read(), head.failure, length)
-    return Head(head.status, headers, _DirectChunks(answer, length), head.failure)
+    kept = Kept(WORKER)
+    if head.complete and length is not None and kept.take(length):
+        with contextlib.suppress(ServeBridgeError):  # the answer breaks off where it is read
+            answer.receive(length)
+    return Head(head.status, headers, _DirectChunks(answer, length, kept), head.failure)
 
 
 async def _forward(request: Forwarded, lane: Lane) -> Reply:
@@ -182,11 +186,12 @@ class _Chunks(Iterator[bytes]):
 
 
 class _DirectChunks(_Chunks):
-    """One that comes over the thread's own socket."""
+    """One that comes over the thread's own socket, or has come and is *kept*."""
 
-    def __init__(self, answer: DirectAnswer, length: int | None) -> None:
+    def __init__(self, answer: DirectAnswer, length: int | None, kept: Kept) -> None:
         super().__init__(length)
         self._answer = answer
+        self._kept = kept
 
     def _next(self) -> bytes | None:
         try:
@@ -196,6 +201,7 @@ class _DirectChunks(_Chunks):
 
     def close(self) -> None:
         self._answer.close()
+        self._kept.give_back()
 
 
 class _LoopedChunks(_Chunks):

@@ -300,6 +300,17 @@ class BlockingAnswer:
             raise ProtocolError(f"body of {size - len(self._stream.space)} bytes where {size} were announced")
         return body
 
+    def receive(self, size: int) -> None:
+        """Wait until all of the body is here, which has *size* bytes; `next_part` returns it then.
+
+        Raises:
+            Lost, DeadlineExceeded: As `next_part`.
+        """
+        if not self.ended:
+            self._connection.give_credit(self._stream, size)
+        while not self.ended:
+            self._more()
+
     @property
     def space(self) -> memoryview | None:
         """Return what is still to be filled of the body that is being read."""

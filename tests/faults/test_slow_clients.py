@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 import serve_bridge as serve
+from serve_bridge.adapters import wsgi
 from serve_bridge.adapters.starlette import ServeBridge
-from serve_bridge.testing.servers import serve_asgi
+from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 SLOW: Final = 64
 PROBES: Final = 20
@@ -43,7 +44,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     """Read the body and answer as `answer` does."""
     environ["wsgi.input"].read()
     body = bytes(LARGE) if "large" in environ["QUERY_STRING"] else b"ok"
-    start_response("200 OK", [("Content-Length", str(len(body)))])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -62,13 +63,21 @@ def client() -> Iterator[serve.Client]:
     client.shutdown()
 
 
-@pytest.fixture(params=["proxy", "adapter"])
+@pytest.fixture(params=["proxy", "asgi", "wsgi"])
 def address(request: pytest.FixtureRequest, client: serve.Client) -> Iterator[tuple[str, int]]:
-    """Host and port of the proxy, or of uvicorn over an app that forwards."""
+    """Host and port of the proxy, or of a web server over an app that forwards."""
     with ExitStack() as stack:
         url = client.http_urls[0]
-        if request.param == "adapter":
+        if request.param == "wsgi":
+            options: dict[str, Any] = {"methods": ["GET", "POST"]}
+            rows = {f"/{name}": {"endpoint": name, **options} for name in ("def", "wsgi")}
+            rows["/data"] = {"endpoint": "data", "method_name": "take", **options}
+            application = wsgi.ServeBridge(client.address, routes=rows)
+            stack.callback(application.close)
+            url = stack.enter_context(serve_wsgi(application))
+        elif request.param == "asgi":
             bridge = ServeBridge(client.address)
+            stack.callback(bridge.close)
             routes = [
                 Route("/def", bridge.forward("def"), methods=["GET", "POST"]),
                 Route("/data", bridge.forward("data", method_name="take"), methods=["GET", "POST"]),
