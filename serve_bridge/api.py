@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from serve_bridge import instance as instances
 from serve_bridge.client import Client, client_at, end_each
 from serve_bridge.config import BackendConfig, HTTPOptions, Location, check_name
-from serve_bridge.context import replica_context
+from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.extras import require
 from serve_bridge.handle import Handle
@@ -176,7 +176,7 @@ def current_client() -> Client:
 
 def _own_client() -> Client | None:
     """Return the client of the replica this code runs in, if it runs in one and the process has one."""
-    context = replica_context.get()
+    context = current_replica()
     return client_at(context.generation, context.instance_file) if context is not None else None
 
 

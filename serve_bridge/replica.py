@@ -22,7 +22,15 @@ import msgspec
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
-from serve_bridge.context import ReplicaContext, replica_context, request_deadline, running_request
+from serve_bridge.context import (
+    ReplicaContext,
+    begin_request,
+    end_request,
+    own_process,
+    replica_context,
+    request_deadline,
+    running_request,
+)
 from serve_bridge.errors import (
     BackendError,
     BackendStartError,
@@ -63,8 +71,10 @@ _logger = logging.getLogger("serve_bridge.replica")
 class Replica:
     """One process, or with the local runtime one thread, that runs a backend."""
 
-    def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+    def __init__(self, spec: ReplicaSpec, key: Key, *, has_process: bool = False) -> None:
+        """*has_process* says that this process is the replica and nothing else."""
         self._spec = spec
+        self._has_process = has_process
         self._config = spec.config
         self._answer_http: _Answering
         self._answer_websocket: _Answering
@@ -89,7 +99,10 @@ class Replica:
         """
         self._loop = asyncio.get_running_loop()
         spec = self._spec
-        replica_context.set(ReplicaContext(spec.backend, spec.replica, spec.generation, spec.instance_file))
+        context = ReplicaContext(spec.backend, spec.replica, spec.generation, spec.instance_file)
+        replica_context.set(context)
+        if self._has_process:
+            own_process(context)
         # The request that may have had this replica started is not one that it serves.
         request_deadline.set(None)
         running_request.set(None)
@@ -234,8 +247,7 @@ class Replica:
         deadline = time.monotonic() + head.timeout_s
         await self._turn(head.timeout_s)
         replica_context.set(self._context[replica_context])
-        request_deadline.set(deadline)
-        running_request.set(head.request_id or None)
+        begin_request(deadline, head.request_id or None)
         overdue = asyncio.timeout(deadline - time.monotonic())
         try:
             async with overdue:
@@ -253,6 +265,7 @@ class Replica:
                 raise
             raise own from None
         finally:
+            end_request()
             self._done()
 
     def _note_completed(self, submitter: str) -> None:
@@ -385,8 +398,10 @@ class Replica:
 
 
 async def _serve(work: Coroutine[Any, Any, None], timeout_s: float, request_id: str, *, settle: bool) -> None:
-    request_deadline.set(time.monotonic() + timeout_s)
-    running_request.set(request_id or None)
-    if settle:  # let the loop read what came behind the request: its caller may have gone long ago
-        await asyncio.sleep(SETTLE_S)
-    await work
+    begin_request(time.monotonic() + timeout_s, request_id or None)
+    try:
+        if settle:  # let the loop read what came behind the request: its caller may have gone long ago
+            await asyncio.sleep(SETTLE_S)
+        await work
+    finally:
+        end_request()

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_bridge.answering import is_cancelled, scope_of, send_failure
-from serve_bridge.context import request_deadline
+from serve_bridge.context import lift_deadline
 from serve_bridge.executor import Executor
 from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
@@ -71,7 +71,7 @@ class WebSockets:
     async def serve(self, app: ASGIApp, scope: Scope, head: HttpHead, stream: ReplicaStream) -> None:
         """Let *app* serve the WebSocket that *head* asks for, and *scope* describes, until it is closed."""
         # The time the caller gave is for the handshake, and the caller ends one that takes longer.
-        request_deadline.set(None)
+        lift_deadline()
         served = _ServedWebSocket(head, stream)
         self._served.add(served)
         try:

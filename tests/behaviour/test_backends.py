@@ -74,7 +74,7 @@ def test_a_replica_knows_where_it_is(serving: Serving) -> None:
 
 def test_there_is_no_replica_context_outside_of_replicas() -> None:
     """An error says so."""
-    with pytest.raises(serve.NotConnected, match="replica"):
+    with pytest.raises(RuntimeError, match="inside a replica only"):
         serve.get_replica_context()
 
 

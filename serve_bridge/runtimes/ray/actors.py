@@ -71,7 +71,7 @@ class ReplicaActor:
 
         log_to_stderr()
         spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
-        self._replica = Replica(spec, key)
+        self._replica = Replica(spec, key, has_process=True)
 
     async def start(self) -> ReplicaAddress:
         """Construct the user's code and listen; return where."""
