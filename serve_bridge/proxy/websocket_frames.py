@@ -107,6 +107,7 @@ class FrameProtocol(ServerProtocol):
             spent += self._failed(CloseCode.MESSAGE_TOO_BIG, "message too big", error)
         if self.eof_sent:  # the client's close has come, or the connection has failed
             received.clear()
+            self.forget()
         return spent
 
     def take_message(self) -> str | bytes:
@@ -114,6 +115,15 @@ class FrameProtocol(ServerProtocol):
         message, self.message = self.message, None
         assert message is not None
         return message
+
+    def fail(self, code: CloseCode | int, reason: str = "") -> None:
+        """Fail the connection; nothing of a message is kept."""
+        super().fail(code, reason)
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of a message. The protocol itself is part of a cycle, which may be here for long."""
+        self._pieces = self._to_inflate = self.message = None
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame, compressed if that was agreed on and the frame is short."""
@@ -123,7 +133,6 @@ class FrameProtocol(ServerProtocol):
             super().send_frame(frame)
 
     def _failed(self, code: CloseCode, reason: str, error: Exception) -> int:
-        self._pieces = None
         if not self.eof_sent:  # a close whose payload is malformed has come
             self.fail(code, reason)
         self.parser_exc = error
@@ -290,13 +299,14 @@ class _Pieces:
         held: Bytes that it takes.
     """
 
-    __slots__ = ("_long", "_nothing", "_short", "held")
+    __slots__ = ("_length", "_long", "_nothing", "_short", "held")
 
     def __init__(self, nothing: Any) -> None:
         """*nothing* is the empty text, or no bytes."""
         self._nothing = nothing
         self._long: list[Any] = []
         self._short: list[Any] = []
+        self._length = 0
         self.held = 0
 
     def add(self, piece: Any) -> None:
@@ -309,7 +319,8 @@ class _Pieces:
             self._long.append(piece)
             return
         self._short.append(piece)
-        if len(self._short) >= _SHORT_PIECES:
+        self._length += len(piece)
+        if len(self._short) >= _SHORT_PIECES or self._length >= PIECE_BYTES:
             self._join_short()
 
     def joined(self) -> Any:
@@ -326,7 +337,9 @@ class _Pieces:
         joined = self._nothing.join(short)
         self.held += memory_of(joined) - sum(map(memory_of, short))
         short.clear()
-        (short if len(joined) < _SHORT_BYTES else self._long).append(joined)
+        kept = len(joined) < _SHORT_BYTES
+        (short if kept else self._long).append(joined)
+        self._length = len(joined) if kept else 0
 
 
 def memory_of(content: str | bytes) -> int:

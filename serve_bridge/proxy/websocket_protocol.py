@@ -88,6 +88,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE, "reason": ""})
         super().connection_lost(exc)
         self._share.give_back()
+        self._received.clear()
+        self.conn.forget()
         self.place.give_back()
         self._state.connection_closed()
 
@@ -159,6 +161,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()  # so that nobody takes the answer for whole
         elif not self.handshake_complete:
             self.send_500_response()
+        while not self.queue.empty():  # nobody takes these any more
+            self.queue.get_nowait()
         if self.close_timer is None:
             self.transport.close()
 
@@ -173,6 +177,8 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
                 self._count()
             await super().send(message)
             self._waiting, self._last = 0, size
+            if size > HELD_BYTES:
+                self._count()
         if message["type"] == "websocket.accept" and self._state.draining:
             self.shutdown()
         elif message["type"] in ("websocket.accept", "websocket.close"):
