@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final, Protocol
 
 __all__ = ["MOST_KEPT_BYTES", "WORKER", "Allowance", "Kept"]
@@ -49,16 +50,19 @@ class Kept:
 class _Counted:
     def __init__(self, limit: int) -> None:
         self._left = limit
+        self._lock = threading.Lock()  # the threads of a web worker take and give back at once
 
     def take(self, size: int) -> bool:
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
 
     def give_back(self, size: int) -> None:
-        self._left += size
+        with self._lock:
+            self._left += size
 
 
 WORKER: Final[Allowance] = _Counted(WORKER_BYTES)
-"""What the adapters of this process may keep. Threads may count at once: the sum is then off by a body for a moment."""
+"""What the adapters of this process may keep."""

@@ -400,7 +400,8 @@ async def forward(router: Router, request: Forwarded, *, debug: bool = False, al
         if stream is not None and isinstance(error, ProtocolError):
             stream.cancel()
         raise
-    if frame.flags & END and request.kept is not None:
+    shows_failure = debug and head.failure is not None
+    if request.kept is not None and (shows_failure or frame.flags & END):
         request.kept.give_back()
     if head.failure and debug:
         shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure.traceback)
@@ -408,7 +409,7 @@ async def forward(router: Router, request: Forwarded, *, debug: bool = False, al
     if frame.flags & END:
         return Reply(head.status, headers, head.body, head.failure, stream)
     length = length_of(headers) or 0
-    if length > ANSWER_WINDOW:
+    if length > ANSWER_WINDOW and stream.may_receive():
         if request.kept is None:
             request.kept = Kept(allowance)
         if request.kept.take(length - ANSWER_WINDOW):  # that much may come in any case
