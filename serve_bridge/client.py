@@ -26,7 +26,7 @@ from serve_bridge.lane import Lane
 from serve_bridge.lanes import Lanes
 from serve_bridge.management import OPERATION_S, Management
 from serve_bridge.messages import CallHead, RoutingTable
-from serve_bridge.router import Outgoing
+from serve_bridge.router import Outgoing, Router
 
 _logger = logging.getLogger("serve_bridge.client")
 
@@ -148,7 +148,8 @@ class Client(Management):
         return (Handle if sync else AsyncHandle)(self, endpoint, CallOptions())
 
     def _knows(self, endpoint: str) -> bool:
-        table = self._here().lane().router.table
+        router = self._here().lane().router
+        table = None if router.behind else router.table
         # A table that has not come yet, or lags behind another process's change, is no proof.
         return (table is not None and endpoint in table.endpoints) or endpoint in self.list_endpoints()
 
@@ -158,27 +159,23 @@ class Client(Management):
         """Send *request* from this thread and wait for its answer; None if `run` has to."""
         self._check_open()
         process = self._here()
-        return process.direct.send(process.lane().router, request)
+        router = process.lane().router
+        return None if router.behind else process.direct.send(router, request)
 
     def needs_whole_body(self, request: Outgoing, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body."""
-        self._check_open()
-        router = self._here().lane().router
-        if router.table is None:  # a process's first request must not be taken for one whose backend streams
-            self.run(_nothing, request.timeout_s)
-        return router.needs_whole_body(request, method)
+        # A process's first request must not be taken for one whose backend streams.
+        return self._current_router(request.timeout_s).needs_whole_body(request, method)
 
     def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
         """Start *work* on the process's own loop thread."""
         self._check_open()
         lane = self._here().lane()
 
-        async def ready() -> Any:
-            if lane.router.table is None:
-                await lane.control.ready()
+        async def begun() -> Any:
             return await work(lane)
 
-        return asyncio.run_coroutine_threadsafe(ready(), lane.loop)
+        return asyncio.run_coroutine_threadsafe(begun(), lane.loop)
 
     def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
@@ -200,24 +197,20 @@ class Client(Management):
 
     def routing_table(self) -> RoutingTable | None:
         """Return the newest routing table of the process's own lane; the first call waits for it."""
-        self._check_open()
-        lane = self._here().lane()
-        if lane.router.table is None:
-            self.run(lambda lane: lane.control.ready(), OPERATION_S)
-        return lane.router.table
+        return self._current_router(OPERATION_S).table
 
-    async def lane(self) -> Lane:
-        """Return the running loop's way into the instance."""
+    async def lane(self, timeout_s: float = OPERATION_S) -> Lane:
+        """Return the running loop's way into the instance, once it has the newest table; see `ControlLink.ready`."""
         self._check_open()
         lane = self._here().lane_here()
-        if lane.router.table is None:
-            await lane.control.ready()
+        if lane.router.behind:
+            await lane.control.ready(timeout_s)
         return lane
 
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
         """Same as `lane`, for *loop*, which runs; None if that takes waiting."""
         lane = self._process.lane_at(loop) if self._process is not None else None
-        return None if lane is None or lane.router.table is None else lane
+        return None if lane is None or lane.router.behind else lane
 
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """Make a call as a Ray actor call; return its ObjectRef."""
@@ -226,12 +219,19 @@ class Client(Management):
             from serve_bridge.runtimes import submitter  # late: only who uses Ray needs it
 
             self._submitter = submitter(self._instance)
+        self._current_router(head.timeout_s)
         lane = self._here().lane()
-        if lane.router.table is None:
-            self.run(lambda lane: lane.control.ready(), OPERATION_S)
         return self._submitter.submit(lane, endpoint, shard_key, head, data, kwargs)
 
     # inside
+
+    def _current_router(self, timeout_s: float) -> Router:
+        """Return the router of the process's own lane, once it has the newest table; waits *timeout_s* at most."""
+        self._check_open()
+        router = self._here().lane().router
+        if router.behind:
+            self.run(lambda lane: lane.control.ready(timeout_s), timeout_s)
+        return router
 
     def _here(self) -> Lanes:
         if self._process is None:
@@ -334,7 +334,3 @@ def client_at(generation: str, address: str) -> Client:
     One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call.
     """
     return _clients.get(generation) or _arrived.setdefault(generation, Client(address))
-
-
-async def _nothing(_: Lane) -> None:
-    """Do nothing, once there is a routing table."""

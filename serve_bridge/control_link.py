@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from serve_bridge.errors import AuthenticationError, NotConnected, ServeBridgeError
+from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
+from serve_bridge.known_instance import KnownInstance, process_id
 from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.publisher import encode_version
 from serve_bridge.wire import calls
@@ -25,6 +27,9 @@ from serve_bridge.wire.sockets import dial
 
 RECONNECT_S: Final = (0.02, 1.0)
 FIRST_TABLE_S: Final = 5.0
+"""Seconds that the calls of a process wait for its controller, all together."""
+LATE_S: Final = 0.5
+"""A timer that is so much late ran on a loop that stood still: what has come meanwhile is not read yet."""
 
 _logger = logging.getLogger("serve_bridge.client")
 _decode_table = decoder(RoutingTable)
@@ -35,6 +40,7 @@ class ControlLink:
 
     Attributes:
         lost: Whether the controller was tried, or reached, and is not there now.
+        version: The version of the newest table that has come; -1 before the first.
     """
 
     def __init__(
@@ -45,9 +51,13 @@ class ControlLink:
         role: Role,
         on_table: Callable[[RoutingTable], None],
         *,
+        known: KnownInstance | None = None,
         lease: bool = False,
     ) -> None:
-        """Call *on_table* with every table; with *lease*, keep a non-detached instance alive."""
+        """Call *on_table* with every table; with *lease*, keep a non-detached instance alive.
+
+        *known* is what the process knows of the instance; None: this link is alone with it, and no caller of a change.
+        """
         self._address = controller
         self._key = key
         self._generation = generation
@@ -55,9 +65,12 @@ class ControlLink:
         self._on_table = on_table
         self._lease = lease
         self._connection: CallerConnection | None = None
+        self._process = "" if known is None else process_id()
+        self._known = KnownInstance() if known is None else known
         self.lost = False
+        self.version = -1
         self._connected = asyncio.Event()
-        self._has_table = asyncio.Event()
+        self._table_came = asyncio.Event()
         self._failure = "it does not answer"
         self._task: asyncio.Task[None] | None = None
 
@@ -67,17 +80,48 @@ class ControlLink:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ready(self, timeout_s: float = FIRST_TABLE_S) -> None:
-        """Wait for the first routing table.
+        """Wait for the newest routing table that this process has been told of, for *timeout_s* at most.
+
+        All calls of a process wait together for `FIRST_TABLE_S`, and not again until the controller has been heard. An
+        older table that has come serves on after that.
 
         Raises:
-            NotConnected: None came in time.
+            NotConnected: No table has come, and the controller does not answer.
+            DeadlineExceeded: *timeout_s* was too short to know.
         """
-        if self._has_table.is_set():
-            return
-        try:
-            await asyncio.wait_for(self._has_table.wait(), timeout_s)
-        except TimeoutError:
-            raise NotConnected(f"the controller at {self._address.unix} cannot be reached: {self._failure}") from None
+        wanted, known = self._known.version, self._known
+        ends = time.monotonic() + timeout_s
+        failure = ""
+        while self.version < wanted:
+            left_s = known.begin_wait(FIRST_TABLE_S)
+            patience_ends = time.monotonic() + left_s
+            try:
+                if not await self._reached(wanted, min(ends, patience_ends)):
+                    reason = f"the controller at {self._address.unix} cannot be reached: {self._failure}"
+                    if ends >= patience_ends:
+                        failure = reason
+                    elif self.lost and self.version < 0:
+                        raise NotConnected(reason)
+                    else:
+                        raise DeadlineExceeded("the routing table did not come in time", "no")
+            finally:
+                known.end_wait(failure)
+            if failure and self.version < 0:
+                raise NotConnected(failure)
+            if failure:
+                return
+
+    async def _reached(self, version: int, until: float) -> bool:
+        """Wait for table *version*; return whether it has come by *until*."""
+        while self.version < version:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._table_came.wait(), left_s)
+            if time.monotonic() - until > LATE_S:
+                until = time.monotonic() + LATE_S
+        return True
 
     async def call(self, operation: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
         """Return the result of *operation*.
@@ -93,11 +137,15 @@ class ControlLink:
             raise NotConnected(f"the controller at {self._address.unix} cannot be reached: {self._failure}") from None
         assert self._connection is not None
         try:
-            return await calls.control(self._connection, operation, *args, timeout_s=timeout_s, **kwargs)
+            version, result = await calls.control(
+                self._connection, operation, *args, timeout_s=timeout_s, process=self._process, **kwargs
+            )
         except Lost as lost:
             raise NotConnected(
                 f"{operation}: the controller was lost before it answered, the change may have been made: {lost.why}"
             ) from None
+        self._known.learn(version)
+        return result
 
     async def close(self) -> None:
         """End the link."""
@@ -135,13 +183,16 @@ class ControlLink:
             delay = min(delay * 2, longest)
 
     async def _subscribe(self, connection: CallerConnection) -> None:
-        stream = connection.open(Kind.REQUEST, b"", end=False)
+        stream = connection.open(Kind.REQUEST, self._process.encode(), end=False)
         try:
             await stream.reply
             async for message in stream.messages():
                 table = _decode_table(message)
                 self._apply(table)
-                self._has_table.set()
+                self.version = table.version
+                self._known.table_came()
+                self._table_came.set()
+                self._table_came = asyncio.Event()
                 await stream.send_segments([encode_version(table.version)], end=False)
         finally:
             stream.cancel()

@@ -26,8 +26,9 @@ from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance
 from serve_bridge.lease import Lease
 from serve_bridge.lifecycle import ReplicaState
-from serve_bridge.messages import CONTROLLER
+from serve_bridge.messages import CONTROLLER, CallHead
 from serve_bridge.proxies import Proxies
+from serve_bridge.publisher import asked_by
 from serve_bridge.record import Record
 from serve_bridge.repairs import Repairs
 from serve_bridge.runtime import Runtime
@@ -160,7 +161,7 @@ class Controller:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Take a subscription (REQUEST) or an operation (CALL)."""
         if frame.kind == Kind.REQUEST:
-            self._spawn(self._record.publisher.serve(stream), stream)
+            self._spawn(self._record.publisher.serve(stream, str(frame.payload, "latin-1")), stream)
             return
         head = calls.decode_call(frame.payload)
         operation = self._operations.get(head.call_method)
@@ -171,7 +172,17 @@ class Controller:
         else:
             # Of all operations only a lease ends with its caller (Rule 5).
             held = stream if head.call_method == "lease" else None
-            self._spawn(calls.answer_control(stream, head, operation), held)
+            self._spawn(self._answer(stream, head, operation), held)
+
+    async def _answer(self, stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
+        """Run *operation* and send its result, with the version of the table that has it."""
+
+        async def versioned(*args: Any, **kwargs: Any) -> tuple[int, Any]:
+            result = await operation(*args, **kwargs)
+            return self._record.version, result
+
+        asked_by.set(head.submitter or None)  # in the context of this task alone
+        await calls.answer_control(stream, head, versioned)
 
     def _spawn(self, work: Any, stream: ReplicaStream | None = None) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

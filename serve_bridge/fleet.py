@@ -73,7 +73,7 @@ class Replica:
         young = self._ready_since is None or time.monotonic() - self._ready_since < CRASH_S
         return young and self.state is ReplicaState.STOPPED
 
-    async def control(self, operation: str, *args: object, timeout_s: float, **kwargs: object) -> object:
+    async def control(self, operation: str, *args: object, timeout_s: float, **kwargs: Any) -> object:
         """Ask the replica for *operation*.
 
         Raises:

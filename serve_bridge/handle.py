@@ -59,8 +59,8 @@ class Link(Protocol):
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
         """Close *items*, which `run` has opened, without waiting."""
 
-    async def lane(self) -> Lane:
-        """Return the running loop's way into the instance."""
+    async def lane(self, timeout_s: float) -> Lane:
+        """Return the running loop's way into the instance, once that has its newest routing table."""
 
     def reference(self) -> Any:
         """Return what unpickles as a link to the same instance."""
@@ -179,7 +179,8 @@ class Handle:
         deadline = self._deadline()
         data = await _read(data)
         segments = await calls.pack((data, kwargs), deadline - time.monotonic())
-        return await _call(await self._link.lane(), self._request(data, segments, deadline))
+        lane = await self._link.lane(deadline - time.monotonic())
+        return await _call(lane, self._request(data, segments, deadline))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
@@ -195,8 +196,8 @@ class Handle:
         deadline = self._deadline()
         data = await _read(data)
         segments = await calls.pack((data, kwargs), deadline - time.monotonic())
-        request = self._request(data, segments, deadline, generator=True)
-        items = _items(await self._link.lane(), request)
+        lane = await self._link.lane(deadline - time.monotonic())
+        items = _items(lane, self._request(data, segments, deadline, generator=True))
         try:
             async for item in items:
                 yield item

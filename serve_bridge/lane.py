@@ -6,6 +6,7 @@ import asyncio
 
 from serve_bridge.control_link import ControlLink
 from serve_bridge.instance import Instance
+from serve_bridge.known_instance import KnownInstance
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Role
 
@@ -19,12 +20,19 @@ class Lane:
         control: Tables and operations.
     """
 
-    def __init__(self, instance: Instance, *, lease: bool = False) -> None:
+    def __init__(self, instance: Instance, known: KnownInstance, *, lease: bool = False) -> None:
         self.loop = asyncio.get_running_loop()
-        self.router = Router(instance.key, Role.PYTHON)
+        self.router = Router(instance.key, Role.PYTHON, known)
         self.control = ControlLink(
-            instance.controller, instance.key, instance.generation, Role.PYTHON, self.router.apply, lease=lease
+            instance.controller,
+            instance.key,
+            instance.generation,
+            Role.PYTHON,
+            self.router.apply,
+            known=known,
+            lease=lease,
         )
+        self.router.catch_up = self.control.ready
         self.control.start()
         # asyncio.run() cancels what still runs before it closes its loop; sockets must not outlive that.
         self._guard = self.loop.create_task(self._until_cancelled())

@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from serve_bridge.direct_calls import DirectCalls
+from serve_bridge.errors import NotConnected
 from serve_bridge.instance import Instance
+from serve_bridge.known_instance import known_instance
 from serve_bridge.lane import Lane
 from serve_bridge.loop_thread import LoopThread
 
@@ -24,6 +26,7 @@ class Lanes:
     def __init__(self, instance: Instance, *, lease: bool) -> None:
         self._instance = instance
         self._lease = lease
+        self.known = known_instance(instance.generation)
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._lane: Lane | None = None
@@ -41,17 +44,24 @@ class Lanes:
         return self._lane
 
     async def _open(self) -> Lane:
-        return Lane(self._instance, lease=self._lease)
+        return Lane(self._instance, self.known, lease=self._lease)
 
     def lane_here(self) -> Lane:
-        """Return the running loop's lane, started on first use."""
+        """Return the running loop's lane, started on first use.
+
+        Raises:
+            NotConnected: The loop has none, and this process has waited for the controller in vain.
+        """
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
+            if self.known.given_up:
+                self.lane()  # it goes on trying, while loops may come and go with each request
+                raise NotConnected(self.known.failure)
             with self._lock:
                 for old in [old for old in self._lanes if old.is_closed()]:
                     del self._lanes[old]
-                lane = self._lanes[loop] = contextvars.Context().run(Lane, self._instance)
+                lane = self._lanes[loop] = contextvars.Context().run(Lane, self._instance, self.known)
         return lane
 
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:

@@ -186,7 +186,8 @@ class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         size: Bytes of the pickled arguments, which are *body* or, if longer, follow in DATA frames.
         generator: Whether the caller iterates the answer.
-        submitter: The process that made a call over Ray, which counts its calls; empty for other calls.
+        submitter: The process that made a call over Ray, which counts its calls, or that asks for an operation of the
+            controller; empty for other calls.
     """
 
     endpoint: str

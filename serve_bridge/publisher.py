@@ -3,6 +3,8 @@
 Rule 1: a subscriber gets the newest table, not every one; a slow subscriber delays nobody's table.
 Rule 2: who waits for a version waits for those subscribers only that are still there, and not for ever; one
         that was waited for in vain is not waited for again before it has caught up.
+Rule 3: a change does not wait for the process that asked for it: that process may have stopped its own loops until
+        the change is made, and its later calls wait for the version themselves (`known_instance`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Final
 
 import msgspec
@@ -20,6 +23,8 @@ from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
 
 _VERSION: Final = struct.Struct("<Q")
+asked_by: Final[ContextVar[str | None]] = ContextVar("asked_by", default=None)
+"""The process that asked for the change that is being made; None: no process did."""
 encode_table: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -29,9 +34,10 @@ def encode_version(version: int) -> bytes:
 
 
 class _Subscriber:
-    __slots__ = ("acknowledged", "late", "sent")
+    __slots__ = ("acknowledged", "late", "process", "sent")
 
-    def __init__(self) -> None:
+    def __init__(self, process: str) -> None:
+        self.process = process
         self.sent = -1
         self.acknowledged = -1
         self.late = False
@@ -54,9 +60,9 @@ class Publisher:
                 self._encoded = encode_table(table)
                 self._changed.notify_all()
 
-    async def serve(self, stream: ReplicaStream) -> None:
-        """Feed one subscriber until it leaves."""
-        subscriber = _Subscriber()
+    async def serve(self, stream: ReplicaStream, process: str) -> None:
+        """Feed one subscriber until it leaves; it lives in *process*."""
+        subscriber = _Subscriber(process)
         stream.accept_body()
         stream.respond(b"", end=False)
         reader = asyncio.create_task(self._read(stream, subscriber))
@@ -76,7 +82,10 @@ class Publisher:
             await self._notify()
 
     async def acknowledged(self, version: int, timeout_s: float) -> bool:
-        """Wait until every subscriber has *version*; return False if one has not after *timeout_s*."""
+        """Wait until every subscriber has *version*; return False if one has not after *timeout_s*.
+
+        Subscribers of the process in `asked_by` do not count.
+        """
         try:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: all(s.acknowledged >= version for s in self._fed()))
@@ -88,7 +97,8 @@ class Publisher:
 
     def _fed(self) -> Iterable[_Subscriber]:
         # Who has not been sent a table yet will get the newest one first.
-        return [s for s in self._subscribers if s.sent >= 0 and not s.late]
+        spared = asked_by.get()
+        return [s for s in self._subscribers if s.sent >= 0 and not s.late and s.process != spared]
 
     async def _read(self, stream: ReplicaStream, subscriber: _Subscriber) -> None:
         try:

@@ -71,7 +71,7 @@ class Record:
         return version
 
     async def spread(self) -> None:
-        """Publish, and wait until routers have it."""
+        """Publish, and wait until routers have it, except those of the process that asked for the change."""
         await self.publisher.acknowledged(await self.publish(), ACKNOWLEDGE_S)
 
     async def save(self) -> None:

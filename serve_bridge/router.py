@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,6 +25,7 @@ from serve_bridge.errors import (
     NotConnected,
     ReplicaDied,
 )
+from serve_bridge.known_instance import KnownInstance
 from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
 from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.replica_set import Slot
@@ -133,10 +134,16 @@ class Router:
 
     Attributes:
         table: That table, or None before the first.
+        version: The version of that table; -1 before the first.
+        known: What this process knows of the instance. A request waits for the table version that it names.
+        catch_up: Waits for that table, for so many seconds at most; None: nothing here waits.
         statistics: Counters since it was made.
     """
 
-    def __init__(self, key: Key, role: Role) -> None:
+    def __init__(self, key: Key, role: Role, known: KnownInstance | None = None) -> None:
+        self.known = KnownInstance() if known is None else known
+        self.version = -1
+        self.catch_up: Callable[[float], Awaitable[None]] | None = None
         self._key = key
         self._role = role
         self._loop = asyncio.get_running_loop()
@@ -152,7 +159,7 @@ class Router:
 
     def apply(self, table: RoutingTable) -> None:
         """Route by *table* from now on; what is in flight goes on."""
-        self.table = table
+        self.table, self.version = table, table.version
         for name, backend in table.backends.items():
             if name in self._pools:
                 self._pools[name].apply(backend)
@@ -179,6 +186,11 @@ class Router:
             task.cancel()
         for pool in [*self._pools.values(), *self._closing]:
             pool.abandon()
+
+    @property
+    def behind(self) -> bool:
+        """Whether this process has been told of a newer table than this one; from any thread."""
+        return self.version < self.known.version
 
     def choose(self, endpoint: str, shard_key: str | None) -> tuple[str, tuple[str, ...]]:
         """Return the backend that gets a request to *endpoint*, and the shadows; from any thread.
@@ -255,7 +267,12 @@ class Router:
             ReplicaDied: The replica stopped before answering, and sending again was not safe.
             MethodNotExposed: The backend has no such method.
             BackendError: The replica broke the answer off.
+            NotConnected: No table has come, and the controller cannot be reached.
         """
+        if self.version < self.known.version and self.catch_up is not None:
+            began = self._loop.time()
+            await self.catch_up(request.timeout_s)
+            request.timeout_s -= self._loop.time() - began
         policy = self._policy(request)
         backend = self._choose(policy, request.shard_key, request.draw)
         if policy.shadows:

@@ -6,6 +6,7 @@ Rule 2: Cookie and Authorization are the app's own, and stay unless the route sa
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -82,7 +83,7 @@ class Bridge(LastingClient):
             else:
                 await request.receive_body(_limited(body, scope, route.max_body_bytes))
             if lane is None:
-                lane = await (await self.aclient()).lane()
+                lane = await self._lane(request)
             streams = isinstance(request.body, AsyncIterator)
             if streams and lane.router.needs_whole_body(request, request.method_name):
                 await request.collect(WORKER)
@@ -115,13 +116,20 @@ class Bridge(LastingClient):
         request = None
         try:
             request = self._request(route, scope, path_params, web_request)
-            lane = await (await self.aclient()).lane()
+            lane = await self._lane(request)
         except (Refused, ServeBridgeError) as error:
             await refuse_websocket(refused(error, request), scope, receive, send)
             return
         await forward_websocket(
             lane.router, request, scope, receive, send, logger=logger, on_failure=log_backend_failure
         )
+
+    async def _lane(self, request: Forwarded) -> Lane:
+        """Return the running loop's way into the instance; the time that it takes is time of *request*."""
+        began = time.monotonic()
+        lane = await (await self.aclient()).lane(request.timeout_s)
+        request.timeout_s -= time.monotonic() - began
+        return lane
 
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any

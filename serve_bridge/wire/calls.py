@@ -158,8 +158,10 @@ async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
         yield await unpack(body)
 
 
-async def control(connection: CallerConnection, name: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
-    """Call operation *name* of whoever listens at the other end, and return its result.
+async def control(
+    connection: CallerConnection, name: str, *args: Any, timeout_s: float, process: str = "", **kwargs: Any
+) -> Any:
+    """Call operation *name* of whoever listens at the other end, and return its result; *process* asks for it.
 
     Raises:
         Lost: The connection ended first; `started` says what is known.
@@ -170,7 +172,7 @@ async def control(connection: CallerConnection, name: str, *args: Any, timeout_s
     size = payload.size_of(segments)
     inline = size <= INLINE_BODY_BYTES
     body = payload.join(segments) if inline else b""
-    head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body)
+    head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body, process)
     stream = connection.open(Kind.CALL, encode_call(head), end=inline)
     try:
         async with asyncio.timeout(timeout_s) as limit:
