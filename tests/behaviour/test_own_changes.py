@@ -1,4 +1,4 @@
-"""A change that this process has made: all its later calls see it, on whatever loop or thread, and it waits for none."""
+"""A change that this process makes holds for its later calls, on any loop and thread, and waits for no loop of it."""
 
 from __future__ import annotations
 
