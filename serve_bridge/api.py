@@ -42,10 +42,11 @@ def start(
     """Start an instance: a controller, and the proxies that *http_options* ask for.
 
     Args:
-        detached: Let it outlive this process; end it with `shutdown`.
+        detached: Let it outlive this process; end it with `shutdown`. Not with `runtime="local"`.
         name: Unique per cluster and user.
         http_options: Where proxies listen and what they bear; None: one proxy on 127.0.0.1:8000.
         address: The Ray cluster to join if this process uses none yet; None: Ray's own rules, else a new local one.
+            Not with `runtime="local"`.
         runtime: "ray", or "local" for an instance inside this process, without Ray, for tests and development.
 
     Returns:
@@ -68,6 +69,11 @@ def start(
 
         instance, ended = start_instance(name, options, detached=bool(detached), address=address)
     elif runtime == "local":
+        for option, given in (("detached", detached), ("address", address is not None)):
+            if given:
+                raise ConfigError(
+                    f"{option} means nothing to runtime='local', which is inside this process; leave it out"
+                )
         from serve_bridge.runtimes.local import start_instance as start_here  # late: most processes start none
 
         instance, ended = start_here(name, options)
@@ -282,7 +288,7 @@ def delete_backend(name: str, force: bool = False) -> None:
 def create_endpoint(
     name: str,
     *,
-    backend: str | None = None,
+    backend: str,
     route: str | None = None,
     methods: Iterable[str] | None = None,
     timeout_s: float | None = None,

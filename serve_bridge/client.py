@@ -87,7 +87,7 @@ class Client(Management):
     def lost(self) -> bool:
         """Whether this process has lost the controller, for a moment or for good; calls may go on without it."""
         process = self._process
-        return process is not None and process.lost
+        return self._closed or (process is not None and process.lost)
 
     def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         """See `Management.operate`."""
@@ -319,8 +319,8 @@ atexit.register(_close_all)
 
 
 def _forget(generation: str) -> None:
-    """An instance was shut down: if this process started it, end here what was begun then, whichever client did it."""
-    ending = [c for c in list(_open) if c._owner is not None and c._instance.generation == generation]
+    """An instance was shut down: close all its clients here; if this process started it, end what was begun then."""
+    ending = [c for c in list(_open) if c._found is not None and c._found.generation == generation]
     arrived = _arrived.pop(generation, None)
     if arrived is not None:
         ending.append(arrived)

@@ -129,7 +129,8 @@ class BackendConfig:
     exposed_methods: Sequence[str] | None = option(None, optional(method_names))
 
     def __new__(cls, **given: object) -> Self:
-        """Remember which options were passed; `__init__` sees them all alike."""
+        """Check the names of the options, and remember which were passed; `__init__` sees them all alike."""
+        check_keys(cls, given)
         self = super().__new__(cls)
         object.__setattr__(self, "_given", frozenset(given))
         return self
@@ -262,6 +263,11 @@ class HTTPOptions:
     ssl_keyfile_password: str | None = option(None, optional(password), secret=True)
     ssl_ca_certs: str | None = option(None, optional(file_path))
     debug: bool = option(False, flag)
+
+    def __new__(cls, **given: object) -> Self:
+        """Check the names of the options; the error of `__init__` would suggest none."""
+        check_keys(cls, given)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -311,7 +311,7 @@ def _running(client: Client, declared: Iterable[str]) -> Running:
                 tuple(each["methods"]),
                 frozenset([*each["traffic"], *each["shadows"]]),
                 each["declared"],
-                each.get("timeout_s"),
+                each["timeout_s"],
             )
             for name, each in status["endpoints"].items()
         },

@@ -92,7 +92,7 @@ class CallOptions:
         if self.method_name == "":
             raise ConfigError("method_name must not be empty")
         if self.http_method is not None:
-            token("http_method", self.http_method)
+            object.__setattr__(self, "http_method", token("http_method", self.http_method).upper())
         headers = self.http_headers
         if headers is not None:
             if not isinstance(headers, Mapping) or not all(isinstance(s, str) for p in headers.items() for s in p):

@@ -162,7 +162,7 @@ class Management:
         self,
         name: str,
         *,
-        backend: str | None = None,
+        backend: str,
         route: str | None = None,
         methods: Iterable[str] | None = None,
         timeout_s: float | None = None,
@@ -179,7 +179,7 @@ class Management:
                 less. None: the sender's alone.
 
         Raises:
-            TypeError: *backend* is missing or no str, *route* no str that begins with "/", or *methods* a str.
+            TypeError: *backend* is missing or not a str, *route* no str that begins with "/", or *methods* a str.
             BackendNotFound: There is no such backend.
             ConfigError, ValueError: The name or the route is taken or malformed, *timeout_s* out of range, or *methods*
                 given for an application.
@@ -198,7 +198,7 @@ class Management:
         self.operate("delete_endpoint", existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return `{name: {"route", "methods", "traffic", "shadows"}}`; and "timeout_s" of those that have one."""
+        """Return `{name: {"route", "methods", "timeout_s", "traffic", "shadows"}}`; a key without a value has None."""
         endpoints: dict[str, dict[str, Any]] = self.operate("list_endpoints")
         return endpoints
 

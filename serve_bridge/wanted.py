@@ -281,9 +281,9 @@ class Wanted:
             endpoint.name: {
                 "route": endpoint.route,
                 "methods": list(endpoint.methods),
+                "timeout_s": endpoint.timeout_s,
                 "traffic": dict(endpoint.policy.weights),
                 "shadows": dict(endpoint.policy.shadows),
-                **({} if endpoint.timeout_s is None else {"timeout_s": endpoint.timeout_s}),
             }
             for endpoint in self.endpoints.values()
         }

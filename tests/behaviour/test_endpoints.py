@@ -23,7 +23,13 @@ def test_an_endpoint_is_listed(client: serve.Client, serving: Serving, backend: 
     name = serving.name()
     client.create_endpoint(name, backend=backend, route="/a/{b:int}", methods=["post", "GET", "HEAD"])
     assert client.list_endpoints() == {
-        name: {"route": "/a/{b:int}", "methods": ["POST", "GET"], "traffic": {backend: 1.0}, "shadows": {}}
+        name: {
+            "route": "/a/{b:int}",
+            "methods": ["POST", "GET"],
+            "timeout_s": None,
+            "traffic": {backend: 1.0},
+            "shadows": {},
+        }
     }
 
 

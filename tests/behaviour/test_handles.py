@@ -76,9 +76,9 @@ def test_keyword_arguments_are_query_parameters_with_their_types(serving: Servin
 
 
 def test_options_make_a_new_handle(serving: Serving) -> None:
-    """And never change the old."""
+    """And never change the old. The HTTP method is in upper case for user code."""
     handle = serving(lambda request: (request.method, request.headers.get("a"))).handle
-    changed = handle.options(http_method="PUT").options(http_headers={"A": "b"})
+    changed = handle.options(http_method="put").options(http_headers={"A": "b"})
     assert (changed.call(), handle.call()) == (("PUT", "b"), ("GET", None))
 
 

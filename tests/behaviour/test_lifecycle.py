@@ -15,7 +15,7 @@ import pytest
 
 import serve_bridge as serve
 from tests.behaviour import backends
-from tests.programs import run_program
+from tests.programs import run_program, start_program
 from tests.waiting import wait_until
 
 Start = Callable[..., serve.Client]
@@ -281,6 +281,27 @@ def test_after_shutdown_everything_is_closed(start: Start) -> None:
         httpx.get(url, trust_env=False)
 
 
+def test_after_shutdown_other_clients_of_the_process_are_closed_too(start: Start) -> None:
+    """The current one among them, and their handles."""
+    client = start()
+    serve_one(client)
+    other = serve.connect(client.address)
+    handle = other.get_handle("e")
+    assert handle.call() == "v1"
+    client.shutdown()
+    calls: list[Callable[[], Any]] = [other.list_backends, other.status, serve.list_endpoints, handle.call]
+    for call in calls:
+        with pytest.raises(serve.InstanceClosed, match="start"):
+            call()
+
+
+@pytest.mark.parametrize("options", [{"detached": True}, {"address": "127.0.0.1:6379"}])
+def test_a_local_start_refuses_what_belongs_to_ray(options: dict[str, Any]) -> None:
+    """Rather than do something else than was asked for."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))} means nothing to runtime='local'"):
+        serve.start(runtime="local", **options)
+
+
 def test_a_new_start_works_after_shutdown(start: Start) -> None:
     """As the first did."""
     start()
@@ -326,16 +347,28 @@ def test_without_an_instance_the_error_says_what_to_do(monkeypatch: pytest.Monke
     )
 
 
-def test_a_connected_client_learns_of_the_end(start: Start) -> None:
+def test_a_client_of_another_process_learns_of_the_end(start: Start, tmp_path: Path) -> None:
     """Its calls raise an error of ours, and do not hang."""
+    program = """
+        import sys
+        from pathlib import Path
+        import serve_bridge as serve
+        from tests.waiting import wait_until
+        address, ended = sys.argv[1:]
+        handle = serve.connect(address).get_handle("e")
+        print(handle.call(), flush=True)
+        wait_until(Path(ended).exists, 60)
+        for call in (handle.options(timeout_s=5).call, serve.list_backends):
+            try:
+                call()
+            except serve.ServeBridgeError as error:
+                print("an error of ours", flush=True)
+    """
     client = start()
     serve_one(client)
-    connected = serve.connect(client.address)
-    handle = connected.get_handle("e")
-    assert handle.call() == "v1"
-    client.shutdown()
-    with pytest.raises(serve.ServeBridgeError):
-        handle.options(timeout_s=5).call()
-    with pytest.raises(serve.NotConnected):
-        connected.list_backends()
-    connected.close()
+    with start_program(program, client.address, str(tmp_path / "ended")) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "v1\n"
+        client.shutdown()
+        (tmp_path / "ended").touch()
+        assert process.stdout.read() == "an error of ours\n" * 2

@@ -143,7 +143,7 @@ def test_a_name_of_other_characters(local: serve.Client, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({}, TypeError, "backend="),
+        ({}, TypeError, "'backend'"),
         ({"backend": None}, TypeError, "backend="),
         pytest.param({"backend": function}, TypeError, "backend=", id="a function as the backend"),
         ({"backend": "missing"}, serve.BackendNotFound, "'missing'"),

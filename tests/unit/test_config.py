@@ -97,6 +97,10 @@ class TestBackendConfig:
         """The commonest mistake is a missing letter."""
         with pytest.raises(ValueError, match="no option 'num_replica'; did you mean 'num_replicas'"):
             BackendConfig.of({"num_replica": 2})
+        with pytest.raises(ValueError, match="no option 'num_replica'; did you mean 'num_replicas'"):
+            BackendConfig(num_replica=2)  # type: ignore[call-arg]
+        with pytest.raises(ValueError, match="no option 'prot'; did you mean 'port'"):
+            HTTPOptions(prot=1)  # type: ignore[call-arg]
 
     @pytest.mark.parametrize("key", [1, None, ("num_replicas",), "zzz"], ids=repr)
     def test_a_key_that_is_near_nothing_is_refused_without_a_guess(self, key: Any) -> None:
