@@ -8,7 +8,6 @@ Rule 2: a failure of user code is an answer like any other; only the type and te
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -22,6 +21,7 @@ from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, 
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
+from serve_bridge.json_body import parse_json
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import Method
 from serve_bridge.path_params import convert
@@ -180,7 +180,7 @@ async def _data_of(request: Any) -> Any:
     if media_type != "application/json" and not media_type.endswith("+json"):
         return body
     try:
-        return json.loads(body)
+        return await parse_json(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {type(error).__name__}") from None
 

@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.body_length import BODY_LENGTH, body_length
+from serve_bridge.json_body import parse_json
 
 __all__ = [
     "REQUEST_ID",
@@ -366,7 +367,10 @@ class ServeRequest(Mapping[str, Any]):
             ValueError: A forwarded body is no JSON.
         """
         if self._body is not None:
-            return await self._request.json()
+            request = self._request
+            if not hasattr(request, "_json"):  # where Starlette keeps it
+                request._json = await parse_json(await request.body())
+            return request._json
         if not isinstance(self._data, _JSON_TYPES):
             raise SerializationError(f"request data of type {_kind(self._data)} is no JSON; use request.data")
         return self._data
