@@ -7,6 +7,8 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from serve_bridge.proxy.buffers import NO_BODIES
 from serve_bridge.proxy.http_protocol import BODY_HELD_BYTES
 from tests.faults.conftest import actors, scaled
 from tests.faults.test_memory import Peaks
+from tests.raw_websocket import BINARY, TEXT, RawWebSocket, frame
 from tests.waiting import reached, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -30,6 +33,14 @@ TAKEN: Final = -(-int(LIMIT * NO_BODIES) // BODY_HELD_BYTES)
 """Uploads that find room."""
 TIMEOUT_S: Final = 300.0
 PATIENT: Final = ("header_timeout_s", "request_timeout_s")
+
+
+async def talk(websocket: Any) -> None:
+    """Send as many bytes as each text asks for, several times."""
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        for _ in range(4):
+            await websocket.send_bytes(bytes(int(text)))
 
 
 class Deaf:
@@ -112,3 +123,41 @@ def test_more_bodies_than_there_is_room_for(instance: serve.Client, tmp_path: Pa
         assert asyncio.run(run()) == {200: TAKEN, 503: UPLOADS - TAKEN}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+WEBSOCKETS: Final = 24
+FRAGMENT: Final = bytes(4000)
+HALF_SENT: Final[dict[str, bytes]] = {
+    "one frame": frame(BINARY, length=16 * MIB) + bytes(7 * MIB),
+    "fragments": frame(BINARY, b"x", fin=False) + frame(0, FRAGMENT, fin=False) * 1800,
+    "wide text": frame(TEXT, b"x", fin=False) + frame(0, b"a" * 4000 + "\U0001f600".encode(), fin=False) * 1800,
+    "unread answers": frame(TEXT, b"%d" % (4 * MIB)),
+}
+
+
+@pytest.mark.parametrize("sent", HALF_SENT.values(), ids=HALF_SENT)
+def test_more_of_websockets_than_there_is_room_for(instance: serve.Client, sent: bytes) -> None:
+    """Messages that do not end, and answers that are not read, take about what is counted, and are given up."""
+    instance.create_backend("talk", talk, config={"max_concurrent_queries": WEBSOCKETS})
+    instance.create_endpoint("talk", backend="talk", route="/talk")
+    url = urlsplit(instance.http_urls[0])
+    address = (url.hostname or "", url.port or 80)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawWebSocket(address, receive_buffer=4096)) for _ in range(WEBSOCKETS)]
+        for client in clients:
+            client.open("/talk")
+        proxy = Peaks(actors("Proxy"))
+        with ThreadPoolExecutor(WEBSOCKETS) as sending:
+            for client in clients:
+                sending.submit(client.send, sent)
+            # Those that are given up free what they held, so that others find room in the end.
+            wait_until(lambda: is_live(address), TIMEOUT_S)
+        grown = proxy.grown()
+        assert max(grown.values()) <= LIMIT * 1.5, grown
+
+
+def is_live(address: tuple[str, int]) -> bool:
+    """Return whether the proxy answers on its own path."""
+    with RawWebSocket(address) as client:
+        client.send(b"GET /-/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return client.rest().startswith(b"HTTP/1.1 200 ")
