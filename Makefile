@@ -4,11 +4,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
-SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default-jdk-headless nginx-light postgresql
+SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default-jdk-headless iproute2 nginx-light postgresql
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults tokens conformance pythons matrix newer-python check bench clean
+.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python check bench clean
 
 setup: $(SETUP) system-packages
 
@@ -45,6 +45,11 @@ test: setup
 faults: $(SETUP)
 	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py \
 		tests/local/test_replica_fuzz.py tests/unit/test_wire_fuzz.py
+
+# The tests on three hosts, each made of namespaces of this machine: two Ray nodes and a web host; as root. Without root
+# they are skipped. `make test` runs them too, but for the slow ones.
+nodes: $(SETUP) system-packages
+	NODES_ALL=1 $(BIN)/python -m pytest tests/nodes
 
 # The tests that need Ray, with Ray's tokens on whatever its default is.
 tokens: $(SETUP)

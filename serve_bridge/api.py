@@ -183,7 +183,7 @@ def current_client() -> Client:
 def _own_client() -> Client | None:
     """Return the client of the replica this code runs in, if it runs in one and the process has one."""
     context = current_replica()
-    return client_at(context.generation, context.instance_file) if context is not None else None
+    return client_at(context.generation, "") if context is not None else None
 
 
 def set_current(client: Client | None) -> Client | None:

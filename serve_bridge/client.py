@@ -331,6 +331,8 @@ def _forget(generation: str) -> None:
 def client_at(generation: str, address: str) -> Client:
     """Return this process's client of an instance; no I/O (a handle may arrive where nothing answers).
 
-    One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call.
+    One is kept for all handles that arrive: each has a thread and sockets, and a handle may live for a single call. In
+    a replica of that instance *address* does not count: it may be the path of a file on another machine.
     """
-    return _clients.get(generation) or _arrived.setdefault(generation, Client(address))
+    known = _clients.get(generation) or _arrived.get(generation)
+    return known or _arrived.setdefault(generation, Client(instances.joined(generation) or address))

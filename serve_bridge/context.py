@@ -28,13 +28,11 @@ class ReplicaContext:
         backend: Name of the backend.
         replica: Id of this replica, unique in the instance.
         generation: Which start of the instance this is.
-        instance_file: Path of the instance's file; `connect` in a replica takes it.
     """
 
     backend: str
     replica: str
     generation: str
-    instance_file: str
 
 
 replica_context: ContextVar[ReplicaContext | None] = ContextVar("serve_bridge_replica", default=None)

@@ -56,7 +56,6 @@ class Controller:
             runtime,
             key,
             generation=settings.generation,
-            instance_file=str(Path(settings.directory) / "instance.json"),
             directory=settings.directory,
             tcp_host=settings.tcp_host,
             on_change=self._fleet_changed,
@@ -100,6 +99,7 @@ class Controller:
             await self._recover(checkpoint)
         # Not before: a change that came now would be made to nothing, and checkpointed so.
         self._instance = await self._listen()
+        self._fleet.begin(self._instance)
         if checkpoint is not None:
             await self._resume(checkpoint)
         else:
@@ -118,7 +118,7 @@ class Controller:
             runtime=settings.runtime,
             directory=settings.directory,
             controller=address,
-            secret=self._key.secret.hex(),
+            secret=self._key.text,
         )
 
     async def _begin(self) -> None:

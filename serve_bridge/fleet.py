@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
+from serve_bridge.instance import Instance
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
@@ -98,7 +99,6 @@ class Fleet:
         key: Key,
         *,
         generation: str,
-        instance_file: str,
         directory: str,
         tcp_host: str | None,
         on_change: Callable[[Replica], None],
@@ -107,12 +107,16 @@ class Fleet:
         self._runtime = runtime
         self._key = key
         self._generation = generation
-        self._instance_file = instance_file
         self._directory = directory
         self._tcp_host = tcp_host
         self._on_change = on_change
         self._tasks: set[asyncio.Task[None]] = set()
+        self._instance: Instance | None = None
         self.replicas: dict[str, Replica] = {}
+
+    def begin(self, instance: Instance) -> None:
+        """Let replicas be launched, which are told of *instance*."""
+        self._instance = instance.only(Role.PYTHON)
 
     @property
     def running(self) -> list[RunningReplica]:
@@ -170,11 +174,11 @@ class Fleet:
 
     async def _launch(self, backend: Backend, replica: Replica) -> None:
         config = backend.resolved
+        assert self._instance is not None
         spec = ReplicaSpec(
             replica=replica.id,
             backend=backend.name,
-            generation=self._generation,
-            instance_file=self._instance_file,
+            instance=self._instance,
             directory=self._directory,
             tcp_host=self._tcp_host,
             code=backend.code,

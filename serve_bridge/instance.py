@@ -3,6 +3,7 @@
 Rule 1: the file is 0600 in a 0700 directory of its user; one that others can read is refused.
 Rule 2: an address is the path of such a file. A running instance also leaves a copy where `connect` looks by
     name.
+Rule 3: a replica has no such file: it is told what the file says, and so are all handles that arrive in its process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.socket_files import Claim, private_directory, remove_unclaimed
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
@@ -38,7 +39,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         runtime: What launches its replicas: "ray" or "local".
         directory: Where its sockets on this machine are.
         controller: Where its controller listens.
-        secret: The key, in hex; `repr` leaves it out.
+        secret: The key as `Key.text`; `repr` leaves it out.
     """
 
     name: str
@@ -51,7 +52,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> Key:
         """The key that both ends of every connection hold."""
-        return Key(bytes.fromhex(self.secret))
+        return Key.of_text(self.secret)
+
+    def only(self, *roles: Role) -> Instance:
+        """Return the same with the keys of *roles* only, for a process that speaks for these."""
+        return msgspec.structs.replace(self, secret=self.key.only(*roles).text)
 
     @property
     def address(self) -> str:
@@ -60,6 +65,24 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"
+
+
+_joined: dict[str, Instance] = {}
+
+
+def join(instance: Instance) -> None:
+    """Note that this process is a part of *instance*, so that clients of it need no file."""
+    _joined[instance.generation] = instance
+
+
+def joined(generation: str) -> Instance | None:
+    """Return the instance of *generation* if this process is a part of it."""
+    return _joined.get(generation)
+
+
+def leave(generation: str) -> None:
+    """Forget what `join` has noted."""
+    _joined.pop(generation, None)
 
 
 def new_generation() -> str:
@@ -72,7 +95,30 @@ def base_directory() -> Path:
     runtime = os.environ.get(_RUNTIME_VARIABLE)
     if runtime:
         return Path(runtime) / "serve_bridge"
+    return _temporary_directory()
+
+
+def _temporary_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"serve_bridge-{os.geteuid()}"
+
+
+def directory_here(name: str) -> Path:
+    """Return where the sockets of an instance go that was started on another machine, in a directory called *name*.
+
+    It is in XDG_RUNTIME_DIR if this user can write there, which takes a login; else in the temporary directory.
+
+    Raises:
+        OSError: Neither can be used.
+    """
+    try:
+        private_directory(base_directory())
+    except OSError:
+        if not os.environ.get(_RUNTIME_VARIABLE):
+            raise
+    else:
+        return base_directory() / name
+    private_directory(_temporary_directory())
+    return _temporary_directory() / name
 
 
 def claim_directory(name: str, generation: str) -> Claim:
@@ -115,7 +161,7 @@ def _sweep() -> None:
 def write(instance: Instance) -> None:
     """Write the instance's file, and the copy by name unless another live instance has that."""
     _write_private(Path(instance.address), instance)
-    by_name = discovery_file(instance.name)
+    by_name = _by_name(instance)
     other = _read_if_sound(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
         _write_private(by_name, instance)
@@ -123,7 +169,7 @@ def write(instance: Instance) -> None:
 
 def remove(instance: Instance) -> None:
     """Remove the instance's files and directory; missing ones are fine."""
-    by_name = discovery_file(instance.name)
+    by_name = _by_name(instance)
     found = _read_if_sound(by_name)
     if found is not None and found.generation == instance.generation:
         by_name.unlink(missing_ok=True)
@@ -134,6 +180,11 @@ def remove(instance: Instance) -> None:
 def discovery_file(name: str) -> Path:
     """Return where a running instance *name* leaves the copy of its file."""
     return base_directory() / f"{name}.json"
+
+
+def _by_name(instance: Instance) -> Path:
+    # Beside the directory, not where this process would look: a Ray node may have another XDG_RUNTIME_DIR than `start`.
+    return Path(instance.directory).with_name(f"{instance.name}.json")
 
 
 def find(address: str | None, name: str) -> Instance:
@@ -232,8 +283,10 @@ def lasting_address(instance: Instance) -> str:
 def is_alive(instance: Instance) -> bool:
     """Whether somebody listens where *instance*'s controller should: here, or over TCP on another machine."""
     controller = instance.controller
-    if os.path.exists(controller.unix) or controller.tcp is None:
-        return _answers(controller.unix)
+    if os.path.exists(controller.unix) and _answers(controller.unix):
+        return True
+    if controller.tcp is None:
+        return False
     try:
         socket.create_connection(controller.tcp, 1.0).close()
     except OSError:

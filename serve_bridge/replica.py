@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serve_bridge import instance as instances
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
 from serve_bridge.config import BackendConfig
@@ -79,7 +80,7 @@ class Replica:
         self._answer_http: _Answering
         self._answer_websocket: _Answering
         self._limit = spec.config.max_concurrent_queries or 1
-        self._listener = Listener(self, key, spec.generation, spec.replica)
+        self._listener = Listener(self, key, spec.instance.generation, spec.replica)
         self._in_flight = 0
         self._completed: OrderedDict[str, int] = OrderedDict()
         self._line: deque[asyncio.Future[None]] = deque()
@@ -99,7 +100,8 @@ class Replica:
         """
         self._loop = asyncio.get_running_loop()
         spec = self._spec
-        context = ReplicaContext(spec.backend, spec.replica, spec.generation, spec.instance_file)
+        instances.join(spec.instance)
+        context = ReplicaContext(spec.backend, spec.replica, spec.instance.generation)
         replica_context.set(context)
         if self._has_process:
             own_process(context)

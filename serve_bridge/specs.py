@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve_bridge.config import BackendConfig, HTTPOptions
+from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
 
 
@@ -15,10 +16,11 @@ class Settings:
     Attributes:
         name, generation: Which instance, and which start of it.
         runtime: "ray" or "local".
-        directory: Where its sockets and its file are.
+        directory: Where its sockets and its file are, on the node it is started on.
         detached: Whether it outlives the process that started it.
         tcp_host: Address to listen on for other nodes; None: unix sockets only.
         http: Where proxies listen, and their limits.
+        node: The node it is started on; empty with the local runtime.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Settings:
     detached: bool
     tcp_host: str | None
     http: HTTPOptions
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,8 @@ class ReplicaSpec:
 
     Attributes:
         replica, backend: Its id, and the backend it is one of.
-        generation: The instance it belongs to.
-        instance_file: Path of the instance's file.
-        directory: Where its unix socket goes.
+        instance: The instance it belongs to, with the keys of Python code only.
+        directory: Where its unix socket goes, on the controller's node; on another node the runtime chooses.
         tcp_host: Address to listen on for other nodes; None: no TCP.
         code: What `frozen_code.freeze_code` returned.
         config: The backend's options, resolved.
@@ -46,8 +48,7 @@ class ReplicaSpec:
 
     replica: str
     backend: str
-    generation: str
-    instance_file: str
+    instance: Instance
     directory: str
     tcp_host: str | None
     code: bytes
@@ -63,7 +64,7 @@ class ProxySpec:
         node: The node it belongs on.
         generation: The instance it belongs to.
         controller: Where the controller publishes the routing table.
-        directory: Where its unix socket, for the controller, goes.
+        directory: Where its unix socket, for the controller, goes; on another node the runtime chooses.
         tcp_host: Address to listen on for the controller of another node; None: no TCP.
         http: Where it listens for the world, and its limits.
     """

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serve_bridge import instance as instances
 from serve_bridge.config import HTTPOptions
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
@@ -145,6 +146,7 @@ def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) ->
 
     def stopped() -> None:  # whichever client ended it, of this process or of another
         _names.discard(name)
+        instances.leave(generation)
         thread.stop()
 
     controller = Controller(settings, Key(), LocalRuntime(stopped))

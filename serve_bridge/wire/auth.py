@@ -86,6 +86,28 @@ class Key:
         key._roles = {role: self._roles[role] for role in roles}
         return key
 
+    @property
+    def text(self) -> str:
+        """The key as text, for a 0600 file: the secret, or the keys of its roles."""
+        if self._secret is not None:
+            return self._secret.hex()
+        return ",".join(f"{role.name.lower()}:{key.hex()}" for role, key in self._roles.items())
+
+    @classmethod
+    def of_text(cls, text: str) -> Key:
+        """Return the key that *text* is.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if ":" not in text:
+            return cls(bytes.fromhex(text))
+        key = cls.__new__(cls)
+        key._secret = None
+        pairs = (part.split(":") for part in text.split(","))
+        key._roles = {Role[name.upper()]: bytes.fromhex(value) for name, value in pairs}
+        return key
+
     def holds(self, role: int) -> bool:
         """Return whether the key of *role* is among these."""
         return role in self._roles

@@ -8,6 +8,7 @@ Rule 1: one thread at a time; after any error the connection is closed and not u
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -25,7 +26,7 @@ from serve_bridge.wire.body import Lost, Rejected
 from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
 from serve_bridge.wire.payload import space_for
-from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket
+from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket, places_of
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
 from serve_bridge.wire.transport import check_socket_peer
 
@@ -342,19 +343,25 @@ os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _connect(address: ReplicaAddress) -> socket.socket:
-    if os.path.exists(address.unix):
-        check_socket(address.unix)
+    places = places_of(address)
+    for place in places[:-1]:
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, AuthenticationError):
+            return _connect_to(place)
+    return _connect_to(places[-1])
+
+
+def _connect_to(place: str | tuple[str, int]) -> socket.socket:
+    if isinstance(place, str):
+        check_socket(place)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            sock.connect(address.unix)
+            sock.connect(place)
             check_socket_peer(sock)
         except BaseException:
             sock.close()
             raise
         return sock
-    if address.tcp is None:
-        raise Lost("no", f"{address.replica} has no socket any more")
-    sock = socket.create_connection(address.tcp, CONNECT_TIMEOUT_S)
+    sock = socket.create_connection(place, CONNECT_TIMEOUT_S)
     sock.settimeout(None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     check_socket_peer(sock)

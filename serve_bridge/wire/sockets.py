@@ -7,6 +7,7 @@ Rule 2: TCP listens on one explicit address, and only where other nodes must rea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -101,23 +102,47 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
         Lost: Nobody answers there; nothing was sent. It is `NobodyListens` if that is why.
         AuthenticationError: Somebody else answers there.
     """
+    places = places_of(address)
+    for place in places[:-1]:
+        with contextlib.suppress(NobodyListens, AuthenticationError):
+            return await _dial(address.replica, place, key, generation, role)
+    return await _dial(address.replica, places[-1], key, generation, role)
+
+
+def places_of(address: ReplicaAddress) -> list[str | tuple[str, int]]:
+    """Return where to dial *address*, best first: its unix socket if one lies there, and TCP.
+
+    A socket that lies there may be what a process has left that was killed, or be another host's of the same path. Then
+    nobody listens there, or somebody else does, and the next place counts.
+
+    Raises:
+        NobodyListens: Neither is there.
+    """
+    found: list[str | tuple[str, int]] = [address.unix] if os.path.exists(address.unix) else []
+    if address.tcp is not None:
+        found.append(address.tcp)
+    if not found:
+        raise NobodyListens("no", f"{address.replica} has no socket any more")
+    return found
+
+
+async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: str, role: Role) -> CallerConnection:
     loop = asyncio.get_running_loop()
-    connection = CallerConnection(key, role, identity(generation, address.replica))
+    connection = CallerConnection(key, role, identity(generation, name))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            if os.path.exists(address.unix):  # noqa: ASYNC240 - a stat of a local path, once a connection
-                check_socket(address.unix)
-                await loop.create_unix_connection(lambda: connection, address.unix)
-            elif address.tcp is not None:
-                await loop.create_connection(lambda: connection, *address.tcp)
+            if isinstance(place, str):
+                check_socket(place)
+                await loop.create_unix_connection(lambda: connection, place)
             else:
-                raise NobodyListens("no", f"{address.replica} has no socket any more")
+                await loop.create_connection(lambda: connection, *place)
             await connection.ready
     except BaseException as error:
         connection.close()
         if isinstance(error, OSError) and not isinstance(error, AuthenticationError):  # TimeoutError too
-            why = f"cannot reach {address.replica}: {str(error) or type(error).__name__}"
-            raise (NobodyListens if isinstance(error, ConnectionRefusedError) else Lost)("no", why) from error
+            why = f"cannot reach {name}: {str(error) or type(error).__name__}"
+            gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+            raise (NobodyListens if gone else Lost)("no", why) from error
         raise
     return connection
 

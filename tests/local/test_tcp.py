@@ -20,6 +20,7 @@ from serve_bridge.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.sockets import bind_unix
 from tests.programs import run_program
 
 LARGE = bytes(range(256)) * (5 << 12)
@@ -96,6 +97,27 @@ def test_there_is_no_unix_socket(instance: instances.Instance, handle: serve.Han
     assert handle.call(1) == 1
     assert list(Path(instance.directory).glob("*.sock")) == []
     assert instance.controller.tcp is not None
+
+
+def test_a_stale_unix_socket_does_not_hide_the_tcp_address(instance: instances.Instance, tmp_path: Path) -> None:
+    """A killed process leaves one, and another host may have one at the same path; blocking and awaited calls go on."""
+    copy = tmp_path / "copied.json"
+    copy.touch(0o600)
+    copy.write_bytes(Path(instance.address).read_bytes())
+    client = serve.connect(str(copy))
+    table = client.routing_table()
+    assert table is not None
+    client.close()
+    stale = [instance.controller.unix, *(replica.unix for replica in table.backends["b"].replicas)]
+    for path in stale:
+        bind_unix(path).close()
+    try:
+        client = serve.connect(str(copy))
+        handle = client.get_handle("e")
+        assert (handle.call(1), asyncio.run(awaited(handle, 2))) == (1, 2)
+        client.close()
+    finally:
+        unlink_sockets(Path(instance.directory))
 
 
 @pytest.mark.parametrize("value", [None, {"a": [1, 2]}, LARGE], ids=["nothing", "little", "much"])

@@ -265,3 +265,11 @@ def test_a_record_above_the_limit_is_refused_before_it_has_come() -> None:
     _, into = seals()
     with pytest.raises(ProtocolError):
         into.open((Seal.LIMIT + 1).to_bytes(4, "little") + bytes(16))
+
+
+@pytest.mark.parametrize("key", [KEY, KEY.only(Role.PYTHON), KEY.only(Role.EDGE, Role.CONTROLLER)], ids=str)
+def test_a_key_travels_as_text(key: Key) -> None:
+    """With the roles that it has, and no other."""
+    again = Key.of_text(key.text)
+    assert [again.holds(role) for role in CALLERS] == [key.holds(role) for role in CALLERS]
+    assert again.text == key.text

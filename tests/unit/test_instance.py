@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from serve_bridge import instance as instances
+from serve_bridge.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.socket_files import private_directory
 from serve_bridge.wire.sockets import bind_unix
 from tests.programs import run_program
@@ -289,3 +290,27 @@ def test_only_a_regular_file_is_read(kind: str) -> None:
             address.mkdir()
         with pytest.raises(ConfigError, match=r"odd\.json"):
             instances.find(str(address), "main")
+
+
+def test_a_process_that_has_joined_needs_no_file() -> None:
+    """A handle that arrives there does not look at the address it came with."""
+    instance = made().only(Role.PYTHON)
+    instances.join(instance)
+    try:
+        client = client_at(instance.generation, "/of/another/machine/instance.json")
+        assert (client.name, client.generation) == ("main", instance.generation)
+        client.close()
+    finally:
+        instances.leave(instance.generation)
+
+
+@pytest.mark.parametrize("variable", ["/proc/nowhere", "/dev/null/nowhere"])
+def test_a_node_without_a_login_uses_its_temporary_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """XDG_RUNTIME_DIR names a directory that nobody makes there; what is made is this user's alone."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", variable)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = instances.directory_here("main-g1")
+    assert found == tmp_path / f"serve_bridge-{os.geteuid()}" / "main-g1"
+    assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700

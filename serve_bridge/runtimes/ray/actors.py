@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -14,6 +15,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.extras import require_proxy
+from serve_bridge.instance import directory_here
 from serve_bridge.loop_thread import thread_used_s
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtimes.ray.heap import keep_heap
@@ -39,7 +41,7 @@ def controller_name(name: str) -> str:
 
 
 def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
-    """Return the options of an actor of the engine; *node* None: anywhere."""
+    """Return the options of an actor of the engine, on *node* if that lives; None: anywhere."""
     engine = {
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -49,6 +51,8 @@ def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
         "max_concurrency": MAX_CONCURRENCY,
     }
     if node is not None:
+        # Ray places an actor that needs nothing at all on a random node, whatever it is asked for.
+        engine["memory"] = 1
         engine["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
     return engine | options
 
@@ -66,11 +70,12 @@ def new_actor(cls: type, options: dict[str, Any], *args: Any, groups: dict[str, 
 class ReplicaActor:
     """A replica in its process."""
 
-    def __init__(self, spec: ReplicaSpec, key: Key) -> None:
+    def __init__(self, spec: ReplicaSpec, key: Key, node: str) -> None:
+        """Take what to run, and the *node* for which *spec* was made."""
         from serve_bridge.replica import Replica  # late: the controller has no use for it
 
         log_to_stderr()
-        spec = replace(spec, tcp_host=_own_host(spec.tcp_host))
+        spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, node))
         self._replica = Replica(spec, key, has_process=True)
 
     async def start(self) -> ReplicaAddress:
@@ -88,9 +93,10 @@ class ReplicaActor:
 class ProxyActor:
     """A proxy in its process."""
 
-    def __init__(self, spec: ProxySpec, key: Key) -> None:
+    def __init__(self, spec: ProxySpec, key: Key, node: str) -> None:
+        """Take what to run, and the *node* for which *spec* was made."""
         log_to_stderr()
-        self._spec, self._key = spec, key
+        self._spec, self._key, self._node = spec, key, node
 
     async def start(self) -> tuple[ReplicaAddress, str]:
         """Listen; return where.
@@ -104,7 +110,9 @@ class ProxyActor:
             Proxy,
         )  # late: other actors do not need it, and the HTTP server is an extra
 
-        self._proxy = Proxy(replace(self._spec, tcp_host=_own_host(self._spec.tcp_host)), self._key)
+        spec = self._spec
+        spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, self._node))
+        self._proxy = Proxy(spec, self._key)
         keep_heap()
         where = await self._proxy.start()
         _calm_collector()
@@ -134,8 +142,19 @@ def _calm_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def _own_host(tcp_host: str | None) -> str | None:
+def own_host(tcp_host: str | None) -> str | None:
+    """Return the address to listen on for other nodes here, if *tcp_host* says that there are some."""
     return None if tcp_host is None else node_ip()
+
+
+def own_node() -> str:
+    """Return the id of the node this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def own_directory(directory: str, node: str) -> str:
+    """Return where the sockets of this process go: *directory*, which is one of *node*, or its like on this node."""
+    return directory if node == own_node() else str(directory_here(Path(directory).name))
 
 
 def node_ip() -> str:

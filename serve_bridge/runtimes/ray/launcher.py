@@ -23,6 +23,7 @@ from serve_bridge.runtimes.ray.actors import (
     controller_name,
     engine_options,
     new_actor,
+    own_node,
     user_error,
 )
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
@@ -66,16 +67,16 @@ class RayRuntime:
     def __init__(self, settings: Settings) -> None:
         self.store: Store = KVStore(settings.generation)
         self._settings = settings
-        self._own_node = ray.get_runtime_context().get_node_id()
+        self._own_node = own_node()
         self._actors: dict[str, Any] = {}
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
         """Start a replica as an actor with the user's *options*."""
-        name = actor_name(spec.generation, spec.replica)
+        name = actor_name(self._settings.generation, spec.replica)
         engine = engine_options(None, name=name)
         del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
         try:
-            actor = new_actor(ReplicaActor, engine | options, spec, key)
+            actor = new_actor(ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
             address: ReplicaAddress = await actor.start.remote()
         except RayTaskError as error:
@@ -94,7 +95,7 @@ class RayRuntime:
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
         # Not "soft": when its node has just gone, it would take another node's port.
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
-        actor = new_actor(ProxyActor, options, spec, key, groups={PULSE: 1})
+        actor = new_actor(ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
         self._actors[spec.proxy] = actor
         try:
             address, url = await actor.start.remote()

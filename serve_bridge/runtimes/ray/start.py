@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,9 @@ from serve_bridge.runtimes.ray.actors import (
     log_to_stderr,
     new_actor,
     node_ip,
+    own_directory,
+    own_host,
+    own_node,
     user_error,
 )
 from serve_bridge.runtimes.ray.launcher import KVStore, RayRuntime
@@ -41,10 +45,16 @@ _logger = logging.getLogger("serve_bridge.client")
 
 
 class ControllerActor:
-    """The controller in its process. Ray restarts it; it then recovers from its checkpoint by itself."""
+    """The controller in its process. Ray restarts it, on another node if need be; it then recovers by itself."""
 
     async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
         log_to_stderr()
+        settings = replace(
+            settings,
+            directory=own_directory(settings.directory, settings.node),
+            tcp_host=own_host(settings.tcp_host),
+            node=own_node(),
+        )
         self._controller = Controller(settings, key, RayRuntime(settings))
         self._instance: Instance | None = None
         if await KVStore(settings.generation).get("checkpoint") is not None:
@@ -154,7 +164,7 @@ def _start_controller_in(
     directory: Path, name: str, generation: str, http: HTTPOptions, *, detached: bool, shared: bool
 ) -> tuple[Instance, Callable[[], None]]:
     host = node_ip()
-    node = ray.get_runtime_context().get_node_id()
+    node = own_node()
     settings = Settings(
         name=name,
         generation=generation,
@@ -164,6 +174,7 @@ def _start_controller_in(
         # A cluster that this process began has one node, and its unix sockets reach everybody.
         tcp_host=host if shared and not is_loopback(host) else None,
         http=http,
+        node=node,
     )
     options = engine_options(node, name=controller_name(name), max_restarts=-1)
     try:
