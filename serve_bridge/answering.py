@@ -17,6 +17,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from serve_bridge.daemon_threads import on_engine_thread
 from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http.body_length import BODY_LENGTH
@@ -27,6 +28,7 @@ from serve_bridge.method import Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import REQUEST_ID, FrozenRequest, ServeRequest
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
+from serve_bridge.unpicklable import unpicklable_result
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -267,11 +269,11 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
         data, kwargs = await calls.read_arguments(stream, head)
         result = await run_call(executor, method, head, data, kwargs, stream)
         if not is_stream(result):
-            await calls.answer(stream, result)
+            await _send_result(stream, result, head.backend)
         elif head.generator:
-            await _send_items(stream, result)
+            await _send_items(stream, result, head.backend)
         else:  # as over Ray: who did not ask for a stream gets a list
-            await calls.answer(stream, [item async for item in result])
+            await _send_result(stream, [item async for item in result], head.backend)
     except asyncio.CancelledError:
         if is_cancelled():
             stream.abort()
@@ -327,12 +329,22 @@ def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: R
     return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers, caller=caller)
 
 
-async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any]) -> None:
+async def _send_result(stream: ReplicaStream, result: object, backend: str) -> None:
+    try:
+        await calls.answer(stream, result)
+    except SerializationError as error:
+        raise await on_engine_thread(unpicklable_result, backend, result, error) from error
+
+
+async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str) -> None:
     stream.respond(calls.encode_answer(CallAnswer(False, -1, b"")), end=False)
     error = None
     try:
         async for item in items:
-            await calls.answer_item(stream, item)
+            try:
+                await calls.answer_item(stream, item)
+            except SerializationError as unfit:
+                raise await on_engine_thread(unpicklable_result, backend, item, unfit) from unfit
     except (asyncio.CancelledError, Lost):
         raise
     except BaseException as raised:

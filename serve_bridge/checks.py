@@ -6,7 +6,6 @@ Rule 2: a check raises ConfigError with the option's name, what it wants and wha
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -152,12 +151,6 @@ def _host_pattern(name: str, entry: object) -> str:
 
 
 _HOST_PATTERN: Final = re.compile(r"\*|(?:\*?\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_-]+)*\.?")
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
-    close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
-    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 # Text that goes into a message

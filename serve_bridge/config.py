@@ -24,14 +24,13 @@ from serve_bridge.checks import (
     host_patterns,
     method_names,
     middleware_list,
-    nearest,
     networks,
     optional,
     password,
     seconds,
     whole_number,
 )
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware

@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, TypeVar, overload
 
 from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.arguments import checked_methods, packed_config
-from serve_bridge.checks import nearest, optional, seconds
+from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest, source_of
 from serve_bridge.frozen_code import freeze_code
 from serve_bridge.import_path import import_path_of, resolve, search_path_of

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from serve_bridge.errors import AuthenticationError, ReplicaDied
+from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ReplicaDied
 from serve_bridge.messages import BackendRoute, ReplicaAddress
 from serve_bridge.router import Outgoing, Router
 from serve_bridge.shared_replicas import Place, SharedReplicas
@@ -41,11 +41,14 @@ class _Idle:
 class DirectAnswer:
     """The answer to a request that went this way; it holds its slot until it has come or is closed."""
 
-    __slots__ = ("_answer", "_release", "head")
+    __slots__ = ("_answer", "_overdue", "_release", "head")
 
-    def __init__(self, answer: BlockingAnswer, release: Callable[[int], None]) -> None:
+    def __init__(
+        self, answer: BlockingAnswer, release: Callable[[int], None], overdue: Callable[[], DeadlineExceeded]
+    ) -> None:
         self.head = answer.head
         self._answer = answer
+        self._overdue = overdue
         self._release: Callable[[int], None] | None = release
         if answer.ended:
             self.close()
@@ -86,6 +89,9 @@ class DirectAnswer:
         except Lost as lost:
             self.close()
             raise ReplicaDied(f"the replica died before all of the answer came: {lost.why}", "unknown") from None
+        except DeadlineExceeded:
+            self.close()
+            raise self._overdue() from None
         except BaseException:
             self.close()
             raise
@@ -134,7 +140,10 @@ class DirectCalls:
             answer = connection.exchange(
                 request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
             )
-            return DirectAnswer(answer, partial(self._end, answer, router, place, connection))
+            release = partial(self._end, answer, router, place, connection)
+            return DirectAnswer(answer, release, partial(router.overdue, request, "unknown"))
+        except DeadlineExceeded:
+            raise router.overdue(request, "unknown") from None
         except (Rejected, AuthenticationError):
             pass  # the router meets the same, and knows what follows from it
         except Lost as lost:

@@ -26,6 +26,7 @@ An error without a status here has 500.
 
 from __future__ import annotations
 
+import difflib
 import pickle
 import struct
 from collections.abc import Iterable
@@ -55,6 +56,8 @@ __all__ = [
 
 TEXT_SHOWN = 120  # characters of a name in a message
 NAMES_SHOWN = 20
+NAMES_COMPARED: Final = 1000
+"""Upper limit for the names among which the nearest one is looked for."""
 
 Executed = Literal["no", "unknown"]
 """Whether the request's work ran: "no" is a proof, "unknown" is the absence of one."""
@@ -66,6 +69,12 @@ def shown(name: object) -> str:
         return f"{name!r:.{TEXT_SHOWN}}"
     except Exception:  # a foreign `__repr__`, or an int of more digits than Python prints
         return f"an object of type {type(name).__qualname__}"
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
+    close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
+    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 PICKLING_ERRORS: Final = (
@@ -117,10 +126,13 @@ class NameNotFound(ServeBridgeError, KeyError, ValueError):
         self.name, self.known = name, names
 
     def __str__(self) -> str:  # a bare KeyError prints the repr of its argument
-        listed = ", ".join(self.known[:NAMES_SHOWN]) or "none"
+        if not self.known:
+            return f"no {self.kind} {shown(self.name)}: the instance has no {self.kind}s yet"
+        listed = ", ".join(self.known[:NAMES_SHOWN])
         if len(self.known) > NAMES_SHOWN:
             listed += f" and {len(self.known) - NAMES_SHOWN} more"
-        return f"no {self.kind} {shown(self.name)}; create it first. Known: {listed}"
+        near = nearest(self.name, self.known[:NAMES_COMPARED])
+        return f"no {self.kind} {shown(self.name)}{near or '.'} Known: {listed}"
 
 
 class EndpointNotFound(NameNotFound):
@@ -153,6 +165,8 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
         self.backend, self.method = backend, method
 
     def __str__(self) -> str:
+        if self.method in ("", "__call__"):
+            return f"backend {self.backend!r} has no `__call__`; name a method: handle.options(method_name=...)"
         return (
             f"backend {self.backend!r} exposes no method {shown(self.method)}; callable are `__call__` and "
             "the public methods of its class, or those that `exposed_methods` lists"
@@ -178,6 +192,20 @@ class DeadlineExceeded(ServeBridgeError, TimeoutError):
     def __init__(self, message: str, executed: Executed = "unknown") -> None:
         super().__init__(message)  # a second argument would make OSError take the first for an errno
         self.executed: Executed = executed
+
+
+CALL_HINT: Final = "handle.options(timeout_s=...) gives more time"
+"""The way out for a call of a handle whose own time is up."""
+
+
+def no_answer(endpoint: str, timeout_s: float, executed: Executed, hint: str = "") -> DeadlineExceeded:
+    """Return the error for a request to *endpoint* that got no answer within *timeout_s*; *hint* is a way out."""
+    if timeout_s <= 0:
+        said = f"endpoint {endpoint!r}: the time was up before the request was sent"
+    else:
+        said = f"endpoint {endpoint!r}: no answer within {round(timeout_s, 3):g} s"
+    ran = "nothing was started" if executed == "no" else "it may have run"
+    return DeadlineExceeded(f"{said} ({ran}{'; ' + hint if hint else ''})", executed)
 
 
 class ReplicaDied(ServeBridgeError, ConnectionError):

@@ -19,9 +19,10 @@ from starlette.requests import Request
 from serve_bridge.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
 from serve_bridge.daemon_threads import on_engine_thread
-from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, shown
+from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
+from serve_bridge.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind
@@ -165,7 +166,7 @@ class Handle:
         refuse_on_running_loop("call", "await handle.acall(...)")
         deadline = self._deadline()  # packing counts
         data = _held(data)
-        request = self._request(data, payload.pack((data, kwargs)), deadline)
+        request = self._request(data, _pack(data, kwargs), deadline)
         answer = self._link.send(request)
         if answer is not None:
             try:
@@ -178,7 +179,7 @@ class Handle:
         """Same as :meth:`call`, for a running event loop."""
         deadline = self._deadline()
         data = await _read(data)
-        segments = await calls.pack((data, kwargs), deadline - time.monotonic())
+        segments = await self._apack(data, kwargs, deadline)
         lane = await self._link.lane(deadline - time.monotonic())
         return await _call(lane, self._request(data, segments, deadline))
 
@@ -187,7 +188,7 @@ class Handle:
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
         deadline = self._deadline()
         data = _held(data)
-        request = self._request(data, payload.pack((data, kwargs)), deadline, generator=True)
+        request = self._request(data, _pack(data, kwargs), deadline, generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
         return _iterate(self._link, items, request.timeout_s)
 
@@ -195,7 +196,7 @@ class Handle:
         """Same as :meth:`stream`, for a running event loop."""
         deadline = self._deadline()
         data = await _read(data)
-        segments = await calls.pack((data, kwargs), deadline - time.monotonic())
+        segments = await self._apack(data, kwargs, deadline)
         lane = await self._link.lane(deadline - time.monotonic())
         items = _items(lane, self._request(data, segments, deadline, generator=True))
         try:
@@ -216,6 +217,17 @@ class Handle:
         data = _held(data)
         head = self._head(data, 0, b"", False, within_time_left(self._options.timeout_s))
         return self._link.submit(self.endpoint, self._options.shard_key, head, data, kwargs)
+
+    async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: float) -> list[payload.Segment]:
+        """Same as `_pack`, for a running loop, until *deadline*."""
+        try:
+            return await calls.pack((data, kwargs), deadline - time.monotonic())
+        except SerializationError as error:
+            raise await on_engine_thread(unpicklable_arguments, data, kwargs, error) from error
+        except DeadlineExceeded:
+            raise no_answer(
+                self.endpoint, self._options.timeout_s, "no", "packing the arguments took all of it"
+            ) from None
 
     def _deadline(self) -> float:
         """Return when a call that begins now has to be over, by `time.monotonic`."""
@@ -331,6 +343,18 @@ async def _items(lane: Lane, request: _Call) -> Any:
 
 async def _open_stream(lane: Lane, request: _Call) -> Any:
     return _items(lane, request)
+
+
+def _pack(data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
+    """Return the arguments of a call, packed.
+
+    Raises:
+        SerializationError: Something in them cannot be pickled; the message names the path to it.
+    """
+    try:
+        return payload.pack((data, kwargs))
+    except SerializationError as error:
+        raise unpicklable_arguments(data, kwargs, error) from error
 
 
 _END: Final = object()

@@ -239,9 +239,7 @@ class ReplicaPool:
         if not len(self.replicas):
             raise self._nobody()
         if len(self._line) >= self._max_queued and not place.admitted:
-            raise BackendOverloaded(
-                f"backend {self.name!r}: {self._max_queued} requests of this process wait already (max_queued_queries)"
-            )
+            raise self._full()
         granted: asyncio.Future[Slot[Link]] = self._loop.create_future()
         place.granted, place.admitted = granted, True
         self._line[granted] = None
@@ -325,7 +323,15 @@ class ReplicaPool:
         self._line.clear()
 
     def _nobody(self) -> BackendOverloaded:
-        return BackendOverloaded(f"backend {self.name!r} has no ready replica")
+        return BackendOverloaded(f"backend {self.name!r} has no ready replica; nothing was started, so try again")
+
+    def _full(self) -> BackendOverloaded:
+        count = len(self.replicas)
+        return BackendOverloaded(
+            f"backend {self.name!r} is full: {count} replica{'s' if count != 1 else ''} x {self.replicas.limit} "
+            f"running, {len(self._line)} of {self._max_queued} waiting in this process (max_queued_queries); nothing "
+            "was started, so try again"
+        )
 
     # connections
 

@@ -33,11 +33,12 @@ from serve_bridge.context import (
     running_request,
 )
 from serve_bridge.errors import (
+    CALL_HINT,
     BackendError,
     BackendStartError,
     ConfigError,
-    DeadlineExceeded,
     MethodNotExposed,
+    no_answer,
 )
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
@@ -247,7 +248,7 @@ class Replica:
         if method is None:
             raise MethodNotExposed(self._spec.backend, head.call_method)
         deadline = time.monotonic() + head.timeout_s
-        await self._turn(head.timeout_s)
+        await self._turn(head)
         replica_context.set(self._context[replica_context])
         begin_request(deadline, head.request_id or None)
         overdue = asyncio.timeout(deadline - time.monotonic())
@@ -257,7 +258,7 @@ class Replica:
                 return [item async for item in result] if is_stream(result) else result
         except TimeoutError:
             if overdue.expired():
-                raise DeadlineExceeded(f"no result within {head.timeout_s:g} s", "unknown") from None
+                raise no_answer(head.endpoint, head.timeout_s, "unknown", CALL_HINT) from None
             raise
         except asyncio.CancelledError:
             raise
@@ -281,7 +282,7 @@ class Replica:
         """Return how many Ray calls of process *submitter* have ended here, and the load."""
         return self._completed.get(submitter, 0), self.load()
 
-    async def _turn(self, timeout_s: float) -> None:
+    async def _turn(self, head: CallHead) -> None:
         """Take a slot, after those that came before.
 
         Raises:
@@ -293,13 +294,13 @@ class Replica:
         turn = self._loop.create_future()
         self._line.append(turn)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(head.timeout_s):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # both happened in one turn of the loop
                 self._done()
             if isinstance(error, TimeoutError):
-                raise DeadlineExceeded("no slot of the replica came free in time", "no") from None
+                raise no_answer(head.endpoint, head.timeout_s, "no", CALL_HINT) from None
             raise
 
     # what the controller asks for

@@ -17,13 +17,16 @@ from typing import Final, Protocol
 
 from serve_bridge.deadlines import Deadlines
 from serve_bridge.errors import (
+    CALL_HINT,
     BackendError,
     BackendOverloaded,
     DeadlineExceeded,
     EndpointNotFound,
+    Executed,
     MethodNotExposed,
     NotConnected,
     ReplicaDied,
+    no_answer,
 )
 from serve_bridge.known_instance import KnownInstance
 from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
@@ -95,24 +98,30 @@ class Statistics:
 class _Passage(Waiting):
     """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
 
-    __slots__ = ("deadlines", "handed_over", "pool", "slot", "stream")
+    __slots__ = ("deadlines", "handed_over", "pool", "request", "router", "slot", "stream")
 
-    def __init__(self, pool: ReplicaPool, deadline: float, deadlines: Deadlines) -> None:
+    def __init__(self, router: Router, pool: ReplicaPool, request: Outgoing, deadline: float) -> None:
         super().__init__(deadline)
+        self.router = router
         self.pool = pool
+        self.request = request
         self.slot: Slot[Link] | None = None
         self.stream: CallerStream | None = None
         self.handed_over = False
-        self.deadlines = deadlines
-        deadlines.add(self)
+        self.deadlines = router.deadlines
+        self.deadlines.add(self)
 
     def expire(self) -> None:
         """Time is up: stop whatever stage the request is in."""
         self.expired = True
         if self.stream is not None:
-            self.stream.cancel(DeadlineExceeded("the backend did not answer in time", "unknown"))
+            self.stream.cancel(self.router.overdue(self.request, "unknown"))
         else:
             super().expire()
+
+    def too_late(self) -> DeadlineExceeded:
+        """Return the error for a request that has not been sent."""
+        return self.router.overdue(self.request, "no")
 
     def done(self, load: int) -> None:
         """The replica has spoken its last on this stream: its slot is free."""
@@ -137,6 +146,7 @@ class Router:
         version: The version of that table; -1 before the first.
         known: What this process knows of the instance. A request waits for the table version that it names.
         catch_up: Waits for that table, for so many seconds at most; None: nothing here waits.
+        deadlines: When the requests on their way run out of time.
         statistics: Counters since it was made.
     """
 
@@ -147,7 +157,7 @@ class Router:
         self._key = key
         self._role = role
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(self._loop)
+        self.deadlines = Deadlines(self._loop)
         self._pools: dict[str, ReplicaPool] = {}
         self._closing: list[ReplicaPool] = []
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
@@ -181,7 +191,7 @@ class Router:
     def close(self) -> None:
         """Drop every connection; what is in flight fails."""
         self._looking.cancel()
-        self._deadlines.close()
+        self.deadlines.close()
         for task in list(self._shadows):
             task.cancel()
         for pool in [*self._pools.values(), *self._closing]:
@@ -209,6 +219,16 @@ class Router:
         """
         most = self._endpoint(endpoint)[0].timeout_s
         return timeout_s if most is None else min(timeout_s, most)
+
+    def overdue(self, request: Outgoing, executed: Executed) -> DeadlineExceeded:
+        """Return the error for *request*, whose time is up; from any thread."""
+        found = self._endpoints.get(request.endpoint)
+        own_s = found[0].timeout_s if found is not None else None
+        if own_s is not None and request.timeout_s >= own_s:
+            hint = "the endpoint's own timeout_s is the limit"
+        else:
+            hint = CALL_HINT if request.kind == Kind.CALL else ""
+        return no_answer(request.endpoint, request.timeout_s, executed, hint)
 
     def bypass(self, request: Outgoing) -> str | None:
         """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
@@ -290,7 +310,7 @@ class Router:
         """
         route, policy = self._endpoint(request.endpoint)
         if request.timeout_s <= 0:
-            raise DeadlineExceeded("the time was up before it was sent", "unknown" if request.retried else "no")
+            raise self.overdue(request, "unknown" if request.retried else "no")
         if route.timeout_s is not None and route.timeout_s < request.timeout_s:
             request.timeout_s = route.timeout_s
         return policy
@@ -308,7 +328,7 @@ class Router:
 
     async def _send(self, pool: ReplicaPool, request: Outgoing, whole: bool = True) -> tuple[CallerStream, Frame]:
         """Attempt *request* until it is answered or may not be sent again."""
-        passage = _Passage(pool, self._loop.time() + request.timeout_s, self._deadlines)
+        passage = _Passage(self, pool, request, self._loop.time() + request.timeout_s)
         again, retried = False, request.retried
         try:
             while True:
@@ -316,7 +336,7 @@ class Router:
                     stream = await self._open(passage, request, again=again)
                     frame = await stream.reply
                 except Rejected as rejected:
-                    self._check_rejection(rejected.rejection, pool)
+                    self._check_rejection(rejected.rejection, pool, request)
                 except Lost as lost:
                     if lost.started != "no":
                         if retried or not self.may_retry(request):
@@ -342,7 +362,7 @@ class Router:
             raise
         finally:
             if not passage.handed_over:
-                self._deadlines.discard(passage)
+                self.deadlines.discard(passage)
 
     async def _open(self, passage: _Passage, request: Outgoing, *, again: bool) -> CallerStream:
         """Take a slot and send the head; a body follows by itself, on the replica's credit."""
@@ -363,11 +383,11 @@ class Router:
             stream.start_upload(request.body)
         return stream
 
-    def _check_rejection(self, rejection: Rejection, pool: ReplicaPool) -> None:
+    def _check_rejection(self, rejection: Rejection, pool: ReplicaPool, request: Outgoing) -> None:
         """Return if the request, which was not started, may be sent again; else raise."""
         self.statistics.rejected += 1
         if rejection.reason == "expired":
-            raise DeadlineExceeded("the time was up before the backend started", "no")
+            raise self.overdue(request, "no")
         if rejection.reason == "not exposed":
             raise MethodNotExposed(pool.name, rejection.detail)
         if rejection.reason not in ("full", "draining", "foreign"):

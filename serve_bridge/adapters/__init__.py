@@ -16,8 +16,7 @@ from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome, report
 from serve_bridge.adapters.patterns import translate
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
-from serve_bridge.checks import nearest
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 
 __all__ = [
     "Adapter",

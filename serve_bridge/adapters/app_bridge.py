@@ -11,7 +11,7 @@ from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import parse_routes
 from serve_bridge.client import Client
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.handle import Handle
 from serve_bridge.results import problem
 
@@ -62,7 +62,7 @@ class AppBridge:
             raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
         unknown = options.keys() - BridgeOptions.__annotations__.keys()
         for name in sorted(unknown):
-            raise TypeError(f"unknown option {name!r}{checks.nearest(name, BridgeOptions.__annotations__)}")
+            raise TypeError(f"unknown option {name!r}{nearest(name, BridgeOptions.__annotations__)}")
         self.backends = checks.listed("backends", options.get("backends", ()))
         self._bridge = Bridge(
             address,

@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict, cast
 
 from serve_bridge import checks
 from serve_bridge.adapters.context import Context, compile_context
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.printable import CONTROL
 
 
@@ -82,7 +82,7 @@ class ForwardedRoute:
         if not isinstance(endpoint, str) or not endpoint:
             raise TypeError(f"{where}endpoint must be the name of an endpoint, got {shown(endpoint)}")
         for name in given.keys() - _CHECKS.keys():
-            near = "; methods are the framework's route's" if name == "methods" else checks.nearest(name, _CHECKS)
+            near = "; methods are the framework's route's" if name == "methods" else nearest(name, _CHECKS)
             raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(_CHECKS)}")
         checked = {name: _CHECKS[name](where + name, value) for name, value in given.items()}
         chosen = checked.get("method_name")
@@ -162,7 +162,7 @@ def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, check
     known = ("endpoint", "methods", *extra, *_CHECKS)
     for name in given:
         if name not in known:
-            near = checks.nearest(name, known)
+            near = nearest(name, known)
             raise ConfigError(f"{where} has an unknown key {shown(name)}{near}; known: {', '.join(known)}")
     if "endpoint" not in given:
         raise ConfigError(f"{where} has no 'endpoint'; say whom the requests are for")

@@ -55,7 +55,7 @@ def pack(value: object, most: int | None = None) -> list[Segment]:
         pieces = _pickle(value, buffers, most)
         views = [buffer.raw() for buffer in buffers]
     except PICKLING_ERRORS as error:
-        raise SerializationError(f"cannot serialise {type(value).__name__}: {error}") from error
+        raise SerializationError(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
     sizes = (sum(map(len, pieces)), *(view.nbytes for view in views))
     pieces[0] = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + pieces[0]
     segments: list[Segment] = [*pieces]

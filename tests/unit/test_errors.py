@@ -90,7 +90,7 @@ def test_a_leaf_is_the_builtin_users_catch_and_knows_its_status(
 def test_a_missing_name_is_listed_beside_the_known_ones() -> None:
     """The text is a sentence, not the repr that a bare KeyError prints."""
     assert str(errors.EndpointNotFound("digits", {"letters", "faces"})) == (
-        "no endpoint 'digits'; create it first. Known: faces, letters"
+        "no endpoint 'digits'. Known: faces, letters"
     )
 
 

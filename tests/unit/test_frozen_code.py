@@ -10,7 +10,8 @@ from starlette.applications import Starlette
 
 from serve_bridge import asgi_app
 from serve_bridge.errors import SerializationError
-from serve_bridge.frozen_code import freeze_code, thaw_code, unpicklable_path
+from serve_bridge.frozen_code import freeze_code, thaw_code
+from serve_bridge.unpicklable import unpicklable_path
 
 
 class Code:

@@ -19,7 +19,7 @@ from serve_bridge import checks
 from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.route import RouteSpec, parse_routes
 from serve_bridge.config import check_name
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 
 SETTING: Final = "SERVE_BRIDGE"
 RUNTIME_VARIABLE: Final = "SERVE_BRIDGE_RUNTIME"
@@ -118,7 +118,7 @@ def _read(given: Any) -> tuple[Options, list[Flaw]]:
                 wrong.append(Flaw("value", error))
         else:
             known = (*_KEYS, "ROUTES")
-            near = checks.nearest(key.upper() if isinstance(key, str) else key, known)
+            near = nearest(key.upper() if isinstance(key, str) else key, known)
             message = f"{SETTING} has an unknown key {shown(key)}{near or '; known: ' + ', '.join(known)}"
             wrong.append(Flaw("key", ConfigError(message)))
     try:

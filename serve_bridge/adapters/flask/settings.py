@@ -12,7 +12,7 @@ from serve_bridge import checks
 from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.route import RouteSpec, parse_routes
 from serve_bridge.config import check_name
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError, nearest, shown
 
 PREFIX: Final = "SERVE_BRIDGE_"
 
@@ -61,7 +61,7 @@ def read_settings(app: Flask) -> Settings:
     given = app.config.get_namespace(PREFIX, lowercase=False)
     known = [PREFIX + key for key in _DEFAULTS]
     for key in given.keys() - _DEFAULTS.keys():
-        near = checks.nearest(PREFIX + key, known)
+        near = nearest(PREFIX + key, known)
         raise ConfigError(f"{PREFIX}{key} is no setting of serve_bridge{near}; known: {', '.join(known)}")
     return Settings(
         address=checks.optional(checks.text)(PREFIX + "ADDRESS", given["ADDRESS"]),

@@ -13,13 +13,20 @@ from typing import Any, Final
 import msgspec
 import ray
 
-from serve_bridge.errors import AuthenticationError, BackendOverloaded, NotConnected, ServeBridgeError
+from serve_bridge.errors import (
+    PICKLING_ERRORS,
+    AuthenticationError,
+    BackendOverloaded,
+    NotConnected,
+    ServeBridgeError,
+)
 from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
 from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.shared_replicas import Place, SharedReplicas
+from serve_bridge.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Role
 from serve_bridge.wire.body import Lost
@@ -52,6 +59,7 @@ class RaySubmitter:
         Raises:
             EndpointNotFound: There is no such endpoint.
             BackendOverloaded: No replica is ready, or too many calls wait already.
+            SerializationError: Something in the arguments cannot be pickled.
         """
         backend, shadows = lane.router.choose(endpoint, shard_key)
         timeout_s = lane.router.within(endpoint, head.timeout_s)
@@ -70,13 +78,14 @@ class RaySubmitter:
             asyncio.run_coroutine_threadsafe(self._ask_all(backend), lane.loop).result()
             slot = self._replicas.acquire(table, place)
         if slot is None:
-            raise BackendOverloaded(
-                f"backend {backend!r} has no ready replica, or max_queued_queries calls of this process wait for one"
-            )
+            raise BackendOverloaded(_full(backend, table.backends.get(backend)))
         actor = slot.link
         try:
             method = actor.method(self._instance.generation)
-            reference = method.remote(head, data, **kwargs)
+            try:
+                reference = method.remote(head, data, **kwargs)
+            except PICKLING_ERRORS as error:
+                raise unpicklable_arguments(data, kwargs, error) from error
             place.slot = None  # the call has it until the replica says that it is done
         finally:
             self._replicas.release(place)
@@ -158,6 +167,16 @@ class _Actor:
                     "just ended, or its instance runs without Ray or on another cluster; use handle.call()"
                 ) from None
         return self._method
+
+
+def _full(backend: str, route: BackendRoute | None) -> str:
+    if route is None or not route.replicas:
+        return f"backend {backend!r} has no ready replica; nothing was started, so try again"
+    most = len(route.replicas) * _most_calls(route)
+    return (
+        f"backend {backend!r} is full: this process has {most} calls there, of which "
+        f"{route.max_queued_queries} wait (max_queued_queries); nothing was started, so try again"
+    )
 
 
 def _most_calls(route: BackendRoute) -> int:
