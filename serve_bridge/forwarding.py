@@ -29,7 +29,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.handle import IDEMPOTENT
-from serve_bridge.http.body_length import body_length
+from serve_bridge.http.body_length import COLLECTED, body_length
 from serve_bridge.http.headers import (
     CREDENTIALS,
     FORWARDING,
@@ -274,6 +274,7 @@ class Forwarded:
         kept = self.kept = Kept(allowance)
         pieces: list[bytes] = []
         began = time.monotonic()
+        self._scope[COLLECTED] = True
         try:
             async with asyncio.timeout(self.timeout_s):
                 async for piece in stream:
@@ -287,6 +288,7 @@ class Forwarded:
                 raise DeadlineExceeded("the body did not come in time", "no") from None
             raise
         finally:
+            del self._scope[COLLECTED]
             self.timeout_s -= time.monotonic() - began
         self.body = None
         self._length = sum(map(len, pieces))

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["BODY_LENGTH", "body_length", "environ_body_length"]
+__all__ = ["BODY_LENGTH", "COLLECTED", "body_length", "environ_body_length"]
 
 BODY_LENGTH: Final = "serve_bridge.body_length"
 """Key of an ASGI scope."""
+COLLECTED: Final = "serve_bridge.collected"
+"""Key of an ASGI scope while the application waits for the whole body, and need not be told of each piece."""
 
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
 """Later versions of HTTP need no header for a body."""

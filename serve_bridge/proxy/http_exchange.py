@@ -20,6 +20,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.context import new_request_id
 from serve_bridge.forwarding import Broken
+from serve_bridge.http.body_length import COLLECTED
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.messages import TRAILERS
 from serve_bridge.name_cache import NameCache
@@ -35,6 +36,11 @@ _SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 COPY_BYTES: Final = 64 * 1024
 """Longest piece of a body that is copied behind the head to save a write."""
 
+TOGETHER_BYTES: Final = 32 * 1024
+"""An application that waits for the whole body gets so many bytes of it at once, so that a slow client wakes it rarely.
+
+This is below the mark at which the connection stops reading.
+"""
 MOST_PIECES: Final = 256
 """Upper limit for the number of pieces in which a body waits."""
 
@@ -153,7 +159,8 @@ class Exchange:
         if len(self._pieces) >= MOST_PIECES:  # each takes some 40 bytes more than it holds
             self._pieces = [b"".join(self._pieces)]
         self.body_held += len(piece)
-        self._tell()
+        if self.body_held >= TOGETHER_BYTES or COLLECTED not in self.scope:
+            self._tell()
 
     def end_body(self, received: int) -> None:
         """All of the request's body has come, *received* bytes."""
