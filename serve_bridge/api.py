@@ -139,15 +139,17 @@ def client_of(found: Instance, address: str | None) -> Client:
     return Client(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
 
 
-def find_instance(address: str | None, name: str) -> Instance:
-    """Return the running instance that `connect` would join.
+def find_instance(
+    address: str | None, name: str, is_alive: Callable[[Instance], bool] = instances.is_alive
+) -> Instance:
+    """Return the running instance that `connect` would join; *is_alive* says whether it runs.
 
     Raises:
         NotConnected, ConfigError: As `connect`.
     """
     check_name("instance", name)
     found = instances.find(address, name)
-    if not instances.is_alive(found):
+    if not is_alive(found):
         raise NotConnected(
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
             f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"

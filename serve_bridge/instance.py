@@ -294,12 +294,24 @@ def is_alive(instance: Instance) -> bool:
     return True
 
 
+def refuses(instance: Instance) -> bool:
+    """Whether it is certain that no process listens for *instance*, as it is not where a network drops packets."""
+    controller = instance.controller
+    if os.path.exists(controller.unix) or controller.tcp is None:
+        return not _answers(controller.unix)
+    try:
+        socket.create_connection(controller.tcp, 1.0).close()
+    except OSError as error:
+        return isinstance(error, ConnectionRefusedError)
+    return False
+
+
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
+        probe.setblocking(False)
         try:
             probe.connect(path)
-        except (TimeoutError, BlockingIOError):
+        except BlockingIOError:
             return True  # it listens, and has not come to those before
         except OSError:
             return False

@@ -2,6 +2,8 @@
 
 Rule 1: nothing is read, connected or started before the first use; a forked child starts afresh.
 Rule 2: it comes back by itself: an instance that was started anew is found where the old one was.
+Rule 3: whether a controller answers is for the links to find, which wait for it once for all requests. Here only a file
+    is read, but for the first look, and no event loop or executor of the app waits for that.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from serve_bridge import instance as instances
 from serve_bridge.adapters.monkey_patches import check_not_patched
 from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client import Client
+from serve_bridge.daemon_threads import DaemonThreads
 from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.handle import Handle
+from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
 
 SYNC_TIMEOUT_S: Final = 25.0
@@ -92,7 +97,7 @@ class LastingClient:
         client = self._client
         if client is not None and not self._is_doubtful(client):
             return client
-        return await asyncio.to_thread(self._find)
+        return await asyncio.wrap_future(_looks.submit(self._find))
 
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
         """Return the way into the instance from *loop*, which runs, if that takes no waiting."""
@@ -157,7 +162,10 @@ class LastingClient:
             return found
 
     def _look(self, old: Client | None) -> Client:
-        found = find_instance(self._address, self._name)
+        def may_run(found: Instance) -> bool:
+            return (old is not None and old.generation == found.generation) or not instances.refuses(found)
+
+        found = find_instance(self._address, self._name, may_run)
         if old is not None and old.generation == found.generation:
             return old
         return client_of(found, self._address)
@@ -179,3 +187,17 @@ class LastingClient:
             client.close()
         elif self._pid == os.getpid():
             client.shutdown()
+
+
+_looks: DaemonThreads
+
+
+def _start_afresh() -> None:
+    """Have no thread, in a new process and in a forked one."""
+    global _looks
+    # One thread: of several requests that need the client one finds it, and the others take it from there.
+    _looks = DaemonThreads(1, "serve_bridge-look", idle_s=1.0)
+
+
+_start_afresh()
+os.register_at_fork(after_in_child=_start_afresh)
