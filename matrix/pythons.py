@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = REPOSITORY / ".pythons"
@@ -85,9 +85,9 @@ class Python:
         partial.rename(self.root)
 
     def run(
-        self, command: Sequence[str], variables: Mapping[str, str] | None = None
+        self, command: Sequence[str], variables: Mapping[str, str], output: IO[str] | int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
-        """Run *command* in the folder, in the repository, and return what it printed; its last lines are shown."""
+        """Run *command* in the folder, in the repository; what it prints goes to *output*, or is returned."""
         for name in (*COPIED, *filter(None, map(os.environ.get, CERTIFICATES))):
             _copy(Path(name).expanduser(), self.root)
         environment = {
@@ -95,13 +95,13 @@ class Python:
             "LANG": "C.UTF-8",
             "PATH": "/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) or name in CERTIFICATES},
-            **(variables or {}),
+            **variables,
         }
         assigned = [f"{name}={value}" for name, value in environment.items()]
         inside = ["/usr/bin/env", f"--chdir={REPOSITORY}", "--ignore-environment", *assigned, *command]
         return subprocess.run(
             ["unshare", "--mount", "sh", "-euc", _ENTER, "enter", str(self.root), str(REPOSITORY), *inside],
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,

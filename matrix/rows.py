@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from matrix.pythons import FOLDER, PYTHONS, REPOSITORY, Python
 
@@ -82,10 +82,12 @@ class Row:
         versions = self._done([self._program("python"), "-c", _VERSIONS.format(shown)]).split()
         # As many as there are cores, but whole files, as `make test` does.
         tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "auto", "--dist", "loadfile"]
-        ran = self._run([self._program("python"), *tests, *self.tests])
-        (FOLDER / f"{self.name.replace(' ', '-')}.log").write_text(ran.stdout)
-        counted = re.findall(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", ran.stdout, re.MULTILINE)
-        sys.stdout.write(ran.stdout if ran.returncode else "")
+        log = FOLDER / f"{self.name.replace(' ', '-')}.log"
+        with log.open("w") as output:
+            ran = self._run([self._program("python"), *tests, *self.tests], output)
+        printed = log.read_text(errors="replace")
+        counted = re.findall(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", printed, re.MULTILINE)
+        sys.stdout.write(printed if ran.returncode else "")
         cells = {"Tests": " ".join(self.tests), "Result": counted[-1] if counted else f"exit code {ran.returncode}"}
         return ran.returncode == 0, {**dict(zip(("Python", *shown), versions, strict=True)), **cells}
 
@@ -114,16 +116,16 @@ class Row:
             raise SystemExit(f"{self.name}: {' '.join(command)}\n{ran.stdout}")
         return ran.stdout
 
-    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: Sequence[str], output: IO[str] | int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
         variables = {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]} if "RAY_AUTH_MODE" in os.environ else {}
         if self.python is not None:
-            return self.python.run(command, variables)
+            return self.python.run(command, variables, output)
         environment = {
             name: value for name, value in os.environ.items() if name not in ("CI", "VIRTUAL_ENV", "PYTHONPATH")
         }
         environment["PATH"] = f"{self._environment / 'bin'}:{environment['PATH']}"
         return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
         )
 
 
