@@ -314,7 +314,7 @@ class Forwarded:
             self._call_method,
             scope["method"],
             scope.get("scheme"),
-            scope["http_version"],
+            scope.get("http_version", "1.1"),
             scope["path"],
             scope.get("raw_path"),
             scope.get("root_path"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import sqlite3
 import threading
 import time
@@ -189,7 +190,7 @@ class Later:
 
 def deferred(func: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate code so that it returns an awaitable of an awaitable, but is an `async def` if it was one."""
-    if asyncio.iscoroutinefunction(func):
+    if inspect.iscoroutinefunction(func):
 
         @functools.wraps(func)
         async def called(*args: Any) -> Any:
