@@ -12,7 +12,9 @@ Users import adapters themselves (`serve_bridge.adapters.flask`); nothing here d
 """
 
 import logging
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from serve_bridge.application import asgi_app, wsgi_app
@@ -137,12 +139,38 @@ _LATE = {
 engine's own for few."""
 
 
+_RAY_SERVE_2 = {
+    "Application": "Ray Serve 2's Application is a function or class with @serve.backend here",
+    "delete": "Ray Serve 2's `delete` is `delete_endpoint` and `delete_backend` here",
+    "deployment": "Ray Serve 2's `@serve.deployment` is `@serve.backend` here",
+    "get_app_handle": "Ray Serve 2's `get_app_handle` is `get_handle` here",
+    "get_deployment_handle": "Ray Serve 2's `get_deployment_handle` is `get_handle` here",
+    "get_multiplexed_model_id": "multiplexed models do not exist here; pass the model's name in the request",
+    "ingress": "Ray Serve 2's `@serve.ingress(app)` is `asgi_app(app)` here, a backend by itself",
+    "multiplexed": "multiplexed models do not exist here; a backend holds the models that it wants",
+    "run": "Ray Serve 2's `run` is `deploy` here",
+    "start_http_proxy": "Ray Serve's `start_http_proxy` is `start(http_options=...)` here",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f"; {_RAY_SERVE_2[name]}" if name in _RAY_SERVE_2 else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     found = globals()[name] = getattr(import_module(_LATE.get(name, "serve_bridge.api")), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+class _Package(ModuleType):
+    """This package, whose submodules do not take the names of Ray Serve 2 that `__getattr__` explains."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _RAY_SERVE_2 and isinstance(value, ModuleType)):  # imports find it in `sys.modules`
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

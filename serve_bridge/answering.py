@@ -24,7 +24,7 @@ from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
 from serve_bridge.json_body import parse_json
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
-from serve_bridge.method import Method
+from serve_bridge.method import NO_DATA, Method
 from serve_bridge.path_params import convert
 from serve_bridge.request import REQUEST_ID, FrozenRequest, ServeRequest
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
@@ -174,10 +174,10 @@ class Receiver:
 
 
 async def _data_of(request: Any) -> Any:
-    """Return the data of a method call over HTTP: parsed JSON, else the raw body, None if it is empty."""
+    """Return the data of a method call over HTTP: parsed JSON, otherwise the raw body, `NO_DATA` if it is empty."""
     body = await request.body()
     if not body:
-        return None
+        return NO_DATA
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         return body

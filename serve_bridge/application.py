@@ -121,12 +121,21 @@ def _hint(app: Any) -> str:
     return "; pass the function, without calling it" if inspect.iscoroutine(app) else ""
 
 
+def wrapper_of(value: object) -> str | None:
+    """Return the name of the function here that takes *value*, if *value* looks like an application."""
+    if inspect.isclass(value) or not callable(value):
+        return None
+    if _is_async(value):
+        return "asgi_app" if _takes(value, 3) else None
+    return "wsgi_app" if _takes(value, 2) else None
+
+
 def _is_async(app: Any) -> bool:
     return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
 
 
 def _takes(app: Any, count: int) -> bool:
-    """Whether *app* takes exactly *count* arguments, as far as one can see."""
+    """Whether *app* takes exactly *count* arguments, as far as its signature tells."""
     try:
         parameters = inspect.signature(app).parameters.values()
     except (TypeError, ValueError):

@@ -5,8 +5,10 @@ Rule 1: every check that needs no state is made here, in the caller: nothing was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, Final
 
 from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.checks import token
@@ -14,6 +16,8 @@ from serve_bridge.config import BackendConfig, check_name, check_ray_actor_optio
 from serve_bridge.errors import ConfigError, SerializationError, shown
 from serve_bridge.wanted import Backend
 from serve_bridge.wire.payload import Opaque
+
+BACKEND_OPTIONS: Final = frozenset(each.name for each in fields(BackendConfig))
 
 
 def checked_backend(
@@ -34,6 +38,7 @@ def checked_backend(
     from serve_bridge.user_code import check_backend_code, check_config, is_async_code
 
     check_name("backend", name)
+    _check_no_options(func_or_class, init_kwargs)
     check_backend_code(func_or_class, init_args, init_kwargs)
     checked = BackendConfig.of(config)
     merged = checked if base is None else base.merged(checked)
@@ -46,6 +51,33 @@ def checked_backend(
         actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
         is_application=isinstance(func_or_class, Application),
     )
+
+
+def _check_no_options(func_or_class: object, init_kwargs: Mapping[str, Any]) -> None:
+    """Check that no keyword is an option of the engine, which a constructor with `**kwargs` would swallow.
+
+    A constructor may have a parameter of that name: then the keyword is its own.
+
+    Raises:
+        ConfigError: One is.
+    """
+    own = _parameters_of(func_or_class)
+    for name in init_kwargs:
+        if name in own:
+            continue
+        if name in BACKEND_OPTIONS:
+            raise ConfigError(f"{name} is an option: pass config={{{name!r}: {shown(init_kwargs[name])}}}")
+        if name in ("num_cpus", "num_gpus", "runtime_env"):
+            raise ConfigError(f"{name} is an option of Ray's actors: pass ray_actor_options={{{name!r}: ...}}")
+        if name in ("route", "methods", "timeout_s") and inspect.isfunction(func_or_class):
+            raise ConfigError(f"{name} is an option of endpoints: pass it to create_endpoint")
+
+
+def _parameters_of(func_or_class: object) -> Collection[str]:
+    try:
+        return inspect.signature(func_or_class).parameters if inspect.isclass(func_or_class) else ()
+    except (TypeError, ValueError):  # written in C
+        return ()
 
 
 def existing_name(kind: str, name: object) -> str:

@@ -373,6 +373,22 @@ ENGINE_OPTIONS: Final = frozenset({
     "placement_group_capture_child_tasks",
 })  # fmt: skip
 AMOUNTS: Final = ("num_cpus", "num_gpus", "memory", "object_store_memory")
+RAY_OPTIONS: Final[Mapping[str, type]] = {
+    **dict.fromkeys(AMOUNTS, object),
+    "resources": object,
+    "accelerator_type": str,
+    "allow_out_of_order_execution": bool,
+    "enable_task_events": bool,
+    "enable_tensor_transport": bool,
+    "fallback_strategy": list,
+    "label_selector": dict,
+    "max_pending_calls": int,
+    "runtime_env": dict,
+    "scheduling_strategy": object,
+    "_actor_generator_backpressure_num_objects": int,
+    "_labels": dict,
+}
+"""Options of Ray's `actor.options(...)` that a user may give, with their types; `object` where another check knows."""
 
 
 def check_ray_actor_options(options: object) -> dict[str, Any]:
@@ -382,8 +398,8 @@ def check_ray_actor_options(options: object) -> dict[str, Any]:
         options: What Ray's `actor.options(...)` takes, less what the engine sets itself.
 
     Raises:
-        TypeError: It is no dict, or a resource is no number.
-        ConfigError: An option is the engine's own, or a resource is negative or not finite.
+        TypeError: It is not a dict, a resource is not a number, or an option has another type than Ray takes.
+        ConfigError: An option is unknown or the engine's own, or a resource is negative or not finite.
     """
     if options is None:
         return {}
@@ -394,6 +410,12 @@ def check_ray_actor_options(options: object) -> dict[str, Any]:
             raise TypeError(f"ray_actor_options must have str keys, got {shown(key)}")
         if key in ENGINE_OPTIONS:
             raise ConfigError(f"ray_actor_options must not set {key!r}: the engine owns it")
+        if key not in RAY_OPTIONS:
+            near = nearest(key, RAY_OPTIONS) or f"; known: {', '.join(n for n in RAY_OPTIONS if n[0] != '_')}"
+            raise ConfigError(f"ray_actor_options has no option {shown(key)}{near}")
+        kind = RAY_OPTIONS[key]
+        if options[key] is not None and not isinstance(options[key], kind):
+            raise TypeError(f"ray_actor_options[{key!r}] must be of type {kind.__name__}, got {shown(options[key])}")
     for key in AMOUNTS:
         if options.get(key) is not None:
             check_amount(key, options[key])

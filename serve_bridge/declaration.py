@@ -7,7 +7,7 @@ Rule 3: a declaration's fingerprint says whether a replica would start from some
 
 from __future__ import annotations
 
-import importlib
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from serve_bridge.config import BackendConfig, check_name, check_ray_actor_optio
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest, source_of
 from serve_bridge.frozen_code import freeze_code
-from serve_bridge.import_path import import_path_of, resolve, search_path_of
+from serve_bridge.import_path import import_named, import_path_of, search_path_of
 from serve_bridge.path_params import check_route
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.user_code import check_backend_code, check_config, is_async_code
@@ -210,8 +210,8 @@ def backend(
         "route": route,
         "methods": _DEFAULT_METHODS if methods is None else checked_methods(methods),
         "timeout_s": _check_timeout("timeout_s", timeout_s),
-        "init_args": tuple(init_args),
-        "init_kwargs": dict(init_kwargs or {}),
+        "init_args": _check_arguments(init_args),
+        "init_kwargs": _check_keywords(init_kwargs),
         "config": options,
         "ray_actor_options": check_ray_actor_options(ray_actor_options),
         "surroundings": SurroundingsSpec.of(surroundings),
@@ -230,6 +230,8 @@ def backend(
         if _declaration_of(code) is not None:
             raise ConfigError(f"{code.__module__}:{code.__qualname__} is declared twice; one object is one backend")
         kind = _kind_of_application(code, name, route, methods) if isinstance(code, Application) else {}
+        if name is None and code.__name__ == "<lambda>":
+            raise ConfigError("a lambda has no name: serve.backend('name')(...)")
         own = check_name("backend", code.__name__ if name is None else name)
         declaration = Declaration(name=own, code=code, endpoint=endpoint or own, **{**given, **kind})
         setattr(code, _MARK, declaration)
@@ -272,31 +274,40 @@ def declared_in(*modules_or_objects: object) -> list[Declaration]:
     return declarations
 
 
+def _check_arguments(value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"init_args must be a list or tuple, got {shown(value)}")
+    return tuple(value)
+
+
+def _check_keywords(value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"init_kwargs must be a dict with str keys, got {shown(value)}")
+    return dict(value)
+
+
 def _check_options(config: Mapping[str, Any]) -> None:
     own = inspect.signature(backend).parameters.values()
     known = [each.name for each in fields(BackendConfig)]
     for option in config:
+        if option == "config":
+            raise TypeError("backend() takes no config, it takes the options themselves, such as num_replicas=2")
         if option not in known:
             near = nearest(option, [*known, *(p.name for p in own if p.kind is not p.VAR_KEYWORD)])
             raise TypeError(f"backend() has no option {shown(option)}{near}")
 
 
 def _imported(path: str) -> Any:
-    module = path.partition(":")[0]
+    module, colon, attribute = path.partition(":")
+    found = import_named(module)
+    if not colon:
+        return found
     try:
-        return resolve(path) if ":" in path else importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # an import of the user's own module failed
-        raise ConfigError(f"no module {module!r} can be imported here: {error}") from None
+        return functools.reduce(getattr, attribute.split("."), found)
     except AttributeError as error:
-        if ":" not in path:
-            raise
         raise ConfigError(f"{path!r} names nothing: {error}") from None
-    except (TypeError, ValueError) as error:  # a relative or an empty name
-        if module and not module.startswith("."):
-            raise
-        raise ConfigError(f"{path!r} is no import path: {error}") from None
 
 
 def _module_declarations(module: types.ModuleType) -> list[Declaration]:

@@ -200,10 +200,7 @@ CALL_HINT: Final = "handle.options(timeout_s=...) gives more time"
 
 def no_answer(endpoint: str, timeout_s: float, executed: Executed, hint: str = "") -> DeadlineExceeded:
     """Return the error for a request to *endpoint* that got no answer within *timeout_s*; *hint* is a way out."""
-    if timeout_s <= 0:
-        said = f"endpoint {endpoint!r}: the time was up before the request was sent"
-    else:
-        said = f"endpoint {endpoint!r}: no answer within {round(timeout_s, 3):g} s"
+    said = f"endpoint {endpoint!r}: no answer within {round(max(timeout_s, 0), 3):g} s"
     ran = "nothing was started" if executed == "no" else "it may have run"
     return DeadlineExceeded(f"{said} ({ran}{'; ' + hint if hint else ''})", executed)
 

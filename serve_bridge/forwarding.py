@@ -139,6 +139,7 @@ class Forwarded:
         "from_adapter",
         "idempotent",
         "kept",
+        "limit_s",
         "request_id",
         "retried",
         "shard_key",
@@ -196,7 +197,7 @@ class Forwarded:
         self._headers.append((_REQUEST_ID, self.request_id.encode()))
         self.shard_key = _text(control, _SHARD_KEY)
         asked = _TIMEOUT in control and timeout_header
-        self.timeout_s = min(timeout_s, _seconds(control[_TIMEOUT])) if asked else timeout_s
+        self.timeout_s = self.limit_s = min(timeout_s, _seconds(control[_TIMEOUT])) if asked else timeout_s
         self._call_method = (_text(control, _CALL_METHOD) or "") if call_method is None else call_method
         self.idempotent = method in IDEMPOTENT and not self._call_method
 

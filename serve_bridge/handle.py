@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -180,7 +180,7 @@ class Handle:
         deadline = self._deadline()
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
-        lane = await self._link.lane(deadline - time.monotonic())
+        lane = await self._link.lane(deadline.left_s())
         return await _call(lane, self._request(data, segments, deadline))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
@@ -197,7 +197,7 @@ class Handle:
         deadline = self._deadline()
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
-        lane = await self._link.lane(deadline - time.monotonic())
+        lane = await self._link.lane(deadline.left_s())
         items = _items(lane, self._request(data, segments, deadline, generator=True))
         try:
             async for item in items:
@@ -218,29 +218,28 @@ class Handle:
         head = self._head(data, 0, b"", False, within_time_left(self._options.timeout_s))
         return self._link.submit(self.endpoint, self._options.shard_key, head, data, kwargs)
 
-    async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: float) -> list[payload.Segment]:
+    async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[payload.Segment]:
         """Same as `_pack`, for a running loop, until *deadline*."""
         try:
-            return await calls.pack((data, kwargs), deadline - time.monotonic())
+            return await calls.pack((data, kwargs), deadline.left_s())
         except SerializationError as error:
             raise await on_engine_thread(unpicklable_arguments, data, kwargs, error) from error
         except DeadlineExceeded:
-            raise no_answer(
-                self.endpoint, self._options.timeout_s, "no", "packing the arguments took all of it"
-            ) from None
+            hint = "packing the arguments took all of it"
+            raise no_answer(self.endpoint, deadline.limit_s, "no", hint) from None
 
-    def _deadline(self) -> float:
-        """Return when a call that begins now has to be over, by `time.monotonic`."""
-        return time.monotonic() + within_time_left(self._options.timeout_s)
+    def _deadline(self) -> _Deadline:
+        """Return the deadline of a call that begins now."""
+        limit_s = within_time_left(self._options.timeout_s)
+        return _Deadline(time.monotonic() + limit_s, limit_s)
 
     def _request(
-        self, data: Any, segments: Sequence[payload.Segment], deadline: float, *, generator: bool = False
+        self, data: Any, segments: Sequence[payload.Segment], deadline: _Deadline, *, generator: bool = False
     ) -> _Call:
         size = payload.size_of(segments)
         inline = size <= INLINE_BODY_BYTES
-        timeout_s = deadline - time.monotonic()
-        head = self._head(data, size, payload.join(segments) if inline else b"", generator, timeout_s)
-        return _Call(head, self._options, timeout_s, None if inline else segments)
+        head = self._head(data, size, payload.join(segments) if inline else b"", generator, deadline.limit_s)
+        return _Call(head, self._options, deadline.left_s(), None if inline else segments)
 
     def _head(self, data: Any, size: int, body: bytes, generator: bool, timeout_s: float) -> CallHead:
         options = self._options
@@ -272,6 +271,22 @@ class Handle:
         return f"{type(self).__name__}({self.endpoint!r})"
 
 
+class _Deadline(NamedTuple):
+    """When a call has to be over.
+
+    Attributes:
+        at: By `time.monotonic`.
+        limit_s: Seconds that the call has in all.
+    """
+
+    at: float
+    limit_s: float
+
+    def left_s(self) -> float:
+        """Return the seconds that are left."""
+        return self.at - time.monotonic()
+
+
 class AsyncHandle(Handle):
     """A handle whose `remote` is awaited, as `get_handle(..., sync=False)` returns."""
 
@@ -284,7 +299,7 @@ class AsyncHandle(Handle):
 class _Call:
     """One Python call on its way to a replica (a `router.Outgoing`)."""
 
-    __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "retried", "shard_key", "timeout_s")
+    __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "limit_s", "retried", "shard_key", "timeout_s")
     kind = Kind.CALL
 
     def __init__(
@@ -294,6 +309,7 @@ class _Call:
         self.endpoint = head.endpoint
         self.shard_key = options.shard_key
         self.timeout_s = timeout_s
+        self.limit_s = head.timeout_s
         # The default GET is no promise: only a caller who says so makes a call repeatable.
         self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
         self.draw = random()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from serve_bridge.application import Application
 from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
 from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name
@@ -89,7 +90,8 @@ class Management:
             BackendStartError: The new code cannot start; the old goes on serving.
         """
         old = self._config(name)
-        new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=old)
+        base = None if isinstance(func_or_class, Application) else old  # its kind is checked before its options
+        new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
         longest = old.merged(new.config)
         self.operate(
             "update_backend",

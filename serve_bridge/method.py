@@ -22,6 +22,8 @@ __all__ = ["Arguments", "Method", "check_signature", "is_async", "is_generator"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
+NO_DATA: Final = object()
+"""The data of an HTTP request without a body. A Python call without data has None, which it may also mean."""
 _KEYWORD: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _FIRST: Final = (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL)
@@ -76,7 +78,8 @@ class Method:
         """Return what `func` is to be called with.
 
         Args:
-            data: The request if `takes` is "request", else the data of the call, None if it has none.
+            data: The request if `takes` is "request", otherwise the data of the call. `NO_DATA` if the request has no
+                body; None if the call has no data.
             kwargs: The keyword arguments of the call, or the query parameters; a request carries them itself.
 
         Raises:
@@ -153,6 +156,8 @@ class _Signature:
 
     def bind(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
         """Return the arguments, or raise the TypeError that a wrong call by hand would raise."""
+        has_data = data is not NO_DATA
+        data = data if has_data else None
         if self._first is None:
             if data is not None:
                 self._refuse("takes no data")
@@ -161,8 +166,10 @@ class _Signature:
             args = ()
         elif self._first in kwargs and self._first in self._keywords:
             self._refuse(f"got {self._first!r} twice, as data and as a keyword")
-        else:
+        elif has_data:
             args = (data,)
+        else:
+            self._refuse("needs data")
         if kwargs or self._required:
             self._check_keywords(kwargs)
         return args, dict(kwargs)

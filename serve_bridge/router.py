@@ -53,6 +53,7 @@ class Outgoing(Protocol):
         endpoint: Whom it is for.
         kind: REQUEST for HTTP, CALL for Python.
         shard_key: Decides the backend if given.
+        limit_s: Seconds that its sender gave it in all, for messages.
         timeout_s: Seconds that all of it may take; what is left of them where somebody has tried it before. The router
             lowers it to what the endpoint gives.
         idempotent: Whether running it twice does no harm.
@@ -70,6 +71,8 @@ class Outgoing(Protocol):
     def endpoint(self) -> str: ...  # noqa: D102 - see above, and so below
     @property
     def kind(self) -> Kind: ...  # noqa: D102
+    @property
+    def limit_s(self) -> float: ...  # noqa: D102
     @property
     def shard_key(self) -> str | None: ...  # noqa: D102
     @property
@@ -224,11 +227,9 @@ class Router:
         """Return the error for *request*, whose time is up; from any thread."""
         found = self._endpoints.get(request.endpoint)
         own_s = found[0].timeout_s if found is not None else None
-        if own_s is not None and request.timeout_s >= own_s:
-            hint = "the endpoint's own timeout_s is the limit"
-        else:
-            hint = CALL_HINT if request.kind == Kind.CALL else ""
-        return no_answer(request.endpoint, request.timeout_s, executed, hint)
+        if own_s is not None and own_s <= request.limit_s:
+            return no_answer(request.endpoint, own_s, executed, "the endpoint's own timeout_s is the limit")
+        return no_answer(request.endpoint, request.limit_s, executed, CALL_HINT if request.kind == Kind.CALL else "")
 
     def bypass(self, request: Outgoing) -> str | None:
         """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.

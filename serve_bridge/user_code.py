@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from serve_bridge.application import Application
+from serve_bridge.application import Application, wrapper_of
 from serve_bridge.batching import accepts_batch
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import ConfigError
@@ -176,7 +176,9 @@ def _described(value: object) -> str:
     if inspect.ismodule(value):
         return f"the module {value.__name__}"
     kind = type(value)
-    return f"an instance of {kind.__module__}.{kind.__qualname__}; pass a class or a function"
+    wrapper = wrapper_of(value)
+    way_out = "pass a class or a function" if wrapper is None else f"wrap it: serve.{wrapper}(app)"
+    return f"an instance of {kind.__module__}.{kind.__qualname__}; {way_out}"
 
 
 # --- In the replica

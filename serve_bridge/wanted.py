@@ -57,8 +57,11 @@ class Backend:
             ConfigError: It may not.
         """
         if is_application != self.is_application:
-            this, other = ("an application", "other code") if self.is_application else ("no application", "one")
-            raise ConfigError(f"backend {self.name!r} is {this}, and an update cannot make it {other}; create another")
+            raise ConfigError(
+                f"backend {self.name!r} is an application, and an update cannot make it other code; create another"
+                if self.is_application
+                else f"backend {self.name!r} is a function or class; an application needs a backend of its own"
+            )
 
     def revised(
         self,

@@ -43,6 +43,9 @@ class Lost(Exception):
         self.started = started
         self.why = why
 
+    def __str__(self) -> str:
+        return self.why
+
 
 class Aborted(Exception):
     """The answer ended before it was whole: the replica broke it off, or the caller gave it up."""

@@ -38,6 +38,7 @@ class Request:
 
     idempotent: bool = False
     timeout_s: float = TIMEOUT_S
+    limit_s: float = TIMEOUT_S
     retried: bool = False
     endpoint: str = "e"
     kind: Kind = Kind.CALL

@@ -89,6 +89,7 @@ class Request:
     """A request as the router takes it."""
 
     timeout_s: float = 10.0
+    limit_s: float = 10.0
     idempotent: bool = False
     retried: bool = False
     draw: float = field(default_factory=random.random)

@@ -135,7 +135,7 @@ UNFIT: list[tuple[dict[str, Any], Any, type[Exception], str]] = [
     ({"init_kwargs": {"size": 1}}, function, ConfigError, "no constructor"),
     ({"max_batch_size": 4}, function, ConfigError, "accept_batch"),
     ({"user_config": 1}, Class, ConfigError, "reconfigure"),
-    ({}, lambda: None, ConfigError, "backend name"),
+    ({}, lambda: None, ConfigError, "a lambda has no name"),
     ({}, 5, TypeError, "a backend is a function"),
     ({}, "shop:Attr", TypeError, "decorates"),
 ]

@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
-from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, flaws, sound_options
+from serve_bridge.adapters.django.options import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
 from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
@@ -33,8 +33,8 @@ _MIDDLEWARE: Final = f"{ServeBridgeMiddleware.__module__}.{ServeBridgeMiddleware
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FLAWS: Final = {
     "type": ("E001", f"{SETTING} is a dict such as {{'ADDRESS': '...', 'ROUTES': {{'ml/': 'endpoint'}}}}."),
-    "key": ("E002", "See serve_bridge.adapters.django.options.Options for the keys."),
-    "value": ("E003", "See serve_bridge.adapters.django.options.Options for what it can be."),
+    "key": ("E002", f"The keys are: {', '.join(KEYS)}."),
+    "value": ("E003", "The message says what it can be; docs/django.md, Settings, has an example of each key."),
     "route": ("E004", "An entry reads 'pattern': 'endpoint', or 'pattern': {'endpoint': ..., 'methods': [...], ...}."),
 }
 
@@ -142,4 +142,4 @@ def _route(spec: RouteSpec) -> str:
 
 def _sentence(message: object) -> str:
     text = str(message)
-    return text if text.endswith(".") else f"{text}."
+    return text if text.endswith((".", "?")) else f"{text}."

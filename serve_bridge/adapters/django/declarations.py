@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -12,6 +11,7 @@ from django.utils.module_loading import module_has_submodule
 
 from serve_bridge.adapters.django.surroundings import of_this_project
 from serve_bridge.declaration import Declaration, declared_in
+from serve_bridge.import_path import import_named
 
 MODULE: Final = "backends"
 
@@ -21,7 +21,7 @@ def declared() -> list[Declaration]:
 
     Raises:
         ConfigError: Two declarations have one name, or contradict each other.
-        Exception: What importing a `backends.py` raises.
+        ImportError: A `backends.py` cannot be imported; the message says in which file and line.
     """
     surroundings = of_this_project()
     return [
@@ -35,4 +35,4 @@ def _modules() -> Iterator[Any]:
         # Django's own, as that of `django.contrib.auth`, are about something else.
         own = config.module is None or config.name.partition(".")[0] == "django"
         if not own and module_has_submodule(config.module, MODULE):
-            yield importlib.import_module(f"{config.name}.{MODULE}")
+            yield import_named(f"{config.name}.{MODULE}")

@@ -117,14 +117,16 @@ def _read(given: Any) -> tuple[Options, list[Flaw]]:
             except (ConfigError, TypeError) as error:
                 wrong.append(Flaw("value", error))
         else:
-            known = (*_KEYS, "ROUTES")
-            near = nearest(key.upper() if isinstance(key, str) else key, known)
-            message = f"{SETTING} has an unknown key {shown(key)}{near or '; known: ' + ', '.join(known)}"
+            near = nearest(key.upper() if isinstance(key, str) else key, KEYS)
+            message = f"{SETTING} has an unknown key {shown(key)}{near or '; known: ' + ', '.join(KEYS)}"
             wrong.append(Flaw("key", ConfigError(message)))
     try:
         variable = os.environ.get(RUNTIME_VARIABLE)
-        if variable:
-            found["runtime"] = _runtime(f"the environment variable {RUNTIME_VARIABLE}", variable)
+        if variable and variable != "local":
+            raise ConfigError(
+                f"the environment variable {RUNTIME_VARIABLE} must be unset or 'local', got {shown(variable)}"
+            )
+        found |= {"runtime": "local"} if variable else {}
     except ConfigError as error:
         wrong.append(Flaw("value", error))
     return Options(**found), wrong
@@ -144,6 +146,13 @@ def _routes(value: Any) -> tuple[tuple[RouteSpec, ...], list[Flaw]]:
 
 def _address(name: str, value: Any) -> str:
     return checks.text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _name(name: str, value: Any) -> str:
+    try:
+        return check_name("instance", value)
+    except (ConfigError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _runtime(name: str, value: Any) -> str | None:
@@ -171,11 +180,12 @@ def _decorator(name: str, value: Any) -> Callable[..., Any]:
 
 _KEYS: Final[Mapping[str, tuple[str, checks.Check]]] = {
     "ADDRESS": ("address", checks.optional(_address)),
-    "NAME": ("name", check_name),
+    "NAME": ("name", _name),
     "TIMEOUT_S": ("timeout_s", checks.seconds()),
     "RUNTIME": ("runtime", _runtime),
     "ASYNC": ("use_async", checks.flag),
 }
+KEYS: Final = (*_KEYS, "ROUTES")
 _EXTRA: Final[Mapping[str, checks.Check]] = {
     "name": checks.text,
     "csrf_exempt": checks.flag,

@@ -166,7 +166,7 @@ def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
     if bridge.is_local:
         raise click.ClickException(
             "this app runs its backends inside its own process (SERVE_BRIDGE_RUNTIME is 'local'), "
-            "so no other process reaches them"
+            "so no other process reaches them; run `flask serve-bridge dev`, or take the setting away"
         )
     client = find_client(bridge.settings.address, bridge.settings.name)
     try:

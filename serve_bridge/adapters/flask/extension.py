@@ -15,8 +15,9 @@ from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_setti
 from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable, show_request_id
 from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
+from serve_bridge.checks import listed
 from serve_bridge.client import Client
-from serve_bridge.errors import UNAVAILABLE
+from serve_bridge.errors import UNAVAILABLE, shown
 from serve_bridge.handle import Handle
 
 _LATE: Final = (
@@ -50,8 +51,14 @@ class ServeBridge:
             app: `init_app` is called with it.
             backends: Modules with declarations, declared objects, or import paths of both; beside
                 `SERVE_BRIDGE_BACKENDS`.
+
+        Raises:
+            TypeError: *app* is not an app.
+            ConfigError: *backends* is not a list.
         """
-        self._backends = tuple(backends)
+        if app is not None and not isinstance(app, Flask):
+            raise TypeError(f"ServeBridge takes a Flask app, or nothing and later init_app(app), got {shown(app)}")
+        self._backends = listed("backends", backends)
         self._routes: list[RouteSpec] = []
         self._registered = False
         if app is not None:

@@ -133,7 +133,10 @@ def _declared() -> list[Any]:
 def _connected(address: str | None, name: str | None) -> Iterator[Client]:
     chosen = options()
     if chosen.runtime == "local" and address is None and name is None:
-        raise CommandError("RUNTIME is 'local': the instance lives and ends with a web process; there is none here")
+        raise CommandError(
+            "RUNTIME is 'local': the instance lives and ends with a web process, and this is another process; "
+            "run `manage.py serve_bridge dev`, or name an instance with --name or --address"
+        )
     client = find_client(address or chosen.address, name or chosen.name)
     try:
         yield client
