@@ -32,7 +32,7 @@ SILENT_S: Final = 10.0
 BUSY_S: Final = 60.0
 """How long a proxy may be silent before the controller asks whether it is busy, before it is ended, and before it is
 ended though it is busy."""
-PROGRESS: Final = 0.05
+PROGRESS: Final = 0.01
 """A loop that uses less of a processor than this stands still."""
 RELAUNCH_S: Final = (0.1, 10.0)
 DRAIN_S: Final = 10.0

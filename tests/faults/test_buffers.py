@@ -153,7 +153,8 @@ def test_more_of_websockets_than_there_is_room_for(instance: serve.Client, sent:
             # Those that are given up free what they held, so that others find room in the end.
             wait_until(lambda: is_live(address), TIMEOUT_S)
         grown = proxy.grown()
-        assert max(grown.values()) <= LIMIT * 1.5, grown
+        # A long answer is copied as it leaves, and the allocator keeps up to 32 MiB of what was freed.
+        assert max(grown.values()) <= LIMIT * 1.5 + 32 * MIB, grown
 
 
 def is_live(address: tuple[str, int]) -> bool:

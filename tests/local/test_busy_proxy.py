@@ -17,8 +17,8 @@ from serve_bridge import proxies
 from tests.waiting import wait_until
 
 _numbers = itertools.count()
-HELD_S = 3.0
-"""How long the loop answers nothing: three times as long as the controller waits for a proxy that stands still."""
+HELD_S = 4.0
+"""How long the loop answers nothing: twice as long as the controller waits for a proxy that stands still."""
 
 
 def work() -> None:
@@ -49,9 +49,9 @@ class Holding:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A controller that waits a tenth as long as it does."""
+    """A controller that waits a fifth as long as it does."""
     for name in ("WATCH_S", "SUSPECT_S", "SILENT_S", "BUSY_S"):
-        monkeypatch.setattr(proxies, name, getattr(proxies, name) / 10)
+        monkeypatch.setattr(proxies, name, getattr(proxies, name) / 5)
 
 
 def status_after(hold: Callable[[], None]) -> int | None:

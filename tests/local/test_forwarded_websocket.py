@@ -100,7 +100,7 @@ class Talk:
 @pytest.fixture
 def client() -> Iterator[serve.Client]:
     """An instance in this process."""
-    client = serve.start(runtime="local", name="forwarded", http_options=None)
+    client = serve.start(runtime="local", name="forwarded", http_options={"port": 0})
     client.create_backend("talk", Talk)
     client.create_endpoint("talk", backend="talk")
     yield client
