@@ -20,6 +20,7 @@ from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.extras import require
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
+from serve_bridge.monkey_patches import check_not_patched
 from serve_bridge.proxy.tls import check_certificate
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ def start(
         The client, which is now the process's current one. The proxy answers.
 
     Raises:
-        ConfigError: An option is bad, a TLS file cannot be used, or an instance of that name runs. It is a ValueError.
+        ConfigError: An option is bad, a TLS file cannot be used, an instance of that name runs, or gevent or eventlet
+            has replaced the sockets of this process. It is a ValueError.
         OSError, ValueError: A proxy cannot listen where it should; nothing is left running.
         AuthenticationError: The Ray cluster refuses the token of this process. It is a ConnectionError.
         ImportError: Ray, or what a proxy needs, is missing or has a version that was not tried. The message names the
             extras to install.
     """
     check_name("instance", name)
+    check_not_patched()
     options = HTTPOptions.of(http_options)
     check_certificate(options)
     if runtime == "ray":
@@ -117,7 +120,7 @@ def connect(address: str | None = None, *, name: str = "default") -> Client:
 
     Raises:
         NotConnected: None runs; the message names all three places that were looked in.
-        ConfigError: What was given is no address.
+        ConfigError: What was given is not an address, or gevent or eventlet has replaced the sockets of this process.
     """
     own = _own_client()
     if own is not None and address is None:
@@ -148,6 +151,7 @@ def find_instance(
         NotConnected, ConfigError: As `connect`.
     """
     check_name("instance", name)
+    check_not_patched()
     found = instances.find(address, name)
     if not is_alive(found):
         raise NotConnected(

@@ -1,8 +1,13 @@
-"""What one process has of a client: a loop thread with its lane, a lane for each loop that asked, blocking sockets."""
+"""What one process has of a client: a loop thread with its lane, a lane for each loop that asked, blocking sockets.
+
+Rule 1: an exception may arrive in the calling thread at any line, as the time limit of a task queue does. The next call
+    then goes on with the thread and the lane that were begun.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import threading
@@ -16,6 +21,7 @@ from serve_bridge.instance import Instance
 from serve_bridge.known_instance import known_instance
 from serve_bridge.lane import Lane
 from serve_bridge.loop_thread import LoopThread
+from serve_bridge.monkey_patches import check_not_patched
 
 CLOSE_S: Final = 5.0
 
@@ -24,11 +30,18 @@ class Lanes:
     """What one process has of a client: the loop thread, and a lane for each loop that asked."""
 
     def __init__(self, instance: Instance, *, lease: bool) -> None:
+        """Prepare for *instance*; nothing starts yet.
+
+        Raises:
+            ConfigError: The sockets and threads of this process are not Python's own.
+        """
+        check_not_patched()
         self._instance = instance
         self._lease = lease
         self.known = known_instance(instance.generation)
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
+        self._opening: concurrent.futures.Future[Lane] | None = None
         self._lane: Lane | None = None
         self.direct = DirectCalls(instance.key, instance.generation)
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
@@ -38,10 +51,17 @@ class Lanes:
         if self._lane is None:
             with self._lock:
                 if self._lane is None:
-                    self._thread = LoopThread("serve_bridge-client")
-                    # In an empty context: it outlives the request that needs it first.
-                    self._lane = contextvars.Context().run(self._thread.submit, self._open).result()
+                    self._lane = self._opened()
         return self._lane
+
+    def _opened(self) -> Lane:
+        if self._thread is None:
+            self._thread = LoopThread("serve_bridge-client")
+        opening = self._opening
+        if opening is None or (opening.done() and opening.exception() is not None):
+            # In an empty context: it outlives the request that needs it first.
+            opening = self._opening = contextvars.Context().run(self._thread.submit, self._open)
+        return opening.result()
 
     async def _open(self) -> Lane:
         return Lane(self._instance, self.known, lease=self._lease)
@@ -91,11 +111,15 @@ class Lanes:
         """End the loop thread and every lane."""
         self.direct.close()
         with self._lock:
-            lane, self._lane = self._lane, None
-            if lane is not None and self._thread is not None:
-                self._thread.submit(lane.close).result(CLOSE_S)
-                self._thread.stop()
-                self._thread.join(CLOSE_S)
+            opening, thread = self._opening, self._thread
+            self._lane = self._opening = self._thread = None
+            if thread is not None:
+                try:
+                    if opening is not None and opening.exception(CLOSE_S) is None:
+                        thread.submit(opening.result().close).result(CLOSE_S)
+                finally:
+                    thread.stop()
+                thread.join(CLOSE_S)
             for loop, other in list(self._lanes.items()):
                 if not loop.is_closed():
                     asyncio.run_coroutine_threadsafe(other.close(), loop)

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import uvloop
 
+from serve_bridge.monkey_patches import check_not_patched
+
 _Result = TypeVar("_Result")
 
 
@@ -19,11 +21,21 @@ class LoopThread:
     """A daemon thread with an event loop of its own."""
 
     def __init__(self, name: str) -> None:
+        """Start the thread.
+
+        Raises:
+            ConfigError: The process has no real threads, so the loop would block all of it.
+        """
+        check_not_patched()
         self.loop = uvloop.new_event_loop()
         # An empty context: what the thread that starts a replica knows is not the replica's.
         context = contextvars.Context()
         self._thread = threading.Thread(target=context.run, args=(self._run,), name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # such as the time limit of a task queue, which may come while it waits for the thread
+            self.stop()
+            raise
 
     def submit(self, work: Callable[[], Awaitable[_Result]]) -> concurrent.futures.Future[_Result]:
         """Run *work* on the loop, in an empty context; return its future."""

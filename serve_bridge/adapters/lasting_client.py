@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from serve_bridge import instance as instances
-from serve_bridge.adapters.monkey_patches import check_not_patched
 from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client import Client
 from serve_bridge.daemon_threads import DaemonThreads
@@ -141,8 +140,6 @@ class LastingClient:
             old = self._client
             if old is not None and not self._is_doubtful(old):
                 return old
-            if old is None:
-                check_not_patched()
             self._next_look = time.monotonic() + LOOK_AGAIN_S
             try:
                 # In a context of its own: what lives as long as the process must not know of the request that began it.

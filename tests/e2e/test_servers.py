@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,6 +304,37 @@ def test_a_patched_process_gets_an_error_that_names_the_library(library: str, in
     printed = run_program(IN_FLASK.format(patch=PATCHES[library]))
     assert printed.startswith("ConfigError")
     assert library in printed
+
+
+DOORS = """
+    import os, sys
+    {patch}
+    import asyncio, pickle
+    import serve_bridge as serve
+
+    def told(use):
+        try:
+            use()
+        except serve.ConfigError as error:
+            print(error)
+
+    told(serve.connect)
+    told(lambda: serve.start(runtime="local", http_options={{"location": "NoServer"}}))
+    told(lambda: serve.start(runtime="ray", http_options={{"location": "NoServer"}}))
+    handle = pickle.loads(bytes.fromhex(sys.argv[1]))
+    told(lambda: handle.call(1))
+    told(lambda: next(handle.stream(1)))
+    told(lambda: asyncio.run(handle.acall(1)))
+"""
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_every_way_into_an_instance_refuses_a_patched_process(library: str, instance: Instance) -> None:
+    """The message names the library and the way out, and no call hangs."""
+    handle = pickle.dumps(instance.client.get_handle("echo")).hex()
+    told = run_program(DOORS.format(patch=PATCHES[library]), handle).splitlines()
+    assert len(told) == 6
+    assert all(line.startswith(library) and "prefork" in line for line in told)
 
 
 @pytest.mark.parametrize("library", PATCHES)

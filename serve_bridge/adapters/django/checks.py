@@ -22,8 +22,8 @@ from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_rout
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.options import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
-from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
+from serve_bridge.monkey_patches import patched_by
 
 TAG: Final = "serve_bridge"
 GUNICORN_TIMEOUT_S: Final = 30.0
@@ -81,7 +81,7 @@ def check_process(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     patch = patched_by()
     if patch is None:
         return []
-    message = f"{patch} has replaced the sockets and threads of this process, and serve_bridge needs the real ones."
+    message = f"{patch} has replaced the sockets and threads of this process, and serve_bridge needs Python's own."
     hint = "Run the project under gunicorn's sync or gthread workers, or under an ASGI server."
     return [Error(message, hint=hint, id="serve_bridge.E006")]
 

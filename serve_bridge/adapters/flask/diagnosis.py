@@ -8,13 +8,13 @@ from typing import Final, Literal, NamedTuple
 from flask import Flask
 
 from serve_bridge.adapters.flask.connection import FlaskBridge
-from serve_bridge.adapters.monkey_patches import patched_by
 from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
 from serve_bridge.deployment import deploy
 from serve_bridge.errors import ServeBridgeError
+from serve_bridge.monkey_patches import patched_by
 
 _KILLED_AFTER_S: Final = 30.0  # gunicorn's default
 
