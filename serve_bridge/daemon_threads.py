@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
+from serve_bridge.monkey_patches import check_not_patched
+
 _Result = TypeVar("_Result")
 _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -59,6 +61,7 @@ class DaemonThreads(Executor):
 
         Raises:
             RuntimeError: The pool was shut down.
+            ConfigError: The process has no real threads.
         """
         return self._submit(None, fn, args, kwargs)
 
@@ -87,6 +90,8 @@ class DaemonThreads(Executor):
     def _submit(
         self, worker: _Worker | None, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[_Result]:
+        if not self._threads:
+            check_not_patched()
         future: Future[_Result] = Future()
         with self._changed:
             if self._cancelled or (self._closed and worker is None):
