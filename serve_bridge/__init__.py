@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         shadow_traffic,
         shutdown,
         start,
+        status,
         update_backend,
         update_backend_config,
     )
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from serve_bridge.client import Client
     from serve_bridge.declaration import backend
     from serve_bridge.deployment import Deployment
+    from serve_bridge.endpoint_declaration import endpoint
     from serve_bridge.handle import AsyncHandle, Handle
     from serve_bridge.request import ServeRequest
 
@@ -105,6 +107,7 @@ __all__ = [
     "delete_backend",
     "delete_endpoint",
     "deploy",
+    "endpoint",
     "get_backend_config",
     "get_handle",
     "get_replica_context",
@@ -115,6 +118,7 @@ __all__ = [
     "shadow_traffic",
     "shutdown",
     "start",
+    "status",
     "time_left",
     "update_backend",
     "update_backend_config",
@@ -134,6 +138,7 @@ _LATE = {
     "accept_batch": "serve_bridge.batching",
     "backend": "serve_bridge.declaration",
     "batch": "serve_bridge.batching",
+    "endpoint": "serve_bridge.endpoint_declaration",
 }
 """Loaded on first use (PEP 562), as is `api`, where the functions are: no process has a use for all of them, and the
 engine's own for few."""

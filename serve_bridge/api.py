@@ -212,35 +212,25 @@ def _end_with_process() -> None:
 
 
 def deploy(
-    *what: object, client: Client | None = None, prune: bool = False, force: bool = False, dry_run: bool = False
+    *what: object,
+    client: Client | None = None,
+    project: str | None = None,
+    traffic: bool = False,
+    prune: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    take_over: bool = False,
 ) -> Deployment:
-    """Bring an instance to what `@serve.backend` declares, by rolling updates; a second time nothing changes.
-
-    Backends get their code and declared options, endpoints their route and methods. Traffic that somebody has set
-    stays: a new endpoint sends all of it to the first backend that is declared for it, an existing one goes on as it
-    does. An option that is not declared stays as it is; one that is not declared any more goes back to its default.
-
-    Args:
-        what: Modules, or their import paths "package.module"; or declared functions and classes.
-        client: Whose instance; None: the process's current one.
-        prune: Also delete backends and endpoints that an earlier deployment made and that *what* does not declare, so
-            pass all that is declared for the instance. What was made by hand is never deleted.
-        force: Replace the replicas of every declared backend, changed or not.
-        dry_run: Change nothing; the result says what would change.
-
-    Returns:
-        What has changed.
-
-    Raises:
-        TypeError: Something in *what* is not declared.
-        ConfigError: Declarations contradict each other or what was made by hand; nothing has changed.
-        SerializationError: Something declared cannot be pickled; nothing has changed.
-        DeploymentError: A change failed; it says how far the deployment has come.
-    """
+    """See `Client.deploy`; *client* is the process's current one if it is None."""
     given = current_client() if client is None else client
-    from serve_bridge.deployment import deploy as deploy_to  # late: as in `arguments`
+    return given.deploy(
+        *what, project=project, traffic=traffic, prune=prune, force=force, dry_run=dry_run, take_over=take_over
+    )
 
-    return deploy_to(*what, client=given, prune=prune, force=force, dry_run=dry_run)
+
+def status() -> dict[str, Any]:
+    """See `Client.status`."""
+    return current_client().status()
 
 
 def create_backend(

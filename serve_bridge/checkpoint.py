@@ -17,7 +17,7 @@ from serve_bridge.runtime import Store
 from serve_bridge.wanted import Backend, Wanted
 from serve_bridge.wire import payload
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _KEY: Final = "checkpoint"
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -93,21 +94,23 @@ def start(
 @main.command()
 @_name
 @_instance
-@click.option("--prune", is_flag=True, help="Delete what an earlier deploy made and MODULES do not declare.")
+@click.option("--project", default=None, help="The owner of the deployment; default: top package of the first module.")
+@click.option("--traffic", is_flag=True, help="Let declared traffic replace that of endpoints that exist.")
+@click.option("--prune", is_flag=True, help="Delete what the project deployed before and no longer declares.")
+@click.option("--yes", is_flag=True, help="Do not ask before --prune deletes something.")
 @click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
+@click.option("--take-over", is_flag=True, help="Take over declared names that another project, or a person, made.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @_form
 @click.argument("modules", nargs=-1, required=True)
-def deploy(
-    name: str, address: str | None, prune: bool, force: bool, dry_run: bool, form: str, modules: tuple[str, ...]
-) -> None:
-    """Bring an instance to what MODULES declare with @serve.backend.
+def deploy(name: str, address: str | None, yes: bool, form: str, modules: tuple[str, ...], **how: Any) -> None:
+    """Bring an instance to what MODULES declare.
 
     A module is an import path such as shop.backends, looked for in the current directory first.
     """
     sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own directory there
     with _clear_errors(), _connected(address, name) as client:
-        _print(commands.deploy(client, modules, prune=prune, force=force, dry_run=dry_run), form)
+        _print(commands.deploy(client, modules, confirm=commands.confirmation(yes, _asked), **how), form)
 
 
 @main.command()
@@ -194,10 +197,14 @@ def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
     """Turn the errors that a user can do something about into a line and exit code 1."""
     try:
         yield
-    except (serve.ServeBridgeError, ImportError, OSError, ValueError, TimeoutError) as error:
+    except (serve.ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
         ours = isinstance(error, serve.ServeBridgeError)
         message = no_cluster if no_cluster and isinstance(error, ConnectionError) and not ours else error_text(error)
         raise click.ClickException(message) from None
+
+
+def _asked(text: str) -> bool:
+    return click.confirm(text, err=True)
 
 
 def _print(report: commands.Report, form: str) -> None:

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_bridge import instance as instances
 from serve_bridge.arguments import existing_name
@@ -27,6 +27,9 @@ from serve_bridge.lanes import Lanes
 from serve_bridge.management import OPERATION_S, Management
 from serve_bridge.messages import CallHead, RoutingTable
 from serve_bridge.router import Outgoing, Router
+
+if TYPE_CHECKING:
+    from serve_bridge.deployment import Deployment
 
 _logger = logging.getLogger("serve_bridge.client")
 
@@ -131,6 +134,59 @@ class Client(Management):
         _running.discard(self)
         if process is not None:
             process.close()
+
+    # declarations
+
+    def deploy(
+        self,
+        *what: object,
+        project: str | None = None,
+        traffic: bool = False,
+        prune: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        take_over: bool = False,
+    ) -> Deployment:
+        """Bring the instance to what is declared, by rolling updates; a second deployment changes nothing.
+
+        Backends get their code and declared options, endpoints their route, methods and time. An option that is not
+        declared stays as the operator set it; an option that is no longer declared goes back to its default.
+
+        Args:
+            what: Modules, or their import paths "package.module"; or declared functions, classes and endpoints.
+            project: The owner of the deployment. Names that another project deployed, or that were made by hand, are an
+                error. None: the top package of the first declaration.
+            traffic: Let declared traffic and shadows replace those of endpoints that exist. Otherwise the declared ones
+                apply only to new endpoints; the result has a note where they differ.
+            prune: Also delete the backends and endpoints that this project deployed before and that *what* does not
+                declare. The log of `serve_bridge.deployment` has them first. What was made by hand is never deleted.
+            force: Replace the replicas of every declared backend, changed or not.
+            dry_run: Change nothing; the result says what would change.
+            take_over: Take over what another project, or a person, has made under the declared names.
+
+        Returns:
+            What has changed.
+
+        Raises:
+            TypeError: Something in *what* is not declared.
+            ConfigError: Nothing is named, or a module declares nothing; declarations contradict each other; a name has
+                another owner; or a new endpoint has several backends and no declared traffic. Nothing has changed.
+            SerializationError: Something declared cannot be pickled; nothing has changed.
+            NotConnected: The instance does not answer.
+            DeploymentError: A change failed; it says how far the deployment has come.
+        """
+        from serve_bridge.deployment import deploy  # late: few processes deploy
+
+        return deploy(
+            *what,
+            client=self,
+            project=project,
+            traffic=traffic,
+            prune=prune,
+            force=force,
+            dry_run=dry_run,
+            take_over=take_over,
+        )
 
     # handles
 

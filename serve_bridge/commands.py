@@ -8,18 +8,21 @@ Rule 2: words that mean nothing are a ConfigError that names them; whatever else
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from serve_bridge.client import Client
+from serve_bridge.deployment import Change, Confirm, listed
 from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
 from serve_bridge.http.json_encoding import as_json
 from serve_bridge.printable import printable, printable_json
 
-__all__ = ["Report", "call", "deploy", "shadow", "status", "traffic"]
+__all__ = ["Report", "call", "confirmation", "deploy", "shadow", "status", "traffic"]
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,55 @@ class Report:
 
 
 def deploy(
-    client: Client, what: Iterable[object], *, prune: bool = False, force: bool = False, dry_run: bool = False
+    client: Client,
+    what: Iterable[object],
+    *,
+    project: str | None = None,
+    traffic: bool = False,
+    prune: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    take_over: bool = False,
+    confirm: Confirm | None = None,
 ) -> Report:
     """Bring the instance to what *what* declares: modules, declared objects, or import paths of both.
+
+    *confirm* gets what --prune deletes, before the first change; see `confirmation`.
 
     Raises:
         ConfigError: A path leads nowhere, or nothing at all was named.
         Exception: As `serve_bridge.deploy`.
     """
-    given = list(what)
-    if not given:
-        raise ConfigError("deploy needs at least one module, such as 'shop.backends'")
-    deployment = deploy_to(*given, client=client, prune=prune, force=force, dry_run=dry_run)
+    deployment = deploy_to(
+        *what,
+        client=client,
+        project=project,
+        traffic=traffic,
+        prune=prune,
+        force=force,
+        dry_run=dry_run,
+        take_over=take_over,
+        confirm=confirm,
+    )
     return Report(deployment.as_dict(), str(deployment))
+
+
+def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
+    """Return what a command line asks before it deletes: *ask* gets a text and returns whether the user agrees.
+
+    It asks nothing if the user has given --yes. Without a terminal it raises a ConfigError that says so.
+    """
+
+    def confirm(deletions: Sequence[Change]) -> None:
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            names = ", ".join(change.title for change in deletions)
+            raise ConfigError(f"--prune needs --yes where there is no terminal to ask at; it would {names}")
+        if not ask(printable("\n".join(["--prune deletes:", *listed(deletions), "Delete them?"]), lines=True)):
+            raise ConfigError("nothing was changed")
+
+    return confirm
 
 
 def status(client: Client) -> Report:
@@ -64,7 +103,7 @@ def status(client: Client) -> Report:
         (
             name,
             f"{_counted(backend['replicas'].values())} of {backend['wanted']}",
-            backend["fingerprint"][:8] or "by hand",
+            *_deployed(backend),
             backend["failure"] or "",
         )
         for name, backend in found["backends"].items()
@@ -72,7 +111,8 @@ def status(client: Client) -> Report:
     text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
     refused = [line for proxy in found["proxies"].values() if (line := _refused(proxy))]
     text += [*refused, ""] if refused else []
-    text += [_table(("backend", "replicas", "deployed", "failure"), backends), "", _traffic_table(found["endpoints"])]
+    head = ("backend", "replicas", "project", "version", "deployed", "failure")
+    text += [_table(head, backends), "", _traffic_table(found["endpoints"])]
     return Report(found, "\n".join(text))
 
 
@@ -196,6 +236,14 @@ def _refused(proxy: Mapping[str, Any]) -> str:
 
 def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.3g} {backend}" for backend, share in shares.items())
+
+
+def _deployed(backend: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the project of a backend, its version, and the time of its deployment."""
+    if backend["owner"] is None:
+        return "by hand", "", ""
+    version = backend["version"] or backend["fingerprint"][:8] or "by hand"
+    return backend["owner"], version, datetime.fromtimestamp(backend["deployed_at"]).isoformat(" ", "seconds")
 
 
 def _counted(states: Iterable[str]) -> str:

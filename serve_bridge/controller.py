@@ -33,7 +33,7 @@ from serve_bridge.record import Record
 from serve_bridge.repairs import Repairs
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import Settings
-from serve_bridge.wanted import Backend, DeclaredEndpoint
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -214,13 +214,10 @@ class Controller:
         is_async: bool,
         config: BackendConfig | None,
         actor_options: payload.Opaque | None,
-        fingerprint: str = "",
-        declared: tuple[str, ...] = (),
         is_application: bool = False,
+        origin: Origin | None = None,
     ) -> None:
-        """Replace *name*'s code: new replicas are ready before old ones drain.
-
-        *fingerprint* and *declared* are a deployment's.
+        """Replace *name*'s code: new replicas are ready before old ones drain. *origin* is given by a deployment.
 
         Raises:
             BackendNotFound: There is none.
@@ -230,16 +227,19 @@ class Controller:
         async with self._changing(name):
             old = self._record.wanted.backend(name)
             old.check_same_kind(is_application)
-            new = old.revised(code, is_async, config, actor_options, fingerprint, declared)
+            new = old.revised(code, is_async, config, actor_options, origin)
             await self._launch(new, new.config.num_replicas)
             await self._record.change(lambda wanted: wanted.backends.update({name: new}))
             await self._withdraw([r for r in self._fleet.of(name, _READY, _UNHEALTHY) if r.revision != new.revision])
             await self._checkpoints.forget_code(old)
 
     async def update_backend_config(
-        self, name: str, config: BackendConfig, declared: tuple[str, ...] | None = None
+        self, name: str, config: BackendConfig, origin: Origin | None = None, code: bytes | None = None
     ) -> None:
-        """Change the options of *name* that *config* was given; its replicas go on. *declared* is a deployment's.
+        """Change the options of *name* that *config* was given; its replicas go on.
+
+        *origin* and *code* are given by a deployment: the same code, which later replicas may import from another
+        directory.
 
         Raises:
             BackendNotFound: There is none.
@@ -248,9 +248,7 @@ class Controller:
         """
         async with self._changing(name):
             old = self._record.wanted.backend(name)
-            new = replace(old, config=old.config.merged(config))
-            if declared is not None:
-                new = replace(new, declared=declared)
+            new = replace(old, config=old.config.merged(config), origin=origin or old.origin, code=code or old.code)
             running = self._fleet.of(name, _READY, _UNHEALTHY)  # what must go is taken from the end
             await self._fleet.configure(running, old, new)
             try:
@@ -258,6 +256,8 @@ class Controller:
             except BaseException:
                 await self._fleet.configure(running, new, old)
                 raise
+            if new.code != old.code:
+                await self._checkpoints.save_code(new)
             await self._record.change(lambda wanted: wanted.backends.update({name: new}))
             if surplus := running[new.config.num_replicas :]:
                 await self._withdraw(surplus)
@@ -342,7 +342,7 @@ class Controller:
             "table_version": self._record.version,
             "backends": {name: self._describe(backend) for name, backend in self._record.wanted.backends.items()},
             "endpoints": {
-                name: {**described, "declared": self._record.wanted.endpoints[name].declared}
+                name: {**described, **_of_origin(self._record.wanted.endpoints[name].origin)}
                 for name, described in self._record.wanted.describe_endpoints().items()
             },
         }
@@ -357,8 +357,10 @@ class Controller:
             "replicas": replicas,
             "failure": setbacks.reason if setbacks.reason and (short or setbacks.recent()) else None,
             "failed": setbacks.failed(),
-            "fingerprint": backend.fingerprint,
-            "declared": list(backend.declared),
+            **_of_origin(backend.origin),
+            "fingerprint": backend.origin.fingerprint if backend.origin is not None else "",
+            "declared": list(backend.origin.declared) if backend.origin is not None else [],
+            "search_path": list(backend.origin.search_path) if backend.origin is not None else [],
         }
 
     async def shutdown(self) -> None:
@@ -445,3 +447,10 @@ class Controller:
             await self._record.publish()
             await self._record.save()
             return False
+
+
+def _of_origin(origin: Origin | None) -> dict[str, Any]:
+    """Return the project that deployed something, the version, and the time; None: it was made by hand."""
+    if origin is None:
+        return {"owner": None, "version": None, "deployed_at": None}
+    return {"owner": origin.owner, "version": origin.version or None, "deployed_at": origin.time}

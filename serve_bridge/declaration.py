@@ -18,6 +18,7 @@ from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.arguments import checked_methods, packed_config
 from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest, source_of
 from serve_bridge.frozen_code import freeze_code
@@ -25,13 +26,13 @@ from serve_bridge.import_path import import_named, import_path_of, search_path_o
 from serve_bridge.path_params import check_route
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.user_code import check_backend_code, check_config, is_async_code
-from serve_bridge.wanted import Backend
+from serve_bridge.wanted import Backend, Origin
 from serve_bridge.wire.payload import Opaque
 
-__all__ = ["Declaration", "backend", "declared_in"]
+__all__ = ["Declaration", "backend", "declarations_of", "declared_in"]
 
 _MARK: Final = "__serve_bridge_backend__"
-_DEFAULT_METHODS: Final = ("GET",)
+DEFAULT_METHODS: Final = ("GET",)
 _check_timeout: Final = optional(seconds())
 
 _Code = TypeVar("_Code", bound="Callable[..., Any] | Application")
@@ -71,7 +72,7 @@ class Declaration:
     @property
     def describes_endpoint(self) -> bool:
         """Whether it says what its endpoint's route, methods or time are."""
-        own_methods = self.methods not in (_DEFAULT_METHODS, ANY_METHOD)
+        own_methods = self.methods not in (DEFAULT_METHODS, ANY_METHOD)
         return self.route is not None or own_methods or self.timeout_s is not None
 
     @property
@@ -91,8 +92,8 @@ class Declaration:
         given = (self.place, self.init_args, self.init_kwargs, self.ray_actor_options, self.version)
         return digest(source_of(self.code), closed_over(self.code), given, self._search_path(), *self._surrounded())
 
-    def frozen(self) -> Backend:
-        """Return the backend, ready for the controller.
+    def frozen(self, owner: str = "", time: float = 0.0) -> Backend:
+        """Return the backend, ready for the controller, as the deployment of *owner* that began at *time* starts it.
 
         Code that replicas can import travels as its import path; all else by value.
 
@@ -113,8 +114,14 @@ class Declaration:
             is_async=is_async_code(self.code, self.config.exposed_methods),
             config=packed_config(self.config),
             actor_options=Opaque(dict(self.ray_actor_options)),
-            fingerprint=self.fingerprint(),
-            declared=tuple(sorted(self.config.given)),
+            origin=Origin(
+                owner=owner,
+                time=time,
+                version=self.version or "",
+                fingerprint=self.fingerprint(),
+                declared=tuple(sorted(self.config.given)),
+                search_path=self._search_path(),
+            ),
             is_application=isinstance(self.code, Application),
         )
 
@@ -208,7 +215,7 @@ def backend(
         check_route(route)
     given: dict[str, Any] = {
         "route": route,
-        "methods": _DEFAULT_METHODS if methods is None else checked_methods(methods),
+        "methods": DEFAULT_METHODS if methods is None else checked_methods(methods),
         "timeout_s": _check_timeout("timeout_s", timeout_s),
         "init_args": _check_arguments(init_args),
         "init_kwargs": _check_keywords(init_kwargs),
@@ -251,8 +258,8 @@ def _kind_of_application(code: Application, name: object, route: str | None, met
     return {"methods": ANY_METHOD}
 
 
-def declared_in(*modules_or_objects: object) -> list[Declaration]:
-    """Return the declarations of modules and of functions and classes, in the order of their source.
+def declared_in(*modules_or_objects: object) -> list[Declaration | EndpointDeclaration]:
+    """Return the declarations of modules, functions and classes, in the order of their source, endpoints last.
 
     Args:
         modules_or_objects: A module, or its import path "package.module", stands for all that is defined in it, not
@@ -261,17 +268,45 @@ def declared_in(*modules_or_objects: object) -> list[Declaration]:
 
     Raises:
         TypeError: One is neither, or is not declared.
-        ConfigError: A path leads nowhere; or two declarations have one name, or contradict each other.
+        ConfigError: A path leads nowhere, or a module declares nothing; or two declarations have one name, or
+            contradict each other.
     """
-    found: dict[int, Declaration] = {}
+    found: dict[int, Declaration | EndpointDeclaration] = {}
     for given in modules_or_objects:
         what = _imported(given) if isinstance(given, str) else given
-        for declaration in _module_declarations(what) if isinstance(what, types.ModuleType) else [_declared(what)]:
-            found[id(declaration)] = declaration
-    declarations = list(found.values())
-    _check_names(declarations)
-    _check_endpoints(declarations)
-    return declarations
+        if isinstance(what, types.ModuleType):
+            own = declarations_of(what)
+            if not own:
+                raise ConfigError(_nothing_declared(what))
+        else:
+            own = [_declared(what)]
+        found.update((id(each), each) for each in own)
+    backends = [each for each in found.values() if isinstance(each, Declaration)]
+    endpoints = [each for each in found.values() if isinstance(each, EndpointDeclaration)]
+    _check_names(backends)
+    _check_endpoints(backends, endpoints)
+    return [*backends, *endpoints]
+
+
+def declarations_of(module: types.ModuleType) -> list[Declaration | EndpointDeclaration]:
+    """Return what *module* itself declares, without what it has imported; empty if it declares nothing."""
+    declarations = (_declaration_of(value) for value in list(vars(module).values()))
+    own = [each for each in declarations if each is not None and each.code.__module__ == module.__name__]
+    backends = [each for index, each in enumerate(own) if each not in own[:index]]  # an object may have two names
+    return [*backends, *endpoints_declared_in(module)]
+
+
+def _nothing_declared(module: types.ModuleType) -> str:
+    imported = [each for value in list(vars(module).values()) if (each := _declaration_of(value)) is not None]
+    if imported:
+        return (
+            f"module {module.__name__!r} declares nothing, but imports {imported[0].code.__qualname__!r}; "
+            f"name the module that declares it, {imported[0].code.__module__!r}"
+        )
+    return (
+        f"module {module.__name__!r} declares nothing: put @serve.backend(...) over a function or class in it, "
+        "or leave the module out"
+    )
 
 
 def _check_arguments(value: object) -> tuple[Any, ...]:
@@ -310,14 +345,8 @@ def _imported(path: str) -> Any:
         raise ConfigError(f"{path!r} names nothing: {error}") from None
 
 
-def _module_declarations(module: types.ModuleType) -> list[Declaration]:
-    declarations = (_declaration_of(value) for value in list(vars(module).values()))
-    own = [each for each in declarations if each is not None and each.code.__module__ == module.__name__]
-    return [each for index, each in enumerate(own) if each not in own[:index]]  # an object may have two names
-
-
-def _declared(what: object) -> Declaration:
-    declaration = what if isinstance(what, Declaration) else _declaration_of(what)
+def _declared(what: object) -> Declaration | EndpointDeclaration:
+    declaration = what if isinstance(what, Declaration | EndpointDeclaration) else _declaration_of(what)
     if declaration is None:
         raise TypeError(
             f"{shown(what)} is not declared: put @serve.backend(...) over its definition, "
@@ -341,27 +370,48 @@ def _check_names(declarations: Iterable[Declaration]) -> None:
             raise ConfigError(f"backend {each.name!r} is declared twice: by {first.place} and by {each.place}")
 
 
-def _check_endpoints(declarations: Iterable[Declaration]) -> None:
-    describing: dict[str, Declaration] = {}
-    routes: dict[str, Declaration] = {}
+def _check_endpoints(backends: Iterable[Declaration], endpoints: Iterable[EndpointDeclaration]) -> None:
+    describing: dict[str, Declaration | EndpointDeclaration] = {}
+    routes: dict[str, str] = {}
     kinds: dict[str, Declaration] = {}
-    for each in declarations:
+
+    def describe(name: str, route: str | None, by: Declaration | EndpointDeclaration) -> None:
+        first = describing.setdefault(name, by)
+        if first is not by:
+            raise ConfigError(
+                f"endpoint {name!r} gets a route, methods or a time twice: by {first.place} and by {by.place}; "
+                "say it once"
+            )
+        other = routes.setdefault(route, name) if route is not None else name
+        if other != name:
+            raise ConfigError(
+                f"route {route!r} is declared for two endpoints: {other!r} by {describing[other].place}, "
+                f"{name!r} by {by.place}"
+            )
+
+    for each in backends:
         kind = kinds.setdefault(each.endpoint, each)
         if isinstance(kind.code, Application) != isinstance(each.code, Application):
             raise ConfigError(
                 f"endpoint {each.endpoint!r} has an application and other code behind it: {kind.place} and {each.place}"
             )
-        if not each.describes_endpoint:
-            continue
-        first = describing.setdefault(each.endpoint, each)
-        if first is not each:
+        if each.describes_endpoint:
+            describe(each.endpoint, each.route, each)
+    names: dict[str, EndpointDeclaration] = {}
+    for own in endpoints:
+        first = names.setdefault(own.name, own)
+        if first is not own:
+            raise ConfigError(f"endpoint {own.name!r} is declared twice: by {first.place} and by {own.place}")
+        if own.describes_endpoint:
+            describe(own.name, own.route, own)
+        backend_of = kinds.get(own.name)
+        if backend_of is None and own.traffic is None:
             raise ConfigError(
-                f"endpoint {each.endpoint!r} gets a route, methods or a time twice: by {first.place} and by "
-                f"{each.place}; say it once"
+                f"endpoint {own.name!r} ({own.place}) has no backend: declare one with endpoint={own.name!r}, "
+                "or give it traffic={...}"
             )
-        other = routes.setdefault(each.route, each) if each.route is not None else each
-        if other is not each:
-            raise ConfigError(
-                f"route {each.route!r} is declared for two endpoints: {other.endpoint!r} by {other.place}, "
-                f"{each.endpoint!r} by {each.place}"
-            )
+        if backend_of is not None and isinstance(backend_of.code, Application):
+            if own.methods is not None:
+                raise ConfigError(f"{own.place}: methods: an application has methods of its own; leave them out")
+            if own.route is not None:
+                check_route(own.route, mount=True)

@@ -1,61 +1,46 @@
-"""From what is declared to what runs: one instance is brought there by rolling updates.
+"""A deployment: one instance is brought to what is declared, by rolling updates.
 
-Rule 1: `plan` decides, and is pure: the same declarations and the same instance give the same changes, and after these
-        none.
-Rule 2: what operators set stays: an existing split or shadow, and options that no declaration names.
-Rule 3: a change is one step of the controller, done whole or not at all. The first one that fails ends a deployment;
+Rule 1: `plan` decides, and this module only makes the changes.
+Rule 2: a change is one step of the controller, made whole or not at all. The first one that fails ends a deployment;
         those before it stay.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 from serve_bridge.arguments import opened_config, packed_config
-from serve_bridge.client import Client
-from serve_bridge.config import BackendConfig
-from serve_bridge.declaration import Declaration, declared_in
-from serve_bridge.errors import ConfigError, DeploymentError, SerializationError, shown
-from serve_bridge.fingerprint import digest
-from serve_bridge.management import OPERATION_S
-from serve_bridge.wanted import Backend, DeclaredEndpoint
+from serve_bridge.config import BackendConfig, check_name
+from serve_bridge.declaration import DEFAULT_METHODS, Declaration, declared_in
+from serve_bridge.endpoint_declaration import EndpointDeclaration
+from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
+from serve_bridge.management import OPERATION_S, Management
+from serve_bridge.plan import (
+    Change,
+    DeclaredBackend,
+    Order,
+    Plan,
+    Running,
+    RunningBackend,
+    RunningEndpoint,
+    plan,
+)
+from serve_bridge.traffic import TrafficPolicy
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin
 
-__all__ = ["Change", "Deployment", "deploy", "plan"]
+__all__ = ["Change", "Deployment", "deploy"]
 
-Kind = Literal[
-    "create backend",
-    "update backend",
-    "configure backend",
-    "delete backend",
-    "create endpoint",
-    "change endpoint",
-    "delete endpoint",
-]
-_DEFAULTS: Final = BackendConfig()
+_logger: Final = logging.getLogger("serve_bridge.deployment")
 
-
-@dataclass(frozen=True)
-class Change:
-    """One change of an instance.
-
-    Attributes:
-        kind: What is done to what: "create backend", "update backend" (its code, by a rolling update), "configure
-            backend" (its options only), "delete backend", "create endpoint", "change endpoint", "delete endpoint".
-        name: Of the backend or endpoint.
-        reason: Why, for people.
-    """
-
-    kind: Kind
-    name: str
-    reason: str
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Of an update or a configuration: the options that change."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}: {self.reason}"
+Confirm = Callable[[Sequence[Change]], None]
+"""Takes the deletions of a deployment before its first change, and raises if they may not be made."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +50,16 @@ class Deployment:
     Attributes:
         instance: Name of the instance.
         changes: In the order in which they were made; empty: it was as declared already.
-        notes: What somebody should look at.
+        notes: What the person who deploys should look at.
         dry_run: Whether the changes were only planned.
+        project: The owner of the deployment.
     """
 
     instance: str
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
     dry_run: bool = False
+    project: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as values that JSON has."""
@@ -83,216 +70,96 @@ class Deployment:
         count = len(self.changes)
         changes = f"{count} change{'s' if count != 1 else ''}" if count else "as declared, nothing to change"
         lines = [f"instance {self.instance}: {changes}{' to make; none was made' if self.dry_run and count else ''}"]
-        kinds = max((len(each.kind) for each in self.changes), default=0)
-        names = max((len(each.name) for each in self.changes), default=0)
-        lines += [f"  {each.kind:{kinds}}  {each.name:{names}}  {each.reason}" for each in self.changes]
+        lines += listed(self.changes)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-@dataclass(frozen=True)
-class RunningBackend:
-    """A backend as it is.
-
-    Attributes:
-        config: Its options, defaults filled in.
-        fingerprint: Of the deployment that started its code; "": it was given by hand.
-        declared: Names of the options that the last deployment set.
-    """
-
-    config: BackendConfig
-    fingerprint: str = ""
-    declared: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class RunningEndpoint:
-    """An endpoint as it is.
-
-    Attributes:
-        route: Where it is over HTTP.
-        methods: Its HTTP methods.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
-        backends: Those that its split and its shadows name.
-        declared: Whether a deployment made it.
-    """
-
-    route: str | None
-    methods: tuple[str, ...]
-    backends: frozenset[str]
-    declared: bool = False
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Running:
-    """What an instance runs, by name."""
-
-    backends: Mapping[str, RunningBackend] = field(default_factory=dict)
-    endpoints: Mapping[str, RunningEndpoint] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DeclaredBackend:
-    """A backend as a declaration wants it.
-
-    Attributes:
-        name, endpoint: Its name, and its endpoint's.
-        fingerprint: Of its code.
-        config: The options that it names; others are left alone.
-        is_async: Decides the default of `max_concurrent_queries`.
-    """
-
-    name: str
-    endpoint: str
-    fingerprint: str
-    config: BackendConfig
-    is_async: bool
-
-
-def plan(
-    backends: Sequence[DeclaredBackend],
-    endpoints: Sequence[DeclaredEndpoint],
-    running: Running,
-    *,
-    prune: bool = False,
-    force: bool = False,
-) -> tuple[tuple[Change, ...], tuple[str, ...]]:
-    """Return the changes that bring *running* to what is declared, in their order, and notes.
-
-    Raises:
-        ConfigError: A declared route belongs to an endpoint that is not declared.
-    """
-    withdrawn = [name for name, each in running.endpoints.items() if each.declared] if prune else []
-    withdrawn = [name for name in withdrawn if name not in {each.name for each in endpoints}]
-    _check_routes(endpoints, {n: e for n, e in running.endpoints.items() if n not in withdrawn})
-    first = {each.name: each.backend for each in endpoints if each.name not in running.endpoints}
-    started = [change for each in backends if (change := _backend_change(each, first, running, force)) is not None]
-    routed = [change for each in endpoints if (change := _endpoint_change(each, running)) is not None]
-    routed = [Change("delete endpoint", name, "no longer declared") for name in withdrawn] + routed
-    ended, notes = _pruned({each.name for each in backends}, withdrawn, running) if prune else ([], [])
-    return (*started, *routed, *ended), tuple(notes)
-
-
-def _backend_change(
-    declared: DeclaredBackend, first: Mapping[str, str], running: Running, force: bool
-) -> Change | None:
-    old = running.backends.get(declared.name)
-    if old is None:
-        waits = first.get(declared.endpoint) != declared.name
-        reason = f"new; endpoint {declared.endpoint} sends it nothing until its traffic is set" if waits else "new"
-        return Change("create backend", declared.name, reason)
-    wanted = _wanted_options(declared, old)
-    changed = {name: value for name, (was, value) in wanted.items() if not _same(was, value)}
-    if force or old.fingerprint != declared.fingerprint:
-        why = "its code or what it starts with has changed"
-        why = "its code was given by hand" if not old.fingerprint else why if not force else "forced"
-        return Change("update backend", declared.name, why, {name: value for name, (_, value) in wanted.items()})
-    if not changed:
-        return None
-    reason = ", ".join(f"{name}: {_brief(wanted[name][0])} -> {_brief(value)}" for name, value in changed.items())
-    return Change("configure backend", declared.name, reason, changed)
-
-
-def _wanted_options(declared: DeclaredBackend, old: RunningBackend) -> dict[str, tuple[Any, Any]]:
-    """Return what the options that declarations decide are and should be.
-
-    One that was declared by the last deployment, and is not any more, goes back to its default.
-    """
-    target = old.config.merged({name: getattr(_DEFAULTS, name) for name in old.declared}).merged(declared.config)
-    target = target.resolved(declared.is_async)
-    names = [each.name for each in fields(BackendConfig) if each.name in declared.config.given | old.declared]
-    return {name: (getattr(old.config, name), getattr(target, name)) for name in names}
-
-
-def _same(was: Any, value: Any) -> bool:
-    # Not `==`: a `user_config` may hold arrays, or objects that are equal to nothing but themselves.
-    return was is value or digest(was) == digest(value)
-
-
-def _brief(value: Any) -> str:
-    text = shown(value)
-    return text if len(text) <= 40 else "..."
-
-
-def _endpoint_change(declared: DeclaredEndpoint, running: Running) -> Change | None:
-    old = running.endpoints.get(declared.name)
-    where = _where(declared)
-    if old is None:
-        return Change("create endpoint", declared.name, f"{where}, all traffic to {declared.backend}")
-    if (old.route, old.methods, old.timeout_s) != (declared.route, declared.methods, declared.timeout_s):
-        return Change("change endpoint", declared.name, f"{_where(old)} -> {where}; its traffic stays")
-    if not old.declared:
-        return Change("change endpoint", declared.name, "made by hand, declared from now on; its traffic stays")
-    return None
-
-
-def _where(endpoint: DeclaredEndpoint | RunningEndpoint) -> str:
-    where = f"{' '.join(endpoint.methods)} {endpoint.route}" if endpoint.route is not None else "no route"
-    return where if endpoint.timeout_s is None else f"{where}, at most {endpoint.timeout_s:g} s"
-
-
-def _check_routes(endpoints: Sequence[DeclaredEndpoint], staying: Mapping[str, RunningEndpoint]) -> None:
-    declared = {each.name for each in endpoints}
-    for each in endpoints:
-        for name, other in staying.items():
-            if each.route is not None and other.route == each.route and name not in declared:
-                raise ConfigError(
-                    f"route {each.route!r} of endpoint {each.name!r} belongs to endpoint {name!r} already, which is "
-                    "not declared; delete that first, or let a deployment prune it if one made it"
-                )
-
-
-def _pruned(declared: set[str], withdrawn: Iterable[str], running: Running) -> tuple[list[Change], list[str]]:
-    """Return the deletions of backends that deployments have made and nobody declares, and why others have to stay."""
-    gone = set(withdrawn)
-    ended, notes = [], []
-    for name, each in running.backends.items():
-        if name in declared or not each.fingerprint:
-            continue
-        using = [e for e, endpoint in running.endpoints.items() if name in endpoint.backends and e not in gone]
-        if using:
-            notes.append(
-                f"backend {name} is no longer declared, but stays while it gets traffic or copies of it; "
-                f"change the traffic of: {', '.join(using)}"
-            )
-        else:
-            ended.append(Change("delete backend", name, "no longer declared"))
-    return ended, notes
-
-
-# The steps
+def listed(changes: Sequence[Change]) -> list[str]:
+    """Return a line for each change, in columns."""
+    kinds = max((len(each.kind) for each in changes), default=0)
+    names = max((len(each.name) for each in changes), default=0)
+    return [f"  {each.kind:{kinds}}  {each.name:{names}}  {each.reason}" for each in changes]
 
 
 def deploy(
-    *what: object, client: Client, prune: bool = False, force: bool = False, dry_run: bool = False
+    *what: object,
+    client: Management,
+    project: str | None = None,
+    traffic: bool = False,
+    prune: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    take_over: bool = False,
+    confirm: Confirm | None = None,
 ) -> Deployment:
-    """Bring *client*'s instance to what is declared; see `serve_bridge.deploy`."""
-    declarations = declared_in(*what)
+    """Bring *client*'s instance to what is declared; see `serve_bridge.deploy`.
+
+    *confirm* gets the deletions before the first change.
+    """
+    if not what:
+        raise ConfigError("deploy needs at least one module or declared object, such as 'shop.backends'")
+    found = declared_in(*what)
+    owner = _default_project(found) if project is None else check_name("project", project)
+    declarations = [each for each in found if isinstance(each, Declaration)]
+    origin = Origin(owner, time.time())
     # All of them before the first change: what cannot be pickled or read must not stop a deployment half-way.
-    backends = {each.name: each.frozen() for each in declarations}
+    backends = {each.name: each.frozen(owner, origin.time) for each in declarations}
     declared = [
-        DeclaredBackend(each.name, each.endpoint, backends[each.name].fingerprint, each.config, made.is_async)
+        DeclaredBackend(each.name, each.endpoint, _origin(made).fingerprint, each.config, made.is_async)
         for each, made in zip(declarations, backends.values(), strict=True)
     ]
-    endpoints = _endpoints(declarations)
-    changes, notes = plan(declared, endpoints, _running(client, backends), prune=prune, force=force)
+    endpoints = [replace(each, origin=origin) for each in _endpoints(found)]
+    order = Order(owner, traffic=traffic, prune=prune, force=force, take_over=take_over)
+    planned = plan(declared, endpoints, _running(client, backends), order)
     if not dry_run:
-        _make(client, changes, backends, endpoints)
-    return Deployment(client.name, changes, notes, dry_run)
+        if planned.deletions:
+            (confirm if confirm is not None and prune else _log_deletions)(planned.deletions)
+        _make(client, planned, backends)
+    return Deployment(client.name, planned.changes, planned.notes, dry_run, owner)
 
 
-def _endpoints(declarations: Iterable[Declaration]) -> list[DeclaredEndpoint]:
-    """Return the declared endpoints: each on the first of its backends, with what one of them says of it."""
-    found: dict[str, DeclaredEndpoint] = {}
-    for each in declarations:
-        own = DeclaredEndpoint(each.endpoint, each.name, each.route, each.methods, each.timeout_s)
-        first = found.setdefault(each.endpoint, own)
-        if each.describes_endpoint:
-            found[each.endpoint] = replace(own, backend=first.backend)
-    return list(found.values())
+def _default_project(found: Iterable[Declaration | EndpointDeclaration]) -> str:
+    """Return the top package of the first declaration's module; of a script its file's name."""
+    first = next(iter(found))
+    module = first.code.__module__ if isinstance(first, Declaration) else first.module
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file is not None else module
+    return check_name("project", module.partition(".")[0])
 
 
-def _running(client: Client, declared: Iterable[str]) -> Running:
+def _log_deletions(deletions: Iterable[Change]) -> None:
+    for change in deletions:
+        _logger.info("%s", change)
+
+
+def _origin(backend: Backend) -> Origin:
+    assert backend.origin is not None  # a declaration's `frozen` gives one
+    return backend.origin
+
+
+def _endpoints(found: Iterable[Declaration | EndpointDeclaration]) -> list[DeclaredEndpoint]:
+    """Return the declared endpoints, each with what one declaration says of it and the first of its backends."""
+    endpoints: dict[str, DeclaredEndpoint] = {}
+    for each in found:
+        if isinstance(each, Declaration):
+            own = DeclaredEndpoint(each.endpoint, each.name, each.route, each.methods, each.timeout_s)
+            first = endpoints.setdefault(each.endpoint, own)
+            if each.describes_endpoint:
+                endpoints[each.endpoint] = replace(own, backend=first.backend)
+        else:  # endpoints come after the backends
+            behind = endpoints.get(each.name)
+            if behind is None:
+                behind = DeclaredEndpoint(each.name, next(iter(each.traffic or {})), None, DEFAULT_METHODS)
+            if each.describes_endpoint:
+                methods = behind.methods if each.methods is None else each.methods
+                behind = replace(behind, route=each.route, methods=methods, timeout_s=each.timeout_s)
+            endpoints[each.name] = replace(behind, traffic=each.traffic, shadows=each.shadows)
+    return list(endpoints.values())
+
+
+def _running(client: Management, declared: Iterable[str]) -> Running:
     status, configs = client.status(), client.operate("list_backends")
     known = set(declared)
     return Running(
@@ -301,6 +168,7 @@ def _running(client: Client, declared: Iterable[str]) -> Running:
                 _opened(configs[name]) if name in known else configs[name],
                 each["fingerprint"],
                 frozenset(each["declared"]),
+                each["owner"],
             )
             for name, each in status["backends"].items()
             if name in configs
@@ -309,8 +177,8 @@ def _running(client: Client, declared: Iterable[str]) -> Running:
             name: RunningEndpoint(
                 each["route"],
                 tuple(each["methods"]),
-                frozenset([*each["traffic"], *each["shadows"]]),
-                each["declared"],
+                TrafficPolicy(each["traffic"], each["shadows"]),
+                each["owner"],
                 each["timeout_s"],
             )
             for name, each in status["endpoints"].items()
@@ -325,46 +193,44 @@ def _opened(config: BackendConfig) -> BackendConfig:
         return config
 
 
-def _make(
-    client: Client, changes: Sequence[Change], backends: Mapping[str, Backend], endpoints: Iterable[DeclaredEndpoint]
-) -> None:
-    """Make *changes*, one step after another.
+def _make(client: Management, planned: Plan, backends: Mapping[str, Backend]) -> None:
+    """Make the changes, one step after another.
 
     Raises:
         DeploymentError: A step failed; it has changed nothing.
     """
     done: list[Change] = []
-    for step, make in _steps(client, changes, backends, endpoints):
+    for step, make in _steps(client, planned, backends):
         try:
             make()
         except Exception as error:  # whatever it is, the user must learn how far the deployment has come
-            left = [change for change in changes if change not in done and change not in step]
+            left = [change for change in planned.changes if change not in done and change not in step]
             raise DeploymentError(
-                ", ".join(f"{change.kind} {change.name}" for change in step),
+                ", ".join(change.title for change in step),
                 str(error) or type(error).__name__,
-                tuple(f"{change.kind} {change.name}" for change in done),
-                tuple(f"{change.kind} {change.name}" for change in left),
+                tuple(change.title for change in done),
+                tuple(change.title for change in left),
             ) from error
         done += step
 
 
 def _steps(
-    client: Client, changes: Sequence[Change], backends: Mapping[str, Backend], endpoints: Iterable[DeclaredEndpoint]
+    client: Management, planned: Plan, backends: Mapping[str, Backend]
 ) -> Iterator[tuple[list[Change], Callable[[], object]]]:
     """Yield the changes of each step, and what makes them. All endpoints are one step: they may exchange routes."""
-    for of_endpoints, group in itertools.groupby(changes, key=lambda change: change.kind.endswith("endpoint")):
+    for of_endpoints, group in itertools.groupby(planned.changes, key=lambda change: change.kind.endswith("endpoint")):
         step = list(group)
         if of_endpoints:
             withdrawn = [change.name for change in step if change.kind == "delete endpoint"]
             names = {change.name for change in step}
-            declared = [each for each in endpoints if each.name in names]
+            declared = [each for each in planned.endpoints if each.name in names]
             yield step, lambda declared=declared, gone=withdrawn: client.operate("declare_endpoints", declared, gone)  # type: ignore[misc]  # mypy infers no type for a lambda's defaults
         else:
             for change in step:
                 yield [change], lambda change=change: _make_backend(client, change, backends.get(change.name))  # type: ignore[misc]  # as above
 
 
-def _make_backend(client: Client, change: Change, backend: Backend | None) -> None:
+def _make_backend(client: Management, change: Change, backend: Backend | None) -> None:
     if backend is None:
         client.delete_backend(change.name)
     elif change.kind == "create backend":
@@ -374,8 +240,9 @@ def _make_backend(client: Client, change: Change, backend: Backend | None) -> No
         longest = client.get_backend_config(change.name).merged(options)
         timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
         if change.kind == "configure backend":
-            client.operate("update_backend_config", change.name, options, backend.declared, timeout_s=timeout_s)
+            given: tuple[Any, ...] = (change.name, options, backend.origin, backend.code)
+            client.operate("update_backend_config", *given, timeout_s=timeout_s)
         else:
             given = (change.name, backend.code, backend.is_async, options, backend.actor_options)
-            origin = (backend.fingerprint, backend.declared, backend.is_application)
+            origin = (backend.is_application, backend.origin)
             client.operate("update_backend", *given, *origin, timeout_s=timeout_s)

@@ -90,7 +90,9 @@ def _failure_of(name: str, error: Exception) -> str:
         where, said = f"{_brief(error.filename or '')}, line {error.lineno}", error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [each for each in frames if each.filename != __file__ and "importlib" not in each.filename]
+        # A check of ours that refuses a declaration is found in the line that declares, not in the check.
+        ours = str(Path(__file__).parent) + os.sep
+        own = [each for each in frames if not each.filename.startswith(ours) and "importlib" not in each.filename]
         where = f"{_brief(own[-1].filename)}, line {own[-1].lineno}" if own else ""
         said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
     return f"module {name!r} cannot be imported: {where}{': ' if where else ''}{said}"

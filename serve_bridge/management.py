@@ -33,6 +33,11 @@ class Management:
         raise NotImplementedError  # abstract: a client is what reaches the controller
 
     @property
+    def name(self) -> str:
+        """The instance's name."""
+        raise NotImplementedError  # abstract: as `operate`
+
+    @property
     def http_urls(self) -> list[str]:
         """Base URLs of the instance's proxies."""
         urls: list[str] = self.status()["http_urls"]
@@ -100,7 +105,7 @@ class Management:
             new.is_async,
             new.config if config is not None else None,
             new.actor_options if ray_actor_options is not None else None,
-            *("", (), new.is_application),
+            new.is_application,
             timeout_s=longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S,
         )
 

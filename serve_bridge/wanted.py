@@ -20,6 +20,27 @@ from serve_bridge.wire.payload import Opaque
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The deployment that a backend or an endpoint is from.
+
+    Attributes:
+        owner: The project that deploys it.
+        time: When that deployment began, in seconds since the epoch, by the clock of the process that deployed.
+        version: The `version` of a backend's declaration; "": it has none.
+        fingerprint: Of the code that the deployment started; "": the code was given by hand since.
+        declared: Names of the options that the deployment set.
+        search_path: Directories from which replicas import the code.
+    """
+
+    owner: str
+    time: float = 0.0
+    version: str = ""
+    fingerprint: str = ""
+    declared: tuple[str, ...] = ()
+    search_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Backend:
     """One backend as it should be.
 
@@ -30,8 +51,7 @@ class Backend:
         config: Its options as given; `user_config` is an `Opaque`, or None.
         actor_options: Its Ray actor options; the controller does not look inside.
         revision: Grows with every change of the code.
-        fingerprint: Of the code that a deployment started; "": its code was given by hand.
-        declared: Names of the options that the last deployment set.
+        origin: The deployment that it is from; None: it was made by hand.
         is_application: Whether its code is an ASGI or WSGI application; it stays so.
     """
 
@@ -41,8 +61,7 @@ class Backend:
     config: BackendConfig
     actor_options: Opaque
     revision: int = 1
-    fingerprint: str = ""
-    declared: tuple[str, ...] = ()
+    origin: Origin | None = None
     is_application: bool = False
 
     @property
@@ -69,10 +88,14 @@ class Backend:
         is_async: bool,
         config: BackendConfig | None,
         actor_options: Opaque | None,
-        fingerprint: str = "",
-        declared: tuple[str, ...] = (),
+        origin: Origin | None = None,
     ) -> Backend:
-        """Return its next revision: with new code, and what else is given."""
+        """Return its next revision: with new code, and what else is given.
+
+        Code that is given by hand has no *origin*; the name stays with the project that deployed it.
+        """
+        if origin is None and self.origin is not None:
+            origin = replace(self.origin, version="", fingerprint="", declared=(), search_path=())
         return replace(
             self,
             code=code,
@@ -80,8 +103,7 @@ class Backend:
             revision=self.revision + 1,
             config=self.config if config is None else self.config.merged(config),
             actor_options=actor_options or self.actor_options,
-            fingerprint=fingerprint,
-            declared=declared,
+            origin=origin,
         )
 
 
@@ -94,7 +116,7 @@ class Endpoint:
         route: Where it is over HTTP; None: Python callers only.
         methods: HTTP methods.
         policy: Its traffic.
-        declared: By a deployment, rather than made by hand.
+        origin: The deployment that it is from; None: it was made by hand.
         timeout_s: Seconds that a request to it may take; None: as its sender has it.
     """
 
@@ -102,7 +124,7 @@ class Endpoint:
     route: str | None
     methods: tuple[str, ...]
     policy: TrafficPolicy
-    declared: bool = False
+    origin: Origin | None = None
     timeout_s: float | None = None
 
     @property
@@ -117,10 +139,14 @@ class DeclaredEndpoint:
 
     Attributes:
         name: Its name.
-        backend: Who gets its traffic if it does not exist yet.
+        backend: The backend that gets all its traffic if it does not exist yet and *traffic* is None.
         route: Where it is over HTTP; None: Python callers only.
         methods: HTTP methods.
         timeout_s: Seconds that a request to it may take; None: as its sender has it.
+        traffic: Weight of each backend; None: an existing endpoint keeps its split.
+        shadows: Share of the requests that each of these backends gets a copy of; None: an existing endpoint keeps
+            its shadows.
+        origin: The deployment.
     """
 
     name: str
@@ -128,6 +154,15 @@ class DeclaredEndpoint:
     route: str | None
     methods: tuple[str, ...]
     timeout_s: float | None = None
+    traffic: Mapping[str, float] | None = None
+    shadows: Mapping[str, float] | None = None
+    origin: Origin | None = None
+
+    def policy_after(self, old: TrafficPolicy | None) -> TrafficPolicy:
+        """Return the traffic that the endpoint has after the deployment; *old* is the one before."""
+        weights = self.traffic or ({self.backend: 1.0} if old is None else old.weights)
+        shadows = ({} if old is None else old.shadows) if self.shadows is None else self.shadows
+        return TrafficPolicy(weights, shadows)
 
 
 @dataclass
@@ -212,10 +247,11 @@ class Wanted:
     def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
         """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.
 
-        One that exists keeps its traffic. All of it at once: endpoints may so exchange their routes.
+        An existing endpoint keeps its traffic unless the declaration brings some. All endpoints change at once, so they
+        may exchange their routes.
 
         Raises:
-            BackendNotFound: A new one's backend does not exist.
+            BackendNotFound: A backend of the traffic does not exist.
             ConfigError: Two endpoints would have one route; or one would have applications and other code behind it.
             ValueError: A route cannot be the prefix of an application.
         """
@@ -223,9 +259,9 @@ class Wanted:
         endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name not in gone}
         for each in declared:
             old = endpoints.get(each.name)
-            policy = TrafficPolicy.split({self.backend(each.backend).name: 1.0}) if old is None else old.policy
+            policy = each.policy_after(old.policy if old is not None else None)
             self._check_kind(each.name, each.route, each.methods, (*policy.weights, *policy.shadows))
-            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, True, each.timeout_s)
+            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, each.origin, each.timeout_s)
         owners: dict[str, str] = {}
         for endpoint in endpoints.values():
             if endpoint.route is not None:

@@ -172,7 +172,9 @@ class LastingClient:
 
         client = start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            deploy(*self._declared(), client=client)
+            declared = list(self._declared())
+            if declared:
+                deploy(*declared, client=client)
         except BaseException:
             client.shutdown()
             raise

@@ -80,6 +80,27 @@ def test_deploy_brings_up_what_the_installed_apps_declare(own: serve.Client, sho
     assert as_json("call", "shop-prices") == {"price": 5}
 
 
+def test_the_owner_is_the_top_package_of_the_settings(own: serve.Client, shop: Path) -> None:
+    """Unless another is named; names that were made by hand need --take-over."""
+    with override_settings(SETTINGS_MODULE="market.settings"):
+        ran("deploy")
+    assert own.status()["backends"]["shop-prices"]["owner"] == "market"
+    with pytest.raises(CommandError, match=r"project 'shop' cannot deploy .*belongs to project 'market'"):
+        ran("deploy", "--project", "shop")
+    ran("deploy", "--project", "shop", "--take-over")
+    assert own.status()["backends"]["shop-prices"]["owner"] == "shop"
+
+
+def test_prune_without_a_terminal_needs_yes(own: serve.Client, shop: Path) -> None:
+    """It lists what it would delete."""
+    own.deploy(serve.backend("old")(lambda request: None), project="market")
+    with pytest.raises(CommandError, match=r"--yes.*delete endpoint old, delete backend old"):
+        ran("deploy", "--project", "market", "--prune")
+    assert "old" in own.list_backends()
+    ran("deploy", "--project", "market", "--prune", "--yes")
+    assert "old" not in own.list_backends()
+
+
 def test_a_dry_run_changes_nothing(own: serve.Client, shop: Path) -> None:
     """It only tells."""
     assert "create backend" in ran("deploy", "--dry-run")

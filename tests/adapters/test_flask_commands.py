@@ -66,6 +66,22 @@ def test_deploy_brings_the_instance_to_what_is_declared(deployed: Flask) -> None
     assert set(found(deployed, "status")["backends"]) >= {"price", "prices", "aprices"}
 
 
+def test_the_owner_is_the_import_name_of_the_app(deployed: Flask, instance: serve.Client) -> None:
+    """Unless another is named, which then does not own what is there."""
+    assert instance.status()["backends"]["price"]["owner"] == deployed.import_name
+    result = run(deployed, "deploy", "--project", "blog")
+    assert (result.exit_code, "project 'blog' cannot deploy" in result.output) == (1, True)
+
+
+def test_prune_without_a_terminal_needs_yes(deployed: Flask, instance: serve.Client) -> None:
+    """It lists what it would delete."""
+    instance.deploy(serve.backend("old")(lambda request: None), project=deployed.import_name)
+    result = run(deployed, "deploy", "--prune")
+    assert (result.exit_code, "--yes" in result.output, "delete backend old" in result.output) == (1, True, True)
+    assert run(deployed, "deploy", "--prune", "--yes").exit_code == 0
+    assert "old" not in instance.list_backends()
+
+
 def test_deploy_takes_the_modules_that_are_named(app: Flask) -> None:
     """Instead of the app's own, and says what it would do."""
     result = run(app, "deploy", "--dry-run", "tests.adapters.test_wsgi:here")

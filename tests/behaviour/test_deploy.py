@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -113,8 +114,9 @@ def test_options_that_nobody_declares_are_the_operators(client: serve.Client, de
 
 
 def test_a_route_changes_in_place(client: serve.Client, deployed: Any, http: httpx.Client) -> None:
-    """With the traffic that somebody has set."""
+    """With the traffic that the operator has set."""
     declared = [backend(endpoint="e", route="/old"), backend("v2", name="c", endpoint="e")]
+    deployed(declared[0])
     deployed(*declared)
     client.set_traffic("e", {"c": 1})
     client.shadow_traffic("e", "b", 0.5)
@@ -143,6 +145,7 @@ def test_pruning_takes_away_what_is_not_declared(client: serve.Client, deployed:
 
 def test_a_backend_with_traffic_is_not_pruned(client: serve.Client, deployed: Any) -> None:
     """Somebody has sent it there."""
+    deployed(backend(endpoint="e"))
     deployed(backend(endpoint="e"), backend(name="old", endpoint="e"))
     client.set_traffic("e", {"old": 1})
     deployment = serve.deploy(backend(endpoint="e"), client=client, prune=True)
@@ -150,6 +153,165 @@ def test_a_backend_with_traffic_is_not_pruned(client: serve.Client, deployed: An
     assert "old" in str(deployment)
     client.set_traffic("e", {"b": 1})
     assert deployed(backend(endpoint="e"), prune=True) == ["delete backend"]
+
+
+# Declared traffic
+
+
+def endpoint(**options: Any) -> Any:
+    """Return a declared endpoint with two versions behind it, and the versions."""
+    versions = backend("v1", name="v1", endpoint="e"), backend("v2", name="v2", endpoint="e")
+    return *versions, serve.endpoint("e", **options)
+
+
+def test_a_declared_endpoint_is_created_as_it_says(client: serve.Client, deployed: Any, http: httpx.Client) -> None:
+    """Its route, methods, time and traffic."""
+    declared = endpoint(route="/e", methods=["POST"], timeout_s=7, traffic={"v1": 0, "v2": 1}, shadows={"v1": 0.5})
+    assert deployed(*declared) == ["create backend", "create backend", "create endpoint"]
+    assert http.post("/e").text == "v2"
+    assert client.list_endpoints() == {
+        "e": {
+            "route": "/e",
+            "methods": ["POST"],
+            "timeout_s": 7.0,
+            "traffic": {"v1": 0.0, "v2": 1.0},
+            "shadows": {"v1": 0.5},
+        }
+    }
+
+
+def test_two_versions_of_a_new_endpoint_need_a_split(client: serve.Client, deployed: Any) -> None:
+    """Nothing is started before the error."""
+    with pytest.raises(serve.ConfigError, match="declare how they share its traffic"):
+        deployed(backend(name="v1", endpoint="e"), backend(name="v2", endpoint="e"))
+    assert client.list_backends() == {}
+
+
+def test_a_restart_and_a_deployment_undo_no_release(start: Callable[..., serve.Client]) -> None:
+    """The new instance has the traffic that is declared."""
+    declared = endpoint(traffic={"v2": 1})
+    for _ in range(2):
+        client = start()
+        client.deploy(*declared)
+        assert client.get_handle("e").call() == "v2"
+        client.shutdown()
+
+
+def test_the_operators_split_stays_until_the_declared_one_is_asked_for(client: serve.Client, deployed: Any) -> None:
+    """The result of the deployment says so."""
+    declared = endpoint(traffic={"v1": 1}, shadows={})
+    deployed(*declared)
+    client.set_traffic("e", {"v2": 1})
+    client.shadow_traffic("e", "v1", 0.5)
+    deployment = client.deploy(*declared)
+    assert deployment.changes == ()
+    assert "endpoint e keeps its traffic, 1 v2, 0.5 copies to v1, although 1 v1 is declared" in deployment.notes[0]
+    assert client.get_handle("e").call() == "v2"
+    assert deployed(*declared, traffic=True) == ["change endpoint"]
+    assert client.get_handle("e").call() == "v1"
+    assert client.list_endpoints()["e"]["shadows"] == {}
+    assert client.deploy(*declared, traffic=True).notes == ()
+
+
+def test_a_module_declares_endpoints_beside_its_backends(
+    client: serve.Client, deployed: Any, project: Project, http: httpx.Client
+) -> None:
+    """The module need not keep what `serve.endpoint` returns."""
+    project.write(
+        "shop.backends",
+        """
+        import serve_bridge as serve
+        serve.endpoint("b", route="/words", methods=["PUT"])
+        @serve.backend("b")
+        def declared(request): return "word"
+        """,
+    )
+    deployed("shop.backends")
+    assert http.put("/words").text == "word"
+    assert client.status()["endpoints"]["b"]["owner"] == "shop"
+
+
+# Owners
+
+
+def test_another_project_cannot_change_what_a_project_deployed(client: serve.Client, deployed: Any) -> None:
+    """The error names both; nothing has changed."""
+    deployed(backend(), project="shop")
+    with pytest.raises(serve.ConfigError, match=r"'blog'.*backend 'b' belongs to project 'shop'.*endpoint 'b' belongs"):
+        deployed(backend("v2"), project="blog")
+    assert client.get_handle("b").call() == "v1"
+    assert deployed(backend("v2"), project="blog", take_over=True) == ["update backend", "change endpoint"]
+    assert client.get_handle("b").call() == "v2"
+    assert client.status()["backends"]["b"]["owner"] == client.status()["endpoints"]["b"]["owner"] == "blog"
+
+
+def test_what_is_unchanged_is_taken_over_without_new_replicas(client: serve.Client, deployed: Any) -> None:
+    """Only the owner changes."""
+    deployed(backend(), project="shop")
+    before = replicas(client)
+    assert deployed(backend(), project="blog", take_over=True) == ["configure backend", "change endpoint"]
+    assert replicas(client) == before
+    assert deployed(backend(), project="blog") == []
+
+
+def test_what_was_made_by_hand_is_taken_over_only_when_asked(client: serve.Client, deployed: Any) -> None:
+    """The error says whose it is."""
+    client.create_backend("b", lambda request: "by hand")
+    client.create_endpoint("b", backend="b")
+    with pytest.raises(serve.ConfigError, match=r"backend 'b' was made by hand, endpoint 'b' was made by hand"):
+        deployed(backend())
+    assert client.get_handle("b").call() == "by hand"
+    assert deployed(backend(), take_over=True) == ["update backend", "change endpoint"]
+    assert deployed(backend()) == []
+
+
+def test_pruning_leaves_other_projects_alone(client: serve.Client, deployed: Any) -> None:
+    """Each has its own names."""
+    deployed(backend(name="theirs"), project="blog")
+    deployed(backend(), backend(name="old"), project="shop")
+    assert deployed(backend(), project="shop", prune=True) == ["delete endpoint", "delete backend"]
+    assert set(client.list_backends()) == set(client.list_endpoints()) == {"b", "theirs"}
+
+
+def test_status_shows_owner_version_and_time(client: serve.Client, deployed: Any) -> None:
+    """The default owner is the top package."""
+    before = time.time()
+    deployed(backend("2026.1"))
+    status = client.status()
+    shown = status["backends"]["b"]
+    assert (shown["owner"], shown["version"]) == ("tests", "2026.1")
+    assert before <= shown["deployed_at"] == status["endpoints"]["b"]["deployed_at"] <= time.time()
+
+
+# What is deployed
+
+
+@pytest.mark.parametrize("how", [{}, {"prune": True}])
+def test_a_deployment_of_nothing_is_an_error(client: serve.Client, deployed: Any, how: dict[str, Any]) -> None:
+    """It would delete everything with `prune`."""
+    deployed(backend())
+    with pytest.raises(serve.ConfigError, match="at least one module"):
+        deployed(**how)
+    assert set(client.list_backends()) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("", "module 'shop.empty' declares nothing: put"),
+        ("from shop.backends import declared", "name the module that declares it, 'shop.backends'"),
+    ],
+)
+def test_a_module_without_declarations_is_an_error(
+    client: serve.Client, deployed: Any, project: Project, source: str, text: str
+) -> None:
+    """Before anything is pruned."""
+    project.write("shop.backends", "import serve_bridge as serve\n@serve.backend('b')\ndef declared(request): ...")
+    project.write("shop.empty", source)
+    deployed("shop.backends")
+    with pytest.raises(serve.ConfigError, match=text):
+        deployed("shop.empty", prune=True)
+    assert set(client.list_backends()) == set(client.list_endpoints()) == {"b"}
 
 
 def test_a_change_that_fails_says_how_far_it_came(client: serve.Client, deployed: Any) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,10 @@ from click.testing import CliRunner
 
 import serve_bridge as serve
 from serve_bridge import commands
+from serve_bridge.api import start_local
 from serve_bridge.cli import main
+from tests.programs import ROOT
+from tests.projects import project_in
 
 RAW = "red \x1b[31m bell \x07 back\rC1 \x9b2J\u2028 end"
 SAFE = "red \\x1b[31m bell \\x07 back\\rC1 \\x9b2J\\u2028 end"
@@ -130,7 +137,7 @@ def test_status_is_aligned(model: serve.Client) -> None:
     """Each column as wide as its widest cell."""
     report = commands.status(model)
     assert set(report.data["backends"]) == {"model", "model:v2"}
-    assert "backend   replicas      deployed  failure" in report.text.splitlines()
+    assert "backend   replicas      project  version  deployed  failure" in report.text.splitlines()
     assert "model:v2  1 ready of 1  by hand" in report.text.splitlines()
 
 
@@ -187,3 +194,88 @@ def test_deploy_needs_something(model: serve.Client) -> None:
     """Nothing declared at all, with --prune, would delete everything."""
     with pytest.raises(serve.ConfigError, match="at least one module"):
         commands.deploy(model, [], prune=True)
+
+
+# Deployments that delete
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[tuple[serve.Client, str]]:
+    """An instance to which a project has deployed two backends, and the address of the module that is left."""
+    with project_in(tmp_path) as project:
+        source = "import serve_bridge as serve\n@serve.backend('{0}')\ndef {0}(request): ..."
+        project.write("shop.kept", source.format("kept"))
+        project.write("shop.old", source.format("old"))
+        client = start_local("prune")
+        client.deploy("shop.kept", "shop.old")
+        yield client, str(tmp_path)
+        client.shutdown()
+
+
+def pruned(client: serve.Client, *words: str) -> Any:
+    """Run `deploy --prune` of what is left."""
+    return CliRunner().invoke(main, ["deploy", "--address", client.address, "--prune", *words, "shop.kept"])
+
+
+def test_prune_without_a_terminal_needs_yes(deployed: tuple[serve.Client, str]) -> None:
+    """The error lists what would be deleted; a dry run asks nothing."""
+    client, _ = deployed
+    answer = pruned(client)
+    assert (answer.exit_code, answer.output.count("\n")) == (1, 1)
+    assert "--yes" in answer.output
+    assert "delete endpoint old, delete backend old" in answer.output
+    assert pruned(client, "--dry-run").exit_code == 0
+    assert set(client.list_backends()) == {"kept", "old"}
+    assert pruned(client, "--yes").exit_code == 0
+    assert set(client.list_backends()) == set(client.list_endpoints()) == {"kept"}
+    assert pruned(client).exit_code == 0  # nothing is left to delete
+
+
+@pytest.mark.parametrize(("typed", "left"), [("y\n", {"kept"}), ("n\n", {"kept", "old"})])
+def test_prune_asks_at_a_terminal(deployed: tuple[serve.Client, str], typed: str, left: set[str]) -> None:
+    """After it has listed what it deletes, and what traffic that has."""
+    client, directory = deployed
+    outer, inner = os.openpty()
+    os.write(outer, typed.encode())
+    command = [sys.executable, "-m", "serve_bridge", "deploy", "--address", client.address, "--prune", "shop.kept"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{directory}"}
+    ran = subprocess.run(command, stdin=inner, capture_output=True, text=True, env=environment, timeout=60)
+    os.close(outer)
+    os.close(inner)
+    assert ran.returncode == int("old" in left), ran.stderr
+    assert "  delete endpoint  old  no longer declared; its traffic is 1 old\n" in ran.stderr
+    assert set(client.list_backends()) == left
+
+
+def test_the_owner_can_be_named(deployed: tuple[serve.Client, str]) -> None:
+    """Another owner's names are an error of one line."""
+    client, _ = deployed
+    words = ["deploy", "--address", client.address, "--project", "blog", "shop.kept"]
+    refused = CliRunner().invoke(main, words)
+    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert "project 'blog' cannot deploy" in refused.output
+    assert "belongs to project 'shop'" in refused.output
+    assert CliRunner().invoke(main, [*words, "--take-over"]).exit_code == 0
+    assert client.status()["backends"]["kept"]["owner"] == "blog"
+
+
+def test_declared_traffic_is_applied_by_an_option(deployed: tuple[serve.Client, str], tmp_path: Path) -> None:
+    """Without it the split stays, and a note says so."""
+    client, _ = deployed
+    source = "import serve_bridge as serve\nfrom shop import kept\nserve.endpoint('kept', traffic={'kept': 1})"
+    (tmp_path / "shop" / "endpoints.py").write_text(source)
+    client.set_traffic("kept", {"old": 1})
+    words = ["deploy", "--address", client.address, "shop.kept", "shop.endpoints"]
+    assert "note: endpoint kept keeps its traffic, 1 old" in CliRunner().invoke(main, words).output
+    assert "traffic 1 old -> 1 kept" in CliRunner().invoke(main, [*words, "--traffic"]).output
+    assert client.list_endpoints()["kept"]["traffic"] == {"kept": 1.0}
+
+
+@pytest.mark.parametrize("source", ["import serve_bridge as s\n@s.backend(num_replica=2)\ndef f(r): ...", "# nothing"])
+def test_a_wrong_module_is_one_line(deployed: tuple[serve.Client, str], tmp_path: Path, source: str) -> None:
+    """A misspelt option, or no declaration at all."""
+    client, _ = deployed
+    (tmp_path / "shop" / "wrong.py").write_text(source)
+    answer = CliRunner().invoke(main, ["deploy", "--address", client.address, "--prune", "shop.wrong"])
+    assert (answer.exit_code, answer.output.count("\n"), answer.output[:7]) == (1, 1, "Error: ")
+    assert "num_replicas" in answer.output or "declares nothing" in answer.output

@@ -25,7 +25,7 @@ PUBLIC = {
     *("accept_batch", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
     *("delete_endpoint", "get_backend_config", "get_handle", "get_replica_context", "list_backends"),
     *("list_endpoints", "set_traffic", "shadow_traffic", "shutdown", "start", "time_left", "update_backend"),
-    *("Deployment", "DeploymentError", "backend", "deploy"),
+    *("Deployment", "DeploymentError", "backend", "deploy", "endpoint", "status"),
     *("update_backend_config", "AsyncHandle", "AuthenticationError", "Handle", "ProtocolError", "ReplicaContext"),
     *("asgi_app", "wsgi_app", "request_id", "RequestIdFilter"),
 }

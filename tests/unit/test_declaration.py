@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.declaration import Declaration, declared_in
+from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.frozen_code import FrozenCode
 from serve_bridge.surroundings import SurroundingsSpec
@@ -42,6 +44,7 @@ def fresh(source: Any = function) -> Any:
 def only(*what: object) -> Declaration:
     """Return the one declaration of *what*."""
     (declaration,) = declared_in(*what)
+    assert isinstance(declaration, Declaration)
     return declaration
 
 
@@ -233,7 +236,7 @@ def test_declarations_that_contradict_each_other_are_refused(
 def test_backends_may_share_an_endpoint() -> None:
     """One of them says where it is."""
     declared = [serve.backend("a", endpoint="e")(fresh()), serve.backend("b", endpoint="e", route="/e")(fresh())]
-    assert [each.endpoint for each in declared_in(*declared)] == ["e", "e"]
+    assert len(declared_in(*declared)) == 2
 
 
 # The fingerprint, and how the code travels
@@ -324,3 +327,59 @@ def test_arguments_that_cannot_travel_are_named() -> None:
     declared = serve.backend("b", init_args=[(n for n in "x")])(fresh(Class))
     with pytest.raises(SerializationError, match=r"init_args\[0\]"):
         only(declared).frozen()
+
+
+# Endpoints on their own
+
+
+def test_a_module_gives_the_endpoints_that_it_declares(project: Project) -> None:
+    """A call at its top level is enough; the same module loaded again has them once."""
+    project.write("shop.backends", "import serve_bridge as serve\nserve.endpoint('e', route='/e', traffic={'b': 1})")
+    (found,) = declared_in("shop.backends")
+    assert isinstance(found, EndpointDeclaration)
+    assert (found.name, found.route, found.traffic) == ("e", "/e", {"b": 1.0})
+    (again,) = declared_in(importlib.reload(project.load("shop.backends")))
+    assert again is not found
+
+
+WRONG_ENDPOINTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"rout": "/x"}, TypeError, "endpoint.. has no option 'rout'; did you mean 'route'"),
+    ({"name": "a b"}, ConfigError, "endpoint name"),
+    ({"route": "x"}, TypeError, "/"),
+    ({"methods": "GET"}, TypeError, "methods"),
+    ({"timeout_s": -1}, ConfigError, "timeout_s"),
+    ({"traffic": {"b": 0.5}}, ConfigError, "sum to 1"),
+    ({"traffic": ["b"]}, TypeError, "traffic must be a dict"),
+    ({"shadows": {"b": 2}}, TypeError, "shadow"),
+    ({"shadows": ["b"]}, TypeError, "shadows must be a dict"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "text"), WRONG_ENDPOINTS)
+def test_a_wrong_option_of_an_endpoint_is_an_error_where_it_is_written(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    """Not where it is deployed."""
+    with pytest.raises(error, match=text):
+        serve.endpoint(**{"name": "e", **options})
+
+
+def test_an_endpoint_needs_a_backend() -> None:
+    """One that is declared with it, or one that its traffic names."""
+    with pytest.raises(ConfigError, match=r"endpoint 'e' .*line \d+\) has no backend"):
+        declared_in(serve.endpoint("e"))
+    assert len(declared_in(serve.endpoint("e", traffic={"b": 1}))) == 1
+
+
+def test_an_endpoint_is_declared_once(project: Project) -> None:
+    """Both places are named."""
+    with pytest.raises(ConfigError, match="endpoint 'e' is declared twice"):
+        declared_in(serve.endpoint("e", traffic={"b": 1}), serve.endpoint("e", traffic={"b": 1}))
+    project.write("twice", "import serve_bridge as serve\nserve.endpoint('e')\nserve.endpoint('e')")
+    told = r"twice\.py, line 3: ConfigError: .* declared twice: by serve\.endpoint in twice, line 2 and .* line 3"
+    with pytest.raises(ImportError, match=told):
+        declared_in("twice")
+    described = serve.backend("b", endpoint="e", route="/b")(fresh())
+    with pytest.raises(ConfigError, match="gets a route, methods or a time twice"):
+        declared_in(described, serve.endpoint("e", route="/e"))
+    assert len(declared_in(described, serve.endpoint("e", traffic={"b": 1}))) == 2

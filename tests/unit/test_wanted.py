@@ -10,7 +10,7 @@ import pytest
 from serve_bridge.config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Wanted
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Wanted
 from serve_bridge.wire.payload import Opaque
 
 
@@ -29,7 +29,7 @@ def test_a_new_endpoint_sends_everything_to_its_backend() -> None:
 
 
 def _declare(wanted: Wanted, route: str, name: str = "predict", backend: str = "v1", *gone: str) -> None:
-    wanted.declare_endpoints([DeclaredEndpoint(name, backend, route, ("POST",))], gone)
+    wanted.declare_endpoints([DeclaredEndpoint(name, backend, route, ("POST",), origin=Origin("shop"))], gone)
 
 
 REFUSED: list[tuple[type[Exception], Callable[[Wanted], object]]] = [
@@ -71,7 +71,7 @@ def test_a_declared_endpoint_keeps_its_place_and_traffic() -> None:
     _declare(made, "/new", "predict", "v2")
     assert list(made.endpoints) == ["predict", "later"]
     endpoint = made.endpoint("predict")
-    assert (endpoint.route, endpoint.methods, endpoint.declared) == ("/new", ("POST",), True)
+    assert (endpoint.route, endpoint.methods, endpoint.origin) == ("/new", ("POST",), Origin("shop"))
     assert endpoint.policy.weights == {"v1": 0.5, "v2": 0.5}
 
 

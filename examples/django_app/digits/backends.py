@@ -34,7 +34,11 @@ class First(Digits):
 
 @serve.backend(V2, endpoint="digits", init_args=[MOST], num_replicas=2, ray_actor_options=RESOURCES)
 class Second(Digits):
-    """The next one, which reads; without traffic until somebody gives it some."""
+    """The next one, which reads; without traffic until the operator gives it some."""
+
+
+# Which version a new instance begins with; later the operator moves the traffic.
+serve.endpoint("digits", traffic={V1: 1})
 
 
 @serve.backend("guesses", route="/guesses/{number:int}", user_config={"pause_s": 0.3}, ray_actor_options=RESOURCES)

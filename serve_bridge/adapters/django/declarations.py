@@ -7,16 +7,24 @@ from dataclasses import replace
 from typing import Any, Final
 
 from django.apps import apps
+from django.conf import settings
 from django.utils.module_loading import module_has_submodule
 
 from serve_bridge.adapters.django.surroundings import of_this_project
-from serve_bridge.declaration import Declaration, declared_in
+from serve_bridge.declaration import Declaration, declarations_of, declared_in
+from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.import_path import import_named
 
 MODULE: Final = "backends"
 
 
-def declared() -> list[Declaration]:
+def project() -> str | None:
+    """Return the name under which this project deploys: the top package of its settings; None: they are no module."""
+    module = getattr(settings, "SETTINGS_MODULE", None)
+    return module.partition(".")[0] if isinstance(module, str) and module else None
+
+
+def declared() -> list[Declaration | EndpointDeclaration]:
     """Return all that is declared; what names no surroundings runs in those of this project.
 
     Raises:
@@ -24,9 +32,13 @@ def declared() -> list[Declaration]:
         ImportError: A `backends.py` cannot be imported; the message says in which file and line.
     """
     surroundings = of_this_project()
+    # A `backends.py` may be about something else, such as Django's authentication backends.
+    modules = [module for module in _modules() if declarations_of(module)]
     return [
-        each if each.surroundings is not None else replace(each, surroundings=surroundings)
-        for each in declared_in(*_modules())
+        replace(each, surroundings=surroundings)
+        if isinstance(each, Declaration) and each.surroundings is None
+        else each
+        for each in declared_in(*modules)
     ]
 
 

@@ -18,7 +18,7 @@ from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
-from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of
+from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of, project_of
 from serve_bridge.client import Client
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.printable import error_text
@@ -34,20 +34,25 @@ group = AppGroup("serve-bridge", help="Deploy, look at and change the backends o
 
 
 @group.command()
-@click.option("--prune", is_flag=True, help="Delete what an earlier deploy made and nothing declares any more.")
+@click.option("--project", default=None, help="The owner of the deployment; default: the app's import name.")
+@click.option("--traffic", is_flag=True, help="Let declared traffic replace that of endpoints that exist.")
+@click.option("--prune", is_flag=True, help="Delete what the project deployed before and no longer declares.")
+@click.option("--yes", is_flag=True, help="Do not ask before --prune deletes something.")
 @click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
+@click.option("--take-over", is_flag=True, help="Take over declared names that another project, or a person, made.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @_form
 @click.argument("modules", nargs=-1)
-def deploy(prune: bool, force: bool, dry_run: bool, form: str, modules: tuple[str, ...]) -> None:
-    """Bring the instance to what MODULES declare with @serve.backend; by default SERVE_BRIDGE_BACKENDS."""
+def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
+    """Bring the instance to what MODULES declare; by default SERVE_BRIDGE_BACKENDS."""
     from serve_bridge import commands  # late, here and below: no web worker needs them
 
     with _clear_errors(), _connected() as (client, bridge):
         what = modules or bridge.settings.backends
         if not what:
             raise click.UsageError("nothing to deploy: set SERVE_BRIDGE_BACKENDS, or name MODULES")
-        _print(commands.deploy(client, what, prune=prune, force=force, dry_run=dry_run), form)
+        confirm = commands.confirmation(yes, _asked)
+        _print(commands.deploy(client, what, project=project or project_of(current_app), confirm=confirm, **how), form)
 
 
 @group.command()
@@ -182,6 +187,10 @@ def _clear_errors() -> Iterator[None]:
         yield
     except (ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
         raise click.ClickException(error_text(error)) from None
+
+
+def _asked(text: str) -> bool:
+    return click.confirm(text, err=True)
 
 
 def _print(report: Report, form: str) -> None:

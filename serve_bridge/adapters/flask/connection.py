@@ -66,3 +66,8 @@ def bridge_of(app: Flask) -> FlaskBridge | None:
     """Return the bridge that `init_app` made for *app*."""
     bridge = app.extensions.get(EXTENSION)
     return bridge if isinstance(bridge, FlaskBridge) else None
+
+
+def project_of(app: Flask) -> str:
+    """Return the name under which *app* deploys: its import name, or its file's name if that is `__main__`."""
+    return app.name

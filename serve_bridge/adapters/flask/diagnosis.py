@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from flask import Flask
 
-from serve_bridge.adapters.flask.connection import FlaskBridge
+from serve_bridge.adapters.flask.connection import FlaskBridge, project_of
 from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
@@ -67,7 +67,7 @@ def _of_instance(app: Flask, bridge: FlaskBridge) -> Iterator[Finding]:
         return
     try:
         yield from _of_endpoints(app, client)
-        yield from _of_declarations(bridge, client)
+        yield from _of_declarations(app, bridge, client)
     finally:
         client.close()
 
@@ -83,11 +83,11 @@ def _of_endpoints(app: Flask, client: Client) -> Iterator[Finding]:
             )
 
 
-def _of_declarations(bridge: FlaskBridge, client: Client) -> Iterator[Finding]:
+def _of_declarations(app: Flask, bridge: FlaskBridge, client: Client) -> Iterator[Finding]:
     if not bridge.settings.backends:
         return
     try:
-        changes = deploy(*bridge.settings.backends, client=client, dry_run=True).changes
+        changes = deploy(*bridge.settings.backends, client=client, project=project_of(app), dry_run=True).changes
     except (ServeBridgeError, ImportError, TypeError, ValueError) as error:
         yield Finding("error", f"the backends cannot be deployed: {error}")
         return

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from serve_bridge import commands
 from serve_bridge.adapters.django.checks import TAG
-from serve_bridge.adapters.django.declarations import declared
+from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, options
 from serve_bridge.api import find_client
@@ -37,8 +37,18 @@ class Command(BaseCommand):
         """Declare the verbs."""
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
         deploy = _verb(verbs, "deploy", "Bring the instance to what the installed apps declare in backends.py.")
-        deploy.add_argument("--prune", action="store_true", help="Delete what was deployed and is declared no more.")
+        deploy.add_argument("--project", help="The owner of the deployment; default: the top package of the settings.")
+        deploy.add_argument(
+            "--traffic", action="store_true", help="Let declared traffic replace that of endpoints that exist."
+        )
+        deploy.add_argument(
+            "--prune", action="store_true", help="Delete what the project deployed before and no longer declares."
+        )
+        deploy.add_argument("--yes", action="store_true", help="Do not ask before --prune deletes something.")
         deploy.add_argument("--force", action="store_true", help="Replace the replicas of unchanged backends too.")
+        deploy.add_argument(
+            "--take-over", action="store_true", help="Take over declared names that another project, or a person, made."
+        )
         deploy.add_argument("--dry-run", action="store_true", help="Only say what would change.")
         _verb(verbs, "status", "Show the instance's proxies, backends, replicas and endpoints.")
         traffic = _verb(verbs, "traffic", "Show the traffic of endpoints, or set that of one.")
@@ -89,8 +99,15 @@ def _verb(verbs: Any, name: str, does: str) -> Any:
 
 
 def _deploy(client: Client, given: Mapping[str, Any]) -> Report:
-    switches = {name: given[name] for name in ("prune", "force", "dry_run")}
-    return commands.deploy(client, _declared(), **switches)
+    switches = {name: given[name] for name in ("traffic", "prune", "force", "take_over", "dry_run")}
+    confirm = commands.confirmation(given["yes"], _asked)
+    return commands.deploy(client, _declared(), project=given["project"] or project(), confirm=confirm, **switches)
+
+
+def _asked(text: str) -> bool:
+    sys.stderr.write(f"{text} [y/N]: ")  # stdout may be read by a program
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _call(client: Client, given: Mapping[str, Any]) -> Report:
@@ -106,7 +123,7 @@ def _check(client: Client, _: Mapping[str, Any]) -> Report:
     urls = {path: endpoint for path, endpoint in others.items() if endpoint not in known}
     lines += [f"URL {path!r}: there is no endpoint {endpoint!r}" for path, endpoint in urls.items()]
     found = declared()
-    changes = commands.deploy(client, found, dry_run=True).data["changes"] if found else []
+    changes = commands.deploy(client, found, project=project(), dry_run=True).data["changes"] if found else []
     lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
     data = {"address": client.address, "ok": not lines, "missing": missing | urls, "changes": changes}
     return Report(data, "\n".join(lines) or f"instance {client.name} is as declared and has what routes and views name")
