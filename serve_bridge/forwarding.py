@@ -434,10 +434,10 @@ def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderLis
     if fault is not None:
         raise ProtocolError(f"the backend's answer: {fault}")
     headers = _passing(lowered(head.headers))
-    if not head.body and not is_bodyless(status) and _is_open_ended(headers):
-        headers = [*headers, _UNBUFFERED]
-    elif status == 204:  # RFC 9110 section 8.6
+    if is_bodyless(status):  # RFC 9110 section 8.6 forbids a length of 204; a server waits for the body of another one
         headers = [pair for pair in headers if pair[0] != b"content-length"]
+    elif not head.body and _is_open_ended(headers):
+        headers = [*headers, _UNBUFFERED]
     headers.append((_REQUEST_ID, request.request_id.encode()))
     return head, headers
 

@@ -221,7 +221,8 @@ def _log_failure(failed: HttpFailure, request_id: str) -> None:
 
 def _not_allowed(methods: Collection[str]) -> Refusal:
     allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
-    return Refusal(405, f"allowed: {', '.join(allowed)}", allow=allowed)
+    names = ", ".join(allowed)
+    return Refusal(405, f"allowed: {names}", headers=[(b"allow", names.encode())])
 
 
 def routes_of(table: RoutingTable) -> tuple[Route, ...]:

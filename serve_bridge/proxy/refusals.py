@@ -98,8 +98,7 @@ def answer_of(refusal: Refusal, request_id: str) -> Answer:
     is_busy = refusal.status == HTTPStatus.SERVICE_UNAVAILABLE
     executed = "no" if is_busy else None
     answer = refusal_answer(refusal.status, refusal.reason, request_id, executed=executed, retry=is_busy)
-    if refusal.allow:
-        answer.headers.append((b"allow", ", ".join(refusal.allow).encode()))
+    answer.headers.extend(refusal.headers)
     return answer
 
 

@@ -39,6 +39,8 @@ _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
 """In a TE header (RFC 9110 section 10.1.4)."""
+_WEBSOCKET_VERSION: Final = (b"sec-websocket-version", b"13")
+_WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _NO_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
@@ -54,12 +56,12 @@ class Refusal(Exception):
     Attributes:
         status: HTTP status of the answer.
         reason: One clause for the client.
-        allow: The methods that the resource has, for a 405.
+        headers: Header fields that belong to this status, such as Allow.
     """
 
-    def __init__(self, status: int, reason: str, *, allow: Sequence[str] = ()) -> None:
+    def __init__(self, status: int, reason: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(status, reason)
-        self.status, self.reason, self.allow = status, reason, allow
+        self.status, self.reason, self.headers = status, reason, headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class RequestHead:
         takes_trailers: Whether the client reads trailers of an answer.
         websocket: Whether the client asks for a WebSocket, and nothing but frames follows once it has one.
         host: The value of Host; empty: there is none, as HTTP/1.0 allows.
-        refusal: Why the request is not served although its head can be read; None: it is. Its body is never read.
+        refusal: Why the request is not served although its head can be read; None: it is. Its body is never read. A
+            refused request for a WebSocket counts as one of HTTP if the request itself is wrong.
     """
 
     method: str
@@ -206,26 +209,30 @@ def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLim
         return
     options = {option.strip(b" \t") for option in connection.lower().split(b",")}
     head.keep_alive = is_current and b"close" not in options
-    head.websocket = b"upgrade" in options and named.get(b"upgrade", b"").lower() == b"websocket"
-    if head.websocket:
-        _check_handshake(head)
-        head.headers += [(name, named[name]) for name in (b"connection", b"upgrade")]
-        return
+    if b"upgrade" in options and named.get(b"upgrade", b"").lower() == b"websocket":
+        fault = _fault_of_handshake(head)
+        if fault is None:
+            head.websocket = True
+            head.headers += [(name, named[name]) for name in (b"connection", b"upgrade")]
+            return
+        head.refusal = fault
     listed = nominated([connection])
     if any(name in listed for name, _ in head.headers):
         head.headers = [pair for pair in head.headers if pair[0] not in listed]
 
 
-def _check_handshake(head: RequestHead) -> None:
-    """Check a request for a WebSocket against RFC 6455 section 4.1.
-
-    Raises:
-        Refusal: It is no GET of HTTP/1.1, or it has a body.
-    """
+def _fault_of_handshake(head: RequestHead) -> Refusal | None:
+    """Return why a request for a WebSocket breaks RFC 6455 section 4.1; None: it does not."""
     if head.version != "1.1" or head.method != "GET":
-        raise Refusal(400, "a WebSocket needs GET and HTTP/1.1")
+        return Refusal(400, "a WebSocket needs GET and HTTP/1.1")
     if head.body_length != 0:
-        raise Refusal(400, "the handshake of a WebSocket has no body")
+        return Refusal(400, "the handshake of a WebSocket has no body")
+    if [value for name, value in head.headers if name == _WEBSOCKET_VERSION[0]] != [_WEBSOCKET_VERSION[1]]:
+        return Refusal(426, "only version 13 of WebSocket is spoken here", headers=[_WEBSOCKET_VERSION])
+    keys = [value for name, value in head.headers if name == b"sec-websocket-key"]
+    if len(keys) != 1 or not _WEBSOCKET_KEY.fullmatch(keys[0]):
+        return Refusal(400, "the handshake of a WebSocket needs one Sec-WebSocket-Key, which is 16 bytes in base64")
+    return None
 
 
 def _check_host(host: bytes | None, authority: bytes | None, *, required: bool) -> None:

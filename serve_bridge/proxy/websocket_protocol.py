@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
@@ -32,14 +31,13 @@ from serve_bridge.proxy.http_exchange import chunk
 from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.proxy.pace import Pace
 from serve_bridge.proxy.places import Place
-from serve_bridge.proxy.refusals import REFUSAL
+from serve_bridge.proxy.refusals import REFUSAL, Refusals, answer_of, request_id_of
 from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.proxy.websocket_frames import FrameProtocol, memory_of
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["EdgeWebSocket"]
 
-VERSION: Final = "13"
 DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5, "level": 3}
 )
@@ -60,12 +58,14 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
 
     transport: _Leaving  # type: ignore[assignment]
     place: Place
-    conn: FrameProtocol
+    conn: _Conversation
 
     def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
-        self.conn = FrameProtocol(extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger)
+        self.conn = _Conversation(
+            server_state.refusals, extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger
+        )
         self._received = bytearray()
         self._in_line = False
         self._queued = self._taken = 0
@@ -134,18 +134,6 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         for name, value in headers:
             fields[name.decode("ascii")] = value.decode("latin-1")
         self.handle_connect(Request(path, fields))
-
-    def handle_connect(self, event: Request) -> None:
-        """Ask the application; a client of another version is told which one is spoken (RFC 6455 section 4.4)."""
-        if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
-            super().handle_connect(event)
-            return
-        answer = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, f"only version {VERSION} is spoken here\n")
-        answer.headers["Sec-WebSocket-Version"] = VERSION
-        self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self.conn.send_response(answer)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
 
     async def run_asgi(self) -> None:
         """Serve; that a connection ends, or what is forwarded, is no error of the application."""
@@ -337,6 +325,24 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             return
         self.pong_timer = self.pending_ping_payload = None
         self.schedule_ping()
+
+
+class _Conversation(FrameProtocol):
+    """The frames of one connection. A handshake that `websockets` rejects gets a problem document, as all refusals."""
+
+    def __init__(self, refusals: Refusals, **options: Any) -> None:
+        super().__init__(**options)
+        self._refusals = refusals
+
+    def reject(self, status: int, text: str) -> Response:
+        """Return the answer to a handshake with malformed subprotocols or extensions, or whose application failed."""
+        refusal, request_id = Refusal(int(status), text.strip()), request_id_of([])
+        if status < 500:
+            self._refusals.note(refusal, request_id)
+        answer = answer_of(refusal, request_id)
+        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        headers = Headers([*given, ("date", formatdate(usegmt=True)), ("connection", "close")])
+        return Response(answer.status, STATUS_PHRASES[answer.status], headers, answer.body)
 
 
 class _Leaving:

@@ -25,6 +25,10 @@ HEAD = b"Host: localhost\r\nOrigin: http://localhost:3000\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HEAD
 POST = b"POST /read HTTP/1.1\r\n" + HEAD
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+HANDSHAKE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 class Stamp:
@@ -90,6 +94,10 @@ READABLE: dict[str, tuple[bytes, int]] = {
         421,
     ),
     "a malformed chunk": (CHUNKED + b"zz\r\n", 400),
+    "a WebSocket of another version": (GET + HANDSHAKE.replace(b"13", b"12") + b"\r\n", 426),
+    "a WebSocket without a key": (GET + HANDSHAKE.replace(b"-Key", b"-Other") + b"\r\n", 400),
+    "a WebSocket with a body": (GET + HANDSHAKE + b"Content-Length: 1\r\n\r\nx", 400),
+    "a WebSocket by POST": (POST + HANDSHAKE + b"Content-Length: 1\r\n\r\nx", 400),
     "too many trailers": (CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
 }
 
@@ -127,6 +135,15 @@ def test_bytes_that_are_not_a_request_are_refused_outside_the_middlewares(
     assert answer.status == status
     problem_of(answer)
     assert STATUSES == []
+
+
+def test_a_handshake_with_malformed_extensions_is_counted(edge: Running) -> None:
+    """The client gets the same document with an id, outside of the middlewares."""
+    counts = edge.server._state.refusals.counts
+    before = counts[400]
+    (answer,) = answers(edge.exchange(GET + HANDSHAKE + b"Sec-WebSocket-Extensions: ;;\r\n\r\n"))
+    assert "Sec-WebSocket-Extensions" in problem_of(answer)["detail"]
+    assert counts[400] == before + 1
 
 
 def test_a_body_for_which_there_is_no_room_is_refused_through_the_middlewares() -> None:

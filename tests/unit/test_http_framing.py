@@ -272,7 +272,8 @@ def test_a_bad_request_line_is_refused(line: bytes, status: int) -> None:
 )
 def test_only_a_whole_offer_asks_for_a_websocket(fields: list[bytes], wanted: bool) -> None:
     """An upgrade to anything else is ignored (RFC 9110 section 7.8)."""
-    assert head_of(b"GET / HTTP/1.1", *fields).websocket is wanted
+    own = [b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    assert head_of(b"GET / HTTP/1.1", *fields, *own).websocket is wanted
 
 
 def test_fields_of_the_connection_stay_at_the_edge() -> None:
