@@ -6,6 +6,8 @@ Rule 2: a replica that cannot be reached is skipped at once, and tried again wit
 Rule 3: whatever makes a slot free also serves the line.
 Rule 4: a replica that owes answers and does not answer pings gets nothing new until it is heard of again; but
     half of the replicas are used whatever they do, since all at once are rather busy than dead.
+Rule 5: a replica that is busy or hangs keeps its requests until their deadlines. One whose host has gone loses them at
+    once: there the host's kernel acknowledges no ping either (`wire.host`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from serve_bridge.messages import BackendRoute, ReplicaAddress
 from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.host import GONE, GONE_S
 from serve_bridge.wire.sockets import dial
 
 NO_REPLICA_WAIT_S: Final = 1.0
@@ -180,6 +183,11 @@ class ReplicaPool:
     def _look_at(self, slot: Slot[Link], connection: CallerConnection, now: float) -> None:
         link = slot.link
         awaited = bool(connection.session.streams) or link.doubted
+        if link.pinged is not None and connection.last_heard <= link.pinged:
+            silent_s = now - link.pinged
+            if silent_s >= GONE_S and connection.is_host_silent(silent_s):
+                connection.close(TimeoutError(f"replica {slot.name}: {GONE}"))
+                return
         if link.silent:
             if link.pinged is not None and connection.last_heard > link.pinged:
                 _logger.info("replica %s is heard again", slot.name)

@@ -25,6 +25,7 @@ from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, id
 from serve_bridge.wire.body import Lost, Rejected
 from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
+from serve_bridge.wire.host import GONE, GONE_S, acknowledges_nothing
 from serve_bridge.wire.payload import space_for
 from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket, places_of
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
@@ -54,6 +55,7 @@ class BlockingConnection:
         self.closed = False
         self._session: CallerSession[Stream] = CallerSession()
         self._timeout_s = 0.0
+        self._pinged: float | None = None
         try:
             self._socket = _connect(address)
             self._recv = partial(self._socket.recv, RECEIVE_BYTES)
@@ -166,6 +168,8 @@ class BlockingConnection:
                 raise DeadlineExceeded("the backend did not answer in time", "unknown")
             if quiet and answer.on_silence is not None:
                 answer.on_silence()
+            if quiet and not self._is_unix:
+                self._ask_host()
             remaining = min(remaining, SILENCE_S)
             # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
@@ -180,8 +184,22 @@ class BlockingConnection:
                 raise Lost("unknown", str(error)) from error
             if not data:
                 raise Lost("unknown", "the replica closed the connection")
+            self._pinged = None
             if self._is_unix or (data := self._seal_in.open(data)):  # type: ignore[arg-type, assignment]
                 return data
+
+    def _ask_host(self) -> None:
+        """Send a TCP peer that says nothing a ping, which its host acknowledges even if its process hangs.
+
+        Raises:
+            Lost: The host has acknowledged nothing for `GONE_S`.
+        """
+        now = time.monotonic()
+        if self._pinged is None:
+            self._pinged = now
+            self._send(encode(Kind.PING, 0))
+        elif now - self._pinged >= GONE_S and acknowledges_nothing(self._socket, now - self._pinged):
+            raise Lost("unknown", GONE)
 
     def _set_timeout(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

@@ -18,6 +18,7 @@ from typing import Any, Final
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
 from serve_bridge.wire.frames import HEADER_BYTES, FrameReader
+from serve_bridge.wire.host import acknowledges_nothing
 
 FLUSH_FRAMES: Final = 8
 """So many frames of one loop turn leave at once: the peer works on them while the next are made."""
@@ -133,6 +134,10 @@ class FrameTransport(asyncio.Protocol):
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
         return int(self._transport.get_extra_info("socket").fileno())
+
+    def is_host_silent(self, for_s: float) -> bool:
+        """Whether something was sent, and the peer's host has acknowledged nothing for *for_s* seconds."""
+        return not self.closed and acknowledges_nothing(self._transport.get_extra_info("socket"), for_s)
 
     def is_quiet(self) -> bool:
         """Whether there is one request on this connection at most, so that no other frame is to be expected."""
