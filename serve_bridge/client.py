@@ -294,7 +294,7 @@ class Client(Management):
             with self._lock:
                 if self._process is None:
                     _running.add(self)
-                    self._process = Lanes(self._instance, lease=self._owner == os.getpid())
+                    self._process = Lanes(self._instance, lease=self._owner == os.getpid(), address=self._address)
         return self._process
 
     def _start_afresh(self) -> None:

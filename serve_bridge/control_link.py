@@ -11,9 +11,10 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from serve_bridge.controller_search import find_controller
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.known_instance import KnownInstance, process_id
 from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
@@ -26,6 +27,8 @@ from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.sockets import dial
 
 RECONNECT_S: Final = (0.02, 1.0)
+SEARCH_FROM_S: Final = 0.1
+"""From this delay between two tries on, replicas and proxies are asked where the controller is."""
 FIRST_TABLE_S: Final = 5.0
 """Seconds that the calls of a process wait for its controller, all together."""
 LATE_S: Final = 0.5
@@ -53,10 +56,14 @@ class ControlLink:
         *,
         known: KnownInstance | None = None,
         lease: bool = False,
+        others: Callable[[], Sequence[ReplicaAddress]] = list,
+        on_moved: Callable[[ReplicaAddress], object] | None = None,
     ) -> None:
         """Call *on_table* with every table; with *lease*, keep a non-detached instance alive.
 
         *known* is what the process knows of the instance; None: this link is alone with it, and no caller of a change.
+        *others* returns replicas and proxies to ask where an absent controller is; *on_moved* is called with where it
+        was found then.
         """
         self._address = controller
         self._key = key
@@ -64,6 +71,8 @@ class ControlLink:
         self._role = role
         self._on_table = on_table
         self._lease = lease
+        self._others = others
+        self._on_moved = on_moved
         self._connection: CallerConnection | None = None
         self._process = "" if known is None else process_id()
         self._known = KnownInstance() if known is None else known
@@ -97,7 +106,7 @@ class ControlLink:
             patience_ends = time.monotonic() + left_s
             try:
                 if not await self._reached(wanted, min(ends, patience_ends)):
-                    reason = f"the controller at {self._address.unix} cannot be reached: {self._failure}"
+                    reason = f"the controller at {self.controller.unix} cannot be reached: {self._failure}"
                     if ends >= patience_ends:
                         failure = reason
                     elif self.lost and self.version < 0:
@@ -134,7 +143,7 @@ class ControlLink:
         try:
             await asyncio.wait_for(self._connected.wait(), min(timeout_s, FIRST_TABLE_S))
         except TimeoutError:
-            raise NotConnected(f"the controller at {self._address.unix} cannot be reached: {self._failure}") from None
+            raise NotConnected(f"the controller at {self.controller.unix} cannot be reached: {self._failure}") from None
         assert self._connection is not None
         try:
             version, result = await calls.control(
@@ -163,7 +172,7 @@ class ControlLink:
         delay, longest = RECONNECT_S
         while True:
             try:
-                self._connection = await dial(self._address, self._key, self._generation, self._role)
+                self._connection = await self._dial(search=delay > SEARCH_FROM_S)
                 self._connected.set()
                 self.lost = False
                 delay = RECONNECT_S[0]
@@ -181,6 +190,31 @@ class ControlLink:
                 self.hang_up()
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)
+
+    @property
+    def controller(self) -> ReplicaAddress:
+        """Where the controller is looked for."""
+        return self._known.controller or self._address
+
+    def move(self, controller: ReplicaAddress) -> None:
+        """Look for the controller at *controller* from now on."""
+        self._known.controller = controller
+
+    async def _dial(self, *, search: bool) -> CallerConnection:
+        where = self.controller
+        try:
+            return await dial(where, self._key, self._generation, self._role)
+        except Lost:
+            if not search:
+                raise
+            found = await find_controller(self._others(), self._key, self._generation, left=where)
+            if found is None:
+                raise
+        connection = await dial(found, self._key, self._generation, self._role)
+        self._known.controller = found
+        if self._on_moved is not None:
+            self._on_moved(found)
+        return connection
 
     async def _subscribe(self, connection: CallerConnection) -> None:
         stream = connection.open(Kind.REQUEST, self._process.encode(), end=False)

@@ -61,7 +61,12 @@ class Controller:
             on_change=self._fleet_changed,
         )
         self._proxies = Proxies(
-            runtime, key, generation=settings.generation, directory=settings.directory, tcp_host=settings.tcp_host
+            runtime,
+            key,
+            generation=settings.generation,
+            directory=settings.directory,
+            tcp_host=settings.tcp_host,
+            on_change=lambda: self._spawn(self._proxies_changed()),
         )
         self._checkpoints = Checkpoints(runtime.store, settings.name)
         self._record = Record(settings.generation, self._checkpoints, self._fleet, self._proxies)
@@ -129,8 +134,9 @@ class Controller:
             await self._record.save()
             instances.write(self._instance)
         except BaseException:
+            await self._proxies.stop()
             self.close()
-            instances.remove(self._instance)
+            await self._forget()
             raise
 
     # recovery
@@ -151,6 +157,14 @@ class Controller:
         for name in self._record.wanted.backends:
             self._repairs.begin(name)
         await self._record.save()
+        instances.write(self._instance)
+        self._spawn(self._announce())
+
+    async def _announce(self) -> None:
+        """Tell who may look for the controller where it is now."""
+        await asyncio.gather(
+            self._fleet.announce(), self._proxies.announce(), self._runtime.update_files(self._instance)
+        )
 
     # wire.replica_end.Service
 
@@ -383,6 +397,7 @@ class Controller:
     async def _forget(self) -> None:
         instances.remove(self._instance)
         await self._checkpoints.forget()
+        await self._runtime.remove_files(self._instance)
 
     def _end(self) -> None:
         self.close()
@@ -425,6 +440,12 @@ class Controller:
             self._repairs.setbacks[replica.backend].note(f"replica {replica.id} died as soon as it was ready")
         self._spawn(self._record.publish())
         self._repairs.begin(replica.backend)
+
+    async def _proxies_changed(self) -> None:
+        """A proxy has come: routers may ask it where the controller is, and a successor must know it."""
+        if not self._closing:
+            await self._record.publish()
+            await self._record.save()
 
     async def _repair(self, name: str) -> bool:
         """Make one try to bring *name* to its number of replicas; return whether nothing is left to do."""

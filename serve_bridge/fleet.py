@@ -116,7 +116,18 @@ class Fleet:
 
     def begin(self, instance: Instance) -> None:
         """Let replicas be launched, which are told of *instance*."""
-        self._instance = instance.only(Role.PYTHON)
+        self._instance = instance.only(Role.EDGE, Role.PYTHON)
+
+    async def announce(self) -> None:
+        """Tell all replicas where the controller is."""
+        await asyncio.gather(*(self._announce(replica) for replica in self.replicas.values()))
+
+    async def _announce(self, replica: Replica) -> None:
+        assert self._instance is not None
+        try:
+            await replica.control("@move", self._instance.controller, timeout_s=CONTROL_TIMEOUT_S)
+        except Exception as error:  # it is busy, or about to be found dead
+            _logger.warning("replica %s was not told where the controller is: %s", replica.id, error)
 
     @property
     def running(self) -> list[RunningReplica]:

@@ -143,8 +143,12 @@ def claim_directory(name: str, generation: str) -> Claim:
             f"{error.strerror or error}; set it to a directory of this user, or unset it"
         ) from None
     _sweep()
+    return Claim(base_directory() / _directory_name(name, generation))
+
+
+def _directory_name(name: str, generation: str) -> str:
     # A name may have 128 characters and a socket's path 107; the generation is what makes it unique.
-    return Claim(base_directory() / f"{name[:24]}-{generation}")
+    return f"{name[:24]}-{generation}"
 
 
 def _sweep() -> None:
@@ -165,6 +169,34 @@ def write(instance: Instance) -> None:
     other = _read_if_sound(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
         _write_private(by_name, instance)
+
+
+def update_here(instance: Instance) -> None:
+    """Let the files of *instance* that are on this machine say where its controller is now."""
+    name = _directory_name(instance.name, instance.generation)
+    for path in (path for base in _bases() for path in (base / f"{instance.name}.json", base / name / _FILE)):
+        update(path, instance.generation, instance.controller)
+
+
+def update(path: Path, generation: str, controller: ReplicaAddress) -> None:
+    """Let the file at *path* say where the controller is now, if it is a file of the instance *generation*."""
+    found = _read_if_sound(path)
+    if found is not None and found.generation == generation and found.controller != controller:
+        _write_private(path, msgspec.structs.replace(found, controller=controller))
+
+
+def remove_here(name: str, generation: str) -> None:
+    """Remove the files and sockets that the instance has on this machine, where it was not started."""
+    for base in _bases():
+        copy = base / f"{name}.json"
+        found = _read_if_sound(copy)
+        if found is not None and found.generation == generation:
+            copy.unlink(missing_ok=True)
+        shutil.rmtree(base / _directory_name(name, generation), ignore_errors=True)
+
+
+def _bases() -> set[Path]:
+    return {base_directory(), _temporary_directory()}
 
 
 def remove(instance: Instance) -> None:

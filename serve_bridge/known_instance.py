@@ -13,6 +13,8 @@ import threading
 import time
 import weakref
 
+from serve_bridge.messages import ReplicaAddress
+
 
 class KnownInstance:
     """What this process knows of one instance; any thread may use it.
@@ -21,6 +23,7 @@ class KnownInstance:
         version: The newest routing table that this process has been told of.
         given_up: Whether calls have waited for the controller in vain, and no table has come since.
         failure: Why they did, as a sentence.
+        controller: Where the controller was found last; None: where the instance's file says.
     """
 
     def __init__(self) -> None:
@@ -28,6 +31,7 @@ class KnownInstance:
         self._waiting = 0
         self._gives_up_at: float | None = None
         self.version = 0
+        self.controller: ReplicaAddress | None = None
         self.given_up = False
         self.failure = ""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from serve_bridge.control_link import ControlLink
 from serve_bridge.instance import Instance
 from serve_bridge.known_instance import KnownInstance
+from serve_bridge.messages import ReplicaAddress
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Role
 
@@ -20,7 +22,14 @@ class Lane:
         control: Tables and operations.
     """
 
-    def __init__(self, instance: Instance, known: KnownInstance, *, lease: bool = False) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        known: KnownInstance,
+        *,
+        lease: bool = False,
+        on_moved: Callable[[ReplicaAddress], object] | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.router = Router(instance.key, Role.PYTHON, known)
         self.control = ControlLink(
@@ -31,6 +40,8 @@ class Lane:
             self.router.apply,
             known=known,
             lease=lease,
+            others=lambda: [] if self.router.table is None else self.router.table.listeners(),
+            on_moved=on_moved,
         )
         self.router.catch_up = self.control.ready
         self.control.start()

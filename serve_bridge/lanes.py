@@ -13,14 +13,18 @@ import contextvars
 import threading
 import weakref
 from collections.abc import AsyncGenerator
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
+from serve_bridge import instance as instances
 from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import Instance
 from serve_bridge.known_instance import known_instance
 from serve_bridge.lane import Lane
 from serve_bridge.loop_thread import LoopThread
+from serve_bridge.messages import ReplicaAddress
 from serve_bridge.monkey_patches import check_not_patched
 
 CLOSE_S: Final = 5.0
@@ -29,14 +33,15 @@ CLOSE_S: Final = 5.0
 class Lanes:
     """What one process has of a client: the loop thread, and a lane for each loop that asked."""
 
-    def __init__(self, instance: Instance, *, lease: bool) -> None:
-        """Prepare for *instance*; nothing starts yet.
+    def __init__(self, instance: Instance, *, lease: bool, address: str = "") -> None:
+        """Prepare for *instance*, whose file, or a copy of it, was found at *address*; nothing starts yet.
 
         Raises:
             ConfigError: The sockets and threads of this process are not Python's own.
         """
         check_not_patched()
         self._instance = instance
+        self._address = address
         self._lease = lease
         self.known = known_instance(instance.generation)
         self._lock = threading.Lock()
@@ -64,7 +69,13 @@ class Lanes:
         return opening.result()
 
     async def _open(self) -> Lane:
-        return Lane(self._instance, self.known, lease=self._lease)
+        return Lane(self._instance, self.known, lease=self._lease, on_moved=self._moved)
+
+    def _moved(self, controller: ReplicaAddress) -> None:
+        """Let the next process that reads the file find the controller where this one has found it."""
+        if self._address:
+            with contextlib.suppress(OSError):  # a copy in a directory that this process cannot write to
+                instances.update(Path(self._address), self._instance.generation, controller)
 
     def lane_here(self) -> Lane:
         """Return the running loop's lane, started on first use.
@@ -81,7 +92,9 @@ class Lanes:
             with self._lock:
                 for old in [old for old in self._lanes if old.is_closed()]:
                     del self._lanes[old]
-                lane = self._lanes[loop] = contextvars.Context().run(Lane, self._instance, self.known)
+                lane = self._lanes[loop] = contextvars.Context().run(
+                    partial(Lane, self._instance, self.known, on_moved=self._moved)
+                )
         return lane
 
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:

@@ -97,12 +97,18 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         generation: The instance this table belongs to; versions compare only within one.
         version: Grows with every change.
+        proxies: Where the proxies listen for questions of where the controller is.
     """
 
     generation: str
     version: int
     backends: dict[str, BackendRoute]
     endpoints: dict[str, EndpointRoute]
+    proxies: tuple[ReplicaAddress, ...] = ()
+
+    def listeners(self) -> list[ReplicaAddress]:
+        """Return where all replicas and proxies listen."""
+        return [*self.proxies, *(replica for backend in self.backends.values() for replica in backend.replicas)]
 
 
 class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):

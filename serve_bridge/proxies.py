@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ PROGRESS: Final = 0.01
 """A loop that uses less of a processor than this stands still."""
 RELAUNCH_S: Final = (0.1, 10.0)
 DRAIN_S: Final = 10.0
+ANNOUNCE_S: Final = 10.0
 STATISTICS_S: Final = 1.0
 """Time that a proxy has to tell what it has counted."""
 
@@ -65,7 +67,18 @@ class _Proxy:
 class Proxies:
     """The proxies of one instance."""
 
-    def __init__(self, runtime: Runtime, key: Key, *, generation: str, directory: str, tcp_host: str | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        key: Key,
+        *,
+        generation: str,
+        directory: str,
+        tcp_host: str | None,
+        on_change: Callable[[], object],
+    ) -> None:
+        """*on_change* is called when a proxy has come or gone after `start`."""
+        self._on_change = on_change
         self._runtime = runtime
         self._key = key
         self._generation = generation
@@ -143,6 +156,16 @@ class Proxies:
         if http.location != Location.NoServer:
             self._watch()
 
+    async def announce(self) -> None:
+        """Tell all proxies where the controller is."""
+        await asyncio.gather(*(self._announce(proxy) for proxy in list(self._proxies.values())))
+
+    async def _announce(self, proxy: _Proxy) -> None:
+        try:
+            await calls.control(proxy.connection, "@move", self._controller, timeout_s=ANNOUNCE_S)
+        except Exception as error:  # it is busy, or about to be found dead
+            _logger.warning("proxy %s was not told where the controller is: %s", proxy.facts.id, error)
+
     async def stop(self) -> None:
         """Let every proxy finish what it has accepted, then end it."""
         self._closed = True
@@ -205,6 +228,7 @@ class Proxies:
             except Exception as error:  # whatever it is: giving up would leave the node without a proxy
                 _logger.warning("cannot start a proxy: %s", error)
             else:
+                self._on_change()
                 return
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import msgspec
+
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.fleet import Fleet
 from serve_bridge.proxies import Proxies
@@ -67,7 +69,9 @@ class Record:
         self.version += 1
         version = self.version
         revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
-        await self.publisher.publish(self.wanted.table(self._generation, version, self._fleet.ready(revisions)))
+        table = self.wanted.table(self._generation, version, self._fleet.ready(revisions))
+        proxies = tuple(proxy.address for proxy in self._proxies.running)
+        await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies))
         return version
 
     async def spread(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serve_bridge import controller_search
 from serve_bridge import instance as instances
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
@@ -41,6 +42,7 @@ from serve_bridge.errors import (
     no_answer,
 )
 from serve_bridge.executor import Executor, is_stream
+from serve_bridge.known_instance import known_instance
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
 from serve_bridge.method import Method
 from serve_bridge.served_asgi import AsgiService
@@ -78,6 +80,7 @@ class Replica:
         self._spec = spec
         self._has_process = has_process
         self._config = spec.config
+        self._controller = spec.instance.controller
         self._answer_http: _Answering
         self._answer_websocket: _Answering
         self._limit = spec.config.max_concurrent_queries or 1
@@ -155,6 +158,9 @@ class Replica:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Admit or reject the request that opened *stream*."""
         if frame.kind == Kind.REQUEST:
+            if controller_search.is_question(frame):
+                controller_search.answer(stream, self._controller)
+                return
             head: HttpHead | CallHead = decode_http(frame.payload)
         else:
             head = calls.decode_call(frame.payload)
@@ -311,6 +317,7 @@ class Replica:
             "@completed": self.completed,
             "@configure": self.configure,
             "@drain": self.drain,
+            "@move": self.move,
         }
         control = controls.get(head.call_method)
         if control is None:
@@ -327,6 +334,13 @@ class Replica:
         """
         if self._code.check_health is not None and await self._executor.probe(self._code.check_health) is False:
             raise BackendError("check_health", "it returned False")
+
+    async def move(self, controller: ReplicaAddress) -> None:
+        """Note that the controller is at *controller* now."""
+        self._controller = controller
+        generation = self._spec.instance.generation
+        instances.join(msgspec.structs.replace(self._spec.instance, controller=controller))
+        known_instance(generation).controller = controller
 
     async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:
         """Follow *config* from now on; with *reconfigure* its `user_config` is new.

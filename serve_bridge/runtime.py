@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire.auth import Key
@@ -67,6 +68,14 @@ class Runtime(Protocol):
 
     async def nodes(self) -> list[str]:
         """Return the ids of the nodes that are alive, the one the instance was started on first."""
+        ...
+
+    async def update_files(self, instance: Instance) -> None:
+        """Let the files of *instance* on other nodes say where its controller is."""
+        ...
+
+    async def remove_files(self, instance: Instance) -> None:
+        """Remove what *instance* has left on other nodes."""
         ...
 
     async def end(self) -> None:

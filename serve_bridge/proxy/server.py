@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from serve_bridge import controller_search
 from serve_bridge.control_link import ControlLink
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.proxy.app import ProxyApp
@@ -34,6 +35,7 @@ class Proxy:
         self._refusals = Refusals(logging.getLogger("serve_bridge.proxy"))
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
+            "@move": self.move,
             "@statistics": self.statistics,
         }
 
@@ -48,7 +50,9 @@ class Proxy:
         refusals = self._refusals
         buffers = Buffers(spec.http.max_buffered_bytes, logging.getLogger("serve_bridge.proxy"))
         app = ProxyApp(self._router, spec.http, buffers, refusals)
-        self._link = ControlLink(spec.controller, self._key, spec.generation, Role.EDGE, app.apply)
+        self._link = ControlLink(
+            spec.controller, self._key, spec.generation, Role.EDGE, app.apply, others=self._other_listeners
+        )
         self._edge = EdgeServer(app, spec.http, cancels=True, buffers=buffers, refusals=refusals)
         self._link.start()
         await self._link.ready()
@@ -60,7 +64,10 @@ class Proxy:
         return 0
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Take a request of the controller; there are no others."""
+        """Take a request of the controller, or the question where that is."""
+        if frame.kind == Kind.REQUEST and controller_search.is_question(frame):
+            controller_search.answer(stream, self._link.controller)
+            return
         head = calls.decode_call(frame.payload) if frame.kind == Kind.CALL else None
         operation = None if head is None else self._operations.get(head.call_method)
         if head is None or operation is None:
@@ -69,6 +76,14 @@ class Proxy:
         task = asyncio.get_running_loop().create_task(calls.answer_control(stream, head, operation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _other_listeners(self) -> list[ReplicaAddress]:
+        table = self._router.table
+        return [] if table is None else table.listeners()
+
+    async def move(self, controller: ReplicaAddress) -> None:
+        """Look for the controller at *controller* from now on."""
+        self._link.move(controller)
 
     async def statistics(self) -> dict[str, Any]:
         """Return what this proxy has counted: `refused`, the requests that it did not serve, by status."""

@@ -97,6 +97,12 @@ class LocalRuntime:
         """Return the one node there is."""
         return [NODE]
 
+    async def update_files(self, instance: Instance) -> None:
+        """Do nothing: there is one node."""
+
+    async def remove_files(self, instance: Instance) -> None:
+        """Do nothing: there is one node."""
+
     async def end(self) -> None:
         """Let the owner of the controller's thread end it."""
         self._on_end()

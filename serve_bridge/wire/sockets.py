@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -43,7 +44,7 @@ class Listener:
         self.connections: set[ReplicaConnection] = set()
 
     async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> ReplicaAddress:
-        """Listen in *directory*, and on *tcp_host* if given; return where.
+        """Listen in *directory*, and on *tcp_host* if given, at *tcp_port* if that is free there; return where.
 
         Raises:
             OSError: The path is too long, its directory open to others, or the address cannot be bound.
@@ -57,13 +58,22 @@ class Listener:
         tcp = None
         if tcp_host is not None:
             try:
-                server = await loop.create_server(self._connection, tcp_host, tcp_port, backlog=_BACKLOG)
+                server = await self._listen_on(tcp_host, tcp_port)
             except BaseException:
                 self.stop_accepting()
                 raise
             self._servers.append(server)
             tcp = (tcp_host, server.sockets[0].getsockname()[1])
         return ReplicaAddress(self._name, self._unix, tcp)
+
+    async def _listen_on(self, host: str, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not port:
+                raise
+        return await loop.create_server(self._connection, host, 0, backlog=_BACKLOG)
 
     def stop_accepting(self) -> None:
         """Take no further connection and no further stream; what was accepted goes on."""

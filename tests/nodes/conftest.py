@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -38,11 +41,69 @@ class Cluster:
 
 RUNTIME_DIRECTORY = "/run/user/0"
 LOGGED_IN = {"XDG_RUNTIME_DIR": RUNTIME_DIRECTORY}
+FAST = {
+    **LOGGED_IN,
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""The environment of a Ray that soon notices that a node has gone."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """An instance that `serve-bridge start` began.
+
+    Attributes:
+        cluster: Its hosts.
+        host: Where it was started.
+        address: Its address on that host.
+        web_address: The copy on the web host.
+    """
+
+    cluster: Cluster
+    host: Host
+    address: str
+    web_address: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of commands on that host."""
+        return {} if self.host is self.cluster.worker else LOGGED_IN
+
+    def manage(self, program: str, *arguments: str) -> str:
+        """Run *program* on the host where it was started, with a `client`; return what it prints."""
+        begin = "import json, sys, time\nimport serve_bridge as serve\nclient = serve.connect(sys.argv[1])\n"
+        return self.host.python(begin + dedent(program), self.address, *arguments, environment=self.environment)
+
+
+def start_instance(cluster: Cluster, host: Host, *words: str) -> Running:
+    """Start an instance by the command line on *host*."""
+    environment = {} if host is cluster.worker else LOGGED_IN
+    status, printed = host.command("start", "--host", "0.0.0.0", *words, environment=environment)
+    assert status == 0, printed
+    address = next(line.split()[1] for line in printed.splitlines() if line.startswith("address"))
+    return Running(cluster, host, address, cluster.copy_address(address, host, f"/tmp/{Path(address).name}"))
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three hosts that end with the module."""
+    with hosts() as switch:
+        yield begin(switch)
+
+
+@contextlib.contextmanager
+def fast_cluster() -> Iterator[Cluster]:
+    """Hosts of which Ray notices within seconds that one has vanished."""
+    with hosts() as switch:
+        yield begin(switch, FAST)
+
+
+@contextlib.contextmanager
+def hosts() -> Iterator[Switch]:
+    """A switch whose hosts end with the block; where none can be made the test is skipped."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
@@ -50,16 +111,18 @@ def cluster() -> Iterator[Cluster]:
         pytest.importorskip("ray")
     switch = Switch()
     try:
-        yield begin(switch)
+        yield switch
     finally:
         switch.close()
 
 
-def begin(switch: Switch) -> Cluster:
+def begin(switch: Switch, environment: Mapping[str, str] = LOGGED_IN) -> Cluster:
     """Return the hosts, with a Ray cluster on two of them."""
     head, worker, web = (switch.add(name) for name in ("head", "worker", "web"))
     head.path(RUNTIME_DIRECTORY).mkdir(parents=True, mode=0o700)
     worker.succeed("mount", "-o", "remount,ro", "/run")
-    head.start_ray("--head", "--port=6379", "--include-dashboard=false", environment=LOGGED_IN)
-    worker.start_ray(f"--address={head.address}:6379", '--resources={"worker": 8}', environment=LOGGED_IN)
+    head.start_ray(
+        "--head", "--port=6379", '--resources={"head": 8}', "--include-dashboard=false", environment=environment
+    )
+    worker.start_ray(f"--address={head.address}:6379", '--resources={"worker": 8}', environment=environment)
     return Cluster(switch, head, worker, web)

@@ -123,10 +123,14 @@ class Host:
             ["nsenter", "--target", str(self.pid), *("--net", "--mount", "--pid", "--uts", "--ipc"), *command],
             cwd="/",
             env={**kept, **own, **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def start_python(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start the lines of *program* here; its standard input and output are pipes."""
+        return self.start(sys.executable, "-c", textwrap.dedent(program), *arguments)
 
     def ask(self, *command: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run *command* here; return its exit status and what it prints."""

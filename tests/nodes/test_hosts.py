@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
-from tests.nodes.conftest import LOGGED_IN, Cluster
-from tests.nodes.hosts import Host
+from tests.nodes.conftest import LOGGED_IN, Cluster, Running, start_instance
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -32,52 +28,19 @@ BACKENDS = """
 
         def __call__(self, request):
             return [self.handle.call(), serve.connect().get_handle("where").call(), socket.gethostname()]
+
+    client.create_backend("where", where, ray_actor_options=FAR)
+    client.create_endpoint("where", backend="where", route="/where")
+    client.create_backend("caller", Caller, client.get_handle("where"), ray_actor_options=FAR)
+    client.create_endpoint("caller", backend="caller", route="/caller")
 """
-
-
-@dataclass(frozen=True)
-class Running:
-    """An instance that `serve-bridge start` began.
-
-    Attributes:
-        cluster: Its hosts.
-        host: Where it was started.
-        address: Its address on that host.
-        web_address: The copy on the web host.
-    """
-
-    cluster: Cluster
-    host: Host
-    address: str
-    web_address: str
-
-    def manage(self, program: str, *arguments: str) -> str:
-        """Run *program* on the host where it was started, with a `client`; return what it prints."""
-        begin = "import json, sys, time\nimport serve_bridge as serve\nclient = serve.connect(sys.argv[1])\n"
-        return self.host.python(begin + dedent(program), self.address, *arguments, environment=LOGGED_IN)
-
-
-def start(cluster: Cluster, host: Host, *words: str) -> Running:
-    """Start an instance by the command line on *host*."""
-    status, printed = host.command("start", "--host", "0.0.0.0", *words, environment=LOGGED_IN)
-    assert status == 0, printed
-    address = next(line.split()[1] for line in printed.splitlines() if line.startswith("address"))
-    return Running(cluster, host, address, cluster.copy_address(address, host, f"/tmp/{Path(address).name}"))
 
 
 @pytest.fixture(scope="module")
 def running(cluster: Cluster) -> Iterator[Running]:
     """An instance with a proxy on each node, and a backend on the second one."""
-    running = start(cluster, cluster.head, "--location", "EveryNode")
-    running.manage(
-        dedent(BACKENDS)
-        + dedent("""
-        client.create_backend("where", where, ray_actor_options=FAR)
-        client.create_endpoint("where", backend="where", route="/where")
-        client.create_backend("caller", Caller, client.get_handle("where"), ray_actor_options=FAR)
-        client.create_endpoint("caller", backend="caller", route="/caller")
-    """)
-    )
+    running = start_instance(cluster, cluster.head, "--location", "EveryNode")
+    running.manage(BACKENDS)
     yield running
     status, printed = running.host.command("shutdown", "--address", running.address, environment=LOGGED_IN)
     assert status == 0, printed
@@ -86,7 +49,7 @@ def running(cluster: Cluster) -> Iterator[Running]:
 def test_an_instance_starts_on_the_node_of_its_start_each_time(cluster: Cluster) -> None:
     """Ray alone would place the controller on either node."""
     for _ in range(4):
-        running = start(cluster, cluster.head, "--name", "again", "--port", "0")
+        running = start_instance(cluster, cluster.head, "--name", "again", "--port", "0")
         found = json.loads(cluster.head.path(running.address).read_text())
         assert found["controller"][2][0] == cluster.head.address
         assert cluster.head.command("shutdown", "--name", "again", environment=LOGGED_IN)[0] == 0

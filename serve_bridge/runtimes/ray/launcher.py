@@ -12,8 +12,10 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.errors import BackendStartError, ConfigError
+from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Store
+from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
     PULSE,
@@ -141,6 +143,17 @@ class RayRuntime:
         nodes: Any = await asyncio.to_thread(ray.nodes)
         alive = [node["NodeID"] for node in nodes if node["Alive"]]
         return sorted(alive, key=lambda node: node != self._own_node)
+
+    async def update_files(self, instance: Instance) -> None:
+        """Let the files of *instance* on other nodes say where its controller is."""
+        await node_files.update_files(instance, await self._other_nodes())
+
+    async def remove_files(self, instance: Instance) -> None:
+        """Remove what *instance* has left on other nodes."""
+        await node_files.remove_files(instance, await self._other_nodes())
+
+    async def _other_nodes(self) -> list[str]:
+        return [node for node in await self.nodes() if node != self._own_node]
 
     async def end(self) -> None:
         """Kill the controller's own actor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,15 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from serve_bridge import instance as instances
 from serve_bridge.config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import Instance, claim_directory, new_generation
+from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
+    actor_name,
     controller_name,
     engine_options,
     log_to_stderr,
@@ -40,6 +45,7 @@ from serve_bridge.wire.auth import Key
 
 START_S: Final = 60.0
 CONNECT_S: Final = 5.0
+RESTART_S: Final = 1.0
 
 _logger = logging.getLogger("serve_bridge.client")
 
@@ -58,7 +64,17 @@ class ControllerActor:
         self._controller = Controller(settings, key, RayRuntime(settings))
         self._instance: Instance | None = None
         if await KVStore(settings.generation).get("checkpoint") is not None:
-            self._instance = await self._controller.start()
+            self._instance = await self._recovered()
+
+    async def _recovered(self) -> Instance:
+        try:
+            return await self._controller.start()
+        except ConfigError:
+            raise
+        except Exception:  # Ray would not start it again
+            _logger.exception("the controller cannot recover, and tries again in a process of its own")
+            await asyncio.sleep(RESTART_S)
+            os._exit(1)
 
     async def start(self) -> Instance:
         """Start, unless that is done, and return how the instance is found."""
@@ -190,9 +206,29 @@ def _start_controller_in(
     except BaseException as error:
         with contextlib.suppress(RayError):
             ray.kill(controller, no_restart=True)
+        _remove_rest(settings)
         raise user_error(error) from None
+    if instance.directory != settings.directory:  # no room here, so Ray has placed the controller on another node
+        instance = msgspec.structs.replace(instance, directory=settings.directory)
+        instances.write(instance)
 
     return instance, lambda: _wait_until_gone(controller)
+
+
+def _remove_rest(settings: Settings) -> None:
+    """End what a controller may have begun that was killed while it started, and remove its traces on all nodes."""
+    prefix = actor_name(settings.generation, "")
+    try:
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            if actor["name"].startswith(prefix):
+                with contextlib.suppress(ValueError):
+                    ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=True)
+        asyncio.run(KVStore(settings.generation).delete(""))
+        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        others = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] != settings.node]
+        node_files.remove_now(settings.name, settings.generation, others)
+    except Exception as error:  # the cluster has gone, and all of it
+        _logger.warning("instance %r: not all of its start could be undone: %s", settings.name, error)
 
 
 def _wait_until_gone(actor: Any) -> None:

@@ -1,0 +1,61 @@
+"""What an instance has on Ray nodes other than its controller's: the sockets' directory, and copies of its file.
+
+Rule 1: no process of the instance need run there; a task of Ray does the work on each node.
+Rule 2: it is worth some seconds and no failure: a node may have gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from serve_bridge import instance as instances
+from serve_bridge.instance import Instance
+
+WAIT_S: Final = 10.0
+
+_logger = logging.getLogger("serve_bridge.controller")
+
+
+async def update_files(instance: Instance, nodes: Iterable[str]) -> None:
+    """Let the files of *instance* on *nodes* say where its controller is; a node without one gets none."""
+    await _done(begin_on(nodes, instances.update_here, instance))
+
+
+async def remove_files(instance: Instance, nodes: Iterable[str]) -> None:
+    """Remove what *instance* has on *nodes*."""
+    await _done(begin_on(nodes, instances.remove_here, instance.name, instance.generation))
+
+
+async def _done(begun: list[Any]) -> None:
+    if not begun:
+        return
+    waiting = [asyncio.ensure_future(reference) for reference in begun]
+    done, late = await asyncio.wait(waiting, timeout=WAIT_S)
+    for task in late:
+        task.cancel()
+    for task in done:
+        if (error := task.exception()) is not None:
+            _logger.warning("the files of the instance on another node: %s", error)
+
+
+def begin_on(nodes: Iterable[str], work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Begin *work* with *arguments* on each of *nodes*; return the references of the results."""
+    task: Any = ray.remote(work)
+    begun = []
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        begun.append(task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*arguments))
+    return begun
+
+
+def remove_now(name: str, generation: str, nodes: Iterable[str]) -> None:
+    """Do as `remove_files` does, from a process without a loop."""
+    begun = begin_on(nodes, instances.remove_here, name, generation)
+    if begun:
+        ray.wait(begun, num_returns=len(begun), timeout=WAIT_S)
