@@ -177,5 +177,9 @@ class _Package(ModuleType):
         if not (name in _RAY_SERVE_2 and isinstance(value, ModuleType)):  # imports find it in `sys.modules`
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Pickle by name, as cloudpickle does with a module: functions of a script hold this package as a global."""
+        return import_module, (self.__name__,)
+
 
 sys.modules[__name__].__class__ = _Package

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
+import serve_bridge as serve
 from serve_bridge import asgi_app
 from serve_bridge.errors import SerializationError
 from serve_bridge.frozen_code import freeze_code, thaw_code
@@ -24,6 +25,12 @@ def test_code_and_arguments_travel() -> None:
     """Lambdas and arguments come out as they went in."""
     code, args, kwargs = thaw_code(freeze_code(lambda request: request + 1, (1,), {"a": [2]}))
     assert (code(1), args, kwargs) == (2, (1,), {"a": [2]})
+
+
+def test_code_that_uses_this_package_travels() -> None:
+    """A function of a script is pickled with its globals, and the package is one of them."""
+    code, _, _ = thaw_code(freeze_code(lambda: serve))
+    assert code() is serve
 
 
 class Holder:
