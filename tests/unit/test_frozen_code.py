@@ -29,7 +29,7 @@ def test_code_and_arguments_travel() -> None:
 
 def test_code_that_uses_this_package_travels() -> None:
     """A function of a script is pickled with its globals, and the package is one of them."""
-    code, _, _ = thaw_code(freeze_code(lambda: serve))
+    code, _, _ = thaw_code(freeze_code(lambda: serve, (), {}))
     assert code() is serve
 
 
