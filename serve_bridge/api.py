@@ -85,6 +85,37 @@ def start(
     return _set_current(_started_here(instance, ended, lease=runtime == "local" or not detached))
 
 
+def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> tuple[Client, list[str]]:
+    """Start a detached instance on the Ray cluster at *address*, or join the one of that name that runs there.
+
+    Returns:
+        Its client, which is not the process's current one, and in what the options of a running one differ from these.
+
+    Raises:
+        Exception: As `start`.
+    """
+    check_name("instance", name)
+    options = HTTPOptions.of(http_options)
+    require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
+    from serve_bridge.runtimes.ray.start import running_instance  # late: as above
+
+    found = running_instance(name, address)
+    if found is None:
+        try:
+            return start(detached=True, name=name, http_options=options, address=address), []
+        except ConfigError:  # another process may have been faster
+            found = running_instance(name, address)
+            if found is None:
+                raise
+    client = Client(found)
+    return client, client.operate("differences", options, True)
+
+
+def lasting_address(client: Client) -> str:
+    """Return the address that the next start of the instance's name will have too; its own if another has the name."""
+    return instances.lasting_address(client._instance)
+
+
 def start_local(name: str) -> Client:
     """Start an instance inside this process, without a proxy, that is not the process's current one."""
     from serve_bridge.runtimes.local import start_instance  # late: as above

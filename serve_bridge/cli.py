@@ -16,10 +16,8 @@ import click
 
 import serve_bridge as serve
 from serve_bridge import commands
-from serve_bridge import instance as instances
-from serve_bridge.api import find_client
+from serve_bridge.api import ensure_started, find_client, lasting_address
 from serve_bridge.client import Client
-from serve_bridge.printable import error_text
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
@@ -73,7 +71,10 @@ def start(
     allowed_hosts: tuple[str, ...],
     address: str | None,
 ) -> None:
-    """Start an instance on a running Ray cluster; it stays until `shutdown`."""
+    """Start an instance on a running Ray cluster; it stays until `shutdown`.
+
+    If it runs already, with the same options, its address is printed and the exit code is 0 as well.
+    """
     http_options = {
         "host": host,
         "port": port,
@@ -84,9 +85,13 @@ def start(
     }
     # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {address}" if address else " here")):
-        client = serve.start(detached=True, name=name, http_options=http_options, address=address or "auto")
-        address = instances.lasting_address(instances.find(client.address, name))
-        click.echo(f"instance {name} is running\naddress  {address}")
+        client, differences = ensure_started(name, http_options, address or "auto")
+        if differences:
+            raise serve.ConfigError(
+                f"instance {name!r} runs already, with other options: {'; '.join(differences)}. "
+                "Shut it down first, or use another --name"
+            )
+        click.echo(f"instance {name} is running\naddress  {lasting_address(client)}")
         for url in client.http_urls:
             click.echo(f"http     {url}")
 
@@ -192,15 +197,26 @@ def _connected(address: str | None, name: str) -> Iterator[Client]:
         client.close()
 
 
+class _Ended(click.ClickException):
+    """The end of a command after an error."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]  # click has it as an attribute of the class
+
+
 @contextlib.contextmanager
 def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
-    """Turn the errors that a user can do something about into a line and exit code 1."""
+    """Turn the errors that a user can do something about into a line and an exit code."""
     try:
         yield
-    except (serve.ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
+    except Exception as error:
+        failure = commands.failure_of(error)
+        if failure is None:
+            raise
         ours = isinstance(error, serve.ServeBridgeError)
-        message = no_cluster if no_cluster and isinstance(error, ConnectionError) and not ours else error_text(error)
-        raise click.ClickException(message) from None
+        has_no_cluster = no_cluster is not None and isinstance(error, ConnectionError) and not ours
+        raise _Ended(no_cluster if no_cluster and has_no_cluster else failure.text, failure.code) from None
 
 
 def _asked(text: str) -> bool:

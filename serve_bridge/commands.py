@@ -2,7 +2,8 @@
 
 Rule 1: a verb takes a client and words as they were typed, and returns a `Report`; it prints nothing and ends nothing.
 A command line prints `Report.formatted` and `printable.error_text`: neither holds a control character of a backend.
-Rule 2: words that mean nothing are a ConfigError that names them; whatever else fails is the engine's own error.
+Rule 2: words that mean nothing are a `Misused` that names them; whatever else fails is the engine's own error.
+Rule 3: which errors are one line on stderr, and which exit code they have, is decided by `failure_of` for all of them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,51 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from serve_bridge.application import ANY_METHOD
 from serve_bridge.client import Client
 from serve_bridge.deployment import Change, Confirm, listed
 from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
 from serve_bridge.http.json_encoding import as_json
-from serve_bridge.printable import printable, printable_json
+from serve_bridge.printable import error_text, printable, printable_json
 
-__all__ = ["Report", "call", "confirmation", "deploy", "shadow", "status", "traffic"]
+__all__ = [
+    "Failure",
+    "Misused",
+    "Report",
+    "call",
+    "confirmation",
+    "deploy",
+    "failure_of",
+    "shadow",
+    "status",
+    "traffic",
+]
+
+
+class Misused(ConfigError):
+    """A command was written wrongly; the message says how it is written."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a command line ends after an error that its user can do something about.
+
+    Attributes:
+        text: What to print.
+        code: The exit code: 1 for a failure, 2 for a command that was written wrongly.
+    """
+
+    text: str
+    code: int
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """Return how a command line ends after *error*; None: it is a fault of the library and needs its traceback."""
+    if not isinstance(error, ServeBridgeError | ImportError | OSError | TypeError | ValueError):
+        return None
+    text = error_text(error) or type(error).__name__
+    return Failure(text, 2 if isinstance(error, Misused) else 1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +137,8 @@ def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
 def status(client: Client) -> Report:
     """Show the instance's proxies, backends, replicas and endpoints."""
     found = {"address": client.address, **client.status()}
+    for endpoint in found["endpoints"].values():
+        endpoint["methods"] = _taken(endpoint)
     backends = [
         (
             name,
@@ -120,13 +160,15 @@ def traffic(client: Client, endpoint: str | None = None, weights: Sequence[str] 
     """Show the traffic of all endpoints or of *endpoint*; with *weights*, such as "a=0.9", "b=0.1", set it first.
 
     Raises:
-        ConfigError: A weight is none, or they do not sum to 1.
+        ConfigError: A weight is not a number, or they do not sum to 1.
         EndpointNotFound, BackendNotFound: One is unknown; the old split stays.
     """
     if weights:
         if endpoint is None:
-            raise ConfigError("weights need the endpoint that they are for")
+            raise Misused("weights need the endpoint that they are for")
         client.set_traffic(endpoint, _weights(weights))
+    elif endpoint is not None and "=" in endpoint:  # no name has a "="
+        raise Misused(f"which endpoint? traffic ENDPOINT {printable(endpoint)}")
     return _traffic_of(client, endpoint)
 
 
@@ -139,7 +181,7 @@ def shadow(client: Client, endpoint: str, backend: str, proportion: str | float)
     """
     share = _number("proportion", proportion)
     if not 0 <= share <= 1:
-        raise ConfigError(f"proportion must be a number from 0 to 1, got {shown(proportion)}")
+        raise Misused(f"proportion must be a number from 0 to 1, got {shown(proportion)}")
     client.shadow_traffic(endpoint, backend, share)
     return _traffic_of(client, endpoint)
 
@@ -164,14 +206,15 @@ def call(
     try:
         value = None if data is None else json.loads(data)
     except RecursionError:
-        raise ConfigError("the data is nested too deep to be read as JSON") from None
+        raise Misused("the data is nested too deep to be read as JSON") from None
     except ValueError as error:
-        raise ConfigError(
-            f'the data must be JSON, such as 5, "text" or {{"a": 1}}: {error}; got {shown(data)}'
-        ) from None
+        raise Misused(f'the data must be JSON, such as 5, "text" or {{"a": 1}}: {error}; got {shown(data)}') from None
     handle = client.get_handle(endpoint)
     options: dict[str, Any] = {"method_name": method, "timeout_s": timeout_s}
-    handle = handle.options(**{name: option for name, option in options.items() if option is not None})
+    try:
+        handle = handle.options(**{name: option for name, option in options.items() if option is not None})
+    except ConfigError as error:
+        raise Misused(str(error)) from None
     try:
         result = handle.call(value)
     except ServeBridgeError:
@@ -201,9 +244,9 @@ def _weights(words: Sequence[str]) -> dict[str, float]:
     for word in words:
         backend, equals, weight = word.rpartition("=")
         if not equals or not backend:
-            raise ConfigError(f"a weight reads 'backend=0.9', got {shown(word)}")
+            raise Misused(f"a weight reads 'backend=0.9', got {shown(word)}")
         if backend in weights:
-            raise ConfigError(f"backend {backend!r} has two weights")
+            raise Misused(f"backend {backend!r} has two weights")
         weights[backend] = _number(f"the weight of {backend!r}", weight)
     return weights
 
@@ -212,7 +255,7 @@ def _number(name: str, word: str | float) -> float:
     try:
         return float(word)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} must be a number, got {shown(word)}") from None
+        raise Misused(f"{name} must be a number, got {shown(word)}") from None
 
 
 def _traffic_table(endpoints: Mapping[str, Mapping[str, Any]]) -> str:
@@ -220,13 +263,18 @@ def _traffic_table(endpoints: Mapping[str, Mapping[str, Any]]) -> str:
         (
             name,
             each["route"] or "",
-            " ".join(each["methods"]),
+            "every" if _taken(each) == list(ANY_METHOD) else " ".join(each["methods"]),
             _shares(each["traffic"]),
             _shares(each["shadows"]),
         )
         for name, each in endpoints.items()
     ]
     return _table(("endpoint", "route", "methods", "traffic", "shadows"), rows)
+
+
+def _taken(endpoint: Mapping[str, Any]) -> list[str]:
+    """Return the methods that *endpoint* takes: without a route all of them, as handles and adapters pass them on."""
+    return list(ANY_METHOD) if endpoint["route"] is None else endpoint["methods"]
 
 
 def _refused(proxy: Mapping[str, Any]) -> str:

@@ -295,6 +295,17 @@ class HTTPOptions:
         return cls(**options_of(cls, value))
 
 
+def http_differences(old: HTTPOptions, new: HTTPOptions) -> list[str]:
+    """Return where *new* differs from *old*, such as "port is 8000, not 9000"; the value of a secret is not shown."""
+    found = []
+    for each in fields(HTTPOptions):
+        was, wanted = getattr(old, each.name), getattr(new, each.name)
+        if was != wanted and shown(was) != shown(wanted):  # middlewares that were pickled are equal to no other
+            told = f" is {shown(was)}, not {shown(wanted)}" if each.repr else " is another"
+            found.append(each.name + told)
+    return found
+
+
 def options_of(config_class: type[Any], value: object) -> dict[str, Any]:
     """Return the options that a mapping (or None, for no options) sets, once each key is known to be one."""
     if value is None:

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
-from serve_bridge.config import BackendConfig
+from serve_bridge.config import BackendConfig, HTTPOptions, http_differences
 from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance
 from serve_bridge.lease import Lease
@@ -89,6 +89,7 @@ class Controller:
             "set_traffic": self.set_traffic,
             "shadow_traffic": self.shadow_traffic,
             "status": self.status,
+            "differences": self.differences,
             "lease": self._lease.hold,
             "shutdown": self.shutdown,
         }
@@ -360,6 +361,12 @@ class Controller:
                 for name, described in self._record.wanted.describe_endpoints().items()
             },
         }
+
+    async def differences(self, http: HTTPOptions, detached: bool) -> list[str]:
+        """Return in what the options that the instance was started with differ from these."""
+        was = self._settings.detached
+        own = [] if was == detached else [f"detached is {was}, not {detached}"]
+        return [*own, *http_differences(self._settings.http, http)]
 
     def _describe(self, backend: Backend) -> dict[str, Any]:
         """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin."""

@@ -85,14 +85,14 @@ def _dotted(path: str) -> str:
 
 
 def _failure_of(name: str, error: Exception) -> str:
-    """Return the sentence that says where the import of module *name* failed: in the last line that is not ours."""
+    """Return the sentence that says where the import of module *name* failed: the last line outside of libraries."""
     if isinstance(error, SyntaxError):
         where, said = f"{_brief(error.filename or '')}, line {error.lineno}", error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
         # A check of ours that refuses a declaration is found in the line that declares, not in the check.
-        ours = str(Path(__file__).parent) + os.sep
-        own = [each for each in frames if not each.filename.startswith(ours) and "importlib" not in each.filename]
+        libraries = (os.path.dirname(__file__), *_installed())
+        own = [each for each in frames if not each.filename.startswith((*libraries, "<"))]
         where = f"{_brief(own[-1].filename)}, line {own[-1].lineno}" if own else ""
         said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
     return f"module {name!r} cannot be imported: {where}{': ' if where else ''}{said}"

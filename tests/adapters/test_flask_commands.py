@@ -123,7 +123,7 @@ def test_an_endpoint_is_called(deployed: Flask, instance: serve.Client) -> None:
     ("words", "code", "message"),
     [
         (["call", "nobody"], 1, "no endpoint 'nobody'"),
-        (["traffic", "price", "price=x"], 1, "must be a number"),
+        (["traffic", "price", "price=x"], 2, "must be a number"),
         (["deploy", "no.such.module"], 1, "no module 'no.such.module'"),
         (["shadow", "price"], 2, "Missing argument"),
     ],

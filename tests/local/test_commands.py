@@ -279,3 +279,12 @@ def test_a_wrong_module_is_one_line(deployed: tuple[serve.Client, str], tmp_path
     answer = CliRunner().invoke(main, ["deploy", "--address", client.address, "--prune", "shop.wrong"])
     assert (answer.exit_code, answer.output.count("\n"), answer.output[:7]) == (1, 1, "Error: ")
     assert "num_replicas" in answer.output or "declares nothing" in answer.output
+
+
+def test_status_shows_the_methods_that_an_endpoint_takes(model: serve.Client) -> None:
+    """One without a route takes every method: only a route chooses."""
+    model.create_endpoint("inner", backend="model", methods=["POST"])
+    found = commands.status(model)
+    methods = {name: endpoint["methods"] for name, endpoint in found.data["endpoints"].items()}
+    line = next(line for line in found.text.splitlines() if line.startswith("inner"))
+    assert (methods["predict"], methods["inner"], "every" in line) == (["POST"], ["*"], True)

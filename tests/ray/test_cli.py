@@ -299,3 +299,19 @@ def test_the_module_is_the_same() -> None:
     command = [sys.executable, "-m", "serve_bridge", "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert serve.__version__ in ran.stdout
+
+
+def test_start_again_prints_the_address_of_the_same_instance(command: Command, cluster: str, started: str) -> None:
+    """A service manager may start it at any time."""
+    hosts = ("--allowed-host", "127.0.0.1", "--allowed-host", "*.example")
+    ran = command("start", "--name", started, "--port", "0", "--address", cluster, *hosts)
+    client = serve.connect(name=started)
+    client.close()
+    assert (ran.returncode, f"address  {Path(client.address).parent.parent}" in ran.stdout) == (0, True), ran.stderr
+
+
+def test_start_with_other_options_tells_the_difference(command: Command, cluster: str, started: str) -> None:
+    """Nothing is changed."""
+    ran = command("start", "--name", started, "--port", "1", "--address", cluster)
+    assert ran.returncode == 1
+    assert f"instance {started!r} runs already, with other options: port is 0, not 1; allowed_hosts is" in ran.stderr

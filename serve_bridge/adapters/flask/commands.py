@@ -20,7 +20,6 @@ from werkzeug.serving import is_running_from_reloader
 
 from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of, project_of
 from serve_bridge.client import Client
-from serve_bridge.errors import ServeBridgeError
 from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
@@ -182,11 +181,20 @@ def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can do something about into a line and exit code 1."""
+    """Turn the errors that a user can do something about into a line and an exit code."""
     try:
         yield
-    except (ServeBridgeError, ImportError, OSError, TypeError, ValueError) as error:
-        raise click.ClickException(error_text(error)) from None
+    except click.ClickException:
+        raise
+    except Exception as error:
+        from serve_bridge.commands import failure_of
+
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        ended = click.ClickException(failure.text)
+        ended.exit_code = failure.code  # type: ignore[misc]  # click has it as an attribute of the class
+        raise ended from None
 
 
 def _asked(text: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from serve_bridge import instance as instances
 from serve_bridge.config import HTTPOptions, is_loopback
@@ -113,6 +113,31 @@ def start_instance(
         ray.shutdown()
 
     return instance, ended_too
+
+
+def running_instance(name: str, address: str | None) -> Instance | None:
+    """Return the instance *name* of the cluster at *address*, which this process joins; None if there is none.
+
+    One that is just starting is waited for.
+
+    Raises:
+        AuthenticationError: The cluster refuses the token of this process.
+        ConnectionError: There is no cluster at *address*.
+        OSError, ValueError: The instance was just starting, and could not.
+    """
+    if not ray.is_initialized():
+        _join_cluster(address)
+    try:
+        controller: Any = ray.get_actor(controller_name(name), namespace=NAMESPACE)
+    except ValueError:
+        return None
+    try:
+        found: Instance = ray.get(controller.start.remote(), timeout=START_S)
+    except RayActorError:  # it has just ended
+        return None
+    except RayError as error:
+        raise user_error(error) from None
+    return found
 
 
 def _join_cluster(address: str | None) -> bool:

@@ -23,8 +23,6 @@ from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, opti
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
-from serve_bridge.errors import ServeBridgeError
-from serve_bridge.printable import error_text
 
 
 class Command(BaseCommand):
@@ -166,8 +164,13 @@ def _clear_errors() -> Iterator[None]:
     """Turn the errors that a user can do something about into one line."""
     try:
         yield
-    except (ServeBridgeError, ImportError, OSError, ValueError, TypeError) as error:
-        raise CommandError(error_text(error)) from error
+    except CommandError:
+        raise
+    except Exception as error:
+        failure = commands.failure_of(error)
+        if failure is None:
+            raise
+        raise CommandError(failure.text, returncode=failure.code) from error
 
 
 def _run_server(addrport: str | None, *, use_reloader: bool) -> None:
