@@ -285,6 +285,7 @@ def test_status_shows_the_methods_that_an_endpoint_takes(model: serve.Client) ->
     """One without a route takes every method: only a route chooses."""
     model.create_endpoint("inner", backend="model", methods=["POST"])
     found = commands.status(model)
+    model.delete_endpoint("inner")
     methods = {name: endpoint["methods"] for name, endpoint in found.data["endpoints"].items()}
     line = next(line for line in found.text.splitlines() if line.startswith("inner"))
     assert (methods["predict"], methods["inner"], "every" in line) == (["POST"], ["*"], True)
