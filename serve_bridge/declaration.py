@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,10 +21,11 @@ from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.errors import ConfigError, nearest, shown
-from serve_bridge.fingerprint import closed_over, digest, source_of
+from serve_bridge.fingerprint import closed_over, digest
 from serve_bridge.frozen_code import freeze_code
 from serve_bridge.import_path import import_named, import_path_of, search_path_of
 from serve_bridge.path_params import check_route
+from serve_bridge.sources import Sources
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.user_code import check_backend_code, check_config, is_async_code
 from serve_bridge.wanted import Backend, Origin
@@ -32,6 +34,7 @@ from serve_bridge.wire.payload import Opaque
 __all__ = ["Declaration", "backend", "declarations_of", "declared_in"]
 
 _MARK: Final = "__serve_bridge_backend__"
+_OURSELVES: Final = __name__.partition(".")[0]
 DEFAULT_METHODS: Final = ("GET",)
 _check_timeout: Final = optional(seconds())
 
@@ -53,7 +56,7 @@ class Declaration:
         config: How the backend runs; what was not given is left to who operates the instance.
         ray_actor_options: Resources and environment of its actors.
         surroundings: What its code runs in.
-        version: Changes the fingerprint whenever it changes.
+        version: Stands for the code in the fingerprint; None: the content of the code does.
     """
 
     name: str
@@ -80,26 +83,35 @@ class Declaration:
         """Where it is written, for messages."""
         return f"{self.code.__module__}:{self.code.__qualname__}"
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, sources: Sources | None = None) -> str:
         """Return the digest of all that a replica starts from, options apart.
 
-        It covers the whole file that the code is in, and the directory that replicas import it from. What that file
-        imports is not looked at: change `version` when the deployment must notice something else.
+        It covers the content of every module below the top package of the code, of the application and of the
+        surroundings, wherever that lies. With a `version`, that stands for the code instead.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: A file cannot be read.
         """
         given = (self.place, self.init_args, self.init_kwargs, self.ray_actor_options, self.version)
-        return digest(source_of(self.code), closed_over(self.code), given, self._search_path(), *self._surrounded())
+        given = (*given, *self._surrounded())
+        if self.version is not None:
+            return digest(given)
+        sources = Sources() if sources is None else sources
+        paths = [self.code.path if isinstance(self.code, Application) else None]
+        paths.append(self.surroundings.path if self.surroundings is not None else None)
+        tops = sorted({re.split("[.:]", path)[0] for path in paths if path is not None} - {_OURSELVES})
+        return digest(
+            given, closed_over(self.code), sources.of_code(self.code), [sources.of_module(top) for top in tops]
+        )
 
-    def frozen(self, owner: str = "", time: float = 0.0) -> Backend:
+    def frozen(self, owner: str = "", time: float = 0.0, sources: Sources | None = None) -> Backend:
         """Return the backend, ready for the controller, as the deployment of *owner* that began at *time* starts it.
 
         Code that replicas can import travels as its import path; all else by value.
 
         Raises:
             SerializationError: Something of it cannot be pickled; the message names it.
-            OSError: The file that the code is in cannot be read.
+            OSError: A file of the code cannot be read.
         """
         code = freeze_code(
             import_path_of(self.code) or self.code,
@@ -118,7 +130,7 @@ class Declaration:
                 owner=owner,
                 time=time,
                 version=self.version or "",
-                fingerprint=self.fingerprint(),
+                fingerprint=self.fingerprint(sources),
                 declared=tuple(sorted(self.config.given)),
                 search_path=self._search_path(),
             ),
@@ -130,7 +142,8 @@ class Declaration:
 
     def _search_path(self) -> tuple[str, ...]:
         around = self.surroundings.search_path if self.surroundings is not None else ()
-        return tuple(dict.fromkeys([*search_path_of(self.code.__module__), *around]))
+        app = self.code.search_path if isinstance(self.code, Application) else ()
+        return tuple(dict.fromkeys([*search_path_of(self.code.__module__), *app, *around]))
 
     def _surrounded(self) -> tuple[Any, ...]:
         return () if self.surroundings is None else (self.surroundings.path, self.surroundings.arguments)
@@ -197,7 +210,8 @@ def backend(
         ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
         surroundings: Import path "package.module:factory" of the `Surroundings` that its code runs in, or a
             `SurroundingsSpec`, which can hold arguments for the factory.
-        version: Anything with a text of its own; when that changes, the next deployment replaces the replicas.
+        version: Anything with a text of its own. If it is given, a deployment replaces the replicas when that text
+            changes, and does not look at the code. None: the content of every module below the top package counts.
         config: Options of `BackendConfig`.
 
     Returns:

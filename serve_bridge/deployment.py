@@ -32,6 +32,7 @@ from serve_bridge.plan import (
     RunningEndpoint,
     plan,
 )
+from serve_bridge.sources import Sources
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin
 
@@ -103,11 +104,9 @@ def deploy(
     declarations = [each for each in found if isinstance(each, Declaration)]
     origin = Origin(owner, time.time())
     # All of them before the first change: what cannot be pickled or read must not stop a deployment half-way.
-    backends = {each.name: each.frozen(owner, origin.time) for each in declarations}
-    declared = [
-        DeclaredBackend(each.name, each.endpoint, _origin(made).fingerprint, each.config, made.is_async)
-        for each, made in zip(declarations, backends.values(), strict=True)
-    ]
+    sources = Sources()
+    backends = {each.name: each.frozen(owner, origin.time, sources) for each in declarations}
+    declared = [_declared(each, backends[each.name]) for each in declarations]
     endpoints = [replace(each, origin=origin) for each in _endpoints(found)]
     order = Order(owner, traffic=traffic, prune=prune, force=force, take_over=take_over)
     planned = plan(declared, endpoints, _running(client, backends), order)
@@ -115,6 +114,8 @@ def deploy(
         if planned.deletions:
             (confirm if confirm is not None and prune else _log_deletions)(planned.deletions)
         _make(client, planned, backends)
+        for name in planned.moved:
+            _configure(client, backends[name], BackendConfig())
     return Deployment(client.name, planned.changes, planned.notes, dry_run, owner)
 
 
@@ -134,9 +135,12 @@ def _log_deletions(deletions: Iterable[Change]) -> None:
         _logger.info("%s", change)
 
 
-def _origin(backend: Backend) -> Origin:
-    assert backend.origin is not None  # a declaration's `frozen` gives one
-    return backend.origin
+def _declared(declaration: Declaration, made: Backend) -> DeclaredBackend:
+    origin = made.origin
+    assert origin is not None  # `frozen` gives one
+    return DeclaredBackend(
+        made.name, declaration.endpoint, origin.fingerprint, declaration.config, made.is_async, origin.search_path
+    )
 
 
 def _endpoints(found: Iterable[Declaration | EndpointDeclaration]) -> list[DeclaredEndpoint]:
@@ -169,6 +173,7 @@ def _running(client: Management, declared: Iterable[str]) -> Running:
                 each["fingerprint"],
                 frozenset(each["declared"]),
                 each["owner"],
+                tuple(each["search_path"]),
             )
             for name, each in status["backends"].items()
             if name in configs
@@ -237,12 +242,18 @@ def _make_backend(client: Management, change: Change, backend: Backend | None) -
         client.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
     else:
         options = packed_config(BackendConfig(**change.options))
-        longest = client.get_backend_config(change.name).merged(options)
-        timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
         if change.kind == "configure backend":
-            given: tuple[Any, ...] = (change.name, options, backend.origin, backend.code)
-            client.operate("update_backend_config", *given, timeout_s=timeout_s)
+            _configure(client, backend, options)
         else:
+            longest = client.get_backend_config(change.name).merged(options)
+            timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
             given = (change.name, backend.code, backend.is_async, options, backend.actor_options)
             origin = (backend.is_application, backend.origin)
             client.operate("update_backend", *given, *origin, timeout_s=timeout_s)
+
+
+def _configure(client: Management, backend: Backend, options: BackendConfig) -> None:
+    new = client.get_backend_config(backend.name).merged(options)
+    # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
+    timeout_s = new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S
+    client.operate("update_backend_config", backend.name, options, backend.origin, backend.code, timeout_s=timeout_s)

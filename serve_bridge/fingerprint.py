@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
 from serve_bridge.errors import PICKLING_ERRORS
 
-__all__ = ["closed_over", "digest", "source_of"]
+__all__ = ["closed_over", "digest"]
 
 
 def digest(*values: object) -> str:
@@ -71,14 +69,6 @@ def _object_parts(value: Any, open_: set[int]) -> list[bytes]:
 def _joined(members: Iterable[list[bytes]]) -> list[bytes]:
     found = list(members)
     return [str(len(found)).encode(), *(part for member in found for part in (str(len(member)).encode(), *member))]
-
-
-def source_of(code: Any) -> bytes:
-    """Return the source of the module that *code* is defined in; its own pickle where there is no file."""
-    file = getattr(sys.modules.get(code.__module__), "__file__", None)
-    if file is None or not Path(file).exists():
-        return bytes(cloudpickle.dumps(code))
-    return Path(file).read_bytes()
 
 
 def closed_over(code: Any) -> list[Mapping[str, Any]]:

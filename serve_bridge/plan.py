@@ -88,12 +88,14 @@ class RunningBackend:
         fingerprint: Of the deployment that started its code; "": its code was given by hand.
         declared: Names of the options that the last deployment set.
         owner: The project that deployed it; None: it was made by hand.
+        search_path: Directories from which its replicas import the code.
     """
 
     config: BackendConfig
     fingerprint: str = ""
     declared: frozenset[str] = frozenset()
     owner: str | None = None
+    search_path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class DeclaredBackend:
         fingerprint: Of its code.
         config: The options that it names; others are left alone.
         is_async: Decides the default of `max_concurrent_queries`.
+        search_path: Directories from which replicas import its code.
     """
 
     name: str
@@ -139,6 +142,7 @@ class DeclaredBackend:
     fingerprint: str
     config: BackendConfig
     is_async: bool
+    search_path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,13 @@ class Plan:
         changes: In the order in which they are made.
         notes: What the person who deploys should look at.
         endpoints: The declared endpoints, with traffic only where the deployment sets it.
+        moved: Unchanged backends whose code lies in other directories now, where later replicas must find it.
     """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
     endpoints: tuple[DeclaredEndpoint, ...]
+    moved: tuple[str, ...] = ()
 
     @property
     def deletions(self) -> tuple[Change, ...]:
@@ -190,7 +196,10 @@ def plan(
         *ended,
     )
     kept_traffic = [_kept_traffic(each, traffic[each.name]) for each in endpoints]
-    return Plan(changes, (*(note for note in kept_traffic if note), *notes), tuple(applied))
+    moved = _moved(backends, running, {change.name for change in started if change is not None})
+    places = [f"new replicas of backend {each.name} import from {', '.join(each.search_path)}" for each in moved]
+    notes = [*(note for note in kept_traffic if note), *notes, *places]
+    return Plan(changes, tuple(notes), tuple(applied), tuple(each.name for each in moved))
 
 
 # Whose is what
@@ -247,6 +256,11 @@ def _backend_change(declared: DeclaredBackend, traffic: TrafficPolicy, running: 
     reasons = [f"{name}: {_brief(wanted[name][0])} -> {_brief(value)}" for name, value in changed.items()]
     reasons = reasons if taken is None else [taken, *reasons]
     return Change("configure backend", declared.name, ", ".join(reasons), changed) if reasons else None
+
+
+def _moved(backends: Iterable[DeclaredBackend], running: Running, changed: set[str]) -> list[DeclaredBackend]:
+    unchanged = [each for each in backends if each.name not in changed]
+    return [each for each in unchanged if running.backends[each.name].search_path != each.search_path]
 
 
 def _wanted_options(declared: DeclaredBackend, old: RunningBackend) -> dict[str, tuple[Any, Any]]:

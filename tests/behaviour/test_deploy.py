@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -376,6 +377,54 @@ def test_a_module_is_deployed_by_its_path(client: serve.Client, deployed: Any, p
     )
     deployed("shop.backends")
     assert client.get_handle("b").call() == "hello"
+
+
+SHOP = """
+import serve_bridge as serve
+from shop import words
+@serve.backend("b"{options})
+def declared(request): return words.WORD
+"""
+
+
+def shop(project: Project, word: str, options: str = "") -> str:
+    """Write a package with a backend that answers with the word of another module; return the backend's module."""
+    project.write("shop.words", f"WORD = {word!r}")
+    project.write("shop.backends", SHOP.format(options=options))
+    return "shop.backends"
+
+
+def test_a_changed_helper_is_deployed(client: serve.Client, deployed: Any, project: Project) -> None:
+    """Although the backend's own file is the same."""
+    deployed(shop(project, "one"))
+    assert deployed(shop(project, "two")) == ["update backend"]
+    assert client.get_handle("b").call() == "two"
+
+
+def test_another_checkout_of_the_same_code_is_not_deployed(client: serve.Client, deployed: Any, tmp_path: Path) -> None:
+    """The replicas stay; the result says where later ones find the code."""
+    for directory in (tmp_path / "one", tmp_path / "two"):
+        directory.mkdir()
+    with project_in(tmp_path / "one") as project:
+        deployed(shop(project, "hello"))
+    before = replicas(client)
+    with project_in(tmp_path / "two") as project:
+        deployment = client.deploy(shop(project, "hello"))
+        assert deployment.changes == ()
+        assert deployment.notes == (f"new replicas of backend b import from {tmp_path / 'two'}",)
+        assert client.deploy("shop.backends").notes == ()
+        assert replicas(client) == before
+        shutil.rmtree(tmp_path / "one")
+        client.update_backend_config("b", {"num_replicas": 2})
+        handle = client.get_handle("b")
+        assert {handle.call() for _ in range(8)} == {"hello"}
+
+
+def test_a_version_opts_out_of_the_code(client: serve.Client, deployed: Any, project: Project) -> None:
+    """Its text alone decides."""
+    deployed(shop(project, "one", ", version=1"))
+    assert deployed(shop(project, "two", ", version=1")) == []
+    assert deployed(shop(project, "two", ", version=2")) == ["update backend"]
 
 
 # Surroundings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,92 @@ def test_the_same_declaration_has_the_same_fingerprint(project: Project) -> None
 def test_what_a_replica_starts_from_changes_the_fingerprint(project: Project, change: dict[str, str]) -> None:
     """The code, its arguments and what it runs in."""
     assert fingerprint(project, **change) != fingerprint(project)
+
+
+CODE = "import serve_bridge as serve\nfrom shop import words\n@serve.backend('b'{options})\ndef b(request): ...\n"
+
+
+def shop_in(directory: Path, options: str = "", **modules: str) -> str:
+    """Write a package with a backend and other modules into *directory*, and return the backend's fingerprint."""
+    directory.mkdir(exist_ok=True)
+    with project_in(directory) as project:
+        project.write("shop.backends", CODE.format(options=options))
+        project.write("shop.words", "WORD = 1")
+        for name, source in modules.items():
+            project.write(name.replace("_", "."), source)
+        return only("shop.backends").fingerprint()
+
+
+@pytest.mark.parametrize("changed", ["shop_words", "shop_deep_down", "shop_unused"])
+def test_every_module_below_the_top_package_counts(tmp_path: Path, changed: str) -> None:
+    """Whether the backend's module imports it or not."""
+    before = shop_in(tmp_path, shop_words="WORD = 1", shop_deep_down="", shop_unused="")
+    assert shop_in(tmp_path, **{changed: "WORD = 2"}) != before
+
+
+def test_another_checkout_with_the_same_content_has_the_same_fingerprint(tmp_path: Path) -> None:
+    """Neither its path counts, nor the times of its files, nor files that are not modules."""
+    one = shop_in(tmp_path / "one")
+    (tmp_path / "other" / "shop" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "other" / "shop" / "__pycache__" / "words.cpython-311.pyc").write_bytes(b"?")
+    (tmp_path / "other" / "shop" / "notes.txt").write_text("?")
+    assert shop_in(tmp_path / "other") == one
+    for file in (tmp_path / "other").rglob("*.py"):
+        os.utime(file, (1, 1))
+    assert shop_in(tmp_path / "other") == one
+
+
+def test_a_version_stands_for_the_code(tmp_path: Path) -> None:
+    """Code may change without a new deployment, and the version with the same code is one."""
+    before = shop_in(tmp_path, ", version=1")
+    assert shop_in(tmp_path, ", version=1", shop_words="WORD = 2") == before
+    assert shop_in(tmp_path, ", version=2", shop_words="WORD = 2") != before
+
+
+def test_a_module_in_no_package_counts_with_what_it_imports_from_beside_it(project: Project) -> None:
+    """Modules and packages, and what these modules import."""
+    source = "import serve_bridge as serve, near\n@serve.backend\ndef b(request): ..."
+
+    def written(**modules: str) -> str:
+        for name, text in {
+            "near": "import farther",
+            "farther": "",
+            "unrelated": "",
+            "single": source,
+            **modules,
+        }.items():
+            project.write(name, text)
+        return only("single").fingerprint()
+
+    before = written()
+    assert written(unrelated="x = 1") == before
+    assert written(farther="x = 1") != before
+    assert written(near="import farther\nx = 1") != before
+
+
+def test_the_package_of_an_application_and_of_surroundings_counts(project: Project) -> None:
+    """Their code need not lie where the declaration does."""
+    project.write(
+        "declared",
+        """
+        import serve_bridge as serve
+        app = serve.backend("app")(serve.wsgi_app("shop.wsgi:application"))
+        @serve.backend(surroundings="frame.serving:open")
+        def b(request): ...
+        """,
+    )
+
+    def fingerprints(word: str, frame: str) -> list[str]:
+        project.write("shop.words", word)
+        project.write("shop.wsgi", "def application(environ, start_response): ...")
+        project.write("frame.serving", frame)
+        found = declared_in("declared")
+        return [each.fingerprint() for each in found if isinstance(each, Declaration)]
+
+    before = fingerprints("", "")
+    changed_app, changed_frame = fingerprints("WORD = 2", "open = 1")
+    assert changed_app != before[0]
+    assert changed_frame != before[1]
 
 
 def test_options_are_no_part_of_the_fingerprint() -> None:
