@@ -8,6 +8,7 @@ Rule 2: a request is given up to the router only where `router` Rule 2 would sen
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from serve_bridge.shared_replicas import Place, SharedReplicas
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking import BlockingAnswer, BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
+from serve_bridge.wire.shortage import keep
 
 _Result = TypeVar("_Result")
 
@@ -33,9 +35,14 @@ class _Idle:
         self.address = address
         self.connections: list[BlockingConnection] = []
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """Close them; return how many there were."""
+        count = 0
         while self.connections:
-            self.connections.pop().close()
+            with contextlib.suppress(IndexError):  # another thread has taken the last one
+                self.connections.pop().close()
+                count += 1
+        return count
 
 
 class DirectAnswer:
@@ -112,7 +119,8 @@ class DirectCalls:
     def __init__(self, key: Key, generation: str) -> None:
         self._key = key
         self._generation = generation
-        self._replicas: SharedReplicas[_Idle] = SharedReplicas(_Idle, limit=_limit, unlink=_Idle.close)
+        self._replicas: SharedReplicas[_Idle] = SharedReplicas(_Idle, limit=_limit, unlink=_close)
+        keep(self)
 
     def send(self, router: Router, request: Outgoing) -> DirectAnswer | None:
         """Send *request* and wait for the head of the answer; None if it has to go through *router*.
@@ -183,9 +191,17 @@ class DirectCalls:
             if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
                 slot.link.close()
 
+    def give_back(self) -> int:
+        """Close every idle connection, for this process lacks descriptors or memory; return how many there were."""
+        return sum(idle.close() for idle in self._replicas.links())
+
     def close(self) -> None:
         """Close every idle connection."""
         self._replicas.close()
+
+
+def _close(idle: _Idle) -> None:
+    idle.close()
 
 
 def _limit(route: BackendRoute) -> int:

@@ -26,6 +26,7 @@ from serve_bridge.lane import Lane
 from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.monkey_patches import check_not_patched
+from serve_bridge.wire.shortage import is_shortage
 
 CLOSE_S: Final = 5.0
 
@@ -52,7 +53,11 @@ class Lanes:
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
 
     def lane(self) -> Lane:
-        """Return the loop thread's lane, started on first use."""
+        """Return the loop thread's lane, started on first use.
+
+        Raises:
+            NotConnected: This process lacks the descriptors or the memory for it.
+        """
         if self._lane is None:
             with self._lock:
                 if self._lane is None:
@@ -61,7 +66,7 @@ class Lanes:
 
     def _opened(self) -> Lane:
         if self._thread is None:
-            self._thread = LoopThread("serve_bridge-client")
+            self._thread = _loop_thread()
         opening = self._opening
         if opening is None or (opening.done() and opening.exception() is not None):
             # In an empty context: it outlives the request that needs it first.
@@ -136,3 +141,12 @@ class Lanes:
             for loop, other in list(self._lanes.items()):
                 if not loop.is_closed():
                     asyncio.run_coroutine_threadsafe(other.close(), loop)
+
+
+def _loop_thread() -> LoopThread:
+    try:
+        return LoopThread("serve_bridge-client")
+    except (OSError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        raise NotConnected(f"this process cannot open an event loop: {error}") from error

@@ -6,7 +6,9 @@ Rule 2: a replica that cannot be reached is skipped at once, and tried again wit
 Rule 3: whatever makes a slot free also serves the line.
 Rule 4: a replica that owes answers and does not answer pings gets nothing new until it is heard of again; but
     half of the replicas are used whatever they do, since all at once are rather busy than dead.
-Rule 5: a replica that is busy or hangs keeps its requests until their deadlines. One whose host has gone loses them at
+Rule 5: a connection that this process lacks descriptors or memory for is no news about the replica (`wire.shortage`).
+    The request waits a little and tries again, with whatever replica is free then.
+Rule 6: a replica that is busy or hangs keeps its requests until their deadlines. One whose host has gone loses them at
     once: there the host's kernel acknowledges no ping either (`wire.host`).
 """
 
@@ -24,6 +26,7 @@ from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.host import GONE, GONE_S
+from serve_bridge.wire.shortage import Shortage, is_shortage
 from serve_bridge.wire.sockets import dial
 
 NO_REPLICA_WAIT_S: Final = 1.0
@@ -36,6 +39,9 @@ QUIET_S: Final = 0.5
 SILENT_S: Final = 1.5
 """How long it may take to answer that."""
 FULL_AGAIN_S: Final = 0.005
+SHORT_AGAIN_S: Final = 0.05
+"""Wait before the first new try if this process lacks what a connection takes; it doubles each time."""
+SHORT_TRIES: Final = 6
 ASIDE_S: Final = 1.0
 """Time after which a replica that said it takes no requests gets one again, unless it has left the table by then."""
 
@@ -53,7 +59,7 @@ class Link:
         self.pinged: float | None = None
         self.silent = False
         self.connection: CallerConnection | None = None
-        self.dialling: asyncio.Task[None] | None = None
+        self.dialling: asyncio.Task[Shortage | None] | None = None
         self.redial: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
@@ -70,13 +76,15 @@ class Waiting:
         deadline: Loop time at which it is no longer wanted.
         expired: Whether that has passed.
         admitted: Whether it has had a place in the line; if so it gets one again, however long the line is by then.
+        shortages: How often this process lacked what a connection for it takes.
     """
 
-    __slots__ = ("admitted", "deadline", "expired", "granted")
+    __slots__ = ("admitted", "deadline", "expired", "granted", "shortages")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.expired = self.admitted = False
+        self.shortages = 0
         self.granted: asyncio.Future[Slot[Link]] | None = None
 
     def expire(self) -> None:
@@ -221,7 +229,7 @@ class ReplicaPool:
         """Return a slot and a connection that takes requests; *again* after a rejection.
 
         Raises:
-            BackendOverloaded: The line is full, or there is no replica.
+            BackendOverloaded: The line is full, there is no replica, or this process cannot open a connection.
             DeadlineExceeded: No slot came free in time.
         """
         while True:
@@ -233,13 +241,30 @@ class ReplicaPool:
                 return slot, connection
             again = True
             try:
-                await self._dialled(slot, place)
+                shortage = await self._dialled(slot, place)
             except BaseException:
                 self.release(slot, slot.load)
                 raise
             if slot.link.connection is not None:
                 return slot, slot.link.connection
             self.release(slot, slot.load)
+            if shortage is not None:
+                await self._bear(shortage, place)
+
+    async def _bear(self, shortage: Shortage, place: Waiting) -> None:
+        """Wait until *place* may try again.
+
+        Raises:
+            BackendOverloaded: It has tried often enough.
+            DeadlineExceeded: Its time is up.
+        """
+        place.shortages += 1
+        if place.shortages >= SHORT_TRIES:
+            raise BackendOverloaded(f"backend {self.name!r}: {shortage}")
+        delay = SHORT_AGAIN_S * 2 ** (place.shortages - 1) * (0.5 + random.random())
+        await asyncio.sleep(min(delay, max(0.0, place.deadline - self._loop.time())))
+        if place.expired:
+            raise place.too_late()
 
     async def _wait(self, place: Waiting, again: bool) -> Slot[Link]:
         if place.expired:
@@ -343,31 +368,39 @@ class ReplicaPool:
 
     # connections
 
-    async def _dialled(self, slot: Slot[Link], place: Waiting) -> None:
+    async def _dialled(self, slot: Slot[Link], place: Waiting) -> Shortage | None:
         """Wait until *slot* was dialled, whatever came of it; requests that come at once share the dialling.
+
+        Returns:
+            What this process lacked, if that is why there is no connection.
 
         Raises:
             DeadlineExceeded: It takes too long for *place*.
         """
         # `wait` does not cancel the task: one request that gives up must not stop it for the others.
-        await asyncio.wait([self._dialling(slot)], timeout=max(0, place.deadline - self._loop.time()))
+        dialling = self._dialling(slot)
+        await asyncio.wait([dialling], timeout=max(0, place.deadline - self._loop.time()))
         if place.expired:
             raise place.too_late()
+        return dialling.result() if dialling.done() and not dialling.cancelled() else None
 
-    def _dialling(self, slot: Slot[Link]) -> asyncio.Task[None]:
+    def _dialling(self, slot: Slot[Link]) -> asyncio.Task[Shortage | None]:
         if slot.link.dialling is None:
             slot.link.dialling = self._loop.create_task(self._dial(slot))
         return slot.link.dialling
 
-    async def _dial(self, slot: Slot[Link]) -> None:
+    async def _dial(self, slot: Slot[Link]) -> Shortage | None:
         link = slot.link
         try:
             connection = await dial(link.address, self._key, self._generation, self._role)
+        except Shortage as shortage:
+            _logger.warning("%s", shortage)
+            return shortage
         except Exception as error:  # Lost, AuthenticationError, or an address that is none
             self.connects_failed += 1
             _logger.info("replica %s cannot be reached: %s", slot.name, error)
             self._lose(slot)
-            return
+            return None
         finally:
             link.dialling = None
         link.connection = connection
@@ -378,10 +411,15 @@ class ReplicaPool:
             self._lose(slot)
         elif not slot.member and slot.in_flight == 0:
             self._hang_up(slot)
+        return None
 
     def _changed(self, slot: Slot[Link], connection: CallerConnection) -> None:
         """A connection closed, or its replica takes nothing new."""
-        if slot.link.connection is connection:
+        if slot.link.connection is not connection:
+            return
+        if is_shortage(connection.ended_by):
+            slot.link.connection = None  # the next request dials again
+        else:
             self._lose(slot)
 
     def _lose(self, slot: Slot[Link]) -> None:

@@ -101,6 +101,11 @@ class SharedReplicas(Generic[Link]):
         with self._lock:
             return list(self._sets.get(backend, ()))
 
+    def links(self) -> list[Link]:
+        """Return what leads to every replica."""
+        with self._lock:
+            return [slot.link for replicas in self._sets.values() for slot in replicas]
+
     def settle(self, backend: str, slot: Slot[Link], done: int, load: int) -> None:
         """Give back the places of *done* requests at once; the replica has reported *load*."""
         with self._lock:

@@ -27,6 +27,7 @@ from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
 from serve_bridge.wire.host import GONE, GONE_S, acknowledges_nothing
 from serve_bridge.wire.payload import space_for
+from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
 from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, check_socket, places_of
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
 from serve_bridge.wire.transport import check_socket_peer
@@ -49,7 +50,7 @@ class BlockingConnection:
         """Connect, and prove each other.
 
         Raises:
-            Lost: Nobody answers there; nothing was sent.
+            Lost: Nobody answers there; nothing was sent. It is `Shortage` if this process lacks what it takes.
             AuthenticationError: Somebody else answers there.
         """
         self.closed = False
@@ -61,7 +62,9 @@ class BlockingConnection:
             self._recv = partial(self._socket.recv, RECEIVE_BYTES)
         except AuthenticationError:
             raise
-        except OSError as error:
+        except (OSError, MemoryError) as error:
+            if is_shortage(error):
+                raise Shortage("no", f"this process cannot open a connection to {address.replica}: {error}") from error
             raise Lost("no", f"cannot reach {address.replica}: {error}") from error
         _open.add(self)
         self._is_unix = self._socket.family == socket.AF_UNIX
@@ -361,6 +364,15 @@ os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _connect(address: ReplicaAddress) -> socket.socket:
+    try:
+        return _connect_to_any(address)
+    except (OSError, MemoryError) as error:
+        if not is_shortage(error) or not give_back():
+            raise
+    return _connect_to_any(address)
+
+
+def _connect_to_any(address: ReplicaAddress) -> socket.socket:
     places = places_of(address)
     for place in places[:-1]:
         with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, AuthenticationError):

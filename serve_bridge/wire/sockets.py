@@ -21,12 +21,15 @@ from serve_bridge.wire.auth import Key, Role, identity
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
+from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
 from serve_bridge.wire.socket_files import Claim, private_directory
 
 MAX_UNIX_PATH: Final = 107
 CONNECT_TIMEOUT_S: Final = 2.0
 TRIES: Final = 4
 """How often a process that somebody else has seen running is dialled, before it counts as lost."""
+SHORT_AGAIN_S: Final = 1.0
+"""How long `dial_running` waits if this process lacks what a connection takes."""
 _BACKLOG = 1024
 
 
@@ -109,9 +112,19 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
     """Connect to *address* and prove each other.
 
     Raises:
-        Lost: Nobody answers there; nothing was sent. It is `NobodyListens` if that is why.
+        Lost: Nobody answers there; nothing was sent. It is `NobodyListens` if that is why, and `Shortage` if this
+            process lacks what a connection takes.
         AuthenticationError: Somebody else answers there.
     """
+    try:
+        return await _dial_any(address, key, generation, role)
+    except Shortage:
+        if not give_back():
+            raise
+    return await _dial_any(address, key, generation, role)
+
+
+async def _dial_any(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
     places = places_of(address)
     for place in places[:-1]:
         with contextlib.suppress(NobodyListens, AuthenticationError):
@@ -149,6 +162,8 @@ async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: s
             await connection.ready
     except BaseException as error:
         connection.close()
+        if is_shortage(error):
+            raise Shortage("no", f"this process cannot open a connection to {name}: {error}") from error
         if isinstance(error, OSError) and not isinstance(error, AuthenticationError):  # TimeoutError too
             why = f"cannot reach {name}: {str(error) or type(error).__name__}"
             gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
@@ -167,6 +182,8 @@ async def dial_running(address: ReplicaAddress, key: Key, generation: str, role:
             return await dial(address, key, generation, role)
         except NobodyListens:
             raise
+        except Shortage:
+            await asyncio.sleep(SHORT_AGAIN_S)
         except Lost:
             pass
     return await dial(address, key, generation, role)

@@ -42,6 +42,7 @@ class FrameTransport(asyncio.Protocol):
 
     Attributes:
         closed: Whether it has ended.
+        ended_by: The error that has ended it; None: there was none, or it goes on.
         writes: How often anything was written.
         paused: Done once the socket takes more again; None: it does.
         last_heard: Loop time at which the peer last sent anything.
@@ -62,6 +63,7 @@ class FrameTransport(asyncio.Protocol):
         self.writes = 0
         self.paused: asyncio.Future[None] | None = None
         self.closed = False
+        self.ended_by: BaseException | None = None
         self.last_heard = self._loop.time()
         self.is_of_this_process = False
 
@@ -204,7 +206,7 @@ class FrameTransport(asyncio.Protocol):
         """Close at once; what is in flight fails. Twice is once."""
         if self.closed:
             return
-        self.closed = True
+        self.closed, self.ended_by = True, error
         if error is None:
             self._flush()
         self._out.clear()  # what was not written never will be

@@ -1,0 +1,116 @@
+"""A caller that runs out of file descriptors: its replicas are well, and it goes on as soon as it has some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import serve_bridge as serve
+from tests.programs import run_program
+
+CALLER = """
+    import asyncio, os, resource, sys, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import serve_bridge as serve
+
+    THREADS = 40
+    client = serve.connect(sys.argv[1])
+    handle = client.get_handle("e")
+
+    def open_descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    def fill():
+        '''Take every descriptor that is left.'''
+        taken = []
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            return taken
+
+    def burst():
+        '''Call from many threads at once, so that each has a connection of its own; they stay, idle.'''
+        together = threading.Barrier(THREADS)
+
+        def call(number):
+            together.wait()
+            return handle.call(number)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            assert list(threads.map(call, range(THREADS))) == list(range(THREADS))
+
+    before = open_descriptors()
+    burst()
+    idle = open_descriptors() - before
+    assert idle > 10, idle
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 3,) * 2)
+"""
+NEW_LOOP = """
+    loop = asyncio.new_event_loop()  # before: it has descriptors of its own
+    taken = fill()
+    assert loop.run_until_complete(handle.acall("loop")) == "loop"
+    loop.close()
+"""
+MANY_THREADS = """
+    taken = fill()
+    burst()
+"""
+NOTHING_IDLE = """
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(handle.acall("before")) == "before"
+    process = client._here()
+    process.direct.give_back()
+    pools = list(process.lane_at(loop).router._pools.values())
+    replicas = [slot for pool in pools for slot in pool.replicas]
+    for slot in replicas:
+        if slot.link.connection is not None:
+            slot.link.connection.on_change = None
+            slot.link.connection.close()
+            slot.link.connection = None
+    for _ in range(5):  # turns of the loop, in which the sockets close
+        loop.run_until_complete(asyncio.sleep(0))
+    taken = fill()
+    for _ in range(2):
+        try:
+            loop.run_until_complete(handle.acall("full"))
+        except serve.BackendOverloaded as error:
+            assert "Too many open files" in str(error), error
+        else:
+            raise AssertionError("it has found a descriptor")
+        assert all(pool.whole for pool in pools)
+    for descriptor in taken:
+        os.close(descriptor)
+    assert loop.run_until_complete(handle.acall("after")) == "after"
+    loop.close()
+"""
+
+
+async def echo(request: serve.ServeRequest) -> object:
+    """Answer after a while, so that many calls are under way at once."""
+    import asyncio
+
+    await asyncio.sleep(0.05)
+    return request.data
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """An instance with two replicas, in another process than the caller."""
+    client = serve.start(runtime="local", name="shortage", http_options={"location": "NoServer"})
+    client.create_backend("b", echo, config={"num_replicas": 2})
+    client.create_endpoint("e", backend="b")
+    yield client.address
+    client.shutdown()
+
+
+@pytest.mark.parametrize("situation", [NEW_LOOP, MANY_THREADS], ids=["a new loop", "many threads"])
+def test_idle_connections_are_given_back_for_new_ones(situation: str, address: str) -> None:
+    """They have all the descriptors that the process may have."""
+    assert run_program(f"{CALLER}{situation}\n    print('well')\n", address) == "well\n"
+
+
+def test_a_call_without_a_descriptor_fails_and_the_replicas_stay(address: str) -> None:
+    """The error names the shortage; as soon as there are descriptors, calls go on."""
+    assert run_program(f"{CALLER}{NOTHING_IDLE}\n    print('well')\n", address) == "well\n"
