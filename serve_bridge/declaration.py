@@ -117,7 +117,6 @@ class Declaration:
             import_path_of(self.code) or self.code,
             self.init_args,
             self.init_kwargs,
-            search_path=self._search_path(),
             surroundings=self.surroundings,
         )
         return Backend(

@@ -1,14 +1,20 @@
 """Whether code, and what it is started with, is still the same: digests that agree between processes.
 
 Rule 1: values of the builtin types count by what they are, wherever a pickle or a hash would depend on the process.
+Rule 2: code of a module that has a file counts by its name. Code that has no file, as in a notebook, counts by what it
+    does: its instructions, and the variables that it uses.
 """
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
+import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import cloudpickle
 
@@ -23,39 +29,74 @@ def digest(*values: object) -> str:
     The content of an object is what pickle would rebuild it from. Where an object cannot say that, its whole pickle
     counts, which may differ between equal objects.
     """
+    walk = _Walk()
+    parts = _parts(values, walk)
+    contents: list[list[bytes]] = []
+    while walk.codes:
+        _, code = walk.codes.popitem()
+        contents.append(_code_parts(code, walk))
     found = hashlib.sha256()
-    for part in _parts(values, set()):
+    for part in [*parts, *_joined(sorted(contents))]:
         found.update(len(part).to_bytes(8, "big") + part)
     return found.hexdigest()
 
 
-def _parts(value: Any, open_: set[int]) -> list[bytes]:
-    """Return *value* as a flat list of bytes that no other value has; *open_* are the values that it is part of."""
+class _Walk:
+    """What a digest has met so far.
+
+    Attributes:
+        open: Ids of the values that the current one is part of.
+        codes: Classes and functions without a file whose content is still to be counted, by id.
+    """
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.codes: dict[int, Any] = {}
+        self._met: dict[int, Any] = {}
+
+    def meet(self, code: Any) -> None:
+        """Count the content of *code* once, however often it is referred to."""
+        if id(code) not in self._met:
+            self._met[id(code)] = self.codes[id(code)] = code
+
+
+def _parts(value: Any, walk: _Walk) -> list[bytes]:
+    """Return *value* as a flat list of bytes that no other value has."""
     kind = type(value)
     label = f"{kind.__module__}.{kind.__qualname__}".encode()
     if kind is bytes:
         return [label, value]
     if value is None or kind in (bool, int, float, complex, str):
         return [label, repr(value).encode("utf-8", "backslashreplace")]
-    if inspect.isclass(value) or inspect.isroutine(value):
-        return [label, str(value.__module__).encode(), value.__qualname__.encode()]
-    if id(value) in open_:
+    if inspect.isclass(value) or isinstance(value, _ROUTINES):
+        if _has_no_file(value):
+            walk.meet(value)
+        return [label, str(getattr(value, "__module__", None)).encode(), value.__qualname__.encode()]
+    if kind is types.ModuleType:
+        return [label, value.__name__.encode()]
+    if id(value) in walk.open:
         return [label, b"a value within itself"]
-    open_.add(id(value))
+    walk.open.add(id(value))
     try:
         if isinstance(value, Mapping):
-            items = sorted((_parts(key, open_), _parts(item, open_)) for key, item in value.items())
+            items = sorted((_parts(key, walk), _parts(item, walk)) for key, item in value.items())
             return [b"mapping", *_joined(side for pair in items for side in pair)]
         if kind in (list, tuple):
-            return [label, *_joined(_parts(item, open_) for item in value)]
+            return [label, *_joined(_parts(item, walk) for item in value)]
         if kind in (set, frozenset):
-            return [label, *_joined(sorted(_parts(item, open_) for item in value))]
-        return [label, *_object_parts(value, open_)]
+            return [label, *_joined(sorted(_parts(item, walk) for item in value))]
+        if kind is property:
+            return [label, *_parts((value.fget, value.fset, value.fdel), walk)]
+        if kind in (classmethod, staticmethod):
+            return [label, *_parts(value.__func__, walk)]
+        if kind is types.CodeType:
+            return [label, *_parts(tuple(getattr(value, name) for name in _CODE), walk)]
+        return [label, *_object_parts(value, walk)]
     finally:
-        open_.discard(id(value))
+        walk.open.discard(id(value))
 
 
-def _object_parts(value: Any, open_: set[int]) -> list[bytes]:
+def _object_parts(value: Any, walk: _Walk) -> list[bytes]:
     try:
         reduced = value.__reduce_ex__(4)
     except PICKLING_ERRORS:  # it has no form of its own; cloudpickle may know one
@@ -63,12 +104,94 @@ def _object_parts(value: Any, open_: set[int]) -> list[bytes]:
     if isinstance(reduced, str):  # the name of a global
         return [reduced.encode()]
     listed = [list(part) if isinstance(part, Iterator) else part for part in reduced]
-    return _joined(_parts(part, open_) for part in listed)
+    return _joined(_parts(part, walk) for part in listed)
 
 
 def _joined(members: Iterable[list[bytes]]) -> list[bytes]:
     found = list(members)
     return [str(len(found)).encode(), *(part for member in found for part in (str(len(member)).encode(), *member))]
+
+
+_ROUTINES: Final = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+_CODE: Final = (
+    "co_code",
+    "co_consts",
+    "co_names",
+    "co_varnames",
+    "co_freevars",
+    "co_cellvars",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
+    "co_flags",
+    "co_exceptiontable",
+)
+"""What code does, without where it is written."""
+_NOT_CONTENT: Final = frozenset(
+    (
+        "__dict__",
+        "__weakref__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__signature__",
+        "__annotations_cache__",
+        "_abc_impl",
+        # Made from the fields; they have addresses of this process in them.
+        "__pydantic_core_schema__",
+        "__pydantic_parent_namespace__",
+        "__pydantic_serializer__",
+        "__pydantic_validator__",
+    )
+)
+"""Attributes of a class that its definition does not say, or that follow from others."""
+_GLOBAL: Final = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
+
+
+def _code_parts(code: Any, walk: _Walk) -> list[bytes]:
+    """Return the content of a function or class as a flat list of bytes."""
+    name = [str(code.__module__).encode(), code.__qualname__.encode()]
+    if inspect.isclass(code):
+        attributes = {name: item for name, item in vars(code).items() if name not in _NOT_CONTENT}
+        return [*name, *_parts((type(code), code.__bases__, attributes), walk)]
+    if inspect.ismethod(code):
+        return [*name, *_parts((code.__func__, code.__self__), walk)]
+    cells = [cell.cell_contents for cell in code.__closure__ or () if not _is_empty(cell)]
+    known = code.__globals__
+    used = {name: known[name] for name in _global_names(code.__code__) if name in known}
+    own = (code.__code__, code.__defaults__, code.__kwdefaults__, code.__annotations__, vars(code))
+    return [*name, *_parts((*own, cells, used), walk)]
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    found = {step.argval for step in dis.get_instructions(code) if step.opname in _GLOBAL}
+    return found.union(*(_global_names(each) for each in code.co_consts if isinstance(each, types.CodeType)))
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - reading it is the question
+    except ValueError:
+        return True
+    return False
+
+
+def _has_no_file(code: Any) -> bool:
+    """Whether *code* is Python code of no file: of a notebook, of `python -c`, or made at run time."""
+    if not (inspect.isfunction(code) or inspect.ismethod(code) or inspect.isclass(code)):
+        return False
+    name = code.__module__
+    if name in sys.builtin_module_names:
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is None or not Path(file).exists()
 
 
 def closed_over(code: Any) -> list[Mapping[str, Any]]:

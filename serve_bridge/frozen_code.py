@@ -8,6 +8,7 @@ Rule 2: a failure names the path to what cannot be pickled and its type; the cal
 from __future__ import annotations
 
 import io
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from starlette.datastructures import State
 
 from serve_bridge.application import Application
 from serve_bridge.errors import PICKLING_ERRORS, SerializationError
+from serve_bridge.import_path import search_path_of
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.unpicklable import kind_of, unpicklable_path
 
@@ -56,21 +58,20 @@ def freeze_code(
     init_args: Sequence[Any],
     init_kwargs: Mapping[str, Any],
     *,
-    search_path: Sequence[str] = (),
     surroundings: SurroundingsSpec | None = None,
 ) -> bytes:
     """Return the code and the arguments of its constructor as bytes for `FrozenCode.of`.
 
-    An application brings the directories along in which its own module is found.
+    With them go the directories in which a replica finds their modules: that of the code itself, and each module that
+    the code or an argument refers to.
 
     Raises:
         SerializationError: Something in them cannot be pickled; the message names the path to it.
     """
     code = (func_or_class, tuple(init_args), dict(init_kwargs))
-    if isinstance(func_or_class, Application):
-        search_path = tuple(dict.fromkeys([*search_path, *func_or_class.search_path]))
+    modules = {_home_of(func_or_class): None}
     try:
-        pickled = _pickled(code)
+        pickled = _pickled(code, modules)
     except PICKLING_ERRORS as error:
         if isinstance(func_or_class, Application):
             raise SerializationError(
@@ -83,7 +84,14 @@ def freeze_code(
                 path, culprit, reason = found
                 raise SerializationError(f"{path} cannot be pickled: {kind_of(culprit)}: {reason}") from error
         raise SerializationError(f"the backend's code cannot be pickled: {error}") from error
-    return _encode(FrozenCode(pickled, tuple(search_path), surroundings))
+    search_path = [*search_path_of(*modules), *(() if surroundings is None else surroundings.search_path)]
+    return _encode(FrozenCode(pickled, tuple(dict.fromkeys(search_path)), surroundings))
+
+
+def _home_of(code: Any) -> str:
+    """Return the name of the module that *code* is defined in, or that its import path names."""
+    path = code.path if isinstance(code, Application) else code
+    return path.partition(":")[0] if isinstance(path, str) else str(code.__module__)
 
 
 def thaw_code(blob: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -95,14 +103,25 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """cloudpickle's, which also knows the state that every Starlette application has.
 
     By itself that is written, but cannot be read: its `__getattr__` calls itself while it is empty.
+
+    Attributes:
+        modules: Names of the modules that functions and classes in the pickle are from.
     """
+
+    def __init__(self, file: Any, modules: dict[str, None]) -> None:
+        super().__init__(file)
+        self.modules = modules
 
     def reducer_override(self, value: Any) -> Any:
         """Return how *value* is rebuilt, or leave that to cloudpickle."""
+        if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+            self.modules[str(value.__module__)] = None
+        elif isinstance(value, types.ModuleType):
+            self.modules[value.__name__] = None
         return (State, (value._state,)) if type(value) is State else super().reducer_override(value)
 
 
-def _pickled(value: object) -> bytes:
+def _pickled(value: object, modules: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
+    _Pickler(buffer, modules).dump(value)
     return buffer.getvalue()

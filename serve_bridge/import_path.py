@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import site
@@ -140,30 +141,45 @@ def _is_found(module: str) -> bool:
     return top != "__main__" and bool(_directories(top))
 
 
-def search_path_of(module: str) -> tuple[str, ...]:
-    """Return the directories in which an import of *module* begins.
+def search_path_of(*modules: str) -> tuple[str, ...]:
+    """Return the directories in which imports of *modules* begin.
 
     Nothing is returned for what every process of this environment finds: installed packages, the standard library,
-    this package itself.
+    this package itself. Code of `__main__` may import whatever is beside it, so for `__main__` the directories are
+    those in which this process looks before the installed packages.
     """
-    top = module.partition(".")[0]
-    if top == _OURSELVES:
-        return ()
-    if top == "__main__":
-        script = getattr(sys.modules["__main__"], "__file__", None)
-        found = [Path(script).absolute().parent] if script is not None else []
-    else:
-        found = _directories(top)
+    found: dict[str, None] = {}
+    for top in dict.fromkeys(module.partition(".")[0] for module in modules):
+        if top and top != _OURSELVES:
+            found.update(dict.fromkeys(map(str, _main_directories() if top == "__main__" else _directories(top))))
     installed = _installed()
-    return tuple(dict.fromkeys(str(directory) for directory in found if str(directory) not in installed))
+    return tuple(directory for directory in found if directory not in installed)
 
 
 def extend_search_path(directories: Iterable[str]) -> None:
     """Let imports of this process look in *directories* first; those that they know already stay where they are."""
-    new = [directory for directory in directories if directory not in sys.path]
+    known = {*sys.path, *(os.getcwd() for entry in sys.path if not entry)}
+    new = [directory for directory in directories if directory not in known]
     sys.path[:0] = new
     if new:
         importlib.invalidate_caches()
+
+
+def _main_directories() -> list[Path]:
+    """Return where imports of the program that runs begin: a script, `python -m package.module`, a notebook."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    own: list[Path] = []
+    if spec is not None and spec.origin is not None:
+        own = [Path(spec.origin).absolute().parents[spec.name.count(".")]]  # above its outermost package
+    elif file is not None:
+        own = [Path(file).absolute().parent]
+    packages, library = _packages(), _library()
+    before = itertools.takewhile(lambda entry: entry not in packages, sys.path)
+    # The current directory is "", which a notebook has behind the standard library.
+    entries = [*before, *(entry for entry in sys.path if not entry)]
+    places = [Path(os.getcwd(), entry) for entry in entries]
+    return [*own, *(place for place in places if place.exists() and library not in (place, *place.parents))]
 
 
 def _directories(top: str) -> list[Path]:
@@ -187,5 +203,17 @@ def _spec_of(top: str) -> ModuleSpec | None:
 
 @functools.cache
 def _installed() -> frozenset[str]:
-    places = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return frozenset([*places, *site.getsitepackages(), site.getusersitepackages()])
+    return frozenset([sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_packages()])
+
+
+@functools.cache
+def _packages() -> frozenset[str]:
+    """Return the directories of installed packages."""
+    own = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    return frozenset([*own, *site.getsitepackages(), site.getusersitepackages()])
+
+
+@functools.cache
+def _library() -> Path:
+    """Return the directory of the standard library."""
+    return Path(sysconfig.get_path("stdlib"))

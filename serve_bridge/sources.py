@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import cloudpickle
+
+from serve_bridge.fingerprint import digest
 
 __all__ = ["Sources"]
 
@@ -31,7 +34,7 @@ class Sources:
         self._known: dict[str, bytes] = {}
 
     def of_code(self, code: Any) -> bytes:
-        """Return a digest of the source of *code*; where it has no file, the pickle of *code*.
+        """Return a digest of the source of *code*; if it has no file, as in a notebook, a digest of what it does.
 
         Raises:
             OSError: A file cannot be read.
@@ -40,7 +43,9 @@ class Sources:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
         if file is None or not Path(file).exists():
-            return bytes(cloudpickle.dumps(code))
+            if inspect.isclass(code) or inspect.isroutine(code):
+                return digest(code).encode()
+            return bytes(cloudpickle.dumps(code))  # an application is too much of a graph
         spec = getattr(module, "__spec__", None)
         if name == "__main__" and spec is not None:  # `python -m package.module`
             name = spec.name
@@ -58,11 +63,11 @@ class Sources:
             files = sorted(_files_of(top))
             if not files:
                 return None
-            digest = hashlib.sha256()
+            content_digest = hashlib.sha256()
             for relative, path in files:
                 content = path.read_bytes()
-                digest.update(f"{relative}\0{len(content)}\0".encode() + content)
-            self._known[top] = digest.digest()
+                content_digest.update(f"{relative}\0{len(content)}\0".encode() + content)
+            self._known[top] = content_digest.digest()
         return self._known[top]
 
 

@@ -82,3 +82,79 @@ def _typed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return kind, tuple(_typed(item) for item in value)
     return kind, repr(value)
+
+
+NOTEBOOK = """
+import abc, dataclasses, enum, functools
+import pydantic
+
+LIMIT = 3
+
+def helper(value):
+    return value + LIMIT
+
+def logged(func):
+    @functools.wraps(func)
+    def logging(*args):
+        return func(*args)
+    return logging
+
+class Color(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Point:
+    x: int = 0
+
+class Given(pydantic.BaseModel):
+    n: int = pydantic.Field(gt=1)
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def other(self): ...
+
+class Model(Base):
+    table = {"f": lambda x: x + 1, "names": {"ada", "bob", "cy"}}
+
+    @logged
+    def __call__(self, request):
+        return helper(1), Color.RED, Point(), Given
+
+    @property
+    def size(self):
+        return (lambda: 10)()
+
+    @staticmethod
+    def many():
+        return [helper(x) for x in range(5)]
+
+    def other(self): ...
+"""
+DIGEST = """
+    import sys
+    from serve_bridge.fingerprint import digest
+    for source in sys.argv[1:]:
+        exec(compile(source, f"cell-{id(source)}", "exec"))
+        print(digest(Model))
+"""
+
+
+def test_code_without_a_file_counts_by_its_content() -> None:
+    """The same cell has one digest, wherever it is and in every process; a change anywhere in it has another."""
+    changes = [
+        ("LIMIT = 3", "LIMIT = 4"),
+        ("value + LIMIT", "value - LIMIT"),
+        ("return func(*args)", "return func(*args) or 1"),
+        ("RED = 1", "RED = 2"),
+        ("x: int = 0", "x: int = 1"),
+        ("gt=1", "gt=2"),
+        ("x + 1", "x + 2"),
+        ('"cy"', '"dan"'),
+        ("lambda: 10", "lambda: 11"),
+        ("range(5)", "range(6)"),
+        ("Model(Base)", "Model"),
+    ]
+    changed = [NOTEBOOK.replace(old, new) for old, new in changes]
+    unchanged, moved, *others = run_program(DIGEST, NOTEBOOK, f"\n\n{NOTEBOOK}", *changed).split()
+    assert unchanged == moved == run_program(DIGEST, NOTEBOOK).strip()
+    assert len({unchanged, *others}) == 1 + len(changes)

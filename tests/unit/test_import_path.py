@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 from serve_bridge.errors import ConfigError
 from serve_bridge.import_path import check_import_path, extend_search_path, import_path_of, resolve, search_path_of
+from tests.programs import ROOT
 from tests.projects import Project, project_in
 
 
@@ -115,3 +119,41 @@ def test_other_text_is_refused(path: str) -> None:
     """It says how a path reads."""
     with pytest.raises(ConfigError, match=r"package\.module:Attr"):
         check_import_path(path)
+
+
+PROGRAM = """
+    import json, sys
+    from serve_bridge.import_path import search_path_of
+    print(json.dumps(search_path_of("__main__")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (["shop/run.py"], ["{project}/shop"]),
+        (["-m", "shop.run"], ["{project}"]),
+        (["-m", "shop"], ["{project}"]),
+        (["shop"], ["{project}/shop"]),
+        (["-c", textwrap.dedent(PROGRAM)], ["{project}"]),
+    ],
+    ids=["script", "module", "package", "directory", "text"],
+)
+def test_imports_of_a_program_begin_where_python_begins_them(project: Project, command: list[str], found: Any) -> None:
+    """However it is started; the directories of PYTHONPATH come behind."""
+    project.write("shop.run", PROGRAM)
+    project.write("shop.__main__", PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, *command], cwd=project.directory, env=environment, stdout=subprocess.PIPE, check=True
+    )
+    expected = [each.format(project=project.directory) for each in found]
+    assert json.loads(ran.stdout) == [*expected, str(ROOT)]
+
+
+def test_the_current_directory_is_no_new_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process that looks there does so by an empty name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [""])
+    extend_search_path([str(tmp_path)])
+    assert sys.path == [""]
