@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 from serve_bridge.checks import (
     Check,
@@ -35,7 +35,7 @@ from serve_bridge.errors import ConfigError, nearest, shown
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
 
-__all__ = ["BackendConfig", "HTTPOptions", "Location", "check_name", "check_ray_actor_options"]
+__all__ = ["BackendConfig", "BackendOptions", "HTTPOptions", "Location", "check_name", "check_ray_actor_options"]
 
 MOST_REPLICAS: Final = 10_000
 MOST_REQUESTS: Final = 1_000_000
@@ -87,6 +87,23 @@ def check_keys(config_class: type[Any], options: Mapping[Any, object]) -> None:
     for key in options:
         if key not in known:
             raise ConfigError(f"{config_class.__name__} has no option {shown(key)}{nearest(key, known)}")
+
+
+class BackendOptions(TypedDict, total=False):
+    """The options of `BackendConfig` as keyword arguments, for type checkers. A test compares the two."""
+
+    num_replicas: int
+    max_concurrent_queries: int | None
+    max_batch_size: int | None
+    batch_wait_timeout: float
+    user_config: Any
+    graceful_shutdown_timeout_s: float
+    health_check_period_s: float
+    health_check_timeout_s: float
+    start_timeout_s: float
+    max_queued_queries: int
+    threads: int
+    exposed_methods: Sequence[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
 from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.arguments import checked_methods, packed_config
 from serve_bridge.checks import optional, seconds
-from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
 from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest
@@ -169,7 +169,7 @@ def backend(
     ray_actor_options: dict[str, Any] | None = None,
     surroundings: str | SurroundingsSpec | None = None,
     version: object = None,
-    **config: Any,
+    **config: Unpack[BackendOptions],
 ) -> _Decorator: ...
 
 
@@ -185,7 +185,7 @@ def backend(
     ray_actor_options: dict[str, Any] | None = None,
     surroundings: str | SurroundingsSpec | None = None,
     version: object = None,
-    **config: Any,
+    **config: Unpack[BackendOptions],
 ) -> Any:
     """Declare a function, class or application as a backend; `deploy` starts it. The object stays what it is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from serve_bridge.config import (
     BackendConfig,
+    BackendOptions,
     HTTPOptions,
     Location,
     check_name,
@@ -450,3 +451,8 @@ class TestRayActorOptions:
         """CPUs and GPUs have options of their own."""
         with pytest.raises(ConfigError, match="resources"):
             check_ray_actor_options({"resources": resources})
+
+
+def test_the_typed_options_are_those_of_the_config() -> None:
+    """Type checkers and the config itself know the same names and types."""
+    assert get_type_hints(BackendOptions) == get_type_hints(BackendConfig)
