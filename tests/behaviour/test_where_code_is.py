@@ -117,9 +117,9 @@ def test_code_of_a_program_finds_what_lies_beside_it(client: serve.Client, place
     """With `create_backend`, `update_backend` and `deploy`, as the program itself does."""
     start = ["-m", f"{place.package}.use"] if how == "module" else [str(place.project.directory / "script.py")]
     directory = None if how == "module" else Path("/")
-    for change in ("create", "update", "deploy"):
-        place.run(*start, place.name, change, directory=directory)
-        assert answer(client, place.name) == ["found", "found"]
+    for name, change in ((place.name, "create"), (place.name, "update"), (f"{place.name}_declared", "deploy")):
+        place.run(*start, name, change, directory=directory)
+        assert answer(client, name) == ["found", "found"]
 
 
 def test_an_import_path_is_found_where_the_caller_finds_it(client: serve.Client, place: Place) -> None:
