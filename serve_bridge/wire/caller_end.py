@@ -9,7 +9,7 @@ Rule 2: a request that ends with the connection is "unknown", unless GOAWAY has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
@@ -170,9 +170,9 @@ class CallerConnection(FrameTransport):
         """Ask for a sign of life; `last_heard` moves when it comes."""
         self.send(encode(Kind.PING, 0))
 
-    def frames_received(self, data: bytes) -> None:
+    def frames_received(self, frames: Iterable[Frame]) -> None:
         """Hand each frame to its stream."""
-        for stream, frame in self.session.feed(data):
+        for stream, frame in self.session.accept(frames):
             kind = frame.kind
             if stream is None:
                 if kind == _GOAWAY:

@@ -105,9 +105,13 @@ class FrameReader:
     The payload of a DATA frame that comes in several pieces is written where *place* wants it, who is given the stream
     and the payload's length; where that is nowhere, the pieces are joined. While `space` is not None the next bytes may
     be read into it, past `feed`.
+
+    Attributes:
+        space: Where the next bytes of a payload belong; None: nowhere in particular.
+        amid: Whether the iterator of the last `feed` may have more frames.
     """
 
-    __slots__ = ("_begun", "_missing", "_parts", "_place", "_rest", "space")
+    __slots__ = ("_begun", "_missing", "_parts", "_place", "_rest", "amid", "space")
 
     def __init__(self, place: Place | None = None) -> None:
         self._place = place
@@ -116,6 +120,7 @@ class FrameReader:
         self._missing = 0
         self._parts: list[bytes] = []
         self.space: memoryview | None = None
+        self.amid = False
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that *data* completes; those that were not asked for come with the next *data*.
@@ -135,6 +140,7 @@ class FrameReader:
             data = self._rest + data
             self._rest = b""
         size = len(data)
+        self.amid = True
         try:
             if begun is not None:
                 yield self._completed(begun)
@@ -154,6 +160,7 @@ class FrameReader:
                 offset = end
                 yield Frame(kind, flags, load, stream, data[start:end])
         finally:
+            self.amid = False
             if offset < size:
                 self._rest = data[offset:]
 

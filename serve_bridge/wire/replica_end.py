@@ -7,7 +7,7 @@ Rule 2: whatever works for a caller is stopped when that has gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import msgspec
@@ -169,9 +169,9 @@ class ReplicaConnection(FrameTransport):
             self._going_away = True
             self.send(encode(Kind.GOAWAY, self.session.last))
 
-    def frames_received(self, data: bytes) -> None:
+    def frames_received(self, frames: Iterable[Frame]) -> None:
         """Hand each new request to the service, and every other frame to its stream."""
-        for stream, frame in self.session.feed(data):
+        for stream, frame in self.session.accept(frames):
             kind = frame.kind
             if stream is None:
                 self.send(encode(Kind.PONG, 0, b"", 0, self.load()))

@@ -11,7 +11,7 @@ Rule 4: a request body flows only on credit, and the first credit says that the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
@@ -205,13 +205,17 @@ class CallerSession(Generic[S]):
         return refused
 
     def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
+        """Do as `accept` with the frames that *data* completes."""
+        return self.accept(self.reader.feed(data))
+
+    def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
         """Yield each frame that means something, with its stream (None: it speaks of the connection).
 
         Raises:
             ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
         """
         streams = self.streams
-        for frame in self.reader.feed(data):
+        for frame in frames:
             kind = frame.kind
             if kind >= _GOAWAY:
                 if kind == _PING or frame.flags:
@@ -248,12 +252,16 @@ class ReplicaSession(Generic[S]):
         self.streams: dict[int, S] = {}
 
     def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
+        """Do as `accept` with the frames that *data* completes."""
+        return self.accept(self.reader.feed(data))
+
+    def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
         """Yield each frame that means something, with its stream (None: it speaks of the connection).
 
         Raises:
             ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
         """
-        for frame in self.reader.feed(data):
+        for frame in frames:
             kind = frame.kind
             if kind <= _CALL:
                 yield self._open(frame), frame

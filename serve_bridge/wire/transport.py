@@ -3,6 +3,7 @@
 Rule 1: all of a connection is touched from its own loop only.
 Rule 2: frames of one loop turn leave together, `FLUSH_FRAMES` at a time; none waits for longer than its turn.
 Rule 3: nothing is read before the handshake is done, and it has a second.
+Rule 4: a read of many short frames takes several loop turns, `TURN_FRAMES` each; until then nothing more is read.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import os
 import socket
 import struct
 import weakref
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
-from serve_bridge.wire.frames import HEADER_BYTES, FrameReader
+from serve_bridge.wire.frames import HEADER_BYTES, Frame, FrameReader
 from serve_bridge.wire.host import acknowledges_nothing
 
 FLUSH_FRAMES: Final = 8
 """So many frames of one loop turn leave at once: the peer works on them while the next are made."""
 FLUSH_PIECES: Final = 32
 """So many, where they are pieces of streams: these are soon made, and a write costs as much as ten of them."""
+TURN_FRAMES: Final = 64
+"""Upper limit for the frames of one read that are handled in one loop turn. As requests they take about 2 ms."""
 UNCOPIED_BYTES: Final = 16 * 1024
 """Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
 SEND_BUFFER_BYTES: Final = 512 * 1024
@@ -93,7 +98,7 @@ class FrameTransport(asyncio.Protocol):
             if self._seal_in is not None:
                 data = self._seal_in.open(data)
             if data and not self.closed:
-                self.frames_received(data)
+                self._receive(self._reader.feed(data))
         except (ProtocolError, AuthenticationError) as error:
             self.close(error)
 
@@ -117,8 +122,8 @@ class FrameTransport(asyncio.Protocol):
 
     # for the two ends
 
-    def frames_received(self, data: bytes) -> None:
-        """Take in bytes of an authenticated peer.
+    def frames_received(self, frames: Iterable[Frame]) -> None:
+        """Handle *frames* of an authenticated peer.
 
         Raises:
             ProtocolError: The peer broke the protocol.
@@ -184,12 +189,31 @@ class FrameTransport(asyncio.Protocol):
             return
         self.last_heard = self._loop.time()
         try:
-            self.frames_received(data)
+            self._receive(self._reader.feed(data))
         except ProtocolError as error:
             self.close(error)
         if data and self._reader.space is None:
             self._bulk = None
             self._read_as(self)
+
+    def _receive(self, frames: Iterator[Frame]) -> None:
+        """Handle the next of *frames*. If more are left, a later turn goes on with them, before anything is read."""
+        self.frames_received(islice(frames, TURN_FRAMES))
+        if self._reader.amid and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._receive_more, frames)
+
+    def _receive_more(self, frames: Iterator[Frame]) -> None:
+        if self.closed:
+            return
+        try:
+            self._receive(frames)
+        except Exception as error:
+            self.close(error)
+            if not isinstance(error, ProtocolError):
+                raise
+        if not self._reader.amid and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _read_as(self, protocol: asyncio.BaseProtocol) -> None:
         if not self._transport.is_closing():

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,8 @@ from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import MAX_UNIX_PATH, Listener, NobodyListens, dial, dial_running
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
-from serve_bridge.wire.transport import FLUSH_PIECES
+from serve_bridge.wire.transport import FLUSH_PIECES, TURN_FRAMES
+from tests.waiting import reached
 
 KEY = Key(b"k" * 32)
 GENERATION = "g"
@@ -716,6 +718,46 @@ def test_a_ping_is_answered(run: Run[None], tmp_path: Path) -> None:
             connection.ping()
             await connection.open(Kind.CALL, b"echo", end=True).reply
             assert connection.last_heard > 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_a_read_of_many_frames_takes_several_turns_of_the_loop(run: Run[None], tmp_path: Path, tcp: bool) -> None:
+    """At either end other work runs in between, and the order stays."""
+
+    async def main() -> None:
+        turn = 0
+        loop = asyncio.get_running_loop()
+
+        def next_turn() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(next_turn)
+
+        class Counting(Service):
+            def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+                accepted.append((turn, stream.id))
+                self.streams.append(stream)
+
+        accepted: list[tuple[int, int]] = []
+        answered: list[tuple[int, int]] = []
+        service = Counting()
+        async with listening(tmp_path, service, tcp=tcp) as (_, address):
+            connection = await dial(address, KEY, GENERATION, Role.PYTHON)
+            next_turn()
+            opened = [connection.open(Kind.CALL, b"", end=True) for _ in range(20 * TURN_FRAMES)]
+            for stream in opened:
+                stream.on_done = lambda _, stream=stream: answered.append((turn, stream.id))
+            await reached(lambda: len(service.streams) == len(opened))
+            for held in service.streams:
+                held.respond(b"", end=True)
+            await asyncio.gather(*(stream.reply for stream in opened))
+            connection.close()
+        for handled in accepted, answered:
+            assert [id for _, id in handled] == [stream.id for stream in opened]
+            # One read may end in a turn and the next one begin.
+            assert max(Counter(turn for turn, _ in handled).values()) < 2 * TURN_FRAMES
 
     run(main)
 
