@@ -15,6 +15,10 @@ ROUTES_URLCONF = "serve_bridge.adapters.django.urls"
 """The URLconf of the routes that the setting lists."""
 
 
+CHECKS_CSRF = "serve_bridge_checks_csrf"
+"""Attribute of a view that Django does not check for CSRF, since the view's own framework does."""
+
+
 class ForwardedURL(NamedTuple):
     """One URL pattern that leads to a forwarded view.
 
@@ -68,7 +72,7 @@ def _found(patterns: Iterable[Any], above: tuple[URLResolver, ...]) -> Iterator[
             yield ForwardedURL(
                 "".join(str(part.pattern) for part in (*above, each)),
                 route,
-                getattr(each.callback, "csrf_exempt", False),
+                getattr(each.callback, "csrf_exempt", False) and not hasattr(each.callback, CHECKS_CSRF),
                 _methods_of(each.callback),
                 _has_unnamed_groups(each, above),
                 any(map(_is_of_routes, above)),

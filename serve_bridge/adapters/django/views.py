@@ -52,18 +52,23 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
     route = ForwardedRoute(endpoint, options)
 
     def view(request: HttpRequest, /, *unnamed: Any, **path_params: Any) -> HttpResponseBase:
-        _refuse_unnamed(unnamed)
-        scope = scope_of(request)
-        body = body_of(request, scope)
-        link = bridge()
-        if link.is_local:
-            lent_connections.lend()
-        outcome = link.ask(route, scope, path_params, body, request)
-        signal, facts = _news(request, route, outcome)
-        signal.send_robust(view, request=request, **facts)
-        return response_of(outcome, route, request)
+        refuse_unnamed(unnamed)
+        return response_of(ask(route, request, path_params, sender=view), route, request)
 
     return _finished(view, route, csrf_exempt)
+
+
+def ask(route: ForwardedRoute, request: HttpRequest, path_params: Mapping[str, Any], *, sender: object) -> Outcome:
+    """Forward *request* and return what became of it, once the receivers of the signals know."""
+    scope = scope_of(request)
+    body = body_of(request, scope)
+    link = bridge()
+    if link.is_local:
+        lent_connections.lend()
+    outcome = link.ask(route, scope, path_params, body, request)
+    signal, facts = _news(request, route, outcome)
+    signal.send_robust(sender, request=request, **facts)
+    return outcome
 
 
 def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> AsyncView:
@@ -73,7 +78,7 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
     blocking = sync_to_async(bridge_view(endpoint, **options))
 
     async def view(request: HttpRequest, /, *unnamed: Any, **path_params: Any) -> HttpResponseBase:
-        _refuse_unnamed(unnamed)
+        refuse_unnamed(unnamed)
         if not isinstance(request, ASGIRequest):  # Django has a loop for this call only: no answer could be streamed
             return await blocking(request, **path_params)
         scope = scope_of(request)
@@ -90,7 +95,8 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
     return _finished(view, route, csrf_exempt)
 
 
-def _refuse_unnamed(values: tuple[Any, ...]) -> None:
+def refuse_unnamed(values: tuple[Any, ...]) -> None:
+    """Raise ImproperlyConfigured if a view was called with the *values* of unnamed groups."""
     if values:
         raise ImproperlyConfigured(
             f"a forwarded view was called with {len(values)} unnamed path parameters; name the groups of its re_path "
@@ -98,15 +104,20 @@ def _refuse_unnamed(values: tuple[Any, ...]) -> None:
         )
 
 
+def without_transaction(view: _View) -> _View:
+    """Return *view*, for which ATOMIC_REQUESTS opens no transaction: none is held open while a backend works."""
+    # With an `async def` view Django could not even begin one.
+    for alias in connections if settings.configured else ():
+        transaction.non_atomic_requests(alias)(view)
+    return view
+
+
 def _finished(view: _View, route: ForwardedRoute, csrf_exempt: bool) -> _View:
     view.__name__ = view.__qualname__ = f"serve_bridge_{route.endpoint}"
     view.forwarded_route = route  # type: ignore[attr-defined]  # for the checks, inside of decorators too
     if csrf_exempt:
         view.csrf_exempt = True  # type: ignore[attr-defined]  # what Django's decorator of this name does
-    # No transaction is held open while a backend works; with an `async def` view Django could not even begin one.
-    for alias in connections if settings.configured else ():
-        transaction.non_atomic_requests(alias)(view)
-    return view
+    return without_transaction(view)
 
 
 def _news(request: HttpRequest, route: ForwardedRoute, outcome: Outcome) -> tuple[Signal, dict[str, Any]]:
