@@ -17,6 +17,7 @@ import msgspec
 from starlette.datastructures import State
 
 from serve_bridge.application import Application
+from serve_bridge.class_register import share_class_register
 from serve_bridge.errors import PICKLING_ERRORS, SerializationError
 from serve_bridge.import_path import search_path_of
 from serve_bridge.surroundings import SurroundingsSpec
@@ -122,6 +123,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
 
 
 def _pickled(value: object, modules: dict[str, None]) -> bytes:
+    share_class_register()
     buffer = io.BytesIO()
     _Pickler(buffer, modules).dump(value)
     return buffer.getvalue()

@@ -23,8 +23,11 @@ from typing import Any, Final
 
 import cloudpickle
 
+from serve_bridge.class_register import share_class_register
 from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, SerializationError
 from serve_bridge.fingerprint import digest
+
+share_class_register()  # a Ray worker has loaded Ray before
 
 Segment = bytes | memoryview
 
@@ -143,6 +146,7 @@ def _pickle(value: object, buffers: list[pickle.PickleBuffer], most: int | None)
         pass
     buffers.clear()
     sink = _Sink(most)
+    share_class_register()
     cloudpickle.Pickler(sink, 5, buffer_callback=buffers.append).dump(value)
     return sink.pieces
 

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from serve_bridge.class_register import share_class_register
 from serve_bridge.extras import require_proxy
 from serve_bridge.instance import directory_here
 from serve_bridge.loop_thread import thread_used_s
@@ -22,6 +23,8 @@ from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key
+
+share_class_register()
 
 NAMESPACE: Final = "serve_bridge"
 PULSE: Final = "pulse"
