@@ -225,7 +225,7 @@ class BackendError(ServeBridgeError, RuntimeError):
 
     Attributes:
         type_name: Name of the exception's class in the replica.
-        text: Its text.
+        text: Its text. In `str` control characters are escapes, since frameworks log that.
         remote_traceback: The replica's traceback as text; empty if there is none. Shown below a printed
             traceback, but no part of `str`, which may end up in an answer to a client.
     """
@@ -237,7 +237,7 @@ class BackendError(ServeBridgeError, RuntimeError):
             self.add_note(f"In the replica:\n{printable(remote_traceback, lines=True)}")
 
     def __str__(self) -> str:
-        return f"the backend raised {self.type_name}: {self.text}"
+        return f"the backend raised {printable(self.type_name)}: {printable(self.text, lines=True)}"
 
 
 class BackendStartError(ServeBridgeError, RuntimeError):
@@ -254,7 +254,7 @@ class BackendStartError(ServeBridgeError, RuntimeError):
         self.backend, self.reason, self.remote_traceback = backend, reason, remote_traceback
 
     def __str__(self) -> str:
-        text = f"backend {self.backend!r} did not start: {self.reason}"
+        text = f"backend {self.backend!r} did not start: {printable(self.reason, lines=True)}"
         if not self.remote_traceback:
             return text
         return f"{text}\nIn the replica:\n{printable(self.remote_traceback, lines=True)}"
@@ -276,7 +276,7 @@ class DeploymentError(ServeBridgeError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"stopped at: {self.failed}; done before: {', '.join(self.done) or 'nothing'}; "
-            f"not begun: {', '.join(self.left) or 'nothing'}. {self.reason}"
+            f"not begun: {', '.join(self.left) or 'nothing'}. {printable(self.reason, lines=True)}"
         )
 
 

@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.websockets import WebSocket
 
+from serve_bridge.api import get_handle
 from serve_bridge.context import request_id
+from serve_bridge.errors import DeadlineExceeded
 
 STATE_NAMES: Final = ("method", "user", "missing")
 """Of a request's state these are told."""
@@ -233,6 +235,10 @@ class Subject:
             raise SystemExit(3)
         if kind == "result":
             return object()
+        if kind == "missing":
+            return await get_handle("nowhere", missing_ok=True).acall()
+        if kind == "late":
+            raise DeadlineExceeded("a call of this backend took too long", "unknown")
         if kind == "own":
             raise _OddError("secret", "text")
         raise RuntimeError("secret")

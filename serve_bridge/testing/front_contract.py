@@ -512,6 +512,14 @@ class FrontContract:
         assert answer.headers["x-request-id"]
         assert not {"secret", "Traceback", "OddError", "SystemExit"} & set(answer.text.replace("(", " ").split())
 
+    @pytest.mark.parametrize(("kind", "status", "retry"), [("missing", 503, "1"), ("late", 504, None)])
+    def test_a_failed_call_of_a_backend_keeps_its_status(
+        self, serve_bridge_http: httpx.Client, kind: str, status: int, retry: str | None
+    ) -> None:
+        """The backend's code did not fail: what it called is missing, or too slow."""
+        answer = serve_bridge_http.get("/failing", params={"kind": kind})
+        assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry)
+
     def test_a_status_that_the_backend_raises_is_an_answer(self, serve_bridge_http: httpx.Client) -> None:
         """With the headers of Starlette's HTTPException."""
         answer = serve_bridge_http.get("/failing", params={"kind": "http"})

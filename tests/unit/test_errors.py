@@ -142,6 +142,13 @@ def test_a_backend_error_shows_the_remote_traceback_below_its_own_only() -> None
     assert error.__notes__ == ["In the replica:\nline 7 in model.py"]
 
 
+def test_control_characters_of_user_code_are_escapes_in_the_text_of_an_error() -> None:
+    """Frameworks log the text; the attribute keeps the characters."""
+    error = errors.BackendError("Odd\nName", "red \x1b[31m\nbell \a")
+    assert str(error) == "the backend raised Odd\\nName: red \\x1b[31m\nbell \\x07"
+    assert error.text == "red \x1b[31m\nbell \a"
+
+
 def test_a_start_error_holds_the_replicas_traceback() -> None:
     """Whoever creates a backend sees why it did not start."""
     assert "line 7 in model.py" in str(errors.BackendStartError("v1", "it raised", "line 7 in model.py"))

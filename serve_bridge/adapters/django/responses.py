@@ -20,10 +20,10 @@ from django.http.response import ResponseHeaders
 
 from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.errors import BackendError
 from serve_bridge.forwarding import UploadBroken
 
-_RAISED: Final = 500
+_RAISED: Final = frozenset({400, 404, 500})
+"""Statuses of failures for which Django has an exception."""
 
 
 def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -> HttpResponseBase:
@@ -32,19 +32,18 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
     Raises:
         Http404: The backend has no such method.
         BadRequest: The client is to blame.
-        BackendError: User code raised; it has the remote traceback.
+        BackendError: User code raised, and did not only meet a failure of the engine; it has the remote traceback.
         ServeBridgeError: The project is to blame: a ConfigError, a SerializationError.
     """
     error, status = outcome.error, outcome.status
-    if isinstance(error, BackendError):
-        _discard(outcome.body)
-        raise error
-    if error is not None and not isinstance(error, UploadBroken):  # who has left reads no error page
+    if error is not None and not isinstance(error, UploadBroken):  # a client that has left reads no error page
+        if status in _RAISED:
+            _discard(outcome.body)
         if status == 404:
             raise Http404(f"endpoint {route.endpoint!r} does not answer this") from error
         if status == 400:
             raise BadRequest(str(error)) from error
-        if status == _RAISED:
+        if status == 500:
             raise error
     if isinstance(outcome.body, bytes):
         return whole_response(outcome, request)

@@ -37,9 +37,9 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
     """Return a view that forwards its requests to *endpoint*; see `RouteOptions` for the options.
 
     Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`) apply as to any view. What
-    user code raises is raised here as a `BackendError`; an endpoint that is not there is an `Http404`. What fails on
-    the way has a status of its own (413, 502, 503, 504) and a problem (RFC 9457) as its body. ATOMIC_REQUESTS does not
-    apply: no transaction is open while a backend works.
+    user code raises is raised here as a `BackendError`. What fails on the way has a status of its own (413, 502, 503,
+    504) and a problem (RFC 9457) as its body; an endpoint or instance that is missing is a 503. ATOMIC_REQUESTS does
+    not apply: no transaction is open while a backend works.
 
     Args:
         endpoint: Its name; that it exists shows with the first request.
