@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +27,7 @@ from serve_bridge.json_body import parse_json
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import NO_DATA, Method
 from serve_bridge.path_params import convert
-from serve_bridge.request import REQUEST_ID, FrozenRequest, ServeRequest
+from serve_bridge.request import REQUEST_ID, TURN_S, FrozenRequest, ServeRequest
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.unpicklable import unpicklable_result
 from serve_bridge.wire import calls, failure
@@ -118,11 +119,12 @@ class IncomingBody:
         loop: The loop on which it is read.
     """
 
-    __slots__ = ("_accepted", "_stream", "loop")
+    __slots__ = ("_accepted", "_stream", "_turn_began", "loop")
 
     def __init__(self, stream: ReplicaStream) -> None:
         self._stream = stream
         self._accepted = False
+        self._turn_began = monotonic()
         self.loop = asyncio.get_running_loop()
 
     async def next(self) -> bytes | None:
@@ -130,6 +132,9 @@ class IncomingBody:
         if not self._accepted:
             self._accepted = True
             self._stream.accept_body()
+        if monotonic() - self._turn_began > TURN_S:
+            await asyncio.sleep(0)
+            self._turn_began = monotonic()
         return await self._stream.next_chunk()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -10,10 +10,11 @@ Rule 4: a Starlette request travels as a `FrozenRequest`, and arrives as a Starl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
+from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlencode
 
@@ -28,6 +29,7 @@ from serve_bridge.json_body import parse_json
 
 __all__ = [
     "REQUEST_ID",
+    "TURN_S",
     "Caller",
     "FrozenRequest",
     "QueryValues",
@@ -41,6 +43,12 @@ __all__ = [
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 REQUEST_ID: Final = b"x-request-id"
+PIECE_BYTES: Final = 64 * 1024
+"""Upper limit in bytes for a message of ASGI `receive` that is a part of a longer body which is here."""
+TURN_S: Final = 0.002
+"""Time in seconds after which a body that is being read lets other work of the loop run before its next piece. The
+reader, such as the parser of a form, may take long for each piece.
+"""
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
 _DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
@@ -388,7 +396,11 @@ class ServeRequest(Mapping[str, Any]):
 
     async def _read_form(self, limits: Mapping[str, Any]) -> Any:
         if self._body is not None:
-            return await self._request.form(**limits)
+            request = self._request
+            body = getattr(request, "_body", b"")
+            if len(body) > PIECE_BYTES and request._form is None:  # Starlette would parse it in one step
+                request._form = await Request(self._scope, _Receive(body)).form(**limits)
+            return await request.form(**limits)
         if not isinstance(self._data, dict):
             raise SerializationError(f"request data of type {_kind(self._data)} is no form; pass a dict")
         return self._data
@@ -576,7 +588,10 @@ class _Receive:
         self.begun = False
         self.whole = body if isinstance(body, bytes) else None
         self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
-        self._chunks = None if isinstance(body, bytes) else aiter(body)
+        if isinstance(body, bytes):
+            self._chunks = None if len(body) <= PIECE_BYTES else _pieces(body)
+        else:
+            self._chunks = aiter(body)
         self._caller = caller
         self._repeats = repeats
         self._ended = False
@@ -593,8 +608,20 @@ class _Receive:
         try:
             return {"type": "http.request", "body": await anext(self._chunks), "more_body": True}
         except StopAsyncIteration:
-            self._ended = True
+            self._ended = not self._repeats
+            if self._repeats and self.whole is not None:
+                self._chunks = _pieces(self.whole)
             return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Yield *body* in pieces."""
+    turn_began = monotonic()
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+        if monotonic() - turn_began > TURN_S:
+            await asyncio.sleep(0)
+            turn_began = monotonic()
 
 
 def _as_bytes(data: Any) -> bytes:

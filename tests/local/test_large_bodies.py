@@ -11,6 +11,8 @@ from typing import TypeVar
 import pytest
 import uvloop
 
+from serve_bridge import answering
+from serve_bridge.answering import IncomingBody
 from serve_bridge.errors import ProtocolError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire import calls
@@ -21,6 +23,7 @@ from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.sockets import Listener, dial
+from tests.waiting import reached
 
 KEY, GENERATION = Key(b"k" * 32), "g"
 LARGE = 16 << 20
@@ -78,6 +81,24 @@ class Service:
         body = await stream.read(size)
         stream.respond(b"", end=False)
         await stream.send_segments([body], end=True)
+
+    async def turn(self, stream: ReplicaStream, size: int) -> None:
+        """Answer in how many turns of the loop a body is read of which the last *size* bytes are here already."""
+        body = IncomingBody(stream)
+        await body.next()
+        await reached(lambda: stream.body_ended)
+        loop = asyncio.get_running_loop()
+        turns = 0
+
+        def next_turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(next_turn)
+
+        next_turn()
+        while await body.next():
+            pass
+        stream.respond(b"%d" % turns, end=True)
 
     async def leave(self, stream: ReplicaStream, size: int) -> None:
         """Close the connection in the middle of a body of *size* bytes."""
@@ -155,6 +176,20 @@ def test_a_body_that_is_read_whole_comes_as_it_was_sent(run: Run, connected: Con
                 await ping(connection)
             await both
             assert connection.session.streams == {}
+
+    run(main)
+
+
+def test_a_body_that_is_here_is_read_in_several_turns(
+    run: Run, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code that reads it may take long for each piece, and other requests go on in between."""
+    monkeypatch.setattr(answering, "TURN_S", 0)
+
+    async def main() -> None:
+        async with connected() as (_, connection):
+            reply = await upload(connection, "turn", 6 * CHUNK_BYTES).reply
+            assert int(reply.payload) >= 5
 
     run(main)
 

@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
+from serve_bridge import request as module
 from serve_bridge.errors import SerializationError
-from serve_bridge.request import FrozenRequest, ServeRequest, cached_body
+from serve_bridge.request import PIECE_BYTES, FrozenRequest, ServeRequest, cached_body
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -559,3 +560,44 @@ def test_what_stays_with_the_application_says_so(request_: ServeRequest, name: s
     with pytest.raises(AttributeError, match=rf"request\.{name} .*(context|class)"):
         getattr(request_, name)
     assert getattr(request_, name, "default") == "default"
+
+
+LONG_FORM = b"a=%s&b=%s" % (b"x" * 500_000, b"y" * 500_000)
+FORM_TYPE = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize("how", ["whole", "read before", "travelled"])
+def test_the_loop_runs_while_a_long_form_is_parsed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starlette parses each piece in one step, so the body reaches it in pieces, and other work runs between them."""
+    monkeypatch.setattr(module, "TURN_S", 0)
+    turns = 0
+
+    def next_turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(next_turn)
+
+    async def read() -> Any:
+        request: Any = ServeRequest(body=LONG_FORM, headers=FORM_TYPE)
+        if how == "read before":
+            await request.body()
+        elif how == "travelled":
+            request = travelled(web_request(headers=FORM_TYPE), LONG_FORM)
+        next_turn()
+        form = await request.form()
+        assert form is await request.form()
+        return form
+
+    form = asyncio.run(read())
+    assert [len(form["a"]), len(form["b"])] == [500_000, 500_000]
+    assert turns >= len(LONG_FORM) // PIECE_BYTES
+
+
+def test_a_long_body_of_a_travelled_request_can_be_read_again() -> None:
+    """As a short one, which is one message each time."""
+
+    async def read() -> list[bytes]:
+        request = travelled(web_request(), LONG_FORM)
+        return [await Request(request.scope, request.receive).body() for _ in range(2)]
+
+    assert asyncio.run(read()) == [LONG_FORM, LONG_FORM]
