@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
 import pytest
 
 from tests.programs import ROOT
+
+STARLETTE: Final = tuple(map(int, version("starlette").split(".")[:2]))
 
 LIMIT_S: Final = 100
 SITES: Final = (
@@ -94,6 +97,8 @@ def test_a_logged_failure_is_grouped_by_its_backend(two_processes: tuple[Told, T
 @pytest.mark.parametrize("site", SITES)
 def test_requests_of_a_route_have_one_name(one_process: Told, site: str) -> None:
     """The name is that of the route or the view, and holds no value of the path."""
+    if site in ("starlette", "websocket") and STARLETTE < (1, 7):
+        pytest.skip("Starlette before 1.7 tells nobody which of its routes it took")
     (failure,) = one_process[site]["failures"]
     names = {failure["transaction"], *one_process[site]["transactions"]}
     assert all("failing" in name or name == UNNAMED for name in names), names
