@@ -370,7 +370,7 @@ class Controller:
 
     def _describe(self, backend: Backend) -> dict[str, Any]:
         """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin."""
-        replicas = {r.id: str(r.state) for r in self._fleet.replicas.values() if r.backend == backend.name}
+        replicas = {r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name}
         setbacks = self._repairs.setbacks[backend.name]
         short = len(self._fleet.of(backend.name, _READY)) < backend.config.num_replicas
         return {

@@ -1,8 +1,8 @@
 """The replicas the controller runs: launched, configured, watched, drained and ended.
 
 Rule 1: a replica's state moves by `lifecycle.advance` only.
-Rule 2: a replica that may still hold work is drained before it is ended; one that broke its connection, or does
-        not answer, is ended at once.
+Rule 2: a replica that may still hold work is drained before it is ended; one that does not answer is ended at once.
+        One that cannot be reached is not: it may serve others (see `contact`).
 Rule 3: nothing here decides how many there should be; the controller does.
 """
 
@@ -15,9 +15,11 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from serve_bridge.config import BackendConfig
+from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
 from serve_bridge.instance import Instance
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
@@ -29,7 +31,8 @@ from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import dial_running
+from serve_bridge.wire.host import GONE_S
+from serve_bridge.wire.sockets import NobodyListens, dial_running
 
 CONTROL_TIMEOUT_S: Final = 10.0
 CRASH_S: Final = 5.0
@@ -62,6 +65,12 @@ class Replica:
         self.probing: asyncio.Task[None] | None = None
         self.reconfiguring = False
         self._ready_since: float | None = None
+
+    @property
+    def described(self) -> str:
+        """Its state; "unreachable" while it may serve others, and its connection to the controller is broken."""
+        serving = self.state in (ReplicaState.READY, ReplicaState.UNHEALTHY)
+        return "unreachable" if serving and self.connection is None else str(self.state)
 
     def take(self, event: ReplicaEvent) -> None:
         """Move on by *event*."""
@@ -222,9 +231,12 @@ class Fleet:
         """
         replica.address = address
         connection = await dial_running(address, self._key, self._generation, Role.PYTHON)
+        self._attach(replica, connection)
+        self.replicas[replica.id] = replica
+
+    def _attach(self, replica: Replica, connection: CallerConnection) -> None:
         replica.connection = connection
         connection.on_change = lambda: self._changed(replica, connection)
-        self.replicas[replica.id] = replica
 
     async def recover(self, found: RunningReplica, backend: Backend | None) -> None:
         """Take over a replica of a controller that has ended; one that *backend* does not want is ended."""
@@ -234,11 +246,14 @@ class Fleet:
         replica = Replica(found.id, found.backend, found.revision, backend.resolved)
         try:
             await self.adopt(replica, found.address)
-        except (Lost, AuthenticationError) as error:
+        except (NobodyListens, AuthenticationError) as error:
             _logger.warning("replica %s did not survive the controller: %s", found.id, error)
             await self.abandon([replica])
             return
-        # It answers, so it counts; whether it is well is for its probes to find.
+        except Lost:
+            self.replicas[replica.id] = replica
+            self._spawn(self._regain(replica))
+        # It answers, or may do so to others, so it counts; whether it is well is for its probes to find.
         self.watch(replica)
         if backend.revision != found.revision:
             self.unroute([replica])
@@ -281,8 +296,9 @@ class Fleet:
         """Bring *replicas* to *new*'s options, which the engine follows by itself, all at once."""
 
         async def follow(replica: Replica, config: BackendConfig) -> None:
-            await replica.control("@configure", config, reconfigure=False, timeout_s=CONTROL_TIMEOUT_S)
-            replica.config = config
+            if replica.connection is not None:
+                await replica.control("@configure", config, reconfigure=False, timeout_s=CONTROL_TIMEOUT_S)
+            replica.config = config  # one that cannot be reached takes it as soon as it can
 
         outcomes = await asyncio.gather(*(follow(r, new.resolved) for r in replicas), return_exceptions=True)
         # A replica that died meanwhile is replaced by one that starts with the wanted options.
@@ -357,24 +373,56 @@ class Fleet:
         """The replica's connection closed, or it said goodbye because it drains."""
         if not connection.closed or replica.state in (ReplicaState.DRAINING, ReplicaState.STOPPED):
             return
-        starting = replica.state is ReplicaState.STARTING
+        if replica.state is ReplicaState.STARTING:  # whoever launches it learns it there
+            replica.take(ReplicaEvent.DIED)
+            self._forget(replica)
+            self._spawn(self._runtime.stop(replica.id))
+        elif replica.connection is connection:
+            replica.connection = None
+            self._spawn(self._regain(replica))
+
+    async def _regain(self, replica: Replica) -> None:
+        """Connect again to *replica*, whose connection broke, or note that it died."""
+        assert replica.address is not None
+        ended = partial(self._runtime.has_ended, replica.id)
+        connection = await regained(replica.address, self._key, self._generation, Role.PYTHON, ended)
+        if replica.state not in (ReplicaState.READY, ReplicaState.UNHEALTHY):  # ended meanwhile
+            if connection is not None:
+                connection.close()
+            return
+        if connection is not None:
+            self._attach(replica, connection)
+            _logger.info("replica %s of backend %r can be reached again", replica.id, replica.backend)
+            await self._announce(replica)
+            await self._catch_up(replica)
+            return
         replica.take(ReplicaEvent.DIED)
         self._forget(replica)
         self._spawn(self._runtime.stop(replica.id))
-        if not starting:  # whoever launches it learns it there
-            _logger.warning("replica %s of backend %r died", replica.id, replica.backend)
-            self._on_change(replica)
+        _logger.warning("replica %s of backend %r died", replica.id, replica.backend)
+        self._on_change(replica)
+
+    async def _catch_up(self, replica: Replica) -> None:
+        """Let *replica* have the options that it missed while it could not be reached."""
+        try:
+            await replica.control("@configure", replica.config, reconfigure=False, timeout_s=CONTROL_TIMEOUT_S)
+        except Exception as error:  # its probes find what is wrong
+            _logger.warning("replica %s does not take its options: %s", replica.id, error)
 
     async def _probe(self, replica: Replica) -> None:
         """Probe *replica* for as long as it takes requests; one that fails twice running is replaced."""
         while replica.state in (ReplicaState.READY, ReplicaState.UNHEALTHY):
             await asyncio.sleep(replica.config.health_check_period_s)
-            if replica.reconfiguring:
+            connection = replica.connection
+            if replica.reconfiguring or connection is None:
                 continue
             failure = await self._check(replica)
             if replica.state not in (ReplicaState.READY, ReplicaState.UNHEALTHY):
                 return  # retired or lost meanwhile
             if replica.reconfiguring:  # it may have waited behind that
+                continue
+            if failure is not None and (connection.closed or connection.is_host_silent(GONE_S)):
+                connection.close()  # it is dialled again, until it answers or has ended
                 continue
             before = replica.state
             replica.take(ReplicaEvent.PROBED if failure is None else ReplicaEvent.PROBE_FAILED)

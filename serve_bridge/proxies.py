@@ -3,7 +3,8 @@
 Rule 1: all listen on one port; a proxy that died comes back on the port it had.
 Rule 2: nodes that join or leave are followed.
 Rule 3: a proxy that does not answer is ended, but not while its loop makes progress: then it is busy, and to end it
-    would break all its connections.
+    would break all its connections. Nor while its host cannot be reached: then it may serve others.
+Rule 4: whether a proxy lives is asked over the data plane, and waits for no answer of Ray's control plane.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from serve_bridge.config import HTTPOptions, Location
+from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
@@ -25,7 +28,8 @@ from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import dial_running
+from serve_bridge.wire.host import GONE_S
+from serve_bridge.wire.sockets import NobodyListens, dial_running
 
 WATCH_S: Final = 2.0
 SUSPECT_S: Final = 5.0
@@ -57,7 +61,7 @@ class RunningProxy:
 @dataclass
 class _Proxy:
     facts: RunningProxy
-    connection: CallerConnection
+    connection: CallerConnection | None = None
     looks: int = 0
     used_s: float | None = None
     used_at: float = 0.0
@@ -117,6 +121,8 @@ class Proxies:
         }
 
     async def _statistics_of(self, proxy: _Proxy) -> dict[str, Any]:
+        if proxy.connection is None:
+            return {"refused": None}
         try:
             found: dict[str, Any] = await calls.control(proxy.connection, "@statistics", timeout_s=STATISTICS_S)
         except Exception as error:  # however it went, the status of all else is wanted
@@ -141,12 +147,15 @@ class Proxies:
         self._watch()
 
     async def adopt(self, found: RunningProxy) -> None:
-        """Take over a proxy of a controller that has ended; one that does not answer is ended."""
+        """Take over a proxy of a controller that has ended; one that has ended too is forgotten."""
         try:
             connection = await dial_running(found.address, self._key, self._generation, Role.CONTROLLER)
-        except (Lost, AuthenticationError) as error:
+        except (NobodyListens, AuthenticationError) as error:
             _logger.warning("proxy %s did not survive the controller: %s", found.id, error)
             await self._runtime.stop(found.id)
+        except Lost:
+            proxy = self._proxies[found.node] = _Proxy(found)
+            self._tasks[found.node] = asyncio.create_task(self._regain(proxy))
         else:
             self._add(found, connection)
 
@@ -161,6 +170,8 @@ class Proxies:
         await asyncio.gather(*(self._announce(proxy) for proxy in list(self._proxies.values())))
 
     async def _announce(self, proxy: _Proxy) -> None:
+        if proxy.connection is None:
+            return  # it is told once it can be reached again
         try:
             await calls.control(proxy.connection, "@move", self._controller, timeout_s=ANNOUNCE_S)
         except Exception as error:  # it is busy, or about to be found dead
@@ -176,12 +187,14 @@ class Proxies:
         self._proxies.clear()
 
     async def _stop(self, proxy: _Proxy) -> None:
-        proxy.connection.on_change = None
-        try:
-            await calls.control(proxy.connection, "@drain", DRAIN_S, timeout_s=DRAIN_S * 2)
-        except Exception as error:  # however it went, the proxy is ended
-            _logger.warning("proxy %s did not drain: %s", proxy.facts.id, error or type(error).__name__)
-        proxy.connection.close()
+        connection, proxy.connection = proxy.connection, None
+        if connection is not None:
+            connection.on_change = None
+            try:
+                await calls.control(connection, "@drain", DRAIN_S, timeout_s=DRAIN_S * 2)
+            except Exception as error:  # however it went, the proxy is ended
+                _logger.warning("proxy %s did not drain: %s", proxy.facts.id, error or type(error).__name__)
+            connection.close()
         await self._runtime.stop(proxy.facts.id)
 
     async def _launch(self, node: str) -> None:
@@ -204,14 +217,39 @@ class Proxies:
         self._add(RunningProxy(spec.proxy, node, url, address), connection)
 
     def _add(self, facts: RunningProxy, connection: CallerConnection) -> None:
-        proxy = self._proxies[facts.node] = _Proxy(facts, connection)
-        connection.on_change = lambda: self._lost(proxy)
+        proxy = self._proxies[facts.node] = _Proxy(facts)
+        self._attach(proxy, connection)
 
-    def _lost(self, proxy: _Proxy) -> None:
+    def _attach(self, proxy: _Proxy, connection: CallerConnection) -> None:
+        proxy.connection = connection
+        proxy.looks, proxy.used_s, proxy.is_busy = 0, None, False
+        connection.on_change = lambda: self._lost(proxy, connection)
+
+    def _lost(self, proxy: _Proxy, connection: CallerConnection) -> None:
+        """The connection to *proxy* broke; the proxy may serve on."""
+        if not self._closed and proxy.connection is connection:
+            proxy.connection = None
+            self._tasks[proxy.facts.node] = asyncio.create_task(self._regain(proxy))
+
+    async def _regain(self, proxy: _Proxy) -> None:
+        facts = proxy.facts
+        ended = partial(self._runtime.has_ended, facts.id)
+        connection = await regained(facts.address, self._key, self._generation, Role.CONTROLLER, ended)
+        if connection is None:
+            self._died(proxy)
+            return
+        self._attach(proxy, connection)
+        _logger.info("proxy %s can be reached again", facts.id)
+        await self._announce(proxy)
+
+    def _died(self, proxy: _Proxy) -> None:
         node = proxy.facts.node
         if self._closed or self._proxies.get(node) is not proxy:
             return
         del self._proxies[node]
+        connection, proxy.connection = proxy.connection, None
+        if connection is not None:
+            connection.close()
         _logger.warning("proxy %s died", proxy.facts.id)
         self._keep(node, instead_of=proxy.facts.id)
 
@@ -234,20 +272,26 @@ class Proxies:
             delay = min(delay * 2, longest)
 
     def _watch(self) -> None:
-        self._tasks[""] = asyncio.create_task(self._watch_forever())
+        self._tasks["watch"] = asyncio.create_task(self._for_ever(self._check_all))
+        self._tasks["follow"] = asyncio.create_task(self._for_ever(self._follow_nodes))
 
-    async def _watch_forever(self) -> None:
+    async def _for_ever(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await asyncio.gather(*(self._check(proxy) for proxy in list(self._proxies.values())))
-                await self._follow_nodes()
+                await look()
             except Exception:  # a look that failed is followed by the next
                 _logger.exception("cannot look after the proxies")
             await asyncio.sleep(WATCH_S)
 
-    async def _check(self, proxy: _Proxy) -> None:
+    async def _check_all(self) -> None:
+        connected = [(proxy, proxy.connection) for proxy in self._proxies.values() if proxy.connection is not None]
+        await asyncio.gather(*(self._check(proxy, connection) for proxy, connection in connected))
+
+    async def _check(self, proxy: _Proxy, connection: CallerConnection) -> None:
         """End *proxy* if it has been silent for too long; ping it otherwise."""
-        connection = proxy.connection
+        if connection.is_host_silent(GONE_S):
+            connection.close()  # it is dialled again, until it answers or has ended
+            return
         if _silent_s(connection) <= SUSPECT_S:
             proxy.looks, proxy.used_s, proxy.is_busy = 0, None, False
         else:
@@ -258,7 +302,7 @@ class Proxies:
         # One look is not enough: progress shows in the second, and the controller may have stood still itself.
         if proxy.looks > 1 and silent_s > (BUSY_S if proxy.is_busy else SILENT_S):
             _logger.warning("proxy %s has not answered for %.0f s", proxy.facts.id, silent_s)
-            connection.close()
+            self._died(proxy)
         else:
             connection.ping()
 
@@ -279,10 +323,11 @@ class Proxies:
             _logger.warning("proxy %s is busy: its loop runs, and answers nothing", proxy.facts.id)
 
     async def _follow_nodes(self) -> None:
-        nodes = await self._runtime.nodes()
-        for node in self._proxies.keys() - set(nodes):  # the connection has not noticed yet
-            self._proxies[node].connection.close()
-        for node in nodes if self._http.location == Location.EveryNode else nodes[:1]:
+        nodes = list(await self._runtime.nodes())
+        if self._http.location != Location.EveryNode:
+            # The controller's own, unless that has moved and its proxy stayed.
+            nodes = nodes[:1] if not self._proxies else []
+        for node in nodes:
             task = self._tasks.get(node)
             if node not in self._proxies and (task is None or task.done()):
                 self._keep(node)

@@ -55,6 +55,10 @@ class Runtime(Protocol):
         """End the replica or proxy *name* at once, if it lives."""
         ...
 
+    async def has_ended(self, name: str) -> bool:
+        """Return whether the replica or proxy *name* has ended for certain; False if that is not known in time."""
+        ...
+
     async def used_s(self, name: str) -> float | None:
         """Return how many seconds of processor time the loop of proxy *name* has used; None if it cannot be asked.
 

@@ -84,6 +84,10 @@ class LocalRuntime:
             thread.loop.call_soon_threadsafe(process.close)
             thread.stop()
 
+    async def has_ended(self, name: str) -> bool:
+        """Return whether the thread of *name* has ended."""
+        return name not in self._running
+
     async def used_s(self, name: str) -> float | None:
         """Return how many seconds of processor time the thread of *name* has used; None if it has ended."""
         found = self._running.get(name)

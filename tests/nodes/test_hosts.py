@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from serve_bridge import proxies
 from tests.nodes.conftest import LOGGED_IN, Cluster, Running, start_instance
+from tests.nodes.hosts import Host
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
+
+CUT_S = 22.0
+"""More than TCP's own limit for a silent peer (`transport.SILENCE_S`)."""
+PAUSE_S = 12.0
+"""More than a proxy may be silent (`proxies.SILENT_S`)."""
 
 BACKENDS = """
     import os
@@ -69,3 +77,63 @@ def test_a_web_host_without_ray_calls_with_a_copied_file(running: Running) -> No
         print(serve.connect(sys.argv[1]).get_handle("caller").call(), "ray" in sys.modules)
     """
     assert running.cluster.web.python(program, running.web_address) == "['worker', 'worker', 'worker'] False\n"
+
+
+def serving_processes(cluster: Cluster) -> list[int]:
+    """Return the proxies and replicas of both nodes."""
+    hosts = (cluster.head, cluster.worker)
+    return sorted(p.pid for host in hosts for kind in ("ReplicaActor", "ProxyActor") for p in host.processes(kind))
+
+
+def answer_from(host: Host) -> str:
+    """Return what the proxy of *host* answers there, or why it does not."""
+    program = """
+        import urllib.request
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            print(opener.open("http://127.0.0.1:8000/where", timeout=5).read().decode())
+        except OSError as error:
+            print(error)
+    """
+    return host.python(program).strip()
+
+
+def settled(running: Running) -> str:
+    """Return the states of all replicas, once the controller reaches all of them again."""
+    program = """
+        def states():
+            return {s for backend in client.status()["backends"].values() for s in backend["replicas"].values()}
+
+        ends = time.monotonic() + 60
+        while states() != {"ready"} and time.monotonic() < ends:
+            time.sleep(0.1)
+        print(*states())
+    """
+    return running.manage(program).strip()
+
+
+def test_a_cut_between_two_nodes_ends_nothing(running: Running) -> None:
+    """Those behind the cut serve their own side meanwhile, and both sides once the link is back."""
+    cluster = running.cluster
+    before = serving_processes(cluster)
+    with cluster.worker.cut_off():
+        time.sleep(CUT_S)
+        assert answer_from(cluster.worker) == "worker"
+    assert settled(running) == "ready"
+    assert (serving_processes(cluster), answer_from(cluster.head)) == (before, "worker")
+
+
+def test_a_pause_of_rays_control_plane_ends_nothing(running: Running) -> None:
+    """Proxies and replicas are asked over the data plane whether they live."""
+    cluster = running.cluster
+    before = serving_processes(cluster)
+    (gcs,) = cluster.head.processes("gcs_server")
+    gcs.suspend()
+    try:
+        time.sleep(PAUSE_S)
+        assert answer_from(cluster.head) == "worker"
+    finally:
+        gcs.resume()
+    assert settled(running) == "ready"
+    time.sleep(proxies.WATCH_S * 2)  # the looks that follow the pause
+    assert serving_processes(cluster) == before

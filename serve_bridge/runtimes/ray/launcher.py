@@ -31,6 +31,7 @@ from serve_bridge.runtimes.ray.actors import (
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
 
+ANSWER_S: Final = 5.0
 _KV_NAMESPACE: Final = b"serve_bridge"
 
 
@@ -110,6 +111,17 @@ class RayRuntime:
     async def stop(self, name: str) -> None:
         """Kill the actor *name*, if it lives."""
         await asyncio.to_thread(self._kill, name)
+
+    async def has_ended(self, name: str) -> bool:
+        """Return whether Ray says that the actor *name* has ended, as it does when its node has gone."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await asyncio.to_thread(self._find, name)
+        except ValueError:
+            return True
+        except (RayError, TimeoutError):  # Ray's own control plane is away
+            return False
+        return False
 
     async def used_s(self, name: str) -> float | None:
         """Return how many seconds of processor time the loop of proxy *name* has used; None if it does not answer."""
