@@ -1,0 +1,93 @@
+"""The controller's contact with a process whose connection broke: whether it lives is asked where it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from serve_bridge.contact import host_answers, regained
+from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire import sockets
+from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.sockets import Listener, bind_unix
+
+KEY = Key()
+
+
+class Quiet:
+    """A service that is asked for nothing."""
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Refuse."""
+        stream.reject("not exposed")
+
+    def load(self) -> int:
+        """Return that nothing runs."""
+        return 0
+
+
+async def lives() -> bool:
+    """Say that the process has not ended, as far as is known."""
+    return False
+
+
+async def has_regained(address: ReplicaAddress) -> bool:
+    """Return whether there is a new connection to *address*."""
+    connection = await regained(address, KEY, "g", Role.PYTHON, lives)
+    if connection is not None:
+        connection.close()
+    return connection is not None
+
+
+@pytest.mark.parametrize("tcp_host", [None, "127.0.0.1"])
+def test_a_process_that_listens_is_reached_again(tmp_path: Path, tcp_host: str | None) -> None:
+    """Its connection may have broken for any reason."""
+
+    async def check() -> bool:
+        listener = Listener(Quiet(), KEY, "g", "r")
+        address = await listener.listen(tmp_path / "sockets", tcp_host)
+        try:
+            return await has_regained(address)
+        finally:
+            listener.close()
+
+    assert asyncio.run(check())
+
+
+@pytest.mark.parametrize("tcp", [None, ("127.0.0.1", 1)])
+def test_a_process_that_was_killed_is_known_to_have_ended(tmp_path: Path, tcp: tuple[str, int] | None) -> None:
+    """Its socket is still there, and refuses."""
+    path = str(tmp_path / "sockets" / "r.sock")
+    bind_unix(path).close()
+    assert not asyncio.run(has_regained(ReplicaAddress("r", path, tcp)))
+
+
+def test_a_process_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host answers, so its silence counts."""
+    monkeypatch.setattr(sockets, "CONNECT_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = ReplicaAddress("r", "", hanging.getsockname())
+
+        async def check() -> tuple[bool, bool]:
+            return await host_answers(address), await has_regained(address)
+
+        assert asyncio.run(check()) == (True, False)
+
+
+def test_another_process_at_the_address_is_not_the_one(tmp_path: Path) -> None:
+    """It may have the port of one that has ended."""
+
+    async def check() -> bool:
+        listener = Listener(Quiet(), KEY, "g", "another")
+        address = await listener.listen(tmp_path / "sockets", "127.0.0.1")
+        try:
+            return await has_regained(ReplicaAddress("r", "", address.tcp))
+        finally:
+            listener.close()
+
+    assert not asyncio.run(check())
