@@ -27,7 +27,7 @@ from serve_bridge.json_body import parse_json
 from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.method import NO_DATA, Method
 from serve_bridge.path_params import convert
-from serve_bridge.request import REQUEST_ID, TURN_S, FrozenRequest, ServeRequest
+from serve_bridge.request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.unpicklable import unpicklable_result
 from serve_bridge.wire import calls, failure
@@ -325,8 +325,8 @@ def _disprove(error: BaseException) -> None:
 
 
 def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: ReplicaStream | None) -> Any:
-    if type(data) is FrozenRequest:
-        return data.thaw(head.request_id)
+    if (passed_on := web_request_in(data, head.request_id, caller)) is not None:
+        return passed_on
     headers = [(REQUEST_ID, head.request_id.encode())]
     if head.headers:
         given = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items())

@@ -4,7 +4,8 @@ Rule 1: a request is around a Python value (a handle call), or around a web requ
 Rule 2: a forwarded body is read by Starlette, so limits, caching and errors are the ones its users know.
 Rule 3: `ServeRequest` is no subclass of Starlette's `Request`: `isinstance` tells web from Python. Whatever is public
     there is here too: it works, or it is an error that says why not and what to do.
-Rule 4: a Starlette request travels as a `FrozenRequest`, and arrives as a Starlette request again.
+Rule 4: a web request that is passed on with a handle arrives as what it was, and not inside another request. The
+    `Request` of Starlette travels as a `FrozenRequest`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "body_in_thread",
     "body_on_loop",
     "cached_body",
+    "web_request_in",
 ]
 
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
@@ -503,6 +505,20 @@ class FrozenRequest:
 
     def __repr__(self) -> str:
         return f"<FrozenRequest {self.scope['method']} {self.scope['path']} with {len(self.body)} bytes>"
+
+
+def web_request_in(data: object, request_id: str, caller: Caller | None) -> Request | ServeRequest | None:
+    """Return the web request that a call has passed on as *data*, with the id of that call; None: *data* is a value.
+
+    A request from the proxy arrives as Starlette's `Request`, and one from an adapter as a `ServeRequest`.
+    """
+    if type(data) is FrozenRequest:
+        return data.thaw(request_id)
+    if type(data) is ServeRequest and data._body is not None:
+        headers = [pair for pair in data._scope["headers"] if pair[0] != REQUEST_ID]
+        scope = {**data._scope, "headers": [*headers, (REQUEST_ID, request_id.encode())]}
+        return ServeRequest.of_scope(scope, data._body, caller)
+    return None
 
 
 def cached_body(request: Request[Any]) -> bytes | None:

@@ -29,7 +29,6 @@ from serve_bridge.allowance import MOST_KEPT_BYTES
 from serve_bridge.application import Application
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.messages import INLINE_BODY_BYTES
-from serve_bridge.request import ServeRequest
 from serve_bridge.served_wsgi import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 from tests.behaviour.applications import WsgiReading
@@ -42,9 +41,7 @@ SIZES: Final = (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTE
 
 
 async def awaited(request: Any) -> int:
-    """Await the body; of a `ServeRequest` that was passed on, that inside."""
-    while isinstance(getattr(request, "data", None), ServeRequest):
-        request = request.data
+    """Await the body."""
     return len(await request.body())
 
 
