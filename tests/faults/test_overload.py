@@ -104,7 +104,7 @@ def test_a_client_that_leaves_frees_its_slot(stage: Stage, gate: Path, reset: bo
     clients = []
     for number in range(SLOTS * 2):
         client = socket.create_connection((url.hostname, url.port))
-        client.sendall(f"GET /waiting?id=h{number} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        client.sendall(f"GET /waiting?id=h{number} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         clients.append(client)
     wait_until_equal(lambda: len(stage.events("start")), SLOTS)
     for client in reversed(clients):  # first those in line, or they would move up

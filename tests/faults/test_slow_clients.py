@@ -128,7 +128,7 @@ def _quietly(work: Callable[[], None]) -> None:
 
 def head(verb: str, path: str, method: str, *fields: str) -> bytes:
     """Return the head of a request."""
-    lines = [f"{verb} {path} HTTP/1.1", "Host: a", f"X-Serve-Call-Method: {method}", *fields]
+    lines = [f"{verb} {path} HTTP/1.1", "Host: localhost", f"X-Serve-Call-Method: {method}", *fields]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
