@@ -22,6 +22,7 @@ from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound
 from serve_bridge.forwarding import BodyTooLarge, UploadBroken
 from serve_bridge.lane import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
+from tests.programs import start_program
 from tests.waiting import wait_until
 
 ROUTE = ForwardedRoute(SUBJECT)
@@ -255,17 +256,32 @@ def test_a_link_comes_back_after_its_instance_was_started_anew(names: Callable[[
     bridge.close()
 
 
+ELSEWHERE = """
+    import sys
+    from pathlib import Path
+    import serve_bridge as serve
+    from tests.waiting import wait_until
+    name, ended = sys.argv[1:]
+    instance = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
+    print("started", flush=True)
+    wait_until(Path(ended).exists, 60)
+    instance.shutdown()
+"""
+
+
 def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed(
-    names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Who has found it gone closes it; for others it is gone at once."""
+    """The request that finds it gone closes it; for others it is gone at once. Another process had the instance."""
     monkeypatch.setattr(lasting_client, "LOOK_AGAIN_S", 0.0)
     name = names("closing")
-    instance = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
-    bridge = Bridge(name=name)
-    old = bridge.client()
-    old.routing_table()
-    instance.shutdown()
+    with start_program(ELSEWHERE, name, str(tmp_path / "ended")) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        bridge = Bridge(name=name)
+        old = bridge.client()
+        old.routing_table()
+        (tmp_path / "ended").touch()
     wait_until(lambda: old.lost)
     holding, go = threading.Event(), threading.Event()
 
