@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from typing import Any
@@ -47,3 +48,34 @@ def test_the_loop_runs_while_a_long_body_is_parsed(monkeypatch: pytest.MonkeyPat
         return await parse_json(b"[1]" + PADDING)
 
     assert asyncio.run(run()) == [1]
+
+
+@pytest.mark.parametrize("body", [b"[[1], [2]]", b"[[1], [2"], ids=["whole", "broken"])
+def test_nothing_is_collected_while_a_long_body_is_parsed(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bodies overlap here: the collector is on again after both, and not before."""
+    both = threading.Barrier(2)
+    seen: list[bool] = []
+
+    def integer(text: str) -> int:
+        both.wait(20)
+        seen.append(gc.isenabled())
+        return int(text)
+
+    monkeypatch.setattr(json_body, "_integer", integer)
+
+    async def run() -> None:
+        await asyncio.gather(parse_json(body + PADDING), parse_json(body + PADDING), return_exceptions=True)
+
+    assert gc.isenabled()
+    asyncio.run(run())
+    assert (seen, gc.isenabled()) == ([False] * 4, True)
+
+
+def test_a_collector_that_user_code_has_switched_off_stays_off() -> None:
+    """It is the user's decision."""
+    gc.disable()
+    try:
+        asyncio.run(parse_json(b"[1]" + PADDING))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
