@@ -53,7 +53,7 @@ class Checkpoints:
         """Replace the checkpoint; `save_code` has saved the code of its backends."""
         backends = {name: replace(backend, code=b"") for name, backend in checkpoint.wanted.backends.items()}
         stripped = replace(checkpoint, wanted=Wanted(backends, checkpoint.wanted.endpoints))
-        await self._store.put(_KEY, payload.join(payload.pack(stripped)))
+        await self._put(_KEY, payload.join(payload.pack(stripped)), "the options of all backends")
 
     async def load(self) -> Checkpoint | None:
         """Return the checkpoint, with the code of its backends; None if there is none.
@@ -78,8 +78,13 @@ class Checkpoints:
         return replace(checkpoint, wanted=wanted)
 
     async def save_code(self, backend: Backend) -> None:
-        """Keep the code of this revision of *backend*."""
-        await self._store.put(_code_key(backend), backend.code)
+        """Keep the code of this revision of *backend*.
+
+        Raises:
+            ConfigError: It is too large for the store.
+        """
+        what = f"backend {backend.name!r}: its code and the arguments of its constructor"
+        await self._put(_code_key(backend), backend.code, what)
 
     async def forget_code(self, backend: Backend) -> None:
         """Forget the code of this revision of *backend*."""
@@ -89,9 +94,22 @@ class Checkpoints:
         """Forget everything."""
         await self._store.delete("")
 
+    async def _put(self, key: str, value: bytes, what: str) -> None:
+        most = self._store.most_bytes
+        if len(value) > most:
+            raise ConfigError(
+                f"{what} have {_mib(len(value))} when they are pickled, and a Ray cluster keeps {_mib(most)} at most; "
+                "pass where the data is, such as a path, and let the constructor load it"
+            )
+        await self._store.put(key, value)
+
     async def _with_code(self, backend: Backend) -> Backend:
         return replace(backend, code=await self._store.get(_code_key(backend)) or b"")
 
 
 def _code_key(backend: Backend) -> str:
     return f"code/{backend.name}/{backend.revision}"
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"

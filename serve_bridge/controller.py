@@ -167,6 +167,11 @@ class Controller:
             self._fleet.announce(), self._proxies.announce(), self._runtime.update_files(self._instance)
         )
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the instance shuts down, or is about to because the process that started it has gone."""
+        return self._closing or self._lease.is_lapsing
+
     # wire.replica_end.Service
 
     def load(self) -> int:

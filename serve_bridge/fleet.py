@@ -38,6 +38,7 @@ CONTROL_TIMEOUT_S: Final = 10.0
 CRASH_S: Final = 5.0
 """A replica that dies so soon after it was ready counts as one that could not start."""
 
+_SERVING: Final = (ReplicaState.READY, ReplicaState.UNHEALTHY)
 _logger = logging.getLogger("serve_bridge.controller")
 
 
@@ -209,19 +210,37 @@ class Fleet:
             async with asyncio.timeout(config.start_timeout_s):
                 address = await self._runtime.launch_replica(spec, self._key.only(Role.EDGE, Role.PYTHON), options)
                 await self.adopt(replica, address)
-                await replica.control("@check", timeout_s=config.start_timeout_s)
+                await self._check_first(replica)
         except (BackendStartError, ConfigError):
             raise
         except TimeoutError:
             why = f"it was not ready within start_timeout_s={config.start_timeout_s:g}"
-            wait = await self._runtime.explain_wait(options)
-            raise BackendStartError(backend.name, f"{why}; {wait}" if wait else why) from None
+            if wait := await self._runtime.explain_wait(replica.id, options):
+                why = f"{why}; {wait}"
+                if any(r.revision != backend.revision for r in self.of(backend.name, *_SERVING)):
+                    why = f"{why}; an update needs room for the new replicas beside the old ones, which serve meanwhile"
+            raise BackendStartError(backend.name, why) from None
         except (Lost, AuthenticationError) as error:
             raise BackendStartError(backend.name, f"its process ended while it started: {error}") from None
-        except Exception as error:  # whatever the user's check_health raises
-            why = f"its first health check failed: {type(error).__name__}: {error}"
-            raise BackendStartError(backend.name, why) from None
+        except Exception as error:  # whatever the runtime raises
+            why = f"its process could not be started: {type(error).__name__}: {error}"
+            raise BackendStartError(backend.name, why) from error
         self.watch(replica)
+
+    async def _check_first(self, replica: Replica) -> None:
+        """Probe *replica* for the first time.
+
+        Raises:
+            BackendStartError: The user's `check_health` raised.
+            Lost, TimeoutError: It has ended, or did not answer in time.
+        """
+        try:
+            await replica.control("@check", timeout_s=replica.config.start_timeout_s)
+        except (Lost, AuthenticationError, TimeoutError):
+            raise
+        except Exception as error:
+            why = f"its first health check failed: {type(error).__name__}: {error}"
+            raise BackendStartError(replica.backend, why) from None
 
     async def adopt(self, replica: Replica, address: ReplicaAddress) -> None:
         """Connect to a replica that runs.

@@ -34,11 +34,17 @@ class Lease:
         self._holders += 1
         if self._end is not None:
             self._end.cancel()
+            self._end = None
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             self._holders -= 1
             self.expect()
+
+    @property
+    def is_lapsing(self) -> bool:
+        """Whether nobody holds on, so that the instance is about to end."""
+        return self._end is not None
 
     def _ended(self) -> None:
         _logger.info("the process that started instance %r has gone", self._instance)

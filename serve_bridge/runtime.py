@@ -14,7 +14,13 @@ from serve_bridge.wire.auth import Key
 
 
 class Store(Protocol):
-    """Where the controller's checkpoint outlives the controller."""
+    """Where the controller's checkpoint outlives the controller.
+
+    Attributes:
+        most_bytes: The largest value that it keeps.
+    """
+
+    most_bytes: int
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep *value* under *key*, for as long as the cluster lives."""
@@ -66,8 +72,11 @@ class Runtime(Protocol):
         """
         ...
 
-    async def explain_wait(self, options: dict[str, Any]) -> str:
-        """Return what the cluster has against what *options* ask, as a sentence for an error."""
+    async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
+        """Return which resources replica *name* still waits for, as a sentence for an error; "" if it has them.
+
+        *options* are those that it was launched with.
+        """
         ...
 
     async def nodes(self) -> list[str]:

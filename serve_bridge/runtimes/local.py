@@ -8,6 +8,7 @@ stands where a process would. What differs is what threads cannot do: a replica 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ NODE = "local"
 
 class MemoryStore:
     """A checkpoint that lives as long as this process, as everything local does."""
+
+    most_bytes: int = sys.maxsize
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
@@ -93,7 +96,7 @@ class LocalRuntime:
         found = self._running.get(name)
         return None if found is None else found[0].used_s()
 
-    async def explain_wait(self, options: dict[str, Any]) -> str:
+    async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
         """Return nothing: a thread has no resources to wait for."""
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_list
 
 import serve_bridge as serve
+from serve_bridge.runtimes.ray.submitter import _too_large
 from tests.behaviour import backends
 from tests.programs import run_program, start_program
 from tests.serving import Serving
@@ -107,6 +110,18 @@ def test_an_instance_ends_when_its_creator_is_killed(address: str, names: Any, n
         process.send_signal(signal.SIGKILL)
     wait_until_equal(new_actors, set())
     assert not Path(found).exists()
+
+
+def test_a_starter_that_was_killed_starts_again(address: str, names: Any, new_actors: Any) -> None:
+    """Its instance is about to end, and is waited for."""
+    name = names("again")
+    with start_program(START, name, address, "attached", "stay") as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    second = run_program(START, name, address, "attached")
+    assert (first != second, second != "") == (True, True)
+    wait_until_equal(new_actors, set())
 
 
 def test_a_name_is_taken_for_other_processes_too(address: str, start: Any, names: Any) -> None:
@@ -261,14 +276,42 @@ def test_ray_actor_options_are_the_replicas(ray_cluster: Any, client: serve.Clie
 
 
 def test_more_than_the_cluster_has_is_an_error(client: serve.Client, serving: Serving, new_actors: Any) -> None:
-    """After start_timeout_s; it says what was asked and what there is."""
+    """After start_timeout_s; it says what was asked and how much of it is free."""
     name = serving.name()
-    with pytest.raises(serve.BackendStartError, match=r"(?s)'num_cpus': 1000.*'CPU': 8"):
+    with pytest.raises(serve.BackendStartError, match=r"asks for 1000 CPU; free in the cluster: [0-9.]+ of 8 CPU$"):
         client.create_backend(
             name, backends.version_1, config={"start_timeout_s": 1}, ray_actor_options={"num_cpus": 1000}
         )
     assert name not in client.list_backends()
     wait_until_equal(new_actors, set())
+
+
+def test_an_update_that_finds_no_room_says_that_it_needs_it_twice(client: serve.Client, serving: Serving) -> None:
+    """It names what is free by now, and the old replica serves on."""
+    name = serving.name()
+    client.create_backend(name, backends.version_1, ray_actor_options={"num_cpus": 6})
+    handle = serving.endpoint(name).handle
+    with pytest.raises(serve.BackendStartError, match="for 6 CPU; free in the cluster: 2 of 8 CPU; an update"):
+        client.update_backend(name, backends.version_2, config={"start_timeout_s": 1})
+    assert handle.call() == "v1"
+    client.delete_endpoint(name)
+    client.delete_backend(name)
+
+
+def test_an_impossible_runtime_env_is_named(client: serve.Client, serving: Serving) -> None:
+    """It is no failure of the backend's own code."""
+    options = {"runtime_env": {"conda": "no-such-environment"}}
+    with pytest.raises(serve.BackendStartError, match="runtime_env of its ray_actor_options"):
+        client.create_backend(serving.name(), backends.version_1, ray_actor_options=options)
+
+
+def test_ray_s_refusal_of_a_long_message_becomes_an_error_with_a_way_out() -> None:
+    """As a call by `remote` meets it, whose arguments Ray sends in one message."""
+    error = _too_large(RpcError("Sent message larger than max (629146582 vs. 536870912)"))
+    assert isinstance(error, serve.SerializationError)
+    assert re.search(r"600 MiB.*512 MiB.*handle\.call", str(error))
+    other = RpcError("unavailable")
+    assert _too_large(other) is other
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,12 @@ def test_a_checkpoint_of_another_version_is_refused(
 
     with pytest.raises(ConfigError, match=r"'main'.*shut it down with the version"):
         asyncio.run(main())
+
+
+def test_code_above_the_limit_of_the_store_is_an_error(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    """It names the backend, the size, the limit, and the way out; nothing is kept."""
+    store.most_bytes = 512 << 20
+    large = replace(backend(), code=bytes(520 << 20))
+    with pytest.raises(ConfigError, match=r"'b'.* 520 MiB .* 512 MiB .* path"):
+        asyncio.run(checkpoints.save_code(large))
+    assert asyncio.run(store.get("code/b/1")) is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -37,6 +38,9 @@ _KV_NAMESPACE: Final = b"serve_bridge"
 
 class KVStore:
     """The controller's checkpoint in the key-value store of Ray's GCS; every key carries the generation."""
+
+    most_bytes = (512 << 20) - (64 << 10)
+    """Ray's limit for one message, less what surrounds a value in it."""
 
     def __init__(self, generation: str) -> None:
         self._prefix = f"{generation}/"
@@ -72,6 +76,7 @@ class RayRuntime:
         self._settings = settings
         self._own_node = own_node()
         self._actors: dict[str, Any] = {}
+        self._placed: dict[str, Any] = {}
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
         """Start a replica as an actor with the user's *options*."""
@@ -81,6 +86,7 @@ class RayRuntime:
         try:
             actor = new_actor(ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
+            self._placed[spec.replica] = actor.__ray_ready__.remote()
             address: ReplicaAddress = await actor.start.remote()
         except RayTaskError as error:
             cause = user_error(error)
@@ -89,6 +95,12 @@ class RayRuntime:
             raise BackendStartError(spec.backend, f"{type(cause).__name__}: {cause}", str(error)) from None
         except RayActorError as error:
             raise BackendStartError(spec.backend, f"its process ended while it started: {_short(error)}") from None
+        except RuntimeEnvSetupError as error:
+            reason = f"Ray cannot make the runtime_env of its ray_actor_options: {_last_line(error)}"
+            raise BackendStartError(spec.backend, reason, str(error)) from None
+        except RayError as error:
+            reason = f"Ray cannot start its process: {type(error).__name__}: {_short(error)}"
+            raise BackendStartError(spec.backend, reason, str(error)) from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"ray_actor_options: {error}") from None
         return address
@@ -138,17 +150,20 @@ class RayRuntime:
 
     def _kill(self, name: str) -> None:
         actor = self._actors.pop(name, None)
+        self._placed.pop(name, None)
         with suppress(ValueError, RayError):  # it has gone
             ray.kill(self._find(name) if actor is None else actor, no_restart=True)
 
-    async def explain_wait(self, options: dict[str, Any]) -> str:
-        """Return what was asked and what there is."""
-        asked = {key: options[key] for key in ("num_cpus", "num_gpus", "memory", "resources") if options.get(key)}
-        if not asked:
+    async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
+        """Return what replica *name* asks for, and how much of that is free and exists; "" if it has a place."""
+        placed = self._placed.get(name)
+        if placed is not None and (await asyncio.to_thread(ray.wait, [placed], timeout=0))[0]:
             return ""
-        present = await asyncio.to_thread(ray.cluster_resources)
-        shown = {k: v for k, v in sorted(present.items()) if not k.startswith(("node:", "object_store"))}
-        return f"asked for {asked}, the cluster has {shown}"
+        asked = _asked(options)
+        exists = await asyncio.to_thread(ray.cluster_resources)
+        free = await asyncio.to_thread(ray.available_resources)
+        found = ", ".join(f"{free.get(name, 0):g} of {exists.get(name, 0):g} {name}" for name in asked)
+        return f"it asks for {_amounts(asked)}; free in the cluster: {found}"
 
     async def nodes(self) -> list[str]:
         """Return the ids of the nodes that are alive, the controller's own first."""
@@ -172,6 +187,23 @@ class RayRuntime:
         name = controller_name(self._settings.name)
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
         ray.kill(actor, no_restart=True)
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the resources that an actor with *options* needs to be placed, by Ray's names for them."""
+    named = {"CPU": options.get("num_cpus"), "GPU": options.get("num_gpus"), "memory": options.get("memory")}
+    named.update(options.get("resources") or {})
+    return {name: float(amount) for name, amount in named.items() if amount} or {"CPU": 1.0}  # Ray's own default
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of *error*'s text: below the tracebacks of Ray is what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _short(error: BaseException) -> str:

@@ -45,6 +45,8 @@ from serve_bridge.wire.auth import Key
 
 START_S: Final = 60.0
 CONNECT_S: Final = 5.0
+ENDING_S: Final = 60.0
+"""Longest wait for an instance of the same name that is about to end."""
 RESTART_S: Final = 1.0
 
 _logger = logging.getLogger("serve_bridge.client")
@@ -84,6 +86,10 @@ class ControllerActor:
 
     async def ping(self) -> None:
         """Answer while the controller lives."""
+
+    async def is_ending(self) -> bool:
+        """Return whether the instance will soon be gone; see `Controller.is_ending`."""
+        return self._controller.is_ending
 
 
 def start_instance(
@@ -218,14 +224,7 @@ def _start_controller_in(
         node=node,
     )
     options = engine_options(node, name=controller_name(name), max_restarts=-1)
-    try:
-        controller = new_actor(ControllerActor, options, settings, Key())
-    except ValueError as error:
-        if "already" not in str(error) and "taken" not in str(error):
-            raise
-        raise ConfigError(
-            f"instance {name!r} runs on this cluster already; connect() joins it, or use another name"
-        ) from None
+    controller = _new_controller(name, options, settings)
     try:
         instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except BaseException as error:
@@ -238,6 +237,43 @@ def _start_controller_in(
         instances.write(instance)
 
     return instance, lambda: _wait_until_gone(controller)
+
+
+def _new_controller(name: str, options: dict[str, Any], settings: Settings) -> Any:
+    """Create the controller's actor; one of the same name that is about to end is waited for.
+
+    Raises:
+        ConfigError: An instance of that name runs.
+    """
+    key = Key()
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        try:
+            return new_actor(ControllerActor, options, settings, key)
+        except ValueError as error:
+            if "already" not in str(error) and "taken" not in str(error):
+                raise
+        if not _is_ending(name):
+            raise ConfigError(
+                f"instance {name!r} runs on this cluster already; connect() joins it, or use another name"
+            )
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"instance {name!r} runs on this cluster still: the process that started it has gone, and it has not "
+                f"ended within {ENDING_S:g} s; try again, or use another name"
+            )
+        time.sleep(0.1)
+
+
+def _is_ending(name: str) -> bool:
+    """Return whether the instance *name* has ended or is about to: its starter was killed, or it was shut down."""
+    try:
+        controller: Any = ray.get_actor(controller_name(name), namespace=NAMESPACE)
+        return bool(ray.get(controller.is_ending.remote(), timeout=CONNECT_S))
+    except (ValueError, RayActorError):
+        return True
+    except GetTimeoutError:
+        return False
 
 
 def _remove_rest(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from typing import Any, Final
 
 import msgspec
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RpcError
 
 from serve_bridge.errors import (
     PICKLING_ERRORS,
     AuthenticationError,
     BackendOverloaded,
     NotConnected,
+    SerializationError,
     ServeBridgeError,
 )
 from serve_bridge.instance import Instance
@@ -36,6 +39,7 @@ from serve_bridge.wire.sockets import dial
 ASK_S: Final = 0.05
 """How old the account of a replica's calls may grow while more are made."""
 ASK_TIMEOUT_S: Final = 2.0
+_SIZES: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 _logger = logging.getLogger("serve_bridge.client")
 _encode_head = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,7 @@ class RaySubmitter:
         Raises:
             EndpointNotFound: There is no such endpoint.
             BackendOverloaded: No replica is ready, or too many calls wait already.
-            SerializationError: Something in the arguments cannot be pickled.
+            SerializationError: Something in the arguments cannot be pickled, or they are too large for Ray.
         """
         backend, shadows = lane.router.choose(endpoint, shard_key)
         timeout_s = lane.router.within(endpoint, head.timeout_s)
@@ -86,6 +90,8 @@ class RaySubmitter:
                 reference = method.remote(head, data, **kwargs)
             except PICKLING_ERRORS as error:
                 raise unpicklable_arguments(data, kwargs, error) from error
+            except (RpcError, ObjectStoreFullError, OutOfDiskError) as error:
+                raise _too_large(error) from error
             place.slot = None  # the call has it until the replica says that it is done
         finally:
             self._replicas.release(place)
@@ -176,6 +182,21 @@ def _full(backend: str, route: BackendRoute | None) -> str:
     return (
         f"backend {backend!r} is full: this process has {most} calls there, of which "
         f"{route.max_queued_queries} wait (max_queued_queries); nothing was started, so try again"
+    )
+
+
+def _too_large(error: RayError) -> RayError | SerializationError:
+    """Return what says that the arguments of a call are too large for Ray; *error* itself if it says something else."""
+    sizes = _SIZES.search(str(error))
+    if sizes is not None:
+        size, most = (int(each) / (1 << 20) for each in sizes.groups())
+        problem = f"the arguments have {size:.0f} MiB, and one message of Ray {most:.0f} MiB at most"
+    elif isinstance(error, RpcError):
+        return error
+    else:
+        problem = "Ray's object store has no room for the arguments"
+    return SerializationError(
+        f"{problem}; use handle.call(), which does not send them through Ray, or pass where the data is, such as a path"
     )
 
 
