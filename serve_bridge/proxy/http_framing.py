@@ -30,7 +30,7 @@ MOST_CHUNKS: Final = 64
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED: Final = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
 _CHUNK_LINE: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|%(quoted)s))?)*)\r\n"
+    rb"([0-9A-Fa-f]{1,15})((?:;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|%(quoted)s))?)*)\r\n"
     % {b"token": _TOKEN, b"quoted": _QUOTED}
 )
 _STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")

@@ -97,6 +97,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "H13 bare LF in a chunk line": (CHUNKED + b"1\nx\r\n0\r\n\r\n", {400}),
     "H13 bare CR in a chunk line": (CHUNKED + b"1\rx\r\n0\r\n\r\n", {400}),
     "H13 empty extension": (CHUNKED + b"1;\r\nx\r\n0\r\n\r\n", {400}),
+    "H13 space before an extension": (CHUNKED + b"1 ;a=b\r\nx\r\n0\r\n\r\n", {400}),
     "H13 NUL in an extension": (CHUNKED + b"1;a=\0\r\nx\r\n0\r\n\r\n", {400}),
     "H13 0x size": (CHUNKED + b"0x1\r\nx\r\n0\r\n\r\n", {400}),
     "H13 negative size": (CHUNKED + b"-1\r\nx\r\n0\r\n\r\n", {400}),
