@@ -151,6 +151,9 @@ def status(client: Client) -> Report:
     text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
     refused = [line for proxy in found["proxies"].values() if (line := _refused(proxy))]
     text += [*refused, ""] if refused else []
+    nodes = [(node["address"], node["proxy"] or "none", node["failure"] or "") for node in found["nodes"].values()]
+    if len(nodes) > 1 or any(failure for *_, failure in nodes):
+        text += [_table(("node", "proxy", "failure"), nodes), ""]
     head = ("backend", "replicas", "project", "version", "deployed", "failure")
     text += [_table(head, backends), "", _traffic_table(found["endpoints"])]
     return Report(found, "\n".join(text))

@@ -20,7 +20,7 @@ from serve_bridge.known_instance import KnownInstance, process_id
 from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.publisher import encode_version
 from serve_bridge.wire import calls
-from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.frames import Kind
@@ -81,6 +81,7 @@ class ControlLink:
         self._connected = asyncio.Event()
         self._table_came = asyncio.Event()
         self._failure = "it does not answer"
+        self._is_hopeless = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -107,7 +108,7 @@ class ControlLink:
             try:
                 if not await self._reached(wanted, min(ends, patience_ends)):
                     reason = f"the controller at {self.controller.unix} cannot be reached: {self._failure}"
-                    if ends >= patience_ends:
+                    if ends >= patience_ends or self._is_hopeless:
                         failure = reason
                     elif self.lost and self.version < 0:
                         raise NotConnected(reason)
@@ -123,6 +124,8 @@ class ControlLink:
     async def _reached(self, version: int, until: float) -> bool:
         """Wait for table *version*; return whether it has come by *until*."""
         while self.version < version:
+            if self._is_hopeless:
+                return False
             left_s = until - time.monotonic()
             if left_s <= 0:
                 return False
@@ -144,6 +147,8 @@ class ControlLink:
             await asyncio.wait_for(self._connected.wait(), min(timeout_s, FIRST_TABLE_S))
         except TimeoutError:
             raise NotConnected(f"the controller at {self.controller.unix} cannot be reached: {self._failure}") from None
+        if self._is_hopeless:
+            raise NotConnected(f"the controller at {self.controller.unix} cannot be used: {self._failure}")
         assert self._connection is not None
         try:
             version, result = await calls.control(
@@ -173,6 +178,7 @@ class ControlLink:
         while True:
             try:
                 self._connection = await self._dial(search=delay > SEARCH_FROM_S)
+                self._is_hopeless = False
                 self._connected.set()
                 self.lost = False
                 delay = RECONNECT_S[0]
@@ -182,10 +188,12 @@ class ControlLink:
                 finally:
                     if lease is not None:
                         lease.cancel()
+            except VersionMismatch as error:  # to wait for another answer is in vain
+                self._failure, self._is_hopeless, delay = str(error), True, longest
             except (Lost, Aborted, Rejected, AuthenticationError, ServeBridgeError) as error:
-                self._failure = str(error)
+                self._failure, self._is_hopeless = str(error), False
             finally:
-                self._connected.clear()
+                self._tried()
                 self.lost = True
                 self.hang_up()
             await asyncio.sleep(delay * (0.5 + random.random()))
@@ -215,6 +223,15 @@ class ControlLink:
         if self._on_moved is not None:
             self._on_moved(found)
         return connection
+
+    def _tried(self) -> None:
+        """The connection has ended, or there was none: those that wait go on if it is hopeless."""
+        if self._is_hopeless:
+            self._connected.set()
+            self._table_came.set()
+            self._table_came = asyncio.Event()
+        else:
+            self._connected.clear()
 
     async def _subscribe(self, connection: CallerConnection) -> None:
         stream = connection.open(Kind.REQUEST, self._process.encode(), end=False)

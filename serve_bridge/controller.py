@@ -354,9 +354,10 @@ class Controller:
     # the instance
 
     async def status(self) -> dict[str, Any]:
-        """Return what runs: the proxies and what they counted, what `_describe` says of each backend, the endpoints."""
+        """Return what runs: nodes, proxies and what they counted, what `_describe` says of each backend, endpoints."""
         return {
             "name": self._settings.name,
+            "nodes": await self._proxies.nodes(),
             "http_urls": self._proxies.urls,
             "proxies": await self._proxies.statistics(),
             "table_version": self._record.version,
@@ -377,12 +378,15 @@ class Controller:
         """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin."""
         replicas = {r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name}
         setbacks = self._repairs.setbacks[backend.name]
-        short = len(self._fleet.of(backend.name, _READY)) < backend.config.num_replicas
+        ready = self._fleet.of(backend.name, _READY)
+        short = len(ready) < backend.config.num_replicas
+        # One that dies as soon as it is ready has failed, although it is ready for a moment.
+        over = not short and all(replica.has_lasted() for replica in ready)
         return {
             "wanted": backend.config.num_replicas,
             "replicas": replicas,
-            "failure": setbacks.reason if setbacks.reason and (short or setbacks.recent()) else None,
-            "failed": setbacks.failed(),
+            "failure": setbacks.reason if setbacks.reason and (short or (setbacks.recent() and not over)) else None,
+            "failed": setbacks.failed() and not over,
             **_of_origin(backend.origin),
             "fingerprint": backend.origin.fingerprint if backend.origin is not None else "",
             "declared": list(backend.origin.declared) if backend.origin is not None else [],

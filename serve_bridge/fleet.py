@@ -84,6 +84,10 @@ class Replica:
         young = self._ready_since is None or time.monotonic() - self._ready_since < CRASH_S
         return young and self.state is ReplicaState.STOPPED
 
+    def has_lasted(self) -> bool:
+        """Whether it has been ready for longer than one that crashes at once."""
+        return self._ready_since is not None and time.monotonic() - self._ready_since >= CRASH_S
+
     async def control(self, operation: str, *args: object, timeout_s: float, **kwargs: Any) -> object:
         """Ask the replica for *operation*.
 

@@ -30,6 +30,10 @@ _FILE = "instance.json"
 _RUNTIME_VARIABLE: Final = "XDG_RUNTIME_DIR"
 
 
+class UnusableFile(ConfigError):
+    """What lies at an address is no file by which an instance may be joined."""
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What a client must know of an instance.
 
@@ -261,7 +265,7 @@ def _read_if_any(path: Path) -> Instance | None:
     """Return what *path* holds; None if there is no such file.
 
     Raises:
-        ConfigError: *path* is not a regular file of this user alone, or does not hold an instance.
+        UnusableFile: *path* is not a regular file of this user alone, or does not hold an instance.
     """
     try:
         # Without waiting: the open of a FIFO would wait for a writer.
@@ -270,23 +274,25 @@ def _read_if_any(path: Path) -> Instance | None:
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ConfigError(f"{path} is a link; give the path of the file itself, {os.path.realpath(path)}") from None
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+            raise UnusableFile(
+                f"{path} is a link; give the path of the file itself, {os.path.realpath(path)}"
+            ) from None
+        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{path} is not a regular file, so it holds no instance")
+            raise UnusableFile(f"{path} is not a regular file, so it holds no instance")
         if found.st_uid != os.geteuid():
-            raise ConfigError(f"{path} belongs to another user; an instance is joined by its own user only")
+            raise UnusableFile(f"{path} belongs to another user; an instance is joined by its own user only")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
+            raise UnusableFile(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
         data = os.read(descriptor, 65536)
     finally:
         os.close(descriptor)
     try:
         return msgspec.json.decode(data, type=Instance)
     except ValueError as error:  # of msgspec, or of text that is no UTF-8
-        raise ConfigError(f"{path} is no instance's file: {error}") from None
+        raise UnusableFile(f"{path} is no instance's file: {error}") from None
 
 
 def _read_if_sound(path: Path) -> Instance | None:
@@ -329,8 +335,10 @@ def is_alive(instance: Instance) -> bool:
 def refuses(instance: Instance) -> bool:
     """Whether it is certain that no process listens for *instance*, as it is not where a network drops packets."""
     controller = instance.controller
-    if os.path.exists(controller.unix) or controller.tcp is None:
-        return not _answers(controller.unix)
+    if os.path.exists(controller.unix) and _answers(controller.unix):
+        return False
+    if controller.tcp is None:
+        return True
     try:
         socket.create_connection(controller.tcp, 1.0).close()
     except OSError as error:

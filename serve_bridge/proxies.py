@@ -92,6 +92,8 @@ class Proxies:
         self._http = HTTPOptions(host=None)
         self._proxies: dict[str, _Proxy] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._nodes: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -108,6 +110,22 @@ class Proxies:
     def urls(self) -> list[str]:
         """Base URLs of the proxies that run."""
         return [proxy.facts.url for proxy in self._proxies.values()]
+
+    async def nodes(self) -> dict[str, dict[str, Any]]:
+        """Return each node's `address`, the URL of its `proxy`, and the `failure` for which it has none, by its id."""
+        try:
+            async with asyncio.timeout(STATISTICS_S):
+                self._nodes = await self._runtime.nodes()
+        except Exception as error:  # what is known is wanted while Ray's control plane is away
+            _logger.debug("the nodes are not known: %s", error)
+        return {
+            node: {
+                "address": address,
+                "proxy": self._proxies[node].facts.url if node in self._proxies else None,
+                "failure": self._failures.get(node),
+            }
+            for node, address in self._nodes.items()
+        }
 
     async def statistics(self) -> dict[str, dict[str, Any]]:
         """Return the URL of each proxy, and what it has counted since it started, by the proxy's id.
@@ -139,7 +157,8 @@ class Proxies:
         self._http, self._controller = http, controller
         if http.location == Location.NoServer:
             return
-        first, *others = await self._runtime.nodes()
+        self._nodes = await self._runtime.nodes()
+        first, *others = self._nodes
         await self._launch(first)
         if http.location == Location.EveryNode:
             for node in others:
@@ -214,7 +233,7 @@ class Proxies:
             await self._runtime.stop(spec.proxy)
             raise
         self._http = replace(self._http, port=int(url.rpartition(":")[2]))
-        self._add(RunningProxy(spec.proxy, node, url, address), connection)
+        self._add(RunningProxy(spec.proxy, node, reachable_url(url, self._nodes.get(node)), address), connection)
 
     def _add(self, facts: RunningProxy, connection: CallerConnection) -> None:
         proxy = self._proxies[facts.node] = _Proxy(facts)
@@ -260,16 +279,23 @@ class Proxies:
         if instead_of is not None:  # it may have lost its connection only, and hold the port
             await self._runtime.stop(instead_of)
         delay, longest = RELAUNCH_S
-        while node in await self._runtime.nodes():
+        while node in await self._alive():
             try:
                 await self._launch(node)
             except Exception as error:  # whatever it is: giving up would leave the node without a proxy
                 _logger.warning("cannot start a proxy: %s", error)
+                self._failures[node] = str(error) or type(error).__name__
             else:
+                self._failures.pop(node, None)
                 self._on_change()
                 return
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, longest)
+
+    async def _alive(self) -> dict[str, str]:
+        self._nodes = await self._runtime.nodes()
+        self._failures = {node: failure for node, failure in self._failures.items() if node in self._nodes}
+        return self._nodes
 
     def _watch(self) -> None:
         self._tasks["watch"] = asyncio.create_task(self._for_ever(self._check_all))
@@ -323,7 +349,7 @@ class Proxies:
             _logger.warning("proxy %s is busy: its loop runs, and answers nothing", proxy.facts.id)
 
     async def _follow_nodes(self) -> None:
-        nodes = list(await self._runtime.nodes())
+        nodes = list(await self._alive())
         if self._http.location != Location.EveryNode:
             # The controller's own, unless that has moved and its proxy stayed.
             nodes = nodes[:1] if not self._proxies else []
@@ -331,6 +357,15 @@ class Proxies:
             task = self._tasks.get(node)
             if node not in self._proxies and (task is None or task.done()):
                 self._keep(node)
+
+
+def reachable_url(url: str, address: str | None) -> str:
+    """Return *url* with a node's *address* instead of a host that stands for all of its addresses."""
+    scheme, _, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    if address is None or host not in ("0.0.0.0", "[::]"):
+        return url
+    return f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def _silent_s(connection: CallerConnection) -> float:

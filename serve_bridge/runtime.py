@@ -79,8 +79,8 @@ class Runtime(Protocol):
         """
         ...
 
-    async def nodes(self) -> list[str]:
-        """Return the ids of the nodes that are alive, the one the instance was started on first."""
+    async def nodes(self) -> dict[str, str]:
+        """Return the addresses of the nodes that are alive, by id, the controller's own first."""
         ...
 
     async def update_files(self, instance: Instance) -> None:

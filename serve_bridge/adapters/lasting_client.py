@@ -25,7 +25,7 @@ from serve_bridge.client import Client
 from serve_bridge.daemon_threads import DaemonThreads
 from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.handle import Handle
-from serve_bridge.instance import Instance
+from serve_bridge.instance import Instance, UnusableFile
 from serve_bridge.lane import Lane
 
 SYNC_TIMEOUT_S: Final = 25.0
@@ -162,7 +162,10 @@ class LastingClient:
         def may_run(found: Instance) -> bool:
             return (old is not None and old.generation == found.generation) or not instances.refuses(found)
 
-        found = find_instance(self._address, self._name, may_run)
+        try:
+            found = find_instance(self._address, self._name, may_run)
+        except UnusableFile as error:  # the app is right, and the next request may find another file
+            raise NotConnected(str(error)) from error
         if old is not None and old.generation == found.generation:
             return old
         return client_of(found, self._address)

@@ -100,9 +100,9 @@ class LocalRuntime:
         """Return nothing: a thread has no resources to wait for."""
         return ""
 
-    async def nodes(self) -> list[str]:
+    async def nodes(self) -> dict[str, str]:
         """Return the one node there is."""
-        return [NODE]
+        return {NODE: "127.0.0.1"}
 
     async def update_files(self, instance: Instance) -> None:
         """Do nothing: there is one node."""

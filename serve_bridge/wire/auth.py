@@ -16,6 +16,9 @@ cannot prove another one.
     role key = HMAC-SHA256(secret, "role" | role)
     proof    = HMAC-SHA256(role key, side | caller's hello | listener's hello)        (RFC 2104)
 
+The first nine bytes of a hello mean the same in every version. A listener that is asked in another version answers with
+its hello alone before it closes, so that both sides can name both versions.
+
 Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It
 gives no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private
 network around it.
@@ -38,6 +41,10 @@ HELLO_BYTES: Final = 64
 PROOF_BYTES: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 1.0
 _HELLO = struct.Struct("<7sBB7x32s16s")
+
+
+class VersionMismatch(AuthenticationError):
+    """The peer speaks another version of the protocol."""
 
 
 class Role(IntEnum):
@@ -131,6 +138,7 @@ class Handshake:
     Attributes:
         done: Whether the peer has proved itself.
         peer_role: The peer's role, once done.
+        last_words: What to send to a peer that `feed` has refused, before the connection closes.
         rest: Bytes that came after the handshake, once done.
     """
 
@@ -146,6 +154,7 @@ class Handshake:
         self.done = False
         self.peer_role = Role.LISTENER
         self.rest = b""
+        self.last_words = b""
 
     def start(self) -> bytes:
         """Return what this side says first."""
@@ -155,7 +164,7 @@ class Handshake:
         """Take in *data* and return what to send back; see `done`.
 
         Raises:
-            AuthenticationError: The peer is not who it should be; close without a word.
+            AuthenticationError: The peer is not who it should be; close without a word but `last_words`.
         """
         self._buffer += data
         return self._feed_caller() if self._caller else self._feed_listener()
@@ -169,6 +178,8 @@ class Handshake:
     def _feed_caller(self) -> bytes:
         if len(self._buffer) < HELLO_BYTES + PROOF_BYTES:
             self._check_prefix()
+            if len(self._buffer) >= HELLO_BYTES:
+                self._check_version(self._buffer[7])
             return b""
         self._take_hello()
         self._take_proof(b"listener")
@@ -192,14 +203,24 @@ class Handshake:
     def _take_hello(self) -> None:
         hello, self._buffer = self._buffer[:HELLO_BYTES], self._buffer[HELLO_BYTES:]
         magic, version, role, _, identity = _HELLO.unpack(hello)
-        if magic != MAGIC or version != VERSION:
-            raise AuthenticationError("the peer does not speak this version of the protocol")
+        if magic != MAGIC:
+            raise AuthenticationError("the peer does not speak this protocol")
+        self._check_version(version)
         fits = role == Role.LISTENER if self._caller else self._key.holds(role)
         if not fits:
             raise AuthenticationError("the peer claims a role that it cannot have")
         if identity != self._identity:
             raise AuthenticationError("the peer is, or looks for, somebody else")
         self._peer_hello, self.peer_role = hello, Role(role)
+
+    def _check_version(self, version: int) -> None:
+        if version != VERSION:
+            if not self._caller:
+                self.last_words = self._hello
+            raise VersionMismatch(
+                f"the peer speaks version {version} of the protocol between the processes of an instance, and this "
+                f"process speaks version {VERSION}; install the same version of serve-bridge on both sides"
+            )
 
     def _take_proof(self, side: bytes) -> None:
         proof, self.rest = self._buffer[:PROOF_BYTES], self._buffer[PROOF_BYTES:]

@@ -275,7 +275,11 @@ class FrameTransport(asyncio.Protocol):
 
     def _greet(self, handshake: Handshake, data: bytes) -> bytes:
         """Feed the handshake; return what already belongs to the frames."""
-        self._write(handshake.feed(data))
+        try:
+            self._write(handshake.feed(data))
+        except AuthenticationError:
+            self._write(handshake.last_words)
+            raise
         if not handshake.done:
             return b""
         self._handshake = None

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from django.test import override_settings
@@ -90,6 +91,22 @@ def test_a_missing_instance_is_a_503(ask_lost: Ask, caplog: pytest.LogCaptureFix
     assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
     (line,) = [each.getMessage() for each in caplog.records if "NotConnected" in each.getMessage()]
     assert GONE in line
+
+
+@pytest.mark.parametrize("path", ["/forwarded", "/called"])
+@pytest.mark.parametrize("site", SITES)
+def test_a_copied_file_that_others_can_read_is_a_503(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, site: str, path: str
+) -> None:
+    """The log has the reason and the cure."""
+    copy = tmp_path / "copied.json"
+    copy.write_bytes(Path(address).read_bytes())
+    copy.chmod(0o644)
+    with _site(site, str(copy)) as ask, caplog.at_level(logging.WARNING, "serve_bridge"):
+        status, headers, _ = ask(path, {})
+    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    (line,) = [each.getMessage() for each in caplog.records if "NotConnected" in each.getMessage()]
+    assert f"chmod 600 {copy}" in line
 
 
 def test_a_view_may_catch_what_is_missing(ask: Ask) -> None:

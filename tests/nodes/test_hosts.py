@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from serve_bridge import proxies
-from tests.nodes.conftest import LOGGED_IN, Cluster, Running, start_instance
+from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
 from tests.nodes.hosts import Host
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -137,3 +140,72 @@ def test_a_pause_of_rays_control_plane_ends_nothing(running: Running) -> None:
     assert settled(running) == "ready"
     time.sleep(proxies.WATCH_S * 2)  # the looks that follow the pause
     assert serving_processes(cluster) == before
+
+
+def test_status_shows_each_node_and_the_address_of_its_proxy(running: Running) -> None:
+    """No client can use 0.0.0.0."""
+    nodes = json.loads(running.manage("print(json.dumps(list(client.status()['nodes'].values())))"))
+    hosts = (running.cluster.head, running.cluster.worker)
+    assert nodes == [
+        {"address": host.address, "proxy": f"http://{host.address}:8000", "failure": None} for host in hosts
+    ]
+
+
+def test_status_says_why_a_node_has_no_proxy(cluster: Cluster) -> None:
+    """Until it has one."""
+    with listening(cluster.worker, 8100):
+        running = start_instance(cluster, cluster.head, "--name", "short", "--port", "8100", "--location", "EveryNode")
+        try:
+            failure = wait_until(lambda: node_of(running, cluster.worker)["failure"], timeout_s=60)
+            assert "8100" in failure
+        except BaseException:
+            cluster.head.command("shutdown", "--name", "short", environment=LOGGED_IN)
+            raise
+    wait_until(lambda: node_of(running, cluster.worker)["proxy"] is not None, timeout_s=60)
+    assert node_of(running, cluster.worker)["failure"] is None
+    assert cluster.head.command("shutdown", "--name", "short", environment=LOGGED_IN)[0] == 0
+
+
+def node_of(running: Running, host: Host) -> dict[str, Any]:
+    """Return what `status` says of the node on *host*."""
+    nodes: list[dict[str, Any]] = json.loads(
+        running.manage("print(json.dumps(list(client.status()['nodes'].values())))")
+    )
+    return next(node for node in nodes if node["address"] == host.address)
+
+
+@contextlib.contextmanager
+def listening(host: Host, port: int) -> Iterator[None]:
+    """Let a process of *host* have *port* for the time of the block."""
+    program = """
+        import socket, sys
+        taken = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+    with host.start_python(program, str(port)) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+        process.stdin.close()
+
+
+def test_a_start_that_fails_leaves_nothing(cluster: Cluster) -> None:
+    """No actor, no key and no file, on either node; the name is free."""
+    with listening(cluster.head, 8101):
+        status, _ = cluster.head.command("start", "--name", "failed", "--port", "8101", environment=LOGGED_IN)
+    assert status == 1
+    program = """
+        import ray
+        ray.init(address="auto", log_to_driver=False, configure_logging=False)
+        names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+        print([name for name in names if "failed" in name])
+    """
+    assert cluster.head.python(program, environment=LOGGED_IN).splitlines()[-1] == "[]"
+    directories = [
+        cluster.head.path(f"{RUNTIME_DIRECTORY}/serve_bridge"),
+        *(host.path("/tmp/serve_bridge-0") for host in (cluster.head, cluster.worker)),
+    ]
+    found = [path.name for directory in directories if directory.exists() for path in directory.iterdir()]
+    assert [name for name in found if name.startswith("failed")] == []

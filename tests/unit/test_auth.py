@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.auth import CALLERS, HELLO_BYTES, MAGIC, PROOF_BYTES, Handshake, Key, Role, Seal, identity
+from serve_bridge.wire.auth import (
+    CALLERS,
+    HELLO_BYTES,
+    MAGIC,
+    PROOF_BYTES,
+    VERSION,
+    Handshake,
+    Key,
+    Role,
+    Seal,
+    VersionMismatch,
+    identity,
+)
 
 KEY = Key(b"k" * 32)
 SOMEBODY = identity("generation", "replica")
@@ -273,3 +285,26 @@ def test_a_key_travels_as_text(key: Key) -> None:
     again = Key.of_text(key.text)
     assert [again.holds(role) for role in CALLERS] == [key.holds(role) for role in CALLERS]
     assert again.text == key.text
+
+
+def of_another_version(hello: bytes) -> bytes:
+    """Return *hello* as a process of the next version would say it."""
+    return hello[:7] + bytes([VERSION + 1]) + hello[8:]
+
+
+BOTH_VERSIONS = rf"version {VERSION + 1}.*version {VERSION}; install the same version"
+
+
+def test_a_listener_tells_a_caller_of_another_version_its_own() -> None:
+    """So that the caller can name both, as the listener does."""
+    theirs = listener()
+    with pytest.raises(VersionMismatch, match=BOTH_VERSIONS):
+        theirs.feed(of_another_version(caller().start()))
+    assert theirs.last_words[:8] == MAGIC + bytes([VERSION])
+    assert len(theirs.last_words) == HELLO_BYTES
+
+
+def test_a_caller_knows_a_listener_of_another_version_by_its_hello() -> None:
+    """No proof follows."""
+    with pytest.raises(VersionMismatch, match=BOTH_VERSIONS):
+        caller().feed(of_another_version(caller().start()))

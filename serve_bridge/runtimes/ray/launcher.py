@@ -165,11 +165,11 @@ class RayRuntime:
         found = ", ".join(f"{free.get(name, 0):g} of {exists.get(name, 0):g} {name}" for name in asked)
         return f"it asks for {_amounts(asked)}; free in the cluster: {found}"
 
-    async def nodes(self) -> list[str]:
-        """Return the ids of the nodes that are alive, the controller's own first."""
+    async def nodes(self) -> dict[str, str]:
+        """Return the addresses of the nodes that are alive, by id, the controller's own first."""
         nodes: Any = await asyncio.to_thread(ray.nodes)
-        alive = [node["NodeID"] for node in nodes if node["Alive"]]
-        return sorted(alive, key=lambda node: node != self._own_node)
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        return dict(sorted(alive.items(), key=lambda node: node[0] != self._own_node))
 
     async def update_files(self, instance: Instance) -> None:
         """Let the files of *instance* on other nodes say where its controller is."""
