@@ -2,6 +2,8 @@
 
 Rule 1: each request gets exactly one last frame: an answer with END, REJECT, or ABORT.
 Rule 2: whatever works for a caller is stopped when that has gone.
+Rule 3: the requests of a caller that does not read its answers stay in the socket. If it goes on so, it is cut off.
+    Only this end stops reading: if both ends did, each might wait for the other.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from serve_bridge.wire.streams import FRAME_COST, ReplicaSession, State
 from serve_bridge.wire.transport import FLUSH_PIECES, UNCOPIED_BYTES, FrameTransport
 
 UPLOAD_WINDOW: Final = 1 << 20
+CALM_UNREAD_BYTES: Final = 1 << 20
+"""Upper limit for a caller's unread bytes while its requests are read."""
+STUCK_S: Final = 30.0
+"""Seconds after which a caller that has bytes to read, and reads none of them, is cut off."""
 
 _GONE, _UPLOADING, _ANSWERING = int(State.GONE), int(State.UPLOADING), int(State.ANSWERING)
 _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
@@ -158,6 +164,7 @@ class ReplicaConnection(FrameTransport):
         self._going_away = False
         self._open = open_connections
         self._open.add(self)
+        self._watch: asyncio.TimerHandle | None = None
 
     def load(self) -> int:
         """Return the service's load as a frame carries it."""
@@ -172,6 +179,8 @@ class ReplicaConnection(FrameTransport):
     def frames_received(self, frames: Iterable[Frame]) -> None:
         """Hand each new request to the service, and every other frame to its stream."""
         for stream, frame in self.session.accept(frames):
+            if self.closed:  # since one of the answers was too much
+                return
             kind = frame.kind
             if stream is None:
                 self.send(encode(Kind.PONG, 0, b"", 0, self.load()))
@@ -190,6 +199,34 @@ class ReplicaConnection(FrameTransport):
             elif kind == _CANCEL:
                 stream.give_up()
 
+    def pause_writing(self) -> None:
+        """Watch whether the caller reads at all."""
+        super().pause_writing()
+        if self._watch is None and not self.closed:
+            self._look_later()
+
+    def resume_writing(self) -> None:
+        """The caller has read everything: go on with its requests."""
+        super().resume_writing()
+        self.read_on()
+
+    def backed_up(self, unread: int) -> None:
+        """Read no more requests of a caller that has much to read."""
+        if unread > CALM_UNREAD_BYTES:
+            self.stop_reading()
+
+    def _look_later(self) -> None:
+        self._watch = self._loop.call_later(STUCK_S, self._look, self.written - self.unread())
+
+    def _look(self, read_before: int) -> None:
+        self._watch = None
+        if self.closed or self.paused is None:
+            return
+        if self.written - self.unread() == read_before:
+            self.close(TimeoutError(f"the peer has read nothing for {STUCK_S:g} s; {self.unread()} bytes wait"))
+        else:
+            self._look_later()
+
     def is_quiet(self) -> bool:
         """Whether there is one request on this connection at most."""
         return len(self.session.streams) < 2
@@ -201,6 +238,8 @@ class ReplicaConnection(FrameTransport):
     def closing(self, error: BaseException | None) -> None:
         """Stop what works for callers that have gone."""
         self._open.discard(self)
+        if self._watch is not None:
+            self._watch.cancel()
         streams = list(self.session.streams.values())
         self.session.streams.clear()
         for stream in streams:

@@ -33,6 +33,8 @@ UNCOPIED_BYTES: Final = 16 * 1024
 """Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
 SEND_BUFFER_BYTES: Final = 512 * 1024
 """What the kernel may hold of a unix socket: with its default a long body is sent in twice as many steps."""
+MOST_UNREAD_BYTES: Final = 64 << 20
+"""Upper limit for bytes that a connection keeps for a peer that does not read them; above it the connection closes."""
 LINGER_S: Final = 1.0
 """How long a closed connection may take to send what was written before."""
 SILENCE_S: Final = 20
@@ -49,6 +51,7 @@ class FrameTransport(asyncio.Protocol):
         closed: Whether it has ended.
         ended_by: The error that has ended it; None: there was none, or it goes on.
         writes: How often anything was written.
+        written: How many bytes that was.
         paused: Done once the socket takes more again; None: it does.
         last_heard: Loop time at which the peer last sent anything.
         is_of_this_process: Whether the peer is this process, as far as the system can tell (Linux).
@@ -65,7 +68,9 @@ class FrameTransport(asyncio.Protocol):
         self._seal_in: Seal | None = None
         self._out: list[bytes] = []
         self._turn_ends = False
-        self.writes = 0
+        self.writes = self.written = 0
+        self._reads = True
+        self._held: Iterator[Frame] | None = None
         self.paused: asyncio.Future[None] | None = None
         self.closed = False
         self.ended_by: BaseException | None = None
@@ -173,9 +178,34 @@ class FrameTransport(asyncio.Protocol):
         self._flush()
         if not self._transport.is_closing():
             self.writes += 1
+            self.written += len(header) + len(piece)
             self._transport.writelines((header, piece))
 
+    def backed_up(self, unread: int) -> None:
+        """The peer has *unread* bytes to read, more than the socket takes."""
+
+    def unread(self) -> int:
+        """Return how many bytes wait for the peer to read, beside those in the socket."""
+        return int(self._transport.get_write_buffer_size())
+
     # reading
+
+    def stop_reading(self) -> None:
+        """Leave what the peer sends in its socket, until `read_on`."""
+        if self._reads and not self._transport.is_closing():
+            self._reads = False
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Go on with what the peer has sent, and read again."""
+        if self._reads:
+            return
+        self._reads = True
+        frames, self._held = self._held, None
+        if frames is not None:
+            self._loop.call_soon(self._receive_more, frames)
+        else:
+            self._resume_reading()
 
     def receive_in_bulk(self) -> None:
         """Read what comes straight to its place, as long as it has one (see `FrameReader`)."""
@@ -201,7 +231,10 @@ class FrameTransport(asyncio.Protocol):
         self.frames_received(islice(frames, TURN_FRAMES))
         if self._reader.amid and not self._transport.is_closing():
             self._transport.pause_reading()
-            self._loop.call_soon(self._receive_more, frames)
+            if self._reads:
+                self._loop.call_soon(self._receive_more, frames)
+            else:
+                self._held = frames
 
     def _receive_more(self, frames: Iterator[Frame]) -> None:
         if self.closed:
@@ -212,14 +245,18 @@ class FrameTransport(asyncio.Protocol):
             self.close(error)
             if not isinstance(error, ProtocolError):
                 raise
-        if not self._reader.amid and not self._transport.is_closing():
+        self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reads and not self._reader.amid and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _read_as(self, protocol: asyncio.BaseProtocol) -> None:
         if not self._transport.is_closing():
             self._transport.pause_reading()  # uvloop heeds the new protocol when it begins to read
             self._transport.set_protocol(protocol)
-            self._transport.resume_reading()
+            if self._reads:
+                self._transport.resume_reading()
 
     async def writable(self) -> None:
         """Wait until the socket takes more."""
@@ -271,7 +308,17 @@ class FrameTransport(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():
             self.writes += 1
+            self.written += len(data)
             self._transport.write(data)
+            if self.paused is not None:
+                self._check_unread()
+
+    def _check_unread(self) -> None:
+        unread = self.unread()
+        if unread > MOST_UNREAD_BYTES:
+            self.close(ProtocolError(f"the peer does not read: {unread} bytes wait; the limit is {MOST_UNREAD_BYTES}"))
+        else:
+            self.backed_up(unread)
 
     def _greet(self, handshake: Handshake, data: bytes) -> bytes:
         """Feed the handshake; return what already belongs to the frames."""
