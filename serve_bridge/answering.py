@@ -243,10 +243,12 @@ def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> 
     """Log what user code raised for the request of *head*, unless its caller does so in this process.
 
     An adapter raises the failure in its framework, or logs it. A second record of the same process would be a second
-    event in an error tracker.
+    event in an error tracker. If the answer has begun, the adapter learns only that it broke off, so the reason is a
+    warning here. If the answer is complete, as for a background task, the adapter learns nothing.
     """
-    told_here = head.forwarded and stream.connection.is_of_this_process
-    level = logging.DEBUG if told_here else logging.ERROR
+    level = logging.ERROR
+    if head.forwarded and stream.connection.is_of_this_process and (stream.may_send() or not stream.started):
+        level = logging.WARNING if stream.started else logging.DEBUG
     _logger.log(level, failure.message_of(head.backend), head.request_id, exc_info=error)
 
 

@@ -78,8 +78,8 @@ def report(outcome: Outcome, *, raised: bool = False) -> None:
     """Log what went wrong, with the exception, for an adapter that does not raise it in its framework.
 
     Frameworks and error trackers report what is raised, so one failure would be two events. *raised* is for a
-    framework that answers what is raised and logs nothing: then one line without the exception is logged. So it is for
-    a status other than 500: then a call that the backend made itself found no way, and its code did not fail.
+    framework that answers what is raised and logs nothing, while error trackers see it: the record is a warning, which
+    is not an event for them. A status other than 500 is one line: a call of the backend failed, and not its code.
     """
     error = outcome.error
     if isinstance(error, BackendError):
@@ -88,10 +88,10 @@ def report(outcome: Outcome, *, raised: bool = False) -> None:
         message = "request %s failed"
     else:
         return
-    if raised or outcome.status != _BROKEN:
+    if outcome.status != _BROKEN:
         logger.warning(message + ": %s: %s", outcome.request_id, type(error).__name__, error)
     else:
-        logger.error(message, outcome.request_id, exc_info=error)
+        logger.log(logging.WARNING if raised else logging.ERROR, message, outcome.request_id, exc_info=error)
 
 
 def log_backend_failure(raised: HttpFailure, request_id: str) -> None:

@@ -122,7 +122,7 @@ def seen_by_handlers(bridge: ServeBridge, endpoint: str, status: int) -> HTTPExc
         seen.append(error)
         return JSONResponse({}, status)
 
-    routes = [Route("/x", bridge.forward(endpoint, timeout_s=0.2))]
+    routes = [Route("/x", bridge.forward(endpoint, timeout_s=0.2 if status == 504 else 30))]
     with asgi_client(Starlette(routes=routes, exception_handlers={HTTPException: handler})) as http:
         assert http.get("/x", headers={"x-request-id": "mine"}).status_code == status
     return seen[0]
@@ -141,6 +141,16 @@ def test_a_handler_finds_what_user_code_raised(bridge: ServeBridge) -> None:
     error = seen_by_handlers(bridge, "failing", 500).__cause__
     assert isinstance(error, BackendError)
     assert "asgi_backends.py" in error.remote_traceback
+
+
+def test_the_log_has_the_traceback_of_what_user_code_raised(
+    bridge: ServeBridge, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a warning: Starlette logs no HTTPException, and an error tracker has an event of it already."""
+    seen_by_handlers(bridge, "failing", 500)
+    (record,) = [record for record in caplog.records if record.name == "serve_bridge.adapters"]
+    assert record.levelno == logging.WARNING
+    assert "asgi_backends.py" in logging.Formatter().format(record)
 
 
 def test_an_error_that_user_code_answers_with_is_an_answer(bridge: ServeBridge) -> None:
