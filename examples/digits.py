@@ -6,16 +6,19 @@ are never trained on.
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from starlette.exceptions import HTTPException
 
 import serve_bridge as serve
+from examples.pictures import Unreadable
 
 HELD_OUT: Final = 500
 SIZE: Final = 8
@@ -23,6 +26,9 @@ BLACK: Final = 16
 FEW: Final = 60
 MOST: Final = 1297
 """Images to train on: after 60 it guesses, after 1297 it reads."""
+MOST_PIXELS: Final = 16_000_000
+FORMATS: Final = ("GIF", "JPEG", "PNG", "WEBP")
+WANTED: Final = f"send a picture as the file `image`, or as `pixels`: {SIZE} lists of {SIZE} numbers"
 
 
 @serve.backend("digits", route="/digits", methods=["POST"], init_args=[MOST])
@@ -36,24 +42,56 @@ class Digits:
     def __init__(self, trained_on: int) -> None:
         self._model = trained(trained_on)
 
+    def read(self, data: Any) -> dict[str, Any]:
+        """Read a dict with `image`, the bytes of a picture, or with `pixels`.
+
+        A `def` method computes on a thread of the replica, so the replica's loop stays free for probes and other
+        requests. Handles call it with `method_name="read"`.
+
+        Raises:
+            Unreadable: The data is not a picture.
+        """
+        if not isinstance(data, Mapping):
+            raise Unreadable(WANTED)
+        return guess(self._model, data["pixels"] if "pixels" in data else pixels_of(data.get("image")))
+
     async def __call__(self, request: Any) -> dict[str, Any]:
-        """Answer a form with the file `image`, or JSON with `pixels`; from a handle a dict with either."""
-        is_json = request.headers.get("content-type", "").startswith("application/json")
+        """Answer a form with the file `image`, or JSON with `pixels`.
+
+        Only `async def` code can await a body. What computes is left to `read`, on a thread.
+        """
         try:
-            fields = await (request.json() if is_json else request.form())
-            return guess(self._model, fields["pixels"] if "pixels" in fields else await _read(fields["image"]))
-        except (ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
-            raise HTTPException(400, f"send a file `image`, or JSON with {SIZE} x {SIZE} `pixels`") from error
+            return await asyncio.to_thread(self.read, await _fields_of(request))
+        except Unreadable as error:
+            raise HTTPException(400, str(error)) from error
+
+
+async def _fields_of(request: Any) -> Any:
+    """Return what came, with the bytes of a file in its place."""
+    if isinstance(request, serve.ServeRequest) and isinstance(request.data, Mapping):
+        return request.data  # of a handle that names no method
+    if request.headers.get("content-type", "").startswith("application/json"):
+        try:
+            return await request.json()
+        except ValueError:
+            raise Unreadable(WANTED) from None
+    async with request.form() as form:
+        return {name: await value.read() if hasattr(value, "read") else value for name, value in form.items()}
 
 
 def guess(model: Any, pixels: Any) -> dict[str, Any]:
     """Return what *pixels* show, and who says so.
 
     Raises:
-        ValueError, TypeError: They are no picture.
+        Unreadable: They are not 8 x 8 numbers.
     """
-    image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
-    chances = model.predict_proba(image)[0]  # a millisecond: not worth a thread
+    try:
+        image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
+    except (ValueError, TypeError, OverflowError):
+        raise Unreadable(WANTED) from None
+    if not np.isfinite(image).all():
+        raise Unreadable(WANTED)
+    chances = model.predict_proba(image)[0]
     context = serve.get_replica_context()
     return {
         "digit": int(np.argmax(chances)),
@@ -72,10 +110,24 @@ def trained(count: int) -> Any:
     return model
 
 
-async def _read(image: Any) -> np.ndarray[Any, Any]:
-    """Return the pixels of an uploaded file, or of its bytes."""
-    data = image if isinstance(image, bytes) else await image.read()
-    drawn = Image.open(io.BytesIO(data)).convert("L").resize((SIZE, SIZE))
+def pixels_of(data: Any) -> np.ndarray[Any, Any]:
+    """Return the pixels of a picture from the bytes of its file.
+
+    Raises:
+        Unreadable: It is not a picture, is damaged, or has too many pixels.
+    """
+    if not isinstance(data, bytes) or not data:
+        raise Unreadable(WANTED)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            # The size stands in the first bytes. A small file may claim a size that no memory holds.
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Unreadable(f"this picture has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS}")
+            drawn = picture.convert("L").resize((SIZE, SIZE))
+    except Unreadable:
+        raise
+    except Exception as error:  # Pillow raises nearly everything for a damaged file
+        raise Unreadable("this file is not a picture that can be read") from error
     return np.asarray(drawn, dtype=float) * BLACK / 255
 
 

@@ -47,7 +47,6 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("DJANGO_DATABASE", BASE_DIR / "db.sqlite3"),
-        "CONN_MAX_AGE": None,
         "OPTIONS": {"transaction_mode": "IMMEDIATE"},  # two workers that write wait for each other
     },
 }
@@ -59,4 +58,5 @@ LOGOUT_REDIRECT_URL = "login"
 USE_TZ = True
 
 # ADDRESS: None is the environment's SERVE_BRIDGE_ADDRESS, else the instance of this user on this machine.
+# TIMEOUT_S holds for forwarded routes and for the calls of handles; gunicorn ends a worker after 30 s.
 SERVE_BRIDGE = {"ADDRESS": None, "TIMEOUT_S": 20}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 
@@ -11,11 +13,16 @@ from examples.flask_app.pages import blueprint, bridge
 UPLOAD_LIMIT = 1 << 20
 
 
-def create_app() -> Flask:
-    """Return the app; SERVE_BRIDGE_ADDRESS says where the instance is, else it is found by itself."""
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """Return the app; SERVE_BRIDGE_ADDRESS says where the instance is, otherwise it is found by itself.
+
+    *config* goes before what is set here, as tests need it.
+    """
     app = Flask(__name__, static_folder=Path(__file__).parents[1] / "static")
     app.config["MAX_CONTENT_LENGTH"] = UPLOAD_LIMIT
     app.config["SERVE_BRIDGE_BACKENDS"] = ["examples.digits"]
+    app.config["SERVE_BRIDGE_TIMEOUT_S"] = 20  # of forwarded routes and handles; gunicorn ends a worker after 30 s
+    app.config.update(config or {})
     bridge.init_app(app)
     app.register_blueprint(blueprint)
     # Requests go to the endpoint, and its answers back, as they are.

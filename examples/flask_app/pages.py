@@ -6,9 +6,9 @@ import base64
 from typing import Final
 
 from flask import Blueprint, render_template, request
-from starlette.exceptions import HTTPException as Refused
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from examples.pictures import Unreadable
 from serve_bridge import ServeBridgeError
 from serve_bridge.adapters.flask import ServeBridge
 
@@ -26,18 +26,23 @@ def upload() -> str:
 
 @blueprint.post("/")
 def result() -> str:
-    """Call the endpoint as a function, and show what it says."""
+    """Call the endpoint as a function, and show what it says.
+
+    What the backend raises arrives as it is, and what the engine raises is a ServeBridgeError. The handlers below turn
+    both into sentences.
+    """
     upload = request.files["image"]
     image = upload.read()
-    answer = bridge.get_handle("digits").call({"image": image})
+    # `read` is a `def` method. The call may take as long as SERVE_BRIDGE_TIMEOUT_S says.
+    answer = bridge.get_handle("digits").options(method_name="read").call({"image": image})
     picture = f"data:{upload.mimetype};base64,{base64.b64encode(image).decode()}" if upload.mimetype in SHOWN else None
     return render_template("upload.html", answer=answer, picture=picture)
 
 
-@blueprint.errorhandler(Refused)
-def not_a_picture(error: Refused) -> tuple[str, int]:
+@blueprint.errorhandler(Unreadable)
+def not_a_picture(error: Unreadable) -> tuple[str, int]:
     """Say what the backend has against the file."""
-    return render_template("upload.html", problem="This file is no picture that can be read."), error.status_code
+    return render_template("upload.html", problem=f"Not read: {error}."), 400
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)

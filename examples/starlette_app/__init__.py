@@ -17,21 +17,25 @@ from serve_bridge.adapters.starlette import ServeBridge
 HERE: Final = Path(__file__).parent
 BACKENDS: Final = ["examples.digits", "examples.starlette_app.backends"]
 
-bridge = ServeBridge(runtime=os.environ.get("RUNTIME"), backends=BACKENDS)
-
 
 async def page(request: Request) -> FileResponse:
     """Show the page."""
     return FileResponse(HERE / "draw.html")
 
 
-app = Starlette(
-    routes=[
-        Route("/", page),
-        WebSocketRoute("/drawing", bridge.forward("drawing")),
-        Mount("/ml", app=bridge),
-        Mount("/static", StaticFiles(directory=HERE.parent / "static")),
-        Mount("/own", StaticFiles(directory=HERE / "static")),
-    ],
-    lifespan=bridge.lifespan,
-)
+def create_app(runtime: str | None) -> Starlette:
+    """Return the app; with the *runtime* "local" its backends run inside this process."""
+    bridge = ServeBridge(runtime=runtime, backends=BACKENDS)
+    return Starlette(
+        routes=[
+            Route("/", page),
+            WebSocketRoute("/drawing", bridge.forward("drawing")),
+            Mount("/ml", app=bridge),
+            Mount("/static", StaticFiles(directory=HERE.parent / "static")),
+            Mount("/own", StaticFiles(directory=HERE / "static")),
+        ],
+        lifespan=bridge.lifespan,
+    )
+
+
+app = create_app(os.environ.get("RUNTIME"))

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any, Final
+
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from examples.digits import MOST, guess, trained
+from examples.digits import MOST, WANTED, guess, trained
+from examples.pictures import Unreadable
+
+UNSUPPORTED: Final = 1003
+"""The close code for data of a wrong kind."""
 
 
 @serve.backend("drawing")
@@ -18,5 +26,21 @@ class Drawing:
     async def __call__(self, socket: WebSocket) -> None:
         """Answer each message, JSON with `pixels`, until the client leaves."""
         await socket.accept()
-        async for state in socket.iter_json():
-            await socket.send_json(guess(self._model, state["pixels"]))
+        try:
+            async for message in socket.iter_text():
+                # On a thread: a model that computes on the loop would hold up every other drawing.
+                await socket.send_json(await asyncio.to_thread(self.read, message))
+        except Unreadable as error:
+            await socket.close(UNSUPPORTED, str(error))
+
+    def read(self, message: str) -> dict[str, Any]:
+        """Return what a message's pixels show.
+
+        Raises:
+            Unreadable: They are not a picture.
+        """
+        try:
+            pixels = json.loads(message)["pixels"]
+        except (ValueError, KeyError, TypeError):
+            raise Unreadable(WANTED) from None
+        return guess(self._model, pixels)

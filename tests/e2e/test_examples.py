@@ -228,6 +228,15 @@ def test_the_tests_of_the_django_example_pass(environment: dict[str, str]) -> No
     assert "OK" in manage("test", "examples.django_app", environment={**environment, "SERVE_BRIDGE_ADDRESS": ""})
 
 
+@pytest.mark.parametrize("example", ["flask_app", "starlette_app"])
+def test_the_tests_beside_an_example_pass(example: str, environment: dict[str, str]) -> None:
+    """They bring an instance of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"examples/{example}"]
+    alone = {**os.environ, **environment, "SERVE_BRIDGE_ADDRESS": ""}
+    ended = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 # Flask
 
 
@@ -245,7 +254,7 @@ def test_a_file_that_is_no_picture_is_told(browser: Chrome, urls: dict[str, str]
     file.write_text("7")
     browser.get(urls["flask"])
     upload(browser, file)
-    assert "no picture that can be read" in text(browser)
+    assert "not a picture that can be read" in text(browser)
 
 
 # Starlette

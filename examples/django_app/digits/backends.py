@@ -61,11 +61,16 @@ class Guesses:
             raise HTTPException(404, f"there are {HELD_OUT} pictures")
         return StreamingResponse(self._events(self._images[number]), media_type="text/event-stream")
 
+    def _chances(self, seen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        chances: np.ndarray[Any, Any] = self._model.predict_proba(seen.reshape(1, -1))[0]
+        return chances
+
     async def _events(self, image: np.ndarray[Any, Any]) -> AsyncIterator[str]:
         seen = np.zeros_like(image)
         for row in range(SIZE):
             seen[row] = image[row]
-            chances = self._model.predict_proba(seen.reshape(1, -1))[0]
+            # On a thread: the loop has other streams to send.
+            chances = await asyncio.to_thread(self._chances, seen)
             guess = {"pixels": image[row].tolist(), "digit": int(chances.argmax()), "confidence": float(chances.max())}
             yield f"data: {json.dumps(guess)}\n\n"
             await asyncio.sleep(self._pause_s)

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import AsyncClient, Client, SimpleTestCase, TestCase, override_settings
 from django.urls import reverse
+from PIL import Image
 
 from examples.digits import held_out
 from examples.django_app.digits.backends import V1, V2
 from examples.django_app.digits.forms import SplitForm
+from examples.django_app.digits.traffic import versions
 from serve_bridge.adapters.django import get_client
 
 SAMPLES = Path(settings.STATICFILES_DIRS[0]) / "samples"
@@ -68,6 +71,14 @@ class ReadTests(ServedTestCase):
         answer = self.upload((SAMPLES / "6.png").read_bytes())
         self.assertContains(answer, "Nobody can read it now", status_code=503)
 
+    def test_a_damaged_picture_is_refused(self) -> None:
+        """By the backend: a form looks at the beginning of a file only."""
+        picture = BytesIO()
+        Image.effect_noise((64, 64), 50).save(picture, "JPEG")
+        answer = self.upload(picture.getvalue()[:1500])
+        self.assertContains(answer, "not a picture that can be read", status_code=400)
+        self.assertFalse(self.ada.readings.exists())
+
     def test_nobody_reads_without_a_login(self) -> None:
         """Django's middleware holds for pages and forwarded routes alike."""
         for path in (reverse("digits:read"), reverse("digits:events", args=[1]), reverse("digits:api")):
@@ -115,6 +126,17 @@ class ForwardedTests(ServedTestCase):
         self.assertEqual(self.client.get(reverse("digits:events", args=[500])).status_code, 404)
 
 
+class Vanishing:
+    """A client whose backends have just gone, while their endpoint has not."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def status(self) -> dict[str, Any]:
+        """Return the status without backends."""
+        return {**self._client.status(), "backends": {}}
+
+
 class TrafficTests(ServedTestCase):
     """The staff's page."""
 
@@ -155,6 +177,11 @@ class TrafficTests(ServedTestCase):
         self.client.force_login(self.ada)
         self.assertEqual(self.split("0", "100").redirect_chain[0][1], 302)
         self.assertEqual(self.traffic(), {V1: 1.0})
+
+    def test_a_backend_that_goes_meanwhile_is_shown_without_replicas(self) -> None:
+        """The page and its numbers are of one moment."""
+        found = versions(cast(Any, Vanishing(get_client())))
+        self.assertEqual([(each.name, each.ready, each.wanted) for each in found["digits"]], [(V1, 0, 0)])
 
     def test_the_index_leads_to_the_page(self) -> None:
         """As to any other of the admin's."""

@@ -37,8 +37,8 @@ def versions(client: Client) -> dict[str, list[Version]]:
 
     A backend `digits:v2` is a version of the endpoint `digits`, even while it gets no traffic yet.
     """
-    found = client.list_endpoints()
-    running = client.status()["backends"]
+    status = client.status()  # both of one moment: a backend may go between two calls
+    found, running = status["endpoints"], status["backends"]
     readings = Counter(dict(Reading.objects.order_by().values_list("version").annotate(Count("pk"))))
     return {
         name: _versions({**_idle(name, running), **endpoint["traffic"]}, running, readings)
@@ -55,8 +55,8 @@ def _versions(traffic: Mapping[str, float], running: Mapping[str, Any], readings
         Version(
             name=name,
             percent=weight * 100,
-            ready=sum(state == "ready" for state in running[name]["replicas"].values()),
-            wanted=running[name]["wanted"],
+            ready=sum(state == "ready" for state in running[name]["replicas"].values()) if name in running else 0,
+            wanted=running[name]["wanted"] if name in running else 0,
             readings=readings[name],
         )
         for name, weight in sorted(traffic.items())

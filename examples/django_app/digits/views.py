@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from examples.django_app.digits.forms import UploadForm
 from examples.django_app.digits.models import Reading
+from examples.pictures import Unreadable
 from serve_bridge import ServeBridgeError
 from serve_bridge.adapters.django import get_handle
 
@@ -31,16 +32,25 @@ def read(request: HttpRequest) -> HttpResponse:
     image = form.cleaned_data["image"]
     try:
         reading = read_for(request.user, image)
-    except ServeBridgeError as error:
+    except Unreadable as error:  # what a backend raises arrives as it is
+        form.add_error("image", str(error))
+        return render(request, "digits/read.html", shown, status=400)
+    except ServeBridgeError as error:  # the engine's own: no instance, no free replica, time is up
         form.add_error(None, "Nobody can read it now. Try again in a moment.")
         return render(request, "digits/read.html", shown, status=error.http_status)
     return render(request, "digits/read.html", {**shown, "reading": reading, "picture": data_uri(image)})
 
 
 def read_for(user: Any, image: UploadedFile) -> Reading:
-    """Have *image* read, and keep what was read."""
-    # Each user keeps to one version while the traffic is split.
-    handle = get_handle("digits").options(shard_key=str(user.pk))
+    """Have *image* read, and keep what was read.
+
+    Raises:
+        Unreadable: The backend cannot read it.
+        ServeBridgeError: No backend has answered.
+    """
+    # `read` is a `def` method. Each user keeps to one version while the traffic is split. The call may take as long as
+    # the setting TIMEOUT_S says.
+    handle = get_handle("digits").options(method_name="read", shard_key=str(user.pk))
     image.seek(0)
     answer = handle.call({"image": image.read()})
     reading = Reading(user=user, digit=answer["digit"], confidence=answer["confidence"], version=answer["backend"])

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.core.management import BaseCommand, call_command
 
 
@@ -25,9 +26,11 @@ class Command(BaseCommand):
         chosen = password or secrets.token_urlsafe(9)
         for name, is_staff in (("ada", False), ("grace", True)):
             user, _ = get_user_model().objects.get_or_create(username=name)
-            user.is_staff = user.is_superuser = is_staff
+            user.is_staff = is_staff
             user.set_password(chosen)
             user.save()
+            if is_staff:
+                user.user_permissions.add(Permission.objects.get(codename="view_reading"))
         self.stdout.write("ada may read digits, grace may also split the traffic")
         if password is None:
             self.stdout.write(f"the password of both is {chosen}")
