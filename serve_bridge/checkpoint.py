@@ -52,7 +52,7 @@ class Checkpoints:
     async def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint; `save_code` has saved the code of its backends."""
         backends = {name: replace(backend, code=b"") for name, backend in checkpoint.wanted.backends.items()}
-        stripped = replace(checkpoint, wanted=Wanted(backends, checkpoint.wanted.endpoints))
+        stripped = replace(checkpoint, wanted=replace(checkpoint.wanted, backends=backends))
         await self._put(_KEY, payload.join(payload.pack(stripped)), "the options of all backends")
 
     async def load(self) -> Checkpoint | None:
@@ -74,7 +74,7 @@ class Checkpoints:
                 "shut it down with the version that started it"
             )
         backends = await asyncio.gather(*(self._with_code(b) for b in checkpoint.wanted.backends.values()))
-        wanted = Wanted({backend.name: backend for backend in backends}, checkpoint.wanted.endpoints)
+        wanted = replace(checkpoint.wanted, backends={backend.name: backend for backend in backends})
         return replace(checkpoint, wanted=wanted)
 
     async def save_code(self, backend: Backend) -> None:

@@ -13,8 +13,9 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from serve_bridge import instance as instances
 from serve_bridge.arguments import existing_name
@@ -31,6 +32,8 @@ from serve_bridge.router import Outgoing, Router
 if TYPE_CHECKING:
     from serve_bridge.deployment import Deployment
 
+HELD_S: Final = 1e9
+"""Upper limit for what a process holds, in seconds: none."""
 _logger = logging.getLogger("serve_bridge.client")
 
 
@@ -96,6 +99,18 @@ class Client(Management):
         """See `Management.operate`."""
         self._check_open()
         return self._run(operation, *args, timeout_s=timeout_s)
+
+    @contextmanager
+    def holding(self, operation: str, *args: Any) -> Iterator[None]:
+        """See `Management.holding`."""
+        self._check_open()
+        lane = self._here().lane()
+        work = lane.control.call(operation, *args, timeout_s=HELD_S)
+        held = asyncio.run_coroutine_threadsafe(work, lane.loop)
+        try:
+            yield
+        finally:
+            held.cancel()
 
     def hold(self) -> None:
         """Take the lease on the instance now, not on first use: it ends while nobody holds one."""

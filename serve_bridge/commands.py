@@ -18,7 +18,7 @@ from typing import Any
 
 from serve_bridge.application import ANY_METHOD
 from serve_bridge.client import Client
-from serve_bridge.deployment import Change, Confirm, listed
+from serve_bridge.deployment import Change, Confirm, Interrupted, listed
 from serve_bridge.deployment import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
 from serve_bridge.http.json_encoding import as_json
@@ -42,13 +42,17 @@ class Misused(ConfigError):
     """A command was written wrongly; the message says how it is written."""
 
 
+class Stopped(ServeBridgeError):
+    """The user has stopped a verb with Ctrl-C; the message says what goes on."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """How a command line ends after an error that its user can do something about.
 
     Attributes:
         text: What to print.
-        code: The exit code: 1 for a failure, 2 for a command that was written wrongly.
+        code: The exit code: 1 for a failure, 2 for a command that was written wrongly, 130 after Ctrl-C.
     """
 
     text: str
@@ -60,7 +64,7 @@ def failure_of(error: BaseException) -> Failure | None:
     if not isinstance(error, ServeBridgeError | ImportError | OSError | TypeError | ValueError):
         return None
     text = error_text(error) or type(error).__name__
-    return Failure(text, 2 if isinstance(error, Misused) else 1)
+    return Failure(text, 2 if isinstance(error, Misused) else 130 if isinstance(error, Stopped) else 1)
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,23 @@ def deploy(
 
     Raises:
         ConfigError: A path leads nowhere, or nothing at all was named.
+        Stopped: The user pressed Ctrl-C.
         Exception: As `serve_bridge.deploy`.
     """
-    deployment = deploy_to(
-        *what,
-        client=client,
-        project=project,
-        traffic=traffic,
-        prune=prune,
-        force=force,
-        dry_run=dry_run,
-        take_over=take_over,
-        confirm=confirm,
-    )
+    try:
+        deployment = deploy_to(
+            *what,
+            client=client,
+            project=project,
+            traffic=traffic,
+            prune=prune,
+            force=force,
+            dry_run=dry_run,
+            take_over=take_over,
+            confirm=confirm,
+        )
+    except Interrupted as interrupted:
+        raise Stopped(str(interrupted)) from None
     return Report(deployment.as_dict(), str(deployment))
 
 
@@ -150,7 +158,8 @@ def status(client: Client) -> Report:
     ]
     text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
     refused = [line for proxy in found["proxies"].values() if (line := _refused(proxy))]
-    text += [*refused, ""] if refused else []
+    unfinished = [_unfinished(each) for each in found["deployments"]]
+    text += [line for lines in (refused, unfinished) if lines for line in (*lines, "")]
     nodes = [(node["address"], node["proxy"] or "none", node["failure"] or "") for node in found["nodes"].values()]
     if len(nodes) > 1 or any(failure for *_, failure in nodes):
         text += [_table(("node", "proxy", "failure"), nodes), ""]
@@ -289,12 +298,25 @@ def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.3g} {backend}" for backend, share in shares.items())
 
 
+def _unfinished(deployment: Mapping[str, Any]) -> str:
+    """Return a line about a deployment that has not ended."""
+    how = "runs" if deployment["running"] else "was interrupted" if deployment["failure"] is None else "failed"
+    begun, left = (", ".join(deployment[part]) or "nothing" for part in ("begun", "left"))
+    why = f". {deployment['failure']}" if deployment["failure"] is not None else ""
+    since = _time(deployment["begun_at"])
+    return f"deployment of project {deployment['project']} of {since} {how} at: {begun}; not begun: {left}{why}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+
+
 def _deployed(backend: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the project of a backend, its version, and the time of its deployment."""
     if backend["owner"] is None:
         return "by hand", "", ""
     version = backend["version"] or backend["fingerprint"][:8] or "by hand"
-    return backend["owner"], version, datetime.fromtimestamp(backend["deployed_at"]).isoformat(" ", "seconds")
+    return backend["owner"], version, _time(backend["deployed_at"])
 
 
 def _counted(states: Iterable[str]) -> str:

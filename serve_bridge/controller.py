@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config import BackendConfig, HTTPOptions, http_differences
+from serve_bridge.deployments import Deployments
 from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance
 from serve_bridge.lease import Lease
@@ -33,7 +34,7 @@ from serve_bridge.record import Record
 from serve_bridge.repairs import Repairs
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import Settings
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -71,6 +72,7 @@ class Controller:
         self._checkpoints = Checkpoints(runtime.store, settings.name)
         self._record = Record(settings.generation, self._checkpoints, self._fleet, self._proxies)
         self._repairs = Repairs(self._repair)
+        self._deployments = Deployments()
         self._lease = Lease(settings.name, lambda: self._spawn(self.shutdown()))
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -88,6 +90,10 @@ class Controller:
             "list_endpoints": self.list_endpoints,
             "set_traffic": self.set_traffic,
             "shadow_traffic": self.shadow_traffic,
+            "hold_deployment": self._deployments.hold,
+            "begin_deployment": self.begin_deployment,
+            "note_deployment": self.note_deployment,
+            "end_deployment": self.end_deployment,
             "status": self.status,
             "differences": self.differences,
             "lease": self._lease.hold,
@@ -190,8 +196,8 @@ class Controller:
         elif self._closing and head.call_method != "shutdown":
             stream.reject("closing", "the instance is shutting down")
         else:
-            # Of all operations only a lease ends with its caller (Rule 5).
-            held = stream if head.call_method == "lease" else None
+            # Only what a process holds ends with it (Rule 5).
+            held = stream if head.call_method in ("lease", "hold_deployment") else None
             self._spawn(self._answer(stream, head, operation), held)
 
     async def _answer(self, stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
@@ -351,6 +357,28 @@ class Controller:
         """Copy a share of an endpoint's requests; see `Wanted.shadow_traffic`."""
         await self._record.change(lambda wanted: wanted.shadow_traffic(endpoint, backend, proportion))
 
+    # deployments
+
+    async def begin_deployment(self, project: str, key: str, timeout_s: float) -> Unfinished | None:
+        """Wait until the deployment *key* has the turn of *project*; return what an unfinished one before it left.
+
+        A change that an interrupted deployment has begun is completed first.
+        """
+        await self._deployments.wait(project, key, timeout_s)
+        unfinished = self._record.wanted.unfinished.get(project)
+        for change in unfinished.begun if unfinished is not None else ():
+            async with self._lock(change.rpartition(" ")[2]):
+                pass
+        return unfinished
+
+    async def note_deployment(self, unfinished: Unfinished) -> None:
+        """Remember how far a deployment has come."""
+        await self._record.note(lambda wanted: wanted.unfinished.update({unfinished.project: unfinished}))
+
+    async def end_deployment(self, project: str) -> None:
+        """Forget the deployment of *project*, which has ended."""
+        await self._record.note(lambda wanted: wanted.unfinished.pop(project, None))
+
     # the instance
 
     async def status(self) -> dict[str, Any]:
@@ -366,6 +394,17 @@ class Controller:
                 name: {**described, **_of_origin(self._record.wanted.endpoints[name].origin)}
                 for name, described in self._record.wanted.describe_endpoints().items()
             },
+            "deployments": [
+                {
+                    "project": each.project,
+                    "begun_at": each.time,
+                    "running": self._deployments.runs(each.project),
+                    "begun": list(each.begun),
+                    "left": list(each.left),
+                    "failure": each.failure or None,
+                }
+                for each in self._record.wanted.unfinished.values()
+            ],
         }
 
     async def differences(self, http: HTTPOptions, detached: bool) -> list[str]:

@@ -7,8 +7,10 @@ Rule 2: a change is one step of the controller, made whole or not at all. The fi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,10 +36,12 @@ from serve_bridge.plan import (
 )
 from serve_bridge.sources import Sources
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin
+from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Unfinished
 
-__all__ = ["Change", "Deployment", "deploy"]
+__all__ = ["Change", "Deployment", "Interrupted", "deploy"]
 
+TURN_S: Final = 600.0
+"""Upper limit for the wait, in seconds, until another deployment of the project has ended."""
 _logger: Final = logging.getLogger("serve_bridge.deployment")
 
 Confirm = Callable[[Sequence[Change]], None]
@@ -82,6 +86,29 @@ def listed(changes: Sequence[Change]) -> list[str]:
     return [f"  {each.kind:{kinds}}  {each.name:{names}}  {each.reason}" for each in changes]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C has ended a deployment.
+
+    Attributes:
+        project: The owner of the deployment.
+        done: The changes that were made.
+        begun: The changes that the instance completes now.
+        left: The changes that were not begun.
+    """
+
+    def __init__(self, project: str, done: Iterable[str], begun: Iterable[str], left: Iterable[str]) -> None:
+        self.project, self.done, self.begun, self.left = project, tuple(done), tuple(begun), tuple(left)
+        super().__init__(project, self.done, self.begun, self.left)
+
+    def __str__(self) -> str:
+        return (
+            f"the deployment of project {self.project!r} was interrupted. Done: {', '.join(self.done) or 'nothing'}; "
+            f"the instance completes: {', '.join(self.begun) or 'nothing'}; "
+            f"not begun: {', '.join(self.left) or 'nothing'}. `status` shows it until the project's next deployment, "
+            "which finishes it, or deletes what it created if that is no longer declared"
+        )
+
+
 def deploy(
     *what: object,
     client: Management,
@@ -109,14 +136,25 @@ def deploy(
     declared = [_declared(each, backends[each.name]) for each in declarations]
     endpoints = [replace(each, origin=origin) for each in _endpoints(found)]
     order = Order(owner, traffic=traffic, prune=prune, force=force, take_over=take_over)
-    planned = plan(declared, endpoints, _running(client, backends), order)
-    if not dry_run:
+    if dry_run:
+        planned = plan(declared, endpoints, _running(client, backends), order)
+        return Deployment(client.name, planned.changes, planned.notes, True, owner)
+    key = secrets.token_hex(8)
+    with client.holding("hold_deployment", owner, key):
+        before: Unfinished | None = client.operate(
+            "begin_deployment", owner, key, TURN_S, timeout_s=TURN_S + OPERATION_S
+        )
+        created = before.created if before is not None else frozenset()
+        planned = plan(declared, endpoints, _running(client, backends), replace(order, unfinished=created))
         if planned.deletions:
             (confirm if confirm is not None and prune else _log_deletions)(planned.deletions)
-        _make(client, planned, backends)
+        created |= {change.title.partition(" ")[2] for change in planned.changes if change.kind.startswith("create")}
+        _make(client, planned, backends, Unfinished(owner, origin.time, created=created))
         for name in planned.moved:
             _configure(client, backends[name], BackendConfig())
-    return Deployment(client.name, planned.changes, planned.notes, dry_run, owner)
+        if planned.changes or before is not None:
+            client.operate("end_deployment", owner)
+    return Deployment(client.name, planned.changes, planned.notes, project=owner)
 
 
 def _default_project(found: Iterable[Declaration | EndpointDeclaration]) -> str:
@@ -198,25 +236,32 @@ def _opened(config: BackendConfig) -> BackendConfig:
         return config
 
 
-def _make(client: Management, planned: Plan, backends: Mapping[str, Backend]) -> None:
-    """Make the changes, one step after another.
+def _make(client: Management, planned: Plan, backends: Mapping[str, Backend], unfinished: Unfinished) -> None:
+    """Make the changes, one step after another; the instance knows how far *unfinished* has come.
 
     Raises:
         DeploymentError: A step failed; it has changed nothing.
+        Interrupted: The user interrupted the deployment.
     """
-    done: list[Change] = []
+    done: list[str] = []
     for step, make in _steps(client, planned, backends):
+        titles = [change.title for change in step]
+        left = [change.title for change in planned.changes[len(done) + len(step) :]]
+        now = replace(unfinished, begun=tuple(titles), left=tuple(left))
+        begun = False
         try:
+            client.operate("note_deployment", now)
+            begun = True
             make()
+        except KeyboardInterrupt:
+            going, rest = (titles, left) if begun else ([], titles + left)
+            raise Interrupted(unfinished.project, done, going, rest) from None
         except Exception as error:  # whatever it is, the user must learn how far the deployment has come
-            left = [change for change in planned.changes if change not in done and change not in step]
-            raise DeploymentError(
-                ", ".join(change.title for change in step),
-                str(error) or type(error).__name__,
-                tuple(change.title for change in done),
-                tuple(change.title for change in left),
-            ) from error
-        done += step
+            why = str(error) or type(error).__name__
+            with contextlib.suppress(Exception):  # the error that the user needs is the first one
+                client.operate("note_deployment", replace(now, failure=why))
+            raise DeploymentError(", ".join(titles), why, done, left) from error
+        done += titles
 
 
 def _steps(

@@ -6,6 +6,7 @@ Rule 1: every check that needs no state is made here, in the caller: nothing was
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from serve_bridge.application import Application
@@ -31,6 +32,10 @@ class Management:
             Exception: What the controller has against it.
         """
         raise NotImplementedError  # abstract: a client is what reaches the controller
+
+    def holding(self, operation: str, *args: Any) -> AbstractContextManager[None]:
+        """Return a context within which the controller runs *operation*, which ends with the context or the process."""
+        raise NotImplementedError  # abstract: as `operate`
 
     @property
     def name(self) -> str:

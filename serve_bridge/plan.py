@@ -68,7 +68,7 @@ class Order:
         prune: Whether to delete what the project deployed before and no longer declares.
         force: Whether to replace the replicas of unchanged backends too.
         take_over: Whether to take over what another project, or a person, has made.
-        unfinished: Names of the backends and endpoints that an interrupted deployment of the project created.
+        unfinished: What an unfinished deployment of the project created: "backend b", "endpoint e".
     """
 
     project: str
@@ -180,7 +180,9 @@ def plan(
     _check_traffic(backends, endpoints, running)
     kept = {each.name for each in endpoints}
     withdrawn = [
-        name for name, each in running.endpoints.items() if name not in kept and _may_delete(name, each.owner, order)
+        name
+        for name, each in running.endpoints.items()
+        if name not in kept and _may_delete(f"endpoint {name}", each.owner, order)
     ]
     _check_routes(endpoints, {n: e for n, e in running.endpoints.items() if n not in withdrawn})
     applied = [_applied(each, running.endpoints.get(each.name), order) for each in endpoints]
@@ -226,8 +228,8 @@ def _owner(owner: str | None) -> str:
     return "was made by hand" if owner is None else f"belongs to project {owner!r}"
 
 
-def _may_delete(name: str, owner: str | None, order: Order) -> bool:
-    return owner == order.project and (order.prune or name in order.unfinished)
+def _may_delete(what: str, owner: str | None, order: Order) -> bool:
+    return owner == order.project and (order.prune or what in order.unfinished)
 
 
 def _taken_over(owner: str | None, order: Order) -> str | None:
@@ -290,7 +292,7 @@ def _ended(
     """Return the backends that are deleted, and notes on those that have to stay."""
     ended, notes = [], []
     for name, each in running.backends.items():
-        if name in declared or not _may_delete(name, each.owner, order):
+        if name in declared or not _may_delete(f"backend {name}", each.owner, order):
             continue
         using = [endpoint for endpoint, policy in traffic.items() if name in policy.backends()]
         if using:
@@ -303,12 +305,12 @@ def _ended(
         else:
             served = [e for e in withdrawn if running.endpoints[e].traffic.weights.get(name)]
             serves = f"; it answers endpoint {', '.join(served)}, which is deleted too" if served else ""
-            ended.append(Change("delete backend", name, f"{_why_deleted(name, order)}{serves}"))
+            ended.append(Change("delete backend", name, f"{_why_deleted(f'backend {name}', order)}{serves}"))
     return ended, notes
 
 
-def _why_deleted(name: str, order: Order) -> str:
-    return "no longer declared" if name not in order.unfinished else "of an interrupted deployment, not declared now"
+def _why_deleted(what: str, order: Order) -> str:
+    return "no longer declared" if what not in order.unfinished else "of an unfinished deployment, not declared now"
 
 
 # Endpoints
@@ -370,7 +372,9 @@ def _endpoint_change(declared: DeclaredEndpoint, running: Running, order: Order)
 
 
 def _deleted_endpoint(name: str, old: RunningEndpoint, order: Order) -> Change:
-    return Change("delete endpoint", name, f"{_why_deleted(name, order)}; its traffic is {_shares(old.traffic)}")
+    return Change(
+        "delete endpoint", name, f"{_why_deleted(f'endpoint {name}', order)}; its traffic is {_shares(old.traffic)}"
+    )
 
 
 def _kept_traffic(declared: DeclaredEndpoint, now: TrafficPolicy) -> str | None:

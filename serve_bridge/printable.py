@@ -14,7 +14,7 @@ from typing import Any, Final
 
 __all__ = ["CONTROL", "LOGGERS", "error_text", "make_logs_printable", "printable", "printable_json"]
 
-LOGGERS: Final = ("adapters", "client", "controller", "forwarding", "proxy", "replica", "router", "wire")
+LOGGERS: Final = ("adapters", "client", "controller", "deployment", "forwarding", "proxy", "replica", "router", "wire")
 """Names of the library's loggers, below `serve_bridge`."""
 
 CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -57,12 +57,20 @@ class Record:
     async def change(self, apply: Callable[[Wanted], _Result]) -> _Result:
         """Apply a change to a copy of what is wanted; checkpoint and publish it; wait until routers have it."""
         async with self._commit:
-            draft = Wanted(dict(self.wanted.backends), dict(self.wanted.endpoints))
+            draft = self.wanted.copy()
             result = apply(draft)
             await self._write(draft)
             self.wanted = draft
         await self.spread()
         return result
+
+    async def note(self, apply: Callable[[Wanted], object]) -> None:
+        """Apply a change that no router needs to know to a copy of what is wanted, and checkpoint it."""
+        async with self._commit:
+            draft = self.wanted.copy()
+            apply(draft)
+            await self._write(draft)
+            self.wanted = draft
 
     async def publish(self) -> int:
         """Send routers what is wanted and ready by now; return the table's version."""

@@ -165,12 +165,38 @@ class DeclaredEndpoint:
         return TrafficPolicy(weights, shadows)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A deployment that has not ended: it runs, was interrupted, or stopped at a change that failed.
+
+    Attributes:
+        project: Its owner.
+        time: When it began, in seconds since the epoch.
+        begun: The changes that had begun last; the instance completes those of a deployment that was interrupted.
+        left: The changes that had not begun.
+        created: What it, or an unfinished deployment before it, creates: "backend b", "endpoint e".
+        failure: Why its change failed; "": none has.
+    """
+
+    project: str
+    time: float
+    begun: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    created: frozenset[str] = frozenset()
+    failure: str = ""
+
+
 @dataclass
 class Wanted:
-    """All that users have asked for; endpoints in the order of their creation."""
+    """All that users have asked for; endpoints in the order of their creation, unfinished deployments by project."""
 
     backends: dict[str, Backend] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    unfinished: dict[str, Unfinished] = field(default_factory=dict)
+
+    def copy(self) -> Wanted:
+        """Return a copy, which can be changed by itself."""
+        return Wanted(dict(self.backends), dict(self.endpoints), dict(self.unfinished))
 
     def backend(self, name: str) -> Backend:
         """Return backend *name*.

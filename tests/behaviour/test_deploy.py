@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +18,9 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from serve_bridge import commands
 from serve_bridge.surroundings import SurroundingsSpec
+from tests.programs import ROOT
 from tests.projects import Project, project_in
 from tests.waiting import wait_until
 
@@ -282,6 +288,100 @@ def test_status_shows_owner_version_and_time(client: serve.Client, deployed: Any
     shown = status["backends"]["b"]
     assert (shown["owner"], shown["version"]) == ("tests", "2026.1")
     assert before <= shown["deployed_at"] == status["endpoints"]["b"]["deployed_at"] <= time.time()
+
+
+# Interrupted deployments
+
+
+SLOW = """
+import pathlib, time
+import serve_bridge as serve
+
+@serve.backend("first")
+def first(request): return "first"
+
+@serve.backend("slow")
+class Slow:
+    def __init__(self):
+        while not pathlib.Path({go!r}).exists():
+            time.sleep(0.01)
+    def __call__(self, request): return "slow"
+"""
+
+
+def unfinished(client: serve.Client, project: str = "shop") -> list[dict[str, Any]]:
+    """Return what `status` says of the unfinished deployments of *project*."""
+    return [each for each in client.status()["deployments"] if each["project"] == project]
+
+
+@pytest.fixture
+def interrupted(client: serve.Client, deployed: Any, project: Project) -> Callable[[int], tuple[int, str]]:
+    """Interrupts a deployment in its second step, which is completed then; returns exit code and error output."""
+
+    def interrupt(number: int) -> tuple[int, str]:
+        go = project.directory / "go"
+        project.write("shop.backends", SLOW.format(go=str(go)))
+        command = [sys.executable, "-m", "serve_bridge", "deploy", "--address", client.address, "shop.backends"]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project.directory}"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            wait_until(lambda: [each["begun"] for each in unfinished(client)] == [["create backend slow"]])
+            assert unfinished(client)[0]["running"] is True
+            process.send_signal(number)
+            _, told = process.communicate(timeout=30)
+        wait_until(lambda: unfinished(client)[0]["running"] is False)
+        text = commands.status(client).text
+        assert "deployment of project shop of " in text
+        assert "was interrupted at: create backend slow; not begun: create endpoint first" in text
+        go.touch()
+        return process.returncode, told
+
+    return interrupt
+
+
+def test_ctrl_c_says_what_goes_on_and_what_does_not(client: serve.Client, deployed: Any, interrupted: Any) -> None:
+    """The next deployment finishes it; until then `status` shows it."""
+    code, told = interrupted(signal.SIGINT)
+    assert (code, told.count("\n")) == (130, 1)
+    assert "Done: create backend first; the instance completes: create backend slow; " in told
+    assert "not begun: create endpoint first, create endpoint slow" in told
+    assert deployed("shop.backends") == ["create endpoint", "create endpoint"]
+    assert client.get_handle("slow").call() == "slow"
+    assert unfinished(client) == []
+
+
+def test_the_next_deployment_withdraws_what_is_not_declared(
+    client: serve.Client, deployed: Any, interrupted: Any
+) -> None:
+    """Whatever has ended the process; another project's deployment leaves it alone."""
+    interrupted(signal.SIGKILL)
+    deployed(backend(name="theirs"), project="blog")
+    assert deployed(backend(), project="shop") == [
+        "create backend",
+        "create endpoint",
+        "delete backend",
+        "delete backend",
+    ]
+    assert set(client.list_backends()) == {"b", "theirs"}
+    assert unfinished(client) == []
+
+
+def test_a_deployment_that_failed_is_shown_until_the_next(client: serve.Client, deployed: Any) -> None:
+    """With its reason."""
+
+    @serve.backend("broken")
+    class Broken:
+        def __init__(self) -> None:
+            raise LookupError("no model")
+
+        def __call__(self, request: Any) -> None: ...
+
+    with pytest.raises(serve.DeploymentError):
+        deployed(backend(name="made"), Broken)
+    (shown,) = unfinished(client, "tests")
+    assert shown["begun"] == ["create backend broken"]
+    assert "no model" in shown["failure"]
+    assert deployed(backend()) == ["create backend", "create endpoint", "delete backend"]
+    assert unfinished(client, "tests") == []
 
 
 # What is deployed

@@ -232,6 +232,23 @@ def test_pruning_stays_within_the_owner() -> None:
     assert planned([backend()], [DECLARED], running, prune=True) == [("create backend", "b"), ("create endpoint", "e")]
 
 
+# Unfinished deployments
+
+
+def test_what_an_unfinished_deployment_created_is_withdrawn_if_it_is_not_declared() -> None:
+    """Without `prune`, and only that."""
+    running = Running(
+        {"b": running_backend(), "new": running_backend(), "old": running_backend()},
+        {"e": endpoint(), "new": endpoint("/new", "new"), "old": endpoint("/old", "old")},
+    )
+    made = plan([backend()], [DECLARED], running, unfinished=frozenset({"backend new", "endpoint new", "backend b"}))
+    assert [(change.kind, change.name) for change in made.changes] == [
+        ("delete endpoint", "new"),
+        ("delete backend", "new"),
+    ]
+    assert made.changes[1].reason.startswith("of an unfinished deployment, not declared now")
+
+
 # Routes
 
 
