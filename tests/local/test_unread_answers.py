@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
+import uvloop
 
 import serve_bridge as serve
 from serve_bridge.instance import find
 from serve_bridge.messages import CallHead
 from serve_bridge.wire import payload, replica_end
-from serve_bridge.wire.auth import Handshake, Role, identity
-from serve_bridge.wire.frames import END, FrameReader, Kind, encode
+from serve_bridge.wire.auth import Handshake, Key, Role, identity
+from serve_bridge.wire.body import Lost
+from serve_bridge.wire.frames import END, Frame, FrameReader, Kind, encode
+from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.sockets import Listener, dial
+from serve_bridge.wire.transport import MOST_UNREAD_BYTES
 from tests.waiting import wait_until
 
 ANSWER_BYTES = 60_000
@@ -124,3 +131,36 @@ def test_a_peer_that_never_reads_is_cut_off(
     peer.sendall(b"".join(call(number + 1, "longer") for number in range(PLACES)))
     wait_until(lambda: "read nothing" in caplog.text)
     assert client.get_handle("e").options(timeout_s=10).call() == b"x" * ANSWER_BYTES
+
+
+class Deaf:
+    """A service that reads no more once it has a request."""
+
+    def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
+        """Read no more."""
+        stream.connection.stop_reading()
+
+    def load(self) -> int:
+        """Have no load."""
+        return 0
+
+
+def test_what_a_replica_leaves_unread_has_a_limit(tmp_path: Path) -> None:
+    """The caller's requests end, instead of being kept."""
+
+    async def main() -> None:
+        key = Key()
+        listener = Listener(Deaf(), key, "g", "r")
+        address = await listener.listen(tmp_path / "s", None)
+        connection = await dial(address, key, "g", Role.PYTHON)
+        replies = []
+        while connection.usable and len(replies) * ANSWER_BYTES < 2 * MOST_UNREAD_BYTES:
+            replies.append(connection.open(Kind.CALL, bytes(ANSWER_BYTES), end=True).reply)
+            await asyncio.sleep(0)  # the replica's turn
+        assert len(replies) * ANSWER_BYTES < 1.1 * MOST_UNREAD_BYTES
+        with pytest.raises(Lost, match="does not read"):
+            await replies[0]
+        listener.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
