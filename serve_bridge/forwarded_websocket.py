@@ -220,9 +220,11 @@ class _Client(AsyncIterator[bytes | list[Segment]]):
         try:
             close = await self._send_all(reader)
         except MessageTooLong:
+            stream.cancel()
             logger.error("request %s: the backend sent a message above the limit", request_id)
             close = Close(websocket.TOO_LONG, "message too big")
         except NoRoom:
+            stream.cancel()  # now, since a client that does not read delays the close, and more would come meanwhile
             close = Close(websocket.TRY_LATER, "the server holds too much for others")
         except (Lost, Aborted, ServeBridgeError) as error:
             if not self._left:

@@ -109,6 +109,10 @@ class BodyStream(Stream):
             self._end = error or True
             self._wake_readers()
 
+    def drop(self) -> None:
+        """Forget the pieces of the peer's body that were not read yet."""
+        self._chunks = _NOTHING
+
     def wake_sender(self) -> None:
         """Credit has come, or the stream has ended."""
         if self._credit is not None and not self._credit.done():

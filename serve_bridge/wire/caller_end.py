@@ -67,9 +67,13 @@ class CallerStream(BodyStream):
         self._upload = asyncio.get_running_loop().create_task(self._send_body(body))
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """Give the answer up: the replica stops the work where it can, *error* reaches who still waits."""
+        """Give the answer up: the replica stops the work where it can, *error* reaches who still waits.
+
+        Pieces of the answer that were not read yet are dropped, unless the answer is whole.
+        """
         if self.state == _GONE:
             return
+        self.drop()
         if self.may_send():
             self.connection.give_up(self)
         self.fail(error)

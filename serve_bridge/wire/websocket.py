@@ -132,11 +132,13 @@ class MessageReader:
         while (frame := await self._stream.next_frame()) is not None:
             data = frame.payload
             if self._most is not None and self._size + len(data) > self._most:
+                self._drop()
                 raise MessageTooLong
             if self._begun or frame.flags & MORE:
                 self._begun.append(data)
                 self._size += len(data)
                 if self._hold is not None and not self._hold(self._size if frame.flags & MORE else 0):
+                    self._drop()
                     raise NoRoom
                 if frame.flags & MORE:
                     continue
@@ -147,6 +149,12 @@ class MessageReader:
                 return message
             del frame, data
         return None
+
+    def _drop(self) -> None:
+        """Keep nothing of a message that will not be read on."""
+        self._begun.clear()
+        if self._hold is not None:
+            self._hold(0)
 
 
 class MessageWriter:

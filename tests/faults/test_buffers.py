@@ -35,12 +35,21 @@ TIMEOUT_S: Final = 300.0
 PATIENT: Final = ("header_timeout_s", "request_timeout_s")
 
 
-async def talk(websocket: Any) -> None:
-    """Send as many bytes as each text asks for, several times."""
-    await websocket.accept()
-    async for text in websocket.iter_text():
-        for _ in range(4):
-            await websocket.send_bytes(bytes(int(text)))
+class Talk:
+    """Sends as many bytes as each text asks for, several times. A file is there once a conversation has ended."""
+
+    def __init__(self, ended: str) -> None:
+        self._ended = Path(ended)
+
+    async def __call__(self, websocket: Any) -> None:
+        """Talk until the client leaves, or is given up."""
+        try:
+            await websocket.accept()
+            async for text in websocket.iter_text():
+                for _ in range(4):
+                    await websocket.send_bytes(bytes(int(text)))
+        finally:
+            self._ended.touch()
 
 
 class Deaf:
@@ -136,9 +145,10 @@ HALF_SENT: Final[dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("sent", HALF_SENT.values(), ids=HALF_SENT)
-def test_more_of_websockets_than_there_is_room_for(instance: serve.Client, sent: bytes) -> None:
+def test_more_of_websockets_than_there_is_room_for(instance: serve.Client, sent: bytes, tmp_path: Path) -> None:
     """Messages that do not end, and answers that are not read, take about what is counted, and are given up."""
-    instance.create_backend("talk", talk, config={"max_concurrent_queries": WEBSOCKETS})
+    given_up = tmp_path / "given_up"
+    instance.create_backend("talk", Talk, str(given_up), config={"max_concurrent_queries": WEBSOCKETS})
     instance.create_endpoint("talk", backend="talk", route="/talk")
     url = urlsplit(instance.http_urls[0])
     address = (url.hostname or "", url.port or 80)
@@ -151,10 +161,10 @@ def test_more_of_websockets_than_there_is_room_for(instance: serve.Client, sent:
             for client in clients:
                 sending.submit(client.send, sent)
             # Those that are given up free what they held, so that others find room in the end.
-            wait_until(lambda: is_live(address), TIMEOUT_S)
+            wait_until(lambda: given_up.exists() and is_live(address), TIMEOUT_S)
         grown = proxy.grown()
-        # A long answer is copied as it leaves, and the allocator keeps up to 32 MiB of what was freed.
-        assert max(grown.values()) <= LIMIT * 1.5 + 32 * MIB, grown
+        # Pieces that were joined and freed leave holes in the heap, so resident memory is above the account.
+        assert LIMIT * 0.5 <= max(grown.values()) <= LIMIT * 1.5, grown
 
 
 def is_live(address: tuple[str, int]) -> bool:

@@ -344,6 +344,21 @@ def test_a_cancelled_request_is_cancelled_at_the_replica(run: Run[None], tmp_pat
     run(main)
 
 
+def test_a_cancelled_request_drops_what_was_not_read(run: Run[None], tmp_path: Path) -> None:
+    """It may be as long as a window, and the request may last."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (service, connection, _listener):
+            stream, held = await begun(service, connection)
+            assert held.offer(b"piece")
+            await connection.open(Kind.CALL, b"echo", end=True).reply  # comes after the piece
+            stream.cancel()
+            with pytest.raises(Aborted):
+                await stream.next_chunk()
+
+    run(main)
+
+
 def test_a_request_that_is_cancelled_at_once_leaves_nothing(run: Run[None], tmp_path: Path) -> None:
     """Both frames come in one read: the work does not begin, and the caller still gets the last frame."""
 

@@ -16,9 +16,11 @@ from serve_bridge.wire.streams import State
 from serve_bridge.wire.websocket import (
     MAX_REASON_BYTES,
     Close,
+    Hold,
     Message,
     MessageReader,
     MessageTooLong,
+    NoRoom,
     decode,
     encode,
     sendable,
@@ -34,13 +36,15 @@ def joined(message: Message) -> bytes:
     return b"".join(bytes(segment) for segment in encode(message))
 
 
-async def read(pieces: Sequence[tuple[bytes, int]], limit: int | None = None) -> list[Message]:
+async def read(
+    pieces: Sequence[tuple[bytes, int]], limit: int | None = None, hold: Hold | None = None
+) -> list[Message]:
     """Return the messages that come in DATA frames of *pieces* and their flags."""
     stream = ReplicaStream(1, State.UPLOADING, send_window=0, recv_window=0)
     for payload, flags in pieces:
         stream.put(Frame(Kind.DATA, flags, 0, 1, payload))
     stream.put(Frame(Kind.DATA, END, 0, 1, b""))
-    reader = MessageReader(stream, limit)
+    reader = MessageReader(stream, limit, hold)
     found: list[Message] = []
     while (message := await reader.next()) is not None:
         found.append(message)
@@ -97,6 +101,20 @@ def test_a_message_above_the_limit_is_not_kept() -> None:
     assert asyncio.run(read(exact, 200)) == [b"x" * 200]
     with pytest.raises(MessageTooLong):
         asyncio.run(read([(b"x" * 200, MORE), (b"x" * 2, MORE)], 200))
+
+
+@pytest.mark.parametrize(("room", "limit", "given_up"), [(3, 100, NoRoom), (100, 3, MessageTooLong)])
+def test_a_message_that_is_given_up_is_held_no_more(room: int, limit: int, given_up: type[Exception]) -> None:
+    """Its client may delay the close for long."""
+    told: list[int] = []
+
+    def hold(count: int) -> bool:
+        told.append(count)
+        return count <= room
+
+    with pytest.raises(given_up):
+        asyncio.run(read([(b"xx", MORE)] * 100, limit, hold))
+    assert told[-1] == 0
 
 
 def test_to_cancel_a_reader_loses_nothing() -> None:
