@@ -103,7 +103,7 @@ def test_a_message_above_the_limit_is_not_kept() -> None:
         asyncio.run(read([(b"x" * 200, MORE), (b"x" * 2, MORE)], 200))
 
 
-@pytest.mark.parametrize(("room", "limit", "given_up"), [(3, 100, NoRoom), (100, 3, MessageTooLong)])
+@pytest.mark.parametrize(("room", "limit", "given_up"), [(3, 1000, NoRoom), (1000, 150, MessageTooLong)])
 def test_a_message_that_is_given_up_is_held_no_more(room: int, limit: int, given_up: type[Exception]) -> None:
     """Its client may delay the close for long."""
     told: list[int] = []
