@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,9 @@ CUT_S = 22.0
 """More than TCP's own limit for a silent peer (`transport.SILENCE_S`)."""
 PAUSE_S = 12.0
 """More than a proxy may be silent (`proxies.SILENT_S`)."""
+
+STARTS = 5 if "NODES_ALL" in os.environ else 1
+"""How often an instance is started on each node."""
 
 BACKENDS = """
     import os
@@ -57,13 +61,14 @@ def running(cluster: Cluster) -> Iterator[Running]:
     assert status == 0, printed
 
 
+@pytest.mark.usefixtures("running")  # so that both nodes have directories of another instance
 def test_an_instance_starts_on_the_node_of_its_start_each_time(cluster: Cluster) -> None:
     """Ray alone would place the controller on either node."""
-    for _ in range(4):
-        running = start_instance(cluster, cluster.head, "--name", "again", "--port", "0")
-        found = json.loads(cluster.head.path(running.address).read_text())
-        assert found["controller"][2][0] == cluster.head.address
-        assert cluster.head.command("shutdown", "--name", "again", environment=LOGGED_IN)[0] == 0
+    for host in [cluster.head, cluster.worker] * STARTS:
+        running = start_instance(cluster, host, "--name", "again", "--port", "0")
+        found = json.loads(host.path(running.address).read_text())
+        assert found["controller"][2][0] == host.address
+        assert host.command("shutdown", "--name", "again", environment=running.environment)[0] == 0
 
 
 def test_a_replica_on_another_node_calls_back(running: Running) -> None:
@@ -139,6 +144,39 @@ def test_a_pause_of_rays_control_plane_ends_nothing(running: Running) -> None:
         gcs.resume()
     assert settled(running) == "ready"
     time.sleep(proxies.WATCH_S * 2)  # the looks that follow the pause
+    assert serving_processes(cluster) == before
+
+
+def test_a_killed_controller_comes_back_and_adopts(running: Running) -> None:
+    """A web worker that knew it manages the instance again; what served goes on."""
+    cluster = running.cluster
+    before = serving_processes(cluster)
+    program = """
+        import sys
+        import time
+        import serve_bridge as serve
+        client = serve.connect(sys.argv[1])
+        print(client.list_backends() != {}, flush=True)
+        sys.stdin.readline()
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            try:
+                print(client.list_backends() != {}, client.get_handle("where").call())
+                break
+            except serve.NotConnected:
+                pass
+    """
+    with cluster.web.start_python(program, running.web_address) as web:
+        assert web.stdin is not None
+        assert web.stdout is not None
+        assert web.stdout.readline() == "True\n"
+        (controller,) = cluster.head.processes("ControllerActor")
+        controller.kill()
+        controller.wait()
+        web.stdin.write("\n")
+        web.stdin.flush()
+        assert web.stdout.readline() == "True worker\n"
+    assert settled(running) == "ready"
     assert serving_processes(cluster) == before
 
 
