@@ -60,6 +60,7 @@ class Controller:
             directory=settings.directory,
             tcp_host=settings.tcp_host,
             on_change=self._fleet_changed,
+            on_end=self._replica_ended,
         )
         self._proxies = Proxies(
             runtime,
@@ -414,7 +415,10 @@ class Controller:
         return [*own, *http_differences(self._settings.http, http)]
 
     def _describe(self, backend: Backend) -> dict[str, Any]:
-        """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin."""
+        """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin.
+
+        Of a replica that was lost in the last minute "last_end" says how its process has ended.
+        """
         replicas = {r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name}
         setbacks = self._repairs.setbacks[backend.name]
         ready = self._fleet.of(backend.name, _READY)
@@ -424,8 +428,9 @@ class Controller:
         return {
             "wanted": backend.config.num_replicas,
             "replicas": replicas,
-            "failure": setbacks.reason if setbacks.reason and (short or (setbacks.recent() and not over)) else None,
+            "failure": (setbacks.reason or None) if short or (setbacks.is_news() and not over) else None,
             "failed": setbacks.failed() and not over,
+            "last_end": setbacks.last_end(),
             **_of_origin(backend.origin),
             "fingerprint": backend.origin.fingerprint if backend.origin is not None else "",
             "declared": list(backend.origin.declared) if backend.origin is not None else [],
@@ -495,6 +500,11 @@ class Controller:
             self._repairs.setbacks[replica.backend].note(f"replica {replica.id} died as soon as it was ready")
         self._spawn(self._record.publish())
         self._repairs.begin(replica.backend)
+
+    def _replica_ended(self, replica: Replica, how: str) -> None:
+        """A replica was lost, and now it is known how its process has ended."""
+        soon = " as soon as it was ready" if replica.crashed() else ""
+        self._repairs.setbacks[replica.backend].tell(f"replica {replica.id} ended with {how}{soon}")
 
     async def _proxies_changed(self) -> None:
         """A proxy has come: routers may ask it where the controller is, and a successor must know it."""

@@ -116,14 +116,19 @@ class Fleet:
         directory: str,
         tcp_host: str | None,
         on_change: Callable[[Replica], None],
+        on_end: Callable[[Replica, str], None],
     ) -> None:
-        """*on_change* is called with a replica that was lost or changed its health."""
+        """*on_change* is called with a replica that was lost or changed its health.
+
+        *on_end* is called with one that was lost, and how its process has ended, once that is known.
+        """
         self._runtime = runtime
         self._key = key
         self._generation = generation
         self._directory = directory
         self._tcp_host = tcp_host
         self._on_change = on_change
+        self._on_end = on_end
         self._tasks: set[asyncio.Task[None]] = set()
         self._instance: Instance | None = None
         self.replicas: dict[str, Replica] = {}
@@ -421,9 +426,17 @@ class Fleet:
             return
         replica.take(ReplicaEvent.DIED)
         self._forget(replica)
-        self._spawn(self._runtime.stop(replica.id))
+        self._spawn(self._bury(replica))
         _logger.warning("replica %s of backend %r died", replica.id, replica.backend)
         self._on_change(replica)
+
+    async def _bury(self, replica: Replica) -> None:
+        """Find out how *replica* has ended, and see that nothing of it runs on."""
+        how = await self._runtime.explain_end(replica.id)
+        await self._runtime.stop(replica.id)
+        if how:
+            _logger.warning("replica %s of backend %r ended with %s", replica.id, replica.backend, how)
+            self._on_end(replica, how)
 
     async def _catch_up(self, replica: Replica) -> None:
         """Let *replica* have the options that it missed while it could not be reached."""

@@ -18,7 +18,7 @@ class Setbacks:
     """How often a backend's replicas could not start of late, and how long to wait before the next try.
 
     Attributes:
-        reason: Why the last one could not; empty if none.
+        reason: Why the last one could not, or how the last replica that died has ended; empty if none.
     """
 
     FORGIVEN_S: Final = 60.0
@@ -30,12 +30,26 @@ class Setbacks:
         self._clock = clock
         self._count = 0
         self._last = 0.0
+        self._told = 0.0
+        self._end = ""
 
     def note(self, reason: str) -> None:
         """Count one more."""
         self._count = self.recent() + 1
         self._last = self._clock()
         self.reason = reason
+
+    def tell(self, reason: str) -> None:
+        """Give the *reason* why a replica was lost, which may have been counted already."""
+        self.reason, self._end, self._told = reason, reason, self._clock()
+
+    def last_end(self) -> str | None:
+        """Return why a replica was lost of late; None if none was."""
+        return self._end if self._end and self._clock() - self._told <= self.FORGIVEN_S else None
+
+    def is_news(self) -> bool:
+        """Whether `reason` is recent."""
+        return bool(self.recent() or self.last_end())
 
     def delay_s(self) -> float:
         """Return how long the next try should wait: nothing at first, then ever longer, with jitter."""

@@ -65,6 +65,10 @@ class Runtime(Protocol):
         """Return whether the replica or proxy *name* has ended for certain; False if that is not known in time."""
         ...
 
+    async def explain_end(self, name: str) -> str:
+        """Return how the process of replica *name* has ended, such as "exit code 3"; "" if it runs or is not known."""
+        ...
+
     async def used_s(self, name: str) -> float | None:
         """Return how many seconds of processor time the loop of proxy *name* has used; None if it cannot be asked.
 

@@ -91,6 +91,10 @@ class LocalRuntime:
         """Return whether the thread of *name* has ended."""
         return name not in self._running
 
+    async def explain_end(self, name: str) -> str:
+        """Return nothing: a replica's process is this one."""
+        return ""
+
     async def used_s(self, name: str) -> float | None:
         """Return how many seconds of processor time the thread of *name* has used; None if it has ended."""
         found = self._running.get(name)

@@ -204,17 +204,47 @@ def test_a_backend_that_calls_os_exit_is_replaced(serving: Serving) -> None:
     assert wait_until(lambda: answer_of(handle)) == "alive"
 
 
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda: os._exit(3), "exit code 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "SIGKILL"),
+    ],
+    ids=["os._exit", "SIGKILL"],
+)
+def test_status_says_how_a_replica_has_ended(
+    client: serve.Client, serving: Serving, end: Callable[[], None], told: str
+) -> None:
+    """With its exit code or its signal, after it was replaced too; forked children of its own mean nothing."""
+
+    def backend(request: Any) -> str:
+        if request.data == "end":
+            end()
+        child = os.fork()
+        if child == 0:
+            os._exit(9)
+        os.waitpid(child, 0)
+        return "alive"
+
+    served = serving(backend)
+    assert served.handle.call() == "alive"
+    with pytest.raises(serve.ReplicaDied):
+        served.handle.call("end")
+    assert wait_until(lambda: answer_of(served.handle)) == "alive"
+    wait_until(lambda: told in (client.status()["backends"][served.name]["last_end"] or ""))
+
+
 def test_a_constructor_that_calls_os_exit_is_reported(client: serve.Client, serving: Serving) -> None:
-    """Within its time, and the name is free again."""
+    """Within its time, with its exit code, and the name is free again."""
 
     class Leaves:
         def __init__(self) -> None:
-            os._exit(1)
+            os._exit(4)
 
         def __call__(self, request: Any) -> None: ...
 
     name = serving.name()
-    with pytest.raises(serve.BackendStartError, match="process ended"):
+    with pytest.raises(serve.BackendStartError, match="process ended while it started: exit code 4"):
         client.create_backend(name, Leaves)
     client.create_backend(name, backends.version_1)
 

@@ -19,6 +19,7 @@ from serve_bridge.extras import require_proxy
 from serve_bridge.instance import directory_here
 from serve_bridge.loop_thread import thread_used_s
 from serve_bridge.messages import ReplicaAddress
+from serve_bridge.runtimes.ray.exits import note_exits, note_key
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls
@@ -27,6 +28,7 @@ from serve_bridge.wire.auth import Key
 share_class_register()
 
 NAMESPACE: Final = "serve_bridge"
+KV_NAMESPACE: Final = b"serve_bridge"
 PULSE: Final = "pulse"
 """Concurrency group of the calls that a proxy answers while its loop is busy."""
 MAX_CONCURRENCY: Final = 100_000
@@ -80,6 +82,11 @@ class ReplicaActor:
         log_to_stderr()
         spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, node))
         self._replica = Replica(spec, key, has_process=True)
+        note_exits(note_key(spec.instance.generation, spec.replica), KV_NAMESPACE)  # before user code is loaded
+
+    async def place(self) -> tuple[str, int]:
+        """Return the node and the process that this replica has."""
+        return own_node(), os.getpid()
 
     async def start(self) -> ReplicaAddress:
         """Construct the user's code and listen; return where."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -18,6 +20,7 @@ from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Store
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
+    KV_NAMESPACE,
     NAMESPACE,
     PULSE,
     ProxyActor,
@@ -29,11 +32,13 @@ from serve_bridge.runtimes.ray.actors import (
     own_node,
     user_error,
 )
+from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
 
 ANSWER_S: Final = 5.0
-_KV_NAMESPACE: Final = b"serve_bridge"
+_EXIT_CODE: Final = re.compile(r"[Ee]xit code:? (\d+)")
+"""How Ray words the exit code of a worker that has ended by itself."""
 
 
 class KVStore:
@@ -48,20 +53,20 @@ class KVStore:
     async def put(self, key: str, value: bytes) -> None:
         """Keep *value*."""
         await asyncio.to_thread(
-            internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=_KV_NAMESPACE
+            internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=KV_NAMESPACE
         )
 
     async def get(self, key: str) -> bytes | None:
         """Return what is kept."""
         found: bytes | None = await asyncio.to_thread(
-            internal_kv._internal_kv_get, self._key(key), namespace=_KV_NAMESPACE
+            internal_kv._internal_kv_get, self._key(key), namespace=KV_NAMESPACE
         )
         return found
 
     async def delete(self, prefix: str) -> None:
         """Forget what begins with *prefix*."""
         await asyncio.to_thread(
-            internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=_KV_NAMESPACE
+            internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=KV_NAMESPACE
         )
 
     def _key(self, key: str) -> bytes:
@@ -77,6 +82,7 @@ class RayRuntime:
         self._own_node = own_node()
         self._actors: dict[str, Any] = {}
         self._placed: dict[str, Any] = {}
+        self._watches: dict[str, int] = {}
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
         """Start a replica as an actor with the user's *options*."""
@@ -86,7 +92,10 @@ class RayRuntime:
         try:
             actor = new_actor(ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
-            self._placed[spec.replica] = actor.__ray_ready__.remote()
+            self._placed[spec.replica] = actor.place.remote()
+            node, process = await self._placed[spec.replica]
+            if node == self._own_node and (watch := watched(process)) is not None:
+                self._watches[spec.replica] = watch
             address: ReplicaAddress = await actor.start.remote()
         except RayTaskError as error:
             cause = user_error(error)
@@ -94,7 +103,8 @@ class RayRuntime:
                 raise cause from None
             raise BackendStartError(spec.backend, f"{type(cause).__name__}: {cause}", str(error)) from None
         except RayActorError as error:
-            raise BackendStartError(spec.backend, f"its process ended while it started: {_short(error)}") from None
+            why = await self.explain_end(spec.replica) or _short(error)
+            raise BackendStartError(spec.backend, f"its process ended while it started: {why}") from None
         except RuntimeEnvSetupError as error:
             reason = f"Ray cannot make the runtime_env of its ray_actor_options: {_last_line(error)}"
             raise BackendStartError(spec.backend, reason, str(error)) from None
@@ -124,6 +134,46 @@ class RayRuntime:
         """Kill the actor *name*, if it lives."""
         await asyncio.to_thread(self._kill, name)
 
+    async def explain_end(self, name: str) -> str:
+        """Return how the process of replica *name* has ended, as far as it or Ray or the kernel knows."""
+        found = ""
+        if (watch := self._watches.get(name)) is not None:
+            found = await end_of(watch)
+        if not found:
+            return await self._noted_end(name) or await self._end_by_ray(name)
+        if found.startswith("exit code") and await self._end_by_ray(name) == "signal SIGTERM":
+            return "signal SIGTERM"  # which Ray's workers catch, to end with a code
+        return found
+
+    async def _noted_end(self, name: str) -> str:
+        key = note_key(self._settings.generation, name)
+        with suppress(TimeoutError, RayError):
+            async with asyncio.timeout(ANSWER_S):
+                code = await asyncio.to_thread(internal_kv._internal_kv_get, key, namespace=KV_NAMESPACE)
+                await asyncio.to_thread(internal_kv._internal_kv_del, key, namespace=KV_NAMESPACE)
+                return described(int(code)) if code else ""
+        return ""
+
+    async def _end_by_ray(self, name: str) -> str:
+        actor = self._actors.get(name)
+        if actor is None:
+            return ""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await actor.place.remote()
+        except RayActorError as error:
+            text = str(error)
+            if "SIGTERM" in text:
+                return "signal SIGTERM"
+            code = _EXIT_CODE.search(text)
+            if code is not None:
+                return described(int(code[1]))
+            if "connection error code 2" in text:
+                return "a signal such as SIGKILL, which the kernel sends when memory runs out, or a crash"
+        except (RayError, TimeoutError):
+            pass
+        return ""
+
     async def has_ended(self, name: str) -> bool:
         """Return whether Ray says that the actor *name* has ended, as it does when its node has gone."""
         try:
@@ -151,6 +201,8 @@ class RayRuntime:
     def _kill(self, name: str) -> None:
         actor = self._actors.pop(name, None)
         self._placed.pop(name, None)
+        if (watch := self._watches.pop(name, None)) is not None:
+            os.close(watch)
         with suppress(ValueError, RayError):  # it has gone
             ray.kill(self._find(name) if actor is None else actor, no_restart=True)
 
