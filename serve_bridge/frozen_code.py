@@ -7,9 +7,13 @@ Rule 2: a failure names the path to what cannot be pickled and its type; the cal
 
 from __future__ import annotations
 
+import contextlib
 import io
+import pickle
+import sys
 import types
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import cloudpickle
@@ -46,8 +50,24 @@ class FrozenCode(msgspec.Struct, frozen=True, array_like=True):
 
     def thaw(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return code, arguments and keyword arguments; they must be trusted."""
-        code: tuple[Any, tuple[Any, ...], dict[str, Any]] = cloudpickle.loads(self.pickled)
+        code: tuple[Any, tuple[Any, ...], dict[str, Any]] = _Unpickler(io.BytesIO(self.pickled)).load()
         return code
+
+
+class _Unpickler(pickle.Unpickler):
+    """pickle's, which does not wait for a module that another thread imports.
+
+    A module may create a backend of its own function while it is imported, as `uvicorn main:app` imports `main`. With
+    the local runtime its thread waits for the replica, and the replica would wait for the end of the import.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what is called *name* in *module*."""
+        loaded = sys.modules.get(module)
+        if loaded is not None and getattr(getattr(loaded, "__spec__", None), "_initializing", False):
+            with contextlib.suppress(AttributeError):
+                return attrgetter(name)(loaded)
+        return super().find_class(module, name)
 
 
 _decode: Final = msgspec.msgpack.Decoder(FrozenCode).decode

@@ -38,7 +38,7 @@ read it as the variable HTTP_PROXY."""
 CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 """Request fields that belong to the web application and its user."""
 
-FORWARDING: Final = (b"x-forwarded-", b"forwarded")
+FORWARDING: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")
 """How the names of the request fields begin that tell where a request came from."""
 
 NO_TRAILERS: Final = (

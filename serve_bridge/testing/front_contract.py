@@ -61,6 +61,7 @@ CLAIMS: Final = {
     "x-forwarded-proto": "https",
     "x-forwarded-host": "evil.example",
     "x-forwarded-prefix": "/evil",
+    "x-real-ip": "10.9.8.7",
     "forwarded": "for=10.9.8.7;proto=https;host=evil.example",
 }
 """Headers in which a client says where it comes from."""

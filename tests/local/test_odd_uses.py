@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import os
 import pickle
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -222,8 +224,10 @@ def test_what_a_crash_left_does_not_keep_an_instance_from_starting() -> None:
 
 
 def _in_a_process(code: str) -> subprocess.CompletedProcess[str]:
+    # On a busy machine asyncio's debug mode warns of each step of a loop that took long.
+    quiet = "import logging; logging.getLogger('asyncio').setLevel(logging.ERROR)\n"
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", quiet + code],
         capture_output=True,
         text=True,
         timeout=60,
@@ -240,6 +244,24 @@ def test_handles_that_arrive_share_one_client(odd: serve.Handle) -> None:
         "print(threading.active_count())\n"
     )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("2\n", "", 0)
+
+
+def test_a_module_may_create_backends_while_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: serve.Client
+) -> None:
+    """As a web server imports the module of its application; the replica does not wait for the end of that."""
+    (tmp_path / "odd_importing.py").write_text(
+        "import serve_bridge as serve\n"
+        "def answer(request): return 'answered'\n"
+        f"client = serve.connect({local.address!r})\n"
+        "client.create_backend('odd-importing', answer, config={'start_timeout_s': 20})\n"
+        "client.create_endpoint('odd-importing', backend='odd-importing')\n"
+        "answered = client.get_handle('odd-importing').call()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("odd_importing").answered == "answered"
+    local.delete_endpoint("odd-importing")
+    local.delete_backend("odd-importing")
 
 
 def test_a_half_read_stream_at_exit_is_silent() -> None:
