@@ -259,7 +259,7 @@ def _make(client: Management, planned: Plan, backends: Mapping[str, Backend], un
         except Exception as error:  # whatever it is, the user must learn how far the deployment has come
             why = str(error) or type(error).__name__
             with contextlib.suppress(Exception):  # the error that the user needs is the first one
-                client.operate("note_deployment", replace(now, failure=why))
+                client.operate("note_deployment", replace(now, failure=why.splitlines()[0]))  # no traceback
             raise DeploymentError(", ".join(titles), why, done, left) from error
         done += titles
 

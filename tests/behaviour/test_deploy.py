@@ -380,6 +380,7 @@ def test_a_deployment_that_failed_is_shown_until_the_next(client: serve.Client, 
     (shown,) = unfinished(client, "tests")
     assert shown["begun"] == ["create backend broken"]
     assert "no model" in shown["failure"]
+    assert "\n" not in shown["failure"]
     assert deployed(backend()) == ["create backend", "create endpoint", "delete backend"]
     assert unfinished(client, "tests") == []
 
