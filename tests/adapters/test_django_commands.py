@@ -190,7 +190,7 @@ def test_check_names_what_is_missing(own: serve.Client, shop: Path) -> None:
     out = StringIO()
     with site(own, SERVE_BRIDGE={"ROUTES": {"prices/": "prices"}}), pytest.raises(CommandError):
         call_command("serve_bridge", "check", stdout=out)
-    assert "ROUTES['prices/']: there is no endpoint 'prices'" in out.getvalue()
+    assert "ROUTES['prices/']: no endpoint 'prices'" in out.getvalue()
     assert "to deploy: create backend shop-prices" in out.getvalue()
 
 

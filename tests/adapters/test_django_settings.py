@@ -61,6 +61,19 @@ def test_what_is_wrong_is_an_error_that_names_it(setting: Any, number: str, said
     assert said in messages[number]
 
 
+def test_the_hint_of_an_unknown_key_lists_the_keys() -> None:
+    """A key may be near to none of them, or to the wrong one."""
+    with override_settings(SERVE_BRIDGE={"ADRESS": 1}, MIDDLEWARE=[MIDDLEWARE]):
+        hints = [message.hint for message in run_checks(tags=["serve_bridge"])]
+    assert hints == ["The keys are: ADDRESS, NAME, TIMEOUT_S, RUNTIME, ASYNC, ROUTES."]
+
+
+def test_a_wrong_runtime_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the variable may be."""
+    monkeypatch.setenv(RUNTIME_VARIABLE, "ray")
+    assert "SERVE_BRIDGE_RUNTIME must be unset or 'local', got 'ray'" in found({})["E003"]
+
+
 def test_all_that_is_wrong_is_told() -> None:
     """Not only the first."""
     with override_settings(SERVE_BRIDGE={"NAM": 1, "ROUTES": {"a/": 1, "b/": 2, "ok/": "e"}}, MIDDLEWARE=[MIDDLEWARE]):

@@ -657,3 +657,16 @@ def test_a_form_with_a_token_is_forwarded(protected: Flask) -> None:
     answer = http.post("/echo", data={"csrf_token": token, "x": "1"})
     assert answer.json is not None
     assert answer.json["body"] == f"csrf_token={token}&x=1"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: ServeBridge(backends="backends"), serve.ConfigError, "backends must be a list, got 'backends'"),
+        (lambda: ServeBridge("shop"), TypeError, "ServeBridge takes a Flask app"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_argument_of_the_extension_is_named(make: Any, error: type[Exception], text: str) -> None:
+    """Where it is given, not with the first request."""
+    with pytest.raises(error, match=text):
+        make()

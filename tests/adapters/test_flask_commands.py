@@ -172,7 +172,7 @@ def test_check_finds_endpoints_that_are_not_there(deployed: Flask) -> None:
     """Behind decorated views too."""
     deployed.add_url_rule("/nobody", view_func=ServeBridge().view("nobody"))
     result = run(deployed, "check")
-    assert (result.exit_code, "error: view 'serve_bridge_nobody' forwards to endpoint" in result.output) == (1, True)
+    assert (result.exit_code, "error: view 'serve_bridge_nobody' forwards to an endpoint" in result.output) == (1, True)
 
 
 def test_check_finds_the_views_of_blueprints(deployed: Flask) -> None:
@@ -182,8 +182,10 @@ def test_check_finds_the_views_of_blueprints(deployed: Flask) -> None:
     deployed.register_blueprint(outer)
     deployed.add_url_rule("/partial", "partial", partial(ServeBridge().view("noone"), x=1))
     output = run(deployed, "check").output
-    assert "error: view 'outer.inner.nobody' forwards to endpoint 'nobody'" in output
-    assert "error: view 'partial' forwards to endpoint 'noone'" in output
+    assert (
+        "error: view 'outer.inner.nobody' forwards to an endpoint that does not exist: no endpoint 'nobody'" in output
+    )
+    assert "error: view 'partial' forwards to an endpoint that does not exist: no endpoint 'noone'" in output
 
 
 def test_check_finds_what_is_not_deployed(instance: serve.Client) -> None:

@@ -15,6 +15,7 @@ from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_list
 
 import serve_bridge as serve
+from serve_bridge.config import ENGINE_OPTIONS, RAY_OPTIONS
 from serve_bridge.runtimes.ray.submitter import _too_large
 from tests.behaviour import backends
 from tests.programs import run_program, start_program
@@ -421,3 +422,11 @@ def test_start_starts_a_cluster_where_it_joins_none(monkeypatch: pytest.MonkeyPa
         print(ray.is_initialized())
     """
     assert run_program(program) == "own cluster True\nFalse\n"
+
+
+def test_the_known_actor_options_are_those_of_ray(ray_cluster: Any) -> None:
+    """An option of a newer Ray would otherwise be refused as unknown."""
+    with pytest.raises(ValueError, match="no_such_option") as raised:
+        ray_cluster.remote(Serving).options(no_such_option=1)
+    listed = re.findall(r"'(\w+)'", str(raised.value).partition("Valid ones")[2])
+    assert set(listed) == {*RAY_OPTIONS, *ENGINE_OPTIONS}

@@ -13,7 +13,7 @@ from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
 from serve_bridge.deployment import deploy
-from serve_bridge.errors import ServeBridgeError
+from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.monkey_patches import patched_by
 
 _KILLED_AFTER_S: Final = 30.0  # gunicorn's default
@@ -76,11 +76,8 @@ def _of_endpoints(app: Flask, client: Client) -> Iterator[Finding]:
     known = client.list_endpoints()
     for name, route in _forwarded(app).items():
         if route.endpoint not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            yield Finding(
-                "error",
-                f"view {name!r} forwards to endpoint {route.endpoint!r}, which the instance has not; known: {listed}",
-            )
+            missing = EndpointNotFound(route.endpoint, known)
+            yield Finding("error", f"view {name!r} forwards to an endpoint that does not exist: {missing}")
 
 
 def _of_declarations(app: Flask, bridge: FlaskBridge, client: Client) -> Iterator[Finding]:

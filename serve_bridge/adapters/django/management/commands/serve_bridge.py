@@ -23,6 +23,7 @@ from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, opti
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
+from serve_bridge.errors import EndpointNotFound
 
 
 class Command(BaseCommand):
@@ -116,10 +117,10 @@ def _call(client: Client, given: Mapping[str, Any]) -> Report:
 def _check(client: Client, _: Mapping[str, Any]) -> Report:
     known = client.list_endpoints()
     missing = {spec.pattern: spec.endpoint for spec in options().routes if spec.endpoint not in known}
-    lines = [f"ROUTES[{pattern!r}]: there is no endpoint {endpoint!r}" for pattern, endpoint in missing.items()]
+    lines = [f"ROUTES[{pattern!r}]: {EndpointNotFound(endpoint, known)}" for pattern, endpoint in missing.items()]
     others = {url.path: url.route.endpoint for url in forwarded_urls() if not url.is_listed}
     urls = {path: endpoint for path, endpoint in others.items() if endpoint not in known}
-    lines += [f"URL {path!r}: there is no endpoint {endpoint!r}" for path, endpoint in urls.items()]
+    lines += [f"URL {path!r}: {EndpointNotFound(endpoint, known)}" for path, endpoint in urls.items()]
     found = declared()
     changes = commands.deploy(client, found, project=project(), dry_run=True).data["changes"] if found else []
     lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
