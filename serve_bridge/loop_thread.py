@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import uvloop
 
 from serve_bridge.monkey_patches import check_not_patched
 
 _Result = TypeVar("_Result")
+DESCRIPTORS: Final = 12
+"""How many a loop takes at most before it has a connection: two pipes for signals, one for other threads, epoll."""
 
 
 class LoopThread:
@@ -25,8 +28,10 @@ class LoopThread:
 
         Raises:
             ConfigError: The process has no real threads, so the loop would block all of it.
+            OSError: It lacks file descriptors for a loop.
         """
         check_not_patched()
+        _check_room()
         self.loop = uvloop.new_event_loop()
         # An empty context: what the thread that starts a replica knows is not the replica's.
         context = contextvars.Context()
@@ -83,3 +88,14 @@ def thread_used_s(thread: threading.Thread) -> float | None:
     if not thread.is_alive() or thread.ident is None or not hasattr(time, "pthread_getcpuclockid"):
         return None
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
+def _check_room() -> None:
+    """Raise OSError if a loop has not room for its descriptors: libuv would end the process (abort) then."""
+    opened: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

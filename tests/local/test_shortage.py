@@ -114,3 +114,36 @@ def test_idle_connections_are_given_back_for_new_ones(situation: str, address: s
 def test_a_call_without_a_descriptor_fails_and_the_replicas_stay(address: str) -> None:
     """The error names the shortage; as soon as there are descriptors, calls go on."""
     assert run_program(f"{CALLER}{NOTHING_IDLE}\n    print('well')\n", address) == "well\n"
+
+
+FIRST_USE = """
+    import os, resource, sys
+    import serve_bridge as serve
+    from serve_bridge.adapters.lasting_client import LastingClient
+
+    link = LastingClient(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(3):  # the file, its probe and the loop need one more each time
+        try:
+            link.client().routing_table()
+        except serve.ServeBridgeError as error:
+            assert error.http_status == 503, error
+        else:
+            raise AssertionError("it has found descriptors")
+        os.close(taken.pop())
+    for descriptor in taken:
+        os.close(descriptor)
+    assert link.get_handle("e").call("well") == "well"
+    print("well")
+"""
+
+
+def test_an_app_whose_first_use_finds_no_descriptor_answers_503_until_there_is_one(address: str) -> None:
+    """The instance's file is not to blame, and neither is the instance."""
+    assert run_program(FIRST_USE, address) == "well\n"
