@@ -252,3 +252,34 @@ def test_remote_needs_ray_in_this_process(client: serve.Client, echo: Served) ->
             print("handle.call()" in str(error), handle.call(2))
     """
     assert run_program(program, client.address, echo.name) == "True 2\n"
+
+
+def test_an_argument_that_cannot_be_pickled_is_named_by_its_path(
+    ray_cluster: Any, client: serve.Client, echo: Served
+) -> None:
+    """As with call, and from an asynchronous handle too; an ObjectRef beside it is no obstacle."""
+    data = {"ref": ray_cluster.put(1), "deep": [0, threading.Lock()]}
+    told = r"the data of the call cannot be pickled: data\['deep'\]\[1\] is a _thread.lock$"
+    with pytest.raises(serve.SerializationError, match=told):
+        echo.handle.remote(data)
+    with pytest.raises(serve.SerializationError, match=told):
+        asyncio.run(client.get_handle(echo.name, sync=False).remote(data))
+    with pytest.raises(
+        serve.SerializationError, match=r"the argument 'x' of the call cannot be pickled: x is a _thread"
+    ):
+        echo.handle.remote(1, x=threading.Lock())
+
+
+class Locked:
+    """Returns what cannot be pickled."""
+
+    def __call__(self, request: Any) -> Any:
+        """Return a lock."""
+        return threading.Lock()
+
+
+def test_a_result_that_cannot_be_pickled_is_named(ray_cluster: Any, serving: Serving) -> None:
+    """With its class."""
+    served = serving(Locked)
+    with pytest.raises(TypeError, match="lock"):
+        ray_cluster.get(served.handle.remote(), timeout=20)
