@@ -24,6 +24,8 @@ from serve_bridge.proxy.request_head import (
 __all__ = ["RequestFramer"]
 
 CHUNK_EXTENSION_BYTES: Final = 256
+CHUNK_LINE_BYTES: Final = CHUNK_EXTENSION_BYTES + 17
+"""Upper limits for the extension of a chunk and for the whole line before its data, in bytes."""
 MOST_CHUNKS: Final = 64
 """Upper limit for the number of chunks that are handed out as one piece."""
 
@@ -254,7 +256,7 @@ class RequestFramer:
         """Return the data of the good chunks that are here whole, at most `MOST_CHUNKS`, in one piece."""
         buffer, end, start, left = self._buffer, len(self._buffer), self._start, self._body_left
         data: list[bytes | bytearray] = []
-        while len(data) < MOST_CHUNKS and (found := _CHUNK_LINE.match(buffer, start)):
+        while len(data) < MOST_CHUNKS and (found := _CHUNK_LINE.match(buffer, start, start + CHUNK_LINE_BYTES)):
             size, extension = int(found[1], 16), len(found[2])
             data_start, data_end = found.end(), found.end() + size
             left -= size + extension
@@ -274,7 +276,7 @@ class RequestFramer:
 
     def _chunk_size(self) -> bool:
         """Take the line before a chunk; return whether it is here."""
-        line = self._line(CHUNK_EXTENSION_BYTES + 17, Refusal(400, "a chunk extension is too long"))
+        line = self._line(CHUNK_LINE_BYTES, Refusal(400, "a chunk extension is too long"))
         if line is None:
             return False
         found = _CHUNK_LINE.fullmatch(line)

@@ -182,6 +182,16 @@ def test_small_chunks_leave_as_one() -> None:
     assert (framer.next_piece(), framer.at_head) == (b"", True)
 
 
+def test_a_quoted_chunk_extension_may_hold_escapes() -> None:
+    """RFC 9110 section 5.6.4 lets a quoted string hold them, and bytes above ASCII."""
+    framer = RequestFramer(LIMITS)
+    framer.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    framer.next_piece()
+    framer.receive(b'1;b="c;\\"d\\\\\xe9" ;e=f\r\na\r\n0\r\n\r\n')
+    assert framer.next_piece() == b"a"
+    assert (framer.next_piece(), framer.at_head) == (b"", True)
+
+
 def test_one_piece_holds_a_limited_number_of_chunks() -> None:
     """A client chooses how many fit in one read, and others wait while they are cut out."""
     framer = RequestFramer(LIMITS)
