@@ -187,7 +187,7 @@ def test_a_quoted_chunk_extension_may_hold_escapes() -> None:
     framer = RequestFramer(LIMITS)
     framer.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     framer.next_piece()
-    framer.receive(b'1;b="c;\\"d\\\\\xe9" ;e=f\r\na\r\n0\r\n\r\n')
+    framer.receive(b'1;b="c;\\"d\\\\\xe9";e=f\r\na\r\n0\r\n\r\n')
     assert framer.next_piece() == b"a"
     assert (framer.next_piece(), framer.at_head) == (b"", True)
 
