@@ -57,6 +57,7 @@ class Request:
 
     idempotent: bool
     timeout_s: float = FOREVER_S
+    limit_s: float = FOREVER_S
     retried: bool = False
     endpoint: str = "e"
     kind: Kind = Kind.CALL
