@@ -401,7 +401,7 @@ class Fleet:
         """The replica's connection closed, or it said goodbye because it drains."""
         if not connection.closed or replica.state in (ReplicaState.DRAINING, ReplicaState.STOPPED):
             return
-        if replica.state is ReplicaState.STARTING:  # whoever launches it learns it there
+        if replica.state is ReplicaState.STARTING:  # the launch that waits for it learns it there
             replica.take(ReplicaEvent.DIED)
             self._forget(replica)
             self._spawn(self._runtime.stop(replica.id))

@@ -98,7 +98,7 @@ class BodyTooLarge(Refused):
 
 
 class LengthRequired(Refused):
-    """Nobody can tell where the body ends."""
+    """The end of the body cannot be known."""
 
     http_status = 411
 

@@ -31,7 +31,7 @@ _RUNTIME_VARIABLE: Final = "XDG_RUNTIME_DIR"
 
 
 class UnusableFile(ConfigError):
-    """What lies at an address is no file by which an instance may be joined."""
+    """The file at an address is not one by which an instance may be joined."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ def claim_directory(name: str, generation: str) -> Claim:
     except OSError as error:
         if not os.environ.get(_RUNTIME_VARIABLE):
             raise OSError(
-                f"{error}; or set {_RUNTIME_VARIABLE} to a directory of this user that nobody else can enter, such as "
+                f"{error}; or set {_RUNTIME_VARIABLE} to a directory of this user that others cannot enter, such as "
                 f"/run/user/{os.geteuid()}, or {Path.home() / '.cache' / 'serve_bridge'}"
             ) from None
         raise OSError(

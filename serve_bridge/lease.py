@@ -43,7 +43,7 @@ class Lease:
 
     @property
     def is_lapsing(self) -> bool:
-        """Whether nobody holds on, so that the instance is about to end."""
+        """Whether no process holds it, so that the instance is about to end."""
         return self._end is not None
 
     def _ended(self) -> None:

@@ -60,7 +60,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Order:
-    """What a deployment was asked for, beside the declarations.
+    """The options of a deployment, beside the declarations.
 
     Attributes:
         project: The owner of the deployment.

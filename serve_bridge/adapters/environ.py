@@ -41,7 +41,7 @@ def scope_of(environ: Mapping[str, Any]) -> Scope:
 
 
 def body_of(environ: Mapping[str, Any]) -> Readable:
-    """Return the body of the request as the server gives it; reading it raises `Refused` if nobody knows its end."""
+    """Return the body of the request as the server gives it; reading it raises `Refused` if its end cannot be known."""
     if is_terminated(environ) or "HTTP_TRANSFER_ENCODING" not in environ:
         body: Readable = environ["wsgi.input"]
         return body

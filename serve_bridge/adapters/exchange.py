@@ -236,7 +236,7 @@ async def fail(outcome: Outcome, scope: Scope, send: Send, *, handled: bool = Tr
 
 
 def http_exception(outcome: Outcome) -> HTTPException:
-    """Return the exception that stands for a failed *outcome* in an application, and log what nobody reports."""
+    """Return the exception that stands for a failed *outcome*, and log it unless the framework will."""
     report(outcome, raised=outcome.status >= _REPORTED)
     headers = {name: value for name, value in outcome.text_headers if name in _RAISED}
     # With a text of its own: Starlette before 1.7 raises ValueError for a status that it has no text for, such as 499.

@@ -440,7 +440,7 @@ class EdgeProtocol(asyncio.Protocol):
             self._serve_refusal(exchange.scope, refusal)
 
     def _note(self, refusal: Refusal, request_id: str) -> None:
-        # Refusals for want of room are a warning of the buffers, one for all.
+        # The buffers log one warning for all refusals that a lack of room causes.
         level = logging.DEBUG if refusal.status == NO_ROOM else logging.INFO
         self.server_state.refusals.note(refusal, request_id, level=level)
 

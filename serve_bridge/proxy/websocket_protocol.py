@@ -149,7 +149,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()  # so that nobody takes the answer for whole
         elif not self.handshake_complete:
             self.send_500_response()
-        while not self.queue.empty():  # nobody takes these any more
+        while not self.queue.empty():  # no reader takes these any more
             self.queue.get_nowait()
         if self.close_timer is None:
             self.transport.close()

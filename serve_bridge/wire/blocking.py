@@ -50,7 +50,7 @@ class BlockingConnection:
         """Connect, and prove each other.
 
         Raises:
-            Lost: Nobody answers there; nothing was sent. It is `Shortage` if this process lacks what it takes.
+            Lost: No process answers there; nothing was sent. It is `Shortage` if this process lacks what it takes.
             AuthenticationError: Somebody else answers there.
         """
         self.closed = False

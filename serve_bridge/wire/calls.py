@@ -161,7 +161,7 @@ async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
 async def control(
     connection: CallerConnection, name: str, *args: Any, timeout_s: float, process: str = "", **kwargs: Any
 ) -> Any:
-    """Call operation *name* of whoever listens at the other end, and return its result; *process* asks for it.
+    """Call operation *name* of the process at the other end, and return its result; *process* asks for it.
 
     Raises:
         Lost: The connection ended first; `started` says what is known.

@@ -112,7 +112,7 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
     """Connect to *address* and prove each other.
 
     Raises:
-        Lost: Nobody answers there; nothing was sent. It is `NobodyListens` if that is why, and `Shortage` if this
+        Lost: No process answers there; nothing was sent. It is `NobodyListens` if that is why, and `Shortage` if this
             process lacks what a connection takes.
         AuthenticationError: Somebody else answers there.
     """
@@ -136,7 +136,7 @@ def places_of(address: ReplicaAddress) -> list[str | tuple[str, int]]:
     """Return where to dial *address*, best first: its unix socket if one lies there, and TCP.
 
     A socket that lies there may be what a process has left that was killed, or be another host's of the same path. Then
-    nobody listens there, or somebody else does, and the next place counts.
+    no process listens there, or another one does, and the next place counts.
 
     Raises:
         NobodyListens: Neither is there.

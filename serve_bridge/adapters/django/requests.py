@@ -91,7 +91,7 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
     has_body = hasattr(request, "_body")
     if scope[BODY_LENGTH] is None and isinstance(request, WSGIRequest) and (has_body or not request._read_started):
         return server_body_of(request.META)  # without a Content-Length Django reads nothing of it
-    if has_body:  # somebody used `request.body`; a form without files is read that way too
+    if has_body:  # `request.body` was used; a form without files is read that way too
         body: bytes = request._body
         _set_length(scope, len(body))
         return body

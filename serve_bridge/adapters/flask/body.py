@@ -32,7 +32,7 @@ def body_of(request: Request, scope: Scope) -> bytes | Readable:
         RuntimeError: It was read, and is not kept.
         RequestEntityTooLarge: It is longer than the app allows.
     """
-    if not is_terminated(request.environ):  # werkzeug reads nothing of it, whoever has asked
+    if not is_terminated(request.environ):  # werkzeug reads nothing of it
         return _limited(request)
     # Looked up where werkzeug keeps them: its public accessors would read the stream.
     found = vars(request)
