@@ -555,7 +555,7 @@ def test_an_update_does_not_change_the_kind(
     code = serving(version_1)
     with pytest.raises(serve.ConfigError, match="create another"):
         client.update_backend(seen.name, version_1)
-    with pytest.raises(serve.ConfigError, match="create another"):
+    with pytest.raises(serve.ConfigError, match="needs a backend of its own"):
         client.update_backend(code.name, serve.asgi_app(applications.seen))
     assert http.get(code.route).text == "v1"
 

@@ -58,10 +58,13 @@ def move(cluster: Cluster) -> tuple[Running, list[str]]:
             return worker.stdout.readline().strip()
 
         seen = [ask("call"), ask("list")]
+        address_file = cluster.web.path(running.web_address)
+        before = address_file.read_text()
         cluster.worker.vanish()
         seen.append(ask("call"))
         wait_until(lambda: ask("list") == "['where']", timeout_s=90)
         seen.append(ask("call"))
+        wait_until(lambda: address_file.read_text() != before)
         worker.stdin.close()
     return running, seen
 

@@ -390,7 +390,8 @@ def test_without_ray_installed_the_error_says_how_to_install_it() -> None:
         print(client.get_handle("e").call())
         client.shutdown()
     """
-    assert run_program(program) == "runtime='ray' needs Ray: pip install 'serve-bridge[ray]'\nlocal works\n"
+    missing = "runtime='ray' cannot run: ray is not installed. pip install 'serve-bridge[ray]'"
+    assert run_program(program) == f"{missing}\nlocal works\n"
 
 
 def test_a_local_instance_beside_a_cluster_says_to_use_call(ray_cluster: Any, names: Any) -> None:
