@@ -36,6 +36,13 @@ LONG_LIVED = """
 """
 
 
+NEXT = """
+    import sys
+    import serve_bridge as serve
+    print(sorted(serve.connect(sys.argv[1]).list_backends()))
+"""
+
+
 @pytest.fixture(scope="module")
 def moved() -> Iterator[tuple[Running, list[str]]]:
     """An instance that was started on the second node, which then vanished; and what a web worker saw of that."""
@@ -66,24 +73,21 @@ def move(cluster: Cluster) -> tuple[Running, list[str]]:
         seen.append(ask("call"))
         wait_until(lambda: address_file.read_text() != before)
         worker.stdin.close()
+    # Here, not in its test: another test ends the instance, and their order is random.
+    seen.append(cluster.web.python(NEXT, running.web_address).strip())
     return running, seen
 
 
 def test_a_web_worker_finds_the_controller_again(moved: tuple[Running, list[str]]) -> None:
     """It asks replicas and proxies; its requests have not noticed."""
     _, seen = moved
-    assert seen == ["head", "['where']", "head", "head"]
+    assert seen[:4] == ["head", "['where']", "head", "head"]
 
 
 def test_the_next_web_worker_finds_it_by_the_copied_file(moved: tuple[Running, list[str]]) -> None:
     """The first one has corrected that."""
-    running, _ = moved
-    program = """
-        import sys
-        import serve_bridge as serve
-        print(sorted(serve.connect(sys.argv[1]).list_backends()))
-    """
-    assert running.cluster.web.python(program, running.web_address) == "['where']\n"
+    _, seen = moved
+    assert seen[4] == "['where']"
 
 
 def test_the_new_node_has_a_file_by_which_all_is_ended(moved: tuple[Running, list[str]]) -> None:
