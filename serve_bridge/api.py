@@ -61,13 +61,9 @@ def start(
         ImportError: Ray, or what a proxy needs, is missing or has a version that was not tried. The message names the
             extras to install.
     """
-    check_name("instance", name)
-    check_not_patched()
-    options = HTTPOptions.of(http_options)
-    check_certificate(options)
+    options = _checked(name, http_options)
     if runtime == "ray":
-        # Without Ray the error names what the proxy needs as well. With Ray, the proxy's own process checks that.
-        require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
+        _require_ray(options)
         from serve_bridge.runtimes.ray.start import start_instance  # late: Ray is an extra, slow to import
 
         instance, ended = start_instance(name, options, detached=bool(detached), address=address)
@@ -85,6 +81,23 @@ def start(
     return _set_current(_started_here(instance, ended, lease=runtime == "local" or not detached))
 
 
+def _checked(name: str, http_options: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+    """Check what can be checked before anything starts; return the options."""
+    check_name("instance", name)
+    check_not_patched()
+    options = HTTPOptions.of(http_options)
+    check_certificate(options)
+    return options
+
+
+def _require_ray(options: HTTPOptions) -> None:
+    """Raise ImportError if Ray is missing; the error names what the proxy needs as well.
+
+    With Ray, the proxy's own process checks what it needs.
+    """
+    require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
+
+
 def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> tuple[Client, list[str]]:
     """Start a detached instance on the Ray cluster at *address*, or join the one of that name that runs there.
 
@@ -94,9 +107,8 @@ def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> 
     Raises:
         Exception: As `start`.
     """
-    check_name("instance", name)
-    options = HTTPOptions.of(http_options)
-    require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
+    options = _checked(name, http_options)
+    _require_ray(options)
     from serve_bridge.runtimes.ray.start import running_instance  # late: as above
 
     found = running_instance(name, address)
