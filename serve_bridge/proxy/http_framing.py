@@ -16,6 +16,7 @@ from serve_bridge.proxy.request_head import (
     FramingLimits,
     Refusal,
     RequestHead,
+    check_line_ends,
     check_request_line,
     check_trailer,
     read_head,
@@ -35,7 +36,6 @@ _CHUNK_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|%(quoted)s))?)*)\r\n"
     % {b"token": _TOKEN, b"quoted": _QUOTED}
 )
-_STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
 _UNPRINTABLE: Final = re.compile(rb"[^ -~\x80-\xff\r\n]")
 
 
@@ -205,8 +205,9 @@ class RequestFramer:
             else:
                 self._line_end = newline + 1
                 check_request_line(bytes(buffer[start : newline + 1]), limits)
-        if _STRAY_LINE_END.search(buffer, max(start, unseen - 1)):
-            raise Refusal(400, "a line ends in something else than CR LF")
+        # No further than the limit, so that the same fault comes first however the bytes are cut.
+        end = self._line_end + limits.max_header_bytes + 1 if self._line_end else len(buffer)
+        check_line_ends(buffer, max(start, unseen - 1), end)
         if self._line_end and len(buffer) - self._line_end > limits.max_header_bytes:
             raise Refusal(431, "the headers are too large")
         self._scanned = len(buffer)

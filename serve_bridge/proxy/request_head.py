@@ -15,7 +15,15 @@ from urllib.parse import quote, unquote
 
 from serve_bridge.http.headers import FORWARDING, HOP_BY_HOP, NO_TRAILERS, nominated
 
-__all__ = ["FramingLimits", "Refusal", "RequestHead", "check_request_line", "check_trailer", "read_head"]
+__all__ = [
+    "FramingLimits",
+    "Refusal",
+    "RequestHead",
+    "check_line_ends",
+    "check_request_line",
+    "check_trailer",
+    "read_head",
+]
 
 METHODS: Final = frozenset(
     b"ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY OPTIONS "
@@ -33,6 +41,7 @@ _REQUEST_LINE: Final = re.compile(
     % {b"token": _TOKEN, b"authority": _AUTHORITY, b"path": _PATH, b"query": _QUERY}
 )
 _CONNECT: Final = re.compile(rb"CONNECT [!-~]+ HTTP/1\.[01]\r\n")
+_STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
 _FIELDS: Final = re.compile(rb"(?:%s:[\t -~\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
 _HOST: Final = re.compile(_AUTHORITY)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
@@ -150,6 +159,16 @@ def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes
     return method, authority, path, query, version
 
 
+def check_line_ends(data: bytes | bytearray, start: int, end: int) -> None:
+    """Check that each line of *data* between *start* and *end* ends in CR LF, and that no NUL is there.
+
+    Raises:
+        Refusal: One does not.
+    """
+    if _STRAY_LINE_END.search(data, start, end):
+        raise Refusal(400, "a line ends in something else than CR LF")
+
+
 def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> RequestHead:
     """Return what *head* says, which ends with its empty line.
 
@@ -165,6 +184,7 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
     line_end = head.find(b"\n") + 1
     method, authority, target, query, version = check_request_line(head[:line_end], limits)
     if len(head) - line_end > limits.max_header_bytes or head.count(b"\n") - 2 > limits.max_headers:
+        check_line_ends(head, line_end - 1, line_end + limits.max_header_bytes + 1)
         raise Refusal(431, "the headers are too large or too many")
     if not _FIELDS.fullmatch(head, line_end):
         raise Refusal(400, "a header is malformed")
