@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
@@ -21,7 +22,10 @@ DESCRIPTORS: Final = 12
 
 
 class LoopThread:
-    """A daemon thread with an event loop of its own."""
+    """A daemon thread with an event loop of its own; it ends with this object, if it was not stopped before.
+
+    An exception that arrives at any line, such as the time limit of a task queue, may lose the object as it is made.
+    """
 
     def __init__(self, name: str) -> None:
         """Start the thread.
@@ -32,10 +36,12 @@ class LoopThread:
         """
         check_not_patched()
         _check_room()
+        self._process = os.getpid()
         self.loop = uvloop.new_event_loop()
         # An empty context: what the thread that starts a replica knows is not the replica's.
         context = contextvars.Context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name=name, daemon=True)
+        # The thread knows the loop and not this object, which it would keep.
+        self._thread = threading.Thread(target=context.run, args=(_run, self.loop), name=name, daemon=True)
         try:
             self._thread.start()
         except BaseException:  # such as the time limit of a task queue, which may come while it waits for the thread
@@ -54,7 +60,13 @@ class LoopThread:
 
     def stop(self) -> None:
         """Let the loop end, once what it has begun to close is closed; does not wait."""
-        self.loop.call_soon_threadsafe(lambda: self.loop.call_later(0.01, self.loop.stop))
+        loop = self.loop
+        loop.call_soon_threadsafe(lambda: loop.call_later(0.01, loop.stop))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, RuntimeError):  # it was never whole, or the loop is closed
+            if self._process == os.getpid():  # a forked child has the object, and not the thread
+                self.stop()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end."""
@@ -64,23 +76,25 @@ class LoopThread:
         """Return how many seconds of processor time the thread has used; None if it has ended."""
         return thread_used_s(self._thread)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-            self._cancel_all()
-        finally:
-            self.loop.close()
 
-    def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            # Without a limit: to close the loop under user code that hangs would break it off half-way, noisily. This
-            # thread is a daemon, so what never ends is left behind with it.
-            self.loop.run_until_complete(asyncio.wait(tasks))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        _cancel_all(loop)
+    finally:
+        loop.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        # Without a limit: to close the loop under user code that hangs would break it off half-way, noisily. This
+        # thread is a daemon, so what never ends is left behind with it.
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def thread_used_s(thread: threading.Thread) -> float | None:
