@@ -319,31 +319,27 @@ def lasting_address(instance: Instance) -> str:
 
 
 def is_alive(instance: Instance) -> bool:
-    """Whether somebody listens where *instance*'s controller should: here, or over TCP on another machine."""
-    controller = instance.controller
-    if os.path.exists(controller.unix) and _answers(controller.unix):
-        return True
-    if controller.tcp is None:
-        return False
-    try:
-        socket.create_connection(controller.tcp, 1.0).close()
-    except OSError:
-        return False
-    return True
+    """Whether a process listens where *instance*'s controller should: here, or over TCP on another machine."""
+    return _silence_of(instance) is None
 
 
 def refuses(instance: Instance) -> bool:
     """Whether it is certain that no process listens for *instance*, as it is not where a network drops packets."""
+    return isinstance(_silence_of(instance), ConnectionRefusedError)
+
+
+def _silence_of(instance: Instance) -> OSError | None:
+    """Return why no process listens where *instance*'s controller should; None if one does."""
     controller = instance.controller
     if os.path.exists(controller.unix) and _answers(controller.unix):
-        return False
+        return None
     if controller.tcp is None:
-        return True
+        return ConnectionRefusedError()
     try:
         socket.create_connection(controller.tcp, 1.0).close()
     except OSError as error:
-        return isinstance(error, ConnectionRefusedError)
-    return False
+        return error
+    return None
 
 
 def _answers(path: str) -> bool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.listening import free_port, listening
 
 __all__ = ["apache"]
 
@@ -39,24 +37,9 @@ def apache(directory: Path, upstream: str) -> Iterator[tuple[str, int]]:
     modules = Path("/usr/lib/apache2/modules")
     if program is None or not modules.is_dir():
         pytest.skip("there is no Apache here; see SYSTEM_PACKAGES in the Makefile")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     file = directory / "apache.conf"
     file.write_text(_CONFIGURATION.format(directory=directory, upstream=upstream, port=port, modules=modules))
-    errors = directory / "start.log"
-    with errors.open("wb") as log:
-        process = subprocess.Popen([program, "-D", "FOREGROUND", "-f", file], stderr=log, stdout=log)
-    address = ("127.0.0.1", port)
-    try:
-        wait_until(lambda: process.poll() is not None or _is_listening(address))
-        assert process.poll() is None, errors.read_text()
+    log = directory / "start.log"
+    with listening([program, "-D", "FOREGROUND", "-f", file], port, log.read_text, log) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_listening(address: tuple[str, int]) -> bool:
-    with suppress(OSError), socket.create_connection(address, timeout=1):
-        return True
-    return False

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.listening import free_port, listening
 
 __all__ = ["WEBSOCKET_BLOCK", "nginx"]
 
@@ -58,22 +56,10 @@ def nginx(directory: Path, upstream: str, locations: str) -> Iterator[tuple[str,
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if program is None:
         pytest.skip("there is no nginx here; see SYSTEM_PACKAGES in the Makefile")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     file = directory / "nginx.conf"
     file.write_text(_CONFIGURATION.format(directory=directory, upstream=upstream, port=port, locations=locations))
-    process = subprocess.Popen([program, "-p", directory, "-c", file, "-e", directory / "error.log"])
-    address = ("127.0.0.1", port)
-    try:
-        wait_until(lambda: process.poll() is not None or _is_listening(address))
-        assert process.poll() is None, (directory / "error.log").read_text()
+    errors = directory / "error.log"
+    command = [program, "-p", directory, "-c", file, "-e", errors]
+    with listening(command, port, errors.read_text, directory / "start.log") as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_listening(address: tuple[str, int]) -> bool:
-    with suppress(OSError), socket.create_connection(address, timeout=1):
-        return True
-    return False
