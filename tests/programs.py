@@ -16,20 +16,22 @@ ROOT = Path(__file__).parents[1]
 LIMIT_S = 60
 
 
-def start_program(program: str, *arguments: str) -> subprocess.Popen[str]:
+def start_program(program: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Start *program* in a fresh interpreter; its standard output is a pipe."""
     command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
 
 
-def run_program(program: str, *arguments: str, limit_s: float = LIMIT_S) -> str:
+def run_program(
+    program: str, *arguments: str, limit_s: float = LIMIT_S, environment: Mapping[str, str] | None = None
+) -> str:
     """Run *program* in a fresh interpreter; return what it prints.
 
     Raises:
         AssertionError: It failed; its standard error is the test's own.
     """
-    with start_program(program, *arguments) as process:
+    with start_program(program, *arguments, environment=environment) as process:
         try:
             printed, _ = process.communicate(timeout=limit_s)
         except BaseException:

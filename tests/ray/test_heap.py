@@ -9,8 +9,7 @@ import pytest
 from tests.programs import run_program
 
 FAULTS = """
-    import asyncio, os, resource, sys
-    os.environ.update(dict([sys.argv[1].split("=")]) if sys.argv[1:] else {})
+    import asyncio, resource
     from serve_bridge.runtimes.ray.heap import keep_heap
     async def main():
         keep_heap()
@@ -29,7 +28,7 @@ FAULTS = """
 def test_memory_of_one_body_is_there_for_the_next() -> None:
     """10 MB in pieces and joined, time after time, take no new pages; unless the environment says what is kept."""
     assert int(run_program(FAULTS)) < 2560
-    assert int(run_program(FAULTS, "MALLOC_TRIM_THRESHOLD_=131072")) > 2560
+    assert int(run_program(FAULTS, environment={"MALLOC_TRIM_THRESHOLD_": "131072"})) > 2560
 
 
 def test_an_actor_loads_its_own_part_only() -> None:
