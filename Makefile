@@ -8,7 +8,7 @@ SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python check bench clean
+.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python prose check bench clean
 
 setup: $(SETUP) system-packages
 
@@ -71,6 +71,10 @@ matrix: $(SETUP) system-packages
 # The quick tests on Python 3.13 with Django 6.1, where `debootstrap` can run.
 newer-python: $(SETUP) system-packages
 	$(BIN)/python -m matrix quick
+
+# The language of the pages and of the code, by the rules that can be counted.
+prose: $(SETUP)
+	$(BIN)/python -m prose
 
 check: $(SETUP)
 	$(BIN)/ruff check .
