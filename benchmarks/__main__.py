@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from benchmarks import footprint, machine, quick, web_load
-from benchmarks.bars import BARS, judge
-from benchmarks.contenders import ENTRIES
+from benchmarks import quick
+from benchmarks.contenders.entries import ENTRIES
+from benchmarks.load import web_load
 from benchmarks.measurement import Plan, measure
-from benchmarks.report import markdown
+from benchmarks.reports import machine
+from benchmarks.reports.bars import BARS, judge
+from benchmarks.reports.report import markdown
 from benchmarks.results import Run
-from benchmarks.rows import MEASURES, ROWS
+from benchmarks.rows import footprint
+from benchmarks.rows.points import MEASURES, ROWS
 
 RESULTS = Path(__file__).with_name("results")
 

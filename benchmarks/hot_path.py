@@ -19,11 +19,11 @@ from typing import Final
 
 import psutil
 
-from benchmarks.contenders import ENTRIES
-from benchmarks.memory import ROLES
-from benchmarks.processes import cpu_seconds
-from benchmarks.stage import Stage
-from benchmarks.web_load import load, wait_until_answering
+from benchmarks.contenders.entries import ENTRIES
+from benchmarks.contenders.processes import cpu_seconds
+from benchmarks.contenders.stage import Stage
+from benchmarks.load.web_load import load, wait_until_answering
+from benchmarks.rows.memory import ROLES
 
 CONTENDER: Final = "serve-bridge"
 ROLES_SHOWN: Final = ("proxy", "replica")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urljoin
 
-from benchmarks import body_load, memory, web_load
-from benchmarks.calls import Kind, Timing
-from benchmarks.contenders import CALLS, ENTRIES, POST, Entry
-from benchmarks.instances import Instances
+from benchmarks.contenders.contender import Entry
+from benchmarks.contenders.entries import CALLS, ENTRIES, POST
+from benchmarks.contenders.instances import Instances
+from benchmarks.contenders.stage import Stage, StageError
+from benchmarks.load import body_load, web_load
+from benchmarks.load.calls import Kind, Timing
 from benchmarks.results import Place, Run
-from benchmarks.rows import Point
-from benchmarks.stage import Stage, StageError
+from benchmarks.rows import memory
+from benchmarks.rows.points import Point
 from benchmarks.trial import TRIES, Trial
 
 PATHS = {"upload": "/sink", "download": "/flow"}  # other kinds are called as what they load

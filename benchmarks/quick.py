@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.bars import BARS
-from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.contenders.entries import ENTRIES, OURS
+from benchmarks.reports.bars import BARS
 from benchmarks.results import Place
 
 SECONDS: Final = 1.0

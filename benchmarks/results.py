@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.footprint import Footprint
-
-QUIET_CORES = 0.1
+QUIET_CORES: Final = 0.1
+MOST_SECONDS: Final = 0.15
+MOST_MIB: Final = 15.0
 
 Place = tuple[str, str]
 """Who and where: key of a contender, key of a point."""
@@ -61,6 +61,32 @@ class Reading:
     point: str
     figure: str
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What the bridge adds to one app.
+
+    Attributes:
+        app: Which.
+        plain_s: CPU seconds until the app without the bridge is there.
+        added_s: How many more it takes with it.
+        plain_mib: Peak memory of the app without the bridge.
+        added_mib: How much more with it.
+        imports_ray: Whether Ray was imported.
+    """
+
+    app: str
+    plain_s: float
+    added_s: float
+    plain_mib: float
+    added_mib: float
+    imports_ray: bool
+
+    @property
+    def cleared(self) -> bool:
+        """Whether it is within what is promised."""
+        return self.added_s <= MOST_SECONDS and self.added_mib <= MOST_MIB and not self.imports_ray
 
 
 @dataclass(frozen=True, slots=True)

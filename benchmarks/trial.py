@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, TypeVar
 
-from benchmarks import processes
-from benchmarks.calls import Timing
-from benchmarks.contenders import OURS
-from benchmarks.instances import Instances
+from benchmarks.contenders import processes
+from benchmarks.contenders.entries import OURS
+from benchmarks.contenders.instances import Instances
+from benchmarks.load.calls import Timing
 from benchmarks.results import QUIET_CORES, Place, Reading, Run, Sample
 
 TRIES: Final = 3

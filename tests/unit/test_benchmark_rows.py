@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from benchmarks import quick
-from benchmarks.calls import Timing
-from benchmarks.contenders import ENTRIES, OURS
-from benchmarks.plots import draw
+from benchmarks.contenders.entries import ENTRIES, OURS
+from benchmarks.load.calls import Timing
+from benchmarks.reports.plots import draw
 from benchmarks.results import Run, Sample
-from benchmarks.rows import MEASURES, POINTS, ROWS
-from benchmarks.scale import together
+from benchmarks.rows.points import MEASURES, POINTS, ROWS
+from benchmarks.rows.scale import together
 from benchmarks.trial import Trial
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.bars import BARS, Bar, judge
-from benchmarks.contenders import ENTRIES, OURS
-from benchmarks.report import FIGURES, markdown
+from benchmarks.contenders.entries import ENTRIES, OURS
+from benchmarks.load.stream_load import EventStream, Loader
+from benchmarks.reports.bars import BARS, Bar, judge
+from benchmarks.reports.report import FIGURES, markdown
 from benchmarks.results import Reading, Run, Sample
-from benchmarks.rows import POINTS
-from benchmarks.stream_load import EventStream, Loader
+from benchmarks.rows.points import POINTS
 
 SETTINGS = {
     "date": "2026-01-01",

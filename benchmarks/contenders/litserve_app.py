@@ -1,4 +1,4 @@
-"""The no-op in LitServe: `python -m benchmarks.litserve_app PORT`."""
+"""The no-op in LitServe: `python -m benchmarks.contenders.litserve_app PORT`."""
 
 import sys
 

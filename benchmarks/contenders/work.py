@@ -7,8 +7,8 @@ from typing import Final
 import numpy
 
 from benchmarks import BODY
-from benchmarks.calls import Calls
-from benchmarks.contenders import Contender
+from benchmarks.contenders.contender import Contender
+from benchmarks.load.calls import Calls
 
 VALUES: Final = numpy.linspace(0, 1000, 500_000)
 _results: Final = numpy.empty_like(VALUES)

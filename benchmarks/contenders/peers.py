@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray import serve
 
-from benchmarks import BODY, sites
-from benchmarks.calls import Calls
-from benchmarks.contenders import IN_FLIGHT, Contender, free_port, start_ray
+from benchmarks import BODY
+from benchmarks.contenders import sites
+from benchmarks.contenders.contender import IN_FLIGHT, Contender, free_port, start_ray
+from benchmarks.load.calls import Calls
 
 
 class Noop:
@@ -33,7 +34,7 @@ class BlockingNoop:
 
 
 class Sites:
-    """`benchmarks.sites` in Ray Serve, which serves WebSockets through an ASGI application only."""
+    """`benchmarks.contenders.sites` in Ray Serve, which serves WebSockets through an ASGI application only."""
 
 
 class RayServe(Contender):

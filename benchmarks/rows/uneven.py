@@ -27,9 +27,10 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks import BODY
-from benchmarks.calls import Timing, timing
-from benchmarks.contenders import IN_FLIGHT, OURS, Contender, Entry
-from benchmarks.stage import Stage
+from benchmarks.contenders.contender import IN_FLIGHT, Contender, Entry
+from benchmarks.contenders.entries import OURS
+from benchmarks.contenders.stage import Stage
+from benchmarks.load.calls import Timing, timing
 from benchmarks.trial import Trial
 
 FAST_S: Final = 0.002
@@ -44,7 +45,7 @@ LATE_S: Final = 60.0
 TURNS: Final = "round-robin"
 FEWEST: Final = "fewest-in-flight"
 SOONEST: Final = "soonest-answer"
-_CALLER: Final = Entry("uneven-caller", "a process without Ray", "benchmarks.uneven:Chooser")
+_CALLER: Final = Entry("uneven-caller", "a process without Ray", "benchmarks.rows.uneven:Chooser")
 
 Send = Callable[[], Awaitable[object]]
 

@@ -1,4 +1,4 @@
-"""A small HTTP load generator for machines without wrk: `python -m benchmarks.closed_loop URL`.
+"""A small HTTP load generator for machines without wrk: `python -m benchmarks.load.closed_loop URL`.
 
 Its own use of the CPU differs from wrk's, so figures made with it compare with one another only.
 """
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
-from benchmarks.calls import print_report
+from benchmarks.load.calls import print_report
 
 
 class _Exchange(asyncio.Protocol):

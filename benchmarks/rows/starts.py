@@ -10,30 +10,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
-from benchmarks import web_load
-from benchmarks.contenders import (
-    IN_FLIGHT,
-    OURS,
-    Contender,
-    Entry,
-    OnRay,
-    free_port,
-    haproxy_environment,
-    noop,
-    start_ray,
-)
-from benchmarks.stage import Stage
+from benchmarks.contenders.bridge import noop
+from benchmarks.contenders.contender import IN_FLIGHT, Contender, Entry, OnRay, free_port, start_ray
+from benchmarks.contenders.entries import OURS, haproxy_environment
+from benchmarks.contenders.stage import Stage
+from benchmarks.load import web_load
 from benchmarks.trial import Trial
 
 FIRST: Final = "first-answer"
 MORE: Final = "one-replica-more"
 STARTERS: Final = (
-    Entry(OURS, "serve_bridge", "benchmarks.starts:BridgeStart"),
-    Entry("ray-serve", "Ray Serve, defaults", "benchmarks.starts:RayServeStart"),
+    Entry(OURS, "serve_bridge", "benchmarks.rows.starts:BridgeStart"),
+    Entry("ray-serve", "Ray Serve, defaults", "benchmarks.rows.starts:RayServeStart"),
     Entry(
         "ray-serve-haproxy",
         "Ray Serve, HAProxy mode",
-        "benchmarks.starts:RayServeStart",
+        "benchmarks.rows.starts:RayServeStart",
         environment=haproxy_environment,
     ),
 )
@@ -75,7 +67,7 @@ class RayServeStart(Contender):
 
     def start(self, directory: Path) -> None:
         """Start the cluster, and import what is to be started."""
-        import benchmarks.peers  # noqa: F401  # the clock must not see it
+        import benchmarks.contenders.peers  # noqa: F401  # the clock must not see it
 
         start_ray(directory)
 
@@ -100,7 +92,7 @@ class RayServeStart(Contender):
     def _run(self, replicas: int) -> None:
         from ray import serve
 
-        from benchmarks.peers import Noop
+        from benchmarks.contenders.peers import Noop
 
         deployment: Any = serve.deployment(
             max_ongoing_requests=IN_FLIGHT,

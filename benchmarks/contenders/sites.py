@@ -67,7 +67,7 @@ async def events(request: Request) -> Response:
 
 async def work(request: Request) -> Response:
     """Work for some milliseconds, on the loop, as a small model does."""
-    from benchmarks.work import work  # NumPy is nobody's memory before this row
+    from benchmarks.contenders.work import work  # NumPy is nobody's memory before this row
 
     return Response(work())
 

@@ -19,10 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from benchmarks import BODY, processes
-from benchmarks.calls import ClosedLoop, Kind, Timing
-from benchmarks.contenders import CALLERS, Contender, Entry
-from benchmarks.web_load import REPOSITORY
+from benchmarks import BODY
+from benchmarks.contenders import processes
+from benchmarks.contenders.contender import Contender, Entry
+from benchmarks.contenders.entries import CALLERS
+from benchmarks.load.calls import ClosedLoop, Kind, Timing
+from benchmarks.load.web_load import REPOSITORY
 
 START_LIMIT_S = 180.0
 ANSWER_LIMIT_S = 60.0
@@ -49,7 +51,7 @@ class Stage:
         directory = Path(self._directory.name)
         self._log = directory / "stage.log"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.stage", entry.factory, str(directory), *entry.arguments],
+            [sys.executable, "-m", "benchmarks.contenders.stage", entry.factory, str(directory), *entry.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,12 +10,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from benchmarks.results import Footprint
+
 TRIES: Final = 9
-MOST_SECONDS: Final = 0.15
-MOST_MIB: Final = 15.0
 APPS: Final[Mapping[str, tuple[str, str]]] = {
     "Flask": ("flask_plain", "flask_bridged"),
     "Django, WSGI": ("django_plain", "django_bridged"),
@@ -25,38 +24,12 @@ APPS: Final[Mapping[str, tuple[str, str]]] = {
 _PROGRAM: Final = """
 import json, sys, time
 from pathlib import Path
-from benchmarks import web_apps
+from benchmarks.contenders import web_apps
 web_apps.{app}()
 seconds = time.process_time()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(json.dumps([seconds, int(status["VmHWM"].split()[0]) / 1024, "ray" in sys.modules]))
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What the bridge adds to one app.
-
-    Attributes:
-        app: Which.
-        plain_s: CPU seconds until the app without the bridge is there.
-        added_s: How many more it takes with it.
-        plain_mib: Peak memory of the app without the bridge.
-        added_mib: How much more with it.
-        imports_ray: Whether Ray was imported.
-    """
-
-    app: str
-    plain_s: float
-    added_s: float
-    plain_mib: float
-    added_mib: float
-    imports_ray: bool
-
-    @property
-    def cleared(self) -> bool:
-        """Whether it is within what is promised."""
-        return self.added_s <= MOST_SECONDS and self.added_mib <= MOST_MIB and not self.imports_ray
 
 
 def measure(tries: int = TRIES) -> list[Footprint]:

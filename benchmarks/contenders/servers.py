@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.calls import Calls
-from benchmarks.contenders import Bridge, Contender, free_port
+from benchmarks.contenders.bridge import Bridge
+from benchmarks.contenders.contender import Contender, free_port
+from benchmarks.load.calls import Calls
 
 STOP_LIMIT_S: Final = 20.0
 UVICORN: Final = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
@@ -71,14 +72,14 @@ class Server(Contender):
             end(self._server)
 
 
-Bare = partial(Server, "/noop", *UVICORN, "--port", "{port}", "benchmarks.bare:app")
+Bare = partial(Server, "/noop", *UVICORN, "--port", "{port}", "benchmarks.contenders.bare:app")
 """The same handler in Starlette under uvicorn: no second process, so the most a bridge could reach."""
 
-LitServe = partial(Server, "/inference", "benchmarks.litserve_app", "{port}")
+LitServe = partial(Server, "/inference", "benchmarks.contenders.litserve_app", "{port}")
 """FastAPI in front of one worker process."""
 
 _MOSEC: Final = ("--address", "127.0.0.1", "--port", "{port}", "--path", "mosec", "--log-level", "warning")
-Mosec = partial(Server, "/inference", "benchmarks.mosec_app", *_MOSEC)
+Mosec = partial(Server, "/inference", "benchmarks.contenders.mosec_app", *_MOSEC)
 """A Rust server in front of one Python process, which gets and gives bytes: no JSON on the way."""
 
 
@@ -86,7 +87,7 @@ class WebApp(Server):
     """Row 4: an app of `web_apps`, under gunicorn if its interface is WSGI, else under uvicorn."""
 
     def __init__(self, app: str, interface: str) -> None:
-        place = f"benchmarks.web_apps:{app}"
+        place = f"benchmarks.contenders.web_apps:{app}"
         wsgi = (*GUNICORN, "--bind", "127.0.0.1:{port}", f"{place}()")
         asgi = (*UVICORN, "--port", "{port}", "--factory", place)
         super().__init__("/noop", *(wsgi if interface == "wsgi" else asgi))
@@ -123,10 +124,10 @@ class Celery(Contender):
         os.environ["CELERY_BENCHMARK_REDIS"] = f"redis://127.0.0.1:{port}/0"
         redis = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
         self._servers.append(subprocess.Popen(redis, cwd=directory))
-        worker = ("celery", "--app", "benchmarks.celery_app", "worker", "--pool", "solo")
+        worker = ("celery", "--app", "benchmarks.contenders.celery_app", "worker", "--pool", "solo")
         alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
         self._servers.append(run_module((*worker, *alone), directory))
-        from benchmarks.celery_app import noop
+        from benchmarks.contenders.celery_app import noop
 
         def call() -> bytes:
             return str(noop.delay().get(interval=0.001)).encode()

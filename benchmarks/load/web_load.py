@@ -10,12 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 from benchmarks import BODY
-from benchmarks.calls import Timing
-from benchmarks.contenders import PointKind
+from benchmarks.load.calls import Timing
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 WRK_REPORT = Path(__file__).with_name("wrk_report.lua")
 
 
@@ -87,14 +87,14 @@ def load(
     return run([*command, *(["--", *asked] if asked else [])], seconds)
 
 
-def stream(kind: PointKind, url: str, connections: int, seconds: float) -> Timing:
+def stream(kind: Literal["events", "websocket"], url: str, connections: int, seconds: float) -> Timing:
     """Receive events, or exchange WebSocket messages (*kind* says which), over *connections* connections.
 
     Raises:
         WebLoadError: Not every connection was answered, or nothing was counted.
     """
     options = ["--connections", str(connections), "--seconds", str(seconds)]
-    return run([sys.executable, "-m", "benchmarks.stream_load", kind, url, *options], seconds)
+    return run([sys.executable, "-m", "benchmarks.load.stream_load", kind, url, *options], seconds)
 
 
 def open_loop(url: str, connections: int, seconds: float, rate: float) -> Timing:
@@ -104,7 +104,7 @@ def open_loop(url: str, connections: int, seconds: float, rate: float) -> Timing
         WebLoadError: The load generator failed, or no answer was a good one.
     """
     options = ["--connections", str(connections), "--seconds", str(seconds), "--rate", str(rate)]
-    return run([sys.executable, "-m", "benchmarks.open_loop", url, *options], seconds)
+    return run([sys.executable, "-m", "benchmarks.load.open_loop", url, *options], seconds)
 
 
 def run(command: list[str], seconds: float) -> Timing:
@@ -146,4 +146,4 @@ def _wrk(url: str, connections: int, seconds: float, new_connections: bool) -> l
 def _own(url: str, connections: int, seconds: float, new_connections: bool) -> list[str]:
     close = ["--new-connections"] if new_connections else []
     options = ["--connections", str(connections), "--seconds", str(seconds), *close]
-    return [sys.executable, "-m", "benchmarks.closed_loop", url, *options]
+    return [sys.executable, "-m", "benchmarks.load.closed_loop", url, *options]

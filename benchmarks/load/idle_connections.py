@@ -1,4 +1,4 @@
-"""Holds idle connections until its input ends: `python -m benchmarks.idle_connections URL COUNT`.
+"""Holds idle connections until its input ends: `python -m benchmarks.load.idle_connections URL COUNT`.
 
 Each has had one answer, so that it idles as a browser's does. Prints how many are open once all are.
 """

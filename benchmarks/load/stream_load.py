@@ -1,4 +1,4 @@
-"""Load over connections that stay open: `python -m benchmarks.stream_load events|websocket URL`.
+"""Load over connections that stay open: `python -m benchmarks.load.stream_load events|websocket URL`.
 
 Rule 1: connections are opened first, and everything is counted only once each of them has had its first answer.
 Rule 2: the client does next to nothing per event or message, so that it is not what is measured.
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.calls import percentile
+from benchmarks.load.calls import percentile
 
 OPENING_LIMIT_S: Final = 20.0
 MESSAGE: Final = b"0123456789abcdef"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.contenders.entries import ENTRIES, OURS
 from benchmarks.results import Place, Run, Spread
 
 

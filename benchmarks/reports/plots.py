@@ -1,4 +1,4 @@
-"""Draws a run that was kept: `python -m benchmarks.plots RUN.json DIRECTORY` writes a PNG a subject.
+"""Draws a run that was kept: `python -m benchmarks.reports.plots RUN.json DIRECTORY` writes a PNG a subject.
 
 It prints the lines that show them in a page beside the directory.
 
@@ -18,8 +18,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.contenders import ENTRIES, OURS
-from benchmarks.report import number
+from benchmarks.contenders.entries import ENTRIES, OURS
+from benchmarks.reports.report import number
 from benchmarks.results import Run, Spread
 
 Ticks = Mapping[str, str]
@@ -253,7 +253,7 @@ def _series(run: Run, panel: Panel) -> Iterator[tuple[str, dict[str, Spread]]]:
 
 def main() -> None:
     """Draw what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description="Draw a run that was kept.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports.plots", description="Draw a run that was kept.")
     parser.add_argument("run", type=Path, help="the JSON of a run")
     parser.add_argument("directory", type=Path, help="where the PNGs go")
     asked = parser.parse_args()

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
-from benchmarks import BODY, web_load
-from benchmarks.contenders import CALLERS, ENDPOINT, IN_FLIGHT
-from benchmarks.stage import Stage
+from benchmarks import BODY
+from benchmarks.contenders.bridge import ENDPOINT
+from benchmarks.contenders.contender import IN_FLIGHT
+from benchmarks.contenders.entries import CALLERS
+from benchmarks.contenders.stage import Stage
+from benchmarks.load import web_load
 from benchmarks.trial import Trial
 from serve_bridge import accept_batch
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks import batches, isolation, scale, starts, uneven
-from benchmarks.contenders import PointKind
+from benchmarks.contenders.contender import PointKind
+from benchmarks.rows import batches, isolation, scale, starts, uneven
 from benchmarks.trial import Trial
 
 

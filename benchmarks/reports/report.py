@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from benchmarks import footprint
-from benchmarks.bars import BARS, Bar, Verdict, judge
-from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.contenders.entries import ENTRIES, OURS
+from benchmarks.reports.bars import BARS, Bar, Verdict, judge
 from benchmarks.results import QUIET_CORES, Run, Spread
-from benchmarks.rows import POINTS, ROWS, Point, Row
+from benchmarks.rows import footprint
+from benchmarks.rows.points import POINTS, ROWS, Point, Row
 
 RATE: Final = "requests_per_s"
 FIGURES: Final[Mapping[str, str]] = {

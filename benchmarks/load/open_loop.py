@@ -1,4 +1,4 @@
-"""GETs at a constant rate, whether answered or not: `python -m benchmarks.open_loop URL --rate 1000`.
+"""GETs at a constant rate, whether answered or not: `python -m benchmarks.load.open_loop URL --rate 1000`.
 
 Rule 1: a request's latency counts from when it was due, not from when a connection was free to send it; a server
     that pauses is charged with everything that was due meanwhile (no coordinated omission).
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from benchmarks.calls import percentile, print_report
+from benchmarks.load.calls import percentile, print_report
 
 GRACE_S: Final = 5.0
 

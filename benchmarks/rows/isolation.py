@@ -15,9 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
-from benchmarks import BODY, web_load
-from benchmarks.calls import Timing
-from benchmarks.contenders import IN_FLIGHT, noop
+from benchmarks import BODY
+from benchmarks.contenders.bridge import noop
+from benchmarks.contenders.contender import IN_FLIGHT
+from benchmarks.load import web_load
+from benchmarks.load.calls import Timing
 from benchmarks.trial import Trial
 
 IDLE: Final = "beside-idle"

@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import psutil
 
-from benchmarks import web_load
-from benchmarks.calls import Timing
-from benchmarks.contenders import CALLERS, IN_FLIGHT, noop
-from benchmarks.stage import Stage
+from benchmarks.contenders.bridge import noop
+from benchmarks.contenders.contender import IN_FLIGHT
+from benchmarks.contenders.entries import CALLERS
+from benchmarks.contenders.stage import Stage
+from benchmarks.load import web_load
+from benchmarks.load.calls import Timing
 from benchmarks.trial import Trial
 
 CONNECTIONS: Final = 64
@@ -181,7 +183,7 @@ def _resident_bytes(pids: Iterable[int]) -> int:
 
 @contextmanager
 def _idle_connections(url: str, count: int) -> Iterator[None]:
-    command = [sys.executable, "-m", "benchmarks.idle_connections", url, str(count)]
+    command = [sys.executable, "-m", "benchmarks.load.idle_connections", url, str(count)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

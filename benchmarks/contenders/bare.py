@@ -1,5 +1,5 @@
 """The application that uvicorn serves without a bridge."""
 
-from benchmarks.sites import application
+from benchmarks.contenders.sites import application
 
 app = application()

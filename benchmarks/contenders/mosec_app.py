@@ -1,4 +1,4 @@
-"""The no-op in Mosec, bytes in and out: `python -m benchmarks.mosec_app`, with Mosec's own options."""
+"""The no-op in Mosec, bytes in and out: `python -m benchmarks.contenders.mosec_app`, with Mosec's own options."""
 
 from typing import Any
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
-from benchmarks.contenders import Entry, OnRay
-from benchmarks.stage import Stage, StageError
+from benchmarks.contenders.contender import Entry, OnRay
+from benchmarks.contenders.stage import Stage, StageError
 
 ARRANGE_LIMIT_S: Final = 120.0
-_CLUSTER: Final = Entry("instances", "serve_bridge", "benchmarks.instances:Cluster")
+_CLUSTER: Final = Entry("instances", "serve_bridge", "benchmarks.contenders.instances:Cluster")
 
 
 class Cluster(OnRay):

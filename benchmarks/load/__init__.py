@@ -1,0 +1,1 @@
+"""The load generators: closed loops, open loops, long bodies, streams, idle connections and calls from Python."""
