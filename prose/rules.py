@@ -46,7 +46,7 @@ _LISTED: Final = re.compile("|".join(rf"\b(?:{words})\b" for words in LISTED), r
 _HEADLESS: Final = re.compile(r"[\W\d_]*(?:who|what)(?:ever|soever)?\b", re.IGNORECASE)
 _THAT: Final = re.compile(r"\bthat\b", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W\d_][\w'’-]*")
-_END: Final = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[)\"'”]*\s+(?![a-z])")
+_END: Final = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[)\"'”]*\s+(?=serve_bridge\b|[^a-z\s])")
 
 
 @dataclass(frozen=True, slots=True)
