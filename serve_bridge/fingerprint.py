@@ -152,7 +152,11 @@ _NOT_CONTENT: Final = frozenset(
     )
 )
 """Attributes of a class that its definition does not say, or that follow from others."""
-_GLOBAL: Final = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
+_GLOBAL: Final = frozenset(
+    ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")  # the last: annotations
+)
+_OWN_NAMESPACE: Final = "__classdict__"
+"""The variable through which annotations see the namespace of their class, whose attributes are counted already."""
 
 
 def _code_parts(code: Any, walk: _Walk) -> list[bytes]:
@@ -163,10 +167,13 @@ def _code_parts(code: Any, walk: _Walk) -> list[bytes]:
         return [*name, *_parts((type(code), code.__bases__, attributes), walk)]
     if inspect.ismethod(code):
         return [*name, *_parts((code.__func__, code.__self__), walk)]
-    cells = [cell.cell_contents for cell in code.__closure__ or () if not _is_empty(cell)]
+    closure = zip(code.__code__.co_freevars, code.__closure__ or (), strict=True)
+    cells = [cell.cell_contents for name, cell in closure if name != _OWN_NAMESPACE and not _is_empty(cell)]
     known = code.__globals__
     used = {name: known[name] for name in _global_names(code.__code__) if name in known}
-    own = (code.__code__, code.__defaults__, code.__kwdefaults__, code.__annotations__, vars(code))
+    # From Python 3.14 on, annotations are a function. The call fails if an annotation names what does not exist yet.
+    annotations = getattr(code, "__annotate__", None) or code.__annotations__
+    own = (code.__code__, code.__defaults__, code.__kwdefaults__, annotations, vars(code))
     return [*name, *_parts((*own, cells, used), walk)]
 
 

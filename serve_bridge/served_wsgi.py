@@ -14,8 +14,9 @@ import io
 import logging
 import shutil
 from collections.abc import Coroutine
+from contextlib import closing
 from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from wsgiref.handlers import BaseHandler
 from wsgiref.headers import Headers
 from wsgiref.util import FileWrapper
@@ -79,7 +80,8 @@ class WsgiService:
         deny_websocket(head, stream)
 
     def _run(self, exchange: _Exchange) -> None:
-        with exchange:
+        with closing(exchange):
+            exchange.receive()
             _Handler(exchange).run(self._app)
 
 
@@ -106,20 +108,20 @@ class _Exchange:
         self._started = self._ended = False
         self._answer: HttpAnswer | None = None
 
-    def __enter__(self) -> Self:
+    def receive(self) -> None:
         """Receive a body of unknown length, since the application must be told its length.
 
         Raises:
             ConnectionResetError: The client has left.
         """
         if self.length is None and self._body is not None:
-            self._spooled = SpooledTemporaryFile(max_size=SPOOL_BYTES)
+            self._spooled = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  # `close` closes it
             shutil.copyfileobj(self._received(self._body), self._spooled, INLINE_BODY_BYTES)
             self.length = self._spooled.tell()
             self._spooled.seek(0)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the temporary file, however the request ended."""
         if self._spooled is not None:
             self._spooled.close()
 

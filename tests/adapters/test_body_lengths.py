@@ -6,10 +6,12 @@ What arrives depends neither on the framing nor on the size.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,7 +121,8 @@ def flask_view() -> str:
 @bottle_app.post(["/x", "/bottle/x"])  # type: ignore[untyped-decorator]
 def bottle_view() -> str:
     """Count the body."""
-    return str(len(bottle.request.body.read()))
+    with bottle.request.body as body:  # Bottle leaves its temporary file to the garbage collector
+        return str(len(body.read()))
 
 
 def django_app(environ: Any, start_response: Any) -> list[bytes]:
@@ -265,6 +268,34 @@ def test_the_scope_of_an_asgi_application_holds_the_length(client: serve.Client)
         told.append(answer.json())
     assert told[:2] == [0, 100_000]
     assert told[2] in (None, 100_000)  # it is known when all of the body has come with the head
+
+
+def test_a_broken_upload_leaves_no_temporary_file(client: serve.Client) -> None:
+    """The replica closes the file that it has received a body of unknown length in, though no application reads it."""
+    before = _unnamed_files()
+
+    def part() -> Iterator[bytes]:
+        yield b"x" * (MOST_KEPT_BYTES + 2 * SPOOL_BYTES)  # more than is kept in front of the replica
+        wait_until(lambda: _unnamed_files() - before)
+        raise InterruptedError
+
+    bridge = Bridge(client.address)
+    application = load_adapter("asgi").application(bridge, [RouteSpec("/plain/x", "plain", ("POST",))])
+    with serve_asgi(application) as url:
+        with httpx.Client(base_url=url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+            leaving.post("/plain/x", content=part())
+        wait_until(lambda: not _unnamed_files() - before)
+    bridge.close()
+    gc.collect()  # a file that the collector has to close is an error of this test
+
+
+def _unnamed_files() -> set[str]:
+    """Return the temporary files without a name that this process has open."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(entry.readlink()))
+    return {file for file in found if file.startswith(f"{tempfile.gettempdir()}/#")}
 
 
 def test_a_broken_upload_is_an_error_to_a_wsgi_application(client: serve.Client, tmp_path: Path) -> None:

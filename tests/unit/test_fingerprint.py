@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,35 @@ DIGEST = """
         exec(compile(source, f"cell-{id(source)}", "exec"))
         print(digest(Model))
 """
+
+
+FORWARD = """
+def takes(value: Later) -> int:
+    return 1
+
+class Later:
+    item: Still
+    later: Missing = 1
+
+class Still: ...
+
+class Model:
+    takes = staticmethod(takes)
+    later = Later
+"""
+
+
+if sys.version_info < (3, 14):  # where annotations are evaluated at once
+    FORWARD = f"from __future__ import annotations\n{FORWARD}"
+
+
+def test_annotations_of_code_without_a_file_count() -> None:
+    """Annotations that name a later class, or a missing one, have a digest, and each annotation counts."""
+    changes = [("value: Later", "value: Still"), ("item: Still", "item: int"), ("-> int", "-> str")]
+    changed = [FORWARD.replace(old, new) for old, new in changes]
+    unchanged, *others = run_program(DIGEST, FORWARD, *changed).split()
+    assert unchanged == run_program(DIGEST, FORWARD).strip()
+    assert len({unchanged, *others}) == 1 + len(changes)
 
 
 def test_code_without_a_file_counts_by_its_content() -> None:
