@@ -8,7 +8,7 @@ SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python prose check bench clean
+.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python prose check docs bench clean
 
 setup: $(SETUP) system-packages
 
@@ -82,11 +82,15 @@ check: $(SETUP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, in site/. A link or a name that leads nowhere is an error.
+docs: $(SETUP)
+	$(BIN)/python -m zensical build --strict --clean
+
 bench: SYSTEM_PACKAGES := $(BENCH_PACKAGES)
 bench: $(BENCH_SETUP) system-packages
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .cache .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
 	rm -rf --one-file-system .pythons
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,7 @@ FOLLOWED: Mapping[Path, str] = {
     DOCS / "backends.md": "",
     DOCS / "django.md": "/mood/",
     DOCS / "flask.md": "/mood",
+    DOCS / "index.md": "/mood",
     DOCS / "starlette.md": "/mood",
     DOCS / "web-servers.md": "/mood",
 }

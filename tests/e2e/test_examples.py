@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import staleness_of
@@ -67,24 +66,6 @@ def urls(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
             for name, command in SERVERS.items()
         }
         yield {name: str(server.get("/").url).rstrip("/") for name, server in servers.items()}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chrome]:
-    """Debian's browser, without a window; its files go with it."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs and "CI" not in os.environ:
-        pytest.skip("needs chromium and chromedriver: make system-packages")
-    options = ChromeOptions()
-    options.binary_location, driver = map(str, programs)
-    options.add_argument("--headless=new")
-    options.add_argument("--window-size=1000,1000")
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # which Chromium refuses to set up for root
-    with tempfile.TemporaryDirectory(prefix="b-") as home:
-        environment = {**os.environ, "HOME": home, "TMPDIR": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home}
-        with Chrome(options, ChromeService(driver, env=environment)) as browser:
-            yield browser
 
 
 @pytest.fixture
