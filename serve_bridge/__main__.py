@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from serve_bridge.extras import require
+from serve_bridge.process.extras import require
 
 __all__ = ["main"]
 

@@ -17,10 +17,10 @@ from serve_bridge.client import Client, client_at, end_each
 from serve_bridge.config import BackendConfig, HTTPOptions, Location, check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
-from serve_bridge.extras import require
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance
-from serve_bridge.monkey_patches import check_not_patched
+from serve_bridge.process.extras import require
+from serve_bridge.process.monkey_patches import check_not_patched
 from serve_bridge.proxy.tls import check_certificate
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import Any, Final
 from serve_bridge.batching import BatchQueue, batch_results
 from serve_bridge.config import BackendConfig
 from serve_bridge.context import request_deadline
-from serve_bridge.daemon_threads import DaemonThreads, Pin
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.method import Method
+from serve_bridge.process.daemon_threads import DaemonThreads, Pin
 from serve_bridge.surroundings import awaited, is_awaitable
 from serve_bridge.user_code import UserCode
 

@@ -21,9 +21,9 @@ import msgspec
 from starlette.datastructures import State
 
 from serve_bridge.application import Application
-from serve_bridge.class_register import share_class_register
 from serve_bridge.errors import PICKLING_ERRORS, SerializationError
 from serve_bridge.import_path import search_path_of
+from serve_bridge.process.class_register import share_class_register
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.unpicklable import kind_of, unpicklable_path
 

@@ -22,11 +22,11 @@ from typing import Any, Final
 from serve_bridge import instance as instances
 from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client import Client
-from serve_bridge.daemon_threads import DaemonThreads
 from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.handle import Handle
 from serve_bridge.instance import Instance, UnusableFile
 from serve_bridge.lane import Lane
+from serve_bridge.process.daemon_threads import DaemonThreads
 
 SYNC_TIMEOUT_S: Final = 25.0
 """Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""

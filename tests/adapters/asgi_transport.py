@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from serve_bridge.loop_thread import LoopThread
+from serve_bridge.process.loop_thread import LoopThread
 
 
 class ASGITransport(httpx.BaseTransport):

@@ -13,8 +13,8 @@ import pytest
 
 from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import DeadlineExceeded, ReplicaDied
-from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind

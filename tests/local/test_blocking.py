@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
-from serve_bridge.loop_thread import LoopThread
 from serve_bridge.messages import ReplicaAddress
+from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking import BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected

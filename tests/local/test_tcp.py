@@ -16,7 +16,7 @@ import serve_bridge as serve
 from serve_bridge import instance as instances
 from serve_bridge.config import HTTPOptions
 from serve_bridge.controller import Controller
-from serve_bridge.loop_thread import LoopThread
+from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key

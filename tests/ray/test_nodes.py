@@ -33,7 +33,7 @@ PROGRAM = """
     from serve_bridge import instance as instances
     from serve_bridge.config import HTTPOptions
     from serve_bridge.controller import Controller
-    from serve_bridge.loop_thread import LoopThread
+    from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.launcher import RayRuntime
     from serve_bridge.specs import Settings
     from serve_bridge.wire.auth import Key

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from serve_bridge.daemon_threads import DaemonThreads
+from serve_bridge.process.daemon_threads import DaemonThreads
 from tests.waiting import wait_until
 
 
@@ -137,7 +137,7 @@ def test_a_pin_is_refused_once_all_is_cancelled() -> None:
 def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
     """The interpreter exits."""
     program = (
-        "import threading; from serve_bridge.daemon_threads import DaemonThreads\n"
+        "import threading; from serve_bridge.process.daemon_threads import DaemonThreads\n"
         "begun = threading.Event()\n"
         "DaemonThreads(1, 't').submit(lambda: (begun.set(), threading.Event().wait()))\n"
         "begun.wait()"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.extras import EXTRAS, PRIVATELY_USED, require
+from serve_bridge.process.extras import EXTRAS, PRIVATELY_USED, require
 
 ROOT = Path(__file__).parents[2]
 BLOCKER = """

@@ -23,7 +23,7 @@ from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.options import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
-from serve_bridge.monkey_patches import patched_by
+from serve_bridge.process.monkey_patches import patched_by
 
 TAG: Final = "serve_bridge"
 GUNICORN_TIMEOUT_S: Final = 30.0

@@ -14,7 +14,7 @@ from serve_bridge.client import Client
 from serve_bridge.commands import Report
 from serve_bridge.deployment import deploy
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
-from serve_bridge.monkey_patches import patched_by
+from serve_bridge.process.monkey_patches import patched_by
 
 _KILLED_AFTER_S: Final = 30.0  # gunicorn's default
 

@@ -7,6 +7,6 @@ Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; t
 Rule 4: nothing is imported here, since an actor imports this package: a replica needs no controller, nor the other way.
 """
 
-from serve_bridge.extras import require
+from serve_bridge.process.extras import require
 
 require("runtime='ray'", ["ray"])

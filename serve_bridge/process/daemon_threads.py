@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from serve_bridge.monkey_patches import check_not_patched
+from serve_bridge.process.monkey_patches import check_not_patched
 
 _Result = TypeVar("_Result")
 _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]

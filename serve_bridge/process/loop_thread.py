@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import uvloop
 
-from serve_bridge.monkey_patches import check_not_patched
+from serve_bridge.process.monkey_patches import check_not_patched
 
 _Result = TypeVar("_Result")
 DESCRIPTORS: Final = 12
