@@ -23,8 +23,8 @@ from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_dec
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest
 from serve_bridge.frozen_code import freeze_code
+from serve_bridge.http.path_params import check_route
 from serve_bridge.import_path import import_named, import_path_of, search_path_of
-from serve_bridge.path_params import check_route
 from serve_bridge.sources import Sources
 from serve_bridge.surroundings import SurroundingsSpec
 from serve_bridge.user_code import check_backend_code, check_config, is_async_code

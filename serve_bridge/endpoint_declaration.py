@@ -17,7 +17,7 @@ from serve_bridge.arguments import checked_methods
 from serve_bridge.checks import optional, seconds
 from serve_bridge.config import check_name
 from serve_bridge.errors import ConfigError, nearest, shown
-from serve_bridge.path_params import check_route
+from serve_bridge.http.path_params import check_route
 from serve_bridge.traffic import TrafficPolicy
 
 __all__ = ["EndpointDeclaration", "endpoint", "endpoints_declared_in"]

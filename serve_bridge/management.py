@@ -14,7 +14,7 @@ from serve_bridge.arguments import checked_backend, checked_methods, existing_na
 from serve_bridge.checks import optional, seconds
 from serve_bridge.config import BackendConfig, check_name
 from serve_bridge.errors import BackendNotFound, shown
-from serve_bridge.path_params import check_route
+from serve_bridge.http.path_params import check_route
 from serve_bridge.traffic import TrafficPolicy
 
 OPERATION_S: Final = 30.0

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
 from serve_bridge.errors import ConfigError
-from serve_bridge.path_params import check_route, compile_route, convert
-from serve_bridge.proxy.route_index import Route, RouteIndex
+from serve_bridge.http.path_params import check_route, compile_route, convert
+from serve_bridge.http.route_index import Route, RouteIndex
 
 
 class NamedRoute:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from serve_bridge.config import HTTPOptions, is_loopback
-from serve_bridge.name_cache import NameCache
+from serve_bridge.http.name_cache import NameCache
 
 __all__ = ["AllowedHosts", "allowed_hosts", "allowed_origins"]
 

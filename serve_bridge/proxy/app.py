@@ -19,12 +19,12 @@ from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Broken, Forwarded, Refused, UploadBroken, failed, forward
+from serve_bridge.http.path_params import RESERVED_PREFIX
+from serve_bridge.http.route_index import Route, RouteIndex
 from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
-from serve_bridge.path_params import RESERVED_PREFIX
 from serve_bridge.proxy.buffers import Buffers, Share
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
 from serve_bridge.proxy.request_head import Refusal
-from serve_bridge.proxy.route_index import Route, RouteIndex
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire import failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_bridge.name_cache import ENTRIES, LONGEST, NameCache
+from serve_bridge.http.name_cache import ENTRIES, LONGEST, NameCache
 
 
 def test_a_name_is_looked_up_once() -> None:

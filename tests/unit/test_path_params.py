@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from serve_bridge.path_params import check_route, compile_route, convert
+from serve_bridge.http.path_params import check_route, compile_route, convert
 
 
 @pytest.mark.parametrize(

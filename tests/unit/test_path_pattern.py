@@ -12,8 +12,8 @@ from starlette.convertors import CONVERTOR_TYPES
 from starlette.routing import compile_path
 
 from serve_bridge.errors import ConfigError
+from serve_bridge.http.path_params import CONVERTERS, check_route, compile_route
 from serve_bridge.http.path_pattern import PathPattern
-from serve_bridge.path_params import CONVERTERS, check_route, compile_route
 
 TEXTS = st.sampled_from(["", "-", ".", "/", "a", "1", "-1", "1a", ".a", "/a", "a/", "-/", "0", "aa", "1.", "(", "$"])
 UUIDS = ["0" * 32, "00000000-0000-0000-0000-00000000000a", "0" * 31]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
+from serve_bridge.http.path_params import CompiledPath, PathParam, compile_route, convert, is_reserved
 from serve_bridge.http.path_pattern import PathPattern
-from serve_bridge.path_params import CompiledPath, PathParam, compile_route, convert, is_reserved
 
 __all__ = ["Match", "Route", "RouteIndex"]
 
