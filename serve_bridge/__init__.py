@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from serve_bridge.application import asgi_app, wsgi_app
-from serve_bridge.config import BackendConfig, HTTPOptions, Location
+from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, RequestIdFilter, get_replica_context, request_id, time_left
 from serve_bridge.errors import (
     AuthenticationError,

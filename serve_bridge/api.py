@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_bridge import instance as instances
 from serve_bridge.client import Client, client_at, end_each
-from serve_bridge.config import BackendConfig, HTTPOptions, Location, check_name
+from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location, check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.handle import Handle

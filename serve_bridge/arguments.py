@@ -11,8 +11,8 @@ from dataclasses import fields
 from typing import Any, Final
 
 from serve_bridge.application import ANY_METHOD, Application
-from serve_bridge.checks import token
-from serve_bridge.config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.config.backend_config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.config.checks import token
 from serve_bridge.errors import ConfigError, SerializationError, shown
 from serve_bridge.wanted import Backend
 from serve_bridge.wire.payload import Opaque

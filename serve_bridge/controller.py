@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
-from serve_bridge.config import BackendConfig, HTTPOptions, http_differences
+from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, http_differences
 from serve_bridge.deployments import Deployments
 from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
 from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.arguments import checked_methods, packed_config
-from serve_bridge.checks import optional, seconds
-from serve_bridge.config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
+from serve_bridge.config.checks import optional, seconds
 from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import closed_over, digest

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serve_bridge.arguments import opened_config, packed_config
-from serve_bridge.config import BackendConfig, check_name
+from serve_bridge.config.backend_config import BackendConfig, check_name
 from serve_bridge.declaration import DEFAULT_METHODS, Declaration, declared_in
 from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError

@@ -20,7 +20,7 @@ from types import GeneratorType
 from typing import Any, Final
 
 from serve_bridge.batching import BatchQueue, batch_results
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.method import Method

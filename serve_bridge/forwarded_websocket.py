@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_bridge.config import MESSAGE_BYTES
+from serve_bridge.config.backend_config import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding import Broken, Forwarded, failed, read_head
 from serve_bridge.messages import HeaderList, HttpFailure

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from serve_bridge.checks import header_value, seconds, text, token
+from serve_bridge.config.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from serve_bridge.application import Application
 from serve_bridge.arguments import checked_backend, checked_methods, existing_name, opened_config, packed_config
-from serve_bridge.checks import optional, seconds
-from serve_bridge.config import BackendConfig, check_name
+from serve_bridge.config.backend_config import BackendConfig, check_name
+from serve_bridge.config.checks import optional, seconds
 from serve_bridge.errors import BackendNotFound, shown
 from serve_bridge.http.path_params import check_route
 from serve_bridge.traffic import TrafficPolicy

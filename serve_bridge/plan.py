@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.fingerprint import digest
 from serve_bridge.traffic import TrafficPolicy

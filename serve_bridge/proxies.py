@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from serve_bridge.config import HTTPOptions, Location
+from serve_bridge.config.backend_config import HTTPOptions, Location
 from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.messages import ReplicaAddress

@@ -23,7 +23,7 @@ from serve_bridge import controller_search
 from serve_bridge import instance as instances
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.application import Application
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import (
     ReplicaContext,
     begin_request,

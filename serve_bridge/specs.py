@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_bridge.config import BackendConfig, HTTPOptions
+from serve_bridge.config.backend_config import BackendConfig, HTTPOptions
 from serve_bridge.instance import Instance
 from serve_bridge.messages import ReplicaAddress
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from serve_bridge.application import Application, wrapper_of
 from serve_bridge.batching import accepts_batch
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.frozen_code import FrozenCode
 from serve_bridge.import_path import check_import_path, extend_search_path, resolve

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_bridge.application import ANY_METHOD
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.http.path_params import check_route
 from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypedDict, Unpack
 
-from serve_bridge import checks
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import parse_routes
 from serve_bridge.client import Client
+from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.handle import Handle
 from serve_bridge.results import problem

@@ -21,7 +21,7 @@ from typing import Final
 from starlette.types import ASGIApp
 from uvicorn.config import Config
 
-from serve_bridge.config import HTTPOptions
+from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.proxy.acceptor import Acceptor, bracketed, listen
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge_state import EdgeState

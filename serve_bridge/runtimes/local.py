@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_bridge import instance as instances
-from serve_bridge.config import HTTPOptions
+from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import Instance, claim_directory, new_generation

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.config import HTTPOptions
+from serve_bridge.config.backend_config import HTTPOptions
 from tests.certificates import Certificate, make_certificate
 from tests.edge_server import Running, read_all, running, statuses
 from tests.waiting import wait_until

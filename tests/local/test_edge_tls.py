@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.config import HTTPOptions
+from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.proxy.edge import EdgeServer
 from serve_bridge.proxy.tls import protocols_offered
 from tests.certificates import Certificate, make_certificate

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
 from serve_bridge import served_websocket
-from serve_bridge.config import MESSAGE_BYTES
+from serve_bridge.config.backend_config import MESSAGE_BYTES
 from serve_bridge.forwarded_websocket import forward_websocket
 from serve_bridge.forwarding import Forwarded
 from serve_bridge.wire import websocket as messages

@@ -15,7 +15,7 @@ from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_list
 
 import serve_bridge as serve
-from serve_bridge.config import ENGINE_OPTIONS, RAY_OPTIONS
+from serve_bridge.config.backend_config import ENGINE_OPTIONS, RAY_OPTIONS
 from serve_bridge.runtimes.ray.submitter import _too_large
 from tests.behaviour import backends
 from tests.programs import run_program, start_program

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.fleet import RunningReplica
 from serve_bridge.messages import ReplicaAddress

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
-from serve_bridge.config import (
+from serve_bridge.config.backend_config import (
     BackendConfig,
     BackendOptions,
     HTTPOptions,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.deployment import Deployment
 from serve_bridge.errors import ConfigError
 from serve_bridge.plan import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serve_bridge.batching import accept_batch
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.executor import Executor, is_stream

@@ -8,7 +8,7 @@ import pytest
 
 from serve_bridge.adapters.patterns import Patterns, translate
 from serve_bridge.adapters.route import ForwardedRoute, RouteSpec, parse_routes
-from serve_bridge.checks import flag
+from serve_bridge.config.checks import flag
 from serve_bridge.errors import ConfigError
 
 

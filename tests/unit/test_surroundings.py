@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from serve_bridge.batching import accept_batch
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.executor import Executor
 from serve_bridge.frozen_code import freeze_code

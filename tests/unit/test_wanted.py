@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serve_bridge.config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Wanted

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
-from serve_bridge.checks import (
+from serve_bridge.config.checks import (
     Check,
     anything,
     file_path,
