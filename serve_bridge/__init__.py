@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from serve_bridge.deployment import Deployment
     from serve_bridge.endpoint_declaration import endpoint
     from serve_bridge.handle import AsyncHandle, Handle
-    from serve_bridge.request import ServeRequest
+    from serve_bridge.request.serve_request import ServeRequest
 
 __version__ = "0.1.0"
 
@@ -134,7 +134,7 @@ _LATE = {
     "Client": "serve_bridge.client",
     "Deployment": "serve_bridge.deployment",
     "Handle": "serve_bridge.handle",
-    "ServeRequest": "serve_bridge.request",
+    "ServeRequest": "serve_bridge.request.serve_request",
     "accept_batch": "serve_bridge.batching",
     "backend": "serve_bridge.declaration",
     "batch": "serve_bridge.batching",

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NoReturn
 from starlette.requests import Request
 
 from serve_bridge.batching import accepts_batch
-from serve_bridge.request import ServeRequest
+from serve_bridge.request.serve_request import ServeRequest
 
 __all__ = ["Arguments", "Method", "check_signature", "is_async", "is_generator"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_bridge import json_body
-from serve_bridge.json_body import LONG_JSON_BYTES, parse_json
+from serve_bridge.request import json_body
+from serve_bridge.request.json_body import LONG_JSON_BYTES, parse_json
 
 PADDING = b" " * LONG_JSON_BYTES
 VALUES: list[Any] = [None, True, 7, -(2**70), 1.5, 1e300, "é\U0001f600", [], {}, [{"a": [1, {"b": "c"}]}], {"": 0}]

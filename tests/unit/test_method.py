@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from serve_bridge.batching import accept_batch
 from serve_bridge.method import Method, check_signature
-from serve_bridge.request import ServeRequest
+from serve_bridge.request.serve_request import ServeRequest
 
 if TYPE_CHECKING:
     from nowhere import Unknown

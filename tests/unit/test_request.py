@@ -13,9 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
-from serve_bridge import request as module
 from serve_bridge.errors import SerializationError
-from serve_bridge.request import PIECE_BYTES, FrozenRequest, ServeRequest, cached_body
+from serve_bridge.request import serve_request as module
+from serve_bridge.request.serve_request import PIECE_BYTES, FrozenRequest, ServeRequest, cached_body
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:

@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.body_length import BODY_LENGTH, body_length
-from serve_bridge.json_body import parse_json
+from serve_bridge.request.json_body import parse_json
 
 __all__ = [
     "REQUEST_ID",
