@@ -17,7 +17,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.application import asgi_app, wsgi_app
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, RequestIdFilter, get_replica_context, request_id, time_left
 from serve_bridge.errors import (
@@ -39,6 +38,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.printable import make_logs_printable
+from serve_bridge.user_code.application import asgi_app, wsgi_app
 
 if TYPE_CHECKING:
     from serve_bridge.api import (
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
         update_backend,
         update_backend_config,
     )
-    from serve_bridge.batching import accept_batch, batch
     from serve_bridge.client import Client
     from serve_bridge.declaration import backend
     from serve_bridge.deployment import Deployment
     from serve_bridge.endpoint_declaration import endpoint
     from serve_bridge.handle import AsyncHandle, Handle
     from serve_bridge.request.serve_request import ServeRequest
+    from serve_bridge.user_code.batch_queue import accept_batch, batch
 
 __version__ = "0.1.0"
 
@@ -135,9 +135,9 @@ _LATE = {
     "Deployment": "serve_bridge.deployment",
     "Handle": "serve_bridge.handle",
     "ServeRequest": "serve_bridge.request.serve_request",
-    "accept_batch": "serve_bridge.batching",
+    "accept_batch": "serve_bridge.user_code.batch_queue",
     "backend": "serve_bridge.declaration",
-    "batch": "serve_bridge.batching",
+    "batch": "serve_bridge.user_code.batch_queue",
     "endpoint": "serve_bridge.endpoint_declaration",
 }
 """Loaded on first use (PEP 562), as is `api`, where the functions are: no process has a use for all of them, and the

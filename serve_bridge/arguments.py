@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from serve_bridge.application import ANY_METHOD, Application
 from serve_bridge.config.backend_config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.config.checks import token
 from serve_bridge.errors import ConfigError, SerializationError, shown
+from serve_bridge.user_code.application import ANY_METHOD, Application
 from serve_bridge.wanted import Backend
 from serve_bridge.wire.payload import Opaque
 
@@ -34,8 +34,8 @@ def checked_backend(
     *base* is the config that *config* changes, where there is one already.
     """
     # Late: a web process that calls backends, and creates none, has no use for what looks into code.
-    from serve_bridge.frozen_code import freeze_code
-    from serve_bridge.user_code import check_backend_code, check_config, is_async_code
+    from serve_bridge.user_code.frozen_code import freeze_code
+    from serve_bridge.user_code.validation import check_backend_code, check_config, is_async_code
 
     check_name("backend", name)
     _check_no_options(func_or_class, init_kwargs)

@@ -19,14 +19,14 @@ from itertools import compress
 from types import GeneratorType
 from typing import Any, Final
 
-from serve_bridge.batching import BatchQueue, batch_results
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.method import Method
 from serve_bridge.process.daemon_threads import DaemonThreads, Pin
-from serve_bridge.surroundings import awaited, is_awaitable
-from serve_bridge.user_code import UserCode
+from serve_bridge.user_code.batch_queue import BatchQueue, batch_results
+from serve_bridge.user_code.method import Method
+from serve_bridge.user_code.surroundings import awaited, is_awaitable
+from serve_bridge.user_code.validation import UserCode
 
 TURN_S: Final = 1.0
 """Seconds that a health probe waits for its turn before the replica counts as busy."""

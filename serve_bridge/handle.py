@@ -22,7 +22,7 @@ from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, Seri
 from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.request.serve_request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
-from serve_bridge.unpicklable import unpicklable_arguments
+from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls, payload
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind

@@ -22,7 +22,6 @@ import msgspec
 from serve_bridge import controller_search
 from serve_bridge import instance as instances
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
-from serve_bridge.application import Application
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import (
     ReplicaContext,
@@ -44,12 +43,13 @@ from serve_bridge.errors import (
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.known_instance import known_instance
 from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
-from serve_bridge.method import Method
 from serve_bridge.served_asgi import AsgiService
 from serve_bridge.served_websocket import WebSockets
 from serve_bridge.served_wsgi import WsgiService
 from serve_bridge.specs import ReplicaSpec
-from serve_bridge.user_code import UserCode, check_config
+from serve_bridge.user_code.application import Application
+from serve_bridge.user_code.method import Method
+from serve_bridge.user_code.validation import UserCode, check_config
 from serve_bridge.wire import calls, failure
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind

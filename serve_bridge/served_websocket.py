@@ -23,8 +23,8 @@ from serve_bridge.context import lift_deadline
 from serve_bridge.executor import Executor
 from serve_bridge.http_answer import Message, ResponseSender
 from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
-from serve_bridge.method import Method
 from serve_bridge.results import Answer, fit_head, problem
+from serve_bridge.user_code.method import Method
 from serve_bridge.wire import failure
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.replica_end import ReplicaStream

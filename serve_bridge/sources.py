@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.fingerprint import digest
+from serve_bridge.user_code.fingerprint import digest
 
 __all__ = ["Sources"]
 

@@ -24,8 +24,8 @@ from typing import Any, Final
 import cloudpickle
 
 from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, SerializationError
-from serve_bridge.fingerprint import digest
 from serve_bridge.process.class_register import share_class_register
+from serve_bridge.user_code.fingerprint import digest
 
 share_class_register()  # a Ray worker has loaded Ray before
 

@@ -19,7 +19,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge import commands
-from serve_bridge.surroundings import SurroundingsSpec
+from serve_bridge.user_code.surroundings import SurroundingsSpec
 from tests.programs import ROOT
 from tests.projects import Project, project_in
 from tests.waiting import wait_until

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.batching import BatchQueue, accept_batch, accepts_batch, batch, batch_results
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import ConfigError, DeadlineExceeded
+from serve_bridge.user_code.batch_queue import BatchQueue, accept_batch, accepts_batch, batch, batch_results
 
 FOREVER = 3600.0
 

@@ -14,8 +14,8 @@ import serve_bridge as serve
 from serve_bridge.declaration import Declaration, declared_in
 from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, SerializationError
-from serve_bridge.frozen_code import FrozenCode
-from serve_bridge.surroundings import SurroundingsSpec
+from serve_bridge.user_code.frozen_code import FrozenCode
+from serve_bridge.user_code.surroundings import SurroundingsSpec
 from tests.projects import Project, project_in
 
 

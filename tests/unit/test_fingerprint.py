@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.fingerprint import digest
+from serve_bridge.user_code.fingerprint import digest
 from tests.programs import run_program
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -66,7 +66,7 @@ def test_a_value_within_itself_has_a_digest() -> None:
 def test_other_processes_agree() -> None:
     """Though their sets of text have another order."""
     program = """
-        from serve_bridge.fingerprint import digest
+        from serve_bridge.user_code.fingerprint import digest
         print(digest({"names": {"ada", "bob", "cy", "dan"}, "size": 1.5}, len, dict))
     """
     values = {"names": {"ada", "bob", "cy", "dan"}, "size": 1.5}
@@ -133,7 +133,7 @@ class Model(Base):
 """
 DIGEST = """
     import sys
-    from serve_bridge.fingerprint import digest
+    from serve_bridge.user_code.fingerprint import digest
     for source in sys.argv[1:]:
         exec(compile(source, f"cell-{id(source)}", "exec"))
         print(digest(Model))

@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 import serve_bridge as serve
 from serve_bridge import asgi_app
 from serve_bridge.errors import SerializationError
-from serve_bridge.frozen_code import freeze_code, thaw_code
-from serve_bridge.unpicklable import unpicklable_path
+from serve_bridge.user_code.frozen_code import freeze_code, thaw_code
+from serve_bridge.user_code.unpicklable import unpicklable_path
 
 
 class Code:

@@ -17,7 +17,13 @@ import msgspec
 import pytest
 
 from serve_bridge.errors import ConfigError
-from serve_bridge.import_path import check_import_path, extend_search_path, import_path_of, resolve, search_path_of
+from serve_bridge.user_code.import_path import (
+    check_import_path,
+    extend_search_path,
+    import_path_of,
+    resolve,
+    search_path_of,
+)
 from tests.programs import ROOT
 from tests.projects import Project, project_in
 
@@ -123,7 +129,7 @@ def test_other_text_is_refused(path: str) -> None:
 
 PROGRAM = """
     import json, sys
-    from serve_bridge.import_path import search_path_of
+    from serve_bridge.user_code.import_path import search_path_of
     print(json.dumps(search_path_of("__main__")))
 """
 

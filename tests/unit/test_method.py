@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pytest
 from starlette.requests import Request
 
-from serve_bridge.batching import accept_batch
-from serve_bridge.method import Method, check_signature
 from serve_bridge.request.serve_request import ServeRequest
+from serve_bridge.user_code.batch_queue import accept_batch
+from serve_bridge.user_code.method import Method, check_signature
 
 if TYPE_CHECKING:
     from nowhere import Unknown

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from starlette.responses import StreamingResponse
 
-from serve_bridge.batching import accept_batch
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.executor import Executor
-from serve_bridge.frozen_code import freeze_code
 from serve_bridge.results import threaded_content
-from serve_bridge.surroundings import SurroundingsSpec, open_surroundings
-from serve_bridge.user_code import UserCode
+from serve_bridge.user_code.batch_queue import accept_batch
+from serve_bridge.user_code.frozen_code import freeze_code
+from serve_bridge.user_code.surroundings import SurroundingsSpec, open_surroundings
+from serve_bridge.user_code.validation import UserCode
 from tests.projects import project_in
 
 depth = contextvars.ContextVar("depth", default="outside")

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.batching import accept_batch, batch
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
-from serve_bridge.frozen_code import freeze_code
-from serve_bridge.user_code import (
+from serve_bridge.user_code.batch_queue import accept_batch, batch
+from serve_bridge.user_code.frozen_code import freeze_code
+from serve_bridge.user_code.validation import (
     UserCode,
     check_backend_code,
     check_batching,

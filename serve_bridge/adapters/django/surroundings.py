@@ -19,8 +19,8 @@ from django.db import close_old_connections, connections, reset_queries
 
 from serve_bridge.adapters.django import lent_connections
 from serve_bridge.adapters.django.call_thread import CallThread
-from serve_bridge.import_path import search_path_of
-from serve_bridge.surroundings import SurroundingsSpec
+from serve_bridge.user_code.import_path import search_path_of
+from serve_bridge.user_code.surroundings import SurroundingsSpec
 
 PATH: Final = f"{__name__}:DjangoSurroundings"
 

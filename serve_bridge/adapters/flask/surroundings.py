@@ -18,8 +18,8 @@ from flask import Flask
 from flask.cli import locate_app
 
 from serve_bridge.errors import ConfigError, shown
-from serve_bridge.import_path import search_path_of
-from serve_bridge.surroundings import SurroundingsSpec
+from serve_bridge.user_code.import_path import search_path_of
+from serve_bridge.user_code.surroundings import SurroundingsSpec
 
 _apps: Final[dict[str, Flask]] = {}
 _lock: Final = threading.RLock()  # an app may be imported by the one that imports it

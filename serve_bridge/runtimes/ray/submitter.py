@@ -29,7 +29,7 @@ from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.shared_replicas import Place, SharedReplicas
-from serve_bridge.unpicklable import unpicklable_arguments
+from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls
 from serve_bridge.wire.auth import Role
 from serve_bridge.wire.body import Lost

@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from serve_bridge.application import Application, wrapper_of
-from serve_bridge.batching import accepts_batch
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
-from serve_bridge.frozen_code import FrozenCode
-from serve_bridge.import_path import check_import_path, extend_search_path, resolve
-from serve_bridge.method import Method, check_signature, is_async, is_generator
-from serve_bridge.surroundings import Surroundings, open_surroundings, within
+from serve_bridge.user_code.application import Application, wrapper_of
+from serve_bridge.user_code.batch_queue import accepts_batch
+from serve_bridge.user_code.frozen_code import FrozenCode
+from serve_bridge.user_code.import_path import check_import_path, extend_search_path, resolve
+from serve_bridge.user_code.method import Method, check_signature, is_async, is_generator
+from serve_bridge.user_code.surroundings import Surroundings, open_surroundings, within
 
 __all__ = [
     "UserCode",

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, NoReturn
 
 from starlette.requests import Request
 
-from serve_bridge.batching import accepts_batch
 from serve_bridge.request.serve_request import ServeRequest
+from serve_bridge.user_code.batch_queue import accepts_batch
 
 __all__ = ["Arguments", "Method", "check_signature", "is_async", "is_generator"]
 
