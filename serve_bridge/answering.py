@@ -23,15 +23,16 @@ from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http.path_params import convert
 from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
-from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.request.json_body import parse_json
 from serve_bridge.request.serve_request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
 from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.user_code.method import NO_DATA, Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
-from serve_bridge.wire import calls, failure
+from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import failure
 from serve_bridge.wire.body import Lost
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
 
 _logger = logging.getLogger("serve_bridge.replica")

@@ -26,8 +26,8 @@ from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
 from serve_bridge.lanes import Lanes
 from serve_bridge.management import OPERATION_S, Management
-from serve_bridge.messages import CallHead, RoutingTable
 from serve_bridge.router import Outgoing, Router
+from serve_bridge.wire.heads import CallHead, RoutingTable
 
 if TYPE_CHECKING:
     from serve_bridge.deployment import Deployment

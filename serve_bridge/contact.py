@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, places_of
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, places_of
 
 REDIAL_S: Final = (0.05, 1.0)
 

@@ -17,14 +17,14 @@ from typing import Any, Final
 from serve_bridge.controller_search import find_controller
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.known_instance import KnownInstance, process_id
-from serve_bridge.messages import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.publisher import encode_version
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.sockets import dial
+from serve_bridge.wire.heads import ReplicaAddress, RoutingTable, decoder
+from serve_bridge.wire.listener import dial
 
 RECONNECT_S: Final = (0.02, 1.0)
 SEARCH_FROM_S: Final = 0.1

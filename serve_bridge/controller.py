@@ -27,7 +27,6 @@ from serve_bridge.fleet import Fleet, Replica
 from serve_bridge.instance import Instance
 from serve_bridge.lease import Lease
 from serve_bridge.lifecycle import ReplicaState
-from serve_bridge.messages import CONTROLLER, CallHead
 from serve_bridge.proxies import Proxies
 from serve_bridge.publisher import asked_by
 from serve_bridge.record import Record
@@ -35,11 +34,13 @@ from serve_bridge.repairs import Repairs
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import Settings
 from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Unfinished
-from serve_bridge.wire import calls, payload
+from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import payload
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import CONTROLLER, CallHead
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 _STARTING, _READY, _UNHEALTHY = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY
 _logger = logging.getLogger("serve_bridge.controller")

@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import AuthenticationError, ServeBridgeError
-from serve_bridge.messages import ReplicaAddress, decoder
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import ReplicaAddress, decoder
+from serve_bridge.wire.listener import dial
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import dial
 
 MOST_ASKED: Final = 8
 ANSWER_S: Final = 2.0

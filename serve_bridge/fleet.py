@@ -23,16 +23,16 @@ from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
 from serve_bridge.instance import Instance
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.wanted import Backend
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.host import GONE_S
-from serve_bridge.wire.sockets import NobodyListens, dial_running
+from serve_bridge.wire.listener import NobodyListens, dial_running
 
 CONTROL_TIMEOUT_S: Final = 10.0
 CRASH_S: Final = 5.0

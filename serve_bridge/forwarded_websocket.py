@@ -17,15 +17,15 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_bridge.config.backend_config import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding import Broken, Forwarded, failed, read_head
-from serve_bridge.messages import HeaderList, HttpFailure
 from serve_bridge.results import Answer
 from serve_bridge.router import Router
-from serve_bridge.wire import websocket
+from serve_bridge.wire import websocket_messages as websocket
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Frame
+from serve_bridge.wire.heads import HeaderList, HttpFailure
 from serve_bridge.wire.payload import Segment, size_of
-from serve_bridge.wire.websocket import Close, Hold, MessageReader, MessageTooLong, NoRoom
+from serve_bridge.wire.websocket_messages import Close, Hold, MessageReader, MessageTooLong, NoRoom
 
 _SUBPROTOCOL = b"sec-websocket-protocol"
 

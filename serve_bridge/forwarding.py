@@ -40,7 +40,12 @@ from serve_bridge.http.headers import (
     lowered,
     nominated,
 )
-from serve_bridge.messages import (
+from serve_bridge.results import RETRY_AFTER_S, Answer, is_bodyless, problem
+from serve_bridge.router import Router
+from serve_bridge.wire.body import Aborted, Lost
+from serve_bridge.wire.caller_end import CallerStream, Upload
+from serve_bridge.wire.frames import END, Kind
+from serve_bridge.wire.heads import (
     INLINE_BODY_BYTES,
     TRAILERS,
     HeaderList,
@@ -50,13 +55,8 @@ from serve_bridge.messages import (
     RawPathParams,
     decoder,
 )
-from serve_bridge.results import RETRY_AFTER_S, Answer, is_bodyless, problem
-from serve_bridge.router import Router
-from serve_bridge.wire.body import Aborted, Lost
-from serve_bridge.wire.caller_end import CallerStream, Upload
-from serve_bridge.wire.frames import END, Kind
 from serve_bridge.wire.streams import ANSWER_WINDOW
-from serve_bridge.wire.websocket import SWITCHING
+from serve_bridge.wire.websocket_messages import SWITCHING
 
 _CALL_METHOD, _SHARD_KEY, _REQUEST_ID = b"x-serve-call-method", b"x-serve-shard-key", b"x-request-id"
 _TIMEOUT: Final = b"x-serve-timeout-s"

@@ -19,13 +19,14 @@ from starlette.requests import Request
 from serve_bridge.config.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
-from serve_bridge.messages import INLINE_BODY_BYTES, CallHead
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.request.serve_request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
-from serve_bridge.wire import calls, payload
+from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import payload
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.frames import Kind
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 
-from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire.heads import ReplicaAddress
 
 
 class KnownInstance:

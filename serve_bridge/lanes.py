@@ -23,9 +23,9 @@ from serve_bridge.errors import NotConnected
 from serve_bridge.instance import Instance
 from serve_bridge.known_instance import known_instance
 from serve_bridge.lane import Lane
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
+from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.shortage import is_shortage
 
 CLOSE_S: Final = 5.0

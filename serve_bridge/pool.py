@@ -21,13 +21,13 @@ from collections import OrderedDict
 from typing import Final
 
 from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed
-from serve_bridge.messages import BackendRoute, ReplicaAddress
 from serve_bridge.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.heads import BackendRoute, ReplicaAddress
 from serve_bridge.wire.host import GONE, GONE_S
+from serve_bridge.wire.listener import dial
 from serve_bridge.wire.shortage import Shortage, is_shortage
-from serve_bridge.wire.sockets import dial
 
 NO_REPLICA_WAIT_S: Final = 1.0
 """How long a request waits for a new table when every replica of the old one has gone."""

@@ -21,15 +21,15 @@ from typing import Any, Final
 from serve_bridge.config.backend_config import HTTPOptions, Location
 from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ProxySpec
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.host import GONE_S
-from serve_bridge.wire.sockets import NobodyListens, dial_running
+from serve_bridge.wire.listener import NobodyListens, dial_running
 
 WATCH_S: Final = 2.0
 SUSPECT_S: Final = 5.0

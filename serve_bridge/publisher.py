@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.messages import RoutingTable
 from serve_bridge.wire.body import Lost
+from serve_bridge.wire.heads import RoutingTable
 from serve_bridge.wire.replica_end import ReplicaStream
 
 _VERSION: Final = struct.Struct("<Q")

@@ -42,7 +42,6 @@ from serve_bridge.errors import (
 )
 from serve_bridge.executor import Executor, is_stream
 from serve_bridge.known_instance import known_instance
-from serve_bridge.messages import CallHead, HttpHead, ReplicaAddress
 from serve_bridge.served_asgi import AsgiService
 from serve_bridge.served_websocket import WebSockets
 from serve_bridge.served_wsgi import WsgiService
@@ -50,12 +49,14 @@ from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.validation import UserCode, check_config
-from serve_bridge.wire import calls, failure
+from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import failure
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import CallHead, HttpHead, ReplicaAddress
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 MOST_SUBMITTERS: Final = 10_000
 """Processes whose Ray calls a replica counts; those that have been silent longest are forgotten first."""

@@ -29,7 +29,6 @@ from serve_bridge.errors import (
     no_answer,
 )
 from serve_bridge.known_instance import KnownInstance
-from serve_bridge.messages import EndpointRoute, Rejection, RoutingTable
 from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy
@@ -37,6 +36,7 @@ from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import EndpointRoute, Rejection, RoutingTable
 
 MAX_SHADOWS_IN_FLIGHT: Final = 256
 RETRY_SHARE: Final = 0.1

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from serve_bridge.instance import Instance
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.heads import ReplicaAddress
 
 
 class Store(Protocol):

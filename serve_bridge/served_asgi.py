@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Scope
 
 from serve_bridge.answering import Receiver, end_failed, scope_of
 from serve_bridge.http_answer import ResponseSender
-from serve_bridge.messages import TRAILERS, HttpHead
 from serve_bridge.served_websocket import ClientLeft, WebSockets, websocket_scope
 from serve_bridge.user_code.application import mount_point
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.body import Lost
+from serve_bridge.wire.heads import TRAILERS, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 
 LAST_WORDS_S: Final = 1.0

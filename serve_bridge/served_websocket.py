@@ -22,13 +22,13 @@ from serve_bridge.answering import is_cancelled, scope_of, send_failure
 from serve_bridge.context import lift_deadline
 from serve_bridge.executor import Executor
 from serve_bridge.http_answer import Message, ResponseSender
-from serve_bridge.messages import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.results import Answer, fit_head, problem
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire import failure
 from serve_bridge.wire.body import Lost
+from serve_bridge.wire.heads import HeaderList, HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.websocket import (
+from serve_bridge.wire.websocket_messages import (
     BROKEN,
     FAILED,
     LEAVE_GRACE_S,

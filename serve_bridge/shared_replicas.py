@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from serve_bridge.messages import BackendRoute, ReplicaAddress, RoutingTable
 from serve_bridge.replica_set import ReplicaSet, Slot
+from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
 
 Link = TypeVar("Link")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions
 from serve_bridge.instance import Instance
-from serve_bridge.messages import ReplicaAddress
+from serve_bridge.wire.heads import ReplicaAddress
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.http.path_params import check_route
-from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import ANY_METHOD
+from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.wire.payload import Opaque
 
 

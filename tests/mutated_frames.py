@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection
 from serve_bridge.wire import payload
 from serve_bridge.wire.frames import END, HEADER, MAX_PAYLOAD, MORE, Kind
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection
 from serve_bridge.wire.streams import CREDIT
 
 __all__ = ["HTTP_HEAD", "mutated_frames"]

@@ -24,7 +24,7 @@ from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
 from serve_bridge.handle import SPARE_S, Link, overdue
 from serve_bridge.lane import Lane
-from serve_bridge.messages import INLINE_BODY_BYTES, HeaderList, HttpFailure
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HeaderList, HttpFailure
 
 PIECE_BYTES: Final = 64 * 1024
 _TOO_SHORT: Final = "the body ended before its Content-Length"

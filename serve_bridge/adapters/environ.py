@@ -13,7 +13,7 @@ from serve_bridge.forwarding import LengthRequired
 from serve_bridge.http.body_length import BODY_LENGTH, environ_body_length
 from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http.paths import is_text_of, quoted
-from serve_bridge.messages import HeaderList
+from serve_bridge.wire.heads import HeaderList
 
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
 """Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""

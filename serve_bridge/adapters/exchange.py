@@ -25,7 +25,7 @@ from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding import Refused
 from serve_bridge.http.body_length import body_length
-from serve_bridge.messages import HeaderList
+from serve_bridge.wire.heads import HeaderList
 
 PATIENCE_S: Final = 0.05
 """How long an answer may take before it is worth to look whether its client is still there."""

@@ -40,7 +40,7 @@ from serve_bridge.adapters.response_model import (
     without_length,
 )
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.messages import INLINE_BODY_BYTES
+from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 Operation = Callable[..., Coroutine[Any, Any, Any]]
 

@@ -21,13 +21,13 @@ from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Broken, Forwarded, Refused, UploadBroken, failed, forward
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.route_index import Route, RouteIndex
-from serve_bridge.messages import TRAILERS, HttpFailure, RawPathParams, RoutingTable
 from serve_bridge.proxy.buffers import Buffers, Share
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
 from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire import failure
+from serve_bridge.wire.heads import TRAILERS, HttpFailure, RawPathParams, RoutingTable
 
 HELD_BYTES: Final = 256 * 1024
 """A message of a backend may grow to this size when there is no room for anything more."""

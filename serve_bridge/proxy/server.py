@@ -10,18 +10,18 @@ from typing import Any
 
 from serve_bridge import controller_search
 from serve_bridge.control_link import ControlLink
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge import EdgeServer
 from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.router import Router
 from serve_bridge.specs import ProxySpec
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 
 class Proxy:

@@ -19,13 +19,13 @@ from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import Instance, claim_directory, new_generation
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica import Replica
 from serve_bridge.runtime import Store
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.heads import ReplicaAddress
 
 NODE = "local"
 

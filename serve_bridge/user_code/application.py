@@ -12,8 +12,8 @@ import sys
 from typing import Any, Final, Literal
 
 from serve_bridge.errors import ConfigError, shown
-from serve_bridge.messages import HttpHead
 from serve_bridge.user_code.import_path import check_import_path, path_of_object, resolve, search_path_of
+from serve_bridge.wire.heads import HttpHead
 
 __all__ = ["ANY_METHOD", "Application", "asgi_app", "mount_point", "wsgi_app"]
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.messages import Rejection
 from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
+from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.payload import Segment, space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
 from serve_bridge.wire.transport import UNCOPIED_BYTES, FrameTransport

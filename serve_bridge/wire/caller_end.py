@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.messages import Rejection, decoder
 from serve_bridge.wire.auth import Handshake, Key, Role
 from serve_bridge.wire.body import Aborted, BodyStream, Lost, Rejected
 from serve_bridge.wire.frames import END, Frame, Kind, encode
+from serve_bridge.wire.heads import Rejection, decoder
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.streams import ANSWER_WINDOW, CallerSession, State
 from serve_bridge.wire.transport import FrameTransport

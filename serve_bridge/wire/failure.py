@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import BackendError, ServeBridgeError
-from serve_bridge.messages import HttpFailure, decoder
 from serve_bridge.printable import printable
 from serve_bridge.wire import payload
+from serve_bridge.wire.heads import HttpFailure, decoder
 
 
 class _Failure(msgspec.Struct, frozen=True, array_like=True):

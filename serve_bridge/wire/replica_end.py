@@ -15,10 +15,10 @@ from typing import Final, Protocol
 import msgspec
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.messages import Rejection
 from serve_bridge.wire.auth import Handshake, Key, Role
 from serve_bridge.wire.body import BodyStream, Lost
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
+from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.streams import FRAME_COST, ReplicaSession, State
 from serve_bridge.wire.transport import FLUSH_PIECES, UNCOPIED_BYTES, FrameTransport
 

@@ -29,10 +29,10 @@ import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
 from serve_bridge.allowance import MOST_KEPT_BYTES
 from serve_bridge.http.body_length import BODY_LENGTH
-from serve_bridge.messages import INLINE_BODY_BYTES
 from serve_bridge.served_wsgi import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 from serve_bridge.user_code.application import Application
+from serve_bridge.wire.heads import INLINE_BODY_BYTES
 from tests.behaviour.applications import WsgiReading
 from tests.waiting import wait_until
 

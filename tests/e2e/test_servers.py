@@ -19,7 +19,7 @@ from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
 from serve_bridge import instance as instances
-from serve_bridge.messages import INLINE_BODY_BYTES
+from serve_bridge.wire.heads import INLINE_BODY_BYTES
 from tests.e2e.web_servers import (
     CALLERS,
     DJANGO_RELOADING,

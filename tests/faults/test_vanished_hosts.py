@@ -13,13 +13,13 @@ import pytest
 
 from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import DeadlineExceeded, ReplicaDied
-from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 from tests.faults.hosts import Host, other_host
 
 pytestmark = pytest.mark.faults
@@ -32,7 +32,7 @@ REPLICA = """
     import asyncio, sys
     from pathlib import Path
     from serve_bridge.wire.auth import Key
-    from serve_bridge.wire.sockets import Listener
+    from serve_bridge.wire.listener import Listener
 
     class Holding:
         def load(self):

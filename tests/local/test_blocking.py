@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.blocking import BlockingConnection
+from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 KEY, GENERATION = Key(b"k" * 32), "g"
 LARGE = 5 << 20

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.contact import host_answers, regained
-from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wire import sockets
+from serve_bridge.wire import listener as sockets
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import Listener, bind_unix
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener, bind_unix
 
 KEY = Key()
 

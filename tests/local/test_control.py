@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener, dial
 
 KEY = Key(b"k" * 32)
 

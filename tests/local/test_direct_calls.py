@@ -18,14 +18,14 @@ from serve_bridge.direct_calls import DirectAnswer, DirectCalls
 from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding import Forwarded
 from serve_bridge.handle import Link
-from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.router import RETRY_RESERVE, Outgoing, Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 KEY = Key(b"k" * 32)
 TIMEOUT_S = 10.0

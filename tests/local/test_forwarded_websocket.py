@@ -17,7 +17,7 @@ from serve_bridge import served_websocket
 from serve_bridge.config.backend_config import MESSAGE_BYTES
 from serve_bridge.forwarded_websocket import forward_websocket
 from serve_bridge.forwarding import Forwarded
-from serve_bridge.wire import websocket as messages
+from serve_bridge.wire import websocket_messages as messages
 from tests.waiting import POLL_S, reached
 
 LOGGER = logging.getLogger("tests")

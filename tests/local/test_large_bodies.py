@@ -14,15 +14,15 @@ import uvloop
 from serve_bridge import answering
 from serve_bridge.answering import IncomingBody
 from serve_bridge.errors import ProtocolError
-from serve_bridge.messages import ReplicaAddress
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES, Lost
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener, dial
 from tests.waiting import reached
 
 KEY, GENERATION = Key(b"k" * 32), "g"

@@ -20,13 +20,13 @@ from serve_bridge.errors import (
     ReplicaDied,
 )
 from serve_bridge.forwarding import Forwarded, forward
-from serve_bridge.messages import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener
 
 KEY = Key(b"k" * 32)
 

@@ -17,13 +17,13 @@ import uvloop
 
 import serve_bridge as serve
 from serve_bridge.instance import find
-from serve_bridge.messages import CallHead
 from serve_bridge.wire import payload, replica_end
 from serve_bridge.wire.auth import Handshake, Key, Role, identity
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.frames import END, Frame, FrameReader, Kind, encode
+from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.sockets import Listener, dial
 from serve_bridge.wire.transport import MOST_UNREAD_BYTES
 from tests.waiting import wait_until
 

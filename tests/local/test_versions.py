@@ -15,7 +15,7 @@ import pytest
 import serve_bridge as serve
 from serve_bridge import instance as instances
 from serve_bridge.wire.auth import HELLO_BYTES, VERSION, Handshake, Role, identity
-from serve_bridge.wire.sockets import bind_unix
+from serve_bridge.wire.listener import bind_unix
 
 BOTH_VERSIONS = rf"version {VERSION + 1} .*version {VERSION}; install the same version"
 

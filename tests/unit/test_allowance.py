@@ -12,7 +12,7 @@ import pytest
 from serve_bridge.allowance import MOST_KEPT_BYTES, Kept
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.forwarding import Forwarded, UploadBroken
-from serve_bridge.messages import INLINE_BODY_BYTES
+from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 INLINE = INLINE_BODY_BYTES
 

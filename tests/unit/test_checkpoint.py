@@ -12,10 +12,10 @@ from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.fleet import RunningReplica
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.proxies import RunningProxy
 from serve_bridge.runtimes.local import MemoryStore
 from serve_bridge.wanted import Backend, Wanted
+from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.payload import Opaque, join, pack
 
 CODE = b"c" * 100_000

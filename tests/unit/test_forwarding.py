@@ -16,7 +16,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.forwarding import BadControlHeader, Forwarded, failed
-from serve_bridge.messages import INLINE_BODY_BYTES, HttpHead
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")
 """The header of a request that came without a valid id."""

@@ -17,10 +17,10 @@ from serve_bridge import instance as instances
 from serve_bridge.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import Instance
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.listener import bind_unix
 from serve_bridge.wire.socket_files import private_directory
-from serve_bridge.wire.sockets import bind_unix
 from tests.programs import run_program
 
 

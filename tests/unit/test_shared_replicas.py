@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from serve_bridge.messages import BackendRoute, ReplicaAddress, RoutingTable
 from serve_bridge.replica_set import Slot
 from serve_bridge.shared_replicas import Place, SharedReplicas
+from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
 
 
 class Links:

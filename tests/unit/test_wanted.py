@@ -9,8 +9,8 @@ import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Wanted
+from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.payload import Opaque
 
 

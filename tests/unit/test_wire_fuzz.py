@@ -15,8 +15,8 @@ import pytest
 
 from serve_bridge.answering import decode_http
 from serve_bridge.errors import ProtocolError
-from serve_bridge.messages import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
 from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
 from tests.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 

@@ -15,15 +15,15 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.instance import directory_here
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import thread_used_s
 from serve_bridge.runtimes.ray.exits import note_exits, note_key
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.heads import ReplicaAddress
 
 share_class_register()
 

@@ -16,7 +16,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.errors import BackendStartError, ConfigError
 from serve_bridge.instance import Instance
-from serve_bridge.messages import ReplicaAddress
 from serve_bridge.runtime import Store
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
@@ -35,6 +34,7 @@ from serve_bridge.runtimes.ray.actors import (
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
+from serve_bridge.wire.heads import ReplicaAddress
 
 ANSWER_S: Final = 5.0
 _EXIT_CODE: Final = re.compile(r"[Ee]xit code:? (\d+)")

@@ -25,16 +25,16 @@ from serve_bridge.errors import (
 )
 from serve_bridge.instance import Instance
 from serve_bridge.lane import Lane
-from serve_bridge.messages import BackendRoute, CallHead, ReplicaAddress
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.shared_replicas import Place, SharedReplicas
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
-from serve_bridge.wire import calls
+from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.sockets import dial
+from serve_bridge.wire.heads import BackendRoute, CallHead, ReplicaAddress
+from serve_bridge.wire.listener import dial
 
 ASK_S: Final = 0.05
 """How old the account of a replica's calls may grow while more are made."""

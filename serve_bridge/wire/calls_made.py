@@ -12,12 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
-from serve_bridge.messages import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.wire import failure, payload
 from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.heads import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.transport import UNCOPIED_BYTES
 
