@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from serve_bridge import instance as instances
 from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, http_differences
 from serve_bridge.deployments import Deployments
 from serve_bridge.fleet import Fleet, Replica
-from serve_bridge.instance import Instance
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.lease import Lease
 from serve_bridge.lifecycle import ReplicaState
 from serve_bridge.proxies import Proxies

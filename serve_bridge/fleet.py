@@ -21,7 +21,7 @@ from typing import Any, Final
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.contact import regained
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
-from serve_bridge.instance import Instance
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ReplicaSpec

@@ -19,8 +19,6 @@ from typing import Any, Final
 
 import msgspec
 
-from serve_bridge import controller_search
-from serve_bridge import instance as instances
 from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import (
@@ -41,7 +39,9 @@ from serve_bridge.errors import (
     no_answer,
 )
 from serve_bridge.executor import Executor, is_stream
-from serve_bridge.known_instance import known_instance
+from serve_bridge.instance import controller_search
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.served_asgi import AsgiService
 from serve_bridge.served_websocket import WebSockets
 from serve_bridge.served_wsgi import WsgiService

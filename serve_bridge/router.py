@@ -28,7 +28,7 @@ from serve_bridge.errors import (
     ReplicaDied,
     no_answer,
 )
-from serve_bridge.known_instance import KnownInstance
+from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy

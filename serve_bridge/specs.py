@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions
-from serve_bridge.instance import Instance
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.wire.heads import ReplicaAddress
 
 

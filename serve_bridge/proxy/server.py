@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from serve_bridge import controller_search
 from serve_bridge.control_link import ControlLink
+from serve_bridge.instance import controller_search
 from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.buffers import Buffers
 from serve_bridge.proxy.edge import EdgeServer

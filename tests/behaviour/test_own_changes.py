@@ -10,7 +10,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge import record
-from serve_bridge.known_instance import KnownInstance
+from serve_bridge.instance.known_instance import KnownInstance
 from tests.behaviour import backends
 from tests.serving import Serving
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge import instance as instances
+from serve_bridge.instance import instance_file as instances
 from tests.e2e.web_servers import CALLERS, SERVERS, WebServer
 from tests.programs import start_program
 from tests.waiting import wait_until

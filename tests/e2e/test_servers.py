@@ -18,7 +18,7 @@ import pytest
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge import instance as instances
+from serve_bridge.instance import instance_file as instances
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 from tests.e2e.web_servers import (
     CALLERS,

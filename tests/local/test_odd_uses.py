@@ -20,7 +20,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge import lease
-from serve_bridge.instance import discovery_file
+from serve_bridge.instance.instance_file import discovery_file
 from tests.serving import Serving
 
 OPTIONS: dict[str, Any] = {"runtime": "local", "http_options": {"location": None}}

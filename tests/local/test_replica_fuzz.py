@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from serve_bridge.instance import find
+from serve_bridge.instance.instance_file import find
 from serve_bridge.wire.auth import Handshake, Role, identity
 from serve_bridge.wire.frames import FrameReader, Kind
 from tests.edge_server import read_all

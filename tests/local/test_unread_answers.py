@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 import serve_bridge as serve
-from serve_bridge.instance import find
+from serve_bridge.instance.instance_file import find
 from serve_bridge.wire import payload, replica_end
 from serve_bridge.wire.auth import Handshake, Key, Role, identity
 from serve_bridge.wire.body import Lost

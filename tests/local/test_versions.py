@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 import serve_bridge as serve
-from serve_bridge import instance as instances
+from serve_bridge.instance import instance_file as instances
 from serve_bridge.wire.auth import HELLO_BYTES, VERSION, Handshake, Role, identity
 from serve_bridge.wire.listener import bind_unix
 

@@ -30,7 +30,7 @@ PROGRAM = """
     from ray.cluster_utils import Cluster
 
     import serve_bridge as serve
-    from serve_bridge import instance as instances
+    from serve_bridge.instance import instance_file as instances
     from serve_bridge.config.backend_config import HTTPOptions
     from serve_bridge.controller import Controller
     from serve_bridge.process.loop_thread import LoopThread

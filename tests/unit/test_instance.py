@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge import instance as instances
 from serve_bridge.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
-from serve_bridge.instance import Instance
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import bind_unix
@@ -244,7 +244,7 @@ def test_a_failed_start_leaves_no_directory() -> None:
 
 BIRTHS = """
     import sys
-    from serve_bridge import instance as instances
+    from serve_bridge.instance import instance_file as instances
     for number in range(200):
         with instances.claim_directory(sys.argv[1], str(number)) as claim:
             (claim.directory / "controller.sock").touch()

@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.errors import BackendStartError, ConfigError
-from serve_bridge.instance import Instance
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.runtime import Store
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (

@@ -14,8 +14,8 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve_bridge import instance as instances
-from serve_bridge.instance import Instance
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance_file import Instance
 
 WAIT_S: Final = 10.0
 

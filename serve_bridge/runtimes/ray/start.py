@@ -19,11 +19,11 @@ import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from serve_bridge import instance as instances
 from serve_bridge.config.backend_config import HTTPOptions, is_loopback
 from serve_bridge.controller import Controller
 from serve_bridge.errors import AuthenticationError, ConfigError
-from serve_bridge.instance import Instance, claim_directory, new_generation
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance_file import Instance, claim_directory, new_generation
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,

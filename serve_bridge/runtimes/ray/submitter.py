@@ -23,7 +23,7 @@ from serve_bridge.errors import (
     SerializationError,
     ServeBridgeError,
 )
-from serve_bridge.instance import Instance
+from serve_bridge.instance.instance_file import Instance
 from serve_bridge.lane import Lane
 from serve_bridge.replica_set import Slot
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
