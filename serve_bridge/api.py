@@ -17,11 +17,11 @@ from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Locat
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.handle import Handle
+from serve_bridge.http_server.tls import check_certificate
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
-from serve_bridge.proxy.tls import check_certificate
 
 if TYPE_CHECKING:
     from serve_bridge.deployment import Deployment

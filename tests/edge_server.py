@@ -17,8 +17,8 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.proxy.buffers import Buffers
-from serve_bridge.proxy.edge import EdgeServer
+from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.server import EdgeServer
 
 # The application
 

@@ -21,9 +21,9 @@ from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import Broken, Forwarded, Refused, UploadBroken, failed, forward
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.route_index import Route, RouteIndex
-from serve_bridge.proxy.buffers import Buffers, Share
+from serve_bridge.http_server.buffers import Buffers, Share
+from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
-from serve_bridge.proxy.request_head import Refusal
 from serve_bridge.results import Answer, problem
 from serve_bridge.router import Router
 from serve_bridge.wire import failure

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_bridge.context import new_request_id
 from serve_bridge.forwarded_websocket import deny
 from serve_bridge.forwarding import client_request_id, refusal_answer
-from serve_bridge.proxy.request_head import Refusal
+from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.results import Answer
 from serve_bridge.wire.heads import HeaderList
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from serve_bridge.control_link import ControlLink
+from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.instance import controller_search
 from serve_bridge.proxy.app import ProxyApp
-from serve_bridge.proxy.buffers import Buffers
-from serve_bridge.proxy.edge import EdgeServer
 from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.router import Router
 from serve_bridge.specs import ProxySpec

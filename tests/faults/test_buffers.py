@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.proxy.buffers import NO_BODIES
-from serve_bridge.proxy.http_protocol import BODY_HELD_BYTES
+from serve_bridge.http_server.buffers import NO_BODIES
+from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
 from tests.faults.conftest import actors, scaled
 from tests.faults.test_memory import Peaks
 from tests.raw_websocket import BINARY, TEXT, RawWebSocket, frame

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.proxy.edge import EdgeServer
+from serve_bridge.http_server.server import EdgeServer
 from tests.certificates import make_certificate
 from tests.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
 from tests.waiting import wait_until

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.proxy.buffers import Buffers, Share
-from serve_bridge.proxy.http_protocol import BODY_HELD_BYTES
+from serve_bridge.http_server.buffers import Buffers, Share
+from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
 from tests.edge_server import Running, answers, read_all, running, statuses
 from tests.waiting import wait_until, wait_until_equal
 

@@ -24,7 +24,7 @@ from starlette.responses import StreamingResponse
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from serve_bridge.proxy.http_protocol import EdgeProtocol
+from serve_bridge.http_server.http_connection import EdgeProtocol
 from tests.edge_server import Answer, answers, read_all
 from tests.framing_oracle import read_by_h11
 from tests.local.test_edge import REFUSED, SERVED

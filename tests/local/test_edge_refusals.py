@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge import commands
-from serve_bridge.proxy.buffers import Buffers
+from serve_bridge.http_server.buffers import Buffers
 from tests.edge_server import Answer, Running, answers, read_all, running
 
 HEAD = b"Host: localhost\r\nOrigin: http://localhost:3000\r\n"

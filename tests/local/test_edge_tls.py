@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.proxy.edge import EdgeServer
-from serve_bridge.proxy.tls import protocols_offered
+from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.tls import protocols_offered
 from tests.certificates import Certificate, make_certificate
 from tests.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.proxy.buffers import Buffers, Share
+from serve_bridge.http_server.buffers import Buffers, Share
 
 LIMIT = 1000
 logger = logging.getLogger(__name__)

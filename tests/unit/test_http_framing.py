@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.proxy.http_framing import MOST_CHUNKS, RequestFramer
-from serve_bridge.proxy.request_head import FramingLimits, Refusal, RequestHead, read_head
+from serve_bridge.http_server.http_framing import MOST_CHUNKS, RequestFramer
+from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead, read_head
 from tests.framing_oracle import Request, read_by_h11
 from tests.mutated_requests import mutated
 

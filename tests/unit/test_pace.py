@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_bridge.proxy.pace import GRACE_S, Pace
+from serve_bridge.http_server.pace import GRACE_S, Pace
 
 RATE = 240
 LIMIT_S = 30.0

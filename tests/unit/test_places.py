@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from serve_bridge.proxy.places import LEAST_PATIENCE, LEAST_S, MOST_LEAVING, Place, Places
+from serve_bridge.http_server.places import LEAST_PATIENCE, LEAST_S, MOST_LEAVING, Place, Places
 
 
 class Server:

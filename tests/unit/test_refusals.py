@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.proxy.refusals import EPISODE_S, LINES, Refusals
-from serve_bridge.proxy.request_head import Refusal
 
 LOGGER = logging.getLogger("serve_bridge.proxy")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.proxy.trusted_peers import TrustedPeers
+from serve_bridge.http_server.trusted_peers import TrustedPeers
 
 PEERS = TrustedPeers(["10.0.0.0/8", "192.168.1.1/16", "::1"])
 

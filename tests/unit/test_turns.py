@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from serve_bridge.proxy.turns import TURN_COST, Turns
+from serve_bridge.http_server.turns import TURN_COST, Turns
 
 
 def run(work: Callable[[Turns], Awaitable[None]]) -> None:

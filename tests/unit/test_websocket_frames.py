@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
-from serve_bridge.proxy.websocket_frames import FRAME_COST, PIECE_BYTES, FrameProtocol
+from serve_bridge.http_server.websocket_frames import FRAME_COST, PIECE_BYTES, FrameProtocol
 from tests.raw_websocket import BINARY, PING, TEXT, frame
 
 MOST = 2**20

@@ -10,13 +10,13 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.proxy.allowed_hosts import allowed_hosts, allowed_origins
-from serve_bridge.proxy.buffers import Buffers
-from serve_bridge.proxy.places import Places
+from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origins
+from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.places import Places
+from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead
+from serve_bridge.http_server.trusted_peers import TrustedPeers
+from serve_bridge.http_server.turns import Turns
 from serve_bridge.proxy.refusals import Refusals
-from serve_bridge.proxy.request_head import FramingLimits, Refusal, RequestHead
-from serve_bridge.proxy.trusted_peers import TrustedPeers
-from serve_bridge.proxy.turns import Turns
 
 __all__ = ["NO_ROOM", "EdgeState"]
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.errors import ConfigError
-from serve_bridge.proxy.acceptor import accepted
+from serve_bridge.http_server.acceptor import accepted
 
 __all__ = ["Renewal", "check_certificate", "listening_context", "protocols_offered", "server_context"]
 

@@ -22,15 +22,15 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config
 
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.proxy.acceptor import Acceptor, bracketed, listen
-from serve_bridge.proxy.buffers import Buffers
-from serve_bridge.proxy.edge_state import EdgeState
-from serve_bridge.proxy.http_protocol import EdgeProtocol
-from serve_bridge.proxy.places import Place
+from serve_bridge.http_server.acceptor import Acceptor, bracketed, listen
+from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.http_connection import EdgeProtocol
+from serve_bridge.http_server.places import Place
+from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.tls import Renewal, listening_context, server_context
+from serve_bridge.http_server.trusted_peers import BelievingApp
+from serve_bridge.http_server.websocket_connection import EdgeWebSocket
 from serve_bridge.proxy.refusals import Refusals, RefusingApp
-from serve_bridge.proxy.tls import Renewal, listening_context, server_context
-from serve_bridge.proxy.trusted_peers import BelievingApp
-from serve_bridge.proxy.websocket_protocol import EdgeWebSocket
 
 __all__ = ["EdgeServer"]
 

@@ -9,8 +9,8 @@ import struct
 import termios
 from typing import Final
 
-from serve_bridge.proxy.buffers import Buffers, Share
-from serve_bridge.proxy.pace import Pace
+from serve_bridge.http_server.buffers import Buffers, Share
+from serve_bridge.http_server.pace import Pace
 
 __all__ = ["SendQueue"]
 

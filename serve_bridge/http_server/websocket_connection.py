@@ -25,15 +25,15 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from serve_bridge.http.headers import HOP_BY_HOP
-from serve_bridge.proxy.buffers import Share
-from serve_bridge.proxy.edge_state import EdgeState
-from serve_bridge.proxy.http_exchange import chunk
-from serve_bridge.proxy.http_protocol import DRAIN_LINGER_S, LINGER_S
-from serve_bridge.proxy.pace import Pace
-from serve_bridge.proxy.places import Place
+from serve_bridge.http_server.buffers import Share
+from serve_bridge.http_server.http_connection import DRAIN_LINGER_S, LINGER_S
+from serve_bridge.http_server.http_exchange import chunk
+from serve_bridge.http_server.pace import Pace
+from serve_bridge.http_server.places import Place
+from serve_bridge.http_server.request_head import Refusal
+from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.websocket_frames import FrameProtocol, memory_of
 from serve_bridge.proxy.refusals import REFUSAL, Refusals, answer_of, request_id_of
-from serve_bridge.proxy.request_head import Refusal
-from serve_bridge.proxy.websocket_frames import FrameProtocol, memory_of
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["EdgeWebSocket"]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serve_bridge.proxy.request_head import (
+from serve_bridge.http_server.request_head import (
     FramingLimits,
     Refusal,
     RequestHead,

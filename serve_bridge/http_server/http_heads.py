@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.proxy.http_exchange import status_line
+from serve_bridge.http_server.http_exchange import status_line
 from serve_bridge.results import Answer
 
 __all__ = ["answer_asterisk", "closing_answer"]

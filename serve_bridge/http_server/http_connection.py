@@ -26,16 +26,16 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from serve_bridge.http.body_length import BODY_LENGTH
-from serve_bridge.proxy.buffers import Share
-from serve_bridge.proxy.edge_state import NO_ROOM, EdgeState
-from serve_bridge.proxy.http_exchange import Exchange
-from serve_bridge.proxy.http_framing import RequestFramer
-from serve_bridge.proxy.http_heads import answer_asterisk, closing_answer
-from serve_bridge.proxy.pace import Pace
-from serve_bridge.proxy.places import Place
+from serve_bridge.http_server.buffers import Share
+from serve_bridge.http_server.http_exchange import Exchange
+from serve_bridge.http_server.http_framing import RequestFramer
+from serve_bridge.http_server.http_heads import answer_asterisk, closing_answer
+from serve_bridge.http_server.pace import Pace
+from serve_bridge.http_server.places import Place
+from serve_bridge.http_server.request_head import Refusal, RequestHead
+from serve_bridge.http_server.send_queue import SendQueue
+from serve_bridge.http_server.state import NO_ROOM, EdgeState
 from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
-from serve_bridge.proxy.request_head import Refusal, RequestHead
-from serve_bridge.proxy.send_queue import SendQueue
 from serve_bridge.wire.heads import TRAILERS
 
 __all__ = ["EdgeProtocol"]

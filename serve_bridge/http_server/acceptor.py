@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
-from serve_bridge.proxy.places import Place, Places
+from serve_bridge.http_server.places import Place, Places
 
 __all__ = ["Acceptor", "accepted", "bracketed", "listen"]
 
