@@ -69,7 +69,7 @@ class LocalRuntime:
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
         """Start a proxy on a thread."""
         require_proxy()
-        from serve_bridge.proxy.server import Proxy  # late: the HTTP server is an extra
+        from serve_bridge.proxy.proxy import Proxy  # late: the HTTP server is an extra
 
         where: tuple[ReplicaAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
         return where

@@ -116,7 +116,7 @@ class ProxyActor:
         """
         self._loop_thread = threading.current_thread()
         require_proxy()
-        from serve_bridge.proxy.server import (
+        from serve_bridge.proxy.proxy import (
             Proxy,
         )  # late: other actors do not need it, and the HTTP server is an extra
 
