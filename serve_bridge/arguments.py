@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig, check_name, check_ray_actor_options
 from serve_bridge.config.checks import token
+from serve_bridge.controller.wanted_state import Backend
 from serve_bridge.errors import ConfigError, SerializationError, shown
 from serve_bridge.user_code.application import ANY_METHOD, Application
-from serve_bridge.wanted import Backend
 from serve_bridge.wire.payload import Opaque
 
 BACKEND_OPTIONS: Final = frozenset(each.name for each in fields(BackendConfig))

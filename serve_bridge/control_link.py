@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from serve_bridge.controller.table_publisher import encode_version
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.instance.controller_search import find_controller
 from serve_bridge.instance.known_instance import KnownInstance, process_id
-from serve_bridge.publisher import encode_version
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.body import Aborted, Lost, Rejected

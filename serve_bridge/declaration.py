@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 from serve_bridge.arguments import checked_methods, packed_config
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
 from serve_bridge.config.checks import optional, seconds
+from serve_bridge.controller.wanted_state import Backend, Origin
 from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.http.path_params import check_route
@@ -28,7 +29,6 @@ from serve_bridge.user_code.frozen_code import freeze_code
 from serve_bridge.user_code.import_path import import_named, import_path_of, search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 from serve_bridge.user_code.validation import check_backend_code, check_config, is_async_code
-from serve_bridge.wanted import Backend, Origin
 from serve_bridge.wire.payload import Opaque
 
 __all__ = ["Declaration", "backend", "declarations_of", "declared_in"]

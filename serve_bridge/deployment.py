@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from serve_bridge.arguments import opened_config, packed_config
 from serve_bridge.config.backend_config import BackendConfig, check_name
+from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.declaration import DEFAULT_METHODS, Declaration, declared_in
 from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
@@ -36,7 +37,6 @@ from serve_bridge.plan import (
 )
 from serve_bridge.sources import Sources
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Unfinished
 
 __all__ = ["Change", "Deployment", "Interrupted", "deploy"]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.controller.wanted_state import DeclaredEndpoint
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.fingerprint import digest
-from serve_bridge.wanted import DeclaredEndpoint
 
 __all__ = ["Change", "DeclaredBackend", "Order", "Plan", "Running", "RunningBackend", "RunningEndpoint", "plan"]
 

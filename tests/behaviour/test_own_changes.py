@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import serve_bridge as serve
-from serve_bridge import record
+from serve_bridge.controller import committed_state as record
 from serve_bridge.instance.known_instance import KnownInstance
 from tests.behaviour import backends
 from tests.serving import Serving

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
-from serve_bridge import proxies
+from serve_bridge.controller import proxies
 from tests.waiting import wait_until
 
 _numbers = itertools.count()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge.contact import host_answers, regained
+from serve_bridge.controller.contact import host_answers, regained
 from serve_bridge.wire import listener as sockets
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame

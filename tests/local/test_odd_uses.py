@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from serve_bridge import lease
+from serve_bridge.controller import lease
 from serve_bridge.instance.instance_file import discovery_file
 from tests.serving import Serving
 

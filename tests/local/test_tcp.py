@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 import serve_bridge as serve
 from serve_bridge.config.backend_config import HTTPOptions
-from serve_bridge.controller import Controller
+from serve_bridge.controller.controller import Controller
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_bridge import proxies
+from serve_bridge.controller import proxies
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
 from tests.nodes.hosts import Host
 from tests.waiting import wait_until

@@ -32,7 +32,7 @@ PROGRAM = """
     import serve_bridge as serve
     from serve_bridge.instance import instance_file as instances
     from serve_bridge.config.backend_config import HTTPOptions
-    from serve_bridge.controller import Controller
+    from serve_bridge.controller.controller import Controller
     from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.launcher import RayRuntime
     from serve_bridge.specs import Settings

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serve_bridge as serve
+from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Wanted
 from serve_bridge.declaration import declared_in
 from serve_bridge.errors import ConfigError
 from serve_bridge.served_wsgi import environ_of
 from serve_bridge.user_code.application import Application, mount_point
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Wanted
 from serve_bridge.wire.heads import HttpHead
 from serve_bridge.wire.payload import Opaque
 from tests.projects import Project, project_in

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
+from serve_bridge.controller.proxies import RunningProxy
+from serve_bridge.controller.replicas import RunningReplica
+from serve_bridge.controller.wanted_state import Backend, Wanted
 from serve_bridge.errors import ConfigError
-from serve_bridge.fleet import RunningReplica
-from serve_bridge.proxies import RunningProxy
 from serve_bridge.runtimes.local import MemoryStore
-from serve_bridge.wanted import Backend, Wanted
 from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.payload import Opaque, join, pack
 

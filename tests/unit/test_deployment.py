@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.controller.wanted_state import DeclaredEndpoint
 from serve_bridge.deployment import Deployment
 from serve_bridge.errors import ConfigError
 from serve_bridge.plan import (
@@ -25,7 +26,6 @@ from serve_bridge.plan import (
 )
 from serve_bridge.plan import plan as plan_of
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wanted import DeclaredEndpoint
 
 GET = ("GET",)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serve_bridge.deployments import Deployments
+from serve_bridge.controller.deployments import Deployments
 from serve_bridge.errors import ConfigError
 
 

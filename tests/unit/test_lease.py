@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from serve_bridge.lease import Lease
+from serve_bridge.controller.lease import Lease
 
 
 class Held:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.lifecycle import TRANSITIONS, ReplicaEvent, ReplicaState, advance
+from serve_bridge.controller.lifecycle import TRANSITIONS, ReplicaEvent, ReplicaState, advance
 
 
 def life(*events: ReplicaEvent) -> ReplicaState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_bridge.proxies import reachable_url
+from serve_bridge.controller.proxies import reachable_url
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serve_bridge.repairs import Repairs, Setbacks
+from serve_bridge.controller.repairs import Repairs, Setbacks
 
 
 class Clock:

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from serve_bridge.config.backend_config import HTTPOptions, is_loopback
-from serve_bridge.controller import Controller
+from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance, claim_directory, new_generation

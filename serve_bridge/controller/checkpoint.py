@@ -10,11 +10,11 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from serve_bridge.controller.proxies import RunningProxy
+from serve_bridge.controller.replicas import RunningReplica
+from serve_bridge.controller.runtime import Store
+from serve_bridge.controller.wanted_state import Backend, Wanted
 from serve_bridge.errors import ConfigError, SerializationError
-from serve_bridge.fleet import RunningReplica
-from serve_bridge.proxies import RunningProxy
-from serve_bridge.runtime import Store
-from serve_bridge.wanted import Backend, Wanted
 from serve_bridge.wire import payload
 
 FORMAT: Final = 2

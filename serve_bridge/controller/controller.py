@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from serve_bridge.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, http_differences
-from serve_bridge.deployments import Deployments
-from serve_bridge.fleet import Fleet, Replica
+from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
+from serve_bridge.controller.committed_state import Record
+from serve_bridge.controller.deployments import Deployments
+from serve_bridge.controller.lease import Lease
+from serve_bridge.controller.lifecycle import ReplicaState
+from serve_bridge.controller.proxies import Proxies
+from serve_bridge.controller.repairs import Repairs
+from serve_bridge.controller.replicas import Fleet, Replica
+from serve_bridge.controller.runtime import Runtime
+from serve_bridge.controller.table_publisher import asked_by
+from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.lease import Lease
-from serve_bridge.lifecycle import ReplicaState
-from serve_bridge.proxies import Proxies
-from serve_bridge.publisher import asked_by
-from serve_bridge.record import Record
-from serve_bridge.repairs import Repairs
-from serve_bridge.runtime import Runtime
 from serve_bridge.specs import Settings
-from serve_bridge.wanted import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
 from serve_bridge.wire.auth import Key, Role

@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.contact import regained
+from serve_bridge.controller.contact import regained
+from serve_bridge.controller.lifecycle import ReplicaEvent, ReplicaState, advance
+from serve_bridge.controller.runtime import Runtime
+from serve_bridge.controller.wanted_state import Backend
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.lifecycle import ReplicaEvent, ReplicaState, advance
-from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ReplicaSpec
-from serve_bridge.wanted import Backend
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost

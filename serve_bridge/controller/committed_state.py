@@ -13,11 +13,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from serve_bridge.checkpoint import Checkpoint, Checkpoints
-from serve_bridge.fleet import Fleet
-from serve_bridge.proxies import Proxies
-from serve_bridge.publisher import Publisher
-from serve_bridge.wanted import Wanted
+from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
+from serve_bridge.controller.proxies import Proxies
+from serve_bridge.controller.replicas import Fleet
+from serve_bridge.controller.table_publisher import Publisher
+from serve_bridge.controller.wanted_state import Wanted
 
 ACKNOWLEDGE_S: Final = 2.0
 """How long a change waits for a router that does not acknowledge its table."""

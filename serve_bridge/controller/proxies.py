@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, Final
 
 from serve_bridge.config.backend_config import HTTPOptions, Location
-from serve_bridge.contact import regained
+from serve_bridge.controller.contact import regained
+from serve_bridge.controller.runtime import Runtime
 from serve_bridge.errors import AuthenticationError
-from serve_bridge.runtime import Runtime
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
