@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_bridge.forwarding import Broken, Forwarded
 from serve_bridge.http.headers import length_of
-from serve_bridge.results import is_bodyless
+from serve_bridge.replica.rendering import is_bodyless
 from serve_bridge.wire.heads import HeaderList
 
 

@@ -25,7 +25,7 @@ from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.request_head import Refusal
-from serve_bridge.results import is_bodyless
+from serve_bridge.replica.rendering import is_bodyless
 from serve_bridge.wire.heads import TRAILERS
 from serve_bridge.wire.streams import ANSWER_WINDOW
 

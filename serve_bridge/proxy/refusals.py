@@ -19,7 +19,7 @@ from serve_bridge.context import new_request_id
 from serve_bridge.forwarded_websocket import deny
 from serve_bridge.forwarding import client_request_id, refusal_answer
 from serve_bridge.http_server.request_head import Refusal
-from serve_bridge.results import Answer
+from serve_bridge.replica.rendering import Answer
 from serve_bridge.wire.heads import HeaderList
 
 __all__ = ["REFUSAL", "Refusals", "RefusingApp", "answer_of", "request_id_of", "send_answer"]

@@ -22,7 +22,7 @@ from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance, claim_directory, new_generation
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.replica import Replica
+from serve_bridge.replica.replica import Replica
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key
 from serve_bridge.wire.heads import ReplicaAddress

@@ -11,9 +11,9 @@ from typing import TypeVar
 import pytest
 import uvloop
 
-from serve_bridge import answering
-from serve_bridge.answering import IncomingBody
 from serve_bridge.errors import ProtocolError
+from serve_bridge.replica import http_requests as answering
+from serve_bridge.replica.http_requests import IncomingBody
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES, Lost

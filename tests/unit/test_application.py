@@ -14,7 +14,7 @@ import serve_bridge as serve
 from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Wanted
 from serve_bridge.declaration import declared_in
 from serve_bridge.errors import ConfigError
-from serve_bridge.served_wsgi import environ_of
+from serve_bridge.replica.wsgi_application import environ_of
 from serve_bridge.user_code.application import Application, mount_point
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
 from serve_bridge.wire.heads import HttpHead

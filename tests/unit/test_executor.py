@@ -16,7 +16,7 @@ import pytest
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.executor import Executor, is_stream
+from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.user_code.batch_queue import accept_batch
 from serve_bridge.user_code.validation import UserCode
 

@@ -41,7 +41,7 @@ from starlette.responses import (
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.json_encoding import as_json
-from serve_bridge.results import Answer, StreamOf, check_head, fit_trailers, problem, render
+from serve_bridge.replica.rendering import Answer, StreamOf, check_head, fit_trailers, problem, render
 
 LENGTH = b"content-length"
 TYPE = b"content-type"

@@ -13,8 +13,8 @@ from random import Random, SystemRandom
 import msgspec
 import pytest
 
-from serve_bridge.answering import decode_http
 from serve_bridge.errors import ProtocolError
+from serve_bridge.replica.http_requests import decode_http
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
 from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream

@@ -77,7 +77,7 @@ class ReplicaActor:
 
     def __init__(self, spec: ReplicaSpec, key: Key, node: str) -> None:
         """Take what to run, and the *node* for which *spec* was made."""
-        from serve_bridge.replica import Replica  # late: the controller has no use for it
+        from serve_bridge.replica.replica import Replica  # late: the controller has no use for it
 
         log_to_stderr()
         spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, node))

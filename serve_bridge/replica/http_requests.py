@@ -19,14 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
-from serve_bridge.executor import Executor, is_stream
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http.path_params import convert
-from serve_bridge.http_answer import Message, close_chunks, extensions_of, send_result
 from serve_bridge.process.daemon_threads import on_engine_thread
+from serve_bridge.replica.executor import Executor, is_stream
+from serve_bridge.replica.http_responses import Message, close_chunks, extensions_of, send_result
+from serve_bridge.replica.rendering import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.request.json_body import parse_json
 from serve_bridge.request.serve_request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
-from serve_bridge.results import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.user_code.method import NO_DATA, Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_made as calls

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from serve_bridge.answering import Receiver, end_failed, scope_of
-from serve_bridge.http_answer import ResponseSender
-from serve_bridge.served_websocket import ClientLeft, WebSockets, websocket_scope
+from serve_bridge.replica.http_requests import Receiver, end_failed, scope_of
+from serve_bridge.replica.http_responses import ResponseSender
+from serve_bridge.replica.websockets import ClientLeft, WebSockets, websocket_scope
 from serve_bridge.user_code.application import mount_point
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.body import Lost

@@ -23,12 +23,12 @@ from wsgiref.util import FileWrapper
 
 import msgspec
 
-from serve_bridge.answering import IncomingBody, end_failed
-from serve_bridge.executor import Executor
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.http.paths import split_path
-from serve_bridge.results import fit_head, is_bodyless
-from serve_bridge.served_websocket import deny_websocket
+from serve_bridge.replica.executor import Executor
+from serve_bridge.replica.http_requests import IncomingBody, end_failed
+from serve_bridge.replica.rendering import fit_head, is_bodyless
+from serve_bridge.replica.websockets import deny_websocket
 from serve_bridge.user_code.application import mount_point
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.body import Lost

@@ -18,11 +18,11 @@ from starlette.exceptions import WebSocketException
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_bridge.answering import is_cancelled, scope_of, send_failure
 from serve_bridge.context import lift_deadline
-from serve_bridge.executor import Executor
-from serve_bridge.http_answer import Message, ResponseSender
-from serve_bridge.results import Answer, fit_head, problem
+from serve_bridge.replica.executor import Executor
+from serve_bridge.replica.http_requests import is_cancelled, scope_of, send_failure
+from serve_bridge.replica.http_responses import Message, ResponseSender
+from serve_bridge.replica.rendering import Answer, fit_head, problem
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire import failure
 from serve_bridge.wire.body import Lost

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import msgspec
 
-from serve_bridge.answering import answer_call, answer_http, decode_http, run_call
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import (
     ReplicaContext,
@@ -38,13 +37,14 @@ from serve_bridge.errors import (
     MethodNotExposed,
     no_answer,
 )
-from serve_bridge.executor import Executor, is_stream
 from serve_bridge.instance import controller_search
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.known_instance import known_instance
-from serve_bridge.served_asgi import AsgiService
-from serve_bridge.served_websocket import WebSockets
-from serve_bridge.served_wsgi import WsgiService
+from serve_bridge.replica.asgi_application import AsgiService
+from serve_bridge.replica.executor import Executor, is_stream
+from serve_bridge.replica.http_requests import answer_call, answer_http, decode_http, run_call
+from serve_bridge.replica.websockets import WebSockets
+from serve_bridge.replica.wsgi_application import WsgiService
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.method import Method

@@ -16,8 +16,16 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from serve_bridge.executor import Executor, is_stream
-from serve_bridge.results import Answer, StreamOf, fit_head, fit_trailers, is_bodyless, render, threaded_content
+from serve_bridge.replica.executor import Executor, is_stream
+from serve_bridge.replica.rendering import (
+    Answer,
+    StreamOf,
+    fit_head,
+    fit_trailers,
+    is_bodyless,
+    render,
+    threaded_content,
+)
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 
