@@ -18,15 +18,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from serve_bridge.arguments import existing_name
-from serve_bridge.direct_calls import DirectAnswer
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
 from serve_bridge.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overdue
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.lane import Lane
-from serve_bridge.lanes import Lanes
 from serve_bridge.management import OPERATION_S, Management
-from serve_bridge.router import Outgoing, Router
+from serve_bridge.routing.blocking_calls import DirectAnswer
+from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.process_channels import Lanes
+from serve_bridge.routing.router import Outgoing, Router
 from serve_bridge.wire.heads import CallHead, RoutingTable
 
 if TYPE_CHECKING:

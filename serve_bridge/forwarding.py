@@ -41,7 +41,7 @@ from serve_bridge.http.headers import (
     nominated,
 )
 from serve_bridge.replica.rendering import RETRY_AFTER_S, Answer, is_bodyless, problem
-from serve_bridge.router import Router
+from serve_bridge.routing.router import Router
 from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import END, Kind

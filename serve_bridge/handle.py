@@ -31,9 +31,9 @@ from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from serve_bridge.direct_calls import DirectAnswer
-    from serve_bridge.lane import Lane
-    from serve_bridge.router import Outgoing
+    from serve_bridge.routing.blocking_calls import DirectAnswer
+    from serve_bridge.routing.channel import Lane
+    from serve_bridge.routing.router import Outgoing
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 SPARE_S: Final = 5.0

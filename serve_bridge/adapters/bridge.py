@@ -30,8 +30,8 @@ from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarded_websocket import deny, forward_websocket
 from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, forward
 from serve_bridge.http.body_length import body_length
-from serve_bridge.lane import Lane
 from serve_bridge.replica.rendering import Answer
+from serve_bridge.routing.channel import Lane
 from serve_bridge.wire.heads import RawPathParams
 
 

@@ -25,8 +25,8 @@ from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.handle import Handle
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance, UnusableFile
-from serve_bridge.lane import Lane
 from serve_bridge.process.daemon_threads import DaemonThreads
+from serve_bridge.routing.channel import Lane
 
 SYNC_TIMEOUT_S: Final = 25.0
 """Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""

@@ -25,7 +25,7 @@ from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
 from serve_bridge.replica.rendering import Answer, problem
-from serve_bridge.router import Router
+from serve_bridge.routing.router import Router
 from serve_bridge.wire import failure
 from serve_bridge.wire.heads import TRAILERS, HttpFailure, RawPathParams, RoutingTable
 

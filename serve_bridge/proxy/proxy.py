@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from serve_bridge.control_link import ControlLink
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.instance import controller_search
 from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.refusals import Refusals
-from serve_bridge.router import Router
+from serve_bridge.routing.controller_link import ControlLink
+from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role

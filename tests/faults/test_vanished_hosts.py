@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import DeadlineExceeded, ReplicaDied
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.router import Router
+from serve_bridge.routing.blocking_calls import DirectCalls
+from serve_bridge.routing.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable

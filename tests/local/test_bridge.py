@@ -20,7 +20,7 @@ from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, lasting_clien
 from serve_bridge.adapters.blocking import PIECE_BYTES
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding import BodyTooLarge, UploadBroken
-from serve_bridge.lane import Lane
+from serve_bridge.routing.channel import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
 from tests.programs import start_program
 from tests.waiting import wait_until

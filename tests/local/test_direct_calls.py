@@ -14,12 +14,12 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from serve_bridge.adapters.blocking import forward_blocking
-from serve_bridge.direct_calls import DirectAnswer, DirectCalls
 from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding import Forwarded
 from serve_bridge.handle import Link
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.router import RETRY_RESERVE, Outgoing, Router
+from serve_bridge.routing.blocking_calls import DirectAnswer, DirectCalls
+from serve_bridge.routing.router import RETRY_RESERVE, Outgoing, Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable

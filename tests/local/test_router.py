@@ -20,7 +20,7 @@ from serve_bridge.errors import (
     ReplicaDied,
 )
 from serve_bridge.forwarding import Forwarded, forward
-from serve_bridge.router import Router
+from serve_bridge.routing.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable

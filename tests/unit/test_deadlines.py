@@ -8,7 +8,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_bridge.deadlines import SLOTS, TICK_S, Deadlines
+from serve_bridge.routing.deadlines import SLOTS, TICK_S, Deadlines
 
 
 class Loop:

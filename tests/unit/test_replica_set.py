@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from serve_bridge.replica_set import ReplicaSet, Slot
+from serve_bridge.routing.replica_set import ReplicaSet, Slot
 
 
 def made(*names: str, limit: int = 1) -> ReplicaSet[str]:

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from serve_bridge.replica_set import Slot
-from serve_bridge.shared_replicas import Place, SharedReplicas
+from serve_bridge.routing.replica_set import Slot
+from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
 
 

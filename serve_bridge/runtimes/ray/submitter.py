@@ -24,10 +24,10 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.lane import Lane
-from serve_bridge.replica_set import Slot
+from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.replica_set import Slot
+from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
-from serve_bridge.shared_replicas import Place, SharedReplicas
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Role

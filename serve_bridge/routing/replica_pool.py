@@ -21,7 +21,7 @@ from collections import OrderedDict
 from typing import Final
 
 from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed
-from serve_bridge.replica_set import ReplicaSet, Slot
+from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.heads import BackendRoute, ReplicaAddress

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from serve_bridge.replica_set import ReplicaSet, Slot
+from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
 
 Link = TypeVar("Link")

@@ -15,8 +15,8 @@ from functools import partial
 from typing import TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ReplicaDied
-from serve_bridge.router import Outgoing, Router
-from serve_bridge.shared_replicas import Place, SharedReplicas
+from serve_bridge.routing.router import Outgoing, Router
+from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking_end import BlockingAnswer, BlockingConnection
 from serve_bridge.wire.body import Lost, Rejected

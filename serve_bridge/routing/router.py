@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from serve_bridge.deadlines import Deadlines
 from serve_bridge.errors import (
     CALL_HINT,
     BackendError,
@@ -29,8 +28,9 @@ from serve_bridge.errors import (
     no_answer,
 )
 from serve_bridge.instance.known_instance import KnownInstance
-from serve_bridge.pool import LOOK_S, Link, ReplicaPool, Waiting
-from serve_bridge.replica_set import Slot
+from serve_bridge.routing.deadlines import Deadlines
+from serve_bridge.routing.replica_pool import LOOK_S, Link, ReplicaPool, Waiting
+from serve_bridge.routing.replica_set import Slot
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Aborted, Lost, Rejected

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from serve_bridge.control_link import ControlLink
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.instance.known_instance import KnownInstance
-from serve_bridge.router import Router
+from serve_bridge.routing.controller_link import ControlLink
+from serve_bridge.routing.router import Router
 from serve_bridge.wire.auth import Role
 from serve_bridge.wire.heads import ReplicaAddress
 

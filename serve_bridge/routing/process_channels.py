@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from serve_bridge.direct_calls import DirectCalls
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.instance.known_instance import known_instance
-from serve_bridge.lane import Lane
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
+from serve_bridge.routing.blocking_calls import DirectCalls
+from serve_bridge.routing.channel import Lane
 from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.shortage import is_shortage
 
