@@ -13,8 +13,6 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.blocking import Readable, forward_blocking
-from serve_bridge.adapters.declared_length import AsyncWholeBody, DeclaredLength, declared_length
 from serve_bridge.adapters.lasting_client import LastingClient
 from serve_bridge.adapters.outcome import (
     Outcome,
@@ -25,10 +23,12 @@ from serve_bridge.adapters.outcome import (
     request_ids,
 )
 from serve_bridge.adapters.route import ForwardedRoute
-from serve_bridge.allowance import WORKER
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import BodyTooLarge, Forwarded, Refused, Reply, forward
+from serve_bridge.forwarding.allowance import WORKER
+from serve_bridge.forwarding.blocking import Readable, forward_blocking
+from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLength, declared_length
+from serve_bridge.forwarding.request import BodyTooLarge, Forwarded, Refused, Reply, forward
+from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.body_length import body_length
 from serve_bridge.replica.rendering import Answer
 from serve_bridge.routing.channel import Lane

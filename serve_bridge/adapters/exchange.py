@@ -23,7 +23,7 @@ from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome, refused, report
 from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.errors import ConfigError
-from serve_bridge.forwarding import Refused
+from serve_bridge.forwarding.request import Refused
 from serve_bridge.http.body_length import body_length
 from serve_bridge.wire.heads import HeaderList
 

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from serve_bridge.adapters.exchange import ClientLeft, Requester, http_exception
 from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.errors import ConfigError, ReplicaDied
-from serve_bridge.forwarding import Broken
+from serve_bridge.forwarding.request import Broken
 from serve_bridge.wire.heads import HeaderList
 
 _OF_THE_BODY: Final = frozenset({b"content-length", b"content-type", b"content-md5", b"content-digest", b"digest"})

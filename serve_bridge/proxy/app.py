@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
-from serve_bridge.forwarded_websocket import deny, forward_websocket
-from serve_bridge.forwarding import Broken, Forwarded, Refused, UploadBroken, failed, forward
+from serve_bridge.forwarding.request import Broken, Forwarded, Refused, UploadBroken, failed, forward
+from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.route_index import Route, RouteIndex
 from serve_bridge.http_server.buffers import Buffers, Share

@@ -27,7 +27,7 @@ from werkzeug.serving import make_server
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
-from serve_bridge.allowance import MOST_KEPT_BYTES
+from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.replica.wsgi_application import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi

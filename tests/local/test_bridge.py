@@ -17,9 +17,9 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, lasting_client
-from serve_bridge.adapters.blocking import PIECE_BYTES
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
-from serve_bridge.forwarding import BodyTooLarge, UploadBroken
+from serve_bridge.forwarding.blocking import PIECE_BYTES
+from serve_bridge.forwarding.request import BodyTooLarge, UploadBroken
 from serve_bridge.routing.channel import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
 from tests.programs import start_program

@@ -14,8 +14,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
 from serve_bridge.config.backend_config import MESSAGE_BYTES
-from serve_bridge.forwarded_websocket import forward_websocket
-from serve_bridge.forwarding import Forwarded
+from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.replica import websockets as served_websocket
 from serve_bridge.wire import websocket_messages as messages
 from tests.waiting import POLL_S, reached

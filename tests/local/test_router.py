@@ -19,7 +19,7 @@ from serve_bridge.errors import (
     ProtocolError,
     ReplicaDied,
 )
-from serve_bridge.forwarding import Forwarded, forward
+from serve_bridge.forwarding.request import Forwarded, forward
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind

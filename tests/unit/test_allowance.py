@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.allowance import MOST_KEPT_BYTES, Kept
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.forwarding import Forwarded, UploadBroken
+from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, Kept
+from serve_bridge.forwarding.request import Forwarded, UploadBroken
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 INLINE = INLINE_BODY_BYTES

@@ -15,7 +15,7 @@ from serve_bridge.errors import (
     ReplicaDied,
     ServeBridgeError,
 )
-from serve_bridge.forwarding import BadControlHeader, Forwarded, failed
+from serve_bridge.forwarding.request import BadControlHeader, Forwarded, failed
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")

@@ -22,7 +22,7 @@ from serve_bridge.adapters.django.views import ask, refuse_unnamed, without_tran
 from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 from serve_bridge.errors import BackendError
-from serve_bridge.forwarding import UploadBroken
+from serve_bridge.forwarding.request import UploadBroken
 
 __all__ = ["BridgeAPIView", "ForwardingFailed"]
 

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.config.backend_config import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding import Broken, Forwarded, failed, read_head
+from serve_bridge.forwarding.request import Broken, Forwarded, failed, read_head
 from serve_bridge.replica.rendering import Answer
 from serve_bridge.routing.router import Router
 from serve_bridge.wire import websocket_messages as websocket

@@ -17,10 +17,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
 
-from serve_bridge.adapters.declared_length import DeclaredLength, WholeBody, declared_length
-from serve_bridge.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
-from serve_bridge.forwarding import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
+from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
+from serve_bridge.forwarding.declared_length import DeclaredLength, WholeBody, declared_length
+from serve_bridge.forwarding.request import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
 from serve_bridge.handle import SPARE_S, Link, overdue
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
