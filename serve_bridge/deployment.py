@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from serve_bridge.arguments import opened_config, packed_config
 from serve_bridge.config.backend_config import BackendConfig, check_name
 from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.declaration import DEFAULT_METHODS, Declaration, declared_in
 from serve_bridge.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
-from serve_bridge.management import OPERATION_S, Management
+from serve_bridge.management.arguments import opened_config, packed_config
+from serve_bridge.management.management import OPERATION_S, Management
 from serve_bridge.plan import (
     Change,
     DeclaredBackend,
