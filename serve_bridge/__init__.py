@@ -61,9 +61,9 @@ if TYPE_CHECKING:
         update_backend_config,
     )
     from serve_bridge.client import Client
-    from serve_bridge.declaration import backend
-    from serve_bridge.deployment import Deployment
-    from serve_bridge.endpoint_declaration import endpoint
+    from serve_bridge.deployment.declaration import backend
+    from serve_bridge.deployment.deploy import Deployment
+    from serve_bridge.deployment.endpoint_declaration import endpoint
     from serve_bridge.handle import AsyncHandle, Handle
     from serve_bridge.request.serve_request import ServeRequest
     from serve_bridge.user_code.batch_queue import accept_batch, batch
@@ -132,13 +132,13 @@ make_logs_printable()
 _LATE = {
     "AsyncHandle": "serve_bridge.handle",
     "Client": "serve_bridge.client",
-    "Deployment": "serve_bridge.deployment",
+    "Deployment": "serve_bridge.deployment.deploy",
     "Handle": "serve_bridge.handle",
     "ServeRequest": "serve_bridge.request.serve_request",
     "accept_batch": "serve_bridge.user_code.batch_queue",
-    "backend": "serve_bridge.declaration",
+    "backend": "serve_bridge.deployment.declaration",
     "batch": "serve_bridge.user_code.batch_queue",
-    "endpoint": "serve_bridge.endpoint_declaration",
+    "endpoint": "serve_bridge.deployment.endpoint_declaration",
 }
 """Loaded on first use (PEP 562), as is `api`, where the functions are: no process has a use for all of them, and the
 engine's own for few."""

@@ -24,7 +24,7 @@ from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 
 if TYPE_CHECKING:
-    from serve_bridge.deployment import Deployment
+    from serve_bridge.deployment.deploy import Deployment
 
 _lock = threading.RLock()
 _current: Client | None = None

@@ -30,7 +30,7 @@ from serve_bridge.routing.router import Outgoing, Router
 from serve_bridge.wire.heads import CallHead, RoutingTable
 
 if TYPE_CHECKING:
-    from serve_bridge.deployment import Deployment
+    from serve_bridge.deployment.deploy import Deployment
 
 HELD_S: Final = 1e9
 """Upper limit for what a process holds, in seconds: none."""
@@ -190,7 +190,7 @@ class Client(Management):
             NotConnected: The instance does not answer.
             DeploymentError: A change failed; it says how far the deployment has come.
         """
-        from serve_bridge.deployment import deploy  # late: few processes deploy
+        from serve_bridge.deployment.deploy import deploy  # late: few processes deploy
 
         return deploy(
             *what,

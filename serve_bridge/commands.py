@@ -17,8 +17,8 @@ from datetime import datetime
 from typing import Any
 
 from serve_bridge.client import Client
-from serve_bridge.deployment import Change, Confirm, Interrupted, listed
-from serve_bridge.deployment import deploy as deploy_to
+from serve_bridge.deployment.deploy import Change, Confirm, Interrupted, listed
+from serve_bridge.deployment.deploy import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
 from serve_bridge.http.json_encoding import as_json
 from serve_bridge.printable import error_text, printable, printable_json

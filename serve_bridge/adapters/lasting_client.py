@@ -171,7 +171,9 @@ class LastingClient:
         return client_of(found, self._address)
 
     def _start(self) -> Client:
-        from serve_bridge.deployment import deploy  # late: most apps join an instance that somebody else deploys to
+        from serve_bridge.deployment.deploy import (
+            deploy,  # late: most apps join an instance that somebody else deploys to
+        )
 
         client = start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}")
         try:

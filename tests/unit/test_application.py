@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import serve_bridge as serve
 from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Wanted
-from serve_bridge.declaration import declared_in
+from serve_bridge.deployment.declaration import declared_in
 from serve_bridge.errors import ConfigError
 from serve_bridge.replica.wsgi_application import environ_of
 from serve_bridge.user_code.application import Application, mount_point

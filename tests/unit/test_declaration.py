@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.declaration import Declaration, declared_in
-from serve_bridge.endpoint_declaration import EndpointDeclaration
+from serve_bridge.deployment.declaration import Declaration, declared_in
+from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.user_code.frozen_code import FrozenCode
 from serve_bridge.user_code.surroundings import SurroundingsSpec

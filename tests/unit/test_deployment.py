@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.wanted_state import DeclaredEndpoint
-from serve_bridge.deployment import Deployment
-from serve_bridge.errors import ConfigError
-from serve_bridge.plan import (
+from serve_bridge.deployment.deploy import Deployment
+from serve_bridge.deployment.plan import (
     Change,
     DeclaredBackend,
     Order,
@@ -24,7 +23,8 @@ from serve_bridge.plan import (
     RunningBackend,
     RunningEndpoint,
 )
-from serve_bridge.plan import plan as plan_of
+from serve_bridge.deployment.plan import plan as plan_of
+from serve_bridge.errors import ConfigError
 from serve_bridge.traffic import TrafficPolicy
 
 GET = ("GET",)

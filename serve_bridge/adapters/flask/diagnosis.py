@@ -12,7 +12,7 @@ from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
 from serve_bridge.api import find_client
 from serve_bridge.client import Client
 from serve_bridge.commands import Report
-from serve_bridge.deployment import deploy
+from serve_bridge.deployment.deploy import deploy
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.process.monkey_patches import patched_by
 

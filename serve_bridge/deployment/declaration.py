@@ -18,11 +18,11 @@ from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.controller.wanted_state import Backend, Origin
-from serve_bridge.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
+from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
+from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.http.path_params import check_route
 from serve_bridge.management.arguments import checked_methods, packed_config
-from serve_bridge.sources import Sources
 from serve_bridge.user_code.application import ANY_METHOD, Application
 from serve_bridge.user_code.fingerprint import closed_over, digest
 from serve_bridge.user_code.frozen_code import freeze_code
