@@ -60,11 +60,11 @@ if TYPE_CHECKING:
         update_backend,
         update_backend_config,
     )
-    from serve_bridge.client import Client
+    from serve_bridge.client.client import Client
+    from serve_bridge.client.handle import AsyncHandle, Handle
     from serve_bridge.deployment.declaration import backend
     from serve_bridge.deployment.deploy import Deployment
     from serve_bridge.deployment.endpoint_declaration import endpoint
-    from serve_bridge.handle import AsyncHandle, Handle
     from serve_bridge.request.serve_request import ServeRequest
     from serve_bridge.user_code.batch_queue import accept_batch, batch
 
@@ -130,10 +130,10 @@ make_logs_printable()
 
 
 _LATE = {
-    "AsyncHandle": "serve_bridge.handle",
-    "Client": "serve_bridge.client",
+    "AsyncHandle": "serve_bridge.client.handle",
+    "Client": "serve_bridge.client.client",
     "Deployment": "serve_bridge.deployment.deploy",
-    "Handle": "serve_bridge.handle",
+    "Handle": "serve_bridge.client.handle",
     "ServeRequest": "serve_bridge.request.serve_request",
     "accept_batch": "serve_bridge.user_code.batch_queue",
     "backend": "serve_bridge.deployment.declaration",

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.client import Client, client_at, end_each
+from serve_bridge.client.client import Client, client_at, end_each
+from serve_bridge.client.handle import Handle
 from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location, check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
-from serve_bridge.handle import Handle
 from serve_bridge.http_server.tls import check_certificate
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance

@@ -17,7 +17,7 @@ import click
 import serve_bridge as serve
 from serve_bridge import commands
 from serve_bridge.api import ensure_started, find_client, lasting_address
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "

@@ -9,10 +9,10 @@ from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.outcome import Outcome
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import parse_routes
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError, nearest, shown
-from serve_bridge.handle import Handle
 from serve_bridge.replica.rendering import problem
 
 

@@ -28,11 +28,11 @@ from serve_bridge.adapters.outcome import Outcome, refused
 from serve_bridge.adapters.patterns import Match, Patterns
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import CallOptions, Handle
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 from serve_bridge.forwarding.websocket import deny
-from serve_bridge.handle import CallOptions, Handle
 from serve_bridge.replica.rendering import Answer
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]

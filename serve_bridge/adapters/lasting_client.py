@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from serve_bridge.api import client_of, find_instance, start_local
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 from serve_bridge.errors import ConfigError, NotConnected, shown
-from serve_bridge.handle import Handle
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance, UnusableFile
 from serve_bridge.process.daemon_threads import DaemonThreads

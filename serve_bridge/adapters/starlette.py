@@ -31,9 +31,9 @@ from serve_bridge.adapters.exchange import running_loop
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.typed_endpoint import Operation, operation_of
 from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.client.handle import CallOptions, Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.errors import shown
-from serve_bridge.handle import CallOptions, Handle
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
 

@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 
 from serve_bridge.adapters.exchange import http_exception
 from serve_bridge.adapters.outcome import refused
+from serve_bridge.client.handle import Handle
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
-from serve_bridge.handle import Handle
 
 
 def _as_itself(error: Any) -> Any:

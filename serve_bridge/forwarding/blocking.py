@@ -17,11 +17,11 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
 
+from serve_bridge.client.handle import SPARE_S, Link, overdue
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.forwarding.declared_length import DeclaredLength, WholeBody, declared_length
 from serve_bridge.forwarding.request import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
-from serve_bridge.handle import SPARE_S, Link, overdue
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HeaderList, HttpFailure

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, cast
 import msgspec
 from starlette.types import Receive, Scope
 
+from serve_bridge.client.handle import IDEMPOTENT
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
     UNAVAILABLE,
@@ -28,7 +29,6 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Allowance, Kept
-from serve_bridge.handle import IDEMPOTENT
 from serve_bridge.http.body_length import COLLECTED, body_length
 from serve_bridge.http.headers import (
     CREDENTIALS,

@@ -23,9 +23,9 @@ import httpx
 import pytest
 
 from serve_bridge.adapters import Adapter, Bridge, RouteSpec
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.handle import Handle
 from serve_bridge.testing.exchange import Exchange
 from serve_bridge.testing.front_contract import METHODS, ROUTES, SINGLE, SUBJECT, FrontContract, deploy_subject, needs
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi

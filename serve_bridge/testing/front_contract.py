@@ -24,8 +24,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from serve_bridge.adapters import RouteSpec
-from serve_bridge.client import Client
-from serve_bridge.handle import Handle
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 from serve_bridge.testing.backends import PART, PARTS, Subject
 from serve_bridge.testing.exchange import Exchange
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serve_bridge.api import set_current, start
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
 
 if TYPE_CHECKING:
     import httpx
 
-    from serve_bridge.handle import Handle
+    from serve_bridge.client.handle import Handle
 
 RAY_MARKER = "serve_bridge_ray"
 

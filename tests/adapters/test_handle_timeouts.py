@@ -14,8 +14,8 @@ from flask import Flask
 
 import serve_bridge as serve
 from serve_bridge.adapters import asgi, django, flask, starlette, wsgi
+from serve_bridge.client.handle import Handle
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.handle import Handle
 
 SHORT_S = 0.3
 

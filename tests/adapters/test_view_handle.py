@@ -16,8 +16,8 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.adapters.asgi import ServeBridge
+from serve_bridge.client.handle import Handle
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
-from serve_bridge.handle import Handle
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from serve_bridge.client.handle import Link
 from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.request import Forwarded
-from serve_bridge.handle import Link
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.routing.blocking_calls import DirectAnswer, DirectCalls
 from serve_bridge.routing.router import RETRY_RESERVE, Outgoing, Router

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge.client import client_at
+from serve_bridge.client.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance

@@ -11,8 +11,8 @@ from typing import Any
 from serve_bridge.adapters.bridge import Bridge
 from serve_bridge.adapters.django import lent_connections
 from serve_bridge.adapters.django.options import on_change, options
-from serve_bridge.client import Client
-from serve_bridge.handle import Handle
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 
 _lock = threading.Lock()
 _current: Bridge | None = None

@@ -19,7 +19,7 @@ from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
 from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of, project_of
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
 from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_setti
 from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable, show_request_id
 from serve_bridge.adapters.patterns import refuse_braces
 from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
+from serve_bridge.client.handle import Handle
 from serve_bridge.config.checks import listed
 from serve_bridge.errors import UNAVAILABLE, shown
-from serve_bridge.handle import Handle
 
 _LATE: Final = (
     "this ServeBridge was registered with an app already, which would not get the rule; call `bridge.route` before "

@@ -21,7 +21,7 @@ from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, options
 from serve_bridge.api import find_client
-from serve_bridge.client import Client
+from serve_bridge.client.client import Client
 from serve_bridge.commands import Report
 from serve_bridge.errors import EndpointNotFound
 

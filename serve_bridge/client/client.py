@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from serve_bridge.client.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overdue
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
-from serve_bridge.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overdue
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.management.arguments import existing_name
