@@ -16,7 +16,7 @@ def main() -> None:
         require("the command line", ["cli"], also=more)
     except ImportError as error:
         sys.exit(f"Error: {error}")
-    from serve_bridge.cli import main as command  # late: click is an extra
+    from serve_bridge.cli.main import main as command  # late: click is an extra
 
     command(prog_name="serve-bridge")
 

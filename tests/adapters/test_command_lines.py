@@ -12,8 +12,8 @@ from django.core.management import CommandError, call_command
 from flask import Flask
 
 import serve_bridge as serve
-from serve_bridge import cli
 from serve_bridge.adapters.flask import ServeBridge
+from serve_bridge.cli import main as cli
 
 Run = Callable[..., tuple[int, str]]
 

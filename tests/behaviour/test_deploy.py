@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from serve_bridge import commands
+from serve_bridge.cli import verbs as commands
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 from tests.programs import ROOT
 from tests.projects import Project, project_in

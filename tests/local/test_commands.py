@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import serve_bridge as serve
-from serve_bridge import commands
 from serve_bridge.api import start_local
-from serve_bridge.cli import main
+from serve_bridge.cli import verbs as commands
+from serve_bridge.cli.main import main
 from tests.programs import ROOT
 from tests.projects import project_in
 

@@ -223,7 +223,7 @@ class TimeLimit(Exception):
 
 def raising_at(number: int) -> tuple[Callable[..., Any], list[str]]:
     """Return a trace function that raises at the given line of the way of a direct call, and what it has raised at."""
-    files = ("direct_calls.py", "shared_replicas.py", "replica_set.py", "blocking.py")
+    files = ("blocking_calls.py", "threadsafe_replica_sets.py", "replica_set.py", "blocking_end.py")
     left = [number]
     raised: list[str] = []
 

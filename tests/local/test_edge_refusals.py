@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge import commands
+from serve_bridge.cli import verbs as commands
 from serve_bridge.http_server.buffers import Buffers
 from tests.edge_server import Answer, Running, answers, read_all, running
 

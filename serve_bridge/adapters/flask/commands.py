@@ -23,7 +23,7 @@ from serve_bridge.client.client import Client
 from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
-    from serve_bridge.commands import Report
+    from serve_bridge.cli.verbs import Report
 
 _form = click.option(
     "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]), help="For whom."
@@ -44,7 +44,7 @@ group = AppGroup("serve-bridge", help="Deploy, look at and change the backends o
 @click.argument("modules", nargs=-1)
 def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
     """Bring the instance to what MODULES declare; by default SERVE_BRIDGE_BACKENDS."""
-    from serve_bridge import commands  # late, here and below: no web worker needs them
+    from serve_bridge.cli import verbs as commands  # late, here and below: no web worker needs them
 
     with _clear_errors(), _connected() as (client, bridge):
         what = modules or bridge.settings.backends
@@ -58,7 +58,7 @@ def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, 
 @_form
 def status(form: str) -> None:
     """Show the instance's proxies, backends, replicas and endpoints."""
-    from serve_bridge import commands
+    from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
         _print(commands.status(client), form)
@@ -70,7 +70,7 @@ def status(form: str) -> None:
 @click.argument("weights", nargs=-1)
 def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
     """Show the traffic of endpoints, or set that of one: traffic ENDPOINT a=0.9 b=0.1."""
-    from serve_bridge import commands
+    from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
         _print(commands.traffic(client, endpoint, weights), form)
@@ -83,7 +83,7 @@ def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
 @click.argument("proportion")
 def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
     """Send copies of a PROPORTION of an endpoint's requests to BACKEND as well; 0 ends that."""
-    from serve_bridge import commands
+    from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
         _print(commands.shadow(client, endpoint, backend, proportion), form)
@@ -97,7 +97,7 @@ def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
 @click.argument("data", required=False)
 def call(form: str, method: str | None, timeout_s: float | None, endpoint: str, data: str | None) -> None:
     """Call ENDPOINT with DATA, which is JSON; "-" reads it from standard input."""
-    from serve_bridge import commands
+    from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
         given = sys.stdin.read() if data == "-" else data
@@ -187,7 +187,7 @@ def _clear_errors() -> Iterator[None]:
     except click.ClickException:
         raise
     except Exception as error:
-        from serve_bridge.commands import failure_of
+        from serve_bridge.cli.verbs import failure_of
 
         failure = failure_of(error)
         if failure is None:

@@ -10,8 +10,8 @@ from flask import Flask
 from serve_bridge.adapters.flask.connection import FlaskBridge, project_of
 from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
 from serve_bridge.api import find_client
+from serve_bridge.cli.verbs import Report
 from serve_bridge.client.client import Client
-from serve_bridge.commands import Report
 from serve_bridge.deployment.deploy import deploy
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.process.monkey_patches import patched_by

@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 import serve_bridge as serve
-from serve_bridge import commands
 from serve_bridge.api import ensure_started, find_client, lasting_address
+from serve_bridge.cli import verbs as commands
 from serve_bridge.client.client import Client
 
 _NO_CLUSTER = (
