@@ -108,6 +108,6 @@ def starlette_bridged() -> Any:
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    from serve_bridge.adapters.starlette import ServeBridge
+    from serve_bridge.adapters.starlette.extension import ServeBridge
 
     return Starlette(routes=[Route("/noop", ServeBridge().forward("noop"))])

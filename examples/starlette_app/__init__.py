@@ -12,7 +12,7 @@ from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
 
 HERE: Final = Path(__file__).parent
 BACKENDS: Final = ["examples.digits", "examples.starlette_app.backends"]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.outcome import Outcome, report
-from serve_bridge.adapters.patterns import translate
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.bridge.outcome import Outcome, report
+from serve_bridge.adapters.bridge.patterns import translate
 from serve_bridge.errors import ConfigError, nearest, shown
 
 __all__ = [

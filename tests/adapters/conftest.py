@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings
 
 import serve_bridge as serve
-from serve_bridge.adapters.asgi import ServeBridge
+from serve_bridge.adapters.asgi.application import ServeBridge
 from tests.adapters.asgi_backends import begun, cancelled
 from tests.adapters.endpoints import create_all
 

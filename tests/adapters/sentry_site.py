@@ -119,7 +119,7 @@ def starlette_middleware(address: str) -> Callable[[], int]:
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
 
-    from serve_bridge.adapters.starlette import ServeBridgeMiddleware
+    from serve_bridge.adapters.starlette.extension import ServeBridgeMiddleware
 
     bridge = _asgi_bridge(address, routes={"/failing/{number:int}": "failing"})
     return _asgi(Starlette(middleware=[Middleware(ServeBridgeMiddleware, bridge=bridge)]), "/failing/7")
@@ -144,7 +144,7 @@ def wsgi(address: str) -> Callable[[], int]:
     from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
     from werkzeug.test import Client
 
-    from serve_bridge.adapters.wsgi import ServeBridge
+    from serve_bridge.adapters.wsgi.application import ServeBridge
 
     app = SentryWsgiMiddleware(ServeBridge(address, routes={"/failing/{number:int}": "failing"}))
     return lambda: Client(app).get("/failing/7").status_code
@@ -202,7 +202,7 @@ def proxy(address: str) -> Callable[[], int]:
 
 
 def _asgi_bridge(address: str, **options: Any) -> Any:
-    from serve_bridge.adapters.starlette import ServeBridge
+    from serve_bridge.adapters.starlette.extension import ServeBridge
 
     return ServeBridge(address, **options)
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 import serve_bridge as serve
 from serve_bridge import ConfigError
-from serve_bridge.adapters.asgi import ServeBridge, ServeBridgeMiddleware
+from serve_bridge.adapters.asgi.application import ServeBridge, ServeBridgeMiddleware
 from tests.adapters.asgi_backends import begun, cancelled
 from tests.adapters.asgi_calls import BODY, LEFT, Message, body_of, called, http_scope, types_of
 from tests.adapters.asgi_transport import asgi_client

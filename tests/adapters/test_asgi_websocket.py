@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.adapters.asgi import ServeBridgeMiddleware
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.asgi.application import ServeBridgeMiddleware
+from serve_bridge.adapters.starlette.extension import ServeBridge
 from serve_bridge.testing.servers import serve_asgi
 from tests.adapters.asgi_calls import LEFT, called
 

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 import serve_bridge as serve
 from serve_bridge.adapters.django import abridge_view, bridge_view
-from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, options
+from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, options
 from serve_bridge.errors import ConfigError
 from tests.adapters.django_site import MIDDLEWARE, URLS, site
 

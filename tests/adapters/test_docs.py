@@ -16,9 +16,9 @@ from django.test import override_settings
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteOptions
-from serve_bridge.adapters.app_bridge import BridgeOptions
+from serve_bridge.adapters.bridge.app_bridge import BridgeOptions
 from serve_bridge.adapters.django.checks import __doc__ as django_checks
-from serve_bridge.adapters.django.options import Options
+from serve_bridge.adapters.django.settings import Options
 from serve_bridge.adapters.flask.settings import PREFIX, Settings
 from tests.adapters.asgi_transport import asgi_client
 from tests.adapters.pages import HAPPY, Reader, blocks_of, rows_of

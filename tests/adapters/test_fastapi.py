@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import serve_bridge as serve
 from serve_bridge import BackendError, Handle
-from serve_bridge.adapters.starlette import ServeBridge, ServeBridgeMiddleware, get_handle
+from serve_bridge.adapters.starlette.extension import ServeBridge, ServeBridgeMiddleware, get_handle
 
 
 class Features(BaseModel):
@@ -239,7 +239,7 @@ def test_a_misspelt_option_is_a_type_error(bridge: ServeBridge) -> None:
 
 def test_importing_the_adapter_loads_no_framework() -> None:
     """A stub's signature is all that FastAPI looks at, so nothing of it is needed here."""
-    program = "import serve_bridge.adapters.starlette, sys; print(*sys.modules)"
+    program = "import serve_bridge.adapters.starlette.extension, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     assert not {"fastapi", "pydantic", "starlette.applications", "uvicorn"} & set(run.stdout.split())
 

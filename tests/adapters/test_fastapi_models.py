@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
 
 SECRET = {"name": "ada", "secret": "s"}
 LONG = {"name": "a" * 200_000, "secret": "s"}

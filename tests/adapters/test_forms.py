@@ -14,7 +14,7 @@ from flask import request as flask_request
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 ROUTES = [RouteSpec("/parts", "parts", ("POST",))]

@@ -13,7 +13,10 @@ from fastapi.testclient import TestClient
 from flask import Flask
 
 import serve_bridge as serve
-from serve_bridge.adapters import asgi, django, flask, starlette, wsgi
+from serve_bridge.adapters import django, flask
+from serve_bridge.adapters.asgi import application as asgi
+from serve_bridge.adapters.starlette import extension as starlette
+from serve_bridge.adapters.wsgi import application as wsgi
 from serve_bridge.client.handle import Handle
 from serve_bridge.errors import DeadlineExceeded
 

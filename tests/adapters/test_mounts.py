@@ -17,10 +17,11 @@ from starlette.testclient import TestClient
 from werkzeug.test import Client as WerkzeugClient
 
 import serve_bridge as serve
-from serve_bridge.adapters import asgi, wsgi
+from serve_bridge.adapters.asgi import application as asgi
 from serve_bridge.adapters.django import bridge_view
 from serve_bridge.adapters.flask import ServeBridge as FlaskBridge
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
+from serve_bridge.adapters.wsgi import application as wsgi
 from tests.adapters.asgi_transport import asgi_client
 from tests.behaviour import applications, framework_applications
 from tests.programs import run_program

@@ -24,10 +24,10 @@ from rest_framework.throttling import SimpleRateThrottle
 from rest_framework.views import exception_handler
 
 import serve_bridge as serve
+from serve_bridge.adapters.bridge.forwarded_route import RouteOptions
 from serve_bridge.adapters.django import forward_failed
 from serve_bridge.adapters.django.checks import check_deployment
 from serve_bridge.adapters.django.rest_framework import BridgeAPIView
-from serve_bridge.adapters.route import RouteOptions
 from tests.adapters.django_site import MIDDLEWARE, Recording, site
 
 URLS = __name__

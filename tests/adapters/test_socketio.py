@@ -17,9 +17,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import serve_bridge as serve
-from serve_bridge.adapters.asgi import ServeBridge as AsgiBridge
+from serve_bridge.adapters.asgi.application import ServeBridge as AsgiBridge
 from serve_bridge.adapters.django.asgi import ServeBridge as DjangoBridge
-from serve_bridge.adapters.starlette import ServeBridge as StarletteBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge as StarletteBridge
 from serve_bridge.testing.servers import serve_asgi
 from tests.adapters.django_site import site
 

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 
 import serve_bridge as serve
 from serve_bridge import BackendError
-from serve_bridge.adapters.starlette import ServeBridge, ServeBridgeMiddleware
+from serve_bridge.adapters.starlette.extension import ServeBridge, ServeBridgeMiddleware
 from serve_bridge.testing.servers import serve_asgi
 from tests.adapters.asgi_backends import begun, cancelled
 from tests.adapters.asgi_transport import asgi_client

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from serve_bridge.adapters.asgi import ServeBridge
+from serve_bridge.adapters.asgi.application import ServeBridge
 from serve_bridge.client.handle import Handle
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
 

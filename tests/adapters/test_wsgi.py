@@ -20,7 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import serve_bridge as serve
 from serve_bridge.adapters.environ import headers_of, scope_of
-from serve_bridge.adapters.wsgi import ServeBridge, ServeBridgeMiddleware
+from serve_bridge.adapters.wsgi.application import ServeBridge, ServeBridgeMiddleware
 
 ROUTES = {
     "/counter": {"endpoint": "counter", "methods": ["GET"]},

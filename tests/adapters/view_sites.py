@@ -16,7 +16,7 @@ import httpx
 from fastapi import Depends, FastAPI
 
 import serve_bridge as serve
-from serve_bridge.adapters.starlette import ServeBridge, get_handle
+from serve_bridge.adapters.starlette.extension import ServeBridge, get_handle
 from serve_bridge.errors import EndpointNotFound, NotConnected
 
 Answer = tuple[int, Mapping[str, str], str]
@@ -75,7 +75,7 @@ def wsgi(address: str) -> Iterator[Ask]:
     """Yield what asks a plain WSGI application behind the middleware."""
     from werkzeug.test import Client
 
-    from serve_bridge.adapters.wsgi import ServeBridge
+    from serve_bridge.adapters.wsgi.application import ServeBridge
 
     bridge = ServeBridge(address, routes={"/forwarded": MISSING})
 
@@ -126,7 +126,7 @@ def middleware(address: str) -> Iterator[Ask]:
     from starlette.middleware import Middleware
     from starlette.routing import Route
 
-    from serve_bridge.adapters.asgi import ServeBridge, ServeBridgeMiddleware
+    from serve_bridge.adapters.asgi.application import ServeBridge, ServeBridgeMiddleware
 
     bridge = ServeBridge(address, routes={"/forwarded": MISSING})
     routes = [Route(path, view) for path, view in _starlette_views(bridge).items()]

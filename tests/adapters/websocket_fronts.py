@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
 from serve_bridge.adapters.django.asgi import ServeBridge as DjangoBridge
-from serve_bridge.adapters.starlette import ServeBridge as StarletteBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge as StarletteBridge
 from serve_bridge.testing.servers import serve_asgi
 from tests.adapters.django_site import site
 

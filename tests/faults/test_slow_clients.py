@@ -15,8 +15,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 import serve_bridge as serve
-from serve_bridge.adapters import wsgi
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
+from serve_bridge.adapters.wsgi import application as wsgi
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 SLOW: Final = 64

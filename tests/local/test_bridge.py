@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome, lasting_client
+from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
+from serve_bridge.adapters.bridge import reconnecting_client as lasting_client
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding.blocking import PIECE_BYTES
 from serve_bridge.forwarding.request import BodyTooLarge, UploadBroken

@@ -119,7 +119,7 @@ def test_a_call_without_a_descriptor_fails_and_the_replicas_stay(address: str) -
 FIRST_USE = """
     import os, resource, sys
     import serve_bridge as serve
-    from serve_bridge.adapters.lasting_client import LastingClient
+    from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 
     link = LastingClient(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

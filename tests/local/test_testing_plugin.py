@@ -131,7 +131,7 @@ def test_an_adapter_that_does_too_little_fails(runs: pytest.Pytester) -> None:
         """
         from serve_bridge.adapters import ForwardedRoute
         from serve_bridge.adapters.environ import scope_of
-        from serve_bridge.adapters.patterns import Patterns
+        from serve_bridge.adapters.bridge.patterns import Patterns
         from serve_bridge.testing import AdapterContract
 
         class Careless:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from serve_bridge.adapters.context import compile_context
+from serve_bridge.adapters.bridge.request_context import compile_context
 from serve_bridge.errors import ConfigError, SerializationError
 
 KEY = UUID("0b7cb4c6-5ef5-4c0b-ba0a-4c2f9a4f0f0c")

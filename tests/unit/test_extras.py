@@ -138,7 +138,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 
 import serve_bridge as serve
-from serve_bridge.adapters.starlette import ServeBridge
+from serve_bridge.adapters.starlette.extension import ServeBridge
 
 async def hello(request):
     return PlainTextResponse("hello " + (await request.form())["name"])

@@ -8,7 +8,7 @@ Rule 1: everything of the project stays in force: middleware, CSRF, login, host 
 Rule 2: nothing connects before the first request; `ready()` registers checks only.
 """
 
-from serve_bridge.adapters.django.connection import get_client, get_handle
+from serve_bridge.adapters.django.current_bridge import get_client, get_handle
 from serve_bridge.adapters.django.signals import forward_failed, forwarded
 from serve_bridge.adapters.django.views import abridge_view, bridge_view
 

@@ -18,7 +18,7 @@ from django.urls import URLPattern, register_converter
 from django.urls.converters import StringConverter
 
 from serve_bridge.adapters import Bridge, RouteSpec, translate
-from serve_bridge.adapters.django.connection import using
+from serve_bridge.adapters.django.current_bridge import using
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.routes import url_patterns
 

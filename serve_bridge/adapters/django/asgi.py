@@ -17,10 +17,10 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi import answer_unavailable, forward_match, path_below, request_id_of
-from serve_bridge.adapters.django.connection import bridge, close
-from serve_bridge.adapters.patterns import Patterns
-from serve_bridge.adapters.route import parse_routes
+from serve_bridge.adapters.asgi.application import answer_unavailable, forward_match, path_below, request_id_of
+from serve_bridge.adapters.bridge.forwarded_route import parse_routes
+from serve_bridge.adapters.bridge.patterns import Patterns
+from serve_bridge.adapters.django.current_bridge import bridge, close
 from serve_bridge.context import in_request
 
 

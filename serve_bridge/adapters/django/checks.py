@@ -18,11 +18,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec
 from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
-from serve_bridge.adapters.django.options import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.adapters.django.routes import url_patterns
-from serve_bridge.adapters.route import ForwardedRoute, RouteSpec
+from serve_bridge.adapters.django.settings import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
 from serve_bridge.process.monkey_patches import patched_by
 
 TAG: Final = "serve_bridge"

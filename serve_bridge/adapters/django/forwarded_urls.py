@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from serve_bridge.adapters.route import ForwardedRoute, forwarded_route_of
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
 
 ROUTES_URLCONF = "serve_bridge.adapters.django.urls"
 """The URLconf of the routes that the setting lists."""

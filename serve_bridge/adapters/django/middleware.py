@@ -16,11 +16,11 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import Resolver404, resolve
 
-from serve_bridge.adapters.django.options import options
+from serve_bridge.adapters.bridge.outcome import refused
 from serve_bridge.adapters.django.responses import ForwardedResponse, whole_response
 from serve_bridge.adapters.django.routes import routed_urls
+from serve_bridge.adapters.django.settings import options
 from serve_bridge.adapters.django.views import REQUEST_ID
-from serve_bridge.adapters.outcome import refused
 from serve_bridge.context import in_request, request_id
 from serve_bridge.errors import UNAVAILABLE
 

@@ -16,11 +16,11 @@ from django.http import HttpRequest
 from django.http.request import RawPostDataException, UnreadablePostError
 from starlette.types import Receive, Scope
 
-from serve_bridge.adapters.asgi_scope import readable
+from serve_bridge.adapters.bridge.asgi_scope import readable
+from serve_bridge.adapters.bridge.file_body import receive_from
+from serve_bridge.adapters.bridge.form_body import FormBody, FormFile, FormPart, media_type_of
 from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import headers_of, kept_target, peer_of, server_of
-from serve_bridge.adapters.file_body import receive_from
-from serve_bridge.adapters.form_body import FormBody, FormFile, FormPart, media_type_of
 from serve_bridge.forwarding.blocking import Readable
 from serve_bridge.http.body_length import BODY_LENGTH, body_length, environ_body_length
 from serve_bridge.http.paths import quoted, without_high_escapes

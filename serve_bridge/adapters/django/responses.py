@@ -18,8 +18,8 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.http.response import ResponseHeaders
 
-from serve_bridge.adapters.outcome import Outcome
-from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import Outcome
 from serve_bridge.forwarding.request import UploadBroken
 
 _RAISED: Final = frozenset({400, 404, 500})

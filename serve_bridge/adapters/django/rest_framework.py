@@ -16,11 +16,11 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
+from serve_bridge.adapters.bridge.outcome import Outcome
 from serve_bridge.adapters.django.forwarded_urls import CHECKS_CSRF
 from serve_bridge.adapters.django.responses import response_of
 from serve_bridge.adapters.django.views import ask, refuse_unnamed, without_transaction
-from serve_bridge.adapters.outcome import Outcome
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 from serve_bridge.errors import BackendError
 from serve_bridge.forwarding.request import UploadBroken
 

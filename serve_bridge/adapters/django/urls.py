@@ -13,8 +13,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from serve_bridge.adapters.django.options import on_change, sound_options
 from serve_bridge.adapters.django.routes import NAMESPACE, url_patterns
+from serve_bridge.adapters.django.settings import on_change, sound_options
 
 app_name = NAMESPACE
 urlpatterns: list[URLPattern] = []

@@ -17,13 +17,13 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponseBase
 
-from serve_bridge.adapters.django import lent_connections
-from serve_bridge.adapters.django.connection import bridge
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
+from serve_bridge.adapters.bridge.outcome import Outcome
+from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django.current_bridge import bridge
 from serve_bridge.adapters.django.requests import async_body_of, body_of, scope_of
 from serve_bridge.adapters.django.responses import response_of
 from serve_bridge.adapters.django.signals import forward_failed, forwarded
-from serve_bridge.adapters.outcome import Outcome
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions
 
 View = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]

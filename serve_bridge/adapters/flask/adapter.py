@@ -8,11 +8,11 @@ from typing import Final, Literal
 from flask import Flask
 
 from serve_bridge.adapters import Bridge, RouteSpec, translate
-from serve_bridge.adapters.flask.connection import EXTENSION
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.flask.current_bridge import EXTENSION
 from serve_bridge.adapters.flask.extension import ServeBridge
 from serve_bridge.adapters.flask.routing import METHODS
 from serve_bridge.adapters.flask.view import ForwardingView
-from serve_bridge.adapters.route import ForwardedRoute
 
 _SYNTAX: Final = {
     "str": "<string:{}>",

@@ -13,9 +13,9 @@ from flask import Request
 from starlette.types import Scope
 from werkzeug.wsgi import LimitedStream
 
+from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import is_terminated
-from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.forwarding.blocking import Readable
 from serve_bridge.http.body_length import BODY_LENGTH
 

@@ -18,7 +18,7 @@ from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
-from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, bridge_of, project_of
+from serve_bridge.adapters.flask.current_bridge import EXTENSION, FlaskBridge, bridge_of, project_of
 from serve_bridge.client.client import Client
 from serve_bridge.printable import error_text
 

@@ -8,13 +8,13 @@ from typing import Any, Final, Unpack
 
 from flask import Blueprint, Flask
 
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
+from serve_bridge.adapters.bridge.patterns import refuse_braces
 from serve_bridge.adapters.flask.commands import group
-from serve_bridge.adapters.flask.connection import EXTENSION, FlaskBridge, current_bridge
+from serve_bridge.adapters.flask.current_bridge import EXTENSION, FlaskBridge, current_bridge
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
 from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable, show_request_id
-from serve_bridge.adapters.patterns import refuse_braces
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.config.checks import listed

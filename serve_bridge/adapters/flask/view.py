@@ -13,12 +13,12 @@ from flask import Request, Response, current_app, g, request, session
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, ServiceUnavailable, default_exceptions
 
-from serve_bridge.adapters.context import Paths
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
+from serve_bridge.adapters.bridge.request_context import Paths
 from serve_bridge.adapters.environ import scope_of
 from serve_bridge.adapters.flask.body import body_of
-from serve_bridge.adapters.flask.connection import current_bridge, running_request
-from serve_bridge.adapters.outcome import Outcome, refused, report
-from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.flask.current_bridge import current_bridge, running_request
 from serve_bridge.errors import ConfigError, ServeBridgeError
 
 REQUEST_ID: Final = "serve_bridge.request_id"

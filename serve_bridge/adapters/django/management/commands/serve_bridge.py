@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from serve_bridge.adapters.django.checks import TAG
 from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
-from serve_bridge.adapters.django.options import RUNTIME_VARIABLE, SETTING, options
+from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, SETTING, options
 from serve_bridge.api import find_client
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.verbs import Report

@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi_scope import readable
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.outcome import Outcome, refused, report
-from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.bridge.asgi_scope import readable
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding.request import Refused
 from serve_bridge.http.body_length import body_length

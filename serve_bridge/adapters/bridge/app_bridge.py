@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypedDict, Unpack
 
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.outcome import Outcome
-from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import parse_routes
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.forwarded_route import parse_routes
+from serve_bridge.adapters.bridge.outcome import Outcome
+from serve_bridge.adapters.bridge.patterns import Match, Patterns
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.config import checks

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 
-from serve_bridge.adapters.exchange import http_exception
-from serve_bridge.adapters.outcome import refused
+from serve_bridge.adapters.asgi.exchange import http_exception
+from serve_bridge.adapters.bridge.outcome import refused
 from serve_bridge.client.handle import Handle
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 

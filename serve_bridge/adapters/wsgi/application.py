@@ -16,14 +16,14 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
-from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
+from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
+from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
+from serve_bridge.adapters.bridge.patterns import Match, Patterns
+from serve_bridge.adapters.bridge.reconnecting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.environ import body_of, headers_of, path_below, peer_of, scope_of, server_of
-from serve_bridge.adapters.instance_routes import InstanceRoutes
-from serve_bridge.adapters.lasting_client import SYNC_TIMEOUT_S
-from serve_bridge.adapters.outcome import Outcome, refused, report
-from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import RouteSpec
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 

@@ -25,13 +25,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.asgi_scope import readable
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.exchange import Requester, ask, consumed, http_exception, send_answer
-from serve_bridge.adapters.file_body import receive_from
-from serve_bridge.adapters.form_body import URLENCODED, FormBody, FormFile, FormPart
-from serve_bridge.adapters.outcome import Outcome
-from serve_bridge.adapters.response_model import (
+from serve_bridge.adapters.asgi.exchange import Requester, ask, consumed, http_exception, send_answer
+from serve_bridge.adapters.bridge.asgi_scope import readable
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.file_body import receive_from
+from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import Outcome
+from serve_bridge.adapters.starlette.response_model import (
     applies_to,
     asking_for_all,
     content_of,
@@ -39,7 +40,6 @@ from serve_bridge.adapters.response_model import (
     has_model,
     without_length,
 )
-from serve_bridge.adapters.route import ForwardedRoute
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 Operation = Callable[..., Coroutine[Any, Any, Any]]

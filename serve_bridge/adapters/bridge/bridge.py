@@ -13,8 +13,8 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.lasting_client import LastingClient
-from serve_bridge.adapters.outcome import (
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import (
     Outcome,
     answered,
     log_backend_failure,
@@ -22,7 +22,7 @@ from serve_bridge.adapters.outcome import (
     refused,
     request_ids,
 )
-from serve_bridge.adapters.route import ForwardedRoute
+from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
 from serve_bridge.forwarding.blocking import Readable, forward_blocking

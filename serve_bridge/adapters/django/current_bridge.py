@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.django import lent_connections
-from serve_bridge.adapters.django.options import on_change, options
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django.settings import on_change, options
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 

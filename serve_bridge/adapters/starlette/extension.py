@@ -24,13 +24,13 @@ from typing import Any, Final, Literal, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Scope
 
-from serve_bridge.adapters import asgi
-from serve_bridge.adapters.asgi import ForwardingApp, ServeBridgeMiddleware
-from serve_bridge.adapters.bridge import Bridge
-from serve_bridge.adapters.exchange import running_loop
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
-from serve_bridge.adapters.typed_endpoint import Operation, operation_of
-from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.adapters.asgi import application as asgi
+from serve_bridge.adapters.asgi.application import ForwardingApp, ServeBridgeMiddleware
+from serve_bridge.adapters.asgi.exchange import running_loop
+from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.starlette.fastapi_endpoint import Operation, operation_of
 from serve_bridge.client.handle import CallOptions, Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.errors import shown

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypedDict, cast
 
-from serve_bridge.adapters.context import Context, compile_context
+from serve_bridge.adapters.bridge.request_context import Context, compile_context
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.printable import CONTROL

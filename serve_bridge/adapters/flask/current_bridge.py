@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app, has_request_context, request
 
-from serve_bridge.adapters.bridge import Bridge
+from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.flask.settings import Settings
 from serve_bridge.context import add_request_id_source, new_request_id, valid_request_id
 

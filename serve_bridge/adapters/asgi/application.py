@@ -18,16 +18,16 @@ from typing import Any, Final, Literal, Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.asgi_scope import readable
-from serve_bridge.adapters.bridge import Bridge, refuse_websocket
-from serve_bridge.adapters.exchange import exchange, fail, running_loop
-from serve_bridge.adapters.instance_routes import InstanceRoutes
-from serve_bridge.adapters.lasting_client import ASYNC_TIMEOUT_S
-from serve_bridge.adapters.outcome import Outcome, refused
-from serve_bridge.adapters.patterns import Match, Patterns
-from serve_bridge.adapters.route import ForwardedRoute, RouteOptions, RouteSpec
-from serve_bridge.adapters.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.adapters.asgi.exchange import exchange, fail, running_loop
+from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
+from serve_bridge.adapters.bridge.asgi_scope import readable
+from serve_bridge.adapters.bridge.bridge import Bridge, refuse_websocket
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
+from serve_bridge.adapters.bridge.outcome import Outcome, refused
+from serve_bridge.adapters.bridge.patterns import Match, Patterns
+from serve_bridge.adapters.bridge.reconnecting_client import ASYNC_TIMEOUT_S
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import CallOptions, Handle
 from serve_bridge.context import in_request

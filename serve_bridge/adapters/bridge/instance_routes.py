@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serve_bridge.adapters.patterns import Patterns
-from serve_bridge.adapters.route import RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
+from serve_bridge.adapters.bridge.patterns import Patterns
 from serve_bridge.http.route_index import Route
 from serve_bridge.proxy.app import routes_of
 from serve_bridge.wire.heads import RoutingTable
