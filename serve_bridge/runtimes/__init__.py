@@ -26,6 +26,6 @@ def submitter(instance: Instance) -> Any:
             "handle.remote() returns a Ray ObjectRef, and this process uses no Ray; use handle.call() or "
             "await handle.acall(), which need none, or ray.init() first"
         )
-    from serve_bridge.runtimes.ray.submitter import RaySubmitter  # late: the caller has Ray, nobody else needs it
+    from serve_bridge.runtimes.ray.remote_calls import RaySubmitter  # late: the caller has Ray, nobody else needs it
 
     return RaySubmitter(instance)

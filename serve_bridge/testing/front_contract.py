@@ -26,8 +26,8 @@ from websockets.typing import Subprotocol
 from serve_bridge.adapters import RouteSpec
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
-from serve_bridge.testing.backends import PART, PARTS, Subject
-from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.subject import PART, PARTS, Subject
 
 SUBJECT: Final = "contract"
 """The endpoint of all routes but one, and its backend."""

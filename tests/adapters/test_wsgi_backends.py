@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
-from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.raw_exchange import Exchange
 from tests.adapters.all_fronts import FRONTS, front
 
 

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.raw_exchange import Exchange
 from tests.behaviour import applications, framework_applications
 from tests.behaviour.applications import (
     FLOOD,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.raw_exchange import Exchange
 from tests.serving import Served, Serving
 from tests.waiting import reached, wait_until
 

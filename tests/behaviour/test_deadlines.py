@@ -15,7 +15,7 @@ import pytest
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge.testing.exchange import Exchange
+from serve_bridge.testing.raw_exchange import Exchange
 from tests.serving import Served, Serving
 from tests.waiting import POLL_S, reached, wait_until
 

@@ -34,7 +34,7 @@ PROGRAM = """
     from serve_bridge.config.backend_config import HTTPOptions
     from serve_bridge.controller.controller import Controller
     from serve_bridge.process.loop_thread import LoopThread
-    from serve_bridge.runtimes.ray.launcher import RayRuntime
+    from serve_bridge.runtimes.ray.runtime import RayRuntime
     from serve_bridge.specs import Settings
     from serve_bridge.wire.auth import Key
     from tests.behaviour import backends

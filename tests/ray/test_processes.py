@@ -16,7 +16,7 @@ from ray.experimental.internal_kv import _internal_kv_list
 
 import serve_bridge as serve
 from serve_bridge.config.backend_config import ENGINE_OPTIONS, RAY_OPTIONS
-from serve_bridge.runtimes.ray.submitter import _too_large
+from serve_bridge.runtimes.ray.remote_calls import _too_large
 from tests.behaviour import backends
 from tests.programs import run_program, start_program
 from tests.serving import Serving

@@ -38,7 +38,7 @@ from serve_bridge.runtimes.ray.actors import (
     own_node,
     user_error,
 )
-from serve_bridge.runtimes.ray.launcher import KVStore, RayRuntime
+from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
 from serve_bridge.runtimes.ray.tokens import told_refusals
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
