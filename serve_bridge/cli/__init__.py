@@ -1,1 +1,1 @@
-"""cli."""
+"""The command line. `verbs` serves every command line, `main` is the program `serve-bridge`. Imports nothing heavy."""

@@ -1,1 +1,17 @@
-"""client."""
+"""What Python code holds to reach an instance: a client, and handles which call endpoints. Runs in callers."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_bridge.client.client import Client
+
+__all__ = ["Client"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `Client` on first use, since importing `serve_bridge.client.handle` must not load all of management."""
+    if name != "Client":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from serve_bridge.client.client import Client
+
+    return Client

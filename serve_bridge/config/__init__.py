@@ -1,1 +1,5 @@
-"""config."""
+"""Options of backends, of the proxy and of actors: each is declared once, with its unit, default and check. No I/O."""
+
+from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location
+
+__all__ = ["BackendConfig", "HTTPOptions", "Location"]

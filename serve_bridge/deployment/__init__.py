@@ -1,1 +1,1 @@
-"""deployment."""
+"""Backends and endpoints declared beside their code, and the steps which bring an instance to them. Runs in callers."""

@@ -1,1 +1,1 @@
-"""What HTTP says, for every process; knows no endpoint, no socket and no framework."""
+"""What HTTP says: headers, paths, routes and bodies as values. Knows no endpoint, no socket and no framework."""

@@ -55,7 +55,7 @@ class RouteIndex:
         routes: All routes in the order of their creation.
 
     Raises:
-        ValueError: A route does not compile; `serve_bridge.path_params.check_route` refuses it earlier.
+        ValueError: A route does not compile; `serve_bridge.http.path_params.check_route` refuses it earlier.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:

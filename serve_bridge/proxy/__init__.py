@@ -1,1 +1,1 @@
-"""The standalone HTTP server: an ASGI app over a router, its route index, and the edge that serves it."""
+"""The standalone HTTP proxy: from a path to an endpoint, over `http_server` and a router. Runs in proxies."""

@@ -1,1 +1,1 @@
-"""request."""
+"""What a backend receives: `ServeRequest`, with its JSON bodies and forms."""

@@ -92,7 +92,7 @@ def _failure_of(name: str, error: Exception) -> str:
     else:
         frames = traceback.extract_tb(error.__traceback__)
         # A check of ours that refuses a declaration is found in the line that declares, not in the check.
-        libraries = (os.path.dirname(__file__), *_installed())
+        libraries = (os.path.dirname(os.path.dirname(__file__)), *_installed())
         own = [each for each in frames if not each.filename.startswith((*libraries, "<"))]
         where = f"{_brief(own[-1].filename)}, line {own[-1].lineno}" if own else ""
         said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"

@@ -1,1 +1,1 @@
-"""The data plane: frames and stream states without I/O, authentication, and the connections over them."""
+"""The data plane: frames and streams without I/O, authentication, and the connections over them. Knows no endpoint."""

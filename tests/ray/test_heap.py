@@ -34,5 +34,15 @@ def test_memory_of_one_body_is_there_for_the_next() -> None:
 def test_an_actor_loads_its_own_part_only() -> None:
     """Nobody pays with memory for what another process does: what all actors import holds none of their parts."""
     program = "import sys; import serve_bridge.runtimes.ray.actors; print(*sys.modules)"
-    parts = {f"serve_bridge.{part}" for part in ("api", "client", "controller", "proxy", "replica", "router")}
+    parts = {
+        f"serve_bridge.{part}"
+        for part in (
+            "api",
+            "client.client",
+            "controller.controller",
+            "proxy.proxy",
+            "replica.replica",
+            "routing.router",
+        )
+    }
     assert parts.isdisjoint(run_program(program).split())

@@ -108,7 +108,7 @@ def test_two_of_one_name_are_an_error(packages: Path) -> None:
         load_adapter("twice")
 
 
-@pytest.mark.parametrize("module", ["adapters", "testing", "testing.plugin", "testing.backends"])
+@pytest.mark.parametrize("module", ["adapters", "testing", "testing.plugin", "testing.subject"])
 def test_no_framework_is_loaded_before_it_is_asked_for(module: str) -> None:
     """Nor a server, nor Ray: pytest loads the plug-in in every run."""
     loaded = modules_after(f"import serve_bridge.{module}")

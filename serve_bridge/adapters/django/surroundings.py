@@ -35,7 +35,7 @@ def of_this_project() -> SurroundingsSpec:
 
 
 class DjangoSurroundings:
-    """See `serve_bridge.surroundings.Surroundings`; declarations in `backends.py` have them by default.
+    """See `serve_bridge.user_code.surroundings.Surroundings`; declarations in `backends.py` have them by default.
 
     Args:
         settings: Import path of the settings; None: those that the process has.

@@ -1,1 +1,23 @@
-"""wsgi."""
+"""Any WSGI framework: an application that answers forwarded routes, and a middleware that does so ahead of another."""
+
+from serve_bridge.adapters.wsgi.application import (
+    ADAPTER,
+    ServeBridge,
+    ServeBridgeMiddleware,
+    WebRequest,
+    headers_of,
+    peer_of,
+    scope_of,
+    server_of,
+)
+
+__all__ = [
+    "ADAPTER",
+    "ServeBridge",
+    "ServeBridgeMiddleware",
+    "WebRequest",
+    "headers_of",
+    "peer_of",
+    "scope_of",
+    "server_of",
+]

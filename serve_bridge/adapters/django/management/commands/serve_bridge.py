@@ -1,6 +1,6 @@
 """`manage.py serve_bridge`: the instance of the project, looked at and changed from the command line.
 
-Rule 1: what a verb does is the business of `serve_bridge.commands`; here words become arguments, and errors Django's.
+Rule 1: what a verb does is the business of `serve_bridge.cli.verbs`; here words become arguments, and errors Django's.
 Rule 2: an error is one line on stderr and exit code 1; 2 is a command that was written wrongly.
 """
 
