@@ -1,6 +1,7 @@
 """A page of the documentation, followed as a reader would: files are written, commands are run, servers are asked.
 
-Rule 1: a block of Python names its file in its first line; a second block of one file is put at its end.
+Rule 1: a block of Python names its file in its first line. A second block of one file is put at its end, or replaces
+        the file if its first line ends with ", changed".
 Rule 2: what a page shows after a command is what the command prints; `...` stands for what differs from run to run.
 Rule 3: what is not run says so, and why, in a comment above it that readers do not see.
 """
@@ -133,10 +134,12 @@ class Reader:
 
     def _write(self, text: str) -> None:
         first, _, code = text.partition("\n")
-        name = re.fullmatch(r"# ([\w/]+\.py)", first)
+        name = re.fullmatch(r"# ([\w/]+\.py)(, changed)?", first)
         assert name is not None, f"a block of Python names its file, not {first!r}"
         file = self.directory / name[1]
         file.parent.mkdir(parents=True, exist_ok=True)
+        if name[2]:
+            file.unlink()
         with file.open("a") as opened:
             opened.write(code if file.stat().st_size == 0 else f"\n{code}")
 
