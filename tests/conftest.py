@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
-from tests.serving import Serving
-from tests.waiting import wait_until_equal
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until_equal
 
 # A busy machine is slow now and then, which says nothing of the code.
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

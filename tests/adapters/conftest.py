@@ -10,8 +10,8 @@ from django.conf import settings
 
 import serve_bridge as serve
 from serve_bridge.adapters.asgi.application import ServeBridge
-from tests.adapters.asgi_backends import begun, cancelled
-from tests.adapters.endpoints import create_all
+from tests.adapters.support.asgi_backends import begun, cancelled
+from tests.adapters.support.endpoints import create_all
 
 if not settings.configured:
     settings.configure(
@@ -20,7 +20,7 @@ if not settings.configured:
         MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
         DATABASES={},
         ALLOWED_HOSTS=["*"],
-        ROOT_URLCONF="tests.adapters.django_urls",
+        ROOT_URLCONF="tests.adapters.support.django_urls",
         USE_TZ=True,
     )
     django.setup()
@@ -38,7 +38,7 @@ def engine(nothing_left: None) -> Iterator[serve.Client]:
 @pytest.fixture(scope="session")
 def asgi_engine(nothing_left: None) -> Iterator[serve.Client]:
     """A local instance with the backends of `asgi_backends`, as an adapter deploys them."""
-    owner = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends"])
+    owner = ServeBridge(runtime="local", backends=["tests.adapters.support.asgi_backends"])
     yield owner.client
     owner.close()
 

@@ -21,10 +21,10 @@ from starlette.routing import Route
 import serve_bridge as serve
 from serve_bridge import ConfigError
 from serve_bridge.adapters.asgi.application import ServeBridge, ServeBridgeMiddleware
-from tests.adapters.asgi_backends import begun, cancelled
-from tests.adapters.asgi_calls import BODY, LEFT, Message, body_of, called, http_scope, types_of
-from tests.adapters.asgi_transport import asgi_client
-from tests.waiting import reached
+from tests.adapters.support.asgi_backends import begun, cancelled
+from tests.adapters.support.asgi_calls import BODY, LEFT, Message, body_of, called, http_scope, types_of
+from tests.adapters.support.asgi_transport import asgi_client
+from tests.support.waiting import reached
 
 WAIT_S = 20
 

@@ -10,7 +10,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
-from tests.adapters.asgi_calls import body_of, called, http_scope, types_of
+from tests.adapters.support.asgi_calls import body_of, called, http_scope, types_of
 
 OPTIONAL = ("scheme", "raw_path", "root_path", "client", "server")
 MINIMAL = ("http_version", "query_string", "headers", *OPTIONAL, "asgi")

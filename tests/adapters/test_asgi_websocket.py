@@ -20,7 +20,7 @@ import serve_bridge as serve
 from serve_bridge.adapters.asgi.application import ServeBridgeMiddleware
 from serve_bridge.adapters.starlette.extension import ServeBridge
 from serve_bridge.testing.servers import serve_asgi
-from tests.adapters.asgi_calls import LEFT, called
+from tests.adapters.support.asgi_calls import LEFT, called
 
 
 @pytest.fixture(scope="module")

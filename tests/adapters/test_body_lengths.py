@@ -33,8 +33,8 @@ from serve_bridge.replica.wsgi_application import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 from serve_bridge.user_code.application import Application
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
-from tests.behaviour.applications import WsgiReading
-from tests.waiting import wait_until
+from tests.behaviour.support.applications import WsgiReading
+from tests.support.waiting import wait_until
 
 SIZES: Final = (0, 1, INLINE_BODY_BYTES - 1, INLINE_BODY_BYTES, INLINE_BODY_BYTES + 1, SPOOL_BYTES + 1)
 

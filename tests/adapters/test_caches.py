@@ -22,7 +22,7 @@ from werkzeug.test import Client, TestResponse
 import serve_bridge as serve
 from serve_bridge.adapters.django import abridge_view, bridge_view
 from serve_bridge.adapters.flask import ServeBridge
-from tests.adapters.django_site import MIDDLEWARE
+from tests.adapters.support.django_site import MIDDLEWARE
 
 UPDATE, FETCH = (f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom"))
 CONDITIONAL = "django.middleware.http.ConditionalGetMiddleware"

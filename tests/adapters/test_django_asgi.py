@@ -18,8 +18,8 @@ import serve_bridge as serve
 from serve_bridge.adapters.django import get_client
 from serve_bridge.adapters.django.asgi import ServeBridge
 from serve_bridge.errors import ConfigError, InstanceClosed
-from tests.adapters.asgi_calls import body_of, called, http_scope, types_of
-from tests.adapters.django_site import site
+from tests.adapters.support.asgi_calls import body_of, called, http_scope, types_of
+from tests.adapters.support.django_site import site
 
 ROUTES: dict[str, Any] = {
     "/echo/{count:int}": {"endpoint": "echo", "methods": ["GET"]},

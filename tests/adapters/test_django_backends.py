@@ -9,7 +9,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
-from tests.adapters.all_fronts import FRONTS, front
+from tests.adapters.support.all_fronts import FRONTS, front
 
 SITES = {"asgi": serve.asgi_app, "wsgi": serve.wsgi_app}
 
@@ -20,7 +20,7 @@ def engine(nothing_left: None) -> Iterator[serve.Client]:
     client = serve.start(runtime="local", name="django-backends", http_options={"port": 0})
     for name, wrapped in SITES.items():
         attribute = "asgi_application" if name == "asgi" else "application"
-        client.create_backend(name, wrapped(f"tests.behaviour.django_site:{attribute}"))
+        client.create_backend(name, wrapped(f"tests.behaviour.support.django_site:{attribute}"))
         client.create_endpoint(name, backend=name, route=f"/{name}")
     yield client
     client.shutdown()

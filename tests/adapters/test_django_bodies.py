@@ -13,7 +13,7 @@ from django.http.request import RawPostDataException
 from django.test import AsyncClient, Client, override_settings
 
 import serve_bridge as serve
-from tests.adapters.django_site import CSRF, MIDDLEWARE, site
+from tests.adapters.support.django_site import CSRF, MIDDLEWARE, site
 
 TOKEN = "x" * 32
 MANY = 6_000_000  # above what Django holds in memory

@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
 from serve_bridge.adapters.django.surroundings import DjangoSurroundings
-from tests.waiting import wait_until_equal
+from tests.support.waiting import wait_until_equal
 
 
 @pytest.fixture

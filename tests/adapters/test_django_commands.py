@@ -19,7 +19,7 @@ from django.views.decorators.http import require_POST
 
 import serve_bridge as serve
 from serve_bridge.adapters.django import abridge_view, bridge_view
-from tests.adapters.django_site import MIDDLEWARE, site, state
+from tests.adapters.support.django_site import MIDDLEWARE, site, state
 
 BACKENDS = """
 import serve_bridge as serve

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.adapters.django_manage import Project
-from tests.adapters.django_postgres import postgres
-from tests.waiting import wait_until_equal
+from tests.adapters.support.django_manage import Project
+from tests.adapters.support.django_postgres import postgres
+from tests.support.waiting import wait_until_equal
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -84,7 +84,7 @@ def test_an_open_call_that_is_idle_has_no_connection(project: Project) -> None:
     program = f"""
 from django.db import connection
 from serve_bridge.adapters.django import get_handle
-from tests.waiting import wait_until_equal
+from tests.support.waiting import wait_until_equal
 def connections():
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) {FOUND}", [{ONCE!r}])

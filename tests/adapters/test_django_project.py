@@ -12,8 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.adapters.django_manage import LIMIT_S, Project
-from tests.waiting import wait_until
+from tests.adapters.support.django_manage import LIMIT_S, Project
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

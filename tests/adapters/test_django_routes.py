@@ -17,7 +17,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 import serve_bridge as serve
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
-from tests.adapters.django_site import CSRF, MIDDLEWARE, site
+from tests.adapters.support.django_site import CSRF, MIDDLEWARE, site
 
 ROUTES = {
     "ml/<int:number>/": "echo",

@@ -20,7 +20,7 @@ import serve_bridge as serve
 from serve_bridge.adapters.django import abridge_view, bridge_view
 from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, options
 from serve_bridge.errors import ConfigError
-from tests.adapters.django_site import MIDDLEWARE, URLS, site
+from tests.adapters.support.django_site import MIDDLEWARE, URLS, site
 
 
 def found(setting: Any, *, deploy: bool = False, **settings: Any) -> dict[str, str]:
@@ -88,9 +88,9 @@ def test_django_checks_the_patterns() -> None:
 def test_routes_that_nothing_serves_are_a_warning() -> None:
     """The middleware or an include does."""
     routes = {"ROUTES": {"a/": "e"}}
-    assert list(found(routes, MIDDLEWARE=[], ROOT_URLCONF="tests.adapters.django_urls")) == ["W004"]
+    assert list(found(routes, MIDDLEWARE=[], ROOT_URLCONF="tests.adapters.support.django_urls")) == ["W004"]
     assert found(routes, MIDDLEWARE=[]) == {}
-    assert found(routes, ROOT_URLCONF="tests.adapters.django_urls") == {}
+    assert found(routes, ROOT_URLCONF="tests.adapters.support.django_urls") == {}
 
 
 def test_a_sound_setting_passes() -> None:

@@ -16,7 +16,7 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 import serve_bridge as serve
 from serve_bridge.adapters.django import abridge_view, bridge_view, forward_failed, forwarded, get_handle
 from serve_bridge.errors import BackendError
-from tests.adapters.django_site import Recording, page, site
+from tests.adapters.support.django_site import Recording, page, site
 
 Get = Callable[..., Any]
 CHUNKS = "".join(f"{number}\n" * 50_000 for number in range(3))

@@ -20,9 +20,9 @@ from serve_bridge.adapters.bridge.app_bridge import BridgeOptions
 from serve_bridge.adapters.django.checks import __doc__ as django_checks
 from serve_bridge.adapters.django.settings import Options
 from serve_bridge.adapters.flask.settings import PREFIX, Settings
-from tests.adapters.asgi_transport import asgi_client
-from tests.adapters.pages import HAPPY, Reader, blocks_of, rows_of
-from tests.programs import ROOT
+from tests.adapters.support.asgi_transport import asgi_client
+from tests.adapters.support.pages import HAPPY, Reader, blocks_of, rows_of
+from tests.support.programs import ROOT
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"

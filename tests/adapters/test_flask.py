@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnava
 
 import serve_bridge as serve
 from serve_bridge.adapters.flask import ServeBridge
-from tests.adapters.flask_shop import create_app, torn_down
+from tests.adapters.support.flask_shop import create_app, torn_down
 
 MakeApp = Callable[..., Flask]
 BOUNDARY = "boundary"

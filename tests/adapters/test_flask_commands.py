@@ -23,7 +23,7 @@ from flask.cli import ScriptInfo
 import serve_bridge as serve
 from serve_bridge.adapters.flask import ServeBridge
 from serve_bridge.api import start_local
-from tests.adapters.flask_shop import create_app
+from tests.adapters.support.flask_shop import create_app
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_an_app_without_the_extension_is_told_so() -> None:
 
 def test_one_command_runs_the_app_with_its_backends(tmp_path: Path) -> None:
     """In one process, and it ends as one."""
-    command = ["-m", "flask", "--app", "tests.adapters.flask_shop", "serve-bridge", "dev", "--port", "0"]
+    command = ["-m", "flask", "--app", "tests.adapters.support.flask_shop", "serve-bridge", "dev", "--port", "0"]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     with subprocess.Popen(
         [sys.executable, *command], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, env=environ

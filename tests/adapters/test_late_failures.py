@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
-from tests.adapters.all_fronts import FRONTS, front
-from tests.waiting import wait_until
+from tests.adapters.support.all_fronts import FRONTS, front
+from tests.support.waiting import wait_until
 
 NAMES = ("late-background", "late-stream")
 

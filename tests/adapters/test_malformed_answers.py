@@ -11,7 +11,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
-from tests.adapters.all_fronts import FRONTS, front
+from tests.adapters.support.all_fronts import FRONTS, front
 
 MALFORMED: dict[str, tuple[int, list[tuple[str, str]]]] = {
     "a status below all": (0, []),

@@ -22,9 +22,9 @@ from serve_bridge.adapters.django import bridge_view
 from serve_bridge.adapters.flask import ServeBridge as FlaskBridge
 from serve_bridge.adapters.starlette.extension import ServeBridge
 from serve_bridge.adapters.wsgi import application as wsgi
-from tests.adapters.asgi_transport import asgi_client
-from tests.behaviour import applications, framework_applications
-from tests.programs import run_program
+from tests.adapters.support.asgi_transport import asgi_client
+from tests.behaviour.support import applications, framework_applications
+from tests.support.programs import run_program
 
 Get = Callable[[str], Any]
 CATCH_ALL = "/shop/<path:path>"

@@ -28,7 +28,7 @@ from serve_bridge.adapters.bridge.forwarded_route import RouteOptions
 from serve_bridge.adapters.django import forward_failed
 from serve_bridge.adapters.django.checks import check_deployment
 from serve_bridge.adapters.django.rest_framework import BridgeAPIView
-from tests.adapters.django_site import MIDDLEWARE, Recording, site
+from tests.adapters.support.django_site import MIDDLEWARE, Recording, site
 
 URLS = __name__
 CHUNKS = b"".join(b"%d\n" % number * 50_000 for number in range(3))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 STARLETTE: Final = tuple(map(int, version("starlette").split(".")[:2]))
 
@@ -32,7 +32,7 @@ Told = Mapping[str, Any]
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start `sentry_site` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.adapters.sentry_site", *arguments],
+        [sys.executable, "-m", "tests.adapters.support.sentry_site", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -21,7 +21,7 @@ from serve_bridge.adapters.asgi.application import ServeBridge as AsgiBridge
 from serve_bridge.adapters.django.asgi import ServeBridge as DjangoBridge
 from serve_bridge.adapters.starlette.extension import ServeBridge as StarletteBridge
 from serve_bridge.testing.servers import serve_asgi
-from tests.adapters.django_site import site
+from tests.adapters.support.django_site import site
 
 NAME = "chat"
 BELOW = f"/{NAME}/{{path:path}}"

@@ -26,8 +26,8 @@ import serve_bridge as serve
 from serve_bridge import BackendError
 from serve_bridge.adapters.starlette.extension import ServeBridge, ServeBridgeMiddleware
 from serve_bridge.testing.servers import serve_asgi
-from tests.adapters.asgi_backends import begun, cancelled
-from tests.adapters.asgi_transport import asgi_client
+from tests.adapters.support.asgi_backends import begun, cancelled
+from tests.adapters.support.asgi_transport import asgi_client
 from tests.adapters.test_asgi_websocket import Everybody
 
 WAIT_S = 20
@@ -276,7 +276,7 @@ def test_two_lifespans_are_one(bridge: ServeBridge, yields: dict[str, int] | Non
 
 def test_an_instance_inside_the_process_ends_with_the_lifespan() -> None:
     """For development and tests: nothing else has to be started."""
-    bridge = ServeBridge(runtime="local", backends=["tests.adapters.asgi_backends:echo"])
+    bridge = ServeBridge(runtime="local", backends=["tests.adapters.support.asgi_backends:echo"])
     with TestClient(Starlette(routes=[Mount("/", app=bridge)], lifespan=bridge.lifespan)) as http:
         assert http.get("/echo/1").status_code == 200
 

@@ -12,8 +12,8 @@ import pytest
 from django.test import override_settings
 
 import serve_bridge as serve
-from tests.adapters.django_site import MIDDLEWARE
-from tests.adapters.view_sites import MISSING, SITES, Ask, seen
+from tests.adapters.support.django_site import MIDDLEWARE
+from tests.adapters.support.view_sites import MISSING, SITES, Ask, seen
 
 UNBOUND = "starlette"
 """A site in which nothing looks at the request before its view does."""
@@ -48,7 +48,7 @@ def ask_lost(request: pytest.FixtureRequest) -> Iterator[Ask]:
 def _site(name: str, address: str) -> Iterator[Ask]:
     with (
         override_settings(
-            ROOT_URLCONF="tests.adapters.view_urls",
+            ROOT_URLCONF="tests.adapters.support.view_urls",
             MIDDLEWARE=[MIDDLEWARE],
             ALLOWED_HOSTS=["*"],
             SERVE_BRIDGE={"ADDRESS": address},

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 import serve_bridge as serve
-from tests.adapters.websocket_fronts import FRONTS, NAME, echo, websocket_url
-from tests.programs import run_program
+from tests.adapters.support.websocket_fronts import FRONTS, NAME, echo, websocket_url
+from tests.support.programs import run_program
 
 ALL = "CONFORMANCE" in os.environ
 LIMIT_S = 3600 if ALL else 240

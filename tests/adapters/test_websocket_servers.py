@@ -15,8 +15,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 import serve_bridge as serve
-from tests.adapters.websocket_fronts import FRONTS, NAME, websocket_url
-from tests.waiting import wait_until_equal
+from tests.adapters.support.websocket_fronts import FRONTS, NAME, websocket_url
+from tests.support.waiting import wait_until_equal
 
 MIB = 2**20
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
 from serve_bridge.testing.raw_exchange import Exchange
-from tests.adapters.all_fronts import FRONTS, front
+from tests.adapters.support.all_fronts import FRONTS, front
 
 
 class Status(enum.StrEnum):

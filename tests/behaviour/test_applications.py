@@ -19,8 +19,8 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge.testing.raw_exchange import Exchange
-from tests.behaviour import applications, framework_applications
-from tests.behaviour.applications import (
+from tests.behaviour.support import applications, framework_applications
+from tests.behaviour.support.applications import (
     FLOOD,
     MISTAKES,
     Flooding,
@@ -31,10 +31,10 @@ from tests.behaviour.applications import (
     WsgiLengths,
     WsgiReading,
 )
-from tests.behaviour.backends import version_1
-from tests.projects import project_in
-from tests.serving import Served, Serving
-from tests.waiting import wait_until
+from tests.behaviour.support.backends import version_1
+from tests.support.projects import project_in
+from tests.support.serving import Served, Serving
+from tests.support.waiting import wait_until
 
 APPLICATIONS = applications.__name__
 BOUND = 512
@@ -192,7 +192,7 @@ def test_django(serving: Serving, http: httpx.Client, kind: str) -> None:
     """A whole site, by its import path: its links lead back to it."""
     wrapped = {"wsgi": serve.wsgi_app, "asgi": serve.asgi_app}[kind]
     name = {"wsgi": "application", "asgi": "asgi_application"}[kind]
-    mounted = serving.mount(wrapped(f"tests.behaviour.django_site:{name}"))
+    mounted = serving.mount(wrapped(f"tests.behaviour.support.django_site:{name}"))
     told = http.get(f"{mounted.route}/admin/?q=é").json()
     assert told["info"] == "/admin/"
     assert told == {
@@ -241,9 +241,9 @@ def test_an_update_ends_the_old_application(client: serve.Client, serving: Servi
     [
         (framework_applications.unstartable, "no model file"),
         (Living("/", failure="no disk"), "no disk"),
-        ("tests.behaviour.applications:missing", "missing"),
+        ("tests.behaviour.support.applications:missing", "missing"),
         ("tests.behaviour.no_such_module:app", "no_such_module"),
-        ("tests.behaviour.applications:CHUNK", "application"),
+        ("tests.behaviour.support.applications:CHUNK", "application"),
     ],
     ids=["raises", "says-why", "no-name", "no-module", "no-application"],
 )

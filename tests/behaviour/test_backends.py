@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.serving import Serving
-from tests.waiting import wait_until
+from tests.behaviour.support import backends
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 
 def test_a_function_serves(serving: Serving) -> None:
@@ -35,7 +35,7 @@ def test_a_class_is_constructed_once_with_its_arguments(serving: Serving) -> Non
 
 def test_an_import_path_serves(serving: Serving) -> None:
     """The caller need not be able to import it."""
-    assert serving("tests.behaviour.backends:Counter", 1).handle.call() == 2
+    assert serving("tests.behaviour.support.backends:Counter", 1).handle.call() == 2
 
 
 def test_large_constructor_arguments_arrive(serving: Serving) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
+from tests.support.serving import Served, Serving
 
 FULL = {"max_batch_size": 4, "batch_wait_timeout": 10.0}
 

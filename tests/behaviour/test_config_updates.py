@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.serving import Serving
-from tests.waiting import wait_until
+from tests.behaviour.support import backends
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 
 def replicas(client: serve.Client, backend: str) -> set[str]:

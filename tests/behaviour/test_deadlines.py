@@ -16,8 +16,8 @@ from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
 from serve_bridge.testing.raw_exchange import Exchange
-from tests.serving import Served, Serving
-from tests.waiting import POLL_S, reached, wait_until
+from tests.support.serving import Served, Serving
+from tests.support.waiting import POLL_S, reached, wait_until
 
 SHORT_S = 0.2
 ENOUGH_S = (SHORT_S, 2.0, 20.0)

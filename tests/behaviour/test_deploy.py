@@ -20,9 +20,9 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
 from serve_bridge.user_code.surroundings import SurroundingsSpec
-from tests.programs import ROOT
-from tests.projects import Project, project_in
-from tests.waiting import wait_until
+from tests.support.programs import ROOT
+from tests.support.projects import Project, project_in
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

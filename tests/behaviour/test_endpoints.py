@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.serving import Serving
+from tests.behaviour.support import backends
+from tests.support.serving import Serving
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute
 from serve_bridge.errors import BackendError
-from tests.serving import Served, Serving
+from tests.support.serving import Served, Serving
 
 
 class Item(BaseModel):

@@ -15,9 +15,9 @@ import numpy
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.serving import Served, Serving
-from tests.waiting import reached, wait_until
+from tests.behaviour.support import backends
+from tests.support.serving import Served, Serving
+from tests.support.waiting import reached, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.serving import Serving
-from tests.waiting import reached, wait_until, wait_until_equal
+from tests.support.serving import Serving
+from tests.support.waiting import reached, wait_until, wait_until_equal
 
 
 class Journal:

@@ -23,10 +23,10 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.certificates import make_certificate
-from tests.serving import Served, Serving
-from tests.waiting import reached, wait_until, wait_until_equal
+from tests.behaviour.support import backends
+from tests.support.certificates import make_certificate
+from tests.support.serving import Served, Serving
+from tests.support.waiting import reached, wait_until, wait_until_equal
 
 TEXT, JSON, BYTES = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
-from tests.waiting import reached, wait_until
+from tests.support.serving import Served, Serving
+from tests.support.waiting import reached, wait_until
 
 LARGE = 6 << 20
 

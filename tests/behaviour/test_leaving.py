@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 import serve_bridge as serve
-from tests.serving import Serving
+from tests.support.serving import Serving
 
 
 class Watching:

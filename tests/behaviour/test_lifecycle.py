@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.programs import run_program, start_program
-from tests.waiting import wait_until
+from tests.behaviour.support import backends
+from tests.support.programs import run_program, start_program
+from tests.support.waiting import wait_until
 
 Start = Callable[..., serve.Client]
 
@@ -353,7 +353,7 @@ def test_a_client_of_another_process_learns_of_the_end(start: Start, tmp_path: P
         import sys
         from pathlib import Path
         import serve_bridge as serve
-        from tests.waiting import wait_until
+        from tests.support.waiting import wait_until
         address, ended = sys.argv[1:]
         handle = serve.connect(address).get_handle("e")
         print(handle.call(), flush=True)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.notebooks import notebook_in
-from tests.programs import ROOT
+from tests.support.notebooks import notebook_in
+from tests.support.programs import ROOT
 
 PROGRAM = """
     import asyncio, os

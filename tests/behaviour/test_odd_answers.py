@@ -21,8 +21,8 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
-from tests.serving import Served, Serving
-from tests.waiting import wait_until
+from tests.support.serving import Served, Serving
+from tests.support.waiting import wait_until
 
 SECRET = "only for the log"
 RAISED: Mapping[str, Callable[[], BaseException]] = {

@@ -11,8 +11,8 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.controller import committed_state as record
 from serve_bridge.instance.known_instance import KnownInstance
-from tests.behaviour import backends
-from tests.serving import Serving
+from tests.behaviour.support import backends
+from tests.support.serving import Serving
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from starlette.websockets import WebSocket
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from tests.serving import Serving
-from tests.waiting import wait_until_equal
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until_equal
 
 OWN = {"X-Request-Id": "own-1"}
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import backends
-from tests.serving import Served, Serving
-from tests.waiting import wait_until_equal
+from tests.behaviour.support import backends
+from tests.support.serving import Served, Serving
+from tests.support.waiting import wait_until_equal
 
 KEYS = [f"user-{n}" for n in range(200)]
 

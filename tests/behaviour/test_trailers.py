@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
+from tests.support.serving import Served, Serving
 
 Pairs = list[tuple[bytes, bytes]]
 DIGEST: Pairs = [(b"X-Digest", b"abc"), (b"x-digest", b"def")]

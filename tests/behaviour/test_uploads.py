@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
+from tests.support.serving import Served, Serving
 
 MIB: Final = 1024 * 1024
 HUGE: Final = 100 * MIB

@@ -21,8 +21,8 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import serve_bridge as serve
-from tests.serving import Served, Serving
-from tests.waiting import reached, wait_until, wait_until_equal
+from tests.support.serving import Served, Serving
+from tests.support.waiting import reached, wait_until, wait_until_equal
 
 CHUNK = b"x" * 65_536
 FLOOD = 4096

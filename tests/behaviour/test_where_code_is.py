@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.notebooks import Notebook, notebook_in
-from tests.programs import ROOT
-from tests.projects import Project, project_in
+from tests.support.notebooks import Notebook, notebook_in
+from tests.support.programs import ROOT
+from tests.support.projects import Project, project_in
 
 HELPER = """
     def word():

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.instance import instance_file as instances
-from tests.e2e.web_servers import CALLERS, SERVERS, WebServer
-from tests.programs import start_program
-from tests.waiting import wait_until
+from tests.e2e.support.web_servers import CALLERS, SERVERS, WebServer
+from tests.support.programs import start_program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 

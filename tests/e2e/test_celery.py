@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.programs import kill_all, start_module
-from tests.waiting import wait_until
+from tests.support.programs import kill_all, start_module
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
-APP = "tests.e2e.apps.celery_app"
+APP = "tests.e2e.support.apps.celery_app"
 PLACES = 2
 """Requests that the slow backend runs at once."""
 LIMIT_S = 60

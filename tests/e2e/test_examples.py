@@ -21,9 +21,9 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 import serve_bridge as serve
 from examples.digits import held_out
 from examples.django_app.digits.backends import V1, V2
-from tests.e2e.web_servers import Command, WebServer
-from tests.programs import ROOT
-from tests.waiting import wait_until, wait_until_equal
+from tests.e2e.support.web_servers import Command, WebServer
+from tests.support.programs import ROOT
+from tests.support.waiting import wait_until, wait_until_equal
 
 SAMPLES = ROOT / "examples" / "static" / "samples"
 PASSWORD = "only for this test"

@@ -15,9 +15,9 @@ from starlette.websockets import WebSocket
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from tests.edge_server import Answer, answers, read_all
-from tests.java import HTTP_CLIENT, run_java
-from tests.nginx import WEBSOCKET_BLOCK, nginx
+from tests.support.edge_server import Answer, answers, read_all
+from tests.support.java import HTTP_CLIENT, run_java
+from tests.support.nginx import WEBSOCKET_BLOCK, nginx
 
 pytestmark = pytest.mark.e2e
 

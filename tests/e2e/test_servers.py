@@ -20,7 +20,7 @@ from starlette.responses import StreamingResponse
 import serve_bridge as serve
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
-from tests.e2e.web_servers import (
+from tests.e2e.support.web_servers import (
     CALLERS,
     DJANGO_RELOADING,
     FLASK_RELOADING,
@@ -35,8 +35,8 @@ from tests.e2e.web_servers import (
     connected_processes,
     lost,
 )
-from tests.programs import run_program
-from tests.waiting import wait_until
+from tests.support.programs import run_program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -217,14 +217,14 @@ def test_workers_start_afresh_where_the_preloaded_app_has_called_already(instanc
 # Reloaders
 
 FLASK_SITE = """
-from tests.e2e.apps.flask_app import app
+from tests.e2e.support.apps.flask_app import app
 
 @app.get("/word")
 def word() -> str:
     return "old"
 """
 DJANGO_SETTINGS = """
-from tests.e2e.apps.django_project.settings import *
+from tests.e2e.support.apps.django_project.settings import *
 
 ROOT_URLCONF = "site_urls"
 LOGGING = {
@@ -236,7 +236,7 @@ LOGGING = {
 DJANGO_SITE = """
 from django.http import HttpResponse
 from django.urls import path
-from tests.e2e.apps.django_project.urls import urlpatterns as own
+from tests.e2e.support.apps.django_project.urls import urlpatterns as own
 
 urlpatterns = [*own, path("word", lambda request: HttpResponse("old"))]
 """
@@ -276,7 +276,7 @@ def test_a_reloader_serves_new_code(
 IN_FLASK = """
     import os
     {patch}
-    from tests.e2e.apps.flask_app import app, bridge
+    from tests.e2e.support.apps.flask_app import app, bridge
     try:
         with app.app_context():
             bridge.client
@@ -288,7 +288,7 @@ IN_DJANGO = """
     {patch}
     import django
     from django.core import checks
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.e2e.apps.django_project.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.e2e.support.apps.django_project.settings"
     django.setup()
     print(*(f"{{message.id}} {{message.msg}}" for message in checks.run_checks(tags=["serve_bridge"])))
 """

@@ -22,8 +22,8 @@ from selenium.webdriver.common.by import By
 import serve_bridge as serve
 import serve_bridge.adapters
 import serve_bridge.testing
-from tests.programs import LIMIT_S, ROOT
-from tests.waiting import wait_until
+from tests.support.programs import LIMIT_S, ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.backends import Recorder
-from tests.faults.load import WAYS, Load
-from tests.faults.oracle import Event, Run, events_in, summary, violations
-from tests.waiting import wait_until
+from tests.faults.support.backends import Recorder
+from tests.faults.support.load import WAYS, Load
+from tests.faults.support.oracle import Event, Run, events_in, summary, violations
+from tests.support.waiting import wait_until
 
 SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
 """How much longer than at every commit the tests run: `make faults` sets it."""

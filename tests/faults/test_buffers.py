@@ -20,8 +20,8 @@ from serve_bridge.http_server.buffers import NO_BODIES
 from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
 from tests.faults.conftest import actors, scaled
 from tests.faults.test_memory import Peaks
-from tests.raw_websocket import BINARY, TEXT, RawWebSocket, frame
-from tests.waiting import reached, wait_until
+from tests.support.raw_websocket import BINARY, TEXT, RawWebSocket, frame
+from tests.support.waiting import reached, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import serve_bridge as serve
 from serve_bridge.controller.proxies import SILENT_S, WATCH_S
 from tests.faults.conftest import actors
-from tests.raw_websocket import TEXT, RawWebSocket, frame
-from tests.waiting import wait_until
+from tests.support.raw_websocket import TEXT, RawWebSocket, frame
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.backends import Crashing, Slow
 from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, check, scaled, summary
-from tests.faults.oracle import violations
-from tests.waiting import wait_until, wait_until_equal
+from tests.faults.support.backends import Crashing, Slow
+from tests.faults.support.oracle import violations
+from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
 from tests.faults.conftest import LONG_ONLY, actors, scaled
-from tests.faults.fronts import running
-from tests.waiting import wait_until, wait_until_equal
+from tests.faults.support.fronts import running
+from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 

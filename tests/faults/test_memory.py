@@ -14,8 +14,8 @@ from starlette.responses import FileResponse, StreamingResponse
 
 import serve_bridge as serve
 from tests.faults.conftest import LONG_ONLY, actors, scaled
-from tests.faults.fronts import FRONTS, running
-from tests.waiting import wait_until
+from tests.faults.support.fronts import FRONTS, running
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

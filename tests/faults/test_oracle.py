@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.oracle import (
+from tests.faults.support.oracle import (
     Event,
     Journal,
     Outcome,

@@ -12,10 +12,10 @@ from urllib.parse import urlparse
 import pytest
 
 import serve_bridge as serve
-from tests.faults.backends import Recorder, Waiting
 from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, scaled, summary
-from tests.faults.oracle import violations
-from tests.waiting import wait_until, wait_until_equal
+from tests.faults.support.backends import Recorder, Waiting
+from tests.faults.support.oracle import violations
+from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -7,9 +7,9 @@ import time
 import pytest
 
 import serve_bridge as serve
-from tests.faults.backends import Raising, Recorder, Unhealthy, Unstartable, Waiting
 from tests.faults.conftest import Stage, check, scaled
-from tests.waiting import wait_until
+from tests.faults.support.backends import Raising, Recorder, Unhealthy, Unstartable, Waiting
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -20,7 +20,7 @@ from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from tests.faults.hosts import Host, other_host
+from tests.faults.support.hosts import Host, other_host
 
 pytestmark = pytest.mark.faults
 

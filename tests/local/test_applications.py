@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.behaviour import applications
-from tests.waiting import wait_until
+from tests.behaviour.support import applications
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from serve_bridge.forwarding.blocking import PIECE_BYTES
 from serve_bridge.forwarding.request import BodyTooLarge, UploadBroken
 from serve_bridge.routing.channel import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
-from tests.programs import start_program
-from tests.waiting import wait_until
+from tests.support.programs import start_program
+from tests.support.waiting import wait_until
 
 ROUTE = ForwardedRoute(SUBJECT)
 LONG = bytes(range(256)) * 1024 * 50  # 12.5 MiB, more than any window
@@ -261,7 +261,7 @@ ELSEWHERE = """
     import sys
     from pathlib import Path
     import serve_bridge as serve
-    from tests.waiting import wait_until
+    from tests.support.waiting import wait_until
     name, ended = sys.argv[1:]
     instance = serve.start(runtime="local", name=name, http_options={"location": "NoServer"})
     print("started", flush=True)

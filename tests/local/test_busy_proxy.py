@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
 from serve_bridge.controller import proxies
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 _numbers = itertools.count()
 HELD_S = 4.0

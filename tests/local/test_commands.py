@@ -17,8 +17,8 @@ import serve_bridge as serve
 from serve_bridge.api import start_local
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.main import main
-from tests.programs import ROOT
-from tests.projects import project_in
+from tests.support.programs import ROOT
+from tests.support.projects import project_in
 
 RAW = "red \x1b[31m bell \x07 back\rC1 \x9b2J\u2028 end"
 SAFE = "red \\x1b[31m bell \\x07 back\\rC1 \\x9b2J\\u2028 end"

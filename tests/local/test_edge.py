@@ -17,9 +17,9 @@ from websockets.sync.client import connect
 
 from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.http_server.server import EdgeServer
-from tests.certificates import make_certificate
-from tests.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
-from tests.waiting import wait_until
+from tests.support.certificates import make_certificate
+from tests.support.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"

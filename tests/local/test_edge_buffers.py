@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
-from tests.edge_server import Running, answers, read_all, running, statuses
-from tests.waiting import wait_until, wait_until_equal
+from tests.support.edge_server import Running, answers, read_all, running, statuses
+from tests.support.waiting import wait_until, wait_until_equal
 
 MIB: Final = 1024 * 1024
 LIMIT: Final = 2 * MIB

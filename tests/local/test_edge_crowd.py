@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from serve_bridge.config.backend_config import HTTPOptions
-from tests.certificates import Certificate, make_certificate
-from tests.edge_server import Running, read_all, running, statuses
-from tests.waiting import wait_until
+from tests.support.certificates import Certificate, make_certificate
+from tests.support.edge_server import Running, read_all, running, statuses
+from tests.support.waiting import wait_until
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.apache import apache
-from tests.certificates import Certificate, make_certificate
-from tests.edge_server import Running, running
-from tests.waiting import reached
+from tests.support.apache import apache
+from tests.support.certificates import Certificate, make_certificate
+from tests.support.edge_server import Running, running
+from tests.support.waiting import reached
 
 LIMIT = 1 << 20
 SIZES = [2 * LIMIT, 32 * LIMIT]

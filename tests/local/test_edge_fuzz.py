@@ -25,12 +25,12 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.http_server.http_connection import EdgeProtocol
-from tests.edge_server import Answer, answers, read_all
-from tests.framing_oracle import read_by_h11
 from tests.local.test_edge import REFUSED, SERVED
 from tests.local.test_edge_requests import STATUSES
-from tests.mutated_requests import REQUESTS, mutated
-from tests.waiting import wait_until, wait_until_equal
+from tests.support.edge_server import Answer, answers, read_all
+from tests.support.framing_oracle import read_by_h11
+from tests.support.mutated_requests import REQUESTS, mutated
+from tests.support.waiting import wait_until, wait_until_equal
 
 SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
 INPUTS = int(50_000 * SCALE)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.edge_server import answers, read_all, running
-from tests.waiting import wait_until_equal
+from tests.support.edge_server import answers, read_all, running
+from tests.support.waiting import wait_until_equal
 
 GET = b"GET /work HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /work HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
 from serve_bridge.http_server.buffers import Buffers
-from tests.edge_server import Answer, Running, answers, read_all, running
+from tests.support.edge_server import Answer, Running, answers, read_all, running
 
 HEAD = b"Host: localhost\r\nOrigin: http://localhost:3000\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HEAD

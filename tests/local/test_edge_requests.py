@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.edge_server import Answer, answers, read_all
+from tests.support.edge_server import Answer, answers, read_all
 
 MIB = 1024 * 1024
 INSIDE = (b"Traceback", b'File "', b".py", b"serve_bridge", b"/tmp/", b".sock", b"replica", b"Error:")

@@ -23,8 +23,8 @@ import serve_bridge as serve
 from serve_bridge.config.backend_config import HTTPOptions
 from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.http_server.tls import protocols_offered
-from tests.certificates import Certificate, make_certificate
-from tests.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
+from tests.support.certificates import Certificate, make_certificate
+from tests.support.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
 
 MIB = 1024 * 1024
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"

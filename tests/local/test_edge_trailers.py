@@ -9,7 +9,7 @@ import h11
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from tests.edge_server import Running, running
+from tests.support.edge_server import Running, running
 
 START = {"type": "http.response.start", "status": 200, "headers": [], "trailers": True}
 BODY = {"type": "http.response.body", "body": b"body"}

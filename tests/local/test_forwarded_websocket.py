@@ -18,7 +18,7 @@ from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.replica import websockets as served_websocket
 from serve_bridge.wire import websocket_messages as messages
-from tests.waiting import POLL_S, reached
+from tests.support.waiting import POLL_S, reached
 
 LOGGER = logging.getLogger("tests")
 CONNECT = {"type": "websocket.connect"}

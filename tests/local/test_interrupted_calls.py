@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 PROGRAM = """
     import signal, sys, time

@@ -23,7 +23,7 @@ from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.replica_end import ReplicaStream
-from tests.waiting import reached
+from tests.support.waiting import reached
 
 KEY, GENERATION = Key(b"k" * 32), "g"
 LARGE = 16 << 20

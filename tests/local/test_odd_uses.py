@@ -21,7 +21,7 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.controller import lease
 from serve_bridge.instance.instance_file import discovery_file
-from tests.serving import Serving
+from tests.support.serving import Serving
 
 OPTIONS: dict[str, Any] = {"runtime": "local", "http_options": {"location": None}}
 

@@ -20,8 +20,8 @@ import serve_bridge as serve
 from serve_bridge.instance.instance_file import find
 from serve_bridge.wire.auth import Handshake, Role, identity
 from serve_bridge.wire.frames import FrameReader, Kind
-from tests.edge_server import read_all
-from tests.mutated_frames import ASKED, mutated_frames
+from tests.support.edge_server import read_all
+from tests.support.mutated_frames import ASKED, mutated_frames
 
 CONNECTIONS = int(1_500 * float(os.environ.get("FAULTS_SCALE", "1")))
 FROM_REPLICAS = {Kind.DATA, Kind.RESPONSE, Kind.REJECT, Kind.ABORT, Kind.CREDIT, Kind.GOAWAY, Kind.PONG}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import serve_bridge as serve
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 CALLER = """
     import asyncio, os, resource, sys, threading

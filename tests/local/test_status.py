@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
 from serve_bridge.wire.listener import bind_unix
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 LARGE = bytes(range(256)) * (5 << 12)
 

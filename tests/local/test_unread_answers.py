@@ -25,7 +25,7 @@ from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.transport import MOST_UNREAD_BYTES
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ANSWER_BYTES = 60_000
 REQUESTS = 10_000

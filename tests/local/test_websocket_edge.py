@@ -28,9 +28,9 @@ from starlette.types import Receive, Send
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from tests.edge_server import answers, wait_until_refused
-from tests.edge_server import running as edge_running
-from tests.raw_websocket import (
+from tests.support.edge_server import answers, wait_until_refused
+from tests.support.edge_server import running as edge_running
+from tests.support.raw_websocket import (
     BINARY,
     CLOSE,
     DEFLATE,
@@ -44,7 +44,7 @@ from tests.raw_websocket import (
     frame,
     handshake,
 )
-from tests.waiting import reached, wait_until
+from tests.support.waiting import reached, wait_until
 
 MIB = 2**20
 LIMIT = 16 * MIB

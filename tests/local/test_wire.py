@@ -26,7 +26,7 @@ from serve_bridge.wire.listener import MAX_UNIX_PATH, Listener, NobodyListens, d
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
 from serve_bridge.wire.transport import FLUSH_PIECES, TURN_FRAMES
-from tests.waiting import reached
+from tests.support.waiting import reached
 
 KEY = Key(b"k" * 32)
 GENERATION = "g"

@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.nodes.hosts import Host, Switch, why_not
+from tests.nodes.support.hosts import Host, Switch, why_not
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 
 from serve_bridge.controller import proxies
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
-from tests.nodes.hosts import Host
-from tests.waiting import wait_until
+from tests.nodes.support.hosts import Host
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, fast_cluster, start_instance
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
 

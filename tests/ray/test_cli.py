@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 

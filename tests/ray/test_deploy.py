@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from tests.programs import ROOT, run_program
-from tests.projects import Project, project_in
+from tests.support.programs import ROOT, run_program
+from tests.support.projects import Project, project_in
 
 pytestmark = pytest.mark.ray
 

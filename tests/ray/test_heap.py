@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 FAULTS = """
     import asyncio, resource

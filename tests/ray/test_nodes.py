@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 pytestmark = [
     pytest.mark.ray,
@@ -37,8 +37,8 @@ PROGRAM = """
     from serve_bridge.runtimes.ray.runtime import RayRuntime
     from serve_bridge.specs import Settings
     from serve_bridge.wire.auth import Key
-    from tests.behaviour import backends
-    from tests.waiting import wait_until, wait_until_equal
+    from tests.behaviour.support import backends
+    from tests.support.waiting import wait_until, wait_until_equal
 
     HEAD, SECOND = "127.0.0.1", "127.0.0.2"
     thread = LoopThread("serve_bridge-controller")

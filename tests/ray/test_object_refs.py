@@ -13,12 +13,12 @@ import pytest
 import starlette.requests
 
 import serve_bridge as serve
-from tests.behaviour import backends
+from tests.behaviour.support import backends
 from tests.behaviour.test_failures import Raising, facts_of
 from tests.behaviour.test_request_ids import OWN, Caller, header, plain
-from tests.programs import run_program
-from tests.serving import Served, Serving
-from tests.waiting import wait_until
+from tests.support.programs import run_program
+from tests.support.serving import Served, Serving
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 

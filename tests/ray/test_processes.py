@@ -17,17 +17,17 @@ from ray.experimental.internal_kv import _internal_kv_list
 import serve_bridge as serve
 from serve_bridge.config.backend_config import ENGINE_OPTIONS, RAY_OPTIONS
 from serve_bridge.runtimes.ray.remote_calls import _too_large
-from tests.behaviour import backends
-from tests.programs import run_program, start_program
-from tests.serving import Serving
-from tests.waiting import wait_until, wait_until_equal
+from tests.behaviour.support import backends
+from tests.support.programs import run_program, start_program
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = pytest.mark.ray
 
 START = """
     import sys, time
     import serve_bridge as serve
-    from tests.behaviour import backends
+    from tests.behaviour.support import backends
     detached = sys.argv[3] == "detached"
     client = serve.start(name=sys.argv[1], address=sys.argv[2], detached=detached, http_options={"port": 0})
     client.create_backend("b", backends.version_1)

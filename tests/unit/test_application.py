@@ -19,7 +19,7 @@ from serve_bridge.user_code.application import Application, mount_point
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
 from serve_bridge.wire.heads import HttpHead
 from serve_bridge.wire.payload import Opaque
-from tests.projects import Project, project_in
+from tests.support.projects import Project, project_in
 
 PATHS = st.text(st.sampled_from("ab/é."), max_size=6)
 

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from serve_bridge.process.daemon_threads import DaemonThreads
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 def test_calls_run_in_the_order_of_their_submission() -> None:

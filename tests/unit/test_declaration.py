@@ -16,7 +16,7 @@ from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.user_code.frozen_code import FrozenCode
 from serve_bridge.user_code.surroundings import SurroundingsSpec
-from tests.projects import Project, project_in
+from tests.support.projects import Project, project_in
 
 
 def function(request: Any) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.user_code.fingerprint import digest
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 HASHABLE = st.integers() | st.text() | st.binary() | st.tuples(st.integers(), st.text())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from serve_bridge.http_server.http_framing import MOST_CHUNKS, RequestFramer
 from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead, read_head
-from tests.framing_oracle import Request, read_by_h11
-from tests.mutated_requests import mutated
+from tests.support.framing_oracle import Request, read_by_h11
+from tests.support.mutated_requests import mutated
 
 LIMITS = FramingLimits(max_request_line_bytes=200, max_header_bytes=500, max_headers=8, max_body_bytes=1000)
 

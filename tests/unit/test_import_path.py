@@ -24,8 +24,8 @@ from serve_bridge.user_code.import_path import (
     resolve,
     search_path_of,
 )
-from tests.programs import ROOT
-from tests.projects import Project, project_in
+from tests.support.programs import ROOT
+from tests.support.projects import Project, project_in
 
 
 class Outer:

@@ -21,7 +21,7 @@ from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import bind_unix
 from serve_bridge.wire.socket_files import private_directory
-from tests.programs import run_program
+from tests.support.programs import run_program
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from serve_bridge.user_code.batch_queue import accept_batch
 from serve_bridge.user_code.frozen_code import freeze_code
 from serve_bridge.user_code.surroundings import SurroundingsSpec, open_surroundings
 from serve_bridge.user_code.validation import UserCode
-from tests.projects import project_in
+from tests.support.projects import project_in
 
 depth = contextvars.ContextVar("depth", default="outside")
 

@@ -12,7 +12,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from serve_bridge.http_server.websocket_frames import FRAME_COST, PIECE_BYTES, FrameProtocol
-from tests.raw_websocket import BINARY, PING, TEXT, frame
+from tests.support.raw_websocket import BINARY, PING, TEXT, frame
 
 MOST = 2**20
 STEP = FRAME_COST + 2 * PIECE_BYTES

@@ -18,7 +18,7 @@ from serve_bridge.replica.http_requests import decode_http
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
 from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
-from tests.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
+from tests.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 
 INPUTS = int(5_000 * float(os.environ.get("FAULTS_SCALE", "1")))
 SPACE_BYTES = 3000

@@ -1,0 +1,8 @@
+"""The project as an ASGI application."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.e2e.support.apps.django_project.settings")
+application = get_asgi_application()
