@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,24 @@ def life(*events: ReplicaEvent) -> ReplicaState:
 def test_every_state_has_a_row() -> None:
     """The table is total over the states."""
     assert set(TRANSITIONS) == set(ReplicaState)
+
+
+def test_the_page_on_the_design_shows_the_table() -> None:
+    """Each row of docs/design.md has the state after each event, or nothing if the event cannot happen."""
+    page = (Path(__file__).parents[2] / "docs" / "design.md").read_text()
+    header, _, *rows = page[page.index("| state | probed |") :].partition("\n\n")[0].splitlines()
+    _, *events = _cells(header)
+    assert events == [str(event).replace("_", " ") for event in ReplicaEvent]
+    shown = {state: next_states for state, *next_states in map(_cells, rows)}
+    assert shown == {
+        str(state): [str(TRANSITIONS[state].get(event, "")) for event in ReplicaEvent]
+        for state in ReplicaState
+        if TRANSITIONS[state]
+    }
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def test_a_probed_replica_is_ready() -> None:
