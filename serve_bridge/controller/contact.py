@@ -8,18 +8,19 @@ Rule 3: nothing here waits for the control plane of Ray, but for the word that a
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
+from serve_bridge.process.backoff import Backoff
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, places_of
 
-REDIAL_S: Final = (0.05, 1.0)
+REDIAL: Final = Backoff(shortest_s=0.05, longest_s=1.0)
+"""Waits between the tries to connect to a process again."""
 
 
 async def regained(
@@ -29,9 +30,8 @@ async def regained(
 
     It takes as long as its host cannot be reached and *has_ended* returns False.
     """
-    delay, longest = REDIAL_S
     unanswered = 0
-    while True:
+    for wait_s in REDIAL.waits_s():
         try:
             return await dial(address, key, generation, role)
         except (NobodyListens, AuthenticationError):
@@ -42,9 +42,9 @@ async def regained(
             elif await has_ended():
                 return None
         if unanswered >= TRIES:
-            return None
-        await asyncio.sleep(delay * (0.5 + random.random()))
-        delay = min(delay * 2, longest)
+            break
+        await asyncio.sleep(wait_s)
+    return None
 
 
 async def host_answers(address: ReplicaAddress) -> bool:

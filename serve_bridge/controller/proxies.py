@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from serve_bridge.config.backend_config import HTTPOptions, Location
 from serve_bridge.controller.contact import regained
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.errors import AuthenticationError
+from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
@@ -39,7 +39,8 @@ BUSY_S: Final = 60.0
 ended though it is busy."""
 PROGRESS: Final = 0.01
 """A loop that uses less of a processor than this stands still."""
-RELAUNCH_S: Final = (0.1, 10.0)
+RELAUNCH: Final = Backoff(shortest_s=0.1, longest_s=10.0)
+"""Waits between the tries to start a proxy on a node."""
 DRAIN_S: Final = 10.0
 ANNOUNCE_S: Final = 10.0
 STATISTICS_S: Final = 1.0
@@ -278,7 +279,7 @@ class Proxies:
     async def _relaunch(self, node: str, instead_of: str | None) -> None:
         if instead_of is not None:  # it may have lost its connection only, and hold the port
             await self._runtime.stop(instead_of)
-        delay, longest = RELAUNCH_S
+        waits_s = RELAUNCH.waits_s()
         while node in await self._alive():
             try:
                 await self._launch(node)
@@ -289,8 +290,7 @@ class Proxies:
                 self._failures.pop(node, None)
                 self._on_change()
                 return
-            await asyncio.sleep(delay * (0.5 + random.random()))
-            delay = min(delay * 2, longest)
+            await asyncio.sleep(next(waits_s))
 
     async def _alive(self) -> dict[str, str]:
         self._nodes = await self._runtime.nodes()

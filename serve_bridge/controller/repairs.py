@@ -7,11 +7,12 @@ Rule 2: nothing gives up. While replicas cannot start, the tries become rarer.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+from serve_bridge.process.backoff import Backoff
 
 
 class Setbacks:
@@ -22,7 +23,7 @@ class Setbacks:
     """
 
     FORGIVEN_S: Final = 60.0
-    DELAY_S: Final = (0.1, 30.0)
+    RETRY: Final = Backoff(shortest_s=0.1, longest_s=30.0)
     MANY: Final = 5
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,11 +54,7 @@ class Setbacks:
 
     def delay_s(self) -> float:
         """Return how long the next try should wait: nothing at first, then ever longer, with jitter."""
-        count = self.recent()
-        if not count:
-            return 0.0
-        shortest, longest = self.DELAY_S
-        return float(min(shortest * 2.0 ** min(count - 1, 16), longest) * (0.5 + random.random() / 2))
+        return self.RETRY.wait_s(self.recent())
 
     def failed(self) -> bool:
         """Whether there were so many, one soon after the other, that somebody should look."""

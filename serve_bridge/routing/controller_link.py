@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -18,6 +17,7 @@ from serve_bridge.controller.table_publisher import encode_version
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.instance.controller_search import find_controller
 from serve_bridge.instance.known_instance import KnownInstance, process_id
+from serve_bridge.process.backoff import Backoff
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.body import Aborted, Lost, Rejected
@@ -26,9 +26,10 @@ from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.wire.listener import dial
 
-RECONNECT_S: Final = (0.02, 1.0)
-SEARCH_FROM_S: Final = 0.1
-"""From this delay between two tries on, replicas and proxies are asked where the controller is."""
+RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
+"""Waits between the tries to connect to the controller."""
+SEARCH_AFTER_FAILURES: Final = 3
+"""After this many failed tries in a row, replicas and proxies are asked where the controller is."""
 FIRST_TABLE_S: Final = 5.0
 """Seconds that the calls of a process wait for its controller, all together."""
 LATE_S: Final = 0.5
@@ -174,14 +175,14 @@ class ControlLink:
             self._connection.close()
 
     async def _run(self) -> None:
-        delay, longest = RECONNECT_S
+        failures = 0
         while True:
             try:
-                self._connection = await self._dial(search=delay > SEARCH_FROM_S)
+                self._connection = await self._dial(search=failures >= SEARCH_AFTER_FAILURES)
                 self._is_hopeless = False
                 self._connected.set()
                 self.lost = False
-                delay = RECONNECT_S[0]
+                failures = 0
                 lease = asyncio.create_task(self._hold_lease(self._connection)) if self._lease else None
                 try:
                     await self._subscribe(self._connection)
@@ -189,15 +190,15 @@ class ControlLink:
                     if lease is not None:
                         lease.cancel()
             except VersionMismatch as error:  # to wait for another answer is in vain
-                self._failure, self._is_hopeless, delay = str(error), True, longest
+                self._failure, self._is_hopeless = str(error), True
             except (Lost, Aborted, Rejected, AuthenticationError, ServeBridgeError) as error:
                 self._failure, self._is_hopeless = str(error), False
             finally:
                 self._tried()
                 self.lost = True
                 self.hang_up()
-            await asyncio.sleep(delay * (0.5 + random.random()))
-            delay = min(delay * 2, longest)
+            failures += 1
+            await asyncio.sleep(RECONNECT.longest_s if self._is_hopeless else RECONNECT.wait_s(failures))
 
     @property
     def controller(self) -> ReplicaAddress:

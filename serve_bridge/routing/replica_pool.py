@@ -21,6 +21,7 @@ from collections import OrderedDict
 from typing import Final
 
 from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed
+from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
@@ -31,7 +32,8 @@ from serve_bridge.wire.shortage import Shortage, is_shortage
 
 NO_REPLICA_WAIT_S: Final = 1.0
 """How long a request waits for a new table when every replica of the old one has gone."""
-REDIAL_S: Final = (0.05, 2.0)
+REDIAL: Final = Backoff(shortest_s=0.05, longest_s=2.0)
+"""Waits between the tries to connect to a replica that is listed."""
 LOOK_S: Final = 0.5
 """How often `ReplicaPool.look` is to be called."""
 QUIET_S: Final = 0.5
@@ -39,8 +41,8 @@ QUIET_S: Final = 0.5
 SILENT_S: Final = 1.5
 """How long it may take to answer that."""
 FULL_AGAIN_S: Final = 0.005
-SHORT_AGAIN_S: Final = 0.05
-"""Wait before the first new try if this process lacks what a connection takes; it doubles each time."""
+SHORTAGE: Final = Backoff(shortest_s=0.05, longest_s=0.8)
+"""Waits of a request between its tries if this process lacks descriptors or memory for a connection."""
 SHORT_TRIES: Final = 6
 ASIDE_S: Final = 1.0
 """Time after which a replica that said it takes no requests gets one again, unless it has left the table by then."""
@@ -261,8 +263,8 @@ class ReplicaPool:
         place.shortages += 1
         if place.shortages >= SHORT_TRIES:
             raise BackendOverloaded(f"backend {self.name!r}: {shortage}")
-        delay = SHORT_AGAIN_S * 2 ** (place.shortages - 1) * (0.5 + random.random())
-        await asyncio.sleep(min(delay, max(0.0, place.deadline - self._loop.time())))
+        wait_s = SHORTAGE.wait_s(place.shortages)
+        await asyncio.sleep(min(wait_s, max(0.0, place.deadline - self._loop.time())))
         if place.expired:
             raise place.too_late()
 
@@ -432,10 +434,9 @@ class ReplicaPool:
             self._watch_line()
 
     async def _redial(self, slot: Slot[Link]) -> None:
-        delay, longest = REDIAL_S
+        waits_s = REDIAL.waits_s()
         while slot.link.connection is None:
-            await asyncio.sleep(delay * (0.5 + random.random()))
-            delay = min(delay * 2, longest)
+            await asyncio.sleep(next(waits_s))
             await asyncio.wait([self._dialling(slot)])
         slot.link.redial = None
         self.replicas.mark(slot, down=False)

@@ -1,0 +1,43 @@
+"""How long to wait before the next try of something that has failed.
+
+Rule 1: pure but for the jitter. The jitter keeps processes that failed together from trying again together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Backoff"]
+
+_MAX_DOUBLINGS: Final = 30
+"""Upper limit for the doublings of a wait, so that the power of two stays a small number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """Waits that double with each failure. Jitter takes off up to half of each.
+
+    Attributes:
+        shortest_s: The wait after the first failure, in seconds, before jitter.
+        longest_s: Upper limit for a wait, in seconds.
+        random: Returns a number from 0 to 1 for the jitter.
+    """
+
+    shortest_s: float
+    longest_s: float
+    random: Callable[[], float] = random.random
+
+    def wait_s(self, failures: int) -> float:
+        """Return the seconds to wait after the last of *failures* in a row; 0 if there were none."""
+        if failures < 1:
+            return 0.0
+        wait_s: float = min(self.shortest_s * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), self.longest_s)
+        return wait_s * (0.5 + self.random() / 2)
+
+    def waits_s(self) -> Iterator[float]:
+        """Yield the seconds to wait after the first failure, the second, and so on, without an end."""
+        return (self.wait_s(failures) for failures in itertools.count(1))
