@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.instance import controller_search
+from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.routing.controller_link import ControlLink
@@ -23,6 +23,8 @@ from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 
+_logger = logging.getLogger("serve_bridge.proxy")
+
 
 class Proxy:
     """One proxy, on the loop it is started on."""
@@ -31,8 +33,8 @@ class Proxy:
         self._spec = spec
         self._key = key
         self._listener = Listener(self, key, spec.generation, spec.proxy)
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._refusals = Refusals(logging.getLogger("serve_bridge.proxy"))
+        self._tasks = TaskSet(_logger)
+        self._refusals = Refusals(_logger)
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
             "@move": self.move,
@@ -48,7 +50,7 @@ class Proxy:
         spec = self._spec
         self._router = Router(self._key, Role.EDGE)
         refusals = self._refusals
-        buffers = Buffers(spec.http.max_buffered_bytes, logging.getLogger("serve_bridge.proxy"))
+        buffers = Buffers(spec.http.max_buffered_bytes, _logger)
         app = ProxyApp(self._router, spec.http, buffers, refusals)
         self._link = ControlLink(
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, others=self._other_listeners
@@ -73,9 +75,7 @@ class Proxy:
         if head is None or operation is None:
             stream.reject("not exposed", "a proxy's operation")
             return
-        task = asyncio.get_running_loop().create_task(calls.answer_control(stream, head, operation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(calls.answer_control(stream, head, operation))
 
     def _other_listeners(self) -> list[ReplicaAddress]:
         table = self._router.table
@@ -98,7 +98,6 @@ class Proxy:
         """Drop everything at once."""
         self._listener.close()
         if hasattr(self, "_edge"):
-            for work in (self._edge.stop(), self._link.close()):
-                task = asyncio.get_running_loop().create_task(work)
-                self._tasks.add(task)
+            self._tasks.start(self._edge.stop())
+            self._tasks.start(self._link.close())
             self._router.close()
