@@ -17,7 +17,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, RequestIdFilter, get_replica_context, request_id, time_left
 from serve_bridge.errors import (
     AuthenticationError,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from serve_bridge.client.client import Client, client_at, end_each
 from serve_bridge.client.handle import Handle
-from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, Location, check_name
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.http_options import HTTPOptions, Location
+from serve_bridge.config.names import check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.http_server.tls import check_certificate

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_bridge.config.backend_config import BackendConfig, HTTPOptions
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.wire.heads import ReplicaAddress
 

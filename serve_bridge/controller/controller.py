@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from serve_bridge.config.backend_config import BackendConfig, HTTPOptions, http_differences
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.http_options import HTTPOptions, http_differences
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import Record
 from serve_bridge.controller.deployments import Deployments

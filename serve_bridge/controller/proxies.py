@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from serve_bridge.config.backend_config import HTTPOptions, Location
+from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.controller.contact import regained
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.errors import AuthenticationError

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
-from serve_bridge.config.backend_config import BackendConfig, BackendOptions, check_name, check_ray_actor_options
+from serve_bridge.config.actor_options import check_ray_actor_options
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
+from serve_bridge.config.names import check_name
 from serve_bridge.controller.wanted_state import Backend, Origin
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.deployment.sources import Sources

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from serve_bridge.config.backend_config import BackendConfig, check_name
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.names import check_name
 from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration, declared_in
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, Unpack
 
-from serve_bridge.config.backend_config import check_name
 from serve_bridge.config.checks import optional, seconds
+from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.http.path_params import check_route
 from serve_bridge.management.arguments import checked_methods

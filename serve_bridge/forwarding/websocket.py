@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_bridge.config.backend_config import MESSAGE_BYTES
+from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.request import Broken, Forwarded, failed, read_head
 from serve_bridge.replica.rendering import Answer

@@ -21,7 +21,7 @@ from typing import Final
 from starlette.types import ASGIApp
 from uvicorn.config import Config
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.acceptor import Acceptor, bracketed, listen
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.http_connection import EdgeProtocol

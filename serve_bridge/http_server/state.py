@@ -9,7 +9,7 @@ from typing import Final
 
 from uvicorn.server import ServerState
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origins
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.places import Places

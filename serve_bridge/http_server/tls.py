@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.http_server.acceptor import accepted
 

@@ -10,8 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from serve_bridge.config.backend_config import BackendConfig, check_name, check_ray_actor_options
+from serve_bridge.config.actor_options import check_ray_actor_options
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.checks import token
+from serve_bridge.config.names import check_name
 from serve_bridge.controller.wanted_state import Backend
 from serve_bridge.errors import ConfigError, SerializationError, shown
 from serve_bridge.user_code.application import ANY_METHOD, Application

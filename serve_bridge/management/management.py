@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from serve_bridge.config.backend_config import BackendConfig, check_name
+from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.checks import optional, seconds
+from serve_bridge.config.names import check_name
 from serve_bridge.errors import BackendNotFound, shown
 from serve_bridge.http.path_params import check_route
 from serve_bridge.management.arguments import (

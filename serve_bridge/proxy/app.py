@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarding.request import Broken, Forwarded, Refused, UploadBroken, failed, forward

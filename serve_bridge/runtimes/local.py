@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.controller.controller import Controller
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import ConfigError

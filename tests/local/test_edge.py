@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.server import EdgeServer
 from tests.support.certificates import make_certificate
 from tests.support.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused

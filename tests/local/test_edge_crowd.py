@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.edge_server import Running, read_all, running, statuses
 from tests.support.waiting import wait_until

@@ -167,7 +167,7 @@ def test_a_request_that_crosses_with_the_idle_deadline_is_answered_or_meets_a_cl
 
 SERVER = """
 import asyncio, logging, os, resource, socket, sys, uvloop
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.server import EdgeServer
 
 async def app(scope, receive, send):

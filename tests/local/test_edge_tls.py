@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.http_server.tls import protocols_offered
 from tests.support.certificates import Certificate, make_certificate

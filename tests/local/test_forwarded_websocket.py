@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
-from serve_bridge.config.backend_config import MESSAGE_BYTES
+from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.replica import websockets as served_websocket

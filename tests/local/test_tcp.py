@@ -13,7 +13,7 @@ import pytest
 from starlette.requests import Request
 
 import serve_bridge as serve
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.controller.controller import Controller
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.process.loop_thread import LoopThread

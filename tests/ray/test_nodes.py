@@ -31,7 +31,7 @@ PROGRAM = """
 
     import serve_bridge as serve
     from serve_bridge.instance import instance_file as instances
-    from serve_bridge.config.backend_config import HTTPOptions
+    from serve_bridge.config.http_options import HTTPOptions
     from serve_bridge.controller.controller import Controller
     from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.runtime import RayRuntime

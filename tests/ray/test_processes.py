@@ -15,7 +15,7 @@ from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_list
 
 import serve_bridge as serve
-from serve_bridge.config.backend_config import ENGINE_OPTIONS, RAY_OPTIONS
+from serve_bridge.config.actor_options import ENGINE_OPTIONS, RAY_OPTIONS
 from serve_bridge.runtimes.ray.remote_calls import _too_large
 from tests.behaviour.support import backends
 from tests.support.programs import run_program, start_program

@@ -16,7 +16,7 @@ import h11
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.config.backend_config import HTTPOptions
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.server import EdgeServer
 

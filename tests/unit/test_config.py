@@ -12,14 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
-from serve_bridge.config.backend_config import (
-    BackendConfig,
-    BackendOptions,
-    HTTPOptions,
-    Location,
-    check_name,
-    check_ray_actor_options,
-)
+from serve_bridge.config.actor_options import check_ray_actor_options
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions
+from serve_bridge.config.http_options import HTTPOptions, Location
+from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, shown
 
 NO_WHOLE_NUMBERS = [0, -1, 1.0, 1.5, "2", True, 10**9, 10**5000, math.nan, math.inf, [2]]

@@ -19,7 +19,7 @@ import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from serve_bridge.config.backend_config import HTTPOptions, is_loopback
+from serve_bridge.config.http_options import HTTPOptions, is_loopback
 from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import instance_file as instances

@@ -1,0 +1,203 @@
+"""The options of the HTTP proxy: where it listens, and its limits. Whether a host exists is found out when it binds."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from serve_bridge.config.checks import (
+    anything,
+    file_path,
+    flag,
+    host_patterns,
+    middleware_list,
+    networks,
+    optional,
+    password,
+    seconds,
+    whole_number,
+)
+from serve_bridge.config.options import MOST_BYTES, MOST_REQUESTS, check_keys, check_options, option, options_of
+from serve_bridge.errors import ConfigError, nearest, shown
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
+
+MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""Default limit for one WebSocket message, in bytes."""
+
+
+class Location(StrEnum):
+    """Where proxies run. A member equals its string."""
+
+    HeadOnly = "HeadOnly"
+    """One proxy, on the node that called `start`."""
+    EveryNode = "EveryNode"
+    """One proxy a node, all on the same port."""
+    NoServer = "NoServer"
+    """No HTTP listener: handles and adapters only."""
+
+
+Placement = Location | Literal["HeadOnly", "EveryNode", "NoServer"]
+
+
+def place(name: str, value: Any) -> Location:
+    """Accept a `Location`, its string, or None for `NoServer`."""
+    if value is None:
+        return Location.NoServer
+    try:
+        return Location(value)
+    except ValueError:
+        allowed = ", ".join(Location)
+        raise ConfigError(f"{name} must be one of {allowed}, got {shown(value)}{nearest(value, Location)}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HTTPOptions:
+    """Where the proxy listens and what it bears. Times are in seconds, sizes in bytes as received.
+
+    Attributes:
+        host: Name or address to listen on. None: no proxy at all, as `location=None`.
+        port: TCP port, 0 to 65,535. 0: a free one.
+        location: Which nodes have a proxy, a `Location` once built. None: `NoServer`.
+        middlewares: Starlette middlewares around everything the proxy answers; the first is outermost.
+        max_request_line_bytes: Longest request line; a longer one is answered with 414.
+        max_header_bytes: Largest header block, trailers counted in; a larger one is answered with 431.
+        max_headers: Most header fields, trailers counted in; more are answered with 431.
+        max_body_bytes: Largest request body; a larger one is answered with 413.
+        max_message_bytes: Longest WebSocket message, either way; a longer one closes the WebSocket with 1009.
+        header_timeout_s: Time from a request's first byte to the end of its headers.
+        min_body_rate: Bytes a second of a body that a client must send on average. A slower client is cut off after 5
+            seconds of grace. 0: any number.
+        body_timeout_s: Longest time in which nothing of a body may come, however fast it came before.
+        min_answer_rate: Bytes a second of an answer that a client must take on average, as `min_body_rate`.
+        write_timeout_s: Longest time in which a client may take nothing of its answer.
+        request_timeout_s: Longest time of a whole request; past it 504. Callers can only shorten it.
+        keep_alive_timeout_s: Time an idle connection stays open.
+        ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
+            closed with 1011.
+        max_connections: Connections open at once. At the limit a new connection gets the place of the one that has kept
+            the proxy waiting longest, for a TLS handshake, a request's head or the next request. While all are being
+            served, it waits in the kernel's queue. From half of the limit on, these deadlines shrink.
+        max_connections_per_client: Connections of one client whose requests are served at once, WebSockets included;
+            one more request gets 503. A client is an IPv4 address or a /64 network of IPv6 addresses. Peers in
+            `trusted_proxies` have no limit. None: three quarters of `max_connections`.
+        max_buffered_bytes: What a proxy may hold for all its clients, at least 1 MiB: of each request's body up to
+            320 KiB, and what clients have yet to take of their answers. At three quarters of it a request with a body
+            is answered with 503 before that is read, at nine tenths idle connections close, at all of it every
+            request is a 503.
+        trusted_proxies: Addresses and networks of peers whose forwarding headers are believed.
+        allowed_hosts: Hosts by which clients may address the proxy: names, addresses, "*.example.com" for the names
+            below a domain, ".example.com" for the domain too, "*" for any. Other hosts get 421. Ports do not count.
+            None: on a loopback host the loopback names and addresses, otherwise any.
+        allowed_origins: Hosts whose pages may open a WebSocket, in the same form; others get 403. A handshake without
+            an Origin, which no browser sends, is let in. None: as `allowed_hosts`.
+        list_routes: Answer `/-/routes` with the table of routes; False: with 404.
+        ssl_certfile: PEM file with the certificate, and those that lead to its issuer's. None: plain HTTP.
+        ssl_keyfile: PEM file with the private key. None: it is in `ssl_certfile`.
+        ssl_keyfile_password: What the key is encrypted with.
+        ssl_ca_certs: PEM file with the authorities that must have signed the certificate of each client. None:
+            clients need none.
+        debug: Answer a user's exception with its traceback. Refused on a host that is not loopback.
+
+    Raises:
+        ConfigError: An option is out of range or of the wrong type; the message names it. It is a ValueError.
+    """
+
+    host: str | None = option("127.0.0.1", anything)  # the address is checked as a whole, so that
+    port: int = option(8000, anything)  # an error about either names both
+    location: Placement | None = option(Location.HeadOnly, place)
+    middlewares: Sequence[Middleware] = option((), middleware_list)
+    max_request_line_bytes: int = option(8 * 1024, whole_number(64, MOST_BYTES))
+    max_header_bytes: int = option(64 * 1024, whole_number(64, MOST_BYTES))
+    max_headers: int = option(100, whole_number(1, MOST_REQUESTS))
+    max_body_bytes: int = option(16 * 1024 * 1024, whole_number(0, MOST_BYTES))
+    max_message_bytes: int = option(MESSAGE_BYTES, whole_number(1, MOST_BYTES))
+    header_timeout_s: float = option(10.0, seconds())
+    min_body_rate: int = option(240, whole_number(0, MOST_BYTES))
+    body_timeout_s: float = option(10.0, seconds())
+    min_answer_rate: int = option(240, whole_number(0, MOST_BYTES))
+    write_timeout_s: float = option(30.0, seconds())
+    request_timeout_s: float = option(60.0, seconds())
+    keep_alive_timeout_s: float = option(5.0, seconds())
+    ping_interval_s: float = option(20.0, seconds())
+    max_connections: int = option(10_000, whole_number(1, MOST_REQUESTS))
+    max_connections_per_client: int | None = option(None, optional(whole_number(1, MOST_REQUESTS)))
+    max_buffered_bytes: int = option(1 << 30, whole_number(1 << 20, MOST_BYTES))
+    trusted_proxies: Sequence[str] = option((), networks)
+    allowed_hosts: Sequence[str] | None = option(None, optional(host_patterns))
+    allowed_origins: Sequence[str] | None = option(None, optional(host_patterns))
+    list_routes: bool = option(True, flag)
+    ssl_certfile: str | None = option(None, optional(file_path))
+    ssl_keyfile: str | None = option(None, optional(file_path))
+    ssl_keyfile_password: str | None = option(None, optional(password), secret=True)
+    ssl_ca_certs: str | None = option(None, optional(file_path))
+    debug: bool = option(False, flag)
+
+    def __new__(cls, **given: object) -> Self:
+        """Check the names of the options; the error of `__init__` would suggest none."""
+        check_keys(cls, given)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_listen_address(self.host, self.port)
+        if self.host is None:
+            object.__setattr__(self, "location", Location.NoServer)
+        if self.ssl_certfile is None:
+            for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name} needs ssl_certfile")
+        if self.debug and self.location is not Location.NoServer and not is_loopback(self.host):
+            raise ConfigError(
+                f"debug=True shows tracebacks to every client, so it needs a loopback host, got {self.host!r}"
+            )
+
+    @classmethod
+    def of(cls, value: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+        """Return *value* as options: itself, built from a mapping, or all defaults for None.
+
+        Raises:
+            ConfigError: A key names no option, or an option's value is bad.
+            TypeError: *value* is neither.
+        """
+        if isinstance(value, HTTPOptions):
+            return value
+        return cls(**options_of(cls, value))
+
+
+def http_differences(old: HTTPOptions, new: HTTPOptions) -> list[str]:
+    """Return where *new* differs from *old*, such as "port is 8000, not 9000"; the value of a secret is not shown."""
+    found = []
+    for each in fields(HTTPOptions):
+        was, wanted = getattr(old, each.name), getattr(new, each.name)
+        if was != wanted and shown(was) != shown(wanted):  # middlewares that were pickled are equal to no other
+            told = f" is {shown(was)}, not {shown(wanted)}" if each.repr else " is another"
+            found.append(each.name + told)
+    return found
+
+
+def check_listen_address(host: object, port: object) -> None:
+    """Check the form of a host and a port; an error names both, since one is rarely looked for alone."""
+    address = f"{host if isinstance(host, str) else shown(host):.255}:{shown(port)}"
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise ConfigError(f"cannot listen on {address}: port must be an int from 0 to 65535, got {shown(port)}")
+    if host is None:
+        return
+    if not isinstance(host, str) or not re.fullmatch(r"[^\s/?#@\x00-\x1f\x7f]{1,255}", host):
+        raise ConfigError(f"cannot listen on {address}: host must be a name or an address, or None for no proxy")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether *host* names this machine only, without asking a name server."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
+    except ValueError:
+        return False
