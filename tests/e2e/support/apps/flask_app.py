@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from flask import Flask, Response
-from tests.e2e.support.apps.facts import WORKER, facts
 
 from serve_bridge.adapters.flask import ServeBridge
+from tests.e2e.support.apps.facts import WORKER, facts
 
 app = Flask(__name__)
 bridge = ServeBridge(app)

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.e2e.support.apps.facts import WORKER, facts
 
 from serve_bridge.adapters.starlette.extension import ServeBridge
+from tests.e2e.support.apps.facts import WORKER, facts
 
 
 class NameWorker:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
-from tests.e2e.support.apps.facts import facts
 
 from serve_bridge.adapters.django import abridge_view, bridge_view
+from tests.e2e.support.apps.facts import facts
 
 
 def own_facts(request: HttpRequest) -> JsonResponse:
