@@ -39,7 +39,6 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.printable import make_logs_printable
-from serve_bridge.user_code.application import asgi_app, wsgi_app
 
 if TYPE_CHECKING:
     from serve_bridge.api import (
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from serve_bridge.deployment.deploy import Deployment
     from serve_bridge.deployment.endpoint_declaration import endpoint
     from serve_bridge.request.serve_request import ServeRequest
+    from serve_bridge.user_code.application import asgi_app, wsgi_app
     from serve_bridge.user_code.batch_queue import accept_batch, batch
 
 __version__ = "0.1.0"
@@ -136,10 +136,12 @@ _LATE = {
     "Deployment": "serve_bridge.deployment.deploy",
     "Handle": "serve_bridge.client.handle",
     "ServeRequest": "serve_bridge.request.serve_request",
+    "asgi_app": "serve_bridge.user_code.application",
     "accept_batch": "serve_bridge.user_code.batch_queue",
     "backend": "serve_bridge.deployment.declaration",
     "batch": "serve_bridge.user_code.batch_queue",
     "endpoint": "serve_bridge.deployment.endpoint_declaration",
+    "wsgi_app": "serve_bridge.user_code.application",
 }
 """Loaded on first use (PEP 562), as is `api`, where the functions are: no process has a use for all of them, and the
 engine's own for few."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.http_options import HTTPOptions
+from serve_bridge.errors import ConfigError, SerializationError
+from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.traffic import TrafficPolicy
+from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.payload import Opaque
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,169 @@ class ProxySpec:
     directory: str
     tcp_host: str | None
     http: HTTPOptions
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The deployment that a backend or an endpoint is from.
+
+    Attributes:
+        owner: The project that deploys it.
+        time: When that deployment began, in seconds since the epoch, by the clock of the process that deployed.
+        version: The `version` of a backend's declaration; "": it has none.
+        fingerprint: Of the code that the deployment started; "": the code was given by hand since.
+        declared: Names of the options that the deployment set.
+        search_path: Directories from which replicas import the code.
+    """
+
+    owner: str
+    time: float = 0.0
+    version: str = ""
+    fingerprint: str = ""
+    declared: tuple[str, ...] = ()
+    search_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend as it should be.
+
+    Attributes:
+        name: Its name.
+        code: What `frozen_code.freeze_code` returned.
+        is_async: Decides the default of `max_concurrent_queries`.
+        config: Its options as given; `user_config` is an `Opaque`, or None.
+        actor_options: Its Ray actor options; the controller does not look inside.
+        revision: Grows with every change of the code.
+        origin: The deployment that it is from; None: it was made by hand.
+        is_application: Whether its code is an ASGI or WSGI application; it stays so.
+    """
+
+    name: str
+    code: bytes
+    is_async: bool
+    config: BackendConfig
+    actor_options: Opaque
+    revision: int = 1
+    origin: Origin | None = None
+    is_application: bool = False
+
+    @property
+    def resolved(self) -> BackendConfig:
+        """Its options with the defaults that depend on the code filled in."""
+        return self.config.resolved(self.is_async)
+
+    def check_same_kind(self, is_application: bool) -> None:
+        """Check that an update may bring code of this kind: the endpoints before it are made for the one that it has.
+
+        Raises:
+            ConfigError: It may not.
+        """
+        if is_application != self.is_application:
+            raise ConfigError(
+                f"backend {self.name!r} is an application, and an update cannot make it other code; create another"
+                if self.is_application
+                else f"backend {self.name!r} is a function or class; an application needs a backend of its own"
+            )
+
+    def revised(
+        self,
+        code: bytes,
+        is_async: bool,
+        config: BackendConfig | None,
+        actor_options: Opaque | None,
+        origin: Origin | None = None,
+    ) -> Backend:
+        """Return its next revision: with new code, and what else is given.
+
+        Code that is given by hand has no *origin*; the name stays with the project that deployed it.
+        """
+        if origin is None and self.origin is not None:
+            origin = replace(self.origin, version="", fingerprint="", declared=(), search_path=())
+        return replace(
+            self,
+            code=code,
+            is_async=is_async,
+            revision=self.revision + 1,
+            config=self.config if config is None else self.config.merged(config),
+            actor_options=actor_options or self.actor_options,
+            origin=origin,
+        )
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint as it should be.
+
+    Attributes:
+        name: Its name.
+        route: Where it is over HTTP; None: Python callers only.
+        methods: HTTP methods.
+        policy: Its traffic.
+        origin: The deployment that it is from; None: it was made by hand.
+        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+    """
+
+    name: str
+    route: str | None
+    methods: tuple[str, ...]
+    policy: TrafficPolicy
+    origin: Origin | None = None
+    timeout_s: float | None = None
+
+    @property
+    def mount(self) -> bool:
+        """Whether it is over applications; all backends of its traffic are."""
+        return self.methods == ANY_METHOD
+
+
+@dataclass(frozen=True)
+class DeclaredEndpoint:
+    """One endpoint as a deployment wants it.
+
+    Attributes:
+        name: Its name.
+        backend: The backend that gets all its traffic if it does not exist yet and *traffic* is None.
+        route: Where it is over HTTP; None: Python callers only.
+        methods: HTTP methods.
+        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+        traffic: Weight of each backend; None: an existing endpoint keeps its split.
+        shadows: Share of the requests that each of these backends gets a copy of; None: an existing endpoint keeps
+            its shadows.
+        origin: The deployment.
+    """
+
+    name: str
+    backend: str
+    route: str | None
+    methods: tuple[str, ...]
+    timeout_s: float | None = None
+    traffic: Mapping[str, float] | None = None
+    shadows: Mapping[str, float] | None = None
+    origin: Origin | None = None
+
+    def policy_after(self, old: TrafficPolicy | None) -> TrafficPolicy:
+        """Return the traffic that the endpoint has after the deployment; *old* is the one before."""
+        weights = self.traffic or ({self.backend: 1.0} if old is None else old.weights)
+        shadows = ({} if old is None else old.shadows) if self.shadows is None else self.shadows
+        return TrafficPolicy(weights, shadows)
+
+
+def packed_config(config: BackendConfig) -> BackendConfig:
+    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
+    if config.user_config is None:
+        return config
+    return config.merged({"user_config": _packed("user_config", config.user_config)})
+
+
+def opened_config(config: BackendConfig) -> BackendConfig:
+    """Return a config of the controller's with its `user_config` as the user gave it."""
+    value = config.user_config
+    return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
+
+
+def _packed(name: str, value: object) -> Opaque:
+    try:
+        return Opaque(value)
+    except SerializationError as error:
+        raise SerializationError(f"{name}: {error}") from error

@@ -65,7 +65,7 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
         endpoints in one step, and the seconds for one endpoint more.
     """
     import serve_bridge as serve
-    from serve_bridge.controller.wanted_state import DeclaredEndpoint
+    from serve_bridge.specs import DeclaredEndpoint
 
     patient = {"port": 0, "keep_alive_timeout_s": IDLE_LIMIT_S, "max_connections": 2 * IDLE}
     client: Any = serve.start(http_options=patient)

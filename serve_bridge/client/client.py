@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from serve_bridge.client.handle import SPARE_S, AsyncHandle, CallOptions, Handle, overdue
+from serve_bridge.client.handle import AsyncHandle, CallOptions, Handle
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
@@ -26,8 +26,10 @@ from serve_bridge.management.management import OPERATION_S, Management
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.process_channels import Lanes
+from serve_bridge.routing.process_link import SPARE_S, overdue
 from serve_bridge.routing.router import Outgoing, Router
-from serve_bridge.wire.heads import CallHead, RoutingTable
+from serve_bridge.routing_table import RoutingTable
+from serve_bridge.wire.heads import CallHead
 
 if TYPE_CHECKING:
     from serve_bridge.deployment.deploy import Deployment

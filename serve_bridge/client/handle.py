@@ -8,67 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from serve_bridge.config.checks import header_value, seconds, text, token
 from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
+from serve_bridge.http.methods import IDEMPOTENT
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.request.serve_request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
+from serve_bridge.routing.process_link import Link
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
-from serve_bridge.wire.body import Aborted, Lost
+from serve_bridge.wire.endings import Aborted, Lost
 from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from serve_bridge.routing.blocking_calls import DirectAnswer
     from serve_bridge.routing.channel import Lane
-    from serve_bridge.routing.router import Outgoing
 
 DEFAULT_TIMEOUT_S: Final = 60.0
-SPARE_S: Final = 5.0
-"""Seconds that a thread waits beyond the deadline, which the loop that it waits for keeps."""
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _check_seconds = seconds()
 _Result = TypeVar("_Result")
-
-
-class Link(Protocol):
-    """What a handle needs of its client."""
-
-    def send(self, request: Outgoing) -> DirectAnswer | None:
-        """Send *request* from this thread and wait for its answer; None if `run` has to."""
-
-    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
-        """Return whether *method* of the backend that *request* goes to needs all of its body."""
-
-    def begin(self, work: Callable[[Lane], Any]) -> Future[Any]:
-        """Start *work* on the process's own loop thread."""
-
-    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
-        """Run *work* on the process's own loop thread and wait for its result."""
-
-    def discard(self, items: AsyncGenerator[Any, None]) -> None:
-        """Close *items*, which `run` has opened, without waiting."""
-
-    async def lane(self, timeout_s: float) -> Lane:
-        """Return the running loop's way into the instance, once that has its newest routing table."""
-
-    def reference(self) -> Any:
-        """Return what unpickles as a link to the same instance."""
-
-    def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        """Make the call as a Ray actor call; return its ObjectRef."""
 
 
 @dataclass(frozen=True)
@@ -409,8 +376,3 @@ def _held(data: Any) -> Any:
     if isinstance(data, ServeRequest):
         data.hold_in_thread()
     return data
-
-
-def overdue(timeout_s: float) -> DeadlineExceeded:
-    """Return the error for a call that the process's own loop thread did not finish in time."""
-    return DeadlineExceeded(f"no answer within {timeout_s:g} s", "unknown")

@@ -13,8 +13,9 @@ from typing import Final
 from serve_bridge.controller.proxies import RunningProxy
 from serve_bridge.controller.replicas import RunningReplica
 from serve_bridge.controller.runtime import Store
-from serve_bridge.controller.wanted_state import Backend, Wanted
+from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError, SerializationError
+from serve_bridge.specs import Backend
 from serve_bridge.wire import payload
 
 FORMAT: Final = 2

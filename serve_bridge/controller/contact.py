@@ -13,10 +13,10 @@ from typing import Final
 
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, places_of
 
 REDIAL: Final = Backoff(shortest_s=0.05, longest_s=1.0)

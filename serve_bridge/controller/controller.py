@@ -31,15 +31,16 @@ from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replicas import Fleet, Replica
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.table_publisher import asked_by
-from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
+from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.specs import Settings
+from serve_bridge.specs import Backend, DeclaredEndpoint, Origin, Settings
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
+from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import CONTROLLER, CallHead
+from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -24,10 +24,10 @@ from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.host import GONE_S
 from serve_bridge.wire.listener import NobodyListens, dial_running
 

@@ -22,15 +22,14 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.contact import regained
 from serve_bridge.controller.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.controller.runtime import Runtime
-from serve_bridge.controller.wanted_state import Backend
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError, ReplicaDied
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.specs import ReplicaSpec
+from serve_bridge.specs import Backend, ReplicaSpec
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.host import GONE_S
 from serve_bridge.wire.listener import NobodyListens, dial_running
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.specs import ProxySpec, ReplicaSpec
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key
-from serve_bridge.wire.heads import ReplicaAddress
 
 
 class Store(Protocol):

@@ -10,27 +10,17 @@ Rule 3: a change does not wait for the process that asked for it: that process m
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Final
 
-import msgspec
-
 from serve_bridge.errors import ProtocolError
-from serve_bridge.wire.body import Lost
-from serve_bridge.wire.heads import RoutingTable
+from serve_bridge.routing_table import VERSION_BYTES, RoutingTable, decode_version, encode_table
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.replica_end import ReplicaStream
 
-_VERSION: Final = struct.Struct("<Q")
 asked_by: Final[ContextVar[str | None]] = ContextVar("asked_by", default=None)
 """The process that asked for the change that is being made; None: no process did."""
-encode_table: Final = msgspec.msgpack.Encoder().encode
-
-
-def encode_version(version: int) -> bytes:
-    """Return *version* as a subscriber acknowledges it."""
-    return _VERSION.pack(version)
 
 
 class _Subscriber:
@@ -102,11 +92,11 @@ class Publisher:
 
     async def _read(self, stream: ReplicaStream, subscriber: _Subscriber) -> None:
         try:
-            async for message in stream.messages(_VERSION.size):
-                (subscriber.acknowledged,) = _VERSION.unpack(message)
+            async for message in stream.messages(VERSION_BYTES):
+                subscriber.acknowledged = decode_version(bytes(message))
                 subscriber.late = subscriber.late and subscriber.acknowledged < self._version
                 await self._notify()
-        except (Lost, ProtocolError, struct.error):
+        except (Lost, ProtocolError):
             stream.abort()  # one that acknowledges nonsense would be waited for until it leaves
 
     async def _notify(self) -> None:

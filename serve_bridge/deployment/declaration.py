@@ -19,13 +19,13 @@ from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
-from serve_bridge.controller.wanted_state import Backend, Origin
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.http.methods import ANY_METHOD, checked_methods
 from serve_bridge.http.path_params import check_route
-from serve_bridge.management.arguments import checked_methods, packed_config
-from serve_bridge.user_code.application import ANY_METHOD, Application
+from serve_bridge.specs import Backend, Origin, packed_config
+from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.fingerprint import closed_over, digest
 from serve_bridge.user_code.frozen_code import freeze_code
 from serve_bridge.user_code.import_path import import_named, import_path_of, search_path_of

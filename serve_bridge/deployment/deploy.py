@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.names import check_name
-from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Unfinished
+from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration, declared_in
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.deployment.plan import (
@@ -35,8 +35,8 @@ from serve_bridge.deployment.plan import (
 )
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
-from serve_bridge.management.arguments import opened_config, packed_config
 from serve_bridge.management.management import OPERATION_S, Management
+from serve_bridge.specs import Backend, DeclaredEndpoint, Origin, opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 
 __all__ = ["Change", "Deployment", "Interrupted", "deploy"]

@@ -17,14 +17,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol
 
-from serve_bridge.client.handle import SPARE_S, Link, overdue
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.forwarding.declared_length import DeclaredLength, WholeBody, declared_length
 from serve_bridge.forwarding.request import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, HeaderList, HttpFailure
+from serve_bridge.routing.process_link import SPARE_S, Link, overdue
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpFailure
 
 PIECE_BYTES: Final = 64 * 1024
 _TOO_SHORT: Final = "the body ended before its Content-Length"

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from serve_bridge.forwarding.request import Broken, Forwarded
-from serve_bridge.http.headers import length_of
-from serve_bridge.replica.rendering import is_bodyless
-from serve_bridge.wire.heads import HeaderList
+from serve_bridge.http.answers import is_bodyless
+from serve_bridge.http.headers import HeaderList, length_of
 
 
 class DeclaredLength:

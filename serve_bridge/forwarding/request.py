@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Final, cast
 import msgspec
 from starlette.types import Receive, Scope
 
-from serve_bridge.client.handle import IDEMPOTENT
 from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
     UNAVAILABLE,
@@ -29,32 +28,26 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Allowance, Kept
+from serve_bridge.http.answers import RETRY_AFTER_S, Answer, is_bodyless, problem
 from serve_bridge.http.body_length import COLLECTED, body_length
 from serve_bridge.http.headers import (
     CREDENTIALS,
     FORWARDING,
     HOP_BY_HOP,
+    TRAILERS,
+    HeaderList,
     end_to_end,
     fault_of,
     length_of,
     lowered,
     nominated,
 )
-from serve_bridge.replica.rendering import RETRY_AFTER_S, Answer, is_bodyless, problem
+from serve_bridge.http.methods import IDEMPOTENT
 from serve_bridge.routing.router import Router
-from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream, Upload
+from serve_bridge.wire.endings import Aborted, Lost
 from serve_bridge.wire.frames import END, Kind
-from serve_bridge.wire.heads import (
-    INLINE_BODY_BYTES,
-    TRAILERS,
-    HeaderList,
-    HttpAnswer,
-    HttpFailure,
-    HttpHead,
-    RawPathParams,
-    decoder,
-)
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpFailure, HttpHead, RawPathParams, decoder
 from serve_bridge.wire.streams import ANSWER_WINDOW
 from serve_bridge.wire.websocket_messages import SWITCHING
 

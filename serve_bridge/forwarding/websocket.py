@@ -17,13 +17,14 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.request import Broken, Forwarded, failed, read_head
-from serve_bridge.replica.rendering import Answer
+from serve_bridge.http.answers import Answer
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.routing.router import Router
 from serve_bridge.wire import websocket_messages as websocket
-from serve_bridge.wire.body import Aborted, Lost
 from serve_bridge.wire.caller_end import CallerStream
+from serve_bridge.wire.endings import Aborted, Lost
 from serve_bridge.wire.frames import END, Frame
-from serve_bridge.wire.heads import HeaderList, HttpFailure
+from serve_bridge.wire.heads import HttpFailure
 from serve_bridge.wire.payload import Segment, size_of
 from serve_bridge.wire.websocket_messages import Close, Hold, MessageReader, MessageTooLong, NoRoom
 

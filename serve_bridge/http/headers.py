@@ -103,3 +103,11 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Head
     if options:
         dropped = dropped | nominated(options)
     return [pair for pair in headers if pair[0] not in dropped]
+
+
+HeaderList = list[tuple[bytes, bytes]]
+"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
+
+
+TRAILERS: Final = "http.response.trailers"
+"""The extension of ASGI by which an answer has trailers, and the message with them."""

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from serve_bridge.http.body_length import BODY_LENGTH
+from serve_bridge.http.headers import TRAILERS
 from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.http_exchange import Exchange
 from serve_bridge.http_server.http_framing import RequestFramer
@@ -36,7 +37,6 @@ from serve_bridge.http_server.request_head import Refusal, RequestHead
 from serve_bridge.http_server.send_queue import SendQueue
 from serve_bridge.http_server.state import NO_ROOM, EdgeState
 from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
-from serve_bridge.wire.heads import TRAILERS
 
 __all__ = ["EdgeProtocol"]
 

@@ -20,13 +20,12 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.context import new_request_id
 from serve_bridge.forwarding.request import Broken
+from serve_bridge.http.answers import is_bodyless
 from serve_bridge.http.body_length import COLLECTED
-from serve_bridge.http.headers import HOP_BY_HOP
+from serve_bridge.http.headers import HOP_BY_HOP, TRAILERS
 from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.request_head import Refusal
-from serve_bridge.replica.rendering import is_bodyless
-from serve_bridge.wire.heads import TRAILERS
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["Connection", "Exchange", "chunk", "status_line"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
+from serve_bridge.http.answers import Answer
 from serve_bridge.http_server.http_exchange import status_line
-from serve_bridge.replica.rendering import Answer
 
 __all__ = ["answer_asterisk", "closing_answer"]
 

@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import AuthenticationError, ServeBridgeError
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import ReplicaAddress, decoder
+from serve_bridge.wire.heads import decoder
 from serve_bridge.wire.listener import dial
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -21,8 +21,8 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import ConfigError, NotConnected
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.socket_files import Claim, private_directory, remove_unclaimed
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.address import ReplicaAddress
 
 
 class KnownInstance:

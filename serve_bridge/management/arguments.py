@@ -6,18 +6,16 @@ Rule 1: every check that needs no state is made here, in the caller: nothing was
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
 from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.config.checks import token
 from serve_bridge.config.names import check_name
-from serve_bridge.controller.wanted_state import Backend
-from serve_bridge.errors import ConfigError, SerializationError, shown
-from serve_bridge.user_code.application import ANY_METHOD, Application
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.errors import ConfigError, shown
+from serve_bridge.specs import Backend, _packed, packed_config
+from serve_bridge.user_code.application import Application
 
 BACKEND_OPTIONS: Final = frozenset(each.name for each in fields(BackendConfig))
 
@@ -87,41 +85,3 @@ def existing_name(kind: str, name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{kind} name must be a str, got {shown(name)}")
     return name
-
-
-def packed_config(config: BackendConfig) -> BackendConfig:
-    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
-    if config.user_config is None:
-        return config
-    return config.merged({"user_config": _packed("user_config", config.user_config)})
-
-
-def opened_config(config: BackendConfig) -> BackendConfig:
-    """Return a config of the controller's with its `user_config` as the user gave it."""
-    value = config.user_config
-    return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
-
-
-def _packed(name: str, value: object) -> Opaque:
-    try:
-        return Opaque(value)
-    except SerializationError as error:
-        raise SerializationError(f"{name}: {error}") from error
-
-
-def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
-    """Return HTTP methods as they are stored: upper-case, once each, without the HEAD that comes with GET."""
-    if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
-        raise TypeError(f"methods must be a list of methods such as ['GET'], got {shown(methods)}")
-    found: dict[str, None] = {}
-    for method in methods:
-        if not isinstance(method, str):
-            raise TypeError(f"methods must be strings, got {shown(method)}")
-        found[token("an HTTP method", method).upper()] = None
-    if "GET" in found:
-        found.pop("HEAD", None)
-    if ANY_METHOD[0] in found:
-        raise ConfigError("'*' is no HTTP method; name those that the endpoint takes")
-    if not found:
-        raise ConfigError("methods must name at least one HTTP method")
-    return tuple(found)

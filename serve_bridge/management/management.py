@@ -13,14 +13,10 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import BackendNotFound, shown
+from serve_bridge.http.methods import checked_methods
 from serve_bridge.http.path_params import check_route
-from serve_bridge.management.arguments import (
-    checked_backend,
-    checked_methods,
-    existing_name,
-    opened_config,
-    packed_config,
-)
+from serve_bridge.management.arguments import checked_backend, existing_name
+from serve_bridge.specs import opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application
 

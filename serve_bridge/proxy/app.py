@@ -19,15 +19,17 @@ from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
 from serve_bridge.forwarding.request import Broken, Forwarded, Refused, UploadBroken, failed, forward
 from serve_bridge.forwarding.websocket import deny, forward_websocket
+from serve_bridge.http.answers import Answer, problem
+from serve_bridge.http.headers import TRAILERS
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.route_index import Route, RouteIndex
 from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
-from serve_bridge.replica.rendering import Answer, problem
 from serve_bridge.routing.router import Router
+from serve_bridge.routing_table import RoutingTable, routes_of
 from serve_bridge.wire import failure
-from serve_bridge.wire.heads import TRAILERS, HttpFailure, RawPathParams, RoutingTable
+from serve_bridge.wire.heads import HttpFailure, RawPathParams
 
 HELD_BYTES: Final = 256 * 1024
 """A message of a backend may grow to this size when there is no room for anything more."""
@@ -223,12 +225,3 @@ def _not_allowed(methods: Collection[str]) -> Refusal:
     allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
     names = ", ".join(allowed)
     return Refusal(405, f"allowed: {names}", headers=[(b"allow", names.encode())])
-
-
-def routes_of(table: RoutingTable) -> tuple[Route, ...]:
-    """Return the HTTP routes of *table*, in the order of their creation."""
-    return tuple(
-        Route(name, endpoint.path, frozenset(endpoint.methods), endpoint.mount)
-        for name, endpoint in table.endpoints.items()
-        if endpoint.path is not None
-    )

@@ -17,9 +17,9 @@ from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_bridge.context import new_request_id
 from serve_bridge.forwarding.request import client_request_id, refusal_answer
 from serve_bridge.forwarding.websocket import deny
+from serve_bridge.http.answers import Answer
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.http_server.request_head import Refusal
-from serve_bridge.replica.rendering import Answer
-from serve_bridge.wire.heads import HeaderList
 
 __all__ = ["REFUSAL", "Refusals", "RefusingApp", "answer_of", "request_id_of", "send_answer"]
 

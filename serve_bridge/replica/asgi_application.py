@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
-from serve_bridge.replica.http_requests import Receiver, end_failed, scope_of
+from serve_bridge.http.headers import TRAILERS
+from serve_bridge.replica.http_requests import Receiver, end_failed, mount_point, scope_of
 from serve_bridge.replica.http_responses import ResponseSender
 from serve_bridge.replica.websockets import ClientLeft, WebSockets, websocket_scope
-from serve_bridge.user_code.application import mount_point
 from serve_bridge.user_code.method import Method
-from serve_bridge.wire.body import Lost
-from serve_bridge.wire.heads import TRAILERS, HttpHead
+from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 
 LAST_WORDS_S: Final = 1.0

@@ -19,19 +19,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
+from serve_bridge.http.answers import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http.path_params import convert
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.http_responses import Message, close_chunks, extensions_of, send_result
-from serve_bridge.replica.rendering import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.request.json_body import parse_json
 from serve_bridge.request.serve_request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
 from serve_bridge.user_code.method import NO_DATA, Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import failure
-from serve_bridge.wire.body import Lost
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
 
@@ -367,3 +367,16 @@ def is_cancelled() -> bool:
     """Whether the running task was cancelled from outside, rather than by what user code raised."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def mount_point(head: HttpHead) -> str:
+    """Return where the application is mounted: the part of the path that is not the application's.
+
+    Over the proxy it is the endpoint's route. On a route that an adapter forwards, it is what stands before the path
+    parameter named `path`, if the route ends with one; else where the web application itself is mounted.
+    """
+    if head.forwarded:
+        below = next((text for name, _, text in head.path_params if name == "path"), None)
+        if below is not None and head.path.endswith(below):
+            return head.path[: len(head.path) - len(below)].removesuffix("/")
+    return head.root_path or ""

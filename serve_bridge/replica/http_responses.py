@@ -16,17 +16,12 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from serve_bridge.http.answers import Answer, fit_head, fit_trailers, is_bodyless
+from serve_bridge.http.headers import TRAILERS, HeaderList
 from serve_bridge.replica.executor import Executor, is_stream
-from serve_bridge.replica.rendering import (
-    Answer,
-    StreamOf,
-    fit_head,
-    fit_trailers,
-    is_bodyless,
-    render,
-    threaded_content,
-)
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, TRAILERS, HeaderList, HttpAnswer, HttpHead
+from serve_bridge.replica.rendering import StreamOf, render
+from serve_bridge.user_code.streaming_response import threaded_content
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 
 HEAD_GRACE_S: Final = 0.5

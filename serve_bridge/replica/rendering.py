@@ -9,58 +9,33 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
-from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
-    StreamingResponse,
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.headers import MAX_HEADER_BYTES, NO_TRAILERS, fault_of, lowered
+from serve_bridge.http.answers import Answer, Headers, _answer, fit_head, is_bodyless
+from serve_bridge.http.headers import MAX_HEADER_BYTES
 from serve_bridge.http.json_encoding import as_json, class_of
 
 __all__ = [
     "MAX_HEADER_BYTES",
-    "Answer",
     "StreamOf",
-    "check_head",
-    "fit_head",
-    "fit_trailers",
-    "is_bodyless",
-    "problem",
     "render",
-    "threaded_content",
-    "unavailable",
 ]
 
-Headers: TypeAlias = list[tuple[bytes, bytes]]
-
-MAX_TRAILERS: Final = 100
-"""As many trailers an answer may have."""
-
-RETRY_AFTER_S: Final = 1
-"""What `Retry-After` says, in seconds: queues are short, and an instance starts again within seconds."""
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _BYTES: Final = b"application/octet-stream"
 _JSON: Final = b"application/json"
 _JSON_LINES: Final = b"application/x-ndjson"
-_PROBLEM: Final = b"application/problem+json"
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A whole answer: status, headers with their length, body."""
-
-    status: int
-    headers: Headers
-    body: bytes
 
 
 class StreamOf(msgspec.Struct, frozen=True):
@@ -111,95 +86,6 @@ def render(result: object, *, head: bool = False) -> Answer | Response | StreamO
     if renderer is _from_response and head:
         return _from_response(result, head=True)
     return renderer(result)
-
-
-def unavailable(title: str, detail: str | None = None, request_id: str | None = None) -> Answer:
-    """Return a 503 that asks the client to try again soon."""
-    answer = problem(503, title, detail, request_id)
-    answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return answer
-
-
-def problem(
-    status: int, title: str, detail: str | None = None, request_id: str | None = None, **members: Any
-) -> Answer:
-    """Return an `application/problem+json` answer (RFC 9457); members that are None are left out."""
-    known = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id,
-    }
-    content = {name: value for name, value in {**known, **members}.items() if value is not None}
-    return _answer(as_json(content), _PROBLEM, status)
-
-
-def is_bodyless(status: int) -> bool:
-    """Return whether an answer of this status never has a body (RFC 9110 section 6.4.1)."""
-    return status < 200 or status == 204 or status == 304
-
-
-def check_head(status: object, headers: Headers) -> int:
-    """Return the status as an int, once it and the headers are known to be fit for the wire.
-
-    Raises:
-        SerializationError: The status is not one of 102..599; a header is no pair of bytes; a name is no
-            token; a value holds a control character; a length is there twice; all is above MAX_HEADER_BYTES.
-    """
-    if not isinstance(status, int) or not (101 < status < 600):
-        raise SerializationError(f"status {status!r} cannot be sent: a final status is an int of 102..599")
-    if headers:
-        _check_headers(headers)
-    return int(status)
-
-
-def fit_head(status: object, headers: Headers) -> tuple[int, Headers]:
-    """Return status and headers of an answer as they enter the engine: names in lower case.
-
-    User code may write names as it likes (ASGI and WSGI allow it); behind this function all compare them as they are.
-
-    Raises:
-        SerializationError: As `check_head`.
-    """
-    fit = check_head(status, headers)
-    return fit, lowered(headers)
-
-
-def fit_trailers(headers: Headers) -> Headers:
-    """Return those of *headers* that may follow a body, in lower case.
-
-    Raises:
-        SerializationError: They cannot be sent: as `check_head` says of headers, or there are above `MAX_TRAILERS`.
-    """
-    if headers:
-        _check_headers(headers)
-    if len(headers) > MAX_TRAILERS:
-        raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
-    return [
-        pair
-        for pair in lowered(headers)
-        if pair[0] not in NO_TRAILERS and not pair[0].startswith((b"x-serve-", b"if-"))
-    ]
-
-
-def threaded_content(response: StreamingResponse) -> Iterator[Any] | None:
-    """Return the synchronous content of *response*, which Starlette would iterate on threads; None: it is not."""
-    wrapper = response.body_iterator
-    if not isinstance(wrapper, AsyncGeneratorType) or wrapper.ag_code is not iterate_in_threadpool.__code__:
-        return None
-    frame = wrapper.ag_frame  # None: it has been iterated to its end
-    return None if frame is None else iter(frame.f_locals["iterator"])
-
-
-def _check_headers(headers: Headers) -> None:
-    fault = fault_of(headers)
-    if fault is not None:
-        raise SerializationError(fault)
-
-
-def _answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
-    return Answer(status, [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)], body)
 
 
 def _from_none(_: object) -> Answer:

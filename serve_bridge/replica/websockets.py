@@ -19,14 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_bridge.context import lift_deadline
+from serve_bridge.http.answers import Answer, fit_head, problem
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.replica.executor import Executor
 from serve_bridge.replica.http_requests import is_cancelled, scope_of, send_failure
 from serve_bridge.replica.http_responses import Message, ResponseSender
-from serve_bridge.replica.rendering import Answer, fit_head, problem
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire import failure
-from serve_bridge.wire.body import Lost
-from serve_bridge.wire.heads import HeaderList, HttpAnswer, HttpHead
+from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.websocket_messages import (
     BROKEN,

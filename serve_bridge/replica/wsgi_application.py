@@ -23,16 +23,15 @@ from wsgiref.util import FileWrapper
 
 import msgspec
 
-from serve_bridge.http.headers import HOP_BY_HOP
+from serve_bridge.http.answers import fit_head, is_bodyless
+from serve_bridge.http.headers import HOP_BY_HOP, HeaderList
 from serve_bridge.http.paths import split_path
 from serve_bridge.replica.executor import Executor
-from serve_bridge.replica.http_requests import IncomingBody, end_failed
-from serve_bridge.replica.rendering import fit_head, is_bodyless
+from serve_bridge.replica.http_requests import IncomingBody, end_failed, mount_point
 from serve_bridge.replica.websockets import deny_websocket
-from serve_bridge.user_code.application import mount_point
 from serve_bridge.user_code.method import Method
-from serve_bridge.wire.body import Lost
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, HeaderList, HttpAnswer, HttpHead
+from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
 
 if TYPE_CHECKING:

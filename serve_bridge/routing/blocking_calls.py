@@ -17,10 +17,11 @@ from typing import TypeVar
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ReplicaDied
 from serve_bridge.routing.router import Outgoing, Router
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
+from serve_bridge.routing_table import BackendRoute
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking_end import BlockingAnswer, BlockingConnection
-from serve_bridge.wire.body import Lost, Rejected
-from serve_bridge.wire.heads import BackendRoute, ReplicaAddress
+from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.shortage import keep
 
 _Result = TypeVar("_Result")

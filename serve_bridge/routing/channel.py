@@ -9,8 +9,8 @@ from serve_bridge.instance.instance_file import Instance
 from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Role
-from serve_bridge.wire.heads import ReplicaAddress
 
 
 class Lane:

@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from serve_bridge.controller.table_publisher import encode_version
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.instance.controller_search import find_controller
 from serve_bridge.instance.known_instance import KnownInstance, process_id
 from serve_bridge.process.backoff import Backoff
+from serve_bridge.routing_table import RoutingTable, decode_table, encode_version
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role, VersionMismatch
-from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.heads import ReplicaAddress, RoutingTable, decoder
 from serve_bridge.wire.listener import dial
 
 RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
@@ -36,7 +36,6 @@ LATE_S: Final = 0.5
 """A timer that is so much late ran on a loop that stood still: what has come meanwhile is not read yet."""
 
 _logger = logging.getLogger("serve_bridge.client")
-_decode_table = decoder(RoutingTable)
 
 
 class ControlLink:
@@ -239,7 +238,7 @@ class ControlLink:
         try:
             await stream.reply
             async for message in stream.messages():
-                table = _decode_table(message)
+                table = decode_table(message)
                 self._apply(table)
                 self.version = table.version
                 self._known.table_came()

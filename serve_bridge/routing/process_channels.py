@@ -25,7 +25,7 @@ from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
 from serve_bridge.routing.blocking_calls import DirectCalls
 from serve_bridge.routing.channel import Lane
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.shortage import is_shortage
 
 CLOSE_S: Final = 5.0

@@ -23,9 +23,10 @@ from typing import Final
 from serve_bridge.errors import BackendOverloaded, DeadlineExceeded, InstanceClosed
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
+from serve_bridge.routing_table import BackendRoute
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import BackendRoute, ReplicaAddress
 from serve_bridge.wire.host import GONE, GONE_S
 from serve_bridge.wire.listener import dial
 from serve_bridge.wire.shortage import Shortage, is_shortage

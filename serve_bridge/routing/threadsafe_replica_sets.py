@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
-from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
+from serve_bridge.routing_table import BackendRoute, RoutingTable
+from serve_bridge.wire.address import ReplicaAddress
 
 Link = TypeVar("Link")
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from serve_bridge.errors import ConfigError, shown
 from serve_bridge.user_code.import_path import check_import_path, path_of_object, resolve, search_path_of
-from serve_bridge.wire.heads import HttpHead
 
-__all__ = ["ANY_METHOD", "Application", "asgi_app", "mount_point", "wsgi_app"]
+__all__ = ["Application", "asgi_app", "wsgi_app"]
 
-ANY_METHOD: Final = ("*",)
-"""The methods of an endpoint over an application, as they are shown: the application has methods of its own."""
 
 Kind = Literal["asgi", "wsgi"]
 
@@ -141,16 +138,3 @@ def _takes(app: Any, count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return len(parameters) == count and all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-
-
-def mount_point(head: HttpHead) -> str:
-    """Return where the application is mounted: the part of the path that is not the application's.
-
-    Over the proxy it is the endpoint's route. On a route that an adapter forwards, it is what stands before the path
-    parameter named `path`, if the route ends with one; else where the web application itself is mounted.
-    """
-    if head.forwarded:
-        below = next((text for name, _, text in head.path_params if name == "path"), None)
-        if below is not None and head.path.endswith(below):
-            return head.path[: len(head.path) - len(below)].removesuffix("/")
-    return head.root_path or ""

@@ -18,8 +18,8 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import StreamingResponse
 
 from serve_bridge.errors import ConfigError, shown
-from serve_bridge.replica.rendering import threaded_content
 from serve_bridge.user_code.import_path import check_import_path, resolve, search_path_of
+from serve_bridge.user_code.streaming_response import threaded_content
 
 __all__ = ["Surroundings", "SurroundingsSpec", "open_surroundings", "within"]
 

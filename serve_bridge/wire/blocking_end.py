@@ -20,11 +20,11 @@ from functools import partial
 from typing import Final, TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, identity
-from serve_bridge.wire.body import Lost, Rejected
 from serve_bridge.wire.caller_end import rejected
+from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.host import GONE, GONE_S, acknowledges_nothing
 from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, check_socket, places_of
 from serve_bridge.wire.payload import space_for

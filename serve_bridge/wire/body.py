@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from serve_bridge.errors import ProtocolError
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
-from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.payload import Segment, space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
 from serve_bridge.wire.transport import UNCOPIED_BYTES, FrameTransport
@@ -25,30 +25,6 @@ CHUNK_BYTES: Final = 125 * 1024
 A block above 128 KiB would come from the system, and go back there, page by page (see mallopt(3)).
 """
 MAX_MESSAGE_BYTES: Final = 2 << 30
-
-
-class Rejected(Exception):
-    """The replica refused the request before anything ran."""
-
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection)
-        self.rejection = rejection
-
-
-class Lost(Exception):
-    """The connection ended first. *started* is "no" where that is proved, else "unknown"."""
-
-    def __init__(self, started: str, why: str) -> None:
-        super().__init__(started, why)
-        self.started = started
-        self.why = why
-
-    def __str__(self) -> str:
-        return self.why
-
-
-class Aborted(Exception):
-    """The answer ended before it was whole: the replica broke it off, or the caller gave it up."""
 
 
 class BodyStream(Stream):

@@ -14,7 +14,8 @@ from typing import Final, TypeAlias
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.auth import Handshake, Key, Role
-from serve_bridge.wire.body import Aborted, BodyStream, Lost, Rejected
+from serve_bridge.wire.body import BodyStream
+from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, Frame, Kind, encode
 from serve_bridge.wire.heads import Rejection, decoder
 from serve_bridge.wire.payload import Segment

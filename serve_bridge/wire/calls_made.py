@@ -14,10 +14,11 @@ import msgspec
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.wire import failure, payload
-from serve_bridge.wire.body import Aborted, Lost, Rejected
+from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
+from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import CONTROLLER, INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallAnswer, CallHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.transport import UNCOPIED_BYTES
 

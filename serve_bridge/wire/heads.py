@@ -13,23 +13,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from serve_bridge.errors import ProtocolError
+from serve_bridge.http.headers import HeaderList
 
 _Value = TypeVar("_Value")
 
-HeaderList = list[tuple[bytes, bytes]]
-"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
 
 RawPathParams = tuple[tuple[str, str, str], ...]
 """(name, Starlette converter, text) for each path parameter; converted again where the request is read."""
 
 INLINE_BODY_BYTES: Final = 64 * 1024
 """A body up to this size travels inside its head's frame; a longer one follows in DATA frames."""
-
-TRAILERS: Final = "http.response.trailers"
-"""The extension of ASGI by which an answer has trailers, and the message with them."""
-
-CONTROLLER: Final = "controller"
-"""The name under which the controller listens, as replicas do under their ids."""
 
 
 def decoder(kind: type[_Value]) -> Callable[[Any], _Value]:
@@ -46,69 +39,6 @@ def decoder(kind: type[_Value]) -> Callable[[Any], _Value]:
             raise ProtocolError(f"a {kind.__name__} is malformed: {error}") from None
 
     return read
-
-
-class ReplicaAddress(msgspec.Struct, frozen=True, array_like=True):
-    """Where one replica's (or the controller's) data-plane sockets are.
-
-    Attributes:
-        replica: The replica's id, unique in the instance.
-        unix: Path of its unix socket on its own node.
-        tcp: Host and port for other nodes, or None where there are none.
-        streaming: Names of the methods that read the body of a request while it comes. The others need the whole body.
-    """
-
-    replica: str
-    unix: str
-    tcp: tuple[str, int] | None = None
-    streaming: tuple[str, ...] = ()
-
-
-class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
-    """What routers know of one backend."""
-
-    replicas: tuple[ReplicaAddress, ...]
-    max_concurrent_queries: int
-    max_queued_queries: int
-
-
-class EndpointRoute(msgspec.Struct, frozen=True, array_like=True):
-    """What routers know of one endpoint.
-
-    Attributes:
-        path: Its HTTP route; None: no route leads to it.
-        methods: HTTP methods of the route.
-        weights, shadows: Its traffic, by backend.
-        timeout_s: Seconds that a request to it may take, whoever sends it; None: as the sender has it.
-        mount: Whether it is over an application: the path is a prefix, and every method leads there.
-    """
-
-    path: str | None
-    methods: tuple[str, ...]
-    weights: dict[str, float]
-    shadows: dict[str, float]
-    timeout_s: float | None = None
-    mount: bool = False
-
-
-class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
-    """The numbered snapshot all routers read; endpoints are in the order of their creation.
-
-    Attributes:
-        generation: The instance this table belongs to; versions compare only within one.
-        version: Grows with every change.
-        proxies: Where the proxies listen for questions of where the controller is.
-    """
-
-    generation: str
-    version: int
-    backends: dict[str, BackendRoute]
-    endpoints: dict[str, EndpointRoute]
-    proxies: tuple[ReplicaAddress, ...] = ()
-
-    def listeners(self) -> list[ReplicaAddress]:
-        """Return where all replicas and proxies listen."""
-        return [*self.proxies, *(replica for backend in self.backends.values() for replica in backend.replicas)]
 
 
 class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role, identity
-from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
 from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
 from serve_bridge.wire.socket_files import Claim, private_directory

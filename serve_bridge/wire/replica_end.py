@@ -16,7 +16,8 @@ import msgspec
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.auth import Handshake, Key, Role
-from serve_bridge.wire.body import BodyStream, Lost
+from serve_bridge.wire.body import BodyStream
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
 from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.streams import FRAME_COST, ReplicaSession, State

@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import Final, Protocol
 
-from serve_bridge.wire.body import Lost
+from serve_bridge.wire.endings import Lost
 
 _ERRORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 

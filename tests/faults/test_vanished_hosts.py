@@ -15,9 +15,10 @@ from serve_bridge.errors import DeadlineExceeded, ReplicaDied
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.routing.blocking_calls import DirectCalls
 from serve_bridge.routing.router import Router
+from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from tests.faults.support.hosts import Host, other_host

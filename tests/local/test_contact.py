@@ -10,9 +10,9 @@ import pytest
 
 from serve_bridge.controller.contact import host_answers, regained
 from serve_bridge.wire import listener as sockets
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import Listener, bind_unix
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -13,16 +13,17 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from serve_bridge.client.handle import Link
 from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.routing.blocking_calls import DirectAnswer, DirectCalls
+from serve_bridge.routing.process_link import Link
 from serve_bridge.routing.router import RETRY_RESERVE, Outgoing, Router
+from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import BackendRoute, EndpointRoute, ReplicaAddress, RoutingTable
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream

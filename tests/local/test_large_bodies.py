@@ -15,11 +15,12 @@ from serve_bridge.errors import ProtocolError
 from serve_bridge.replica import http_requests as answering
 from serve_bridge.replica.http_requests import IncomingBody
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.body import CHUNK_BYTES, Lost
+from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import Listener, dial
 from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.replica_end import ReplicaStream

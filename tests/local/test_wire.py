@@ -17,11 +17,11 @@ import uvloop
 
 from serve_bridge.errors import AuthenticationError, SerializationError
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, MAGIC, Key, Role
-from serve_bridge.wire.body import Aborted, Lost, Rejected
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
+from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import MAX_UNIX_PATH, Listener, NobodyListens, dial, dial_running
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST

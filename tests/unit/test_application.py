@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serve_bridge as serve
-from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Wanted
+from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.deployment.declaration import declared_in
 from serve_bridge.errors import ConfigError
+from serve_bridge.replica.http_requests import mount_point
 from serve_bridge.replica.wsgi_application import environ_of
-from serve_bridge.user_code.application import Application, mount_point
+from serve_bridge.specs import Backend, DeclaredEndpoint
+from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
 from serve_bridge.wire.heads import HttpHead
 from serve_bridge.wire.payload import Opaque

@@ -12,10 +12,11 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.proxies import RunningProxy
 from serve_bridge.controller.replicas import RunningReplica
-from serve_bridge.controller.wanted_state import Backend, Wanted
+from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.specs import Backend
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.payload import Opaque, join, pack
 
 CODE = b"c" * 100_000

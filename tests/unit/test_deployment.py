@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.controller.wanted_state import DeclaredEndpoint
 from serve_bridge.deployment.deploy import Deployment
 from serve_bridge.deployment.plan import (
     Change,
@@ -25,6 +24,7 @@ from serve_bridge.deployment.plan import (
 )
 from serve_bridge.deployment.plan import plan as plan_of
 from serve_bridge.errors import ConfigError
+from serve_bridge.specs import DeclaredEndpoint
 from serve_bridge.traffic import TrafficPolicy
 
 GET = ("GET",)

@@ -17,8 +17,8 @@ from serve_bridge.client.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.heads import ReplicaAddress
 from serve_bridge.wire.listener import bind_unix
 from serve_bridge.wire.socket_files import private_directory
 from tests.support.programs import run_program

@@ -40,8 +40,9 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
+from serve_bridge.http.answers import Answer, check_head, fit_trailers, problem
 from serve_bridge.http.json_encoding import as_json
-from serve_bridge.replica.rendering import Answer, StreamOf, check_head, fit_trailers, problem, render
+from serve_bridge.replica.rendering import StreamOf, render
 
 LENGTH = b"content-length"
 TYPE = b"content-type"

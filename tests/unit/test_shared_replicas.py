@@ -8,7 +8,8 @@ import pytest
 
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
-from serve_bridge.wire.heads import BackendRoute, ReplicaAddress, RoutingTable
+from serve_bridge.routing_table import BackendRoute, RoutingTable
+from serve_bridge.wire.address import ReplicaAddress
 
 
 class Links:

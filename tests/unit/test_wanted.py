@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.controller.wanted_state import Backend, DeclaredEndpoint, Origin, Wanted
+from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
-from serve_bridge.wire.heads import ReplicaAddress
+from serve_bridge.specs import Backend, DeclaredEndpoint, Origin
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.payload import Opaque
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.replica.http_requests import decode_http
+from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
-from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable, decoder
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, decoder
 from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
 from tests.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 

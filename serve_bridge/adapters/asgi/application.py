@@ -33,7 +33,7 @@ from serve_bridge.client.handle import CallOptions, Handle
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 from serve_bridge.forwarding.websocket import deny
-from serve_bridge.replica.rendering import Answer
+from serve_bridge.http.answers import Answer
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 

@@ -25,7 +25,7 @@ from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding.request import Refused
 from serve_bridge.http.body_length import body_length
-from serve_bridge.wire.heads import HeaderList
+from serve_bridge.http.headers import HeaderList
 
 PATIENCE_S: Final = 0.05
 """How long an answer may take before it is worth to look whether its client is still there."""

@@ -13,7 +13,7 @@ from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError, nearest, shown
-from serve_bridge.replica.rendering import problem
+from serve_bridge.http.answers import problem
 
 
 class BridgeOptions(TypedDict, total=False):

@@ -29,8 +29,8 @@ from serve_bridge.forwarding.blocking import Readable, forward_blocking
 from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLength, declared_length
 from serve_bridge.forwarding.request import BodyTooLarge, Forwarded, Refused, Reply, forward
 from serve_bridge.forwarding.websocket import deny, forward_websocket
+from serve_bridge.http.answers import Answer
 from serve_bridge.http.body_length import body_length
-from serve_bridge.replica.rendering import Answer
 from serve_bridge.routing.channel import Lane
 from serve_bridge.wire.heads import RawPathParams
 

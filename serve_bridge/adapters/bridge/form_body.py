@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from starlette.types import Scope
 
 from serve_bridge.http.body_length import BODY_LENGTH
-from serve_bridge.wire.heads import HeaderList
+from serve_bridge.http.headers import HeaderList
 
 URLENCODED: Final = "application/x-www-form-urlencoded"
 _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0A"})

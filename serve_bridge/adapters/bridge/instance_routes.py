@@ -5,8 +5,7 @@ from __future__ import annotations
 from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
 from serve_bridge.adapters.bridge.patterns import Patterns
 from serve_bridge.http.route_index import Route
-from serve_bridge.proxy.app import routes_of
-from serve_bridge.wire.heads import RoutingTable
+from serve_bridge.routing_table import RoutingTable, routes_of
 
 
 class InstanceRoutes:

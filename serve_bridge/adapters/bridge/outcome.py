@@ -11,9 +11,10 @@ import msgspec
 from serve_bridge.context import new_request_id, request_id
 from serve_bridge.errors import BackendError, ServeBridgeError
 from serve_bridge.forwarding.request import Forwarded, Refused, failed
-from serve_bridge.replica.rendering import Answer
+from serve_bridge.http.answers import Answer
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.wire import failure
-from serve_bridge.wire.heads import HeaderList, HttpFailure
+from serve_bridge.wire.heads import HttpFailure
 
 logger = logging.getLogger("serve_bridge.adapters")
 _BROKEN: Final = 500

@@ -20,7 +20,7 @@ from serve_bridge.adapters.asgi.exchange import ClientLeft, Requester, http_exce
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.errors import ConfigError, ReplicaDied
 from serve_bridge.forwarding.request import Broken
-from serve_bridge.wire.heads import HeaderList
+from serve_bridge.http.headers import HeaderList
 
 _OF_THE_BODY: Final = frozenset({b"content-length", b"content-type", b"content-md5", b"content-digest", b"digest"})
 """Headers that describe the bytes of a body, which are others once the model was applied."""

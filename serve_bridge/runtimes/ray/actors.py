@@ -22,8 +22,8 @@ from serve_bridge.runtimes.ray.exits import note_exits, note_key
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key
-from serve_bridge.wire.heads import ReplicaAddress
 
 share_class_register()
 

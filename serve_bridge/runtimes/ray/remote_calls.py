@@ -27,13 +27,15 @@ from serve_bridge.instance.instance_file import Instance
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
+from serve_bridge.routing_table import BackendRoute
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Role
-from serve_bridge.wire.body import Lost
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.heads import BackendRoute, CallHead, ReplicaAddress
+from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.listener import dial
 
 ASK_S: Final = 0.05

@@ -18,8 +18,8 @@ from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httpx
-from tests.e2e.support.apps.facts import WORKER
 
+from tests.e2e.support.apps.facts import WORKER
 from tests.support.programs import ROOT, descendants, kill_all, start_module
 from tests.support.waiting import wait_until
 

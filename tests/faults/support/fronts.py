@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.support.apps.facts import WORKER
-
 import serve_bridge as serve
+from tests.e2e.support.apps.facts import WORKER
 from tests.e2e.support.web_servers import WORKERS, Command, WebServer, gunicorn, uvicorn
 from tests.support.waiting import wait_until
 
