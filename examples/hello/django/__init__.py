@@ -1,0 +1,1 @@
+"""Django: start `app.py`."""

@@ -1,0 +1,1 @@
+"""FastAPI: start `app.py`."""

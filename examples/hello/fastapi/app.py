@@ -1,0 +1,30 @@
+"""FastAPI: start this file with `python app.py`, then open http://127.0.0.1:8000/hello/ada."""
+
+import os
+
+import uvicorn
+from fastapi import FastAPI
+
+import serve_bridge as serve
+from serve_bridge.adapters.starlette import ServeBridge
+
+
+@serve.backend("hello")
+def hello(request: serve.ServeRequest) -> dict[str, str]:
+    """Greet the name in the path."""
+    return {"message": f"Hello, {request.path_params['name']}!"}
+
+
+# "local" runs the backend in this process. Without it, the route leads to your instance.
+bridge = ServeBridge(runtime="local", backends=[hello])
+app = FastAPI(lifespan=bridge.lifespan)
+
+
+@app.get("/hello/{name}")
+@bridge.endpoint("hello")
+async def greet(name: str) -> dict[str, str]:  # type: ignore[empty-body]  # the backend answers
+    """Greet: FastAPI checks and documents the call, the backend answers it."""
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")))

@@ -1,0 +1,1 @@
+"""Flask: start `app.py`."""

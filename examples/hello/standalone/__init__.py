@@ -1,0 +1,1 @@
+"""No web framework: start `app.py`."""

@@ -1,0 +1,1 @@
+"""Starlette: start `app.py`."""
