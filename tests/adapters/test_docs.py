@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
@@ -33,6 +35,10 @@ FOLLOWED: Mapping[Path, str] = {
     DOCS / "django.md": "/mood/",
     DOCS / "flask.md": "/mood",
     DOCS / "index.md": "/mood",
+    DOCS / "migrate" / "celery.md": "/mood",
+    DOCS / "migrate" / "fastapi-with-the-model-inside.md": "/mood",
+    DOCS / "migrate" / "ray-serve-1.md": "",
+    DOCS / "migrate" / "ray-serve-2.md": "",
     DOCS / "starlette.md": "/mood",
     DOCS / "tutorial.md": "/mood",
     DOCS / "web-servers.md": "/mood",
@@ -48,6 +54,11 @@ NOT_RUN = {
         "it needs a Ray cluster; tests/ray has it",
     ],
     "backends.md": ["it needs a Ray cluster; tests/ray has it"],
+    "ray-serve-1.md": [
+        "it needs Ray 1.3, which Python 3.11 cannot install",
+        "it needs a Ray cluster; tests/ray has it",
+    ],
+    "ray-serve-2.md": ["it needs ray[serve]; the test compares its names and arguments with the source of Ray Serve"],
     "tutorial.md": [
         "the tests have it installed",
         "the test asks the server of the block before itself",
@@ -76,6 +87,37 @@ def test_what_is_not_run_is_known() -> None:
     """With the reason, on the page itself."""
     found = {page.name: [block.reason for block in blocks_of(page) if block.reason] for page in FOLLOWED}
     assert {name: reasons for name, reasons in found.items() if reasons} == NOT_RUN
+
+
+@pytest.mark.parametrize("page", sorted(NOT_RUN))
+def test_code_that_is_not_run_compiles(page: str) -> None:
+    """Python for another system is valid Python at least."""
+    path = next(each for each in FOLLOWED if each.name == page)
+    for block in blocks_of(path):
+        if block.reason and block.language == "python":
+            compile(block.text, page, "exec")
+
+
+def test_the_program_for_ray_serve_2_calls_what_ray_serve_has() -> None:
+    """Its calls of `serve` have names and arguments of the installed version, which only its extra could run."""
+    ray = find_spec("ray")
+    if ray is None or ray.origin is None:
+        pytest.skip("needs the source of Ray")
+    functions = {
+        each.name: {argument.arg for argument in each.args.args + each.args.kwonlyargs}
+        for each in ast.parse((Path(ray.origin).parent / "serve" / "api.py").read_text()).body
+        if isinstance(each, ast.FunctionDef)
+    }
+    program = next(block.text for block in blocks_of(DOCS / "migrate" / "ray-serve-2.md") if block.reason)
+    calls = [
+        (each.func.attr, [argument.arg for argument in each.keywords])
+        for each in ast.walk(ast.parse(program))
+        if isinstance(each, ast.Call)
+        and isinstance(each.func, ast.Attribute)
+        and ast.unparse(each.func.value) == "serve"
+    ]
+    assert {name for name, _ in calls} == {"deployment", "run"}
+    assert [call for call in calls if not functions[call[0]].issuperset(call[1])] == []
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -88,6 +88,7 @@ class Reader:
         self._page = page
         self._probe = probe
         self._commands = ""
+        self._written: dict[str, None] = {}
         self._runtime = TemporaryDirectory(prefix="sb-")
         self.environment = {
             **os.environ,
@@ -140,6 +141,7 @@ class Reader:
         file.parent.mkdir(parents=True, exist_ok=True)
         if name[2]:
             file.unlink()
+        self._written[name[1].removesuffix(".py").replace("/", ".")] = None
         with file.open("a") as opened:
             opened.write(code if file.stat().st_size == 0 else f"\n{code}")
 
@@ -199,9 +201,7 @@ class Reader:
 
     def _modules(self) -> list[str]:
         """Return the modules that the page has written, but for tests and what its commands name."""
-        written = re.findall(r"^```python\n# (\S+)\.py$", self._page.read_text(), re.MULTILINE)
-        names = [name.replace("/", ".") for name in dict.fromkeys(written)]
-        return [name for name in names if "test" not in name and not re.search(rf"\b{name}\b", self._commands)]
+        return [name for name in self._written if "test" not in name and not re.search(rf"\b{name}\b", self._commands)]
 
 
 def _answer_at(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.Response:
