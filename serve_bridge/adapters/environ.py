@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from serve_bridge.forwarding.blocking import Readable
-from serve_bridge.forwarding.request import LengthRequired
+from serve_bridge.forwarding.refusals import LengthRequired
 from serve_bridge.http.body_length import BODY_LENGTH, environ_body_length
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.http.name_cache import NameCache

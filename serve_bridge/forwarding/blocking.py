@@ -20,7 +20,9 @@ from typing import Any, Final, Protocol
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.forwarding.declared_length import DeclaredLength, WholeBody, declared_length
-from serve_bridge.forwarding.request import BodyTooLarge, Broken, Forwarded, Reply, UploadBroken, forward, read_head
+from serve_bridge.forwarding.refusals import BodyTooLarge, Broken, UploadBroken
+from serve_bridge.forwarding.reply import Reply, forward, read_head
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from serve_bridge.forwarding.request import Broken, Forwarded
+from serve_bridge.forwarding.refusals import Broken
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import is_bodyless
 from serve_bridge.http.headers import HeaderList, length_of
 

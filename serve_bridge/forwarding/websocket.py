@@ -16,7 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding.request import Broken, Forwarded, failed, read_head
+from serve_bridge.forwarding.refusals import Broken, failed
+from serve_bridge.forwarding.reply import read_head
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.routing.router import Router

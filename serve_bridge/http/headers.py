@@ -111,3 +111,19 @@ HeaderList = list[tuple[bytes, bytes]]
 
 TRAILERS: Final = "http.response.trailers"
 """The extension of ASGI by which an answer has trailers, and the message with them."""
+
+
+CALL_METHOD: Final = b"x-serve-call-method"
+"""Request header that names the method of the backend."""
+
+
+SHARD_KEY: Final = b"x-serve-shard-key"
+"""Request header whose value decides which backend of a split answers."""
+
+
+TIMEOUT: Final = b"x-serve-timeout-s"
+"""Request header with the seconds that a client grants its request."""
+
+
+REQUEST_ID: Final = b"x-request-id"
+"""Header of requests and answers with the id of the request."""

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from serve_bridge.context import new_request_id
-from serve_bridge.forwarding.request import Broken
+from serve_bridge.forwarding.refusals import Broken
 from serve_bridge.http.answers import is_bodyless
 from serve_bridge.http.body_length import COLLECTED
 from serve_bridge.http.headers import HOP_BY_HOP, TRAILERS

@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError
-from serve_bridge.forwarding.request import Broken, Forwarded, Refused, UploadBroken, failed, forward
+from serve_bridge.forwarding.refusals import Broken, Refused, UploadBroken, failed
+from serve_bridge.forwarding.reply import forward
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.answers import Answer, problem
 from serve_bridge.http.headers import TRAILERS

@@ -16,7 +16,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_bridge.context import new_request_id
-from serve_bridge.forwarding.request import client_request_id, refusal_answer
+from serve_bridge.forwarding.refusals import client_request_id, refusal_answer
 from serve_bridge.forwarding.websocket import deny
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList

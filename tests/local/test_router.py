@@ -19,7 +19,8 @@ from serve_bridge.errors import (
     ProtocolError,
     ReplicaDied,
 )
-from serve_bridge.forwarding.request import Forwarded, forward
+from serve_bridge.forwarding.reply import forward
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import ReplicaAddress

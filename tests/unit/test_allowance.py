@@ -11,7 +11,8 @@ import pytest
 
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, Kept
-from serve_bridge.forwarding.request import Forwarded, UploadBroken
+from serve_bridge.forwarding.refusals import UploadBroken
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 INLINE = INLINE_BODY_BYTES

@@ -15,7 +15,8 @@ from serve_bridge.errors import (
     ReplicaDied,
     ServeBridgeError,
 )
-from serve_bridge.forwarding.request import BadControlHeader, Forwarded, failed
+from serve_bridge.forwarding.refusals import BadControlHeader, failed
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")

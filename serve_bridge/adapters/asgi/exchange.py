@@ -23,7 +23,7 @@ from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.errors import ConfigError
-from serve_bridge.forwarding.request import Refused
+from serve_bridge.forwarding.refusals import Refused
 from serve_bridge.http.body_length import body_length
 from serve_bridge.http.headers import HeaderList
 

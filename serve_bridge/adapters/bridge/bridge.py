@@ -27,7 +27,9 @@ from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
 from serve_bridge.forwarding.blocking import Readable, forward_blocking
 from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLength, declared_length
-from serve_bridge.forwarding.request import BodyTooLarge, Forwarded, Refused, Reply, forward
+from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
+from serve_bridge.forwarding.reply import Reply, forward
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.body_length import body_length

@@ -10,7 +10,8 @@ import msgspec
 
 from serve_bridge.context import new_request_id, request_id
 from serve_bridge.errors import BackendError, ServeBridgeError
-from serve_bridge.forwarding.request import Forwarded, Refused, failed
+from serve_bridge.forwarding.refusals import Refused, failed
+from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.wire import failure

@@ -20,7 +20,7 @@ from django.http.response import ResponseHeaders
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.outcome import Outcome
-from serve_bridge.forwarding.request import UploadBroken
+from serve_bridge.forwarding.refusals import UploadBroken
 
 _RAISED: Final = frozenset({400, 404, 500})
 """Statuses of failures for which Django has an exception."""

@@ -22,7 +22,7 @@ from serve_bridge.adapters.django.forwarded_urls import CHECKS_CSRF
 from serve_bridge.adapters.django.responses import response_of
 from serve_bridge.adapters.django.views import ask, refuse_unnamed, without_transaction
 from serve_bridge.errors import BackendError
-from serve_bridge.forwarding.request import UploadBroken
+from serve_bridge.forwarding.refusals import UploadBroken
 
 __all__ = ["BridgeAPIView", "ForwardingFailed"]
 

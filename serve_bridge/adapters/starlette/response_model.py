@@ -19,7 +19,7 @@ from starlette.types import Scope
 from serve_bridge.adapters.asgi.exchange import ClientLeft, Requester, http_exception
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.errors import ConfigError, ReplicaDied
-from serve_bridge.forwarding.request import Broken
+from serve_bridge.forwarding.refusals import Broken
 from serve_bridge.http.headers import HeaderList
 
 _OF_THE_BODY: Final = frozenset({b"content-length", b"content-type", b"content-md5", b"content-digest", b"digest"})

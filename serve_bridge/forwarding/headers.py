@@ -1,0 +1,102 @@
+"""Which header fields of a request are forwarded, which control it, and which of an answer leave.
+
+Rule 1: the control headers named X-Serve-* are consumed; none of them passes, in either direction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from serve_bridge.forwarding.refusals import BadControlHeader
+from serve_bridge.http.headers import (
+    CALL_METHOD,
+    CREDENTIALS,
+    FORWARDING,
+    HOP_BY_HOP,
+    REQUEST_ID,
+    SHARD_KEY,
+    TIMEOUT,
+    HeaderList,
+    end_to_end,
+    nominated,
+)
+
+_CONSUMED: Final = frozenset({CALL_METHOD, SHARD_KEY, TIMEOUT})
+NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect"}
+"""Request headers that end here: a 100 (Continue) is sent by the server that the client speaks to."""
+NOT_FORWARDED_NOR_CREDENTIALS: Final = NOT_FORWARDED | CREDENTIALS
+
+
+_NOT_PASSED_ON: Final = HOP_BY_HOP | {REQUEST_ID}
+"""Response headers that the server sets itself; the same headers from user code are dropped."""
+UNBUFFERED: Final = (b"x-accel-buffering", b"no")
+"""Response header of a stream. Without it nginx would collect events before it passes them on."""
+_SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
+
+
+def split_headers(
+    headers: HeaderList, dropped: frozenset[bytes], *, from_adapter: bool
+) -> tuple[HeaderList, dict[bytes, bytes]]:
+    """Return the headers that pass, and those that are consumed.
+
+    The proxy has removed the headers that an adapter must still drop: the names that begin like `FORWARDING`, and the
+    names with "_", which WSGI cannot tell from names with "-".
+    """
+    passing: HeaderList = []
+    control: dict[bytes, bytes] = {}
+    options: list[bytes] = []
+    for pair in headers:
+        name = pair[0]
+        if from_adapter and (b"_" in name or name.startswith(FORWARDING)):
+            continue
+        if name[:2] == b"x-":
+            if name[:8] == b"x-serve-":
+                if name in control and name in _CONSUMED:
+                    raise BadControlHeader(f"the header {name.decode()} is there twice")
+                control[name] = pair[1]
+                continue
+            if name == REQUEST_ID:
+                control.setdefault(name, pair[1])
+                continue
+        if name not in dropped:
+            passing.append(pair)
+        elif name == b"connection":
+            options.append(pair[1])
+    if options and (listed := nominated(options) - HOP_BY_HOP):
+        passing = [pair for pair in passing if pair[0] not in listed]
+    return passing, control
+
+
+def control_text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = control.get(name)
+    if value is None:
+        return None
+    try:
+        text = value.decode("ascii")
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise BadControlHeader(f"the header {name.decode()} must be text and not empty")
+    return text
+
+
+def control_seconds(value: bytes) -> float:
+    if not _SECONDS.fullmatch(value) or not float(value):
+        name, text = TIMEOUT.decode(), value[:40].decode("latin-1")
+        raise BadControlHeader(f"the header {name} must be a number of seconds above 0, such as 2.5, got {text!r}")
+    return float(value)
+
+
+def passing_headers(headers: HeaderList) -> HeaderList:
+    """Return the headers of an answer that may leave; a fresh list or *headers* itself."""
+    for name, _ in headers:
+        if name in _NOT_PASSED_ON or name[:8] == b"x-serve-":
+            return [pair for pair in end_to_end(headers, _NOT_PASSED_ON) if pair[0][:8] != b"x-serve-"]
+    return headers
+
+
+def is_open_ended(headers: HeaderList) -> bool:
+    """Return whether an answer of *headers* is streamed, and its backend does not say how proxies buffer it."""
+    return not any(name == b"content-length" or name == b"x-accel-buffering" for name, _ in headers)
