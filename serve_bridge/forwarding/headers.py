@@ -70,6 +70,11 @@ def split_headers(
 
 
 def control_text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """Return the value of a control header as text; None if the request does not have it.
+
+    Raises:
+        BadControlHeader: The value is empty or not ASCII.
+    """
     value = control.get(name)
     if value is None:
         return None
@@ -83,6 +88,11 @@ def control_text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 
 def control_seconds(value: bytes) -> float:
+    """Return the seconds that the control header `TIMEOUT` grants.
+
+    Raises:
+        BadControlHeader: *value* is not a number above 0.
+    """
     if not _SECONDS.fullmatch(value) or not float(value):
         name, text = TIMEOUT.decode(), value[:40].decode("latin-1")
         raise BadControlHeader(f"the header {name} must be a number of seconds above 0, such as 2.5, got {text!r}")
