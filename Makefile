@@ -8,7 +8,7 @@ SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo test faults nodes tokens conformance pythons matrix newer-python prose check docs bench clean
+.PHONY: setup system-packages demo fast test ci faults nodes tokens conformance pythons matrix newer-python prose check docs bench clean
 
 setup: $(SETUP) system-packages
 
@@ -38,13 +38,24 @@ demo: $(SETUP)
 	$(BIN)/python -m examples.demo
 
 # Whole files side by side, as many as there are cores.
-test: setup
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# The fault tests and the fuzzing (half a million mutated requests), ten times as long as `make test` runs them.
+# The unit tests and those of the local runtime, for the time while code is written.
+fast: $(SETUP)
+	$(PYTEST) tests/unit tests/local
+
+# All promises. Compared with `make ci`, property tests try 20 examples instead of 100, and fuzz tests make 5,000
+# requests instead of 50,000.
+test: setup
+	$(PYTEST)
+
+# Everything that must pass before a change lands: the checks, a newer Python, and the tests with all inputs.
+ci: check newer-python setup
+	FULL=1 $(PYTEST)
+
+# The fault tests and the fuzzing, ten times as long as `make test` runs them.
 faults: $(SETUP)
-	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/local/test_edge_fuzz.py \
-		tests/local/test_replica_fuzz.py tests/unit/test_wire_fuzz.py
+	FAULTS_SCALE=$${FAULTS_SCALE:-10} $(BIN)/python -m pytest --timeout 1800 tests/faults tests/fuzz
 
 # The tests on three hosts, each made of namespaces of this machine: two Ray nodes and a web host; as root. Without root
 # they are skipped. `make test` runs them too, but for the slow ones.

@@ -17,8 +17,8 @@ from matrix.pythons import FOLDER, PYTHONS, REPOSITORY, Python
 WEB: Final = "proxy,cli,django,flask,starlette,fastapi"
 SHOWN: Final = ("Django", "Flask", "Starlette", "FastAPI", "uvicorn", "websockets", "msgspec", "Ray")
 """The packages whose versions the table has."""
-MAIN: Final = ("tests/unit", "tests/local", "tests/adapters", "-m", "not ray")
-QUICK: Final = (*MAIN, "-k", "not fuzz and not conformance")
+MAIN: Final = ("tests/unit", "tests/local", "tests/adapters", "tests/fuzz", "-m", "not ray")
+QUICK: Final = ("tests/unit", "tests/local", "tests/adapters", "-m", "not ray", "-k", "not conformance")
 """Without the slow tests that depend on no version of a dependency but on chance and on a browser's protocol."""
 RAY: Final = ("tests/ray", "tests/adapters", "-m", "ray")
 

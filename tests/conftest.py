@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import httpx
@@ -17,14 +18,25 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
+from tests.support.effort import FULL
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until_equal
 
 # A busy machine is slow now and then, which says nothing of the code.
-settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+settings.register_profile("full", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("full"), max_examples=20)
+settings.load_profile("full" if FULL else "quick")
+
+# One seed for all workers of a run, which inherit the environment.
+os.environ.setdefault("FUZZ_SEED", str(SystemRandom().getrandbits(32)))
 
 CPUS = 8
+
+
+def pytest_report_header() -> str:
+    """Say what makes the inputs of the fuzz tests again."""
+    return f"FUZZ_SEED={os.environ['FUZZ_SEED']}, {'full' if FULL else 'quick'}"
+
 
 _numbers = itertools.count()
 

@@ -1,14 +1,10 @@
-"""Mutated frames to the parsers of the data plane: what does not belong is a ProtocolError, and never anything else.
-
-`FAULTS_SCALE` multiplies the number of inputs.
-"""
+"""Mutated frames to the parsers of the data plane: what does not belong is a ProtocolError, and never anything else."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
-from random import Random, SystemRandom
+from random import Random
 
 import msgspec
 import pytest
@@ -19,9 +15,10 @@ from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, decoder
 from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
-from tests.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
+from tests.fuzz.support.inputs import SEED, numbers, repeat
+from tests.fuzz.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 
-INPUTS = int(5_000 * float(os.environ.get("FAULTS_SCALE", "1")))
+INPUTS = 1_000
 SPACE_BYTES = 3000
 KINDS: list[type[msgspec.Struct]] = [CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, RoutingTable]
 
@@ -49,10 +46,9 @@ def cut(random: Random, data: bytes) -> list[bytes]:
 @pytest.mark.parametrize("at_caller", [True, False], ids=["caller", "replica"])
 def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: bool) -> None:
     """However they are cut; no more than one frame is kept, and no more than its place is filled."""
-    seed = SystemRandom().getrandbits(32)
-    for number in range(INPUTS):
+    for number in numbers(INPUTS):
         random = Random(number)
-        data = mutated_frames(seed, number, ANSWERED if at_caller else ASKED)
+        data = mutated_frames(SEED, number, ANSWERED if at_caller else ASKED)
         space = memoryview(bytearray(SPACE_BYTES)) if random.random() < 0.5 else None
         session: CallerSession[Stream] | ReplicaSession[Stream]
         if at_caller:
@@ -65,7 +61,7 @@ def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: boo
         try:
             taken = fed(session, cut(random, data))
         except Exception as error:
-            raise AssertionError(f"seed {seed}, number {number}: {data!r}") from error
+            raise AssertionError(f"{repeat(number)}: {data!r}") from error
         assert all(HEADER_BYTES + len(frame.payload) + frame.placed <= len(data) for frame in taken)
         assert all(len(frame.payload) + frame.placed <= MAX_PAYLOAD for frame in taken)
 
@@ -73,9 +69,9 @@ def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: boo
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_bytes_that_are_no_message_raise_a_protocol_error(kind: type[msgspec.Struct]) -> None:
     """Text that is no UTF-8 as everything else."""
-    random, decode = Random(0), decoder(kind)
-    for _ in range(INPUTS):
-        data = bytearray(HTTP_HEAD)
+    decode = decoder(kind)
+    for number in numbers(INPUTS):
+        random, data = Random(SEED << 40 | number), bytearray(HTTP_HEAD)
         for _ in range(random.randint(1, 3)):
             data[random.randrange(len(data))] = random.randrange(256)
         with contextlib.suppress(ProtocolError):

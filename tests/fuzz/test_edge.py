@@ -2,8 +2,7 @@
 
 What user code got is compared with what h11 reads from the same bytes: number, boundaries and bytes of the requests.
 
-Many connections are in flight at once, from one event loop. `FAULTS_SCALE` multiplies the number of inputs. What
-fails is shown with the seed and number that make it again: `FUZZ_SEED` and `FUZZ_FROM` say where to begin.
+Many connections are in flight at once, from one event loop.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from random import Random, SystemRandom
+from random import Random
 from typing import Any, cast
 
 import psutil
@@ -25,15 +23,15 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.http_server.http_connection import EdgeProtocol
+from tests.fuzz.support.framing_oracle import read_by_h11
+from tests.fuzz.support.inputs import SCALE, SEED, numbers, repeat
+from tests.fuzz.support.mutated_requests import REQUESTS, mutated
 from tests.local.test_edge import REFUSED, SERVED
 from tests.local.test_edge_requests import STATUSES
 from tests.support.edge_server import Answer, answers, read_all
-from tests.support.framing_oracle import read_by_h11
-from tests.support.mutated_requests import REQUESTS, mutated
 from tests.support.waiting import wait_until, wait_until_equal
 
-SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
-INPUTS = int(50_000 * SCALE)
+INPUTS = 5_000
 AT_ONCE = 128
 STAYING = 40
 """One client in so many says nothing more and waits for a deadline of the proxy; the others end their side."""
@@ -213,18 +211,18 @@ async def send(address: tuple[str, int], data: bytes, sender: Sender) -> object:
     return complaint(data, bytes(sender.received), reset)
 
 
-async def send_all(address: tuple[str, int], seed: int, numbers: Iterator[int]) -> tuple[int, list[str]]:
-    """Send the inputs of *numbers*, `AT_ONCE` at a time; return how many were answered, and what was wrong."""
+async def send_all(address: tuple[str, int], sent: Iterator[int]) -> tuple[int, list[str]]:
+    """Send inputs by their numbers, `AT_ONCE` at a time; return how many were answered, and what was wrong."""
     answered, wrong = 0, []
 
     async def worker() -> None:
         nonlocal answered
-        for number in numbers:
-            data = mutated(seed, number, BAD_REQUESTS)
+        for number in sent:
+            data = mutated(SEED, number, BAD_REQUESTS)
             random = Random(number)
             sender = Sender(pieces_of(random, data), stays=not random.randrange(STAYING))
             if (found := await send(address, data, sender)) is not None:
-                wrong.append(f"FUZZ_SEED={seed} FUZZ_FROM={number}\n{data!r}\n{bytes(sender.received)!r}\n{found!r}")
+                wrong.append(f"{repeat(number)}\n{data!r}\n{bytes(sender.received)!r}\n{found!r}")
             answered += sender.received.startswith(b"HTTP/1.1 ")
             if len(wrong) >= 5:
                 return
@@ -240,10 +238,9 @@ async def send_all(address: tuple[str, int], seed: int, numbers: Iterator[int]) 
 @pytest.mark.usefixtures("nothing_left")
 def test_no_bytes_break_the_proxy(address: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
     """P29: 2xx, 3xx, 4xx, 501, 505 or the end of the connection, before the deadlines of the proxy at the latest."""
-    seed = int(os.environ.get("FUZZ_SEED", SystemRandom().getrandbits(32)))
-    first = int(os.environ.get("FUZZ_FROM", "0"))
+    sent = numbers(INPUTS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        answered, wrong = runner.run(send_all(address, seed, iter(range(first, first + INPUTS))))
+        answered, wrong = runner.run(send_all(address, iter(sent)))
     assert not wrong, "\n\n".join(wrong)
-    assert answered > INPUTS // 2
+    assert answered > len(sent) // 2
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
