@@ -10,16 +10,35 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from serve_bridge.controller.proxies import RunningProxy
-from serve_bridge.controller.replicas import RunningReplica
 from serve_bridge.controller.runtime import Store
 from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.specs import Backend
 from serve_bridge.wire import payload
+from serve_bridge.wire.address import ReplicaAddress
 
 FORMAT: Final = 2
 _KEY: Final = "checkpoint"
+
+
+@dataclass(frozen=True)
+class ReplicaSnapshot:
+    """What a restarted controller must know of a replica; one that was still starting has no address."""
+
+    id: str
+    backend: str
+    revision: int
+    address: ReplicaAddress | None
+
+
+@dataclass(frozen=True)
+class ProxySnapshot:
+    """What a restarted controller must know of a proxy."""
+
+    id: str
+    node: str
+    url: str
+    address: ReplicaAddress
 
 
 @dataclass(frozen=True)
@@ -38,8 +57,8 @@ class Checkpoint:
     version: int
     http_port: int
     tcp_port: int
-    proxies: list[RunningProxy]
-    replicas: list[RunningReplica]
+    proxies: list[ProxySnapshot]
+    replicas: list[ReplicaSnapshot]
     format: int = field(default=FORMAT)
 
 

@@ -78,7 +78,7 @@ class Record:
         version = self.version
         revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
         table = self.wanted.table(self._generation, version, self._fleet.ready(revisions))
-        proxies = tuple(proxy.address for proxy in self._proxies.running)
+        proxies = tuple(proxy.address for proxy in self._proxies.snapshots)
         await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies))
         return version
 
@@ -99,7 +99,7 @@ class Record:
                 version=self.version + 1,
                 http_port=self._proxies.port,
                 tcp_port=self.tcp_port,
-                proxies=self._proxies.running,
-                replicas=self._fleet.running,
+                proxies=self._proxies.snapshots,
+                replicas=self._fleet.snapshots,
             )
         )

@@ -1,8 +1,10 @@
-"""Contact of the controller with a process of its instance, over the data plane: lost, regained, or gone for good.
+"""How the controller connects to the replicas and proxies of its instance, and connects again.
 
-Rule 1: a broken connection is no death. The process is dialled again until it answers or has certainly ended.
-Rule 2: while nothing of its host can be reached, silence says nothing about a process. It counts once the host answers.
-Rule 3: nothing here waits for the control plane of Ray, but for the word that a process has ended.
+Rule 1: a broken connection does not mean that a process has ended. The controller dials the process again until it
+    answers, or has certainly ended.
+Rule 2: while the host of a process cannot be reached, silence says nothing about the process. It counts once the host
+    answers.
+Rule 3: no decision here waits for Ray's control plane. It is asked only whether a process has ended.
 """
 
 from __future__ import annotations
@@ -11,48 +13,67 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from serve_bridge.controller.tracked_process import TrackedProcess
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.auth import Key
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, places_of
+from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, dial_running, places_of
 
 REDIAL: Final = Backoff(shortest_s=0.05, longest_s=1.0)
 """Waits between the tries to connect to a process again."""
 
 
-async def regained(
-    address: ReplicaAddress, key: Key, generation: str, role: Role, has_ended: Callable[[], Awaitable[bool]]
-) -> CallerConnection | None:
-    """Return a new connection to a process whose connection broke; None once the process has ended or hangs.
+class Contact:
+    """Connects to the processes of one instance."""
 
-    It takes as long as its host cannot be reached and *has_ended* returns False.
-    """
-    unanswered = 0
-    for wait_s in REDIAL.waits_s():
-        try:
-            return await dial(address, key, generation, role)
-        except (NobodyListens, AuthenticationError):
-            return None
-        except Lost:
-            if await host_answers(address):
-                unanswered += 1
-            elif await has_ended():
+    def __init__(self, key: Key, generation: str, has_ended: Callable[[str], Awaitable[bool]]) -> None:
+        """*has_ended* returns whether the process of an id has certainly ended."""
+        self._key = key
+        self._generation = generation
+        self._has_ended = has_ended
+
+    async def connect(self, process: TrackedProcess) -> CallerConnection:
+        """Return a first connection to *process*, which has just been seen running.
+
+        Raises:
+            Lost: No process answers. It is `NobodyListens` if the process has ended.
+            AuthenticationError: Another process answers at the address.
+        """
+        assert process.address is not None
+        return await dial_running(process.address, self._key, self._generation, process.role)
+
+    async def reconnect(self, process: TrackedProcess) -> CallerConnection | None:
+        """Return a new connection to *process*, whose connection broke; None once it has ended, or hangs.
+
+        This takes as long as the host cannot be reached and the process is not known to have ended.
+        """
+        assert process.address is not None
+        unanswered = 0
+        for wait_s in REDIAL.waits_s():
+            try:
+                return await dial(process.address, self._key, self._generation, process.role)
+            except (NobodyListens, AuthenticationError):
                 return None
-        if unanswered >= TRIES:
-            break
-        await asyncio.sleep(wait_s)
-    return None
+            except Lost:
+                if await host_answers(process.address):
+                    unanswered += 1
+                elif await self._has_ended(process.id):
+                    return None
+            if unanswered >= TRIES:
+                break
+            await asyncio.sleep(wait_s)
+        return None
 
 
 async def host_answers(address: ReplicaAddress) -> bool:
-    """Return whether the host of *address* can be reached, whatever becomes of the process there."""
+    """Return whether the host of *address* can be reached; the process there may have ended."""
     try:
         place = places_of(address)[-1]
     except NobodyListens:
-        return True  # it is this host
+        return True  # the address has only a unix socket, so its host is this one
     if isinstance(place, str):
         return True
     loop = asyncio.get_running_loop()
@@ -61,7 +82,7 @@ async def host_answers(address: ReplicaAddress) -> bool:
             transport, _ = await loop.create_connection(asyncio.Protocol, *place)
     except ConnectionRefusedError:
         return True
-    except OSError:  # TimeoutError too
+    except OSError:  # a TimeoutError is one too
         return False
     transport.abort()
     return True

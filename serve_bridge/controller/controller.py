@@ -12,31 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
-from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.http_options import HTTPOptions, http_differences
+from serve_bridge.controller.backend_changes import BackendChanges
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import Record
+from serve_bridge.controller.contact import Contact
 from serve_bridge.controller.deployments import Deployments
 from serve_bridge.controller.lease import Lease
-from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.proxies import Proxies
-from serve_bridge.controller.repairs import Repairs
-from serve_bridge.controller.replicas import Fleet, Replica
+from serve_bridge.controller.replica_launches import ReplicaLaunches
+from serve_bridge.controller.replicas import Fleet
 from serve_bridge.controller.runtime import Runtime
+from serve_bridge.controller.status import Status
 from serve_bridge.controller.table_publisher import asked_by
+from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
-from serve_bridge.specs import Backend, DeclaredEndpoint, Origin, Settings
+from serve_bridge.process.task_set import TaskSet
+from serve_bridge.specs import DeclaredEndpoint, Settings
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire import payload
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -44,7 +44,6 @@ from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 
-_STARTING, _READY, _UNHEALTHY = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY
 _logger = logging.getLogger("serve_bridge.controller")
 
 
@@ -56,38 +55,28 @@ class Controller:
         self._key = key
         self._runtime = runtime
         self._listener = Listener(self, key, settings.generation, CONTROLLER)
-        self._fleet = Fleet(
-            runtime,
-            key,
-            generation=settings.generation,
-            directory=settings.directory,
-            tcp_host=settings.tcp_host,
-            on_change=self._fleet_changed,
-            on_end=self._replica_ended,
-        )
+        contact = Contact(key, settings.generation, runtime.has_ended)
+        self._fleet = Fleet(runtime, contact, on_change=self._replica_changed, on_end=self._replica_ended)
+        self._launches = ReplicaLaunches(settings, key, runtime, self._fleet)
         self._proxies = Proxies(
-            runtime,
-            key,
-            generation=settings.generation,
-            directory=settings.directory,
-            tcp_host=settings.tcp_host,
-            on_change=lambda: self._spawn(self._proxies_changed()),
+            settings, key, runtime, contact, on_change=lambda: self._tasks.start(self._proxies_changed())
         )
         self._checkpoints = Checkpoints(runtime.store, settings.name)
         self._record = Record(settings.generation, self._checkpoints, self._fleet, self._proxies)
-        self._repairs = Repairs(self._repair)
+        self._backends = BackendChanges(self._record, self._checkpoints, self._fleet, self._launches)
         self._deployments = Deployments()
-        self._lease = Lease(settings.name, lambda: self._spawn(self.shutdown()))
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._status = Status(
+            settings.name, self._record, self._fleet, self._proxies, self._backends.repairs, self._deployments
+        )
+        self._lease = Lease(settings.name, lambda: self._tasks.start(self.shutdown()))
+        self._tasks = TaskSet(_logger)
         self._closing = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
-            "create_backend": self.create_backend,
-            "update_backend": self.update_backend,
-            "update_backend_config": self.update_backend_config,
-            "delete_backend": self.delete_backend,
-            "list_backends": self.list_backends,
+            "create_backend": self._backends.create_backend,
+            "update_backend": self._backends.update_backend,
+            "update_backend_config": self._backends.update_backend_config,
+            "delete_backend": self._backends.delete_backend,
+            "list_backends": self._backends.list_backends,
             "create_endpoint": self.create_endpoint,
             "declare_endpoints": self.declare_endpoints,
             "delete_endpoint": self.delete_endpoint,
@@ -98,7 +87,7 @@ class Controller:
             "begin_deployment": self.begin_deployment,
             "note_deployment": self.note_deployment,
             "end_deployment": self.end_deployment,
-            "status": self.status,
+            "status": self._status.collect,
             "differences": self.differences,
             "lease": self._lease.hold,
             "shutdown": self.shutdown,
@@ -115,7 +104,7 @@ class Controller:
             await self._recover(checkpoint)
         # Not before: a change that came now would be made to nothing, and checkpointed so.
         self._instance = await self._listen()
-        self._fleet.begin(self._instance)
+        self._launches.begin(self._instance)
         if checkpoint is not None:
             await self._resume(checkpoint)
         else:
@@ -158,23 +147,24 @@ class Controller:
         backends = self._record.wanted.backends
         await asyncio.gather(
             *(self._fleet.recover(found, backends.get(found.backend)) for found in checkpoint.replicas),
-            *(self._proxies.adopt(found) for found in checkpoint.proxies),
+            *(self._proxies.recover(found) for found in checkpoint.proxies),
         )
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Go on where a predecessor ended; what it had running is known by now."""
         await self._record.publish()
         self._proxies.resume(replace(self._settings.http, port=checkpoint.http_port), self._instance.controller)
-        for name in self._record.wanted.backends:
-            self._repairs.begin(name)
+        self._backends.repair_all()
         await self._record.save()
         instances.write(self._instance)
-        self._spawn(self._announce())
+        self._tasks.start(self._announce())
 
     async def _announce(self) -> None:
         """Tell who may look for the controller where it is now."""
         await asyncio.gather(
-            self._fleet.announce(), self._proxies.announce(), self._runtime.update_files(self._instance)
+            self._fleet.announce(self._instance.controller),
+            self._proxies.announce(),
+            self._runtime.update_files(self._instance),
         )
 
     @property
@@ -191,7 +181,7 @@ class Controller:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Take a subscription (REQUEST) or an operation (CALL)."""
         if frame.kind == Kind.REQUEST:
-            self._spawn(self._record.publisher.serve(stream, str(frame.payload, "latin-1")), stream)
+            self._serve(stream, self._record.publisher.serve(stream, str(frame.payload, "latin-1")))
             return
         head = calls.decode_call(frame.payload)
         operation = self._operations.get(head.call_method)
@@ -200,9 +190,11 @@ class Controller:
         elif self._closing and head.call_method != "shutdown":
             stream.reject("closing", "the instance is shutting down")
         else:
-            # Only what a process holds ends with it (Rule 5).
-            held = stream if head.call_method in ("lease", "hold_deployment") else None
-            self._spawn(self._answer(stream, head, operation), held)
+            answer = self._answer(stream, head, operation)
+            if head.call_method in ("lease", "hold_deployment"):  # only these end with the process (Rule 5)
+                self._serve(stream, answer)
+            else:
+                self._tasks.start(answer)
 
     async def _answer(self, stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
         """Run *operation* and send its result, with the version of the table that has it."""
@@ -214,119 +206,11 @@ class Controller:
         asked_by.set(head.submitter or None)  # in the context of this task alone
         await calls.answer_control(stream, head, versioned)
 
-    def _spawn(self, work: Any, stream: ReplicaStream | None = None) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        if stream is not None:
-            stream.on_cancel = task.cancel
-            task.add_done_callback(lambda _: stream.abort())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    # backends
-
-    async def create_backend(self, backend: Backend) -> None:
-        """Start *backend*'s replicas, then let endpoints use it.
-
-        Raises:
-            ConfigError: The name is taken.
-            BackendStartError: It cannot start; nothing is left of it.
-        """
-        async with self._changing(backend.name):
-            self._record.wanted.check_free(backend.name)
-            await self._launch(backend, backend.config.num_replicas)
-            await self._record.change(lambda wanted: wanted.backends.update({backend.name: backend}))
-
-    async def update_backend(
-        self,
-        name: str,
-        code: bytes,
-        is_async: bool,
-        config: BackendConfig | None,
-        actor_options: payload.Opaque | None,
-        is_application: bool = False,
-        origin: Origin | None = None,
-    ) -> None:
-        """Replace *name*'s code: new replicas are ready before old ones drain. *origin* is given by a deployment.
-
-        Raises:
-            BackendNotFound: There is none.
-            ConfigError: It would become an application, or no longer be one.
-            BackendStartError: The new code cannot start; the old goes on serving.
-        """
-        async with self._changing(name):
-            old = self._record.wanted.backend(name)
-            old.check_same_kind(is_application)
-            new = old.revised(code, is_async, config, actor_options, origin)
-            await self._launch(new, new.config.num_replicas)
-            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
-            await self._withdraw([r for r in self._fleet.of(name, _READY, _UNHEALTHY) if r.revision != new.revision])
-            await self._checkpoints.forget_code(old)
-
-    async def update_backend_config(
-        self, name: str, config: BackendConfig, origin: Origin | None = None, code: bytes | None = None
-    ) -> None:
-        """Change the options of *name* that *config* was given; its replicas go on.
-
-        *origin* and *code* are given by a deployment: the same code, which later replicas may import from another
-        directory.
-
-        Raises:
-            BackendNotFound: There is none.
-            ConfigError: The code cannot follow the new options; nothing has changed.
-            BackendStartError: More replicas cannot start; the number has not changed.
-        """
-        async with self._changing(name):
-            old = self._record.wanted.backend(name)
-            new = replace(old, config=old.config.merged(config), origin=origin or old.origin, code=code or old.code)
-            running = self._fleet.of(name, _READY, _UNHEALTHY)  # what must go is taken from the end
-            await self._fleet.configure(running, old, new)
-            try:
-                await self._launch(new, new.config.num_replicas - len(running))
-            except BaseException:
-                await self._fleet.configure(running, new, old)
-                raise
-            if new.code != old.code:
-                await self._checkpoints.save_code(new)
-            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
-            if surplus := running[new.config.num_replicas :]:
-                await self._withdraw(surplus)
-
-    async def delete_backend(self, name: str, force: bool) -> None:
-        """End *name*'s replicas once no router names them, with *force* without a drain; an unknown name is fine.
-
-        Raises:
-            ConfigError: A traffic policy names it.
-        """
-        async with self._changing(name):
-            backend = await self._record.change(lambda wanted: wanted.delete_backend(name, force=force))
-            if backend is not None:
-                replicas = self._fleet.of(name, _READY, _UNHEALTHY)
-                await (self._fleet.abandon(replicas) if force else self._withdraw(replicas))
-                await self._checkpoints.forget_code(backend)
-
-    async def list_backends(self) -> dict[str, BackendConfig]:
-        """Return every backend's options, defaults filled in."""
-        return {name: backend.resolved for name, backend in self._record.wanted.backends.items()}
-
-    async def _launch(self, backend: Backend, count: int, *, all_or_none: bool = True) -> None:
-        if count <= 0:
-            return
-        planned = self._fleet.plan(backend, count)
-        try:
-            await self._checkpoints.save_code(backend)
-            await self._record.save()
-        except BaseException:
-            await self._fleet.abandon(planned)
-            raise
-        await self._fleet.launch(backend, planned, all_or_none=all_or_none)
-
-    async def _withdraw(self, replicas: list[Replica]) -> None:
-        """Unpublish *replicas*, then drain and end them."""
-        # Unpublish first, then drain: a router that still holds the old table gets a REJECT, which loses nothing.
-        self._fleet.unroute(replicas)
-        await self._record.spread()
-        await self._fleet.retire(replicas)
+    def _serve(self, stream: ReplicaStream, work: Coroutine[Any, Any, Any]) -> None:
+        """Run *work* for as long as *stream* lives."""
+        task = self._tasks.start(work)
+        stream.on_cancel = task.cancel
+        task.add_done_callback(lambda _: stream.abort())
 
     # endpoints
 
@@ -371,8 +255,7 @@ class Controller:
         await self._deployments.wait(project, key, timeout_s)
         unfinished = self._record.wanted.unfinished.get(project)
         for change in unfinished.begun if unfinished is not None else ():
-            async with self._lock(change.rpartition(" ")[2]):
-                pass
+            await self._backends.completed(change.rpartition(" ")[2])
         return unfinished
 
     async def note_deployment(self, unfinished: Unfinished) -> None:
@@ -385,60 +268,11 @@ class Controller:
 
     # the instance
 
-    async def status(self) -> dict[str, Any]:
-        """Return what runs: nodes, proxies and what they counted, what `_describe` says of each backend, endpoints."""
-        return {
-            "name": self._settings.name,
-            "nodes": await self._proxies.nodes(),
-            "http_urls": self._proxies.urls,
-            "proxies": await self._proxies.statistics(),
-            "table_version": self._record.version,
-            "backends": {name: self._describe(backend) for name, backend in self._record.wanted.backends.items()},
-            "endpoints": {
-                name: {**described, **_of_origin(self._record.wanted.endpoints[name].origin)}
-                for name, described in self._record.wanted.describe_endpoints().items()
-            },
-            "deployments": [
-                {
-                    "project": each.project,
-                    "begun_at": each.time,
-                    "running": self._deployments.runs(each.project),
-                    "begun": list(each.begun),
-                    "left": list(each.left),
-                    "failure": each.failure or None,
-                }
-                for each in self._record.wanted.unfinished.values()
-            ],
-        }
-
     async def differences(self, http: HTTPOptions, detached: bool) -> list[str]:
         """Return in what the options that the instance was started with differ from these."""
         was = self._settings.detached
         own = [] if was == detached else [f"detached is {was}, not {detached}"]
         return [*own, *http_differences(self._settings.http, http)]
-
-    def _describe(self, backend: Backend) -> dict[str, Any]:
-        """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin.
-
-        Of a replica that was lost in the last minute "last_end" says how its process has ended.
-        """
-        replicas = {r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name}
-        setbacks = self._repairs.setbacks[backend.name]
-        ready = self._fleet.of(backend.name, _READY)
-        short = len(ready) < backend.config.num_replicas
-        # One that dies as soon as it is ready has failed, although it is ready for a moment.
-        over = not short and all(replica.has_lasted() for replica in ready)
-        return {
-            "wanted": backend.config.num_replicas,
-            "replicas": replicas,
-            "failure": (setbacks.reason or None) if short or (setbacks.is_news() and not over) else None,
-            "failed": setbacks.failed() and not over,
-            "last_end": setbacks.last_end(),
-            **_of_origin(backend.origin),
-            "fingerprint": backend.origin.fingerprint if backend.origin is not None else "",
-            "declared": list(backend.origin.declared) if backend.origin is not None else [],
-            "search_path": list(backend.origin.search_path) if backend.origin is not None else [],
-        }
 
     async def shutdown(self) -> None:
         """Drain and end proxies and replicas, forget everything, and end."""
@@ -446,10 +280,7 @@ class Controller:
             return
         self._closing = True
         self._lease.close()
-        changes = {*self._repairs.close(), *self._changes} - {asyncio.current_task()}
-        for change in changes:
-            change.cancel()
-        await asyncio.gather(*changes, return_exceptions=True)
+        await self._backends.close()
         for step in (self._proxies.stop, self._fleet.end, self._forget):
             try:
                 await step()
@@ -464,82 +295,27 @@ class Controller:
 
     def _end(self) -> None:
         self.close()
-        self._spawn(self._runtime.end())
+        self._tasks.start(self._runtime.end())
 
     def close(self) -> None:
         """Drop every connection; what runs goes on running."""
         self._fleet.close()
         self._listener.close()
 
-    # keeping it so
+    # replicas and proxies report
 
-    def _lock(self, name: str) -> asyncio.Lock:
-        """Return the lock of backend *name*. It exists only while it is used, since callers may name any backend."""
-        lock = self._locks.get(name)
-        if lock is None:
-            lock = self._locks[name] = asyncio.Lock()
-        return lock
-
-    @asynccontextmanager
-    async def _changing(self, name: str) -> AsyncIterator[None]:
-        """Change backend *name*, alone; what is missing of it afterwards is repaired."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._changes.add(task)
-        # A user who corrects a backend must not wait for replicas of the wrong one that hang while they start.
-        self._repairs.interrupt(name)
-        try:
-            async with self._lock(name):
-                yield
-        finally:
-            self._changes.discard(task)
-            self._repairs.begin(name)
-
-    def _fleet_changed(self, replica: Replica) -> None:
-        """A replica was lost or changed its health: tell the routers, and make up for it."""
+    def _replica_changed(self, replica: TrackedReplica) -> None:
+        """A replica was lost, or its health has changed: tell the routers, and replace it if need be."""
         if self._closing:
             return
-        if replica.crashed():
-            self._repairs.setbacks[replica.backend].note(f"replica {replica.id} died as soon as it was ready")
-        self._spawn(self._record.publish())
-        self._repairs.begin(replica.backend)
+        self._tasks.start(self._record.publish())
+        self._backends.replica_changed(replica)
 
-    def _replica_ended(self, replica: Replica, how: str) -> None:
-        """A replica was lost, and now it is known how its process has ended."""
-        soon = " as soon as it was ready" if replica.crashed() else ""
-        self._repairs.setbacks[replica.backend].tell(f"replica {replica.id} ended with {how}{soon}")
+    def _replica_ended(self, replica: TrackedReplica, how: str) -> None:
+        self._backends.replica_ended(replica, how)
 
     async def _proxies_changed(self) -> None:
         """A proxy has come: routers may ask it where the controller is, and a successor must know it."""
         if not self._closing:
             await self._record.publish()
             await self._record.save()
-
-    async def _repair(self, name: str) -> bool:
-        """Make one try to bring *name* to its number of replicas; return whether nothing is left to do."""
-        async with self._lock(name):
-            backend = self._record.wanted.backends.get(name)
-            if backend is None:
-                self._repairs.setbacks.pop(name, None)
-                return True
-            running = self._fleet.of(name, _STARTING, _READY, _UNHEALTHY)
-            missing = backend.config.num_replicas - len(running)
-            if missing < 0:  # a predecessor had not come to it
-                await self._withdraw(running[missing:])
-            if missing <= 0:
-                return True
-            try:
-                await self._launch(backend, missing, all_or_none=False)
-            except Exception as error:  # whatever it is: giving up would leave the backend short for ever
-                self._repairs.setbacks[name].note(str(error))
-                _logger.warning("backend %r: %s", name, error)
-            await self._record.publish()
-            await self._record.save()
-            return False
-
-
-def _of_origin(origin: Origin | None) -> dict[str, Any]:
-    """Return the project that deployed something, the version, and the time; None: it was made by hand."""
-    if origin is None:
-        return {"owner": None, "version": None, "deployed_at": None}
-    return {"owner": origin.owner, "version": origin.version or None, "deployed_at": origin.time}

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
-from serve_bridge.controller import proxies
+from serve_bridge.controller import proxies, proxy_probes
 from tests.support.waiting import wait_until
 
 _numbers = itertools.count()
@@ -50,8 +50,9 @@ class Holding:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller that waits a fifth as long as it does."""
-    for name in ("WATCH_S", "SUSPECT_S", "SILENT_S", "BUSY_S"):
-        monkeypatch.setattr(proxies, name, getattr(proxies, name) / 5)
+    monkeypatch.setattr(proxies, "WATCH_S", proxies.WATCH_S / 5)
+    for name in ("USED_TIMEOUT_S", "SUSPECT_S", "SILENT_S", "BUSY_S"):
+        monkeypatch.setattr(proxy_probes, name, getattr(proxy_probes, name) / 5)
 
 
 def status_after(hold: Callable[[], None]) -> int | None:

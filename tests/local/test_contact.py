@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge.controller.contact import host_answers, regained
+from serve_bridge.controller.contact import Contact, host_answers
+from serve_bridge.controller.tracked_proxy import TrackedProxy
 from serve_bridge.wire import listener as sockets
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
@@ -31,14 +32,14 @@ class Quiet:
         return 0
 
 
-async def lives() -> bool:
+async def lives(id: str) -> bool:
     """Say that the process has not ended, as far as is known."""
     return False
 
 
 async def has_regained(address: ReplicaAddress) -> bool:
     """Return whether there is a new connection to *address*."""
-    connection = await regained(address, KEY, "g", Role.PYTHON, lives)
+    connection = await Contact(KEY, "g", lives).reconnect(TrackedProxy("r", "node", "http://127.0.0.1", address))
     if connection is not None:
         connection.close()
     return connection is not None

@@ -9,9 +9,7 @@ from dataclasses import replace
 import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
-from serve_bridge.controller.proxies import RunningProxy
-from serve_bridge.controller.replicas import RunningReplica
+from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints, ProxySnapshot, ReplicaSnapshot
 from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
@@ -56,8 +54,8 @@ def taken(*backends: Backend) -> Checkpoint:
         version=7,
         http_port=8000,
         tcp_port=9000,
-        proxies=[RunningProxy("p1", "n1", "http://127.0.0.1:8000", address)],
-        replicas=[RunningReplica("r1", "b", 1, address), RunningReplica("r2", "b", 1, None)],
+        proxies=[ProxySnapshot("p1", "n1", "http://127.0.0.1:8000", address)],
+        replicas=[ReplicaSnapshot("r1", "b", 1, address), ReplicaSnapshot("r2", "b", 1, None)],
     )
 
 

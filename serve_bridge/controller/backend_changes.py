@@ -1,0 +1,229 @@
+"""Changes of backends and of their replicas: one at a time for each backend.
+
+Rule 1: a change is checkpointed before it is acted on or published; a refused change leaves everything as it was.
+Rule 2: new replicas are ready before old ones are withdrawn. Replicas are unpublished before they drain.
+Rule 3: a backend that lacks replicas is repaired whenever no change of it runs (see `repairs`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.controller.checkpoint import Checkpoints
+from serve_bridge.controller.committed_state import Record
+from serve_bridge.controller.lifecycle import ReplicaState
+from serve_bridge.controller.option_changes import change_options
+from serve_bridge.controller.repairs import Repairs
+from serve_bridge.controller.replica_launches import ReplicaLaunches
+from serve_bridge.controller.replicas import Fleet
+from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
+from serve_bridge.specs import Backend, Origin
+from serve_bridge.wire import payload
+
+_logger = logging.getLogger("serve_bridge.controller")
+
+
+class BackendChanges:
+    """Makes the changes of backends that users ask for, and repairs backends that have lost replicas.
+
+    Attributes:
+        repairs: The backends under repair, and why their replicas could not start.
+    """
+
+    def __init__(self, record: Record, checkpoints: Checkpoints, fleet: Fleet, launches: ReplicaLaunches) -> None:
+        self._record = record
+        self._checkpoints = checkpoints
+        self._fleet = fleet
+        self._launches = launches
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._running: set[asyncio.Task[None]] = set()
+        self.repairs = Repairs(self._repair)
+
+    async def create_backend(self, backend: Backend) -> None:
+        """Start the replicas of *backend*, then let endpoints use it.
+
+        Raises:
+            ConfigError: The name is taken.
+            BackendStartError: The backend cannot start; nothing of it is left.
+        """
+        async with self._changing(backend.name):
+            self._record.wanted.check_free(backend.name)
+            await self._launch(backend, backend.config.num_replicas)
+            await self._record.change(lambda wanted: wanted.backends.update({backend.name: backend}))
+
+    async def update_backend(
+        self,
+        name: str,
+        code: bytes,
+        is_async: bool,
+        config: BackendConfig | None,
+        actor_options: payload.Opaque | None,
+        is_application: bool = False,
+        origin: Origin | None = None,
+    ) -> None:
+        """Replace the code of *name*: new replicas are ready before old ones drain. A deployment gives *origin*.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+            ConfigError: An application would become other code, or the other way round.
+            BackendStartError: The new code cannot start; the old code still serves.
+        """
+        async with self._changing(name):
+            old = self._record.wanted.backend(name)
+            old.check_same_kind(is_application)
+            new = old.revised(code, is_async, config, actor_options, origin)
+            await self._launch(new, new.config.num_replicas)
+            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
+            await self._withdraw([r for r in self._fleet.of(name, *SERVING) if r.revision != new.revision])
+            await self._checkpoints.forget_code(old)
+
+    async def update_backend_config(
+        self, name: str, config: BackendConfig, origin: Origin | None = None, code: bytes | None = None
+    ) -> None:
+        """Change the options of *name* that *config* gives. Its replicas keep running.
+
+        A deployment gives *origin* and *code*: the same code, which later replicas may import from another directory.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+            ConfigError: The code cannot follow the new options; nothing has changed.
+            BackendStartError: More replicas cannot start; the number has not changed.
+        """
+        async with self._changing(name):
+            old = self._record.wanted.backend(name)
+            new = replace(old, config=old.config.merged(config), origin=origin or old.origin, code=code or old.code)
+            running = self._fleet.of(name, *SERVING)
+            await change_options(running, old, new, self._fleet.end_at_once)
+            try:
+                await self._launch(new, new.config.num_replicas - len(running))
+            except BaseException:
+                await change_options(running, new, old, self._fleet.end_at_once)
+                raise
+            if new.code != old.code:
+                await self._checkpoints.save_code(new)
+            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
+            if surplus := running[new.config.num_replicas :]:
+                await self._withdraw(surplus)
+
+    async def delete_backend(self, name: str, force: bool) -> None:
+        """End the replicas of *name* once no router names them. With *force* they do not drain.
+
+        An unknown name is not an error.
+
+        Raises:
+            ConfigError: A traffic policy names the backend.
+        """
+        async with self._changing(name):
+            backend = await self._record.change(lambda wanted: wanted.delete_backend(name, force=force))
+            if backend is not None:
+                replicas = self._fleet.of(name, *SERVING)
+                await (self._fleet.abandon(replicas) if force else self._withdraw(replicas))
+                await self._checkpoints.forget_code(backend)
+
+    async def list_backends(self) -> dict[str, BackendConfig]:
+        """Return the options of every backend, with the defaults filled in."""
+        return {name: backend.resolved for name, backend in self._record.wanted.backends.items()}
+
+    async def completed(self, name: str) -> None:
+        """Return once no change of backend *name* runs."""
+        async with self._lock(name):
+            pass
+
+    def repair_all(self) -> None:
+        """Bring every backend to its number of replicas."""
+        for name in self._record.wanted.backends:
+            self.repairs.begin(name)
+
+    # the replicas report
+
+    def replica_changed(self, replica: TrackedReplica) -> None:
+        """Replace *replica* if it was lost; its health may have changed instead."""
+        if replica.crashed():
+            self.repairs.setbacks[replica.backend].note(f"{replica} died as soon as it was ready")
+        self.repairs.begin(replica.backend)
+
+    def replica_ended(self, replica: TrackedReplica, how: str) -> None:
+        """Note *how* the process of a lost replica has ended."""
+        soon = " as soon as it was ready" if replica.crashed() else ""
+        self.repairs.setbacks[replica.backend].tell(f"{replica} ended with {how}{soon}")
+
+    async def close(self) -> None:
+        """Cancel the changes and repairs that run, except one that calls this, and wait for their end."""
+        running = {*self.repairs.close(), *self._running} - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    # steps
+
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """Let the caller change backend *name*, and no other task. Then repair what the backend lacks."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        # A repair may wait for replicas of a wrong backend, which hang while they start. Its correction must not wait.
+        self.repairs.interrupt(name)
+        try:
+            async with self._lock(name):
+                yield
+        finally:
+            self._running.discard(task)
+            self.repairs.begin(name)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return the lock of backend *name*. It exists only while it is used, since callers may name any backend."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    async def _launch(self, backend: Backend, count: int, *, all_or_none: bool = True) -> None:
+        if count <= 0:
+            return
+        planned = self._launches.plan(backend, count)
+        try:
+            await self._checkpoints.save_code(backend)
+            await self._record.save()
+        except BaseException:
+            await self._fleet.abandon(planned)
+            raise
+        await self._launches.launch(backend, planned, all_or_none=all_or_none)
+
+    async def _withdraw(self, replicas: list[TrackedReplica]) -> None:
+        """Unpublish *replicas*, then drain and end them.
+
+        A router that still has the old table may send a request after that. It gets a REJECT, and sends the request to
+        another replica.
+        """
+        self._fleet.unroute(replicas)
+        await self._record.spread()
+        await self._fleet.retire(replicas)
+
+    async def _repair(self, name: str) -> bool:
+        """Try once to bring backend *name* to its number of replicas. Return whether nothing is left to do."""
+        async with self._lock(name):
+            backend = self._record.wanted.backends.get(name)
+            if backend is None:
+                self.repairs.setbacks.pop(name, None)
+                return True
+            running = self._fleet.of(name, ReplicaState.STARTING, *SERVING)
+            missing = backend.config.num_replicas - len(running)
+            if missing < 0:  # a former controller had started to scale the backend down
+                await self._withdraw(running[missing:])
+            if missing <= 0:
+                return True
+            try:
+                await self._launch(backend, missing, all_or_none=False)
+            except Exception as error:  # any error: without another try, the backend would lack replicas for good
+                self.repairs.setbacks[name].note(str(error))
+                _logger.warning("backend %r: %s", name, error)
+            await self._record.publish()
+            await self._record.save()
+            return False

@@ -1,0 +1,61 @@
+"""One proxy as the controller sees it, and the signs that its event loop makes progress."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from serve_bridge.controller.checkpoint import ProxySnapshot
+from serve_bridge.controller.tracked_process import TrackedProcess
+from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.auth import Role
+
+PROGRESS: Final = 0.01
+"""Lower limit for the share of a processor that a loop which makes progress uses."""
+
+
+class TrackedProxy(TrackedProcess):
+    """One proxy.
+
+    Attributes:
+        node: Its node.
+        url: Its base URL.
+        progress: What the controller has seen of its loop since the proxy fell silent.
+    """
+
+    kind: ClassVar[str] = "proxy"
+    role: ClassVar[Role] = Role.CONTROLLER
+
+    def __init__(self, id: str, node: str, url: str, address: ReplicaAddress) -> None:
+        super().__init__(id)
+        self.address: ReplicaAddress = address
+        self.node = node
+        self.url = url
+        self.progress = LoopProgress()
+
+    @property
+    def snapshot(self) -> ProxySnapshot:
+        """What the checkpoint keeps of it."""
+        return ProxySnapshot(self.id, self.node, self.url, self.address)
+
+
+class LoopProgress:
+    """Whether the loop of a silent proxy is busy or stands still.
+
+    Attributes:
+        looks: How often the controller has looked.
+        is_busy: Whether the loop has used the processor between the last two looks.
+    """
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.is_busy = False
+        self._used_s: float | None = None
+        self._looked_at = 0.0
+
+    def note(self, used_s: float | None, now: float) -> None:
+        """Note that the loop has used *used_s* seconds of processor time in all by *now*; None: that is not known."""
+        before, self._used_s = self._used_s, used_s
+        passed_s, self._looked_at = now - self._looked_at, now
+        self.looks += 1
+        grown_s = 0.0 if before is None or used_s is None else used_s - before
+        self.is_busy = grown_s > PROGRESS * passed_s
