@@ -24,8 +24,8 @@ from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import Backend
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.dialling import NobodyListens
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.listener import NobodyListens
 
 _logger = logging.getLogger("serve_bridge.controller")
 

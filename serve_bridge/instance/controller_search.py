@@ -1,7 +1,6 @@
-"""Where the controller is, if it is no longer where it was: replicas and proxies know, since it has told them.
+"""A search for a controller that has left its address: the controller has told replicas and proxies its new one.
 
-Rule 1: the question is an empty REQUEST, which the role of strangers may ask too; the answer is no pickle.
-Rule 2: an answer is a hint. The controller proves itself where it is dialled.
+Rule 1: an answer is a hint. The controller proves itself when it is dialled.
 """
 
 from __future__ import annotations
@@ -11,32 +10,18 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from serve_bridge.errors import AuthenticationError, ServeBridgeError
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
-from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import decoder
-from serve_bridge.wire.listener import dial
-from serve_bridge.wire.replica_end import ReplicaStream
 
 MOST_ASKED: Final = 8
 ANSWER_S: Final = 2.0
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode = decoder(ReplicaAddress)
-
-
-def is_question(frame: Frame) -> bool:
-    """Return whether *frame*, a REQUEST, asks where the controller is."""
-    return not frame.payload
-
-
-def answer(stream: ReplicaStream, controller: ReplicaAddress) -> None:
-    """Tell the caller that the controller is at *controller*."""
-    stream.respond(_encode(controller), end=True)
 
 
 async def find_controller(

@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.server import EdgeServer
-from serve_bridge.instance import controller_search
+from serve_bridge.instance import controller_question
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
 from serve_bridge.proxy.refusals import Refusals
@@ -67,8 +67,8 @@ class Proxy:
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Take a request of the controller, or the question where that is."""
-        if frame.kind == Kind.REQUEST and controller_search.is_question(frame):
-            controller_search.answer(stream, self._link.controller)
+        if frame.kind == Kind.REQUEST and controller_question.is_question(frame):
+            controller_question.answer(stream, self._link.controller)
             return
         head = calls.decode_call(frame.payload) if frame.kind == Kind.CALL else None
         operation = None if head is None else self._operations.get(head.call_method)

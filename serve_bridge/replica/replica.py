@@ -37,7 +37,7 @@ from serve_bridge.errors import (
     MethodNotExposed,
     no_answer,
 )
-from serve_bridge.instance import controller_search
+from serve_bridge.instance import controller_question
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.replica.asgi_application import AsgiService
@@ -160,8 +160,8 @@ class Replica:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Admit or reject the request that opened *stream*."""
         if frame.kind == Kind.REQUEST:
-            if controller_search.is_question(frame):
-                controller_search.answer(stream, self._controller)
+            if controller_question.is_question(frame):
+                controller_question.answer(stream, self._controller)
                 return
             head: HttpHead | CallHead = decode_http(frame.payload)
         else:

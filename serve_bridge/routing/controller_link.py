@@ -22,9 +22,9 @@ from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.caller_end import CallerConnection
+from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.listener import dial
 
 RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
 """Waits between the tries to connect to the controller."""

@@ -23,12 +23,13 @@ from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolE
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, identity
 from serve_bridge.wire.caller_end import rejected
+from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, places_of
 from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
 from serve_bridge.wire.host import GONE, GONE_S, acknowledges_nothing
-from serve_bridge.wire.listener import CONNECT_TIMEOUT_S, check_socket, places_of
 from serve_bridge.wire.payload import space_for
 from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
+from serve_bridge.wire.socket_files import check_socket
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
 from serve_bridge.wire.transport import check_socket_peer
 

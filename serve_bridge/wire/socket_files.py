@@ -10,10 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from serve_bridge.errors import AuthenticationError
 
 _LOCK: Final = "lock"
 
@@ -100,3 +103,42 @@ def _locked(directory: Path, operation: int, flags: int = 0) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+MAX_UNIX_PATH: Final = 107
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Return a socket bound to *path*, 0600, in a directory made 0700.
+
+    Raises:
+        OSError: The path is too long, or its directory is open to others.
+    """
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise OSError(
+            f"socket path of {len(os.fsencode(path))} bytes, the limit is {MAX_UNIX_PATH}: {path}; "
+            "set XDG_RUNTIME_DIR to a shorter directory"
+        )
+    private_directory(Path(path).parent)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(False)
+    # The generation is in the directory's name: what lies there is a dead predecessor's of the same instance.
+    Path(path).unlink(missing_ok=True)
+    try:
+        sock.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def check_socket(path: str) -> None:
+    """Refuse a socket that could be somebody else's.
+
+    Raises:
+        AuthenticationError: *path* is a link, no socket, or another user's; the message has path and cure.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise AuthenticationError(f"{path} is no socket of this user; remove it")

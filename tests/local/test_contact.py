@@ -10,12 +10,13 @@ import pytest
 
 from serve_bridge.controller.contact import Contact, host_answers
 from serve_bridge.controller.tracked_proxy import TrackedProxy
-from serve_bridge.wire import listener as sockets
+from serve_bridge.wire import dialling
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame
-from serve_bridge.wire.listener import Listener, bind_unix
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.socket_files import bind_unix
 
 KEY = Key()
 
@@ -70,7 +71,7 @@ def test_a_process_that_was_killed_is_known_to_have_ended(tmp_path: Path, tcp: t
 
 def test_a_process_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its host answers, so its silence counts."""
-    monkeypatch.setattr(sockets, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(dialling, "CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = ReplicaAddress("r", "", hanging.getsockname())
 

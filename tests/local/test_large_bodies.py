@@ -19,9 +19,10 @@ from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
+from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.listener import Listener, dial
+from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import HUGE_BYTES, join
 from serve_bridge.wire.replica_end import ReplicaStream
 from tests.support.waiting import reached

@@ -20,7 +20,7 @@ from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
-from serve_bridge.wire.listener import bind_unix
+from serve_bridge.wire.socket_files import bind_unix
 from tests.support.programs import run_program
 
 LARGE = bytes(range(256)) * (5 << 12)

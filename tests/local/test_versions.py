@@ -15,7 +15,7 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.wire.auth import HELLO_BYTES, VERSION, Handshake, Role, identity
-from serve_bridge.wire.listener import bind_unix
+from serve_bridge.wire.socket_files import bind_unix
 
 BOTH_VERSIONS = rf"version {VERSION + 1} .*version {VERSION}; install the same version"
 

@@ -19,8 +19,7 @@ from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.listener import bind_unix
-from serve_bridge.wire.socket_files import private_directory
+from serve_bridge.wire.socket_files import bind_unix, private_directory
 from tests.support.programs import run_program
 
 
