@@ -189,7 +189,7 @@ class Handle:
     async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[payload.Segment]:
         """Same as `_pack`, for a running loop, until *deadline*."""
         try:
-            return await calls.pack((data, kwargs), deadline.left_s())
+            return await payload.apack((data, kwargs), deadline.left_s())
         except SerializationError as error:
             raise await on_engine_thread(unpicklable_arguments, data, kwargs, error) from error
         except DeadlineExceeded:

@@ -36,7 +36,7 @@ from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, Settings
-from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -183,7 +183,7 @@ class Controller:
         if frame.kind == Kind.REQUEST:
             self._serve(stream, self._record.publisher.serve(stream, str(frame.payload, "latin-1")))
             return
-        head = calls.decode_call(frame.payload)
+        head = calls_answered.decode_call(frame.payload)
         operation = self._operations.get(head.call_method)
         if operation is None:
             stream.reject("not exposed", head.call_method)
@@ -204,7 +204,7 @@ class Controller:
             return self._record.version, result
 
         asked_by.set(head.submitter or None)  # in the context of this task alone
-        await calls.answer_control(stream, head, versioned)
+        await calls_answered.answer_control(stream, head, versioned)
 
     def _serve(self, stream: ReplicaStream, work: Coroutine[Any, Any, Any]) -> None:
         """Run *work* for as long as *stream* lives."""

@@ -16,7 +16,7 @@ from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
-from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -70,12 +70,12 @@ class Proxy:
         if frame.kind == Kind.REQUEST and controller_question.is_question(frame):
             controller_question.answer(stream, self._link.controller)
             return
-        head = calls.decode_call(frame.payload) if frame.kind == Kind.CALL else None
+        head = calls_answered.decode_call(frame.payload) if frame.kind == Kind.CALL else None
         operation = None if head is None else self._operations.get(head.call_method)
         if head is None or operation is None:
             stream.reject("not exposed", "a proxy's operation")
             return
-        self._tasks.start(calls.answer_control(stream, head, operation))
+        self._tasks.start(calls_answered.answer_control(stream, head, operation))
 
     def _other_listeners(self) -> list[ReplicaAddress]:
         table = self._router.table

@@ -29,8 +29,7 @@ from serve_bridge.request.json_body import parse_json
 from serve_bridge.request.serve_request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
 from serve_bridge.user_code.method import NO_DATA, Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
-from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire import failure
+from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -274,7 +273,7 @@ def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:
 async def answer_call(executor: Executor, method: Method, head: CallHead, stream: ReplicaStream) -> None:
     """Run *method* for a Python call and send what it returns or raises."""
     try:
-        data, kwargs = await calls.read_arguments(stream, head)
+        data, kwargs = await calls_answered.read_arguments(stream, head)
         result = await run_call(executor, method, head, data, kwargs, stream)
         if not is_stream(result):
             await _send_result(stream, result, head.backend)
@@ -286,14 +285,14 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
         if is_cancelled():
             stream.abort()
             return
-        calls.answer_failure(stream, RuntimeError("user code raised CancelledError"))
+        calls_answered.answer_failure(stream, RuntimeError("user code raised CancelledError"))
     except (Lost, ProtocolError):
         stream.abort()
     except BaseException as error:
         if stream.started:
             stream.abort()
         else:
-            calls.answer_failure(stream, error)
+            calls_answered.answer_failure(stream, error)
 
 
 async def run_call(
@@ -339,18 +338,18 @@ def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: R
 
 async def _send_result(stream: ReplicaStream, result: object, backend: str) -> None:
     try:
-        await calls.answer(stream, result)
+        await calls_answered.answer(stream, result)
     except SerializationError as error:
         raise await on_engine_thread(unpicklable_result, backend, result, error) from error
 
 
 async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str) -> None:
-    stream.respond(calls.encode_answer(CallAnswer(False, -1, b"")), end=False)
+    stream.respond(calls_answered.encode_answer(CallAnswer(False, -1, b"")), end=False)
     error = None
     try:
         async for item in items:
             try:
-                await calls.answer_item(stream, item)
+                await calls_answered.answer_item(stream, item)
             except SerializationError as unfit:
                 raise await on_engine_thread(unpicklable_result, backend, item, unfit) from unfit
     except (asyncio.CancelledError, Lost):
@@ -360,7 +359,7 @@ async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend:
         _disprove(error)
     finally:
         await close_chunks(items)
-    await calls.answer_last(stream, error)
+    await calls_answered.answer_last(stream, error)
 
 
 def is_cancelled() -> bool:

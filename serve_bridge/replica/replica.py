@@ -49,8 +49,7 @@ from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.validation import UserCode, check_config
-from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire import failure
+from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
@@ -165,7 +164,7 @@ class Replica:
                 return
             head: HttpHead | CallHead = decode_http(frame.payload)
         else:
-            head = calls.decode_call(frame.payload)
+            head = calls_answered.decode_call(frame.payload)
             # A caller's call names a backend, whatever method it asks for.
             if not head.backend and head.call_method.startswith("@"):
                 self._start_control(stream, head)
@@ -325,7 +324,7 @@ class Replica:
         if control is None:
             stream.reject("not exposed", head.call_method)
             return
-        self._spawn(calls.answer_control(stream, head, control), stream)
+        self._spawn(calls_answered.answer_control(stream, head, control), stream)
 
     async def check(self) -> None:
         """Answer a health probe through user code.

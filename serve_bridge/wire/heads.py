@@ -163,3 +163,7 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     reason: str
     detail: str = ""
+
+
+MAX_CALL_BYTES: Final = 2 << 30
+"""Arguments or a result above this size are refused before anything is kept of them."""

@@ -13,6 +13,7 @@ Rule 3: a long pickle is written and read piece by piece, between which other th
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import pickle
 import struct
@@ -23,8 +24,9 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, SerializationError
+from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, DeadlineExceeded, SerializationError
 from serve_bridge.process.class_register import share_class_register
+from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.user_code.fingerprint import digest
 
 share_class_register()  # a Ray worker has loaded Ray before
@@ -99,6 +101,33 @@ def is_long(data: bytes | bytearray | memoryview) -> bool:
     if len(data) <= LONG_PICKLE_BYTES:
         return False
     return bool(struct.unpack_from("<Q", data, _COUNT.size)[0] > LONG_PICKLE_BYTES)
+
+
+async def apack(value: object, timeout_s: float | None = None) -> list[Segment]:
+    """Do as `pack` does, for code on a loop: a long pickle is written on a thread. *value* must not change until then.
+
+    Raises:
+        SerializationError: It has no pickled form.
+        DeadlineExceeded: It takes longer than *timeout_s* seconds; None: there is no limit.
+    """
+    try:
+        return pack(value, LONG_PICKLE_BYTES)
+    except TooLong:
+        pass
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await on_engine_thread(pack, value)
+    except TimeoutError:
+        raise DeadlineExceeded("the time was up before the arguments were packed", "no") from None
+
+
+async def aunpack(data: bytes | bytearray | memoryview) -> Any:
+    """Do as `unpack` does, for code on a loop: a long pickle is read on a thread.
+
+    Raises:
+        SerializationError: It cannot be rebuilt here.
+    """
+    return await on_engine_thread(unpack, data) if is_long(data) else unpack(data)
 
 
 def space_for(size: int) -> memoryview:

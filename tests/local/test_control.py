@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve_bridge.errors import DeadlineExceeded
+from serve_bridge.wire import calls_answered
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
@@ -38,8 +39,8 @@ class Service:
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Run what is asked for."""
-        head = calls.decode_call(frame.payload)
-        work = calls.answer_control(stream, head, self.operations[head.call_method])
+        head = calls_answered.decode_call(frame.payload)
+        work = calls_answered.answer_control(stream, head, self.operations[head.call_method])
         task = asyncio.get_running_loop().create_task(work)
         stream.on_cancel = task.cancel
         self.tasks.add(task)

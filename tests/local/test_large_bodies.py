@@ -14,7 +14,6 @@ import uvloop
 from serve_bridge.errors import ProtocolError
 from serve_bridge.replica import http_requests as answering
 from serve_bridge.replica.http_requests import IncomingBody
-from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES
@@ -23,7 +22,7 @@ from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.listener import Listener
-from serve_bridge.wire.payload import HUGE_BYTES, join
+from serve_bridge.wire.payload import HUGE_BYTES, apack, aunpack, join
 from serve_bridge.wire.replica_end import ReplicaStream
 from tests.support.waiting import reached
 
@@ -307,8 +306,8 @@ def test_a_loop_goes_on_while_a_long_value_is_packed_and_unpacked(run: Run) -> N
 
     async def main() -> None:
         value = list(range(1_000_000))
-        segments, packing = await turns(calls.pack(value))
-        found, unpacking = await turns(calls.unpack(join(segments)))
+        segments, packing = await turns(apack(value))
+        found, unpacking = await turns(aunpack(join(segments)))
         assert found == value
         assert min(packing, unpacking) > 3
 

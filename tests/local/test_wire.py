@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from serve_bridge.errors import AuthenticationError, SerializationError
+from serve_bridge.wire import calls_answered
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, MAGIC, Key, Role
@@ -302,7 +303,7 @@ def test_a_short_item_of_a_generator_is_one_frame(run: Run[None], tmp_path: Path
     async def main() -> None:
         async with connected(tmp_path) as (service, connection, _listener):
             stream, held = await begun(service, connection)
-            await calls.answer_item(held, {"token": "word"})
+            await calls_answered.answer_item(held, {"token": "word"})
             frame = await stream.next_frame()
             assert frame is not None
             assert not frame.flags & MORE
@@ -796,8 +797,8 @@ class Operations(Service):
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Run the operation that the head names."""
-        head = calls.decode_call(frame.payload)
-        work = calls.answer_control(stream, head, getattr(self, head.call_method))
+        head = calls_answered.decode_call(frame.payload)
+        work = calls_answered.answer_control(stream, head, getattr(self, head.call_method))
         task = asyncio.get_running_loop().create_task(work)
         stream.on_cancel = task.cancel
         self.tasks.add(task)

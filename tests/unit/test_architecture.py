@@ -85,3 +85,18 @@ def test_no_cache_counts_entries_alone() -> None:
     """A client or a backend chooses how long a name is, so `lru_cache` has no bound in bytes; `NameCache` has."""
     sources = (ROOT / "serve_bridge").rglob("*.py")
     assert [str(source) for source in sources if "lru_cache" in source.read_text()] == []
+
+
+LOADS_NOTHING_OF = {
+    "serve_bridge.replica.replica": (
+        *("client", "controller", "forwarding", "http_server", "proxy", "routing"),
+        *("wire.caller_end", "wire.calls_made", "wire.dialling"),
+    ),
+}
+
+
+@pytest.mark.parametrize("module", LOADS_NOTHING_OF)
+def test_a_process_loads_nothing_of_the_other_processes(module: str) -> None:
+    """Code of another process would cost memory, and would blur which process runs what."""
+    parts = tuple(f"serve_bridge.{part}" for part in LOADS_NOTHING_OF[module])
+    assert [name for name in modules_after(f"import {module}") if name.startswith(parts)] == []

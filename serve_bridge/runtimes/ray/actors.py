@@ -21,7 +21,7 @@ from serve_bridge.process.loop_thread import thread_used_s
 from serve_bridge.runtimes.ray.exits import note_exits, note_key
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
-from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key
 
@@ -97,7 +97,7 @@ class ReplicaActor:
 
     async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
         """Serve one `handle.remote` call."""
-        return await self._replica.call(calls.decode_call(head), data, kwargs)
+        return await self._replica.call(calls_answered.decode_call(head), data, kwargs)
 
 
 class ProxyActor:

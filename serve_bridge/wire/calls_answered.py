@@ -1,0 +1,84 @@
+"""Python calls as the called process answers them: reading the arguments, sending the result or the failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from serve_bridge.errors import ProtocolError
+from serve_bridge.wire import failure, payload
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder
+from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.transport import UNCOPIED_BYTES
+
+decode_call = decoder(CallHead)
+encode_answer = msgspec.msgpack.Encoder().encode
+
+
+async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
+    """Return the arguments of the call that *head* opened, reading its body if it has one.
+
+    Raises:
+        ProtocolError: The body is larger than `MAX_CALL_BYTES` or not what the head said.
+        SerializationError: They cannot be rebuilt here.
+    """
+    if head.size == len(head.body):
+        return payload.unpack(head.body)
+    if not 0 <= head.size <= MAX_CALL_BYTES:
+        raise ProtocolError(f"arguments of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
+    stream.accept_body()
+    return await payload.aunpack(await stream.read(head.size))
+
+
+async def answer(stream: ReplicaStream, value: object) -> None:
+    """Send *value* as the result.
+
+    Raises:
+        SerializationError: *value* has no pickled form; nothing was sent.
+    """
+    segments = await payload.apack(value)
+    size = payload.size_of(segments)
+    if size <= INLINE_BODY_BYTES:
+        stream.respond(encode_answer(CallAnswer(False, size, payload.join(segments))), end=True)
+        return
+    stream.respond(encode_answer(CallAnswer(False, size, b"")), end=False)
+    await stream.send_segments(segments, end=True)
+
+
+def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
+    """Send *error* as the result."""
+    data = failure.pack(error)
+    if len(data) > INLINE_BODY_BYTES:  # a traceback or an argument of enormous length
+        data = failure.pack_short(error)
+    stream.respond(encode_answer(CallAnswer(True, len(data), data)), end=True)
+
+
+async def answer_item(stream: ReplicaStream, item: object) -> None:
+    """Send the next item of a generator, whose head has been sent."""
+    segments = [*await payload.apack(item), b"\0"]  # last, so that buffers stay aligned
+    if payload.size_of(segments) < UNCOPIED_BYTES:
+        segments = [payload.join(segments)]  # one frame
+    await stream.send_segments(segments, end=False)
+
+
+async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
+    """End a generator's items, with *error* if it raised."""
+    await stream.send_segments([failure.pack(error), b"\1"] if error is not None else [], end=True)
+
+
+async def answer_control(stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
+    """Run *operation* with the arguments of the call that *head* opened, and send its result."""
+    try:
+        args, kwargs = await read_arguments(stream, head)
+        await answer(stream, await operation(*args, **kwargs))
+    except asyncio.CancelledError:
+        stream.abort()
+        raise
+    except BaseException as error:  # SystemExit, which a user's hook may raise, would end the loop
+        if stream.started:
+            stream.abort()
+        else:
+            answer_failure(stream, error)
