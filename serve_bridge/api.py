@@ -19,7 +19,6 @@ from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.config.names import check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
-from serve_bridge.http_server.tls import check_certificate
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance_file import Instance
 from serve_bridge.process.extras import require
@@ -88,7 +87,10 @@ def _checked(name: str, http_options: HTTPOptions | Mapping[str, Any] | None) ->
     check_name("instance", name)
     check_not_patched()
     options = HTTPOptions.of(http_options)
-    check_certificate(options)
+    if options.ssl_certfile is not None:
+        from serve_bridge.http_server.tls import check_certificate  # late: no process needs it that starts no proxy
+
+        check_certificate(options)
     return options
 
 

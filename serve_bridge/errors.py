@@ -316,3 +316,11 @@ class AuthenticationError(ServeBridgeError, ConnectionError):
     """A peer could not prove that it belongs to the instance, or a Ray cluster refused the token of this process."""
 
     http_status = 502
+
+
+def failure_message(backend: str) -> str:
+    """Return the template of a log record about a failure of *backend*; its argument is the id of the request.
+
+    Error trackers group records by their template, so each backend has one of its own.
+    """
+    return f"backend {backend!r} failed".replace("%", "%%") + " (request %s)"

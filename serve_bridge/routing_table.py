@@ -57,6 +57,14 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
     endpoints: dict[str, EndpointRoute]
     proxies: tuple[ReplicaAddress, ...] = ()
 
+    def http_routes(self) -> tuple[Route, ...]:
+        """Return the HTTP routes, in the order of their creation."""
+        return tuple(
+            Route(name, endpoint.path, frozenset(endpoint.methods), endpoint.mount)
+            for name, endpoint in self.endpoints.items()
+            if endpoint.path is not None
+        )
+
     def listeners(self) -> list[ReplicaAddress]:
         """Return where all replicas and proxies listen."""
         return [*self.proxies, *(replica for backend in self.backends.values() for replica in backend.replicas)]
@@ -82,12 +90,3 @@ def decode_version(data: bytes) -> int:
     if len(data) != VERSION_BYTES:
         raise ProtocolError(f"a version has {VERSION_BYTES} bytes, got {len(data)}")
     return int.from_bytes(data, "little")
-
-
-def routes_of(table: RoutingTable) -> tuple[Route, ...]:
-    """Return the HTTP routes of *table*, in the order of their creation."""
-    return tuple(
-        Route(name, endpoint.path, frozenset(endpoint.methods), endpoint.mount)
-        for name, endpoint in table.endpoints.items()
-        if endpoint.path is not None
-    )

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
-from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.bridge.outcome import Outcome, report
 from serve_bridge.adapters.bridge.patterns import translate
 from serve_bridge.errors import ConfigError, nearest, shown
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
 
 __all__ = [
     "Adapter",
@@ -32,6 +34,15 @@ __all__ = [
 ]
 
 GROUP: Final = "serve_bridge.adapters"
+
+
+def __getattr__(name: str) -> Any:
+    """Load `Bridge` on first use: it brings the client along, which an app needs only once it has a bridge."""
+    if name != "Bridge":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from serve_bridge.adapters.bridge.bridge import Bridge
+
+    return Bridge
 
 
 @runtime_checkable

@@ -8,12 +8,12 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
-from serve_bridge.forwarding.blocking import Readable
 from serve_bridge.forwarding.refusals import LengthRequired
 from serve_bridge.http.body_length import BODY_LENGTH, environ_body_length
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http.paths import is_text_of, quoted
+from serve_bridge.http.readable import Readable
 
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
 """Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
@@ -24,6 +24,7 @@ from serve_bridge.forwarding.refusals import BodyTooLarge, Broken, UploadBroken
 from serve_bridge.forwarding.reply import Reply, forward, read_head
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.headers import HeaderList
+from serve_bridge.http.readable import Readable
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.process_link import SPARE_S, Link, overdue
@@ -31,14 +32,6 @@ from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpFailure
 
 PIECE_BYTES: Final = 64 * 1024
 _TOO_SHORT: Final = "the body ended before its Content-Length"
-
-
-class Readable(Protocol):
-    """A request's body as WSGI gives it."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to *size* bytes; none at its end."""
-        ...
 
 
 class Head:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.context import new_request_id
-from serve_bridge.errors import BackendOverloaded, ServeBridgeError
+from serve_bridge.errors import BackendOverloaded, ServeBridgeError, failure_message
 from serve_bridge.forwarding.refusals import Broken, Refused, UploadBroken, failed
 from serve_bridge.forwarding.reply import forward
 from serve_bridge.forwarding.request import Forwarded
@@ -29,8 +29,7 @@ from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
 from serve_bridge.routing.router import Router
-from serve_bridge.routing_table import RoutingTable, routes_of
-from serve_bridge.wire import failure
+from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.heads import HttpFailure, RawPathParams
 
 HELD_BYTES: Final = 256 * 1024
@@ -57,7 +56,7 @@ class ProxyApp:
     def apply(self, table: RoutingTable) -> None:
         """Route by *table* from now on."""
         self._router.apply(table)
-        routes = routes_of(table)
+        routes = table.http_routes()
         if routes != self._routes:
             self._routes, self._index = routes, RouteIndex(routes)
 
@@ -220,7 +219,7 @@ class ProxyApp:
 
 def _log_failure(failed: HttpFailure, request_id: str) -> None:
     # No ERROR: the replica has logged one, with the exception.
-    _logger.warning(failure.message_of(failed.backend) + ": %s", request_id, failed.type_name)
+    _logger.warning(failure_message(failed.backend) + ": %s", request_id, failed.type_name)
 
 
 def _not_allowed(methods: Collection[str]) -> Refusal:

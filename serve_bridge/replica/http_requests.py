@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError
+from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError, failure_message
 from serve_bridge.http.answers import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http.path_params import convert
@@ -249,7 +249,7 @@ def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> 
     level = logging.ERROR
     if head.forwarded and stream.connection.is_of_this_process and (stream.may_send() or not stream.started):
         level = logging.WARNING if stream.started else logging.DEBUG
-    _logger.log(level, failure.message_of(head.backend), head.request_id, exc_info=error)
+    _logger.log(level, failure_message(head.backend), head.request_id, exc_info=error)
 
 
 def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:

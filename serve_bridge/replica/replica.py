@@ -35,6 +35,7 @@ from serve_bridge.errors import (
     BackendStartError,
     ConfigError,
     MethodNotExposed,
+    failure_message,
     no_answer,
 )
 from serve_bridge.instance import controller_question
@@ -221,7 +222,7 @@ class Replica:
         stream.abort()  # nothing, if its answer was ended
         self._done()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error(failure.message_of(self._spec.backend), request_id, exc_info=error)
+            _logger.error(failure_message(self._spec.backend), request_id, exc_info=error)
 
     def _done(self) -> None:
         self._in_flight -= 1

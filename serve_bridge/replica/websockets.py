@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_bridge.context import lift_deadline
+from serve_bridge.errors import failure_message
 from serve_bridge.http.answers import Answer, fit_head, problem
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.replica.executor import Executor
 from serve_bridge.replica.http_requests import is_cancelled, scope_of, send_failure
 from serve_bridge.replica.http_responses import Message, ResponseSender
 from serve_bridge.user_code.method import Method
-from serve_bridge.wire import failure
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import HttpAnswer, HttpHead
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -144,7 +144,7 @@ class _ServedWebSocket:
             send_failure(self._stream, self._head, error)
         else:
             # Unlike a failed handshake, this is not reported by the caller, which sees only how the WebSocket closes.
-            _logger.error(failure.message_of(self._head.backend), self._head.request_id, exc_info=error)
+            _logger.error(failure_message(self._head.backend), self._head.request_id, exc_info=error)
             await self._end(Close(FAILED, f"request {self._head.request_id}"))
 
     async def _end(self, close: Close) -> None:

@@ -86,14 +86,6 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
     return error
 
 
-def message_of(backend: str) -> str:
-    """Return the template of a log record about a failure of *backend*; its argument is the request's id.
-
-    Error trackers group records by their template, so each backend has one of its own.
-    """
-    return f"backend {backend!r} failed".replace("%", "%%") + " (request %s)"
-
-
 def type_of(error: BaseException) -> str:
     """Return the name of the class of *error*."""
     return _encodable(type(error).__qualname__)

@@ -27,7 +27,6 @@ import cloudpickle
 from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, DeadlineExceeded, SerializationError
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.daemon_threads import on_engine_thread
-from serve_bridge.user_code.fingerprint import digest
 
 share_class_register()  # a Ray worker has loaded Ray before
 
@@ -244,6 +243,9 @@ class Opaque:
 
     def __init__(self, value: object) -> None:
         """Pack *value*; raises SerializationError if it has no pickled form."""
+        # Late: a proxy moves bytes, and never looks into a value.
+        from serve_bridge.user_code.fingerprint import digest
+
         self._data = join(pack(value))
         self._digest = digest(value)
 

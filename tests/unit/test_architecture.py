@@ -76,6 +76,30 @@ def test_the_shared_adapters_load_no_framework(module: str) -> None:
     assert modules_after(f"import serve_bridge.adapters.{module}").isdisjoint([*HEAVY, "starlette.applications"])
 
 
+LOADED_NOWHERE = {
+    "adapters.wsgi": ("client", "controller", "deployment", "http_server", "proxy", "replica", "routing", "runtimes"),
+    "adapters.bridge.bridge": ("controller", "deployment", "http_server", "proxy", "replica", "runtimes"),
+    "replica.replica": ("client", "controller", "forwarding", "proxy", "routing", "runtimes"),
+    "controller.controller": ("client", "forwarding", "proxy", "replica", "routing", "runtimes"),
+    "proxy.proxy": ("client", "controller", "replica", "runtimes", "user_code"),
+}
+"""For each process, by the module it begins with: the rooms whose modules it never loads."""
+
+
+@pytest.mark.parametrize("module", LOADED_NOWHERE)
+def test_a_process_loads_no_code_of_another(module: str) -> None:
+    """Memory and start-up time of a process pay for its own part only."""
+    loaded = modules_after(f"import serve_bridge.{module}")
+    foreign = tuple(f"serve_bridge.{room}." for room in LOADED_NOWHERE[module])
+    assert [each for each in sorted(loaded) if each.startswith(foreign)] == []
+
+
+def test_a_wsgi_worker_loads_few_modules_before_it_has_a_bridge() -> None:
+    """The import of an adapter costs what its routes need, and no more."""
+    loaded = modules_after("import serve_bridge.adapters.wsgi")
+    assert len([each for each in loaded if each.partition(".")[0] == "serve_bridge"]) <= 40
+
+
 def test_the_package_is_typed() -> None:
     """Type checkers read the annotations of the installed package."""
     assert (ROOT / "serve_bridge" / "py.typed").is_file()

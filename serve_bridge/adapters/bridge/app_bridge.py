@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
-from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import parse_routes
 from serve_bridge.adapters.bridge.outcome import Outcome
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
-from serve_bridge.client.client import Client
-from serve_bridge.client.handle import Handle
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.http.answers import problem
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
+    from serve_bridge.client.client import Client
+    from serve_bridge.client.handle import Handle
 
 
 class BridgeOptions(TypedDict, total=False):
@@ -64,7 +66,10 @@ class AppBridge:
         for name in sorted(unknown):
             raise TypeError(f"unknown option {name!r}{nearest(name, BridgeOptions.__annotations__)}")
         self.backends = checks.listed("backends", options.get("backends", ()))
-        self._bridge = Bridge(
+        # Late: importing an adapter costs no more than its routes need. Here it is loaded before a web server forks.
+        from serve_bridge.adapters.bridge.bridge import Bridge
+
+        self._bridge: Bridge = Bridge(
             address,
             name=options.get("name", "default"),
             runtime=options.get("runtime"),

@@ -25,7 +25,7 @@ from serve_bridge.adapters.bridge.outcome import (
 from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
-from serve_bridge.forwarding.blocking import Readable, forward_blocking
+from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLength, declared_length
 from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
 from serve_bridge.forwarding.reply import Reply, forward
@@ -33,6 +33,7 @@ from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.body_length import body_length
+from serve_bridge.http.readable import Readable
 from serve_bridge.routing.channel import Lane
 from serve_bridge.wire.heads import RawPathParams
 

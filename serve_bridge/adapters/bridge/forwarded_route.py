@@ -180,3 +180,10 @@ def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, check
 def _methods(name: str, value: object) -> tuple[str, ...]:
     listed: Iterable[Any] = checks.listed(name, value)
     return tuple(dict.fromkeys(_name(name, method).upper() for method in listed))
+
+
+SYNC_TIMEOUT_S: Final = 25.0
+"""Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""
+
+
+ASYNC_TIMEOUT_S: Final = 60.0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
 from serve_bridge.adapters.bridge.patterns import Patterns
 from serve_bridge.http.route_index import Route
-from serve_bridge.routing_table import RoutingTable, routes_of
+
+if TYPE_CHECKING:
+    from serve_bridge.routing_table import RoutingTable
 
 
 class InstanceRoutes:
@@ -20,7 +24,7 @@ class InstanceRoutes:
         known, patterns = self._newest  # one attribute: several threads look here
         if table is None or table is known:
             return patterns
-        routes = routes_of(table)
+        routes = table.http_routes()
         if routes != self._routes:
             patterns = Patterns(_spec_of(each) for each in routes)
             self._routes = routes

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from serve_bridge.context import new_request_id, request_id
-from serve_bridge.errors import BackendError, ServeBridgeError
+from serve_bridge.errors import BackendError, ServeBridgeError, failure_message
 from serve_bridge.forwarding.refusals import Refused, failed
-from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList
-from serve_bridge.wire import failure
-from serve_bridge.wire.heads import HttpFailure
+
+if TYPE_CHECKING:
+    from serve_bridge.forwarding.request import Forwarded
+    from serve_bridge.wire.heads import HttpFailure
 
 logger = logging.getLogger("serve_bridge.adapters")
 _BROKEN: Final = 500
@@ -85,7 +86,7 @@ def report(outcome: Outcome, *, raised: bool = False) -> None:
     """
     error = outcome.error
     if isinstance(error, BackendError):
-        message = failure.message_of(outcome.backend)
+        message = failure_message(outcome.backend)
     elif isinstance(error, ServeBridgeError) and outcome.status == _BROKEN:
         message = "request %s failed"
     else:
@@ -98,7 +99,7 @@ def report(outcome: Outcome, *, raised: bool = False) -> None:
 
 def log_backend_failure(raised: HttpFailure, request_id: str) -> None:
     """Log what code of a backend raised, for an adapter that has no framework to raise it in."""
-    logger.error(failure.message_of(raised.backend), request_id, exc_info=_error_of(raised))
+    logger.error(failure_message(raised.backend), request_id, exc_info=_error_of(raised))
 
 
 def _error_of(raised: HttpFailure) -> BackendError:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S
 from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
@@ -28,9 +29,6 @@ from serve_bridge.instance.instance_file import Instance, UnusableFile
 from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Lane
 
-SYNC_TIMEOUT_S: Final = 25.0
-"""Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""
-ASYNC_TIMEOUT_S: Final = 60.0
 LOOK_AGAIN_S: Final = 0.5
 """How often an app asks itself whether its instance has gone, and if it has, looks for a new one."""
 

@@ -21,9 +21,9 @@ from serve_bridge.adapters.bridge.file_body import receive_from
 from serve_bridge.adapters.bridge.form_body import FormBody, FormFile, FormPart, media_type_of
 from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import headers_of, kept_target, peer_of, server_of
-from serve_bridge.forwarding.blocking import Readable
 from serve_bridge.http.body_length import BODY_LENGTH, body_length, environ_body_length
 from serve_bridge.http.paths import quoted, without_high_escapes
+from serve_bridge.http.readable import Readable
 
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 

@@ -16,8 +16,8 @@ from werkzeug.wsgi import LimitedStream
 from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import is_terminated
-from serve_bridge.forwarding.blocking import Readable
 from serve_bridge.http.body_length import BODY_LENGTH
+from serve_bridge.http.readable import Readable
 
 _CONSUMED: Final = (
     "the body of this request was read before serve_bridge could forward it; read it in a hook with "

@@ -17,18 +17,18 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
-from serve_bridge.adapters.bridge.bridge import Bridge
-from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S, RouteSpec
 from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
 from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
-from serve_bridge.adapters.bridge.reconnecting_client import SYNC_TIMEOUT_S
 from serve_bridge.adapters.environ import body_of, headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from serve_bridge.adapters.bridge.bridge import Bridge
 
 __all__ = ["ServeBridge", "ServeBridgeMiddleware", "WebRequest", "headers_of", "peer_of", "scope_of", "server_of"]
 

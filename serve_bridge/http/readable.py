@@ -1,0 +1,13 @@
+"""A request body that is read in pieces, as WSGI servers give it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Readable(Protocol):
+    """A request's body as WSGI gives it."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to *size* bytes; none at its end."""
+        ...
