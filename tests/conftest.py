@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
 from tests.support.effort import FULL
+from tests.support.runtimes import surplus
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until_equal
 
@@ -39,6 +40,14 @@ def pytest_report_header() -> str:
 
 
 _numbers = itertools.count()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-randomly: each worker must choose the same row
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on Ray that their marks make superfluous."""
+    left_out = surplus(items)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
+from tests.support.runtimes import RAY_ONCE
 from tests.support.serving import Served, Serving
 from tests.support.waiting import wait_until
 
@@ -252,6 +253,7 @@ def returns(request: pytest.FixtureRequest, module_serving: Serving) -> Served:
     return module_serving(request.param)
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_result_has_one_outcome(returns: Served, http: httpx.Client, name: str) -> None:
     """A problem while nothing is out, a visible break after that; the next request is unaffected."""
@@ -260,6 +262,7 @@ def test_an_odd_result_has_one_outcome(returns: Served, http: httpx.Client, name
     assert get(http, f"{returns.route}?name=yields%20nothing").status == 200
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("name", ["U03 status 123", "H27 204 with a body", "H27 304 with a body", "yields numbers"])
 def test_head_never_has_a_body(returns: Served, http: httpx.Client, name: str) -> None:
     """H27: whatever user code sends."""
@@ -273,6 +276,7 @@ def raisers(module_serving: Serving) -> dict[str, Served]:
     return {name: module_serving(code) for name, code in FORMS.items()}
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("error", RAISED)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_raised_before_anything_is_out_is_a_500(
@@ -282,6 +286,7 @@ def test_what_is_raised_before_anything_is_out_is_a_500(
     check(get(http, f"{raisers[form].route}?error={error}&parts=0"), 500, None)
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("error", RAISED)
 @pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("raise")])
 def test_what_is_raised_later_cuts_the_answer(
@@ -313,6 +318,7 @@ async def generator_async(request: Any) -> Any:
     return (n for n in range(3))
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("code", [generator, generator_async], ids=["def", "async def"])
 def test_a_generator_that_is_returned_is_iterated_for_python_callers_too(serving: Serving, code: Any) -> None:
     """Whoever made it."""
@@ -347,6 +353,7 @@ ENDLESS: Mapping[str, Callable[[Callable[[], None]], Any]] = {
 }
 
 
+@RAY_ONCE
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_stream_without_an_end_is_closed_when_its_client_leaves(
     serving: Serving, http: httpx.Client, tmp_path: Path, kind: str
