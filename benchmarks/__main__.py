@@ -41,14 +41,14 @@ def _rows(text: str) -> list[int]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure serve_bridge beside its peers.")
     parser.add_argument(
-        "--quick", action="store_true", help="one round of one second for some points: a look, no evidence"
+        "--quick", action="store_true", help="one round of one second for some points: a first look, not a measurement"
     )
     parser.add_argument("--rows", type=_rows, default=list(ROWS), help="numbers, with commas between (default: all)")
     parser.add_argument("--contenders", type=_names, default=list(ENTRIES), help=f"of: {', '.join(ENTRIES)}")
     parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured time of a point (default: 2)")
-    parser.add_argument("--json", type=Path, help="where to keep the run (default: results/DATE.json)")
-    parser.add_argument("--show", type=Path, metavar="JSON", help="print a run that was kept, measure nothing")
+    parser.add_argument("--json", type=Path, help="file of the run (default: results/DATE.json)")
+    parser.add_argument("--show", type=Path, metavar="JSON", help="print a saved run and measure nothing")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless every bar is cleared")
     return parser.parse_args()
 
@@ -82,7 +82,7 @@ def _measured(asked: argparse.Namespace) -> Run:
         if 9 in asked.rows:
             run.footprints = footprint.measure(2 if asked.quick else footprint.TRIES)
     finally:
-        run.write(path)  # what an interrupted run found is still worth a look
+        run.write(path)  # the figures of an interrupted run are still useful
     return run
 
 

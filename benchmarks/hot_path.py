@@ -1,7 +1,7 @@
-"""What each process of serve_bridge spends on a no-op request over HTTP, and where: `python -m benchmarks.hot_path`.
+"""CPU time of proxy and replica for a no-op HTTP request, by function: `python -m benchmarks.hot_path`.
 
-Rule 1: microseconds are of the kernel's clock for the process, over a load without a profiler; a profile, of a second
-        load, says only how they are shared out.
+Rule 1: the microseconds come from the kernel's CPU clock of the process, under a load without a profiler. The profile
+    of a second load only tells how the microseconds are divided among functions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHORTEST_SHARE: Final = 0.015
 
 
 def main() -> None:
-    """Print, for each number of connections, what proxy and replica spend, and on what."""
+    """Print the CPU time of proxy and replica by function, for each number of connections."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hot_path", description=__doc__)
     parser.add_argument("--connections", type=int, nargs="*", default=[64, 1])
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _busiest(stage: Stage, url: str) -> Mapping[str, int]:
-    """Return the process of each role that works when *url* is asked for; other replicas are there as well."""
+    """Return the process of each role that serves *url*. The instance has other replicas as well."""
     titles = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in stage.serving_pids()}
     before = cpu_seconds(titles)
     load(url, 64, 2.0)
@@ -78,7 +78,7 @@ def _show(url: str, connections: int, seconds: float, roles: Mapping[str, int]) 
 
 
 def _profiles(url: str, connections: int, seconds: float, roles: Mapping[str, int]) -> Mapping[str, Counter[str]]:
-    """Return how many samples each function of each role was at the top of."""
+    """Return the number of samples by innermost function, for each role."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, ExitStack() as recording:
         files = {role: Path(directory) / role for role in roles}
         for role, pid in roles.items():
@@ -95,7 +95,7 @@ def _py_spy(pid: int, seconds: float, file: Path) -> list[str]:
 
 
 def _samples(raw: str) -> Counter[str]:
-    """Return the samples of a raw profile by the innermost function, of the thread that serves only."""
+    """Return the samples of a raw profile by innermost function, for the serving thread only."""
     samples: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")

@@ -1,4 +1,4 @@
-"""Rounds: each contender is started, put under every load of its kinds and stopped, one at a time."""
+"""Rounds: one contender after another starts, gets every load of its kinds, and stops."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from benchmarks.rows import memory
 from benchmarks.rows.points import Point
 from benchmarks.trial import TRIES, Trial
 
-PATHS = {"upload": "/sink", "download": "/flow"}  # other kinds are called as what they load
+PATHS = {"upload": "/sink", "download": "/flow"}  # other kinds have a path of their own name
 PEAK = "http-64"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure and for how long.
+    """The contenders, the loads and their durations.
 
     Attributes:
         contenders: Keys, in the order of the even rounds.
-        points: In the order they are loaded.
-        places: Which of the contenders are loaded at which of the points.
-        rounds: How often each contender is started and loaded.
+        points: The loads, in the order of the measurement.
+        places: The pairs of contender and point to measure.
+        rounds: Number of times each contender starts.
         seconds: Measured time of each point.
-        warm_seconds: Time under the same load before it.
-        rows: What else is measured in each round, after the points.
-        tries: How often a load is taken at most, while other programs disturb it.
+        warm_seconds: Time under the same load before the measurement.
+        rows: Rows with code of their own, measured in each round after the points.
+        tries: Upper limit for measurements of one load while other programs disturb it.
     """
 
     contenders: Sequence[str]
@@ -49,7 +49,7 @@ class Plan:
 
 
 def measure(plan: Plan, run: Run, say: Callable[[str], None]) -> None:
-    """Carry out *plan* and add what it finds to *run*; what fails is left out from then on."""
+    """Carry out *plan* and add its figures to *run*. A failed point is left out of later rounds."""
     for number in range(plan.rounds):
         with Instances() as instances:
             trial = Trial(run, number, plan.seconds, plan.warm_seconds, plan.places, say, plan.tries, instances)
@@ -102,7 +102,7 @@ def _loader(trial: Trial, entry: Entry, point: Point, stage: Stage) -> Callable[
         way = cast(Kind, kind)
         return lambda seconds: stage.load(way, count, seconds)
     if kind == "work" and stage.url is None:
-        return lambda seconds: stage.load("call", 1, seconds)  # nobody but the loop itself
+        return lambda seconds: stage.load("call", 1, seconds)  # the loop is the only caller
     url = _url(stage, point)
     if kind in ("events", "websocket"):
         return lambda seconds: web_load.stream(kind, url, count, seconds)

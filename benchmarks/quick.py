@@ -1,7 +1,7 @@
-"""A look at each row in less than five minutes on two cores: one round, a second a point, and no load taken again.
+"""A first look at each row, in less than five minutes on two cores: one round, one second a point, no repeated load.
 
-Rule 1: serve_bridge is measured at each of these points; who it is compared with, where a bar does so. At points that
-    no bar compares, everybody is.
+Rule 1: serve_bridge is measured at each of these points. A peer is measured where a bar compares it with serve_bridge.
+    At a point without such a bar, all contenders are measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTENDERS: Final = frozenset((
 
 
 def looks_at(place: Place) -> bool:
-    """Say whether a look measures this contender at this point."""
+    """Return whether a first look measures this contender at this point."""
     contender, point = place
     if contender not in CONTENDERS or point not in POINTS:
         return False

@@ -1,4 +1,4 @@
-"""Measured samples, their spread over rounds, and the file they are kept in."""
+"""Measured samples, their spread over rounds, and the file of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from statistics import median
 from typing import Any, Final
 
 QUIET_CORES: Final = 0.1
+"""Upper limit for cores kept busy by other programs during a reliable sample."""
 MOST_SECONDS: Final = 0.15
+"""Upper limit for the CPU seconds added by the bridge to the start of a web worker."""
 MOST_MIB: Final = 15.0
+"""Upper limit for the memory added by the bridge to a web worker, in MiB."""
 
 Place = tuple[str, str]
-"""Who and where: key of a contender, key of a point."""
+"""Key of a contender, key of a point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,10 @@ class Sample:
         contender: Key of the contender.
         point: Key of the point.
         requests_per_s: Answers a second.
-        p50_ms: Median latency in milliseconds, None of a load whose answers have none of their own.
-        p99_ms: The same at 99 %.
+        p50_ms: Median latency in milliseconds. None for events, which have no latency of their own.
+        p99_ms: 99th percentile of the latency in milliseconds.
         cpu_s_per_1000: CPU seconds of all processes of the contender for 1,000 answers.
-        foreign_cores: Cores that other programs kept busy meanwhile; not to be trusted above `QUIET_CORES`.
+        foreign_cores: Cores kept busy by other programs during the load. A sample above `QUIET_CORES` is not reliable.
         errors: Requests without a good answer.
     """
 
@@ -46,14 +49,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One figure that no sample has: memory, a share, a time to start.
+    """One figure outside of any sample: memory, a share, a time to start.
 
     Attributes:
         round: Counted from 0.
         contender: Key of the contender.
         point: Key of the point.
         figure: Key of the figure, with its unit: `rss_replica_mib`.
-        value: In that unit.
+        value: The figure, in the unit of its key.
     """
 
     round: int
@@ -65,14 +68,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What the bridge adds to one app.
+    """The CPU time and memory added by the bridge to one app.
 
     Attributes:
-        app: Which.
-        plain_s: CPU seconds until the app without the bridge is there.
-        added_s: How many more it takes with it.
-        plain_mib: Peak memory of the app without the bridge.
-        added_mib: How much more with it.
+        app: Name of the framework.
+        plain_s: CPU seconds to create the app without the bridge.
+        added_s: CPU seconds added by the bridge.
+        plain_mib: Peak memory of the app without the bridge, in MiB.
+        added_mib: Memory added by the bridge, in MiB.
         imports_ray: Whether Ray was imported.
     """
 
@@ -85,7 +88,7 @@ class Footprint:
 
     @property
     def cleared(self) -> bool:
-        """Whether it is within what is promised."""
+        """Whether the figures keep the promised limits."""
         return self.added_s <= MOST_SECONDS and self.added_mib <= MOST_MIB and not self.imports_ray
 
 
@@ -99,21 +102,21 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread | None:
-    """Return the spread of *values*, None of no values."""
+    """Return the spread of *values*, or None without values."""
     return Spread(median(values), min(values), max(values)) if values else None
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything one run measured.
+    """All figures of one run.
 
     Attributes:
-        machine: What it ran on, without names or paths.
+        machine: The description of the machine, without names or paths.
         settings: Rounds, seconds a point, load generator, date.
-        samples: In the order they were measured.
-        readings: Figures that are in no sample, in the same order.
-        absent: Contender, or contender/point, to the reason why it was not measured or not to the end.
-        footprints: What the bridge adds to web workers, a framework each.
+        samples: In the order of the measurement.
+        readings: Figures outside of any sample, in the order of the measurement.
+        absent: Contender, or contender/point, to the reason of an incomplete measurement.
+        footprints: The CPU time and memory added by the bridge to a web worker, one for each framework.
     """
 
     machine: Mapping[str, Any]
@@ -124,26 +127,26 @@ class Run:
     footprints: list[Footprint] = field(default_factory=list)
 
     def of(self, contender: str, point: str) -> list[Sample]:
-        """Return the samples of one contender at one point, a round each."""
+        """Return the samples of one contender at one point, one for each round."""
         return [sample for sample in self.samples if (sample.contender, sample.point) == (contender, point)]
 
     def values(self, contender: str, point: str, figure: str) -> dict[int, float]:
-        """Return what a figure, a sample's or a reading's, was in each round that has it."""
+        """Return a figure of a sample or of a reading by round. Rounds without the figure are left out."""
         found = {sample.round: getattr(sample, figure, None) for sample in self.of(contender, point)}
         place = (contender, point, figure)
         found |= {one.round: one.value for one in self.readings if (one.contender, one.point, one.figure) == place}
         return {number: value for number, value in found.items() if value is not None}
 
     def spread(self, contender: str, point: str, figure: str) -> Spread | None:
-        """Return a figure's spread over the rounds, None if it was not measured."""
+        """Return a figure's spread over the rounds, or None if it was not measured."""
         return spread(list(self.values(contender, point, figure).values()))
 
     def ratio(self, one: Place, other: Place, figure: str) -> Spread | None:
-        """Return the figure at *one* divided by that at *other*, round by round; None if no round has both."""
+        """Return the ratio of the figure at *one* to the figure at *other* by round, or None if no round has both."""
         return spread([mine / theirs for mine, theirs in self._pairs(one, other, figure) if theirs])
 
     def difference(self, one: Place, other: Place, figure: str) -> Spread | None:
-        """Return the figure at *one* less that at *other*, round by round; None if no round has both."""
+        """Return the figure at *one* minus the figure at *other* by round, or None if no round has both."""
         return spread([mine - theirs for mine, theirs in self._pairs(one, other, figure)])
 
     def _pairs(self, one: Place, other: Place, figure: str) -> list[tuple[float, float]]:
@@ -151,13 +154,13 @@ class Run:
         return [(mine, others[number]) for number, mine in self.values(*one, figure).items() if number in others]
 
     def write(self, path: Path) -> None:
-        """Keep the run as JSON."""
+        """Write the run as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """Return the run that `write` kept."""
+        """Return the run in a file of `write`."""
         kept = json.loads(path.read_text())
         samples = [Sample(**sample) for sample in kept["samples"]]
         readings = [Reading(**reading) for reading in kept.get("readings", ())]

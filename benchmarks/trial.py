@@ -1,6 +1,6 @@
-"""One round of a row that no contender's plain load measures: what it may use, and where it puts what it finds.
+"""One round of a measurement: its settings, and the methods by which rows record their figures.
 
-Rule 1: what fails is noted and left out in the rounds to come; the run goes on.
+Rule 1: a failure is recorded, and the failed point is left out of later rounds. The run continues.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Trial:
     """One round.
 
     Attributes:
-        run: Takes what is found.
+        run: Receives the figures.
         round: Counted from 0.
         seconds: Measured time of a point.
-        warm_seconds: Time under the same load before it.
-        places: What is measured of whom.
-        say: Tells whoever waits.
-        tries: How often a load is taken again at most, while other programs disturb it.
-        instances: Makes the instances that rows need for themselves.
+        warm_seconds: Time under the same load before the measurement.
+        places: The pairs of contender and point to measure.
+        say: Prints a line about the progress.
+        tries: Upper limit for measurements of one load while other programs disturb it.
+        instances: Starts instances for the rows with code of their own.
     """
 
     run: Run
@@ -47,26 +47,26 @@ class Trial:
     instances: Instances = field(default_factory=Instances)
 
     def ordered(self, cases: Sequence[_Case]) -> list[_Case]:
-        """Return *cases* in this round's order, which turns round from one to the next."""
+        """Return *cases* in this round's order, which is the reverse of the round before."""
         return list(cases) if self.round % 2 == 0 else list(reversed(cases))
 
     def wants(self, point: str, contender: str = OURS) -> bool:
-        """Say whether this is to be measured, and has not failed in a round before."""
+        """Return whether the plan has this point, and no earlier round failed at it."""
         return (contender, point) in self.places and not {f"{contender}/{point}", contender} & self.run.absent.keys()
 
     @contextmanager
     def attempt(self, point: str | None, contender: str = OURS) -> Iterator[None]:
-        """Note a failure inside, and go on after it; without a *point* all of the contender is left out."""
+        """Record a failure inside and continue after it. Without a *point*, the whole contender is left out."""
         try:
             yield
-        except Exception as error:  # whatever it is: hours of other figures must not be lost with it
+        except Exception as error:  # any failure: it must not cost the figures of hours
             reason = str(error).strip() or repr(error)
             place = f"{contender}/{point}" if point else contender
             self.run.absent[place] = reason
             self.say(f"  {place} left out: {reason.splitlines()[-1]}")
 
     def read(self, point: str, contender: str = OURS, **figures: float) -> None:
-        """Keep figures that are in no sample; their names end with the unit."""
+        """Record figures outside of any sample. Their names end with the unit."""
         for figure, value in figures.items():
             self.run.readings.append(Reading(self.round, contender, point, figure, value))
         told = ", ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
@@ -79,9 +79,10 @@ class Trial:
         load: Callable[[float], Timing],
         contender: str = OURS,
     ) -> Sample:
-        """Warm up, load, and keep the sample; *pids* are those whose CPU time is counted.
+        """Warm up, load, and record the sample. The CPU time of the processes *pids* is counted.
 
-        Taken again while other programs disturb it: the quietest counts, whatever its figures are.
+        The load is repeated while other programs disturb it. The sample with the least disturbance counts, whatever its
+        figures are.
         """
         load(self.warm_seconds)
         taken = [self._sample(point, pids, load, contender)]
@@ -97,7 +98,7 @@ class Trial:
     def _sample(
         self, point: str, pids: Callable[[], Collection[int]], load: Callable[[float], Timing], contender: str
     ) -> tuple[Sample, float | None]:
-        """Return what one load showed, and how late it was itself."""
+        """Return the sample of one load, and the delay of the load generator itself."""
         serving = processes.cpu_seconds(pids())
         others = processes.machine_cpu_seconds() - processes.load_cpu_seconds()
         began = perf_counter()

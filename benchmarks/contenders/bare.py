@@ -1,4 +1,4 @@
-"""The application that uvicorn serves without a bridge."""
+"""The application for uvicorn without a bridge."""
 
 from benchmarks.contenders.sites import application
 

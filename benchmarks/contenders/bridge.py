@@ -16,12 +16,12 @@ ENDPOINT: Final = "SERVE_BRIDGE_BENCHMARK_ENDPOINT"
 
 
 async def noop(request: object) -> bytes:
-    """Answer at once: the backend of most serve_bridge measurements."""
+    """Answer at once: the backend of most measurements of serve_bridge."""
     return BODY
 
 
 async def sites(request: Any) -> Any:
-    """Answer what `benchmarks.contenders.sites` has at the path asked for."""
+    """Answer with the handler of `sites` at the path of the request."""
     path = request.scope["path"][1:]
     return await (answers.websocket if path == "websocket" else answers.SITES[path])(request)
 
@@ -30,7 +30,7 @@ class Bridge(OnRay):
     """serve_bridge on Ray: its proxy for HTTP, and `handle.remote` from the process that started it."""
 
     def start(self, directory: Path) -> None:
-        """Start a cluster, an instance, and a replica each of `noop` and of `sites`."""
+        """Start a cluster, an instance, and one replica each of `noop` and `sites`."""
         import ray
 
         import serve_bridge as serve
@@ -49,14 +49,14 @@ class Bridge(OnRay):
 
 
 class BridgeCaller(Contender):
-    """What a web worker is: a process without Ray that calls over the data plane.
+    """A caller like a web worker: a process without Ray, with calls over the data plane.
 
     Raises:
-        RuntimeError: Connecting imported Ray, so the figures would not be those of a process without it.
+        RuntimeError: Connecting imported Ray, so the figures would not hold for a process without Ray.
     """
 
     def start(self, directory: Path) -> None:
-        """Connect to the instance in `SERVE_BRIDGE_ADDRESS` and take a handle of the endpoint in `ENDPOINT`."""
+        """Connect to the instance at `SERVE_BRIDGE_ADDRESS`, and get a handle of the endpoint in `ENDPOINT`."""
         import serve_bridge as serve
 
         serve.connect(os.environ["SERVE_BRIDGE_ADDRESS"])

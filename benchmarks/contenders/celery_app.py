@@ -1,4 +1,4 @@
-"""The Celery application of the benchmark: one task, its broker and result backend in the environment."""
+"""The Celery application: one task. The environment names its broker and result backend."""
 
 import os
 from typing import Any
@@ -13,5 +13,5 @@ app: Any = Celery("benchmark", broker=REDIS, backend=REDIS)
 
 @app.task(name="noop")  # type: ignore[untyped-decorator]  # Celery has no types
 def noop() -> str:
-    """Answer at once, with text: what its JSON can carry."""
+    """Answer at once with text, because Celery encodes results as JSON."""
     return BODY.decode()

@@ -1,7 +1,7 @@
-"""What is compared, the contract each contender keeps, and serve_bridge's own entries.
+"""The contract of a contender, and its entry in the registry.
 
-Rule 1: importing this module imports no server and no Ray: a stage does, in the environment its entry has.
-Rule 2: all use the limits of `IN_FLIGHT`, so that no default of one contender throttles another's load.
+Rule 1: this module imports no server and no Ray. A stage imports them, in the environment of the entry.
+Rule 2: all contenders use the limit `IN_FLIGHT`, so that no contender's default throttles its load.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from typing import Final, Literal
 
 from benchmarks.load.calls import Calls, Kind
 
-IN_FLIGHT: Final = 1024  # above every load's concurrency: a limit that is reached would measure the limit
+IN_FLIGHT: Final = 1024
+"""Upper limit for requests in flight. It is above the concurrency of every load, so that no load measures it."""
 
 WebKind = Literal["http", "open", "post", "view", "echo", "memory", "upload", "download", "events", "websocket", "work"]
 PointKind = Kind | WebKind | Literal["own"]
-"""What is sent; "own": whatever a module that is named in `rows.MEASURES` sends, and no contender's stage is asked."""
+"""The kind of a load. "own": a function of `points.MEASURES` makes the load, without a contender's stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A stage to be started beside a contender, and the address it is to call."""
+    """A stage to start beside a contender, and the address of the instance for its calls."""
 
     name: str
     environment: Mapping[str, str]
 
 
 class Contender:
-    """One way to get an answer out of another process. Lives in a stage, a process of its own.
+    """One way to get an answer from another process. It lives in a stage, a process of its own.
 
     Attributes:
-        url: Where a GET (a POST, if the entry has no other kind) is answered with `BODY`; None without an HTTP side.
-            The other kinds of its entry are answered at the same origin. Valid once started, like all of these.
-        calls: How this process calls the handler from Python, None if it cannot.
-        caller: Who makes the calls that `calls` lacks, None if nobody.
+        url: URL for a GET (or a POST, if the entry has no other kind) with the answer `BODY`. None without an HTTP
+            side. The same origin answers the other kinds of the entry. All attributes are valid after `start`.
+        calls: Functions by which this process calls the handler from Python. None without such a way.
+        caller: The process for calls of a kind that `calls` lacks. None without such a process.
     """
 
     url: str | None = None
@@ -44,30 +45,30 @@ class Contender:
     caller: Caller | None = None
 
     def start(self, directory: Path) -> None:
-        """Bring everything up; *directory* is empty and is removed after `stop`."""
+        """Start everything. *directory* is empty, and is removed after `stop`."""
 
     def stop(self) -> None:
-        """End what `start` started. Processes left after this are ended by whoever started the stage."""
+        """End everything from `start`. The near side of the stage ends processes that are left."""
 
 
 def nothing(directory: Path) -> Mapping[str, str]:
-    """Return no environment at all: the contender runs as its defaults have it."""
+    """Return no variables: the contender runs with its defaults."""
     return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One contender as the registry lists it.
+    """One contender in the registry.
 
     Attributes:
-        name: Short key, as on the command line and in the results.
-        label: What tables call it.
-        factory: `module:Class`, imported inside the stage only; empty if a row of its own measures this one.
-        kinds: The loads that it is put under.
-        arguments: What the class is given.
-        environment: Variables to set before the stage's interpreter starts, given the stage's directory.
-        plain: Key of the web app that answers by itself what this one forwards; None if this is no web app, its own
-            key if it is such a plain one.
+        name: Short key, for the command line and the results.
+        label: Name in tables.
+        factory: `module:Class`, imported inside the stage only. Empty if a row with code of its own measures it.
+        kinds: The kinds of load for this contender.
+        arguments: Arguments of the class.
+        environment: Function from the stage's directory to the variables of the stage's interpreter.
+        plain: Key of the web app with the same view but without the bridge. A web app without the bridge has its own
+            key here, and a contender without a web app has None.
     """
 
     name: str
@@ -87,7 +88,7 @@ def free_port() -> int:
 
 
 def start_ray(directory: Path) -> None:
-    """Start a cluster for this process alone, whatever else runs on the machine; its files are in *directory*."""
+    """Start a Ray cluster for this process alone. Its files are in *directory*."""
     import ray
 
     ray.init(
@@ -100,7 +101,7 @@ def start_ray(directory: Path) -> None:
 
 
 class OnRay(Contender):
-    """One that runs an instance on a cluster of its own."""
+    """A contender with an instance on a Ray cluster of its own."""
 
     def start(self, directory: Path) -> None:
         """Start the cluster."""

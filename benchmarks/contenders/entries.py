@@ -1,4 +1,4 @@
-"""What is compared: every contender by its name."""
+"""The registry: every contender by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIEW: Final[frozenset[PointKind]] = frozenset(("view",))
 
 
 def haproxy_environment(directory: Path) -> Mapping[str, str]:
-    """Return the variables of Ray Serve's fastest mode, with files and ports of this stage alone."""
+    """Return the variables of Ray Serve's fastest mode, with files and ports for this stage alone."""
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
@@ -35,7 +35,7 @@ def haproxy_environment(directory: Path) -> Mapping[str, str]:
 
 
 def _web_app(name: str, label: str, app: str, interface: str) -> Iterator[Entry]:
-    """Yield the entry of an app of `web_apps` that answers by itself, and of the one that forwards."""
+    """Yield the entries of an app of `web_apps`: once with a view of its own, once with a forwarded view."""
     yield Entry(name, label, "benchmarks.contenders.servers:WebApp", VIEW, (f"{app}_plain", interface), plain=name)
     forwarding, bridged = "benchmarks.contenders.servers:ForwardingWebApp", (f"{app}_bridged", interface)
     yield Entry(f"{name}-bridge", "the same, forwarded", forwarding, VIEW, bridged, plain=name)

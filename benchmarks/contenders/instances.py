@@ -1,7 +1,8 @@
-"""Instances of serve_bridge for the rows that need one of their own, one after another on one cluster.
+"""Instances of serve_bridge for rows with code of their own, one after another on one cluster.
 
-Rule 1: a round starts Ray once for all of these rows, and only if one of them is measured.
-Rule 2: an instance is ended before the next one starts; one that could not be made leaves nothing to the next.
+Rule 1: a round starts Ray once for all of these rows, and only if the plan has such a row.
+Rule 2: an instance ends before the next instance starts. If an instance fails to start, the whole cluster ends, so
+    that the next instance gets a fresh cluster.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _CLUSTER: Final = Entry("instances", "serve_bridge", "benchmarks.contenders.inst
 
 
 class Cluster(OnRay):
-    """The far side: makes instances. Lives in a stage."""
+    """The far side, in a stage: starts the instances."""
 
     def arrange(self, build: str, arguments: dict[str, Any]) -> Any:
-        """Put the instance that `module:function` starts in the place of the last one; return what that returns."""
+        """Replace the last instance by the instance of `module:function`, and return the function's result."""
         import serve_bridge as serve
 
         serve.shutdown()
@@ -31,16 +32,16 @@ class Cluster(OnRay):
 
 
 class Instances:
-    """The near side, which starts the cluster when it is first needed."""
+    """The near side: starts the cluster at first use."""
 
     def __init__(self) -> None:
         self._stage: Stage | None = None
 
     def arrange(self, build: Callable[..., Any], **arguments: Any) -> Any:
-        """Let *build*, a function of a module, start an instance in the place of the last one, and return its JSON.
+        """Replace the last instance by the instance of *build*, a function of a module, and return its result as JSON.
 
         Raises:
-            StageError: It raised, or the cluster did not start.
+            StageError: The function raised, or the cluster did not start.
         """
         self._stage = self._stage or Stage(_CLUSTER)
         name = f"{build.__module__}:{build.__name__}"

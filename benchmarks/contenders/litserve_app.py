@@ -10,13 +10,13 @@ from benchmarks import BODY
 
 
 class Noop(LitAPI):  # type: ignore[misc]  # LitServe has no types
-    """The handler; a module's own, since a spawned process has to find it."""
+    """The handler. It stands in a module, because a spawned process imports it."""
 
     def setup(self, device: str) -> None:
-        """Have nothing to load."""
+        """Load nothing."""
 
     def decode_request(self, request: Request) -> None:
-        """Leave the body alone."""
+        """Ignore the body."""
 
     def predict(self, x: None) -> bytes:
         """Answer at once."""

@@ -8,14 +8,14 @@ from benchmarks import BODY
 
 
 class Noop(Worker):  # type: ignore[misc]  # Mosec has no types
-    """The handler; a module's own, since a spawned process has to find it."""
+    """The handler. It stands in a module, because a spawned process imports it."""
 
     def deserialize(self, data: bytes) -> bytes:
-        """Leave the bytes as they are: no JSON on the way."""
+        """Return the bytes unchanged: no JSON."""
         return data
 
     def serialize(self, data: bytes) -> bytes:
-        """Leave the bytes as they are."""
+        """Return the bytes unchanged."""
         return data
 
     def forward(self, data: bytes) -> bytes:

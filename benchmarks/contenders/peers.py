@@ -1,6 +1,6 @@
-"""The contenders built on Ray itself: Ray Serve in two modes, and the actor call under any design on actors.
+"""The contenders on Ray itself: Ray Serve in two modes, and calls of a raw actor, which any design on actors uses.
 
-Rule 1: each runs as its own advice has it: no CPU reserved, no access log, no limit below the load.
+Rule 1: each contender runs as its own documentation advises: no CPU reserved, no access log, no limit below the load.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.load.calls import Calls
 
 
 class Noop:
-    """The handler, as Ray Serve and a raw async actor run it."""
+    """The handler for Ray Serve and for a raw async actor."""
 
     async def __call__(self, request: object) -> bytes:
         """Answer at once."""
@@ -26,7 +26,7 @@ class Noop:
 
 
 class BlockingNoop:
-    """The handler as a raw sync actor runs it."""
+    """The handler for a raw sync actor."""
 
     def __call__(self, request: object) -> bytes:
         """Answer at once."""
@@ -34,14 +34,14 @@ class BlockingNoop:
 
 
 class Sites:
-    """`benchmarks.contenders.sites` in Ray Serve, which serves WebSockets through an ASGI application only."""
+    """The application of `sites` in Ray Serve, which serves WebSockets only through an ASGI application."""
 
 
 class RayServe(Contender):
-    """Ray Serve as it comes: its proxy for HTTP, its handle for a sync and an async caller."""
+    """Ray Serve with its defaults: its proxy for HTTP, its handle for a sync and an async caller."""
 
     def start(self, directory: Path) -> None:
-        """Start Ray, Ray Serve, and a replica each of the no-op and of the application."""
+        """Start Ray, Ray Serve, and one replica each of the no-op and the application."""
         start_ray(directory)
         port = free_port()
         quiet = {"enable_access_log": False}
@@ -69,20 +69,20 @@ class RayServe(Contender):
         return Calls(call=lambda: handle.remote(1).result(), acall=acall, remote=pipelined)
 
     def stop(self) -> None:
-        """End the cluster, and Ray Serve with it: its own shutdown waits half a minute to drain nothing."""
+        """End the cluster with Ray Serve. Ray Serve's own shutdown takes half a minute even without requests."""
         ray.shutdown()
 
 
 class RayServeFast(RayServe):
-    """Ray Serve in its fastest mode; the switches are in the environment of the stage."""
+    """Ray Serve in its fastest mode. The environment of the stage holds the switches."""
 
     def _handle_calls(self, handle: Any) -> Calls:
-        # In this mode a handle works inside a running loop only; a sync view has to do without the mode.
+        # In this mode a handle works only inside a running loop, so a sync view cannot use it.
         return Calls(acall=super()._handle_calls(handle).acall)
 
 
 class AsyncActor(Contender):
-    """`ray.get(actor.method.remote(x))` on an actor with an `async def` method."""
+    """`ray.get(actor.method.remote(x))` for an actor with an `async def` method."""
 
     handler: type[Any] = Noop
     concurrency: int | None = IN_FLIGHT
@@ -112,7 +112,7 @@ class AsyncActor(Contender):
 
 
 class SyncActor(AsyncActor):
-    """The same on an actor with a `def` method, one call at a time as Ray's default is."""
+    """An actor with a `def` method. It runs one call at a time, which is Ray's default."""
 
     handler = BlockingNoop
     concurrency = None

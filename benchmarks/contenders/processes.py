@@ -1,8 +1,8 @@
-"""Whose processes a contender's are, and the CPU time they used.
+"""The processes of a contender, and their CPU time.
 
-Rule 1: a process belongs to a stage if it descends from it or inherited its mark; a daemon that changed its
-    parent keeps the mark, one that cleared its environment keeps its parent.
-Rule 2: processes are ended by their id, and only those of a stage.
+Rule 1: a process belongs to a stage if it descends from the stage or inherited the stage's mark. A daemon with a new
+    parent keeps the mark. A process with a cleared environment keeps its parent.
+Rule 2: only processes of a stage are ended, each by its id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def stage_pids(mark: str, root: int) -> frozenset[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> Mapping[int, float]:
-    """Return user and system CPU seconds used so far by each process that is still there."""
+    """Return the user and system CPU seconds so far of each process. Ended processes are left out."""
     used: dict[int, float] = {}
     for pid in pids:
         try:
@@ -45,19 +45,19 @@ def cpu_seconds(pids: Iterable[int]) -> Mapping[int, float]:
 
 
 def machine_cpu_seconds() -> float:
-    """Return the CPU seconds all processes of the machine used since it started, interrupts left out."""
+    """Return the CPU seconds of all processes since the machine started, without interrupts."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system)
 
 
 def load_cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of its ended children, the load generator among them."""
+    """Return the CPU seconds of this process and its ended children, which include the load generator."""
     usages = (resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def end(pids: Iterable[int], *, grace_s: float = 5.0) -> None:
-    """End these processes: ask first, then kill what is left after *grace_s* seconds."""
+    """Terminate these processes, and kill the rest after *grace_s* seconds."""
     processes = []
     for pid in pids:
         try:

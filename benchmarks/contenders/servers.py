@@ -1,7 +1,7 @@
-"""The contenders that are servers of their own: bare uvicorn, Mosec, LitServe, the web apps, and Celery with Redis.
+"""The contenders with a server of their own: bare uvicorn, Mosec, LitServe, the web apps, and Celery with Redis.
 
-Rule 1: one worker process each, as every contender has one replica, in the mode that is fastest for it.
-Rule 2: all listen on loopback, at ports of their own, and are children of the stage, which ends them.
+Rule 1: each has one worker process in its fastest mode, as every contender has one replica.
+Rule 2: each listens on loopback at a port of its own. Its parent process is the stage, which ends it.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ GUNICORN: Final = (
 
 def run_module(words: tuple[str, ...], directory: Path, environment: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
     """Start `python -m` with *words*, in *directory* and with *environment* added."""
-    # A session of its own: some of them signal their whole group.
+    # A session of its own, because some servers send signals to their whole process group.
     return subprocess.Popen(
         [sys.executable, "-m", *words], cwd=directory, env={**os.environ, **environment}, start_new_session=True
     )
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and wait for it."""
+    """Terminate a server and wait for its end."""
     server.terminate()
     server.wait(STOP_LIMIT_S)
 
 
 class Server(Contender):
-    """One HTTP server: a module with its options, `{port}` among them, that answers at a path."""
+    """One HTTP server: the path of its answer, and its module with options, among them `{port}`."""
 
     def __init__(self, path: str, *words: str) -> None:
         self._path = path
@@ -57,11 +57,11 @@ class Server(Contender):
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self, directory: Path) -> None:
-        """Start the server; it answers a moment later."""
+        """Start the server. It answers a moment later."""
         self.run(directory, {})
 
     def run(self, directory: Path, environment: Mapping[str, str]) -> None:
-        """Start the server with *environment* added to its own."""
+        """Start the server with the variables *environment* added."""
         port = free_port()
         self._server = run_module(tuple(word.format(port=port) for word in self._words), directory, environment)
         self.url = f"http://127.0.0.1:{port}{self._path}"
@@ -73,18 +73,18 @@ class Server(Contender):
 
 
 Bare = partial(Server, "/noop", *UVICORN, "--port", "{port}", "benchmarks.contenders.bare:app")
-"""The same handler in Starlette under uvicorn: no second process, so the most a bridge could reach."""
+"""The same handler in Starlette under uvicorn, without a second process: the upper limit for any bridge."""
 
 LitServe = partial(Server, "/inference", "benchmarks.contenders.litserve_app", "{port}")
 """FastAPI in front of one worker process."""
 
 _MOSEC: Final = ("--address", "127.0.0.1", "--port", "{port}", "--path", "mosec", "--log-level", "warning")
 Mosec = partial(Server, "/inference", "benchmarks.contenders.mosec_app", *_MOSEC)
-"""A Rust server in front of one Python process, which gets and gives bytes: no JSON on the way."""
+"""A Rust server in front of one Python process. The process receives and returns bytes, not JSON."""
 
 
 class WebApp(Server):
-    """Row 4: an app of `web_apps`, under gunicorn if its interface is WSGI, else under uvicorn."""
+    """Row 4: an app of `web_apps`, under gunicorn if its interface is WSGI, otherwise under uvicorn."""
 
     def __init__(self, app: str, interface: str) -> None:
         place = f"benchmarks.contenders.web_apps:{app}"
@@ -94,7 +94,7 @@ class WebApp(Server):
 
 
 class ForwardingWebApp(WebApp):
-    """The same for an app that forwards to a replica on Ray."""
+    """A web app with a view that is forwarded to a replica on Ray."""
 
     def __init__(self, app: str, interface: str) -> None:
         super().__init__(app, interface)
@@ -113,13 +113,13 @@ class ForwardingWebApp(WebApp):
 
 
 class Celery(Contender):
-    """`noop.delay().get(interval=0.001)` through Redis to one worker process, which keeps nothing on disk."""
+    """`noop.delay().get(interval=0.001)` through Redis to one worker process. Redis writes nothing to disk."""
 
     def __init__(self) -> None:
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def start(self, directory: Path) -> None:
-        """Start Redis and the worker, and wait until it answers."""
+        """Start Redis and the worker, and wait for the first answer."""
         port = free_port()
         os.environ["CELERY_BENCHMARK_REDIS"] = f"redis://127.0.0.1:{port}/0"
         redis = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
@@ -137,6 +137,6 @@ class Celery(Contender):
 
     def stop(self) -> None:
         """End the worker, then Redis."""
-        gc.collect()  # a result that goes later would look for Redis for half a minute
+        gc.collect()  # a result that is collected later searches for Redis for half a minute
         for server in reversed(self._servers):
             end(server)

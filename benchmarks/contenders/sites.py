@@ -1,6 +1,6 @@
-"""What every web contender answers, by the path asked for: plain Starlette, so that all run the same code.
+"""The handlers of every web contender, by path. They are plain Starlette, so that all contenders run the same code.
 
-Rule 1: a handler but `work` does no work of its own: what is measured is the way to it and back.
+Rule 1: no handler except `work` does work of its own. The benchmark measures the path to the handler and back.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ async def noop(request: Request) -> Response:
 
 
 async def echo(request: Request) -> Response:
-    """Give the whole body back."""
+    """Return the whole body."""
     return Response(await request.body())
 
 
 async def sink(request: Request) -> Response:
-    """Read the body as it comes, and say how long it was."""
+    """Read the body as it arrives, and return its length."""
     received = 0
     async for piece in request.stream():
         received += len(piece)
@@ -40,7 +40,7 @@ async def sink(request: Request) -> Response:
 
 
 async def flow(request: Request) -> Response:
-    """Send as many bytes as the query says, a piece at a time."""
+    """Send the number of bytes in the query, a piece at a time."""
     length = int(request.query_params["bytes"])
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -51,9 +51,9 @@ async def flow(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """Send events until the client leaves, each in a turn of the loop of its own, as a model's tokens come.
+    """Send events until the client disconnects, each in its own turn of the event loop, like the tokens of a model.
 
-    The query may say how many seconds are between two events.
+    The query parameter `pause_s` sets the seconds between two events.
     """
     pause_s = float(request.query_params.get("pause_s", 0))
 
@@ -66,14 +66,14 @@ async def events(request: Request) -> Response:
 
 
 async def work(request: Request) -> Response:
-    """Work for some milliseconds, on the loop, as a small model does."""
-    from benchmarks.contenders.work import work  # NumPy is nobody's memory before this row
+    """Work for some milliseconds on the event loop, like a small model."""
+    from benchmarks.contenders.work import work  # late, so that NumPy does not count in the memory of earlier rows
 
     return Response(work())
 
 
 async def websocket(connection: WebSocket) -> None:
-    """Give every message back."""
+    """Return every message."""
     await connection.accept()
     try:
         while True:
@@ -92,7 +92,7 @@ SITES: Final[Mapping[str, Callable[[Request], Awaitable[Response]]]] = {
 
 
 def application() -> Starlette:
-    """Return all of it as one application."""
+    """Return all handlers as one application."""
     routes = [Route(f"/{name}", handler, methods=["GET", "POST"]) for name, handler in SITES.items()]
     return Starlette(
         routes=[Route("/noop", noop, methods=["GET", "POST"]), *routes, WebSocketRoute("/websocket", websocket)]

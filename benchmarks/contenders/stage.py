@@ -1,6 +1,6 @@
-"""A process of its own for one contender, and the few orders it takes: load it with calls, end it.
+"""A process for one contender, and its few orders: load the contender with calls, ask it, end it.
 
-Orders and answers are JSON lines over the standard streams; whatever servers print goes to a log file.
+Orders and answers are JSON lines over the standard streams. The output of servers goes to a log file.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ ANSWER_LIMIT_S = 60.0
 
 
 class StageError(RuntimeError):
-    """A contender could not start or failed under load; the message holds its own words."""
+    """A contender could not start or failed under load. The message holds the contender's own error."""
 
 
 class Stage:
     """The near side: starts the process, sends orders, ends everything.
 
     Attributes:
-        url: Where the contender answers HTTP, or None.
+        url: URL of the contender, or None without an HTTP side.
     """
 
     def __init__(self, entry: Entry, environment: Mapping[str, str] | None = None) -> None:
         """Start the process and wait until the contender is up.
 
         Raises:
-            StageError: It did not come up.
+            StageError: The contender did not start.
         """
         self._directory = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
         directory = Path(self._directory.name)
@@ -57,43 +57,43 @@ class Stage:
             text=True,
             cwd=REPOSITORY,
             env=_environment(entry, directory) | dict(environment or {}),
-            start_new_session=True,  # an interrupt from the keyboard is the near side's, which ends the stage
+            start_new_session=True,  # Ctrl-C reaches only the near side, which then ends the stage
         )
         self._lost = False
         try:
             self.url: str | None = self._answer(START_LIMIT_S)["url"]
-        except BaseException:  # an interrupt too must leave nothing running
+        except BaseException:  # after an interrupt, too, nothing must be left running
             self.stop()
             raise
 
     def serving_pids(self) -> frozenset[int]:
-        """Return the ids of every process that runs for this contender, callers in Python among them."""
+        """Return the ids of all processes of this contender, including callers in Python."""
         return processes.stage_pids(self._directory.name, self._process.pid)
 
     def offers(self, kind: Kind) -> bool:
-        """Say whether the contender can be called this way."""
+        """Return whether the contender can be called this way."""
         return bool(self._order({"order": "offers", "kind": kind})["offers"])
 
     def load(self, kind: Kind, concurrency: int, seconds: float) -> Timing:
         """Load the contender with calls from Python; see `ClosedLoop.load`.
 
         Raises:
-            StageError: A call failed, or some were not answered a minute after the load's end.
+            StageError: A call failed, or had no answer a minute after the end of the load.
         """
         order = {"order": "load", "kind": kind, "concurrency": concurrency, "seconds": seconds}
         return Timing(**self._order(order, seconds + ANSWER_LIMIT_S)["timing"])
 
     def ask(self, method: str, *, limit_s: float = ANSWER_LIMIT_S, **arguments: object) -> Any:
-        """Call a method of the contender itself; arguments and result are JSON.
+        """Call a method of the contender itself. Arguments and result are JSON.
 
         Raises:
-            StageError: It raised, or did not return within *limit_s* seconds.
+            StageError: The method raised, or did not return within *limit_s* seconds.
         """
         return self._order({"order": "ask", "method": method, "arguments": arguments}, limit_s)["result"]
 
     def stop(self) -> None:
-        """End the contender, whatever it left running, and its files."""
-        with suppress(StageError, subprocess.TimeoutExpired):  # what does not end by itself is ended below
+        """End the contender and its remaining processes, and delete its files."""
+        with suppress(StageError, subprocess.TimeoutExpired):  # a stage that does not end by itself is ended below
             self._order({"order": "stop"})
             self._process.wait(30)
         processes.end(self.serving_pids())
@@ -105,12 +105,12 @@ class Stage:
     def _order(self, order: Mapping[str, object], limit_s: float = ANSWER_LIMIT_S) -> dict[str, Any]:
         if self._lost:
             raise StageError("the contender ended or hung before")
-        with suppress(OSError):  # it is gone: the log, read below, may know why
+        with suppress(OSError):  # the process has ended: the log, read below, may hold the reason
             print(json.dumps(order), file=self._process.stdin, flush=True)
         return self._answer(limit_s)
 
     def _answer(self, limit_s: float) -> dict[str, Any]:
-        # One line answers an order, so nothing waits in the stream's buffer where select could not see it.
+        # The answer to an order is one line, so no data stays in the stream's buffer, which select cannot see.
         answers = cast(TextIO, self._process.stdout)
         line = answers.readline() if select.select([answers], [], [], limit_s)[0] else ""
         if not line:
@@ -133,7 +133,7 @@ def _environment(entry: Entry, directory: Path) -> dict[str, str]:
 
 
 class _Far:
-    """The far side: owns the contender and, where it names one, the stage of its separate caller."""
+    """The far side: owns the contender, and the stage of its separate caller if it names one."""
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
@@ -175,7 +175,7 @@ class _Far:
 
 @contextmanager
 def _orders(log: Path) -> Iterator[TextIO]:
-    """Keep the pipe to the near side, and send everything that servers print to *log*."""
+    """Keep the pipe to the near side, and redirect the output of servers to *log*."""
     answers = os.fdopen(os.dup(1), "w")
     with log.open("w") as sink:
         os.dup2(sink.fileno(), 1)
@@ -187,14 +187,14 @@ def _orders(log: Path) -> Iterator[TextIO]:
 
 
 def _told(error: BaseException) -> str:
-    """Return the end of the traceback; of a group, that of its first member, which says more."""
+    """Return the end of the traceback. For an exception group, use its first member, which tells more."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return "".join(traceback.format_exception(error))[-2000:]
 
 
 def main(factory: str, directory: Path, *arguments: str) -> None:
-    """Run the contender that `module:Class` makes of *arguments* until it is told to stop or the near side is gone."""
+    """Run the contender `module:Class` with *arguments* until the order to stop, or until the near side has ended."""
     with _orders(directory / "stage.log") as answers:
 
         def answer(value: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Row 4: the apps, each with a view that answers by itself or one that is forwarded to a no-op backend.
+"""Row 4: the web apps, each with a view of its own or with a view that is forwarded to a no-op backend.
 
-Rule 1: nothing but the view differs, and nothing but the app's own framework is imported.
+Rule 1: only the view differs, and only the app's own framework is imported.
 """
 
 from __future__ import annotations

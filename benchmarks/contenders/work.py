@@ -1,4 +1,4 @@
-"""Row 8: a handler that really works, about 5 ms of NumPy on one core, and the same work called directly."""
+"""Row 8: a handler with about 5 ms of NumPy work on one core, and a loop that calls the same work directly."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _results: Final = numpy.empty_like(VALUES)
 
 
 def work() -> bytes:
-    """Work, then answer; no BLAS, which would take every core."""
+    """Work, then answer. The work avoids BLAS, which would use every core."""
     numpy.sin(VALUES, out=_results)
     return BODY
 
 
 class Direct(Contender):
-    """A loop that calls the handler: what a request costs at least. Lives in a stage."""
+    """A loop over the handler, in a stage: the lower limit for the cost of a request."""
 
     calls = Calls(call=work)

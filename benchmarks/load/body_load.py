@@ -1,4 +1,4 @@
-"""One long body up or down over one connection, by a client that never holds more than a piece of it."""
+"""One long body up or down over one connection. The client never holds more than one piece of the body."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LIMIT_S: Final = 60.0
 
 
 class BodyLoadError(RuntimeError):
-    """The body did not arrive whole, or not in time."""
+    """The body did not arrive completely, or not in time."""
 
 
 def upload(url: str, length: int) -> float:
-    """Send *length* bytes of known length to *url*, which answers how many it got; return the seconds it took.
+    """Send *length* bytes with a Content-Length to *url*, which answers with their number; return the seconds.
 
     Raises:
-        BodyLoadError: It answered anything else, broke off or took longer than `LIMIT_S`.
+        BodyLoadError: The answer was different, the connection broke, or the upload took longer than `LIMIT_S`.
     """
     began = perf_counter()
 
@@ -38,10 +38,10 @@ def upload(url: str, length: int) -> float:
 
 
 def download(url: str, length: int) -> float:
-    """Read *length* bytes from *url*; return the seconds it took.
+    """Read *length* bytes from *url*, and return the seconds.
 
     Raises:
-        BodyLoadError: There were more or fewer, or it took longer than `LIMIT_S`.
+        BodyLoadError: The number of bytes was different, or the download took longer than `LIMIT_S`.
     """
     began = perf_counter()
     answer = _answer(url, "GET", None, {})
@@ -59,7 +59,7 @@ def download(url: str, length: int) -> float:
 
 def _in_time(began: float) -> None:
     if perf_counter() - began > LIMIT_S:
-        raise BodyLoadError(f"not through within {LIMIT_S:g} s")
+        raise BodyLoadError(f"not complete within {LIMIT_S:g} s")
 
 
 def _answer(url: str, method: str, body: Iterator[bytes] | None, headers: dict[str, str]) -> http.client.HTTPResponse:

@@ -1,7 +1,7 @@
-"""Python callers in a closed loop: each sends its next call when the last one is answered.
+"""Python callers in a closed loop: each caller sends its next call after the answer to the last call.
 
-Rule 1: the caller keeps one event loop for all its async loads, so that warm connections stay warm.
-Rule 2: only calls that ended inside the load's time are counted; a load of windows ends with its last window.
+Rule 1: a process keeps one event loop for all its async loads, so that connections stay open.
+Rule 2: only calls with an answer inside the load's time are counted. A load of windows ends with its last window.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Kind = Literal["call", "acall", "remote"]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The ways a contender can be called; None where it has no such way.
+    """The ways to call a contender from Python. A missing way is None.
 
     Attributes:
-        call: Sends one request and waits, on the calling thread.
-        acall: Sends one request and awaits its answer.
-        remote: Sends the number of requests given, then waits for all of them.
+        call: Sends one request and waits on the calling thread.
+        acall: Sends one request and awaits the answer.
+        remote: Sends the given number of requests, then waits for all answers.
     """
 
     call: Callable[[], object] | None = None
@@ -34,21 +34,21 @@ class Calls:
     remote: Callable[[int], object] | None = None
 
     def offers(self, kind: Kind) -> bool:
-        """Say whether this way exists."""
+        """Return whether this way exists."""
         return getattr(self, kind) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a load saw.
+    """The figures of one load.
 
     Attributes:
-        requests: Answers that came inside the load's time.
-        seconds: How long the load lasted.
-        p50_ms: Median latency in milliseconds; of a whole window where requests are sent in windows; None of events.
-        p99_ms: The same at 99 %.
-        errors: Answers that were none: failed connections, time-outs, other status codes.
-        lag_ms: How late an open loop was itself, at 99 %; None of a closed one.
+        requests: Number of answers inside the load's time.
+        seconds: Duration of the load.
+        p50_ms: Median latency in milliseconds. For requests in windows, of a whole window. None for events.
+        p99_ms: 99th percentile of the latency in milliseconds.
+        errors: Number of failed connections, timeouts and wrong status codes.
+        lag_ms: 99th percentile of an open loop's own delay in milliseconds. None for a closed loop.
     """
 
     requests: int
@@ -60,16 +60,16 @@ class Timing:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """Return the nearest-rank percentile of an ascending, non-empty list; *share* in (0, 1]."""
+    """Return the nearest-rank percentile of an ascending, non-empty list. *share* is in (0, 1]."""
     rank = max(1, -(-len(ordered) * share // 1))
     return ordered[int(rank) - 1]
 
 
 def print_report(url: str, latencies_s: list[float], seconds: float, errors: int, **more: float) -> None:
-    """Print the JSON line of the wrk report, and *more* of what a load generator knows.
+    """Print the JSON line of the wrk report, with the additional figures *more*.
 
     Raises:
-        SystemExit: Nothing was answered.
+        SystemExit: No request had an answer.
     """
     ordered = sorted(latencies_s)
     if not ordered:
@@ -85,10 +85,10 @@ def print_report(url: str, latencies_s: list[float], seconds: float, errors: int
 
 
 def timing(latencies_s: list[float], seconds: float, requests_each: int = 1, errors: int = 0) -> Timing:
-    """Sum up measured latencies in seconds.
+    """Summarise measured latencies, which are in seconds.
 
     Raises:
-        RuntimeError: Nothing was answered in time.
+        RuntimeError: No request had an answer in time.
     """
     if not latencies_s:
         raise RuntimeError(f"no answer within {seconds:.1f} s")
@@ -103,28 +103,28 @@ def timing(latencies_s: list[float], seconds: float, requests_each: int = 1, err
 
 
 class ClosedLoop:
-    """Loads one contender from this process."""
+    """A closed loop over one contender from this process."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     def offers(self, kind: Kind) -> bool:
-        """Say whether the contender can be called this way from this process."""
+        """Return whether this process can call the contender this way."""
         return self._calls.offers(kind)
 
     def answers(self) -> list[object]:
-        """Return one answer of each way that gives one."""
+        """Return one answer of each way to call."""
         found: list[object] = [self._calls.call()] if self._calls.call else []
         if self._calls.acall is not None:
             found.append(self._runner.run(_awaited(self._calls.acall)))
         return found
 
     def load(self, kind: Kind, concurrency: int, seconds: float) -> Timing:
-        """Call for *seconds* with *concurrency* threads, tasks or requests in a window, as *kind* has it.
+        """Call for *seconds* with *concurrency* threads, tasks or requests in a window; *kind* tells which.
 
         Raises:
-            ValueError: The contender has no such way to be called.
+            ValueError: The contender cannot be called this way.
         """
         if kind == "call" and self._calls.call is not None:
             return timing(_from_threads(self._calls.call, concurrency, seconds), seconds)

@@ -1,6 +1,6 @@
 """A small HTTP load generator for machines without wrk: `python -m benchmarks.load.closed_loop URL`.
 
-Its own use of the CPU differs from wrk's, so figures made with it compare with one another only.
+Its CPU time differs from wrk's, so its figures are comparable only with one another.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class _Exchange(asyncio.Protocol):
         self._loader = loader
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._began = perf_counter()  # connecting belongs to the latency of a request that needed it
+        self._began = perf_counter()  # the latency of the first request includes the time to connect
         self._answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, no subclass of asyncio's
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of asyncio's
         self._transport.write(next(self._loader.requests))
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, which calls back at the end of each answer."""
+        """Feed the parser, which calls `on_message_complete` at the end of each answer."""
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Count the answer and go on."""
+        """Count the answer and send the next request."""
         now = perf_counter()
         self._answered = True
         self._loader.count(now - self._began, now, ok=self._parser.get_status_code() == 200)
@@ -52,7 +52,7 @@ class _Exchange(asyncio.Protocol):
             self._transport.write(next(self._loader.requests))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Open the next connection, if there is time left."""
+        """Open the next connection if time is left."""
         self._loader.closed(answered=self._answered)
 
 
@@ -110,7 +110,7 @@ class _Loader:
 
 
 def main() -> None:
-    """Load the URL of the command line and print the same JSON line that the wrk report prints."""
+    """Load the URL of the command line, and print the JSON line of the wrk report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--connections", type=int, default=64)

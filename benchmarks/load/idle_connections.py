@@ -1,6 +1,7 @@
-"""Holds idle connections until its input ends: `python -m benchmarks.load.idle_connections URL COUNT`.
+"""Hold idle connections until the standard input ends: `python -m benchmarks.load.idle_connections URL COUNT`.
 
-Each has had one answer, so that it idles as a browser's does. Prints how many are open once all are.
+Each connection gets one answer first, like an idle connection of a browser. The program prints the number of
+connections once all are open.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ async def hold(url: str, count: int) -> None:
 
 
 def main() -> None:
-    """Hold what the command line asks for."""
+    """Hold the connections of the command line."""
     url, count = sys.argv[1], int(sys.argv[2])
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most < count + SPARE_FILES:

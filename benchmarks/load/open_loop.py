@@ -1,9 +1,9 @@
-"""GETs at a constant rate, whether answered or not: `python -m benchmarks.load.open_loop URL --rate 1000`.
+"""GETs at a constant rate, independent of the answers: `python -m benchmarks.load.open_loop URL --rate 1000`.
 
-Rule 1: a request's latency counts from when it was due, not from when a connection was free to send it; a server
-    that pauses is charged with everything that was due meanwhile (no coordinated omission).
-Rule 2: what the client itself is late by, awake too late with a connection free, is part of these latencies and
-    is told beside them.
+Rule 1: the latency of a request begins when the request is due, not when a connection is free. All requests due in a
+    pause of the server count with their full delay (no coordinated omission).
+Rule 2: these latencies include the client's own delay: it may wake up late although a connection is free. The report
+    gives this delay as a figure of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import httptools
 from benchmarks.load.calls import percentile, print_report
 
 GRACE_S: Final = 5.0
+"""Upper limit for the wait for answers after the load, in seconds."""
 
 
 class _Connection:
@@ -35,17 +36,17 @@ class _Connection:
         self._free_since = 0.0
 
     def fileno(self) -> int:
-        """Return what `select` waits for."""
+        """Return the file descriptor for `select`."""
         return self.socket.fileno()
 
     def send(self, due: float) -> None:
-        """Send the request that was *due*."""
+        """Send the request with the due time *due*."""
         self._due = due
         self._loader.lags.append(perf_counter() - max(due, self._free_since))
         self.socket.sendall(self._loader.request)
 
     def read(self) -> bool:
-        """Read what is there; False if the server has closed."""
+        """Read the available data. Return False if the server has closed the connection."""
         data = self.socket.recv(65536)
         if data:
             self._parser.feed_data(data)
@@ -58,7 +59,7 @@ class _Connection:
 
 
 class OpenLoop:
-    """Sends what is due, as connections are free."""
+    """Sends due requests over free connections."""
 
     def __init__(self, url: str, connections: int, rate: float) -> None:
         parts = urlsplit(url)
@@ -72,7 +73,7 @@ class OpenLoop:
         self.errors = 0
 
     def answered(self, connection: _Connection, due: float, *, ok: bool) -> None:
-        """Take the latency and set the connection free."""
+        """Record the latency and mark the connection as free."""
         if ok:
             self.latencies.append(perf_counter() - due)
         else:
@@ -80,7 +81,7 @@ class OpenLoop:
         self._free.append(connection)
 
     def run(self, seconds: float) -> None:
-        """Load for *seconds*, then wait for what is under way; what does not come is an error."""
+        """Load for *seconds*, then wait for the remaining answers. A missing answer is an error."""
         wanted = max(1, round(self._rate * seconds))
         start = perf_counter()
         sent = 0
@@ -90,7 +91,7 @@ class OpenLoop:
             if now > start + seconds + GRACE_S or not self._open:
                 self.errors = wanted - len(self.latencies)
                 break
-            # With no connection free there is nothing to wake up for but an answer.
+            # Without a free connection, only an answer is a reason to wake up.
             idle = start + sent / self._rate - perf_counter() if sent < wanted and self._free else 0.1
             for connection in select.select(self._open, (), (), max(0.0, idle))[0]:
                 self._read(connection)
@@ -117,7 +118,7 @@ class OpenLoop:
 
 
 def main() -> None:
-    """Load the URL of the command line; print the JSON line of the wrk report, with the client's own lag."""
+    """Load the URL of the command line, and print the JSON line of the wrk report with the client's own delay."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--connections", type=int, default=64)

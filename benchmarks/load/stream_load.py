@@ -1,7 +1,7 @@
-"""Load over connections that stay open: `python -m benchmarks.load.stream_load events|websocket URL`.
+"""Load over long-lived connections: `python -m benchmarks.load.stream_load events|websocket URL`.
 
-Rule 1: connections are opened first, and everything is counted only once each of them has had its first answer.
-Rule 2: the client does next to nothing per event or message, so that it is not what is measured.
+Rule 1: all connections open first. Counting begins after the first answer on each of them.
+Rule 2: the client does little work per event or message, because the benchmark measures the server, not the client.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import uvloop
 from benchmarks.load.calls import percentile
 
 OPENING_LIMIT_S: Final = 20.0
+"""Upper limit for the time until each connection has its first answer, in seconds."""
 MESSAGE: Final = b"0123456789abcdef"
-# A masked text frame; the mask is zero, so that the payload stays as it is. Unmasked it comes back.
+# A text frame masked with zeros, which leave the payload unchanged. The echo has no mask.
 _FRAME: Final = bytes((0x81, 0x80 | len(MESSAGE))) + bytes(4) + MESSAGE
 _ANSWER: Final = bytes((0x81, len(MESSAGE))) + MESSAGE
 _UPGRADE: Final = (
@@ -30,7 +31,7 @@ _UPGRADE: Final = (
 
 
 class _Connection(asyncio.Protocol):
-    """What both kinds share: the request, and the first answer."""
+    """A connection of either kind: sends the request, and reports the first answer."""
 
     headers = ""
 
@@ -41,31 +42,31 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, no subclass of asyncio's
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of asyncio's
         self._transport.write(self._loader.request(self.headers))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that it ended, which nobody wants before the end."""
+        """Report the lost connection, which is an error before the end of the load."""
         self._loader.lost()
 
     def opened(self) -> None:
-        """Tell that the first answer is there."""
+        """Report the first answer."""
         self._opened = True
         self._loader.opened()
 
     def close(self) -> None:
-        """Leave, as a client does who has had enough."""
+        """Drop the connection, like a client that leaves."""
         if self._transport is not None:
             self._transport.abort()
 
 
 class EventStream(_Connection):
-    """Counts the blank lines that end events."""
+    """Counts events by the blank line at the end of each."""
 
     _ends_in_newline = False
 
     def data_received(self, data: bytes) -> None:
-        """Count events, one that is split between two reads too."""
+        """Count events. A blank line may be split between two reads."""
         count = data.count(b"\n\n") + (self._ends_in_newline and data.startswith(b"\n"))
         self._ends_in_newline = data.endswith(b"\n")
         if count and not self._opened:
@@ -74,7 +75,7 @@ class EventStream(_Connection):
 
 
 class WebSocketEcho(_Connection):
-    """Sends a message, waits until it is back, and sends it again."""
+    """Sends a message, waits for its echo, and sends it again."""
 
     headers = _UPGRADE
     _received = b""
@@ -109,7 +110,7 @@ class WebSocketEcho(_Connection):
 
 
 class Loader:
-    """Opens the connections, counts for a while, leaves."""
+    """Opens the connections, counts for a while, and closes them."""
 
     def __init__(self, url: str, connection: Callable[[Loader], _Connection], connections: int) -> None:
         self._parts = urlsplit(url)
@@ -124,7 +125,7 @@ class Loader:
         self.errors = 0
 
     def request(self, headers: str) -> bytes:
-        """Return the head of a request with these *headers* more."""
+        """Return the head of a request with the additional *headers*."""
         target = f"{self._parts.path}?{self._parts.query}"
         return f"GET {target} HTTP/1.1\r\nHost: {self._parts.netloc}\r\n{headers}\r\n".encode()
 
@@ -133,27 +134,27 @@ class Loader:
         self._counting = True
 
     def opened(self) -> None:
-        """Count one connection more that is up."""
+        """Record an open connection."""
         self._waiting_for -= 1
         if not self._waiting_for:
             self._all_open.set()
 
     def lost(self) -> None:
-        """Count a connection that ended, if it should not have."""
+        """Count a lost connection as an error unless the load has ended."""
         self.errors += not self._leaving
 
     def count(self, number: int, latency_s: float | None = None) -> None:
-        """Count events or messages while it is time to."""
+        """Count events or messages inside the measured time."""
         if self._counting:
             self.counted += number
             if latency_s is not None:
                 self.latencies.append(latency_s)
 
     async def run(self, seconds: float) -> float:
-        """Load, and return the seconds that were counted.
+        """Load, and return the measured seconds.
 
         Raises:
-            TimeoutError: Not every connection had a first answer.
+            TimeoutError: A connection had no first answer.
         """
         loop = asyncio.get_running_loop()
         address = self._parts.hostname or "127.0.0.1", self._parts.port or 80
@@ -175,7 +176,7 @@ KINDS: Final = {"events": EventStream, "websocket": WebSocketEcho}
 
 
 def main() -> None:
-    """Load the URL of the command line and print the same JSON line that the wrk report prints."""
+    """Load the URL of the command line, and print the JSON line of the wrk report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("url")

@@ -1,4 +1,4 @@
-"""HTTP load: in a closed loop by wrk where it is installed, else by this package's own clients."""
+"""HTTP load: a closed loop by wrk if it is installed, otherwise by the clients of this package."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ WRK_REPORT = Path(__file__).with_name("wrk_report.lua")
 
 
 class WebLoadError(RuntimeError):
-    """The server did not answer well, or the load generator failed."""
+    """The server gave a wrong answer, or the load generator failed."""
 
 
 def generator() -> str:
-    """Name the load generator that `load` uses on this machine."""
+    """Return the name of the load generator of `load` on this machine."""
     return "wrk" if shutil.which("wrk") else "own asyncio client"
 
 
 def wait_until_answering(url: str, *, post: bool = False, limit_s: float = 60.0) -> None:
-    """Return when *url* answers GET, or POST, with the body every contender gives.
+    """Wait until *url* answers GET, or POST, with `BODY`.
 
     Raises:
-        WebLoadError: It does not within *limit_s* seconds; the message holds the last answer.
+        WebLoadError: *url* does not within *limit_s* seconds. The message holds the last answer.
     """
     end = time.monotonic() + limit_s
     last = "no answer"
@@ -45,15 +45,15 @@ def wait_until_answering(url: str, *, post: bool = False, limit_s: float = 60.0)
             last = f"body {body[:80]!r}"
         except (OSError, urllib.error.URLError) as error:
             last = str(error)
-        time.sleep(0.05)  # a server that is still starting has nothing to wait on but its port
+        time.sleep(0.05)  # a starting server offers only its port to wait for
     raise WebLoadError(f"{url} is not ready: {last}")
 
 
 def check_echo(url: str, length: int) -> None:
-    """Return if *url* gives a body of *length* bytes back as it was.
+    """Check that *url* returns a body of *length* bytes unchanged.
 
     Raises:
-        WebLoadError: It does not.
+        WebLoadError: The answer differs from the body.
     """
     body = b"1" * length
     try:
@@ -62,7 +62,7 @@ def check_echo(url: str, length: int) -> None:
     except OSError as error:
         raise WebLoadError(f"no echo from {url}: {error}") from error
     if echo != body:
-        raise WebLoadError(f"{url} gave {len(echo)} other bytes back for {length}")
+        raise WebLoadError(f"{url} returned {len(echo)} different bytes for {length}")
 
 
 def load(
@@ -74,12 +74,13 @@ def load(
     endpoints: int | None = None,
     body_bytes: int = 0,
 ) -> Timing:
-    """Send GETs over *connections* connections for *seconds*, each with a fresh connection if asked to.
+    """Send GETs over *connections* connections for *seconds*.
 
-    With *endpoints*, the numbers from 0 up to that one are added to *url* in turn; with *body_bytes*, POSTs are sent.
+    With *new_connections*, each request opens a connection. With *endpoints*, requests go in turn to *url* followed by
+    a number from 0 to *endpoints* - 1. With *body_bytes*, the requests are POSTs.
 
     Raises:
-        WebLoadError: The load generator failed, or no answer was a good one.
+        WebLoadError: The load generator failed, or no request had a good answer.
     """
     command = (_wrk if shutil.which("wrk") else _own)(url, connections, seconds, new_connections)
     settings = {"endpoints": endpoints, "body": body_bytes}
@@ -88,35 +89,35 @@ def load(
 
 
 def stream(kind: Literal["events", "websocket"], url: str, connections: int, seconds: float) -> Timing:
-    """Receive events, or exchange WebSocket messages (*kind* says which), over *connections* connections.
+    """Receive events or exchange WebSocket messages, as *kind* says, over *connections* connections.
 
     Raises:
-        WebLoadError: Not every connection was answered, or nothing was counted.
+        WebLoadError: A connection had no answer, or no event or message was counted.
     """
     options = ["--connections", str(connections), "--seconds", str(seconds)]
     return run([sys.executable, "-m", "benchmarks.load.stream_load", kind, url, *options], seconds)
 
 
 def open_loop(url: str, connections: int, seconds: float, rate: float) -> Timing:
-    """Send GETs at *rate* a second, whether the ones before are answered or not.
+    """Send *rate* GETs a second, independent of the answers to earlier requests.
 
     Raises:
-        WebLoadError: The load generator failed, or no answer was a good one.
+        WebLoadError: The load generator failed, or no request had a good answer.
     """
     options = ["--connections", str(connections), "--seconds", str(seconds), "--rate", str(rate)]
     return run([sys.executable, "-m", "benchmarks.load.open_loop", url, *options], seconds)
 
 
 def run(command: list[str], seconds: float) -> Timing:
-    """Run a load generator that prints what it saw as `wrk_report.lua` does.
+    """Run a load generator with the output of `wrk_report.lua`.
 
     Raises:
-        WebLoadError: It failed, or no answer was a good one.
+        WebLoadError: The load generator failed, or no request had a good answer.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, cwd=REPOSITORY)
     except subprocess.TimeoutExpired as silent:
-        raise WebLoadError(f"no end of the load: {' '.join(command[-4:])}") from silent
+        raise WebLoadError(f"the load did not end: {' '.join(command[-4:])}") from silent
     if done.returncode:
         raise WebLoadError(done.stderr[-500:] or done.stdout[-500:])
     found = json.loads(done.stdout.splitlines()[-1])
@@ -138,7 +139,7 @@ def _ms(us: float | None) -> float | None:
 
 def _wrk(url: str, connections: int, seconds: float, new_connections: bool) -> list[str]:
     close = ["-H", "Connection: close"] if new_connections else []
-    whole = max(1, round(seconds))  # wrk takes whole seconds only
+    whole = max(1, round(seconds))  # wrk accepts only whole seconds
     options = ["-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "10s", "-s", str(WRK_REPORT)]
     return ["wrk", *options, *close, url]
 

@@ -1,6 +1,6 @@
--- Prints what wrk measured as one JSON line, latencies in microseconds. No hook here runs per request, unless an
--- argument `endpoints=10` says to how many numbered paths requests go in turn; `body=1024` makes them POSTs of that
--- length. Answers with a status of 400 or more count as errors, not as requests.
+-- Prints the figures of wrk as one JSON line, with latencies in microseconds. No hook here runs per request, unless an
+-- argument `endpoints=10` sends requests to that number of numbered paths in turn. `body=1024` makes them POSTs of that
+-- length in bytes. Answers with a status of 400 or more count as errors, not as requests.
 function init(args)
   local settings = {}
   for _, argument in ipairs(args) do
@@ -8,7 +8,7 @@ function init(args)
     settings[name] = tonumber(value)
   end
   if settings.body then
-    wrk.method, wrk.body = "POST", string.rep("1", settings.body) -- JSON too, for who reads it
+    wrk.method, wrk.body = "POST", string.rep("1", settings.body) -- valid JSON as well, for contenders that parse it
   end
   if not settings.endpoints then return end
   local requests, last = {}, 0

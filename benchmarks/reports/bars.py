@@ -1,4 +1,4 @@
-"""The bars serve_bridge has to clear: most compare it with a peer in the same round."""
+"""The performance bars of serve_bridge. Most compare it with a peer in the same round."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from benchmarks.results import Place, Run, Spread
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One promise: our figure is at least, or at most, *factor* times another's; or *factor* above it; or *factor*.
+    """A limit for one figure of serve_bridge: a multiple of a peer's figure, a difference to it, or a plain number.
 
     Attributes:
-        figure: What is compared: an attribute of `Sample`, or the figure of a `Reading`.
-        point: Under which load.
-        peer: Key of whom it is compared with; None: *factor* is the figure itself.
-        limit: Which way.
-        factor: Times the peer's figure; with *difference*, what is added to it.
-        ours: Key of our contender.
-        difference: Compare by the difference.
-        peer_point: Under which load the peer's figure is taken; None: the same.
+        figure: An attribute of `Sample`, or the figure of a `Reading`.
+        point: Key of the load.
+        peer: Key of the contender in the comparison. None: *factor* is the limit itself.
+        limit: Whether *factor* is a lower or an upper limit.
+        factor: Multiple of the peer's figure. With *difference*, the amount above the peer's figure.
+        contender: Key of the judged contender, which runs serve_bridge.
+        difference: Whether to compare by the difference.
+        peer_point: Key of the peer's load. None: the same load.
     """
 
     figure: str
@@ -29,26 +29,26 @@ class Bar:
     peer: str | None
     limit: Literal["at least", "at most"]
     factor: float
-    ours: str = OURS
+    contender: str = OURS
     difference: bool = False
     peer_point: str | None = None
 
     @property
     def place(self) -> Place:
-        """Where our figure is taken."""
-        return self.ours, self.point
+        """Contender and point of the judged figure."""
+        return self.contender, self.point
 
     @property
     def other(self) -> Place | None:
-        """Where the figure is taken that it is compared with."""
+        """Contender and point of the peer's figure, or None without a peer."""
         return None if self.peer is None else (self.peer, self.peer_point or self.point)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a run says of a bar; *cleared* is None if it was not measured.
+    """A bar and the measured figure. *cleared* is None if the run has no such figure.
 
-    The median decides; of what must not be at all, the worst round does.
+    The median over the rounds decides. For a limit of 0, the worst round decides.
     """
 
     bar: Bar
@@ -94,8 +94,8 @@ BARS: Final[tuple[Bar, ...]] = (
         for entry in ENTRIES.values()
         if entry.plain not in (None, entry.name)
         for bar in (
-            Bar("requests_per_s", "view-16", entry.plain, "at least", 0.7, ours=entry.name),
-            Bar("p50_ms", "view-1", entry.plain, "at most", 0.3, ours=entry.name, difference=True),
+            Bar("requests_per_s", "view-16", entry.plain, "at least", 0.7, contender=entry.name),
+            Bar("p50_ms", "view-1", entry.plain, "at most", 0.3, contender=entry.name, difference=True),
         )
     ),
 )

@@ -1,4 +1,4 @@
-"""What a run ran on: enough to judge its figures by, and nothing that names the machine."""
+"""The description of the machine of a run, without any name of the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Return cores, processor, memory in GiB, Python, system and the versions of what is compared."""
+    """Return cores, processor, memory in GiB, Python, system and the versions of the contenders' packages."""
     return {
         "cores": psutil.cpu_count(),
         "processor": _processor(),

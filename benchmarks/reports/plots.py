@@ -1,9 +1,9 @@
-"""Draws a run that was kept: `python -m benchmarks.reports.plots RUN.json DIRECTORY` writes a PNG a subject.
+"""Draw a saved run: `python -m benchmarks.reports.plots RUN.json DIRECTORY` writes one PNG for each subject.
 
-It prints the lines that show them in a page beside the directory.
+The program prints the Markdown lines of the plots, for a page beside the directory.
 
-Rule 1: what is drawn is a median over the rounds, with a line from the lowest to the highest.
-Rule 2: a contender has one colour in every plot, from a palette that the colour-blind can tell apart (Okabe and Ito).
+Rule 1: a plot shows medians over the rounds, each with a line from the lowest to the highest round.
+Rule 2: a contender has the same colour in every plot, from a palette for colour-blind readers (Okabe and Ito).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.reports.report import number
 from benchmarks.results import Run, Spread
 
 Ticks = Mapping[str, str]
-"""Points, and what the axis calls them."""
+"""Points, and their names on the axis."""
 
 WEB: Final = (OURS, "bare", "mosec", "litserve", "ray-serve-haproxy", "ray-serve")
 COLOURS: Final[Mapping[str, str]] = {
@@ -59,16 +59,16 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: What it shows.
-        figure: Attribute of a sample or figure of a reading.
-        unit: What the axis of the figure is called.
-        ticks: What stands side by side.
-        contenders: Whose figures; those that have none are left out.
+        title: Title of the axes.
+        figure: Attribute of a sample, or figure of a reading.
+        unit: Label of the axis of the figure.
+        ticks: The points along the other axis.
+        contenders: Keys of the contenders. Contenders without figures are left out.
         kind: Bars side by side, or a line over the ticks.
-        log: Let a step of the axis be a factor.
-        limit: Where a bar that is to be cleared is drawn.
-        factor: Times the kept figure.
-        along: What the ticks are.
+        log: Whether the axis of the figure is logarithmic.
+        limit: The limit of a bar, drawn as a line.
+        factor: Factor from the saved figure to the drawn figure.
+        along: Label of the other axis.
     """
 
     title: str
@@ -167,7 +167,7 @@ PLOTS: Final[Mapping[str, tuple[Panel, ...]]] = {
 
 
 def draw(run: Run, directory: Path) -> list[Path]:
-    """Draw every subject of which *run* has something, and return the files."""
+    """Draw every subject with figures in *run*, and return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, panels in PLOTS.items():
@@ -176,7 +176,7 @@ def draw(run: Run, directory: Path) -> list[Path]:
             with matplotlib.rc_context(STYLE):
                 figure = _figure(run, measured)
                 written.append(directory / f"{name}.png")
-                # No date and no version inside: the same run gives the same file.
+                # The file holds no date and no version, so the same run gives the same file.
                 figure.savefig(written[-1], dpi=DPI, metadata={"Software": None})
     return written
 
@@ -229,7 +229,7 @@ def _draw_panel(axes: Any, run: Run, panel: Panel) -> dict[str, Any]:
 
 
 def _leave_room(axes: Any) -> None:
-    """Keep the figures above the bars away from the title."""
+    """Leave space between the title and the numbers above the bars."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.2 if low else high * 1.25)
 
@@ -243,7 +243,7 @@ def _write_values(axes: Any, at: Sequence[float], tops: Sequence[float], values:
 
 
 def _series(run: Run, panel: Panel) -> Iterator[tuple[str, dict[str, Spread]]]:
-    """Yield each contender that has something to show, with its figures by tick."""
+    """Yield each contender with figures, and its figures by tick."""
     for contender in panel.contenders:
         found = {tick: run.spread(contender, tick, panel.figure) for tick in panel.ticks}
         known = {tick: spread for tick, spread in found.items() if spread is not None}
@@ -252,10 +252,10 @@ def _series(run: Run, panel: Panel) -> Iterator[tuple[str, dict[str, Spread]]]:
 
 
 def main() -> None:
-    """Draw what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports.plots", description="Draw a run that was kept.")
+    """Draw the run of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports.plots", description="Draw a saved run.")
     parser.add_argument("run", type=Path, help="the JSON of a run")
-    parser.add_argument("directory", type=Path, help="where the PNGs go")
+    parser.add_argument("directory", type=Path, help="the directory for the PNGs")
     asked = parser.parse_args()
     for path in draw(Run.read(asked.run), asked.directory):
         titles = ", ".join(dict.fromkeys(panel.title for panel in PLOTS[path.stem]))

@@ -1,4 +1,4 @@
-"""A run as the Markdown that `docs/benchmarks.md` shows. Pure: a run in, text out."""
+"""A run as the Markdown of `docs/benchmarks.md`. This module is pure: it turns a run into text."""
 
 from __future__ import annotations
 
@@ -18,45 +18,47 @@ FIGURES: Final[Mapping[str, str]] = {
     "p99_ms": "p99 ms",
     "cpu_s_per_1000": "CPU s / 1,000",
     "errors": "failures",
-    "lag_ms": "of p99 the client's own, ms",
+    "lag_ms": "the client's own delay in p99, ms",
     "rss_controller_mib": "controller MiB",
     "rss_proxy_mib": "proxy MiB",
     "rss_replica_mib": "replica MiB",
     "mib_per_s": "MiB/s",
     "growth_mib": "largest growth of a process, MiB",
-    "declare_ms": "all endpoints declared at once, ms",
-    "create_ms": "one endpoint more, ms",
-    "connection_kib": "KiB an idle connection, all processes",
+    "declare_ms": "ms to declare all endpoints at once",
+    "create_ms": "ms for one more endpoint",
+    "connection_kib": "KiB per idle connection, all processes",
     "ideal_per_s": "ideal, requests/s",
     "share_of_ideal": "share of the ideal",
-    "refused_share": "share of the overloaded endpoint's requests that was refused",
+    "refused_share": "refused share of the overloaded endpoint's requests",
     "start_s": "seconds",
 }
-"""What tables call the figures of samples and readings; one that is not here is called by its key."""
+"""Names of figures in tables. A figure without a name here has its key as its name."""
 LOADED: Final = (RATE, "p50_ms", "p99_ms", "cpu_s_per_1000")
 NOT_MEASURED = "not measured"
 REMARKS: Final[Mapping[str, str]] = {
     "remote-100": "Latencies of calls in windows are those of a whole window.",
     "open-64": (
-        "In the open loop each contender gets half of its own peak, at a constant rate; latencies count from when a "
-        "request was due. The client shares the cores with whom it measures: what it was late itself is beside it."
+        "In the open loop, each contender gets half of its own peak at a constant rate. The latency of a request "
+        "begins when the request is due. The client shares the cores with the contender, so the table gives the "
+        "client's own delay as well."
     ),
-    "post-64": ("Mosec and LitServe have no GET, so all POST there. Mosec gets and gives bytes; LitServe parses JSON."),
+    "post-64": "All contenders get a POST, because Mosec and LitServe have no GET. Mosec handles bytes, LitServe JSON.",
     "scale-8-1000-512": (
-        "With 512 connections each of eight replicas has as many requests in flight as one has with 64. Frames "
-        "that leave together cost less each, so a replica that has few of them costs more a request."
+        "With 512 connections, each of eight replicas has as many requests in flight as one replica has with 64. "
+        "Frames that leave together cost less each, so a replica with few requests in flight costs more per request."
     ),
-    "callers-8": "Of several processes the median is that of their medians, p99 the worst one's.",
+    "callers-8": "For several processes, the median is the median of their medians, and p99 is the worst p99.",
     "uneven-10": (
-        "All choose among the same kind of replicas (2 ms a request, one 20), over the same engine; "
-        "requests are due at the same times. The last choice knows each replica's speed and all that is in flight."
+        "All policies choose among the same replicas: three take 2 ms a request, one takes 20 ms. They use the same "
+        "engine and the same due times. The last policy knows each replica's speed and all requests in flight."
     ),
     "beside-saturated": (
-        "The overloaded endpoint waits 0.1 s a request, four at once, with a line of 16, and is offered 400 a second: "
-        "what is measured is who shares a proxy with it, not who shares a core. CPU time is that of both endpoints."
+        "The overloaded endpoint waits 0.1 s a request, four at once, with a queue of 16, and gets 400 requests a "
+        "second. It needs little CPU, so the row measures the cost of sharing a proxy, not of sharing a core. CPU time "
+        "includes both endpoints."
     ),
-    "work-1": "What calls the handler directly is one loop that does nothing else, at each number of connections.",
-    "events-64": "A request is an event there, told by the blank line after it, or a message, sent and got back.",
+    "work-1": "The direct calls come from a single loop, whatever the number of connections.",
+    "events-64": "A request is here one event, counted by its blank line, or one message and its echo.",
 }
 
 
@@ -66,7 +68,7 @@ def markdown(run: Run) -> str:
 
 
 def number(value: float) -> str:
-    """Return *value* with about three figures, thousands separated."""
+    """Return *value* with about three digits, and commas between thousands."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -92,16 +94,16 @@ def _head(run: Run) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"Rounds: {settings['rounds']}, the order turned round in each; {settings['seconds']:g} s a point "
-        f"after {settings['warm_seconds']:g} s of warming up. HTTP load: {settings['generator']}, closed "
-        "loop. Medians over the rounds, lowest and highest in brackets; a ratio is taken within each round. "
-        "CPU is summed over every process of a contender, Python callers included, the HTTP load generator "
-        "not. A bar is judged by the median ratio."
+        f"Rounds: {settings['rounds']}, each in the reverse order of the round before. Each point: "
+        f"{settings['seconds']:g} s after {settings['warm_seconds']:g} s of warm-up. HTTP load: "
+        f"{settings['generator']}, closed loop. The tables show medians over the rounds, with the lowest and highest "
+        "round in brackets. Ratios compare figures of the same round. CPU time is the sum over all processes of a "
+        "contender, including Python callers but not the HTTP load generator. The median ratio decides about a bar."
     )
 
 
 def _bars(run: Run) -> Iterator[str]:
-    yield "| bar | wanted | measured | |"
+    yield "| bar | limit | measured | |"
     yield "|---|---|---|---|"
     for bar in BARS:
         yield _bar_line(judge(run, bar))
@@ -119,12 +121,12 @@ def _promise(bar: Bar) -> str:
     if bar.peer is None:
         return what
     other = f", {POINTS[bar.peer_point].label}" if bar.peer_point else ""
-    whom = "" if bar.peer == bar.ours else ENTRIES[bar.peer].label
+    whom = "" if bar.peer == bar.contender else ENTRIES[bar.peer].label
     return f"{what}, {'added to' if bar.difference else 'to'} {(whom + other).removeprefix(', ')}"
 
 
 def figure_name(figure: str) -> str:
-    """Return what tables call a figure."""
+    """Return the name of a figure in tables."""
     return FIGURES.get(figure, figure)
 
 
@@ -143,7 +145,7 @@ def _samples(run: Run, row: Row) -> Iterator[str]:
     names = {point.name for point in row.points}
     if any(sample.point in names for sample in run.samples):
         figures = " | ".join(map(figure_name, LOADED))
-        yield f"| load | contender | {figures} | serve_bridge, or the forwarded view, answers |"
+        yield f"| load | contender | {figures} | ratio of serve_bridge, or of the forwarded view, to it |"
         yield "|---|---|---|---|---|---|---|"
         for point in row.points:
             yield from _sample_lines(run, point)
@@ -164,7 +166,7 @@ def _sample_lines(run: Run, point: Point) -> Iterator[str]:
 
 
 def _readings(run: Run, row: Row) -> Iterator[str]:
-    """One table for all points that have the same figures, in the order of the row."""
+    """Yield one table for all points with the same figures, in the order of the row."""
     tables: dict[tuple[str, ...], list[Point]] = {}
     for point in row.points:
         found = {one.figure for one in run.readings if one.point == point.name}
@@ -196,7 +198,7 @@ def _remarks(run: Run) -> Iterator[str]:
     for place, reason in run.absent.items():
         name, _, point = place.partition("/")
         where = f" at {POINTS[point].label}" if point else ""
-        yield f"- {ENTRIES[name].label}{where} was not measured to the end: {reason.strip().splitlines()[-1]}"
+        yield f"- {ENTRIES[name].label}{where}: the measurement did not finish: {reason.strip().splitlines()[-1]}"
     failed = [sample for sample in run.samples if sample.errors]
     if failed:
         places = sorted({f"{ENTRIES[one.contender].label} at {POINTS[one.point].label}" for one in failed})
@@ -204,8 +206,8 @@ def _remarks(run: Run) -> Iterator[str]:
     noisy = [one.foreign_cores for one in run.samples if one.foreign_cores > QUIET_CORES]
     if noisy:
         yield (
-            f"- In {len(noisy)} of {len(run.samples)} samples other programs kept more than "
-            f"{QUIET_CORES:g} cores busy, at most {max(noisy):.1f}: measure again on a quiet machine."
+            f"- In {len(noisy)} of {len(run.samples)} samples, other programs kept more than {QUIET_CORES:g} cores "
+            f"busy, and up to {max(noisy):.1f} cores. Measure again on a quiet machine."
         )
     measured = {sample.point for sample in run.samples}
     yield from (f"- {remark}" for point, remark in REMARKS.items() if point in measured)

@@ -1,7 +1,7 @@
-"""Row 7: a batched model that costs the same time whatever the batch's size, and how much of it callers get.
+"""Row 7: a batched model with a fixed time per batch, and the share of its ideal throughput that callers reach.
 
-The ideal is a loop that calls the model with full batches, in a process that does nothing else: it knows no requests
-at all. It sleeps as long as the model's own sleep lasts on this machine, so a late timer favours nobody.
+The ideal is a loop over the model with full batches, in a process without any requests. Its sleep is the model's own
+sleep on this machine, so a late timer slows both sides alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES: Final = (8, 32)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One load on the model with batches of *size*; a full batch always waits while another is worked on."""
+    """One load on the model with batches of *size*. A full batch is always queued while the model runs another."""
 
     kind: str
     size: int
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def in_flight(self) -> int:
-        """Callers at once."""
+        """Number of concurrent callers."""
         return 4 * self.size
 
 
@@ -48,13 +48,13 @@ CASES: Final = tuple(Case(kind, size) for size in SIZES for kind in ("http", "ac
 
 @accept_batch
 def model(requests: Sequence[object]) -> list[bytes]:
-    """Take a fixed time for a batch."""
+    """Sleep for the fixed time of a batch."""
     time.sleep(BATCH_S)
     return [BODY] * len(requests)
 
 
 def start() -> dict[str, str]:
-    """Start an instance with a batched backend for each size; return its URL, which a size ends, and its address."""
+    """Start an instance with one batched backend per size. Return its address, and its URL without a size."""
     import serve_bridge as serve
 
     client: Any = serve.start(http_options={"port": 0})
@@ -66,7 +66,7 @@ def start() -> dict[str, str]:
 
 
 def ideal(size: int, seconds: float) -> float:
-    """Return the requests a second of full batches one after another."""
+    """Return the requests a second of a loop over full batches."""
     requests: list[object] = [None] * size
     batches = 0
     began = perf_counter()

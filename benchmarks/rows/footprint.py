@@ -1,7 +1,7 @@
-"""What the bridge adds to a web worker before its first request: CPU time of importing, and memory.
+"""Row 9: CPU time and memory added by the bridge to a web worker before its first request.
 
-Each app of `web_apps` is made in a fresh interpreter, with the bridge and without, in alternating order; the least of
-the tries counts, since nothing makes a process faster or smaller than it is.
+A fresh interpreter creates each app of `web_apps`, with and without the bridge in turn. The lowest of several tries
+counts, because disturbances only add to the figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ print(json.dumps([seconds, int(status["VmHWM"].split()[0]) / 1024, "ray" in sys.
 
 
 def measure(tries: int = TRIES) -> list[Footprint]:
-    """Return the footprint in each framework, the least of so many *tries*."""
+    """Return the footprint in each framework, the lowest of *tries* tries."""
     return [_footprint(app, plain, bridged, tries) for app, (plain, bridged) in APPS.items()]
 
 
@@ -62,7 +62,7 @@ def _run(app: str) -> tuple[float, float, bool]:
 
 def lines(footprints: Sequence[Footprint]) -> Iterator[str]:
     """Yield a table of *footprints*."""
-    yield "| web worker | CPU s until it is made | added (at most 0.15) | MiB | added (at most 15) | Ray imported | |"
+    yield "| web worker | CPU s to create it | added (at most 0.15) | MiB | added (at most 15) | Ray imported | |"
     yield "|---|---|---|---|---|---|---|"
     for each in footprints:
         word = "cleared" if each.cleared else "**missed**"

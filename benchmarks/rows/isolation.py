@@ -1,9 +1,9 @@
-"""Row 6: what an endpoint notices of another on the same proxy that is offered ten times what it can bear.
+"""Row 6: an endpoint beside another endpoint on the same proxy with ten times the load of its capacity.
 
-Rule 1: the other's work is to wait, and its rate is low: cores are not what the two have to share, but proxy, lines
-    and connections. Nine of ten of its requests are refused, by the proxy and at once.
-Rule 2: both loops are open, so that neither client slows down with the answers; the refused one costs its client, in
-    a process of its own, a few hundredths of a core.
+Rule 1: the overloaded endpoint only waits, and its rate is low. So the endpoints share proxy, queues and connections,
+    but hardly any CPU. The proxy refuses nine of ten of its requests at once.
+Rule 2: both loops are open, so that slow answers slow down neither client. The client of the overloaded endpoint is a
+    process of its own, and uses a few hundredths of a core.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ SERVICE_S: Final = 0.1
 AT_ONCE: Final = 4
 LINE: Final = 16
 OFFERED: Final = 10 * AT_ONCE / SERVICE_S
-"""Requests a second that the busy endpoint is offered."""
+"""Requests a second for the overloaded endpoint."""
 CONNECTIONS: Final = 64
-"""Above `AT_ONCE + LINE`, so that one is always free for who will be refused."""
+"""Number of connections. It is above `AT_ONCE + LINE`, so that a connection is free for the next refused request."""
 RATE: Final = 500.0
-"""Requests a second that the other endpoint is offered: about a fortieth of what it could bear alone."""
+"""Requests a second for the measured endpoint, about a fortieth of its capacity."""
 LEAD_S: Final = 0.5
-"""Until the line is full, before; and as long after."""
+"""Seconds of overload before the measurement, which fill the queue, and seconds of overload after it."""
 
 
 async def wait(request: object) -> bytes:
-    """Be slow without work."""
+    """Wait without using CPU."""
     await asyncio.sleep(SERVICE_S)
     return BODY
 
 
 def start() -> str:
-    """Start an instance with both endpoints and one proxy; return its URL."""
+    """Start an instance with both endpoints and one proxy, and return its URL."""
     import serve_bridge as serve
 
     client: Any = serve.start(http_options={"port": 0})
@@ -56,7 +56,7 @@ def start() -> str:
 
 
 def measure(trial: Trial) -> None:
-    """Measure one endpoint with the other at rest, and with it overloaded."""
+    """Measure one endpoint while the other is idle, and while the other is overloaded."""
     points = [point for point in trial.ordered((IDLE, SATURATED)) if trial.wants(point)]
     if not points:
         return
@@ -91,7 +91,7 @@ def _load(url: str, seconds: float) -> Timing:
 
 @contextmanager
 def _overload(url: str, seconds: float) -> Iterator[Future[Timing]]:
-    """Offer the busy endpoint too much, from a moment before until a moment after what is done inside."""
+    """Overload the busy endpoint, from `LEAD_S` before the code inside until `LEAD_S` after it."""
     with ThreadPoolExecutor(1) as pool:
         offered = pool.submit(web_load.open_loop, f"{url}/busy", CONNECTIONS, seconds + 2 * LEAD_S, OFFERED)
         time.sleep(LEAD_S)

@@ -1,7 +1,7 @@
-"""Resident memory of a contender's processes: what each role keeps, and how much the largest grows meanwhile.
+"""Resident memory of a contender's processes: the memory of each role, and the largest growth during a load.
 
-Rule 1: roles are told by the titles that the servers give their processes.
-Rule 2: a peak is the kernel's own, set back before; nothing is missed between two looks.
+Rule 1: the titles of processes tell their roles. The servers set these titles.
+Rule 2: a peak is the kernel's own figure, reset before the load. Sampling would miss a peak between two samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import psutil
 
 MIB: Final = 1 << 20
 SETTLE_S: Final = 5.0
-"""How long after the load memory is read: what a process gives back when it has nothing to do is not what it holds."""
+"""Seconds between the load and the reading. An idle process frees memory in this time, which should not count."""
 _BRIDGE: Final = {"controller": "ray::ControllerActor", "proxy": "ray::ProxyActor", "replica": "ray::ReplicaActor"}
 _RAY_SERVE: Final = {
     "controller": "ray::ServeController",
@@ -27,13 +27,13 @@ ROLES: Final[Mapping[str, Mapping[str, str]]] = {
     "serve-bridge": _BRIDGE,
     "bare": {"replica": r".*\buvicorn\b"},
     "ray-serve": _RAY_SERVE,
-    # Its ProxyActor answers only when HAProxy cannot, and is not counted.
+    # The ProxyActor answers only when HAProxy cannot, so its memory is not counted.
     "ray-serve-haproxy": _RAY_SERVE | {"proxy": r"ray::HAProxyManager|\S*\bhaproxy\b"},
 }
 
 
 def by_role(contender: str, pids: Iterable[int]) -> Mapping[str, float]:
-    """Return the MiB of each role: the sum of what makes up a proxy, the largest of several replicas."""
+    """Return the MiB of each role: the sum over the processes of a proxy, and the largest of several replicas."""
     held: dict[str, list[float]] = {}
     for pid in pids:
         with suppress(psutil.Error):
@@ -47,10 +47,10 @@ def by_role(contender: str, pids: Iterable[int]) -> Mapping[str, float]:
 
 
 class Peak:
-    """What `growth` fills when it is left.
+    """The result of `growth`, set at the end of its block.
 
     Attributes:
-        mib: By how much the process grew that grew most.
+        mib: Largest growth of a process, in MiB.
     """
 
     mib = 0.0
@@ -58,16 +58,16 @@ class Peak:
 
 @contextmanager
 def growth(pids: Iterable[int]) -> Iterator[Peak]:
-    """Watch how much the largest growing of these processes grows above what it has now."""
+    """Measure the largest growth of one of these processes inside the block."""
     before: dict[int, float] = {}
     for pid in pids:
         with suppress(OSError):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # sets the peak back to what is resident now
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak to the present resident memory
             before[pid] = _peak_mib(pid)
     peak = Peak()
     yield peak
     for pid, mib in before.items():
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             peak.mib = max(peak.mib, _peak_mib(pid) - mib)
 
 

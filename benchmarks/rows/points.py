@@ -1,4 +1,4 @@
-"""What is measured: the points of each row, a row being one numbered question of the benchmark."""
+"""The points of each row. A row is one numbered question of the benchmark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from benchmarks.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load; a contender whose entry lists its kind is put under it.
+    """One load for all contenders with its kind in their entries.
 
     Attributes:
-        name: Short key, as in the results.
-        label: What tables call it.
-        kind: What is sent.
-        concurrency: Connections, threads, tasks, or requests sent before the first is waited for.
-        new_connections: Each HTTP request opens a connection of its own.
-        body_bytes: Length of each request's body; of the answer's, where that is what is sent.
+        name: Short key, for the results.
+        label: Name in tables.
+        kind: Kind of the load.
+        concurrency: Number of connections, threads, tasks, or requests in a window.
+        new_connections: Whether each HTTP request opens a connection of its own.
+        body_bytes: Length of each request's body in bytes. For a download, the length of the answer's body.
         pause_s: Seconds between two events of a stream.
     """
 
@@ -36,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question, and the points that answer it."""
+    """One question, and the points for its answer."""
 
     title: str
     points: tuple[Point, ...]
@@ -50,7 +50,7 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("http-16", "16 connections", "http", 16),
             Point("http-64", "64 connections", "http", 64),
             Point("http-256", "256 connections", "http", 256),
-            Point("http-64-new", "64 connections, each request a new one", "http", 64, new_connections=True),
+            Point("http-64-new", "64 connections, a new one for each request", "http", 64, new_connections=True),
             Point("open-64", "open loop, half of the rate at 64 connections", "open", 64),
             Point("post-1", "POST of 2 bytes, 1 connection", "post", 1, body_bytes=2),
             Point("post-64", "POST of 2 bytes, 64 connections", "post", 64, body_bytes=2),
@@ -108,10 +108,10 @@ ROWS: Final[Mapping[int, Row]] = {
     6: Row(
         "Four replicas, one ten times slower; an overloaded neighbour",
         (
-            Point("uneven-10", "open loop, a tenth of what all four can bear", "own"),
+            Point("uneven-10", "open loop, a tenth of the capacity of all four", "own"),
             Point("uneven-50", "open loop, half of it", "own"),
-            Point(isolation.IDLE, "500 requests/s beside an endpoint at rest", "own"),
-            Point(isolation.SATURATED, "the same beside one that is offered ten times what it can bear", "own"),
+            Point(isolation.IDLE, "500 requests/s beside an idle endpoint", "own"),
+            Point(isolation.SATURATED, "the same beside an endpoint with ten times the load of its capacity", "own"),
         ),
     ),
     7: Row(
@@ -131,10 +131,10 @@ ROWS: Final[Mapping[int, Row]] = {
         ),
     ),
     9: Row(
-        "Starting, with Ray running; and what a web worker grows by",  # `footprint` measures the latter
+        "Starting, with Ray running; and the growth of a web worker",  # `footprint` measures the growth
         (
             Point("first-answer", "from `serve.start()` to the first answer", "own"),
-            Point("one-replica-more", "one replica more", "own"),
+            Point("one-replica-more", "one more replica", "own"),
         ),
     ),
     10: Row(
@@ -155,6 +155,6 @@ MEASURES: Final[Mapping[int, tuple[Callable[[Trial], None], ...]]] = {
     7: (batches.measure,),
     9: (starts.measure,),
 }
-"""What measures the points of kind "own"."""
+"""The functions that measure points of the kind "own", by row."""
 
 POINTS: Final[Mapping[str, Point]] = {point.name: point for row in ROWS.values() for point in row.points}

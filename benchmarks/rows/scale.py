@@ -1,4 +1,4 @@
-"""Row 5: what a request costs among more replicas, endpoints, calling processes and idle connections.
+"""Row 5: the cost of a request with more replicas, endpoints, calling processes and idle connections.
 
 Rule 1: each arrangement is an instance of its own.
 Rule 2: requests go to all endpoints in turn, and every replica gets its share.
@@ -34,7 +34,7 @@ IDLE_LIMIT_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How many replicas and endpoints an instance has, and connections its load."""
+    """Numbers of replicas and endpoints of an instance, and of connections of its load."""
 
     point: str
     replicas: int = 1
@@ -61,8 +61,10 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
     """Start an instance.
 
     Returns:
-        Its URL, to which the number of an endpoint is added, its address, the seconds that it took to declare the
-        endpoints in one step, and the seconds for one endpoint more.
+        url: The URL, to be followed by the number of an endpoint.
+        address: The address of the instance.
+        declare_s: The seconds to declare all endpoints but one in one step.
+        create_s: The seconds for one more endpoint.
     """
     import serve_bridge as serve
     from serve_bridge.specs import DeclaredEndpoint
@@ -94,7 +96,7 @@ def measure(trial: Trial) -> None:
 
 
 def _measure_beside(trial: Trial) -> None:
-    """Measure what needs the smallest arrangement only, on one instance."""
+    """Measure calling processes and idle connections on one instance of the smallest arrangement."""
     callers = {point: count for point, count in CALLING.items() if trial.wants(point)}
     wanted = [*callers, *filter(trial.wants, (IDLING,))]
     if not wanted:
@@ -150,7 +152,7 @@ def _callers(address: str, count: int) -> Iterator[Sequence[Stage]]:
 
 
 def together(timings: Sequence[Timing]) -> Timing:
-    """Return what loads that ran at once saw together: their median of medians, and the worst 99 %."""
+    """Combine the figures of concurrent loads: the median of their medians, and the worst 99th percentile."""
     return Timing(
         requests=sum(timing.requests for timing in timings),
         seconds=max(timing.seconds for timing in timings),
@@ -165,7 +167,9 @@ def together(timings: Sequence[Timing]) -> Timing:
 
 def _measure_idle(trial: Trial, url: str) -> None:
     pids = trial.instances.serving_pids
-    web_load.load(url, CONNECTIONS, trial.warm_seconds, endpoints=1)  # what memory the load itself takes is taken
+    web_load.load(
+        url, CONNECTIONS, trial.warm_seconds, endpoints=1
+    )  # the processes now have the memory for the load itself
     before = _resident_bytes(pids())
     with _idle_connections(url + "0", IDLE):
         added = _resident_bytes(pids()) - before

@@ -1,7 +1,8 @@
-"""Row 9: with Ray running, how long from starting to serve until the first answer, and how long for one replica more.
+"""Row 9: with Ray running, the time from the start of serving to the first answer, and the time for one more replica.
 
-Rule 1: each start has a cluster and a process of its own, so that nobody finds workers that another has warmed up.
-Rule 2: both are imported and connected to Ray before the clock runs; it stops when a GET has been answered well.
+Rule 1: each start has a cluster and a process of its own, so that no contender uses workers of another contender.
+Rule 2: imports and the connection to Ray come before the clock starts. The clock stops at the first good answer to a
+    GET.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ STARTERS: Final = (
 
 
 class BridgeStart(OnRay):
-    """A process that has connected to Ray, and will start serve_bridge. Lives in a stage."""
+    """A process in a stage that connects to Ray, and later starts serve_bridge."""
 
     config: ClassVar[dict[str, Any]] = {"max_concurrent_queries": IN_FLIGHT}
 
     def start(self, directory: Path) -> None:
-        """Start the cluster, and import what is to be started."""
-        import serve_bridge  # noqa: F401  # the clock must not see it
+        """Start the cluster, and import the package before the clock starts."""
+        import serve_bridge  # noqa: F401  # before the clock starts
 
         super().start(directory)
 
     def first_answer(self) -> float:
-        """Return the seconds from `serve.start()` until the first answer."""
+        """Return the seconds from `serve.start()` to the first answer."""
         import serve_bridge as serve
 
         began = perf_counter()
@@ -63,16 +64,16 @@ class BridgeStart(OnRay):
 
 
 class RayServeStart(Contender):
-    """The same for Ray Serve."""
+    """A process in a stage that connects to Ray, and later starts Ray Serve."""
 
     def start(self, directory: Path) -> None:
-        """Start the cluster, and import what is to be started."""
-        import benchmarks.contenders.peers  # noqa: F401  # the clock must not see it
+        """Start the cluster, and import the package before the clock starts."""
+        import benchmarks.contenders.peers  # noqa: F401  # before the clock starts
 
         start_ray(directory)
 
     def first_answer(self) -> float:
-        """Return the seconds from `serve.start()` until the first answer."""
+        """Return the seconds from `serve.start()` to the first answer."""
         from ray import serve
 
         port = free_port()

@@ -1,12 +1,16 @@
-"""Row 6: four replicas, one ten times slower than the others: who chooses well?
+"""Row 6: four replicas, one ten times slower than the others, and four policies that choose among them.
 
-serve_bridge's own choice, which knows no speeds and hears of a replica's load with each of its answers, beside
-three choices made in the caller over four backends of one replica each: in turn; the fewest requests in flight; and
-the least time until the answer, which takes knowing every speed. The last two know all that is in flight, since the
-caller is the only one.
+The policy of serve_bridge does not know the replicas' speeds. It learns a replica's load from each of its answers. The
+other three policies run in the caller, over four backends of one replica each:
 
-Rule 1: all choices send over the same engine, to the same code, at the same times: nothing but the choice differs.
-Rule 2: the loop is open. A latency counts from when its request was due, whether or not the caller was late.
+- in turn;
+- the fewest requests in flight;
+- the shortest time until the answer, from the known speed of every replica.
+
+The last two policies know all requests in flight, because there is only one caller.
+
+Rule 1: all policies use the same engine, the same code and the same due times. Only the choice differs.
+Rule 2: the loop is open. A latency begins when the request is due, even if the caller is late.
 """
 
 from __future__ import annotations
@@ -37,11 +41,12 @@ FAST_S: Final = 0.002
 SLOW_S: Final = 0.020
 REPLICAS: Final = 4
 CAPACITY: Final = (REPLICAS - 1) / FAST_S + 1 / SLOW_S
-"""Requests a second that all four can answer."""
+"""Capacity of all four replicas, in requests a second."""
 LOADS: Final[Mapping[str, float]] = {"uneven-10": 0.1, "uneven-50": 0.5}
-"""Share of the capacity. Of a tenth the slow replica can bear a quarter, of a half it cannot."""
+"""Loads as shares of the capacity. The slow replica can serve a quarter of the first load, but not of the second."""
 SEED: Final = 1
 LATE_S: Final = 60.0
+"""Upper limit for the time of a call, in seconds."""
 TURNS: Final = "round-robin"
 FEWEST: Final = "fewest-in-flight"
 SOONEST: Final = "soonest-answer"
@@ -51,13 +56,13 @@ Send = Callable[[], Awaitable[object]]
 
 
 def answer(service_s: float) -> bytes:
-    """Work for *service_s* seconds, as a model does that serves one request at a time."""
+    """Block for *service_s* seconds, like a model with one request at a time."""
     time.sleep(service_s)
     return BODY
 
 
 class Work:
-    """A backend of its own for one speed."""
+    """A backend with one speed."""
 
     def __init__(self, service_s: float) -> None:
         self._service_s = service_s
@@ -68,7 +73,7 @@ class Work:
 
 
 class UnevenWork:
-    """Four replicas of one backend; the one that makes *mark* first is the slow one."""
+    """Four replicas of one backend. The first replica to create the file *mark* is the slow one."""
 
     def __init__(self, mark: str) -> None:
         try:
@@ -83,7 +88,7 @@ class UnevenWork:
 
 
 def start(mark: str) -> str:
-    """Start an instance with both forms of the four replicas and return its address; no file is at *mark* yet."""
+    """Start an instance with both forms of the four replicas, and return its address. No file *mark* exists yet."""
     import serve_bridge as serve
 
     client: Any = serve.start(http_options={"location": "NoServer"})
@@ -101,7 +106,7 @@ def start(mark: str) -> str:
 
 @dataclass(slots=True)
 class _Replica:
-    """One of the four as the caller's own choices see it."""
+    """One of the four replicas, for the policies in the caller."""
 
     send: Send
     service_s: float
@@ -109,7 +114,7 @@ class _Replica:
 
 
 class Chooser(Contender):
-    """The caller, a process without Ray. Lives in a stage."""
+    """The caller in a stage, a process without Ray."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -117,7 +122,7 @@ class Chooser(Contender):
         self._replicas: list[_Replica] = []
 
     def start(self, directory: Path) -> None:
-        """Connect, and take a handle of each endpoint."""
+        """Connect, and get a handle of each endpoint."""
         import serve_bridge as serve
 
         serve.connect(os.environ["SERVE_BRIDGE_ADDRESS"])
@@ -157,7 +162,7 @@ class Chooser(Contender):
 
 
 async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
-    """Send at times drawn once and for all, *rate* a second on average; a latency counts from when it was due."""
+    """Send requests at random but repeatable times, *rate* a second on average. A latency begins at the due time."""
     draw = random.Random(SEED)
     latencies: list[float] = []
     errors = 0
@@ -167,7 +172,7 @@ async def open_loop(send: Send, rate: float, seconds: float) -> Timing:
         nonlocal errors
         try:
             await send()
-        except Exception:  # a full queue, a deadline: the choice has cost the caller its answer
+        except Exception:  # a full queue or a deadline: because of the choice, the caller has no answer
             errors += 1
         else:
             latencies.append(perf_counter() - due)

@@ -98,11 +98,11 @@ def test_report_names_what_is_missing() -> None:
     run = run_of(sample(OURS, "http-1", 1234))
     run.absent |= {"mosec": "it\nwould not start", f"{OURS}/upload": "broke off"}
     text = markdown(run)
-    assert "- Mosec, one worker was not measured to the end: would not start" in text
-    assert "- serve_bridge at 1 GiB up was not measured to the end: broke off" in text
+    assert "- Mosec, one worker: the measurement did not finish: would not start" in text
+    assert "- serve_bridge at 1 GiB up: the measurement did not finish: broke off" in text
 
 
-@pytest.mark.parametrize("bar", BARS, ids=lambda bar: f"{bar.ours}-{bar.figure}-{bar.point}-{bar.peer}")
+@pytest.mark.parametrize("bar", BARS, ids=lambda bar: f"{bar.contender}-{bar.figure}-{bar.point}-{bar.peer}")
 def test_bars_name_what_is_measured(bar: Bar) -> None:
     """The points of every bar are rows' points, loaded with a kind that the contender has."""
     for contender, point in filter(None, (bar.place, bar.other)):
