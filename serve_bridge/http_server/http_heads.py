@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from serve_bridge.http.answers import Answer
-from serve_bridge.http_server.http_exchange import status_line
+from serve_bridge.http_server.answer_writer import status_line
 
 __all__ = ["answer_asterisk", "closing_answer"]
 

@@ -105,6 +105,12 @@ class EdgeState(ServerState):
                 self.places.share,
             )
 
+    def note_refusal(self, refusal: Refusal, request_id: str) -> None:
+        """Count and log a refused request."""
+        # The buffers log one warning for all refusals that a lack of room causes.
+        level = logging.DEBUG if refusal.status == NO_ROOM else logging.INFO
+        self.refusals.note(refusal, request_id, level=level)
+
     @property
     def write_timeout_s(self) -> float:
         """Time a client may take nothing of its answer."""

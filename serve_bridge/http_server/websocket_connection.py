@@ -25,9 +25,9 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from serve_bridge.http.headers import HOP_BY_HOP
+from serve_bridge.http_server.answer_writer import chunk
 from serve_bridge.http_server.buffers import Share
-from serve_bridge.http_server.http_connection import DRAIN_LINGER_S, LINGER_S
-from serve_bridge.http_server.http_exchange import chunk
+from serve_bridge.http_server.lingering import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.http_server.pace import Pace
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.request_head import Refusal

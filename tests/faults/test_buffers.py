@@ -17,7 +17,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.http_server.buffers import NO_BODIES
-from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
+from serve_bridge.http_server.request_sequence import BODY_HELD_BYTES
 from tests.faults.conftest import actors, scaled
 from tests.faults.test_memory import Peaks
 from tests.support.raw_websocket import BINARY, TEXT, RawWebSocket, frame

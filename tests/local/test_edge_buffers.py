@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge.http_server.buffers import Buffers, Share
-from serve_bridge.http_server.http_connection import BODY_HELD_BYTES
+from serve_bridge.http_server.request_sequence import BODY_HELD_BYTES
 from tests.support.edge_server import Running, answers, read_all, running, statuses
 from tests.support.waiting import wait_until, wait_until_equal
 

@@ -92,7 +92,7 @@ def test_apache_passes_an_early_answer_on(tmp_path: Path, path: str, status: int
 
 def test_a_client_that_only_goes_on_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server does not take an upload for ever that nobody reads."""
-    monkeypatch.setattr("serve_bridge.http_server.http_connection.MOST_LINGER_S", 1.0)
+    monkeypatch.setattr("serve_bridge.http_server.lingering.MOST_LINGER_S", 1.0)
     with running(max_body_bytes=LIMIT, header_timeout_s=1) as edge, edge.client() as client:
         client.sendall(b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (1 << 40))
         with pytest.raises(OSError):  # noqa: PT011 - a reset or a broken pipe, as it happens
