@@ -20,7 +20,8 @@ from serve_bridge.config.names import check_name
 from serve_bridge.context import current_replica
 from serve_bridge.errors import ConfigError, InstanceClosed, NotConnected, shown
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.liveness import is_alive
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 
@@ -189,9 +190,7 @@ def client_of(found: Instance, address: str | None) -> Client:
     return Client(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
 
 
-def find_instance(
-    address: str | None, name: str, is_alive: Callable[[Instance], bool] = instances.is_alive
-) -> Instance:
+def find_instance(address: str | None, name: str, is_alive: Callable[[Instance], bool] = is_alive) -> Instance:
     """Return the running instance that `connect` would join; *is_alive* says whether it runs.
 
     Raises:

@@ -9,7 +9,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.http.methods import ANY_METHOD
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.payload import Opaque

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from serve_bridge.client.handle import AsyncHandle, CallOptions, Handle
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance import membership
+from serve_bridge.instance.instance import Instance
 from serve_bridge.management.arguments import existing_name
 from serve_bridge.management.management import OPERATION_S, Management
 from serve_bridge.routing.blocking_calls import DirectAnswer
@@ -408,4 +409,4 @@ def client_at(generation: str, address: str) -> Client:
     a replica of that instance *address* does not count: it may be the path of a file on another machine.
     """
     known = _clients.get(generation) or _arrived.get(generation)
-    return known or _arrived.setdefault(generation, Client(instances.joined(generation) or address))
+    return known or _arrived.setdefault(generation, Client(membership.joined(generation) or address))

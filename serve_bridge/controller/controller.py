@@ -33,7 +33,7 @@ from serve_bridge.controller.table_publisher import asked_by
 from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, Settings
 from serve_bridge.wire import calls_answered

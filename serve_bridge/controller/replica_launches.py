@@ -12,7 +12,7 @@ from serve_bridge.controller.replicas import Fleet
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import Backend, ReplicaSpec, Settings
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.endings import Lost

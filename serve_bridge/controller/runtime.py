@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key

@@ -1,9 +1,9 @@
 """The file by which an instance is found: where its controller listens, and the key.
 
-Rule 1: the file is 0600 in a 0700 directory of its user; one that others can read is refused.
-Rule 2: an address is the path of such a file. A running instance also leaves a copy where `connect` looks by
-    name.
-Rule 3: a replica has no such file: it is told what the file says, and so are all handles that arrive in its process.
+Rule 1: the file is 0600 in a 0700 directory of its user. A file that other users can read is refused.
+Rule 2: an address is the path of such a file. A running instance also has a copy in the base directory, where `connect`
+    looks for it by name.
+Rule 3: a replica reads no such file: it is started with the instance (see `membership`).
 """
 
 from __future__ import annotations
@@ -12,223 +12,90 @@ import errno
 import os
 import secrets
 import shutil
-import socket
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from serve_bridge.errors import ConfigError, NotConnected
+from serve_bridge.instance.directories import base_directories, base_directory, directory_name
+from serve_bridge.instance.instance import FILE_NAME, Instance
+from serve_bridge.instance.liveness import is_alive
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.socket_files import Claim, private_directory, remove_unclaimed
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
-_FILE = "instance.json"
-_RUNTIME_VARIABLE: Final = "XDG_RUNTIME_DIR"
+MAX_BYTES: Final = 65536
+"""Upper limit for the part of a file that is read, in bytes."""
 
 
 class UnusableFile(ConfigError):
-    """The file at an address is not one by which an instance may be joined."""
-
-
-class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client must know of an instance.
-
-    Attributes:
-        name: Its name.
-        generation: Which start of that name it is.
-        runtime: What launches its replicas: "ray" or "local".
-        directory: Where its sockets on this machine are.
-        controller: Where its controller listens.
-        secret: The key as `Key.text`; `repr` leaves it out.
-    """
-
-    name: str
-    generation: str
-    runtime: str
-    directory: str
-    controller: ReplicaAddress
-    secret: str
-
-    @property
-    def key(self) -> Key:
-        """The key that both ends of every connection hold."""
-        return Key.of_text(self.secret)
-
-    def only(self, *roles: Role) -> Instance:
-        """Return the same with the keys of *roles* only, for a process that speaks for these."""
-        return msgspec.structs.replace(self, secret=self.key.only(*roles).text)
-
-    @property
-    def address(self) -> str:
-        """What `connect` and SERVE_BRIDGE_ADDRESS take."""
-        return os.path.join(self.directory, _FILE)
-
-    def __repr__(self) -> str:
-        return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"
-
-
-_joined: dict[str, Instance] = {}
-
-
-def join(instance: Instance) -> None:
-    """Note that this process is a part of *instance*, so that clients of it need no file."""
-    _joined[instance.generation] = instance
-
-
-def joined(generation: str) -> Instance | None:
-    """Return the instance of *generation* if this process is a part of it."""
-    return _joined.get(generation)
-
-
-def leave(generation: str) -> None:
-    """Forget what `join` has noted."""
-    _joined.pop(generation, None)
-
-
-def new_generation() -> str:
-    """Return a name for one start of an instance."""
-    return secrets.token_hex(4)
-
-
-def base_directory() -> Path:
-    """Return the directory of this user's instances: in XDG_RUNTIME_DIR, else in the temporary directory."""
-    runtime = os.environ.get(_RUNTIME_VARIABLE)
-    if runtime:
-        return Path(runtime) / "serve_bridge"
-    return _temporary_directory()
-
-
-def _temporary_directory() -> Path:
-    return Path(tempfile.gettempdir()) / f"serve_bridge-{os.geteuid()}"
-
-
-def directory_here(name: str) -> Path:
-    """Return where the sockets of an instance go that was started on another machine, in a directory called *name*.
-
-    It is in XDG_RUNTIME_DIR if this user can write there, which takes a login; else in the temporary directory.
-
-    Raises:
-        OSError: Neither can be used.
-    """
-    try:
-        private_directory(base_directory())
-    except OSError:
-        if not os.environ.get(_RUNTIME_VARIABLE):
-            raise
-    else:
-        return base_directory() / name
-    private_directory(_temporary_directory())
-    return _temporary_directory() / name
-
-
-def claim_directory(name: str, generation: str) -> Claim:
-    """Make the directory of one instance, for its sockets and its file; return the caller's claim on it.
-
-    The directory stays while a process claims it; each process that listens there does. What instances have left that
-    were killed is removed first.
-
-    Raises:
-        OSError: The directory, or the one above it, is open to other users or belongs to one.
-    """
-    try:
-        private_directory(base_directory())
-    except OSError as error:
-        if not os.environ.get(_RUNTIME_VARIABLE):
-            raise OSError(
-                f"{error}; or set {_RUNTIME_VARIABLE} to a directory of this user that others cannot enter, such as "
-                f"/run/user/{os.geteuid()}, or {Path.home() / '.cache' / 'serve_bridge'}"
-            ) from None
-        raise OSError(
-            f"{_RUNTIME_VARIABLE}={os.environ[_RUNTIME_VARIABLE]!r} cannot hold the sockets of an instance: "
-            f"{error.strerror or error}; set it to a directory of this user, or unset it"
-        ) from None
-    _sweep()
-    return Claim(base_directory() / _directory_name(name, generation))
-
-
-def _directory_name(name: str, generation: str) -> str:
-    # A name may have 128 characters and a socket's path 107; the generation is what makes it unique.
-    return f"{name[:24]}-{generation}"
-
-
-def _sweep() -> None:
-    """Remove what instances left behind that were killed: directories that no process claims, and their copies."""
-    for directory in base_directory().iterdir():
-        remove_unclaimed(directory)
-    for path in base_directory().glob("*.json"):
-        found = _read_if_sound(path)
-        # One with the Ray runtime may be on another machine, and its file be here because somebody has put it here.
-        if found is not None and found.runtime == "local" and not os.path.isdir(found.directory):
-            path.unlink(missing_ok=True)
+    """The file at an address does not hold an instance, or not safely."""
 
 
 def write(instance: Instance) -> None:
-    """Write the instance's file, and the copy by name unless another live instance has that."""
+    """Write the instance's file, and its copy. Another live instance of the same name keeps its copy."""
     _write_private(Path(instance.address), instance)
-    by_name = _by_name(instance)
-    other = _read_if_sound(by_name)
+    by_name = _copy_of(instance)
+    other = read_if_valid(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
         _write_private(by_name, instance)
 
 
 def update_here(instance: Instance) -> None:
-    """Let the files of *instance* that are on this machine say where its controller is now."""
-    name = _directory_name(instance.name, instance.generation)
-    for path in (path for base in _bases() for path in (base / f"{instance.name}.json", base / name / _FILE)):
+    """Write the new address of the controller into the files of *instance* on this machine."""
+    name = directory_name(instance.name, instance.generation)
+    for path in (
+        path for base in base_directories() for path in (base / f"{instance.name}.json", base / name / FILE_NAME)
+    ):
         update(path, instance.generation, instance.controller)
 
 
 def update(path: Path, generation: str, controller: ReplicaAddress) -> None:
-    """Let the file at *path* say where the controller is now, if it is a file of the instance *generation*."""
-    found = _read_if_sound(path)
+    """Write the new address of the *controller* into the file at *path*, if that is of the instance *generation*."""
+    found = read_if_valid(path)
     if found is not None and found.generation == generation and found.controller != controller:
         _write_private(path, msgspec.structs.replace(found, controller=controller))
 
 
 def remove_here(name: str, generation: str) -> None:
-    """Remove the files and sockets that the instance has on this machine, where it was not started."""
-    for base in _bases():
+    """Remove the files and sockets of an instance on this machine; it was started on another one."""
+    for base in base_directories():
         copy = base / f"{name}.json"
-        found = _read_if_sound(copy)
+        found = read_if_valid(copy)
         if found is not None and found.generation == generation:
             copy.unlink(missing_ok=True)
-        shutil.rmtree(base / _directory_name(name, generation), ignore_errors=True)
-
-
-def _bases() -> set[Path]:
-    return {base_directory(), _temporary_directory()}
+        shutil.rmtree(base / directory_name(name, generation), ignore_errors=True)
 
 
 def remove(instance: Instance) -> None:
-    """Remove the instance's files and directory; missing ones are fine."""
-    by_name = _by_name(instance)
-    found = _read_if_sound(by_name)
+    """Remove the instance's files and directory. Missing ones are no error."""
+    by_name = _copy_of(instance)
+    found = read_if_valid(by_name)
     if found is not None and found.generation == instance.generation:
         by_name.unlink(missing_ok=True)
-    # A process that is ending may still add or remove its socket there.
+    # A process of the instance may still end, and add or remove its socket there.
     shutil.rmtree(instance.directory, ignore_errors=True)
 
 
 def discovery_file(name: str) -> Path:
-    """Return where a running instance *name* leaves the copy of its file."""
+    """Return the path of the copy of a running instance's file."""
     return base_directory() / f"{name}.json"
 
 
-def _by_name(instance: Instance) -> Path:
-    # Beside the directory, not where this process would look: a Ray node may have another XDG_RUNTIME_DIR than `start`.
+def _copy_of(instance: Instance) -> Path:
+    # Beside the instance's directory, because this process may have another XDG_RUNTIME_DIR than the caller of `start`.
     return Path(instance.directory).with_name(f"{instance.name}.json")
 
 
 def find(address: str | None, name: str) -> Instance:
-    """Return the instance at *address*, else at SERVE_BRIDGE_ADDRESS, else the one called *name* here.
+    """Return the instance at *address*, or at SERVE_BRIDGE_ADDRESS, or the one called *name* of this user.
+
+    The first of these that is given counts.
 
     Raises:
-        NotConnected: There is none; the message names the three places.
-        ConfigError: What was given is no instance's address; the message says which of the places gave it.
+        NotConnected: There is no instance; the message names the three places.
+        ConfigError: The given value is not the address of an instance; the message says where it was given.
     """
     variable = os.environ.get(ADDRESS_VARIABLE)
     if address is not None:
@@ -250,7 +117,7 @@ def _read_given(address: str, source: str) -> Instance:
         raise TypeError(f"{source} must be the path of an instance's file, got {type(address).__name__}")
     if not os.path.isabs(address) or not address.endswith(".json") or "\0" in address:
         raise ConfigError(
-            f"{source}={address!r} is no address: an address is the path of an instance's file, as client.address is"
+            f"{source}={address!r} is not an address: use the path of an instance's file, such as client.address"
         )
     found = _read_if_any(Path(address))
     if found is None:
@@ -262,20 +129,20 @@ def _read_given(address: str, source: str) -> Instance:
 
 
 def _read_if_any(path: Path) -> Instance | None:
-    """Return what *path* holds; None if there is no such file.
+    """Return the instance in the file at *path*; None if there is no such file.
 
     Raises:
         UnusableFile: *path* is not a regular file of this user alone, or does not hold an instance.
     """
     try:
-        # Without waiting: the open of a FIFO would wait for a writer.
+        # O_NONBLOCK, because the open of a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UnusableFile(
-                f"{path} is a link; give the path of the file itself, {os.path.realpath(path)}"
+                f"{path} is a symbolic link; give the path of the file itself, {os.path.realpath(path)}"
             ) from None
         raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
     try:
@@ -283,20 +150,20 @@ def _read_if_any(path: Path) -> Instance | None:
         if not stat.S_ISREG(found.st_mode):
             raise UnusableFile(f"{path} is not a regular file, so it holds no instance")
         if found.st_uid != os.geteuid():
-            raise UnusableFile(f"{path} belongs to another user; an instance is joined by its own user only")
+            raise UnusableFile(f"{path} belongs to another user; only the user of an instance can use it")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise UnusableFile(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
-        data = os.read(descriptor, 65536)
+        data = os.read(descriptor, MAX_BYTES)
     finally:
         os.close(descriptor)
     try:
         return msgspec.json.decode(data, type=Instance)
-    except ValueError as error:  # of msgspec, or of text that is no UTF-8
-        raise UnusableFile(f"{path} is no instance's file: {error}") from None
+    except ValueError as error:  # from msgspec, or because the text is not UTF-8
+        raise UnusableFile(f"{path} is not the file of an instance: {error}") from None
 
 
-def _read_if_sound(path: Path) -> Instance | None:
-    """As `_read_if_any`, but None of a file that says nothing, as a crash or another version may leave one."""
+def read_if_valid(path: Path) -> Instance | None:
+    """Return the instance in the file at *path*; None also if the file is bad, as after a crash."""
     try:
         return _read_if_any(path)
     except ConfigError:
@@ -312,47 +179,10 @@ def _write_private(path: Path, instance: Instance) -> None:
 
 
 def lasting_address(instance: Instance) -> str:
-    """Return the address that the next start of *instance*'s name will have too; its own if another has the name."""
+    """Return an address that stays valid for the next start of the same name: the path of the copy.
+
+    If another instance has the copy, it is the address of *instance* alone.
+    """
     by_name = discovery_file(instance.name)
-    found = _read_if_sound(by_name)
+    found = read_if_valid(by_name)
     return str(by_name) if found is not None and found.generation == instance.generation else instance.address
-
-
-def is_alive(instance: Instance) -> bool:
-    """Whether a process listens where *instance*'s controller should: here, or over TCP on another machine."""
-    return _silence_of(instance) is None
-
-
-def refuses(instance: Instance) -> bool:
-    """Whether it is certain that no process listens for *instance*, as it is not where a network drops packets."""
-    return isinstance(_silence_of(instance), ConnectionRefusedError)
-
-
-def _silence_of(instance: Instance) -> OSError | None:
-    """Return why no process listens where *instance*'s controller should; None if one does."""
-    controller = instance.controller
-    if os.path.exists(controller.unix) and _answers(controller.unix):
-        return None
-    if controller.tcp is None:
-        return ConnectionRefusedError()
-    try:
-        socket.create_connection(controller.tcp, 1.0).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def _answers(path: str) -> bool:
-    try:
-        probe = socket.socket(socket.AF_UNIX)
-    except OSError:  # this process lacks descriptors, which is no news about the other
-        return True
-    with probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return True  # it listens, and has not come to those before
-        except OSError:
-            return False
-    return True

@@ -38,8 +38,7 @@ from serve_bridge.errors import (
     failure_message,
     no_answer,
 )
-from serve_bridge.instance import controller_question
-from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance import controller_question, membership
 from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.replica.asgi_application import AsgiService
 from serve_bridge.replica.executor import Executor, is_stream
@@ -106,7 +105,7 @@ class Replica:
         """
         self._loop = asyncio.get_running_loop()
         spec = self._spec
-        instances.join(spec.instance)
+        membership.join(spec.instance)
         context = ReplicaContext(spec.backend, spec.replica, spec.instance.generation)
         replica_context.set(context)
         if self._has_process:
@@ -341,7 +340,7 @@ class Replica:
         """Note that the controller is at *controller* now."""
         self._controller = controller
         generation = self._spec.instance.generation
-        instances.join(msgspec.structs.replace(self._spec.instance, controller=controller))
+        membership.join(msgspec.structs.replace(self._spec.instance, controller=controller))
         known_instance(generation).controller = controller
 
     async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:

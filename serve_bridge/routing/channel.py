@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from serve_bridge.errors import NotConnected
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 
 
 def submitter(instance: Instance) -> Any:

@@ -18,8 +18,9 @@ from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.controller.controller import Controller
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import ConfigError
-from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance, claim_directory, new_generation
+from serve_bridge.instance import membership
+from serve_bridge.instance.directory_claim import claim_directory
+from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
@@ -163,7 +164,7 @@ def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) ->
 
     def stopped() -> None:  # whichever client ended it, of this process or of another
         _names.discard(name)
-        instances.leave(generation)
+        membership.leave(generation)
         thread.stop()
 
     controller = Controller(settings, Key(), LocalRuntime(stopped))

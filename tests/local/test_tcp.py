@@ -15,7 +15,8 @@ from starlette.requests import Request
 import serve_bridge as serve
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.controller.controller import Controller
-from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.directories import base_directory
+from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
@@ -50,14 +51,14 @@ def unlink_sockets(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def instance() -> Iterator[instances.Instance]:
+def instance() -> Iterator[Instance]:
     """An instance that listens on TCP as well, with a backend of two replicas."""
-    generation = instances.new_generation()
+    generation = new_generation()
     settings = Settings(
         name="tcp",
         generation=generation,
         runtime="local",
-        directory=str(instances.base_directory() / f"tcp-{generation}"),
+        directory=str(base_directory() / f"tcp-{generation}"),
         detached=True,
         tcp_host="127.0.0.1",
         http=HTTPOptions(port=0),
@@ -82,7 +83,7 @@ def instance() -> Iterator[instances.Instance]:
 
 
 @pytest.fixture(scope="module")
-def handle(instance: instances.Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Handle]:
+def handle(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Handle]:
     """A handle of a client that has a copy of the instance's file and nothing else."""
     copy = tmp_path_factory.mktemp("elsewhere") / "copied.json"
     copy.touch(0o600)
@@ -92,14 +93,14 @@ def handle(instance: instances.Instance, tmp_path_factory: pytest.TempPathFactor
     client.close()
 
 
-def test_there_is_no_unix_socket(instance: instances.Instance, handle: serve.Handle) -> None:
+def test_there_is_no_unix_socket(instance: Instance, handle: serve.Handle) -> None:
     """So whatever works here works over TCP."""
     assert handle.call(1) == 1
     assert list(Path(instance.directory).glob("*.sock")) == []
     assert instance.controller.tcp is not None
 
 
-def test_a_stale_unix_socket_does_not_hide_the_tcp_address(instance: instances.Instance, tmp_path: Path) -> None:
+def test_a_stale_unix_socket_does_not_hide_the_tcp_address(instance: Instance, tmp_path: Path) -> None:
     """A killed process leaves one, and another host may have one at the same path; blocking and awaited calls go on."""
     copy = tmp_path / "copied.json"
     copy.touch(0o600)
@@ -148,7 +149,7 @@ def test_an_error_arrives_as_itself(handle: serve.Handle) -> None:
         handle.options(method_name="fail").call()
 
 
-def test_a_handle_travels_with_the_address_of_the_copy(handle: serve.Handle, instance: instances.Instance) -> None:
+def test_a_handle_travels_with_the_address_of_the_copy(handle: serve.Handle, instance: Instance) -> None:
     """The instance's own file is on another machine."""
     program = """
         import pickle, sys
@@ -162,7 +163,7 @@ def test_a_handle_travels_with_the_address_of_the_copy(handle: serve.Handle, ins
         aside.rename(own)
 
 
-def test_management_works(handle: serve.Handle, instance: instances.Instance) -> None:
+def test_management_works(handle: serve.Handle, instance: Instance) -> None:
     """The controller is reached over TCP too."""
     client = serve.connect(str(instance.address))
     assert client.list_endpoints()["e"]["route"] == "/e"
@@ -170,7 +171,7 @@ def test_management_works(handle: serve.Handle, instance: instances.Instance) ->
     client.close()
 
 
-def test_requests_over_http_are_answered(handle: serve.Handle, instance: instances.Instance) -> None:
+def test_requests_over_http_are_answered(handle: serve.Handle, instance: Instance) -> None:
     """A proxy reaches replicas of other machines so."""
     client = serve.connect(instance.address)
     url = client.http_urls[0]

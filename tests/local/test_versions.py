@@ -14,13 +14,14 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance import Instance
 from serve_bridge.wire.auth import HELLO_BYTES, VERSION, Handshake, Role, identity
 from serve_bridge.wire.socket_files import bind_unix
 
 BOTH_VERSIONS = rf"version {VERSION + 1} .*version {VERSION}; install the same version"
 
 
-def hello(instance: instances.Instance) -> bytes:
+def hello(instance: Instance) -> bytes:
     """Return the first words of a caller of the next version."""
     ours = Handshake(instance.key, Role.PYTHON, identity(instance.generation, "controller"), caller=True).start()
     return ours[:7] + bytes([VERSION + 1]) + ours[8:]

@@ -58,12 +58,12 @@ PROGRAM = """
     def add_node():
         return cluster.add_node(num_cpus=1, node_ip_address=SECOND, resources={"second": 1})
 
-    generation = instances.new_generation()
+    generation = new_generation()
     settings = Settings(
         name="nodes",
         generation=generation,
         runtime="ray",
-        directory=str(instances.base_directory() / f"nodes-{generation}"),
+        directory=str(base_directory() / f"nodes-{generation}"),
         detached=True,
         tcp_host=ray.util.get_node_ip_address(),
         http=HTTPOptions(port=0, location="EveryNode"),

@@ -16,7 +16,11 @@ import pytest
 from serve_bridge.client.client import client_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance import membership
+from serve_bridge.instance.directories import base_directory, directory_here
+from serve_bridge.instance.directory_claim import claim_directory
+from serve_bridge.instance.instance import Instance, new_generation
+from serve_bridge.instance.liveness import is_alive
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.socket_files import bind_unix, private_directory
@@ -33,8 +37,8 @@ def _runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def made(name: str = "main") -> Instance:
     """Return an instance with its directory."""
-    generation = instances.new_generation()
-    directory = instances.base_directory() / f"{name}-{generation}"
+    generation = new_generation()
+    directory = base_directory() / f"{name}-{generation}"
     private_directory(directory)
     controller = ReplicaAddress("controller", str(directory / "controller.sock"))
     return Instance(
@@ -92,18 +96,18 @@ def test_a_file_that_others_can_read_is_refused() -> None:
 
 def test_a_directory_that_others_can_enter_is_refused() -> None:
     """The message has the cure."""
-    private_directory(instances.base_directory())
-    instances.base_directory().chmod(0o755)
+    private_directory(base_directory())
+    base_directory().chmod(0o755)
     with pytest.raises(OSError, match="chmod 700"):
-        instances.claim_directory("main", "g2")
+        claim_directory("main", "g2")
 
 
 def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     """It could lead anywhere."""
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    instances.base_directory().symlink_to(tmp_path / "elsewhere")
+    base_directory().symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="remove it"):
-        instances.claim_directory("main", "g1")
+        claim_directory("main", "g1")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's directory is made by root")
@@ -113,11 +117,11 @@ def test_a_directory_that_another_user_has_taken_leads_to_another_place(
     """In a sticky directory this user cannot remove it, so the advice is to go elsewhere."""
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    taken = instances.base_directory()
+    taken = base_directory()
     taken.mkdir(mode=0o700)
     os.chown(taken, 12345, 12345)
     with pytest.raises(OSError, match=f"{taken} belongs to another user; .*set XDG_RUNTIME_DIR") as caught:
-        instances.claim_directory("main", "g1")
+        claim_directory("main", "g1")
     assert "remove" not in str(caught.value)
 
 
@@ -126,13 +130,13 @@ def test_a_runtime_directory_that_cannot_be_used_is_named(monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"XDG_RUNTIME_DIR='.*file' cannot hold .*; set it to a directory of this user"):
-        instances.claim_directory("main", "g1")
+        claim_directory("main", "g1")
 
 
 def test_directories_above_are_made_for_this_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So that the next start does not refuse them."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "a" / "b"))
-    with instances.claim_directory("main", "g1") as claim:
+    with claim_directory("main", "g1") as claim:
         above = [claim.directory, *list(claim.directory.parents)[:3]]
     assert {stat.S_IMODE(path.stat().st_mode) for path in above} == {0o700}
 
@@ -206,7 +210,7 @@ def test_removing_an_instance_leaves_nothing() -> None:
     instances.write(instance)
     instances.remove(instance)
     instances.remove(instance)
-    assert list(instances.base_directory().iterdir()) == []
+    assert list(base_directory().iterdir()) == []
 
 
 def test_removing_an_instance_leaves_its_successors_file() -> None:
@@ -220,32 +224,32 @@ def test_removing_an_instance_leaves_its_successors_file() -> None:
 
 def test_what_a_killed_instance_left_is_swept_by_the_next() -> None:
     """No process claims its directory any more."""
-    with instances.claim_directory("killed", "g1") as killed, socket.socket(socket.AF_UNIX) as dead:
+    with claim_directory("killed", "g1") as killed, socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(killed.directory / "controller.sock"))
-    with instances.claim_directory("next", "g2"):
+    with claim_directory("next", "g2"):
         assert not killed.directory.exists()
 
 
 def test_an_instance_that_has_not_begun_to_listen_is_not_swept() -> None:
     """Its process claims the directory, whether sockets are there or answer."""
-    with instances.claim_directory("born", "g1") as born, socket.socket(socket.AF_UNIX) as bound:
+    with claim_directory("born", "g1") as born, socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(born.directory / "controller.sock"))
-        with instances.claim_directory("next", "g2"):
+        with claim_directory("next", "g2"):
             assert born.directory.exists()
 
 
 def test_a_failed_start_leaves_no_directory() -> None:
     """Unless another process claims it."""
-    with pytest.raises(ValueError, match="told to"), instances.claim_directory("main", "g1"):
+    with pytest.raises(ValueError, match="told to"), claim_directory("main", "g1"):
         raise ValueError("told to")
-    assert list(instances.base_directory().iterdir()) == []
+    assert list(base_directory().iterdir()) == []
 
 
 BIRTHS = """
     import sys
-    from serve_bridge.instance import instance_file as instances
+    from serve_bridge.instance.directory_claim import claim_directory
     for number in range(200):
-        with instances.claim_directory(sys.argv[1], str(number)) as claim:
+        with claim_directory(sys.argv[1], str(number)) as claim:
             (claim.directory / "controller.sock").touch()
             (claim.directory / "instance.json").touch()
             assert len(list(claim.directory.iterdir())) == 3
@@ -269,7 +273,7 @@ def test_a_socket_with_a_full_backlog_is_alive() -> None:
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 client.connect(instance.controller.unix)
-        assert instances.is_alive(instance)
+        assert is_alive(instance)
 
 
 @pytest.mark.parametrize("kind", ["link", "FIFO", "socket", "directory"])
@@ -277,7 +281,7 @@ def test_only_a_regular_file_is_read(kind: str) -> None:
     """Nothing is followed, and nothing waited for."""
     instance = made()
     instances.write(instance)
-    address = instances.base_directory() / "odd.json"
+    address = base_directory() / "odd.json"
     with contextlib.ExitStack() as stack:
         if kind == "link":
             address.symlink_to(instance.address)
@@ -294,13 +298,13 @@ def test_only_a_regular_file_is_read(kind: str) -> None:
 def test_a_process_that_has_joined_needs_no_file() -> None:
     """A handle that arrives there does not look at the address it came with."""
     instance = made().only(Role.PYTHON)
-    instances.join(instance)
+    membership.join(instance)
     try:
         client = client_at(instance.generation, "/of/another/machine/instance.json")
         assert (client.name, client.generation) == ("main", instance.generation)
         client.close()
     finally:
-        instances.leave(instance.generation)
+        membership.leave(instance.generation)
 
 
 @pytest.mark.parametrize("variable", ["/proc/nowhere", "/dev/null/nowhere"])
@@ -310,6 +314,6 @@ def test_a_node_without_a_login_uses_its_temporary_directory(
     """XDG_RUNTIME_DIR names a directory that nobody makes there; what is made is this user's alone."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", variable)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = instances.directory_here("main-g1")
+    found = directory_here("main-g1")
     assert found == tmp_path / f"serve_bridge-{os.geteuid()}" / "main-g1"
     assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700

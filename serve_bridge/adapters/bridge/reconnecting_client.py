@@ -24,8 +24,9 @@ from serve_bridge.api import client_of, find_instance, start_local
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.errors import ConfigError, NotConnected, shown
-from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance, UnusableFile
+from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.instance_file import UnusableFile
+from serve_bridge.instance.liveness import refuses
 from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Lane
 
@@ -158,7 +159,7 @@ class LastingClient:
 
     def _look(self, old: Client | None) -> Client:
         def may_run(found: Instance) -> bool:
-            return (old is not None and old.generation == found.generation) or not instances.refuses(found)
+            return (old is not None and old.generation == found.generation) or not refuses(found)
 
         try:
             found = find_instance(self._address, self._name, may_run)

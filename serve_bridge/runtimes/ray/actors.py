@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve_bridge.instance.instance_file import directory_here
+from serve_bridge.instance.directories import directory_here
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import thread_used_s

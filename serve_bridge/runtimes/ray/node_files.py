@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 
 WAIT_S: Final = 10.0
 

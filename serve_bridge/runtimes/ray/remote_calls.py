@@ -23,7 +23,7 @@ from serve_bridge.errors import (
     SerializationError,
     ServeBridgeError,
 )
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import BackendStartError, ConfigError
-from serve_bridge.instance.instance_file import Instance
+from serve_bridge.instance.instance import Instance
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     KV_NAMESPACE,

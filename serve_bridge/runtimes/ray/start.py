@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,25 +19,23 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from serve_bridge.config.http_options import HTTPOptions, is_loopback
-from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import instance_file as instances
-from serve_bridge.instance.instance_file import Instance, claim_directory, new_generation
+from serve_bridge.instance.directory_claim import claim_directory
+from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
     actor_name,
     controller_name,
     engine_options,
-    log_to_stderr,
     new_actor,
     node_ip,
-    own_directory,
-    own_host,
     own_node,
     user_error,
 )
-from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
+from serve_bridge.runtimes.ray.controller_actor import ControllerActor
+from serve_bridge.runtimes.ray.runtime import KVStore
 from serve_bridge.runtimes.ray.tokens import told_refusals
 from serve_bridge.specs import Settings
 from serve_bridge.wire.auth import Key
@@ -47,49 +44,8 @@ START_S: Final = 60.0
 CONNECT_S: Final = 5.0
 ENDING_S: Final = 60.0
 """Longest wait for an instance of the same name that is about to end."""
-RESTART_S: Final = 1.0
 
 _logger = logging.getLogger("serve_bridge.client")
-
-
-class ControllerActor:
-    """The controller in its process. Ray restarts it, on another node if need be; it then recovers by itself."""
-
-    async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
-        log_to_stderr()
-        settings = replace(
-            settings,
-            directory=own_directory(settings.directory, settings.node),
-            tcp_host=own_host(settings.tcp_host),
-            node=own_node(),
-        )
-        self._controller = Controller(settings, key, RayRuntime(settings))
-        self._instance: Instance | None = None
-        if await KVStore(settings.generation).get("checkpoint") is not None:
-            self._instance = await self._recovered()
-
-    async def _recovered(self) -> Instance:
-        try:
-            return await self._controller.start()
-        except ConfigError:
-            raise
-        except Exception:  # Ray would not start it again
-            _logger.exception("the controller cannot recover, and tries again in a process of its own")
-            await asyncio.sleep(RESTART_S)
-            os._exit(1)
-
-    async def start(self) -> Instance:
-        """Start, unless that is done, and return how the instance is found."""
-        if self._instance is None:
-            self._instance = await self._controller.start()
-        return self._instance
-
-    async def ping(self) -> None:
-        """Answer while the controller lives."""
-
-    async def is_ending(self) -> bool:
-        """Return whether the instance will soon be gone; see `Controller.is_ending`."""
-        return self._controller.is_ending
 
 
 def start_instance(

@@ -1,0 +1,62 @@
+"""The controller as a Ray actor: a shell around `Controller`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import replace
+from typing import Final
+
+from serve_bridge.controller.controller import Controller
+from serve_bridge.errors import ConfigError
+from serve_bridge.instance.instance import Instance
+from serve_bridge.runtimes.ray.actors import log_to_stderr, own_directory, own_host, own_node
+from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
+from serve_bridge.specs import Settings
+from serve_bridge.wire.auth import Key
+
+RESTART_S: Final = 1.0
+"""Seconds before a controller that cannot recover ends its process, so that Ray starts it again."""
+
+_logger = logging.getLogger("serve_bridge.controller")
+
+
+class ControllerActor:
+    """The controller in its process. If the process ends, Ray restarts it, on another node if necessary."""
+
+    async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+        log_to_stderr()
+        settings = replace(
+            settings,
+            directory=own_directory(settings.directory, settings.node),
+            tcp_host=own_host(settings.tcp_host),
+            node=own_node(),
+        )
+        self._controller = Controller(settings, key, RayRuntime(settings))
+        self._instance: Instance | None = None
+        if await KVStore(settings.generation).get("checkpoint") is not None:
+            self._instance = await self._recovered()
+
+    async def _recovered(self) -> Instance:
+        try:
+            return await self._controller.start()
+        except ConfigError:
+            raise
+        except Exception:  # Ray does not restart an actor whose constructor raises, but one whose process ends
+            _logger.exception("the controller cannot recover, and tries again in a new process")
+            await asyncio.sleep(RESTART_S)
+            os._exit(1)
+
+    async def start(self) -> Instance:
+        """Start the instance, unless it has started already; return it."""
+        if self._instance is None:
+            self._instance = await self._controller.start()
+        return self._instance
+
+    async def ping(self) -> None:
+        """Answer while the controller lives."""
+
+    async def is_ending(self) -> bool:
+        """Return whether the instance ends soon; see `Controller.is_ending`."""
+        return self._controller.is_ending
