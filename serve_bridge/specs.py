@@ -12,7 +12,7 @@ from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.instance.instance import Instance
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.opaque import Opaque
 
 
 @dataclass(frozen=True)

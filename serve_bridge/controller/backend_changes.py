@@ -24,7 +24,7 @@ from serve_bridge.controller.replica_launches import ReplicaLaunches
 from serve_bridge.controller.replicas import Fleet
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
 from serve_bridge.specs import Backend, Origin
-from serve_bridge.wire import payload
+from serve_bridge.wire.opaque import Opaque
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -63,7 +63,7 @@ class BackendChanges:
         code: bytes,
         is_async: bool,
         config: BackendConfig | None,
-        actor_options: payload.Opaque | None,
+        actor_options: Opaque | None,
         is_application: bool = False,
         origin: Origin | None = None,
     ) -> None:

@@ -17,10 +17,10 @@ from serve_bridge.controller.tracked_process import TrackedProcess
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, dial_running, places_of
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.keys import Key
 
 REDIAL: Final = Backoff(shortest_s=0.05, longest_s=1.0)
 """Waits between the tries to connect to a process again."""

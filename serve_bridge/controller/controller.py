@@ -38,9 +38,9 @@ from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, Settings
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

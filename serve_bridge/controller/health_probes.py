@@ -16,7 +16,7 @@ from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.errors import AuthenticationError, BackendStartError
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.host import GONE_S
+from serve_bridge.wire.peer import GONE_S
 
 _logger = logging.getLogger("serve_bridge.controller")
 

@@ -24,10 +24,10 @@ from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import ProxySpec, Settings
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import NobodyListens
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.keys import Key, Role
 
 WATCH_S: Final = 2.0
 """Seconds between two checks of the proxies, and between two looks at the nodes."""

@@ -16,7 +16,7 @@ from typing import Final
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.host import GONE_S
+from serve_bridge.wire.peer import GONE_S
 
 USED_TIMEOUT_S: Final = 2.0
 """Upper limit for the question how much processor time a loop has used, in seconds."""

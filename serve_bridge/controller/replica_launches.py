@@ -14,8 +14,8 @@ from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
 from serve_bridge.errors import AuthenticationError, BackendStartError, ConfigError
 from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import Backend, ReplicaSpec, Settings
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.keys import Key, Role
 
 
 class ReplicaLaunches:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 
 class Store(Protocol):

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final
 
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.keys import Role
 
 CONTROL_TIMEOUT_S: Final = 10.0
 """Upper limit for an operation that a process completes at once, in seconds."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from serve_bridge.controller.checkpoint import ProxySnapshot
 from serve_bridge.controller.tracked_process import TrackedProcess
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Role
+from serve_bridge.wire.keys import Role
 
 PROGRESS: Final = 0.01
 """Lower limit for the share of a processor that a loop which makes progress uses."""

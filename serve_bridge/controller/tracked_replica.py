@@ -10,7 +10,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.checkpoint import ReplicaSnapshot
 from serve_bridge.controller.lifecycle import ReplicaEvent, ReplicaState, advance
 from serve_bridge.controller.tracked_process import TrackedProcess
-from serve_bridge.wire.auth import Role
+from serve_bridge.wire.keys import Role
 
 CRASH_S: Final = 5.0
 """A replica that dies within this many seconds after it became ready counts as one that could not start."""

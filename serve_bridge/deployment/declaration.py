@@ -31,7 +31,7 @@ from serve_bridge.user_code.frozen_code import freeze_code
 from serve_bridge.user_code.import_path import import_named, import_path_of, search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 from serve_bridge.user_code.validation import check_backend_code, check_config, is_async_code
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.opaque import Opaque
 
 __all__ = ["Declaration", "backend", "declarations_of", "declared_in"]
 

@@ -12,11 +12,11 @@ from typing import Final
 
 from serve_bridge.errors import AuthenticationError, ServeBridgeError
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import decoder
+from serve_bridge.wire.keys import Key, Role
 
 MOST_ASKED: Final = 8
 ANSWER_S: Final = 2.0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from serve_bridge.instance.directories import RUNTIME_VARIABLE, base_directory, directory_name
 from serve_bridge.instance.instance_file import read_if_valid
-from serve_bridge.wire.socket_files import Claim, private_directory, remove_unclaimed
+from serve_bridge.wire.directory_lock import Claim, remove_unclaimed
+from serve_bridge.wire.socket_files import private_directory
 
 
 def claim_directory(name: str, generation: str) -> Claim:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.keys import Key, Role
 
 FILE_NAME: Final = "instance.json"
 """Name of the instance's file in its directory."""

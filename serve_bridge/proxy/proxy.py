@@ -18,8 +18,8 @@ from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

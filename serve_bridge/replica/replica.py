@@ -51,11 +51,11 @@ from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.validation import UserCode, check_config
 from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead, HttpHead
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
 
 MOST_SUBMITTERS: Final = 10_000

@@ -19,9 +19,10 @@ from serve_bridge.routing.router import Outgoing, Router
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.routing_table import BackendRoute
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
-from serve_bridge.wire.blocking_end import BlockingAnswer, BlockingConnection
+from serve_bridge.wire.blocking_answer import BlockingAnswer
+from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.shortage import keep
 
 _Result = TypeVar("_Result")

@@ -10,7 +10,7 @@ from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Role
+from serve_bridge.wire.keys import Role
 
 
 class Lane:

@@ -20,11 +20,12 @@ from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing_table import RoutingTable, decode_table, encode_version
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role, VersionMismatch
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Kind
+from serve_bridge.wire.handshake import VersionMismatch
+from serve_bridge.wire.keys import Key, Role
 
 RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
 """Waits between the tries to connect to the controller."""

@@ -25,10 +25,10 @@ from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.routing_table import BackendRoute
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
-from serve_bridge.wire.host import GONE, GONE_S
+from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.peer import GONE, GONE_S
 from serve_bridge.wire.shortage import Shortage, is_shortage
 
 NO_REPLICA_WAIT_S: Final = 1.0

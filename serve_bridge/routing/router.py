@@ -33,11 +33,11 @@ from serve_bridge.routing.replica_pool import LOOK_S, Link, ReplicaPool, Waiting
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing_table import EndpointRoute, RoutingTable
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import Rejection
+from serve_bridge.wire.keys import Key, Role
 
 MAX_SHADOWS_IN_FLIGHT: Final = 256
 RETRY_SHARE: Final = 0.1

@@ -26,7 +26,7 @@ from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 NODE = "local"
 

@@ -8,30 +8,28 @@ Rule 1: one thread at a time; after any error the connection is closed and not u
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import struct
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Key, Role, identity
+from serve_bridge.wire.blocking_answer import BlockingAnswer
 from serve_bridge.wire.caller_end import rejected
-from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, places_of
+from serve_bridge.wire.dialling import connect
 from serve_bridge.wire.endings import Lost, Rejected
-from serve_bridge.wire.frames import END, HEADER_BYTES, Frame, Kind, encode
-from serve_bridge.wire.host import GONE, GONE_S, acknowledges_nothing
-from serve_bridge.wire.payload import space_for
-from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
-from serve_bridge.wire.socket_files import check_socket
-from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, CallerSession, State, Stream
-from serve_bridge.wire.transport import check_socket_peer
+from serve_bridge.wire.frames import END, HEADER_BYTES, Kind, encode
+from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake, identity
+from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.open_connections import drop_after_fork
+from serve_bridge.wire.peer import GONE, GONE_S, acknowledges_nothing
+from serve_bridge.wire.sessions import CallerSession
+from serve_bridge.wire.shortage import Shortage, is_shortage
+from serve_bridge.wire.stream_states import State
+from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, Stream
 
 RECEIVE_BYTES: Final = 256 * 1024
 SILENCE_S: Final = 1.0
@@ -59,7 +57,7 @@ class BlockingConnection:
         self._timeout_s = 0.0
         self._pinged: float | None = None
         try:
-            self._socket = _connect(address)
+            self._socket = connect(address)
             self._recv = partial(self._socket.recv, RECEIVE_BYTES)
         except AuthenticationError:
             raise
@@ -67,7 +65,7 @@ class BlockingConnection:
             if is_shortage(error):
                 raise Shortage("no", f"this process cannot open a connection to {address.replica}: {error}") from error
             raise Lost("no", f"cannot reach {address.replica}: {error}") from error
-        _open.add(self)
+        drop_after_fork(self)
         self._is_unix = self._socket.family == socket.AF_UNIX
         try:
             self._greet(Handshake(key, role, identity(generation, address.replica), caller=True))
@@ -149,6 +147,8 @@ class BlockingConnection:
         self.closed = True
         if hasattr(self, "_socket"):
             self._socket.close()
+
+    drop = close
 
     def _send(self, frame: bytes) -> None:
         if not self._is_unix:
@@ -234,166 +234,3 @@ class BlockingConnection:
             raise ProtocolError("the listener spoke before it was asked")
         if not self._is_unix:
             self._seal_out, self._seal_in = handshake.seals()
-
-
-class BlockingAnswer:
-    """An answer of which at least the head is here; its body comes as it is asked for.
-
-    Attributes:
-        begun: Whether the head has come.
-        broken: Why no more will come than has, if it broke off.
-        ended: Whether all of it has come.
-        head: The head.
-        load: What the replica reported with the last frame.
-        deadline, on_silence: As `BlockingConnection.exchange` got them.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_parts",
-        "_stream",
-        "_taken",
-        "begun",
-        "broken",
-        "deadline",
-        "ended",
-        "head",
-        "load",
-        "on_silence",
-    )
-
-    def __init__(
-        self, connection: BlockingConnection, stream: Stream, deadline: float, on_silence: Callable[[], None] | None
-    ) -> None:
-        self.begun = self.ended = False
-        self.broken: Lost | None = None
-        self.head = b""
-        self.load = 0
-        self._stream = stream
-        self.deadline = deadline
-        self.on_silence = on_silence
-        self._connection = connection
-        self._parts: deque[bytes] = deque()
-        self._taken = 0
-
-    def take(self, frame: Frame) -> None:
-        """Take in a frame of this answer."""
-        if not self.begun:
-            self.begun = True
-            self.head = frame.payload
-        elif self._stream.space is not None:
-            self._stream.fill(frame.payload)
-            self._taken += len(frame.payload) + frame.placed + FRAME_COST
-        elif frame.payload:  # the last one often has none
-            self._parts.append(frame.payload)
-        if frame.flags & END:
-            self.ended = True
-            self.load = frame.load
-
-    def next_part(self) -> bytes | None:
-        """Return the next part of the body, of whatever size; None after the last.
-
-        Raises:
-            Lost, DeadlineExceeded: It broke off, after all that had come; the connection is closed.
-        """
-        while not self._parts and not self.ended:
-            self._more()
-        if not self._parts:
-            return None
-        part = self._parts.popleft()
-        self._taken += len(part) + FRAME_COST
-        return part
-
-    def read(self, size: int) -> memoryview:
-        """Return the whole body, which the head said has *size* bytes; it is written to its place as it comes.
-
-        Raises:
-            ProtocolError: It has another size.
-            MemoryError: There is no room for it.
-            Lost, DeadlineExceeded: As `next_part`.
-        """
-        body = self._stream.space = space_for(size)
-        for part in self._parts:
-            self._stream.fill(part)
-            self._taken += len(part) + FRAME_COST
-        self._parts.clear()
-        while not self.ended:
-            self._more()
-        if self._stream.space:
-            raise ProtocolError(f"body of {size - len(self._stream.space)} bytes where {size} were announced")
-        return body
-
-    def receive(self, size: int) -> None:
-        """Wait until all of the body is here, which has *size* bytes; `next_part` returns it then.
-
-        Raises:
-            Lost, DeadlineExceeded: As `next_part`.
-        """
-        if not self.ended:
-            self._connection.give_credit(self._stream, size)
-        while not self.ended:
-            self._more()
-
-    @property
-    def space(self) -> memoryview | None:
-        """Return what is still to be filled of the body that is being read."""
-        return self._stream.space
-
-    def _more(self) -> None:
-        try:
-            if self.broken is not None:
-                raise self.broken
-            if self._taken >= ANSWER_WINDOW // 4:
-                self._connection.give_credit(self._stream, self._taken)
-                self._taken = 0
-            self._connection.read_into(self)
-        except BaseException:
-            self._connection.close()
-            raise
-
-
-_open: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()
-
-
-def _drop_inherited() -> None:
-    """After a fork: let go of the parent's sockets without a word."""
-    for connection in list(_open):
-        connection.close()
-
-
-os.register_at_fork(after_in_child=_drop_inherited)
-
-
-def _connect(address: ReplicaAddress) -> socket.socket:
-    try:
-        return _connect_to_any(address)
-    except (OSError, MemoryError) as error:
-        if not is_shortage(error) or not give_back():
-            raise
-    return _connect_to_any(address)
-
-
-def _connect_to_any(address: ReplicaAddress) -> socket.socket:
-    places = places_of(address)
-    for place in places[:-1]:
-        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, AuthenticationError):
-            return _connect_to(place)
-    return _connect_to(places[-1])
-
-
-def _connect_to(place: str | tuple[str, int]) -> socket.socket:
-    if isinstance(place, str):
-        check_socket(place)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.connect(place)
-            check_socket_peer(sock)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    sock = socket.create_connection(place, CONNECT_TIMEOUT_S)
-    sock.settimeout(None)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    check_socket_peer(sock)
-    return sock

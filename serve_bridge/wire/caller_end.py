@@ -13,13 +13,16 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.auth import Handshake, Key, Role
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, Frame, Kind, encode
+from serve_bridge.wire.handshake import Handshake
 from serve_bridge.wire.heads import Rejection, decoder
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.payload import Segment
-from serve_bridge.wire.streams import ANSWER_WINDOW, CallerSession, State
+from serve_bridge.wire.sessions import CallerSession
+from serve_bridge.wire.stream_states import State
+from serve_bridge.wire.streams import ANSWER_WINDOW
 from serve_bridge.wire.transport import FrameTransport
 
 _GONE, _WAITING, _STREAMING = int(State.GONE), int(State.WAITING), int(State.STREAMING)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role, identity
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.handshake import identity
+from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.peer import check_socket_peer
 from serve_bridge.wire.shortage import Shortage, give_back, is_shortage
 from serve_bridge.wire.socket_files import check_socket
 
@@ -110,3 +113,44 @@ async def dial_running(address: ReplicaAddress, key: Key, generation: str, role:
         except Lost:
             pass
     return await dial(address, key, generation, role)
+
+
+def connect(address: ReplicaAddress) -> socket.socket:
+    """Return a blocking socket that is connected to *address*. Nothing is proved yet.
+
+    Raises:
+        OSError: No process answers there, or this process lacks what a connection takes.
+        AuthenticationError: Another user's process answers there.
+    """
+    try:
+        return _connect_to_any(address)
+    except (OSError, MemoryError) as error:
+        if not is_shortage(error) or not give_back():
+            raise
+    return _connect_to_any(address)
+
+
+def _connect_to_any(address: ReplicaAddress) -> socket.socket:
+    places = places_of(address)
+    for place in places[:-1]:
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, AuthenticationError):
+            return _connect_to(place)
+    return _connect_to(places[-1])
+
+
+def _connect_to(place: str | tuple[str, int]) -> socket.socket:
+    if isinstance(place, str):
+        check_socket(place)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(place)
+            check_socket_peer(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    sock = socket.create_connection(place, CONNECT_TIMEOUT_S)
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    check_socket_peer(sock)
+    return sock

@@ -11,9 +11,11 @@ import errno
 from pathlib import Path
 
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, identity
+from serve_bridge.wire.directory_lock import Claim
+from serve_bridge.wire.handshake import identity
+from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
-from serve_bridge.wire.socket_files import Claim, bind_unix
+from serve_bridge.wire.socket_files import bind_unix
 
 _BACKLOG = 1024
 

@@ -14,12 +14,10 @@ Rule 3: a long pickle is written and read piece by piece, between which other th
 from __future__ import annotations
 
 import asyncio
-import mmap
 import pickle
 import struct
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import cloudpickle
@@ -36,8 +34,6 @@ ALIGNMENT: Final = 16
 """Arrays that are not aligned are slow, or refused, in much of the numeric world."""
 LONG_PICKLE_BYTES: Final = 512 * 1024
 """Pickles above this size, out-of-band buffers not counted, may take longer than a loop has time for."""
-HUGE_BYTES: Final = 4 << 20
-"""From this size on memory comes in huge pages: to fault in small ones takes longer than to fill them."""
 _STEP: Final = 1 << 20
 _LONGEST_FRAME: Final = 128 * 1024
 _COUNT = struct.Struct("<I")
@@ -129,23 +125,6 @@ async def aunpack(data: bytes | bytearray | memoryview) -> Any:
     return await on_engine_thread(unpack, data) if is_long(data) else unpack(data)
 
 
-def space_for(size: int) -> memoryview:
-    """Return *size* bytes to be written to, aligned.
-
-    Raises:
-        MemoryError: There are not so many.
-    """
-    if size < HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return memoryview(bytearray(size))
-    try:
-        space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"no room for {size} bytes: {error}") from None
-    with suppress(OSError):  # a kernel without them
-        space.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(space)
-
-
 def size_of(segments: Sequence[Segment]) -> int:
     """Return how many bytes *segments* have together."""
     return sum(map(_size, segments))
@@ -230,34 +209,3 @@ class _Source:
 
     def readline(self) -> bytes:
         raise pickle.UnpicklingError("a pickle of another protocol")
-
-
-class Opaque:
-    """A value that passes through processes without being rebuilt there; only `open` does.
-
-    The controller holds user configuration so, since it must never import user code. Two of them are equal if their
-    values have the same content; the pickles of equal values may differ.
-    """
-
-    __slots__ = ("_data", "_digest")
-
-    def __init__(self, value: object) -> None:
-        """Pack *value*; raises SerializationError if it has no pickled form."""
-        # Late: a proxy moves bytes, and never looks into a value.
-        from serve_bridge.user_code.fingerprint import digest
-
-        self._data = join(pack(value))
-        self._digest = digest(value)
-
-    def open(self) -> Any:
-        """Return the value, rebuilt."""
-        return unpack(self._data)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Opaque) and self._digest == other._digest
-
-    def __hash__(self) -> int:
-        return hash(self._digest)
-
-    def __repr__(self) -> str:
-        return f"Opaque({len(self._data)} bytes)"

@@ -12,16 +12,18 @@ import asyncio
 import logging
 import os
 import socket
-import struct
-import weakref
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, Handshake, Role, Seal
-from serve_bridge.wire.frames import HEADER_BYTES, Frame, FrameReader
-from serve_bridge.wire.host import acknowledges_nothing
+from serve_bridge.wire.bulk_receiver import BulkReceiver
+from serve_bridge.wire.frames import Frame, FrameReader
+from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake
+from serve_bridge.wire.keys import Role
+from serve_bridge.wire.open_connections import drop_after_fork
+from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer
+from serve_bridge.wire.seal import Seal
 
 FLUSH_FRAMES: Final = 8
 """So many frames of one loop turn leave at once: the peer works on them while the next are made."""
@@ -31,16 +33,11 @@ TURN_FRAMES: Final = 64
 """Upper limit for the frames of one read that are handled in one loop turn. As requests they take about 2 ms."""
 UNCOPIED_BYTES: Final = 16 * 1024
 """Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
-SEND_BUFFER_BYTES: Final = 512 * 1024
-"""What the kernel may hold of a unix socket: with its default a long body is sent in twice as many steps."""
 MOST_UNREAD_BYTES: Final = 64 << 20
 """Upper limit for bytes that a connection keeps for a peer that does not read them; above it the connection closes."""
 LINGER_S: Final = 1.0
 """How long a closed connection may take to send what was written before."""
-SILENCE_S: Final = 20
-"""A TCP peer that acknowledges nothing for so long is dead: its machine may have gone without a word."""
 
-_UCRED = struct.Struct("3i")
 _logger = logging.getLogger("serve_bridge.wire")
 
 
@@ -84,7 +81,7 @@ class FrameTransport(asyncio.Protocol):
         self._transport = transport
         # What is written goes out now. uvloop would hold it back until the turn ends, for which `send` knows better.
         transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]  # every stream transport has it
-        _open.add(self)
+        drop_after_fork(self)
         assert self._handshake is not None
         try:
             self.is_of_this_process = check_socket_peer(transport.get_extra_info("socket")) == os.getpid()
@@ -283,6 +280,12 @@ class FrameTransport(asyncio.Protocol):
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.close)
 
+    def drop(self) -> None:
+        """Close this process's copy of the socket, and send nothing."""
+        if not self.closed:
+            self.closed = True
+            os.close(self.fileno())
+
     def _end_transport(self, error: BaseException | None) -> None:
         if isinstance(error, ProtocolError | AuthenticationError | TimeoutError):
             _logger.warning("closed a connection: %s", error)
@@ -339,75 +342,3 @@ class FrameTransport(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         self.close(TimeoutError(f"no valid handshake within {HANDSHAKE_TIMEOUT_S} s"))
-
-
-class BulkReceiver(asyncio.BufferedProtocol):
-    """Stands in for a connection while long bodies come in: the kernel writes them to where they belong.
-
-    Headers are read alone, since a payload may follow that has a place.
-    """
-
-    def __init__(self, connection: FrameTransport, reader: FrameReader) -> None:
-        self._connection = connection
-        self._reader = reader
-        self._header = bytearray(HEADER_BYTES)
-        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
-        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
-
-    def get_buffer(self, sizehint: int) -> memoryview | bytearray:
-        """Return where the next bytes belong."""
-        space = self._reader.space
-        return self._header if space is None else space
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Hand over what is complete."""
-        if self._reader.space is None:
-            self._connection.bulk_received(bytes(self._header[:nbytes]))
-        elif self._reader.filled(nbytes):
-            self._connection.bulk_received(b"")
-
-
-_open: weakref.WeakSet[FrameTransport] = weakref.WeakSet()
-
-
-def _drop_inherited() -> None:
-    """After a fork: let go of the parent's sockets without a word, so that only the parent's end closes them."""
-    for connection in list(_open):
-        if not connection.closed:
-            connection.closed = True
-            os.close(connection.fileno())
-
-
-os.register_at_fork(after_in_child=_drop_inherited)
-
-
-def check_socket_peer(sock: Any) -> int | None:
-    """Refuse a unix peer of another user, and make room for what it is sent; have the kernel watch over a TCP peer.
-
-    Returns:
-        The process id of a unix peer, where the system can tell (Linux).
-    """
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 4)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
-        return None
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    return check_peer_uid(sock)
-
-
-def check_peer_uid(sock: Any) -> int | None:
-    """Refuse a unix peer of another user, and return its process id, where the system can tell (Linux).
-
-    Raises:
-        AuthenticationError: The peer is another user.
-    """
-    if hasattr(socket, "SO_PEERCRED"):
-        pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if uid != os.geteuid():
-            raise AuthenticationError(f"the peer is user {uid}")
-        return int(pid)
-    return None

@@ -17,8 +17,8 @@ from serve_bridge.routing.blocking_calls import DirectCalls
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from tests.faults.support.hosts import Host, other_host
@@ -32,7 +32,7 @@ HELD_S = 6.0
 REPLICA = """
     import asyncio, sys
     from pathlib import Path
-    from serve_bridge.wire.auth import Key
+    from serve_bridge.wire.keys import Key
     from serve_bridge.wire.listener import Listener
 
     class Holding:

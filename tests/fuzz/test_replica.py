@@ -13,8 +13,9 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.instance.instance_file import find
-from serve_bridge.wire.auth import Handshake, Role, identity
 from serve_bridge.wire.frames import FrameReader, Kind
+from serve_bridge.wire.handshake import Handshake, identity
+from serve_bridge.wire.keys import Role
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_frames import ASKED, mutated_frames
 from tests.support.edge_server import read_all

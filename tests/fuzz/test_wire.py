@@ -14,7 +14,9 @@ from serve_bridge.replica.http_requests import decode_http
 from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.frames import HEADER_BYTES, MAX_PAYLOAD, Frame, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, decoder
-from serve_bridge.wire.streams import CallerSession, ReplicaSession, State, Stream
+from serve_bridge.wire.sessions import CallerSession, ReplicaSession
+from serve_bridge.wire.stream_states import State
+from serve_bridge.wire.streams import Stream
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 

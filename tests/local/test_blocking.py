@@ -14,10 +14,10 @@ import pytest
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -12,8 +12,8 @@ from serve_bridge.controller.contact import Contact, host_answers
 from serve_bridge.controller.tracked_proxy import TrackedProxy
 from serve_bridge.wire import dialling
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.socket_files import bind_unix

@@ -11,10 +11,10 @@ import pytest
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 

@@ -22,8 +22,8 @@ from serve_bridge.routing.process_link import Link
 from serve_bridge.routing.router import RETRY_RESERVE, Outgoing, Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream

@@ -15,15 +15,16 @@ from serve_bridge.errors import ProtocolError
 from serve_bridge.replica import http_requests as answering
 from serve_bridge.replica.http_requests import IncomingBody
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
-from serve_bridge.wire.payload import HUGE_BYTES, apack, aunpack, join
+from serve_bridge.wire.payload import apack, aunpack, join
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.space import HUGE_BYTES
 from tests.support.waiting import reached
 
 KEY, GENERATION = Key(b"k" * 32), "g"

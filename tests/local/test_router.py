@@ -24,8 +24,8 @@ from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream

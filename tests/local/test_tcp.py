@@ -20,7 +20,7 @@ from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import Settings
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 from serve_bridge.wire.socket_files import bind_unix
 from tests.support.programs import run_program
 

@@ -15,7 +15,8 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance import Instance
-from serve_bridge.wire.auth import HELLO_BYTES, VERSION, Handshake, Role, identity
+from serve_bridge.wire.handshake import HELLO_BYTES, VERSION, Handshake, identity
+from serve_bridge.wire.keys import Role
 from serve_bridge.wire.socket_files import bind_unix
 
 BOTH_VERSIONS = rf"version {VERSION + 1} .*version {VERSION}; install the same version"

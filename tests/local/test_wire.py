@@ -19,11 +19,12 @@ from serve_bridge.errors import AuthenticationError, SerializationError
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import HANDSHAKE_TIMEOUT_S, MAGIC, Key, Role
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.dialling import NobodyListens, dial, dial_running
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
+from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, MAGIC
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.socket_files import MAX_UNIX_PATH

@@ -36,7 +36,7 @@ PROGRAM = """
     from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.runtime import RayRuntime
     from serve_bridge.specs import Settings
-    from serve_bridge.wire.auth import Key
+    from serve_bridge.wire.keys import Key
     from tests.behaviour.support import backends
     from tests.support.waiting import wait_until, wait_until_equal
 

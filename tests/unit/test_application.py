@@ -20,7 +20,7 @@ from serve_bridge.specs import Backend, DeclaredEndpoint
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
 from serve_bridge.wire.heads import HttpHead
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.opaque import Opaque
 from tests.support.projects import Project, project_in
 
 PATHS = st.text(st.sampled_from("ab/é."), max_size=6)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.frames import END, Frame, Kind
-from serve_bridge.wire.streams import State
+from serve_bridge.wire.stream_states import State
 
 
 class Connection:

@@ -15,7 +15,8 @@ from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
 from serve_bridge.specs import Backend
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.payload import Opaque, join, pack
+from serve_bridge.wire.opaque import Opaque
+from serve_bridge.wire.payload import join, pack
 
 CODE = b"c" * 100_000
 

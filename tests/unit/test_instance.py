@@ -22,7 +22,7 @@ from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.liveness import is_alive
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key, Role
+from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.socket_files import bind_unix, private_directory
 from tests.support.programs import run_program
 

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.wire import payload
-from serve_bridge.wire.payload import (
-    ALIGNMENT,
-    HUGE_BYTES,
-    LONG_PICKLE_BYTES,
-    Opaque,
-    TooLong,
-    is_long,
-    join,
-    pack,
-    size_of,
-    space_for,
-    unpack,
-)
+from serve_bridge.wire.opaque import Opaque
+from serve_bridge.wire.payload import ALIGNMENT, LONG_PICKLE_BYTES, TooLong, is_long, join, pack, size_of, unpack
+from serve_bridge.wire.space import HUGE_BYTES, space_for
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.frames import END, HEADER_BYTES, MORE, Frame, Kind, encode
-from serve_bridge.wire.streams import (
-    CALLER,
-    CREDIT,
-    FRAME_COST,
-    MAX_WINDOW,
-    REPLICA,
-    CallerSession,
-    ReplicaSession,
-    State,
-    Stream,
-)
+from serve_bridge.wire.sessions import CallerSession, ReplicaSession
+from serve_bridge.wire.stream_states import CALLER, REPLICA, State
+from serve_bridge.wire.streams import CREDIT, FRAME_COST, MAX_WINDOW, Stream
 
 STREAM_KINDS = [kind for kind in Kind if kind < Kind.GOAWAY]
 LATER_KINDS = [kind for kind in STREAM_KINDS if kind not in (Kind.REQUEST, Kind.CALL)]

@@ -12,7 +12,7 @@ from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.specs import Backend, DeclaredEndpoint, Origin
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.payload import Opaque
+from serve_bridge.wire.opaque import Opaque
 
 
 def wanted() -> Wanted:

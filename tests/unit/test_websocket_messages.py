@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.frames import END, MORE, Frame, Kind
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.streams import State
+from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.websocket_messages import (
     MAX_REASON_BYTES,
     Close,

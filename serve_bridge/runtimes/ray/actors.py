@@ -23,7 +23,7 @@ from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 share_class_register()
 

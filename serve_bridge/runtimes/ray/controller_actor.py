@@ -14,7 +14,7 @@ from serve_bridge.instance.instance import Instance
 from serve_bridge.runtimes.ray.actors import log_to_stderr, own_directory, own_host, own_node
 from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
 from serve_bridge.specs import Settings
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 RESTART_S: Final = 1.0
 """Seconds before a controller that cannot recover ends its process, so that Ray starts it again."""

@@ -32,11 +32,11 @@ from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Role
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.keys import Role
 
 ASK_S: Final = 0.05
 """How old the account of a replica's calls may grow while more are made."""

@@ -34,7 +34,7 @@ from serve_bridge.runtimes.ray.actors import (
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
 from serve_bridge.wire.address import ReplicaAddress
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 ANSWER_S: Final = 5.0
 _EXIT_CODE: Final = re.compile(r"[Ee]xit code:? (\d+)")

@@ -38,7 +38,7 @@ from serve_bridge.runtimes.ray.controller_actor import ControllerActor
 from serve_bridge.runtimes.ray.runtime import KVStore
 from serve_bridge.runtimes.ray.tokens import told_refusals
 from serve_bridge.specs import Settings
-from serve_bridge.wire.auth import Key
+from serve_bridge.wire.keys import Key
 
 START_S: Final = 60.0
 CONNECT_S: Final = 5.0

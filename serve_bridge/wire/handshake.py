@@ -2,9 +2,6 @@
 
 Rule 1: bytes in, bytes out; no sockets, no clock.
 Rule 2: until the proofs are checked, nothing is parsed but fixed-length hellos.
-Rule 3: a key never appears in a message, an error or a `repr`.
-Rule 4: each role has a key of its own, derived from the instance's secret. A process that has the keys of some roles
-cannot prove another one.
 
 ::
 
@@ -30,10 +27,11 @@ import hashlib
 import hmac
 import secrets
 import struct
-from enum import IntEnum
 from typing import Final
 
-from serve_bridge.errors import AuthenticationError, ProtocolError
+from serve_bridge.errors import AuthenticationError
+from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.seal import Seal
 
 MAGIC: Final = b"SBRIDGE"
 VERSION: Final = 2
@@ -45,86 +43,6 @@ _HELLO = struct.Struct("<7sBB7x32s16s")
 
 class VersionMismatch(AuthenticationError):
     """The peer speaks another version of the protocol."""
-
-
-class Role(IntEnum):
-    """Which side of an instance a process speaks for."""
-
-    EDGE = 1
-    """A proxy, which forwards requests of strangers; it may send HTTP requests only."""
-    PYTHON = 2
-    """Trusted Python code of the same user; it may send Python calls too."""
-    LISTENER = 3
-    """The end that is dialled."""
-    CONTROLLER = 4
-    """The controller, to a proxy. Replicas do not know this role, or a proxy could claim it there."""
-
-
-CALLERS: Final = (Role.EDGE, Role.PYTHON, Role.CONTROLLER)
-
-
-class Key:
-    """The keys of some roles, 32 bytes each, which no `repr` shows; with the secret of the instance those of all."""
-
-    __slots__ = ("_roles", "_secret")
-
-    def __init__(self, secret: bytes | None = None) -> None:
-        """Derive the keys of all roles from *secret*; None: from a new one."""
-        self._secret: bytes | None = secrets.token_bytes(32) if secret is None else secret
-        if len(self._secret) != 32:
-            raise ValueError(f"a key has 32 bytes, not {len(self._secret)}")
-        self._roles = {role: hmac.digest(self._secret, b"role" + bytes([role]), "sha256") for role in CALLERS}
-
-    @property
-    def secret(self) -> bytes:
-        """The instance's secret, for a 0600 file or a constructor argument.
-
-        Raises:
-            ValueError: Only the keys of some roles are here.
-        """
-        if self._secret is None:
-            raise ValueError("the keys of some roles do not tell the secret")
-        return self._secret
-
-    def only(self, *roles: Role) -> Key:
-        """Return the keys of *roles*, from which no other key can be derived."""
-        key = Key.__new__(Key)
-        key._secret = None
-        key._roles = {role: self._roles[role] for role in roles}
-        return key
-
-    @property
-    def text(self) -> str:
-        """The key as text, for a 0600 file: the secret, or the keys of its roles."""
-        if self._secret is not None:
-            return self._secret.hex()
-        return ",".join(f"{role.name.lower()}:{key.hex()}" for role, key in self._roles.items())
-
-    @classmethod
-    def of_text(cls, text: str) -> Key:
-        """Return the key that *text* is.
-
-        Raises:
-            ValueError: It is none.
-        """
-        if ":" not in text:
-            return cls(bytes.fromhex(text))
-        key = cls.__new__(cls)
-        key._secret = None
-        pairs = (part.split(":") for part in text.split(","))
-        key._roles = {Role[name.upper()]: bytes.fromhex(value) for name, value in pairs}
-        return key
-
-    def holds(self, role: int) -> bool:
-        """Return whether the key of *role* is among these."""
-        return role in self._roles
-
-    def sign(self, role: Role, label: bytes, *parts: bytes) -> bytes:
-        """Return the HMAC-SHA256 of *label* and *parts* with the key of *role*, which is among these."""
-        return hmac.digest(self._roles[role], label + b"".join(parts), "sha256")
-
-    def __repr__(self) -> str:
-        return "Key(...)"
 
 
 def identity(generation: str, name: str) -> bytes:
@@ -236,50 +154,3 @@ class Handshake:
     def _hellos(self) -> tuple[bytes, bytes]:
         own, peer = self._hello, self._peer_hello
         return (own, peer) if self._caller else (peer, own)
-
-
-class Seal:
-    """A MAC over every record of one direction of a TCP connection: length u32 | MAC 16 | data."""
-
-    LIMIT: Final = 256 << 10
-    """Bytes of data in one record; what is longer becomes several."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._count = 0
-        self._rest = b""
-
-    def close(self, data: bytes) -> bytes:
-        """Return *data* as records that only the peer's twin of this seal accepts, in this order."""
-        pieces: list[bytes] = []
-        for start in range(0, len(data), self.LIMIT):
-            piece = data[start : start + self.LIMIT]
-            pieces += (struct.pack("<I", len(piece)), self._mac(piece), piece)
-        return b"".join(pieces)
-
-    def open(self, data: bytes) -> bytes:
-        """Return the data of the records that *data* completes.
-
-        Raises:
-            ProtocolError: A record was changed, dropped, repeated or moved.
-        """
-        data = self._rest + data
-        opened, offset = [], 0
-        while len(data) - offset >= 20:
-            (length,) = struct.unpack_from("<I", data, offset)
-            if length > self.LIMIT:
-                raise ProtocolError(f"record of {length} bytes; the limit is {self.LIMIT}")
-            end = offset + 20 + length
-            if end > len(data):
-                break
-            piece = data[offset + 20 : end]
-            if not hmac.compare_digest(data[offset + 4 : offset + 20], self._mac(piece)):
-                raise ProtocolError("a record's MAC does not fit")
-            opened.append(piece)
-            offset = end
-        self._rest = data[offset:]
-        return b"".join(opened)
-
-    def _mac(self, piece: bytes) -> bytes:
-        self._count += 1
-        return hmac.digest(self._key, self._count.to_bytes(8, "little") + piece, "sha256")[:16]

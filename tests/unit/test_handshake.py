@@ -10,19 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.auth import (
-    CALLERS,
-    HELLO_BYTES,
-    MAGIC,
-    PROOF_BYTES,
-    VERSION,
-    Handshake,
-    Key,
-    Role,
-    Seal,
-    VersionMismatch,
-    identity,
-)
+from serve_bridge.wire.handshake import HELLO_BYTES, MAGIC, PROOF_BYTES, VERSION, Handshake, VersionMismatch, identity
+from serve_bridge.wire.keys import CALLERS, Key, Role
+from serve_bridge.wire.seal import Seal
 
 KEY = Key(b"k" * 32)
 SOMEBODY = identity("generation", "replica")

@@ -1,0 +1,193 @@
+"""The streams of one connection, as the caller counts them and as the replica does.
+
+Rule 1: frames in, accepted frames out; no sockets, no clock.
+Rule 2: the tables in `stream_states` decide which frame is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, TypeVar
+
+from serve_bridge.errors import ProtocolError
+from serve_bridge.wire.frames import END, MORE, Frame, FrameReader, Kind
+from serve_bridge.wire.stream_states import CALLER, REPLICA, State, Table
+from serve_bridge.wire.streams import ANSWER_WINDOW, Stream
+
+MAX_STREAMS: Final = 1 << 16
+"""Streams that a caller may have open on one connection."""
+
+
+def _compiled(table: Table) -> dict[int, int]:
+    """Return *table* keyed by one plain int: hashing tuples of enum members costs more than all the rest."""
+    return {int(state) << 16 | int(kind) << 8 | flags: int(after) for (state, kind, flags), after in table.items()}
+
+
+_CALLER, _REPLICA = _compiled(CALLER), _compiled(REPLICA)
+_GONE, _GIVEN_UP, _ABANDONED = int(State.GONE), int(State.GIVEN_UP), int(State.ABANDONED)
+_WAITING, _UPLOADING, _ANSWERING = int(State.WAITING), int(State.UPLOADING), int(State.ANSWERING)
+_DATA, _CREDIT, _CANCEL, _CALL = int(Kind.DATA), int(Kind.CREDIT), int(Kind.CANCEL), int(Kind.CALL)
+_GOAWAY, _PING = int(Kind.GOAWAY), int(Kind.PING)
+
+S = TypeVar("S", bound=Stream)
+
+
+class CallerSession(Generic[S]):
+    """The caller's half of a connection: numbers streams, checks what comes back."""
+
+    def __init__(self) -> None:
+        self.reader = FrameReader(self._place)
+        self._last = 0
+        self.streams: dict[int, S] = {}
+
+    def _place(self, id: int, size: int) -> memoryview | None:
+        stream = self.streams.get(id)
+        return None if stream is None else stream.place(size)
+
+    def next_id(self) -> int:
+        """Return the number of the next stream to open."""
+        self._last += 1
+        return self._last
+
+    def give_up(self, stream: S) -> None:
+        """Note that CANCEL is being sent for *stream*."""
+        stream.state = _GIVEN_UP
+
+    def refused_above(self, last: int) -> list[S]:
+        """Give up the streams above *last*, which GOAWAY says were not accepted, and return them.
+
+        They stay until the replica's REJECT for each has come.
+
+        Raises:
+            ProtocolError: One of them was being answered.
+        """
+        refused = [s for s in self.streams.values() if s.id > last and s.state != _GIVEN_UP]
+        for stream in refused:
+            if stream.state != _WAITING:
+                raise ProtocolError(f"GOAWAY denies stream {stream.id}, which was being answered")
+            stream.state = _GIVEN_UP
+        return refused
+
+    def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
+        """Do as `accept` with the frames that *data* completes."""
+        return self.accept(self.reader.feed(data))
+
+    def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
+        """Yield each frame that means something, with its stream (None: it speaks of the connection).
+
+        Raises:
+            ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
+        """
+        streams = self.streams
+        for frame in frames:
+            kind = frame.kind
+            if kind >= _GOAWAY:
+                if kind == _PING or frame.flags:
+                    raise _unfit(frame, "a caller's connection")
+                yield None, frame
+                continue
+            stream = streams.get(frame.stream)
+            if stream is None:
+                raise _unfit(frame, "a stream that is not open")
+            before = stream.state
+            after = _CALLER.get(before << 16 | kind << 8 | frame.flags)
+            if after is None:
+                raise _unfit(frame, f"a stream that is {State(before).name}")
+            stream.state = after
+            if before != _GIVEN_UP:
+                if kind == _DATA:
+                    stream.spend_recv_window(len(frame.payload) + frame.placed)
+                elif kind == _CREDIT:
+                    stream.take_credit(frame.payload)
+            if after == _GONE:
+                del streams[frame.stream]
+            elif before == _GIVEN_UP:
+                continue
+            yield stream, frame
+
+
+class ReplicaSession(Generic[S]):
+    """The replica's half of a connection: opens streams as they are asked for, checks what comes in."""
+
+    def __init__(self, make_stream: type[S]) -> None:
+        self.reader = FrameReader(self._place)
+        self._make_stream = make_stream
+        self.last = 0
+        self.streams: dict[int, S] = {}
+
+    def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
+        """Do as `accept` with the frames that *data* completes."""
+        return self.accept(self.reader.feed(data))
+
+    def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
+        """Yield each frame that means something, with its stream (None: it speaks of the connection).
+
+        Raises:
+            ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
+        """
+        for frame in frames:
+            kind = frame.kind
+            if kind <= _CALL:
+                yield self._open(frame), frame
+                continue
+            stream = self.streams.get(frame.stream)
+            if stream is None or kind >= _GOAWAY:
+                self._check_without_stream(frame)
+                if kind == _PING:
+                    yield None, frame
+                continue
+            before = stream.state
+            after = _REPLICA.get(before << 16 | kind << 8 | frame.flags)
+            if after is None:
+                raise _unfit(frame, f"a stream that is {State(before).name}")
+            stream.state = after
+            if before == _ABANDONED:
+                if after == _GONE:
+                    del self.streams[frame.stream]
+                continue
+            if kind == _DATA:
+                stream.spend_recv_window(len(frame.payload) + frame.placed)
+            elif kind == _CREDIT:
+                stream.take_credit(frame.payload)
+            yield stream, frame
+
+    def _place(self, id: int, size: int) -> memoryview | None:
+        stream = self.streams.get(id)
+        return None if stream is None else stream.place(size)
+
+    def finish(self, stream: S) -> bool:
+        """Note that the last frame of *stream* is being sent; False if it was sent before."""
+        state = stream.state
+        if state == _UPLOADING:
+            stream.state = _ABANDONED
+            return True
+        if state in (_GONE, _ABANDONED):
+            return False
+        stream.state = _GONE
+        del self.streams[stream.id]
+        return True
+
+    def _open(self, frame: Frame) -> S:
+        if frame.stream <= self.last:
+            raise ProtocolError(f"stream {frame.stream} opened after stream {self.last}")
+        if frame.flags & MORE:
+            raise _unfit(frame, "any stream")
+        if len(self.streams) >= MAX_STREAMS:
+            raise ProtocolError(f"more than {MAX_STREAMS} streams at once")
+        self.last = frame.stream
+        state = _ANSWERING if frame.flags & END else _UPLOADING
+        stream = self._make_stream(frame.stream, state, send_window=ANSWER_WINDOW, recv_window=0)
+        self.streams[frame.stream] = stream
+        return stream
+
+    def _check_without_stream(self, frame: Frame) -> None:
+        if frame.kind == _PING and not frame.flags:
+            return
+        # A caller that gives up, or returns credit, may do so while the last frame is on its way.
+        if frame.kind in (_CANCEL, _CREDIT) and 0 < frame.stream <= self.last:
+            return
+        raise _unfit(frame, "a stream that is not open")
+
+
+def _unfit(frame: Frame, where: str) -> ProtocolError:
+    return ProtocolError(f"{Kind(frame.kind).name} with flags {frame.flags} does not fit {where}")
