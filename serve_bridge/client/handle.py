@@ -21,7 +21,9 @@ from serve_bridge.context import new_request_id, request_id, valid_request_id, w
 from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
 from serve_bridge.http.methods import IDEMPOTENT
 from serve_bridge.process.daemon_threads import on_engine_thread
-from serve_bridge.request.serve_request import FrozenRequest, ServeRequest, body_in_thread, body_on_loop
+from serve_bridge.request.frozen_request import FrozenRequest
+from serve_bridge.request.serve_request import ServeRequest
+from serve_bridge.request.whole_body import body_in_thread, body_on_loop
 from serve_bridge.routing.process_link import Link
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls

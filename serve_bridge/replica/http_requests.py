@@ -21,12 +21,15 @@ from starlette.requests import Request
 from serve_bridge.errors import UNAVAILABLE, ProtocolError, SerializationError, ServeBridgeError, failure_message
 from serve_bridge.http.answers import Answer, fit_head, is_bodyless, problem, unavailable
 from serve_bridge.http.body_length import BODY_LENGTH
+from serve_bridge.http.headers import REQUEST_ID
 from serve_bridge.http.path_params import convert
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.http_responses import Message, close_chunks, extensions_of, send_result
+from serve_bridge.request.body_channel import TURN_S
 from serve_bridge.request.json_body import parse_json
-from serve_bridge.request.serve_request import REQUEST_ID, TURN_S, ServeRequest, web_request_in
+from serve_bridge.request.passed_request import web_request_in
+from serve_bridge.request.serve_request import ServeRequest
 from serve_bridge.user_code.method import NO_DATA, Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_answered, failure

@@ -11,86 +11,34 @@ Rule 4: a web request that is passed on with a handle arrives as what it was, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from itertools import chain
-from time import monotonic
-from typing import Any, Final, Protocol, TypeAlias
-from urllib.parse import urlencode
+from functools import partial
+from typing import Any, Final, TypeAlias
 
-from starlette.datastructures import URL, Address, Headers, ImmutableMultiDict, State
+from starlette.datastructures import URL, Address, Headers, State
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
-from serve_bridge.context import valid_request_id
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.body_length import BODY_LENGTH, body_length
+from serve_bridge.request.application_attributes import ApplicationAttributes
+from serve_bridge.request.body_channel import PIECE_BYTES, BodyChannel, Caller
+from serve_bridge.request.form_reading import FormReading
 from serve_bridge.request.json_body import parse_json
+from serve_bridge.request.query_values import QueryValues
+from serve_bridge.request.whole_body import body_in_thread, body_on_loop
 
 __all__ = [
-    "REQUEST_ID",
-    "TURN_S",
-    "Caller",
-    "FrozenRequest",
-    "QueryValues",
     "RawHeaders",
     "ServeRequest",
-    "body_in_thread",
-    "body_on_loop",
-    "cached_body",
-    "web_request_in",
 ]
 
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-REQUEST_ID: Final = b"x-request-id"
-PIECE_BYTES: Final = 64 * 1024
-"""Upper limit in bytes for a message of ASGI `receive` that is a part of a longer body which is here."""
-TURN_S: Final = 0.002
-"""Time in seconds after which a body that is being read lets other work of the loop run before its next piece. The
-reader, such as the parser of a form, may take long for each piece.
-"""
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
-_PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
-_DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
-_UNREAD: Final = "the request's body has not been read; `await request.body()` before you pass it on"
-_TRAVELLING: Final = (
-    *("http_version", "method", "scheme", "path", "raw_path", "query_string"),
-    *("root_path", "app_root_path", "client", "server"),
-)
-"""Keys of a scope that mean the same in another process; application, router and session do not."""
 
 
-class QueryValues(ImmutableMultiDict[str, Any]):
-    """Query parameters that keep their Python types; a list or tuple counts as a repeated parameter."""
-
-    def getlist(self, key: str) -> list[Any]:
-        """Return every value given for *key*; empty when there is none."""
-        return [value for name, value in self.multi_items() if name == key]
-
-    def multi_items(self) -> list[tuple[str, Any]]:
-        """Return all pairs in order, one for each item of a list or tuple."""
-        pairs: list[tuple[str, Any]] = []
-        for name, value in self._list:
-            pairs.extend((name, item) for item in (value if isinstance(value, list | tuple) else (value,)))
-        return pairs
-
-    def __str__(self) -> str:
-        return urlencode(self.multi_items())
-
-
-class Caller(Protocol):
-    """The peer that waits for the answer to a request."""
-
-    def may_send(self) -> bool:
-        """Return whether it still does."""
-
-    async def gone(self) -> None:
-        """Wait until it does not any more."""
-
-
-class ServeRequest(Mapping[str, Any]):
+class ServeRequest(ApplicationAttributes):
     """One request as user code sees it.
 
     As a mapping it is its ASGI scope, as Starlette's `Request` is.
@@ -222,68 +170,6 @@ class ServeRequest(Mapping[str, Any]):
         """The URL of the application's root; of a handle call only the path."""
         return self._request.base_url
 
-    def url_for(self, name: str, /, **path_params: Any) -> URL:
-        """Raise: the routes are the web application's.
-
-        Raises:
-            RuntimeError: Always, unless user code has put a router into the scope.
-        """
-        if not (self._scope.get("router") or self._scope.get("app")):
-            raise RuntimeError(
-                "request.url_for() has no routes here: they stay with the web application. Build the URL there and "
-                "pass it on in the route's `context`, or begin with request.base_url"
-            )
-        return self._request.url_for(name, **path_params)
-
-    @property
-    def app(self) -> Any:
-        """The web application, which is not here.
-
-        Raises:
-            AttributeError: Always, unless user code has put one into the scope.
-        """
-        if self._scope.get("app") is None:
-            raise AttributeError(
-                "request.app is not here: the web application runs in another process; "
-                "the backend's own objects belong to its class"
-            )
-        return self._scope["app"]
-
-    @property
-    def session(self) -> Any:
-        """The session, which stays with the web application.
-
-        Raises:
-            AttributeError: Always, unless user code has put one into the scope.
-        """
-        return self._of_the_application("session", "session.tenant")
-
-    @property
-    def user(self) -> Any:
-        """The user, who stays with the web application.
-
-        Raises:
-            AttributeError: Always, unless user code has put one into the scope.
-        """
-        return self._of_the_application("user", "user.pk")
-
-    @property
-    def auth(self) -> Any:
-        """The credentials, which stay with the web application.
-
-        Raises:
-            AttributeError: Always, unless user code has put them into the scope.
-        """
-        return self._of_the_application("auth", "auth.scopes")
-
-    def _of_the_application(self, name: str, example: str) -> Any:
-        if name not in self._scope:
-            raise AttributeError(
-                f"request.{name} stays with the web application. Name what the backend needs of it in the route's "
-                f"`context`, such as {{'mine': '{example}'}}, and read request.state.mine"
-            )
-        return self._scope[name]
-
     @property
     def cookies(self) -> dict[str, str]:
         """The cookies by name."""
@@ -309,7 +195,7 @@ class ServeRequest(Mapping[str, Any]):
         if self._body is not None:
             return self._request.receive
         if self._channel is None:
-            self._channel = _Receive(_as_bytes(self._data), self._caller)
+            self._channel = BodyChannel(_as_bytes(self._data), self._caller)
         return self._channel
 
     async def is_disconnected(self) -> bool:
@@ -394,14 +280,14 @@ class ServeRequest(Mapping[str, Any]):
         Raises:
             SerializationError: The value passed to the handle is no dict.
         """
-        return FormReading(self, limits)
+        return FormReading(partial(self._read_form, limits), self._close_form)
 
     async def _read_form(self, limits: Mapping[str, Any]) -> Any:
         if self._body is not None:
             request = self._request
             body = getattr(request, "_body", b"")
             if len(body) > PIECE_BYTES and request._form is None:  # Starlette would parse it in one step
-                request._form = await Request(self._scope, _Receive(body)).form(**limits)
+                request._form = await Request(self._scope, BodyChannel(body)).form(**limits)
             return await request.form(**limits)
         if not isinstance(self._data, dict):
             raise SerializationError(f"request data of type {_kind(self._data)} is no form; pass a dict")
@@ -415,7 +301,7 @@ class ServeRequest(Mapping[str, Any]):
     def _request(self) -> Request:
         # Most calls read only the data, so Starlette's request is built when something else is asked for.
         if self._web is None:
-            self._web = Request(self._scope, _Receive(b"" if self._body is None else self._body, self._caller))
+            self._web = Request(self._scope, BodyChannel(b"" if self._body is None else self._body, self._caller))
         return self._web
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -438,206 +324,11 @@ class ServeRequest(Mapping[str, Any]):
         return f"<ServeRequest {self.method} {self._scope['path']} with {content}>"
 
 
-class FormReading:
-    """A form that is being asked for: awaitable, or an asynchronous context manager that closes its files."""
-
-    __slots__ = ("_limits", "_request")
-
-    def __init__(self, request: ServeRequest, limits: Mapping[str, Any]) -> None:
-        self._request = request
-        self._limits = limits
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._request._read_form(self._limits).__await__()
-
-    async def __aenter__(self) -> Any:
-        return await self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._request._close_form()
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenRequest:
-    """A Starlette request on its way to another process: what its scope says, and its whole body.
-
-    Attributes:
-        scope: The part of the ASGI scope that makes sense elsewhere; of its state only text, bytes, numbers,
-            bool, None, and lists, tuples and dicts of these.
-        body: The whole body.
-    """
-
-    scope: dict[str, Any]
-    body: bytes
-
-    @classmethod
-    def of(cls, request: Request[Any], body: bytes) -> FrozenRequest:
-        """Return *request* with *body*, which is all of its body, ready to be pickled."""
-        scope = {key: request.scope[key] for key in _TRAVELLING if key in request.scope}
-        scope[BODY_LENGTH] = len(body)
-        scope["headers"] = [(bytes(name), bytes(value)) for name, value in request.scope["headers"]]
-        scope["path_params"] = dict(request.scope.get("path_params") or {})
-        state = request.scope.get("state") or {}
-        scope["state"] = {name: value for name, value in state.items() if _is_plain(value)}
-        return cls(scope, body)
-
-    @property
-    def request_id(self) -> str | None:
-        """The id that the request came with; None if it has no valid one."""
-        given = next((value for name, value in self.scope["headers"] if name == REQUEST_ID), b"")
-        return valid_request_id(given.decode("latin-1"))
-
-    def thaw(self, request_id: str) -> Request:
-        """Return a request that reads like the original; each call returns another, with its own state.
-
-        Its header X-Request-Id is *request_id*, the id of the call that it came with.
-        """
-        headers = [pair for pair in self.scope["headers"] if pair[0] != REQUEST_ID]
-        scope = {
-            **self.scope,
-            "headers": [*headers, (REQUEST_ID, request_id.encode())],
-            "type": "http",
-            "app": None,  # its presence makes Starlette answer a malformed form with 400
-            "path_params": dict(self.scope["path_params"]),
-            "state": dict(self.scope["state"]),
-        }
-        return Request(scope, _Receive(self.body, repeats=True))
-
-    def __repr__(self) -> str:
-        return f"<FrozenRequest {self.scope['method']} {self.scope['path']} with {len(self.body)} bytes>"
-
-
-def web_request_in(data: object, request_id: str, caller: Caller | None) -> Request | ServeRequest | None:
-    """Return the web request that a call has passed on as *data*, with the id of that call; None: *data* is a value.
-
-    A request from the proxy arrives as Starlette's `Request`, and one from an adapter as a `ServeRequest`.
-    """
-    if type(data) is FrozenRequest:
-        return data.thaw(request_id)
-    if type(data) is ServeRequest and data._body is not None:
-        headers = [pair for pair in data._scope["headers"] if pair[0] != REQUEST_ID]
-        scope = {**data._scope, "headers": [*headers, (REQUEST_ID, request_id.encode())]}
-        return ServeRequest.of_scope(scope, data._body, caller)
-    return None
-
-
-def cached_body(request: Request[Any]) -> bytes | None:
-    """Return the whole body if that takes no waiting: it is here, or there is none; else None."""
-    body: bytes | None = getattr(request, "_body", None)
-    if body is not None:
-        return body
-    if body_length(request.scope) == 0:
-        return b""
-    whole: bytes | None = getattr(request.receive, "whole", None)
-    return None if _is_begun(request) else whole
-
-
-async def body_on_loop(request: Request[Any]) -> bytes:
-    """Return the whole body, on the loop that receives it.
-
-    Raises:
-        SerializationError: A part of it was streamed before, so that it cannot be passed on whole.
-    """
-    if not hasattr(request, "_body") and _is_begun(request):
-        raise SerializationError(_UNREAD)
-    return await request.body()
-
-
-def body_in_thread(request: Request[Any]) -> bytes:
-    """Return the whole body, from a thread that runs no loop.
-
-    What was read already is not read again. What is still on its way is awaited on the loop that receives it.
-
-    Raises:
-        SerializationError: No other thread's loop can be asked for the body, or it was streamed before.
-    """
-    body = cached_body(request)
-    if body is not None:
-        return body
-    loop: asyncio.AbstractEventLoop | None = getattr(request.receive, "loop", None)
-    if loop is None or _is_begun(request) or asyncio._get_running_loop() is not None:
-        raise SerializationError(_UNREAD)
-    return asyncio.run_coroutine_threadsafe(request.body(), loop).result()
-
-
-def _is_begun(request: Request[Any]) -> bool:
-    """Return whether something of the body was taken and not kept."""
-    return request._stream_consumed or getattr(request.receive, "begun", False)
-
-
-def _is_plain(value: object, depth: int = 0) -> bool:
-    if type(value) in _PLAIN_TYPES:
-        return True
-    parts: Iterable[object]
-    if type(value) is dict:
-        parts = chain(value, value.values())
-    elif type(value) is list or type(value) is tuple:
-        parts = value
-    else:
-        return False
-    return depth < _DEEPEST and all(_is_plain(part, depth + 1) for part in parts)
-
-
 def _raw_headers(headers: Mapping[str, str] | RawHeaders) -> list[tuple[bytes, bytes]]:
     if isinstance(headers, Mapping):
         # `items` of Starlette's Headers repeats a repeated name, so none is lost.
         return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     return [(name.lower(), value) for name, value in headers]
-
-
-class _Receive:
-    """The ASGI channel from which Starlette reads *body*; after it comes that *caller* has left.
-
-    With *repeats* it gives the whole body whenever it is asked.
-
-    Attributes:
-        loop: The loop on which it is called; None: any.
-        whole: The whole body; None: it comes in pieces.
-        begun: Whether something of the body was taken.
-    """
-
-    __slots__ = ("_caller", "_chunks", "_ended", "_repeats", "begun", "loop", "whole")
-
-    def __init__(
-        self, body: bytes | AsyncIterable[bytes], caller: Caller | None = None, *, repeats: bool = False
-    ) -> None:
-        self.begun = False
-        self.whole = body if isinstance(body, bytes) else None
-        self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
-        if isinstance(body, bytes):
-            self._chunks = None if len(body) <= PIECE_BYTES else _pieces(body)
-        else:
-            self._chunks = aiter(body)
-        self._caller = caller
-        self._repeats = repeats
-        self._ended = False
-
-    async def __call__(self) -> Message:
-        """Return the next message."""
-        if self._ended:
-            await (asyncio.get_running_loop().create_future() if self._caller is None else self._caller.gone())
-            return {"type": "http.disconnect"}
-        self.begun = True
-        if self._chunks is None:
-            self._ended = not self._repeats
-            return {"type": "http.request", "body": self.whole, "more_body": False}
-        try:
-            return {"type": "http.request", "body": await anext(self._chunks), "more_body": True}
-        except StopAsyncIteration:
-            self._ended = not self._repeats
-            if self._repeats and self.whole is not None:
-                self._chunks = _pieces(self.whole)
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """Yield *body* in pieces."""
-    turn_began = monotonic()
-    for start in range(0, len(body), PIECE_BYTES):
-        yield body[start : start + PIECE_BYTES]
-        if monotonic() - turn_began > TURN_S:
-            await asyncio.sleep(0)
-            turn_began = monotonic()
 
 
 def _as_bytes(data: Any) -> bytes:

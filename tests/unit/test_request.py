@@ -14,8 +14,11 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.request import serve_request as module
-from serve_bridge.request.serve_request import PIECE_BYTES, FrozenRequest, ServeRequest, cached_body
+from serve_bridge.request import body_channel
+from serve_bridge.request.body_channel import PIECE_BYTES
+from serve_bridge.request.frozen_request import FrozenRequest
+from serve_bridge.request.serve_request import ServeRequest
+from serve_bridge.request.whole_body import cached_body
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -569,7 +572,7 @@ FORM_TYPE = {"content-type": "application/x-www-form-urlencoded"}
 @pytest.mark.parametrize("how", ["whole", "read before", "travelled"])
 def test_the_loop_runs_while_a_long_form_is_parsed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starlette parses each piece in one step, so the body reaches it in pieces, and other work runs between them."""
-    monkeypatch.setattr(module, "TURN_S", 0)
+    monkeypatch.setattr(body_channel, "TURN_S", 0)
     turns = 0
 
     def next_turn() -> None:

@@ -1,0 +1,26 @@
+"""The query parameters of a request, with the types that the caller gave them."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import ImmutableMultiDict
+
+
+class QueryValues(ImmutableMultiDict[str, Any]):
+    """Query parameters that keep their Python types; a list or tuple counts as a repeated parameter."""
+
+    def getlist(self, key: str) -> list[Any]:
+        """Return every value given for *key*; empty when there is none."""
+        return [value for name, value in self.multi_items() if name == key]
+
+    def multi_items(self) -> list[tuple[str, Any]]:
+        """Return all pairs in order, one for each item of a list or tuple."""
+        pairs: list[tuple[str, Any]] = []
+        for name, value in self._list:
+            pairs.extend((name, item) for item in (value if isinstance(value, list | tuple) else (value,)))
+        return pairs
+
+    def __str__(self) -> str:
+        return urlencode(self.multi_items())
