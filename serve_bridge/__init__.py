@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from serve_bridge.deployment.endpoint_declaration import endpoint
     from serve_bridge.request.serve_request import ServeRequest
     from serve_bridge.user_code.application import asgi_app, wsgi_app
-    from serve_bridge.user_code.batch_queue import accept_batch, batch
+    from serve_bridge.user_code.batch_decorator import batch
+    from serve_bridge.user_code.batch_marks import accept_batch
 
 __version__ = "0.1.0"
 
@@ -135,11 +136,11 @@ _LATE = {
     "Client": "serve_bridge.client.client",
     "Deployment": "serve_bridge.deployment.deploy",
     "Handle": "serve_bridge.client.handle",
-    "ServeRequest": "serve_bridge.request.serve_request",
+    "ServeRequest": "serve_bridge.request",
     "asgi_app": "serve_bridge.user_code.application",
-    "accept_batch": "serve_bridge.user_code.batch_queue",
+    "accept_batch": "serve_bridge.user_code.batch_marks",
     "backend": "serve_bridge.deployment.declaration",
-    "batch": "serve_bridge.user_code.batch_queue",
+    "batch": "serve_bridge.user_code.batch_decorator",
     "endpoint": "serve_bridge.deployment.endpoint_declaration",
     "wsgi_app": "serve_bridge.user_code.application",
 }

@@ -28,9 +28,12 @@ from serve_bridge.specs import Backend, Origin, packed_config
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.fingerprint import closed_over, digest
 from serve_bridge.user_code.frozen_code import freeze_code
-from serve_bridge.user_code.import_path import import_named, import_path_of, search_path_of
+from serve_bridge.user_code.import_path import import_path_of
+from serve_bridge.user_code.search_path import search_path_of
+from serve_bridge.user_code.served_methods import is_async_code
 from serve_bridge.user_code.surroundings import SurroundingsSpec
-from serve_bridge.user_code.validation import check_backend_code, check_config, is_async_code
+from serve_bridge.user_code.user_modules import import_named
+from serve_bridge.user_code.validation import check_backend_code, check_config
 from serve_bridge.wire.opaque import Opaque
 
 __all__ = ["Declaration", "backend", "declarations_of", "declared_in"]

@@ -50,7 +50,7 @@ def problem(
         "request_id": request_id,
     }
     content = {name: value for name, value in {**known, **members}.items() if value is not None}
-    return _answer(as_json(content), _PROBLEM, status)
+    return whole_answer(as_json(content), _PROBLEM, status)
 
 
 def is_bodyless(status: int) -> bool:
@@ -107,5 +107,6 @@ def _check_headers(headers: Headers) -> None:
         raise SerializationError(fault)
 
 
-def _answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
+def whole_answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
+    """Return *body* as an answer whose headers give its length and its media type."""
     return Answer(status, [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)], body)

@@ -35,7 +35,8 @@ def checked_backend(
     """
     # Late: a web process that calls backends, and creates none, has no use for what looks into code.
     from serve_bridge.user_code.frozen_code import freeze_code
-    from serve_bridge.user_code.validation import check_backend_code, check_config, is_async_code
+    from serve_bridge.user_code.served_methods import is_async_code
+    from serve_bridge.user_code.validation import check_backend_code, check_config
 
     check_name("backend", name)
     _check_no_options(func_or_class, init_kwargs)

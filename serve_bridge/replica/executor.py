@@ -23,10 +23,11 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.process.daemon_threads import DaemonThreads, Pin
-from serve_bridge.user_code.batch_queue import BatchQueue, batch_results
+from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.user_code.awaitables import awaited, is_awaitable
+from serve_bridge.user_code.batch_queue import BatchQueue
+from serve_bridge.user_code.batch_results import batch_results
 from serve_bridge.user_code.method import Method
-from serve_bridge.user_code.surroundings import awaited, is_awaitable
-from serve_bridge.user_code.validation import UserCode
 
 TURN_S: Final = 1.0
 """Seconds that a health probe waits for its turn before the replica counts as busy."""

@@ -30,7 +30,8 @@ from serve_bridge.request.body_channel import TURN_S
 from serve_bridge.request.json_body import parse_json
 from serve_bridge.request.passed_request import web_request_in
 from serve_bridge.request.serve_request import ServeRequest
-from serve_bridge.user_code.method import NO_DATA, Method
+from serve_bridge.user_code.call_signature import NO_DATA
+from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.endings import Lost

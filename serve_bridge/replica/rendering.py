@@ -21,7 +21,7 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.answers import Answer, Headers, _answer, fit_head, is_bodyless
+from serve_bridge.http.answers import Answer, Headers, fit_head, is_bodyless, whole_answer
 from serve_bridge.http.headers import MAX_HEADER_BYTES
 from serve_bridge.http.json_encoding import as_json, class_of
 
@@ -93,15 +93,15 @@ def _from_none(_: object) -> Answer:
 
 
 def _from_text(text: Any) -> Answer:
-    return _answer(_utf8(text), _TEXT)
+    return whole_answer(_utf8(text), _TEXT)
 
 
 def _from_bytes(content: Any) -> Answer:
-    return _answer(bytes(content), _BYTES)
+    return whole_answer(bytes(content), _BYTES)
 
 
 def _from_json(value: object) -> Answer:
-    return _answer(as_json(value), _JSON)
+    return whole_answer(as_json(value), _JSON)
 
 
 def _from_generator(chunks: Any) -> StreamOf:

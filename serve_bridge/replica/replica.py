@@ -43,12 +43,13 @@ from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.replica.asgi_application import AsgiService
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.http_requests import answer_call, answer_http, decode_http, run_call
+from serve_bridge.replica.loaded_code import UserCode
 from serve_bridge.replica.websockets import WebSockets
 from serve_bridge.replica.wsgi_application import WsgiService
 from serve_bridge.specs import ReplicaSpec
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.method import Method
-from serve_bridge.user_code.validation import UserCode, check_config
+from serve_bridge.user_code.validation import check_config
 from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.frames import Frame, Kind

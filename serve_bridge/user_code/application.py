@@ -12,11 +12,10 @@ import sys
 from typing import Any, Literal
 
 from serve_bridge.errors import ConfigError, shown
-from serve_bridge.user_code.import_path import check_import_path, path_of_object, resolve, search_path_of
+from serve_bridge.user_code.import_path import check_import_path, path_of_object, resolve
+from serve_bridge.user_code.search_path import search_path_of
 
 __all__ = ["Application", "asgi_app", "wsgi_app"]
-
-
 Kind = Literal["asgi", "wsgi"]
 
 

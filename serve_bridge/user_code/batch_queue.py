@@ -12,84 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
-import inspect
 import math
-import threading
 import time
-import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from types import GeneratorType
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from serve_bridge.context import request_deadline, running_request
 from serve_bridge.errors import ConfigError, DeadlineExceeded
+from serve_bridge.user_code.batch_results import batch_results
 
-__all__ = ["BatchQueue", "accept_batch", "accepts_batch", "batch", "batch_results"]
+__all__ = [
+    "BatchQueue",
+]
 
-_MARK: Final = "__serve_bridge_accepts_batch__"
-_RESULTS: Final = (list, tuple, GeneratorType)
-_ARRAY_PROTOCOL: Final = "__dlpack__"
-"""Attribute of array types (the Python array API standard). A table lacks it; iterating a table gives column names."""
 
-Callable_ = TypeVar("Callable_", bound=Callable[..., Any])
 RunBatch = Callable[[list[Any]], Awaitable[Any]]
-
-
-def accept_batch(func: Callable_) -> Callable_:
-    """Mark a function, or a method of a backend's class, as one that takes a list of requests.
-
-    It returns one result for each request, in order. An exception among them fails its own caller only.
-
-    Raises:
-        TypeError: *func* is a class or cannot be called.
-    """
-    target = func.__func__ if isinstance(func, staticmethod | classmethod) else func
-    if inspect.isclass(target) or not callable(target):
-        raise TypeError(f"accept_batch marks a function or method, got {target!r}; mark the class's __call__")
-    setattr(target, _MARK, True)
-    return func
-
-
-def accepts_batch(func: object) -> bool:
-    """Return whether `accept_batch` marks the function or bound method."""
-    return getattr(func, _MARK, False) is True
-
-
-def batch_results(results: object, size: int) -> list[Any]:
-    """Return what user code returned for a batch as a list of *size* results.
-
-    An array gives one result for each entry of its first dimension.
-
-    Raises:
-        TypeError: *results* is not a list, a tuple, an array of at least one dimension or a generator.
-        ValueError: *results* has another length.
-    """
-    items = _iterated(results)
-    if items is None:
-        kind = type(results)
-        raise TypeError(
-            "batched code must return an iterable with one result for each request: a list, a tuple, an array or a "
-            f"generator; for a batch size of {size} it returned {kind.__module__}.{kind.__qualname__}, "
-            "which it must turn into a list"
-        )
-    # One item more than asked for is enough to tell; the rest may be endless.
-    answers = list(islice(items, size + 1))
-    if len(answers) != size:
-        found = f"more than {size}" if len(answers) > size else len(answers)
-        raise ValueError(f"batched code must keep the batch size {size}: it returned {found} results")
-    return answers
-
-
-def _iterated(results: object) -> Iterator[Any] | None:
-    if not isinstance(results, _RESULTS) and not hasattr(type(results), _ARRAY_PROTOCOL):
-        return None
-    try:
-        return iter(results)  # type: ignore[call-overload, no-any-return]  # an array's type is not known here
-    except TypeError:  # an array without a dimension
-        return None
 
 
 class _Call:
@@ -171,7 +109,7 @@ class BatchQueue:
         max_concurrent_batches: int = 1,
         on_idle: Callable[[], object] | None = None,
     ) -> None:
-        _check_limits(max_batch_size, wait_timeout_s)
+        check_limits(max_batch_size, wait_timeout_s)
         self._on_idle = on_idle
         self._run_items = run
         self._max_batch_size = max_batch_size
@@ -214,7 +152,7 @@ class BatchQueue:
         Raises:
             ConfigError: A limit is out of range; the old ones stay.
         """
-        _check_limits(max_batch_size, wait_timeout_s)
+        check_limits(max_batch_size, wait_timeout_s)
         self._max_batch_size = max_batch_size
         self._wait_timeout_s = wait_timeout_s
         if self._waiting:
@@ -302,120 +240,6 @@ class BatchQueue:
             self._advance()
 
 
-def batch(
-    max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
-    """Decorate an `async def` of one argument so that concurrent calls run as one, with a list of arguments.
-
-    Each instance of a class, and each event loop, has a queue of its own.
-
-    Args:
-        max_batch_size: Most items of a batch, at least 1.
-        batch_wait_timeout_s: Seconds the first item may wait for others.
-
-    Raises:
-        ConfigError: A limit is out of range.
-        TypeError: What is decorated is no `async def`, or does not take exactly one list.
-    """
-    if callable(max_batch_size):
-        raise TypeError("write @serve.batch() with parentheses")
-    _check_limits(max_batch_size, batch_wait_timeout_s)
-
-    def decorate(func: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        if not inspect.iscoroutinefunction(func):
-            raise TypeError(f"serve.batch decorates an `async def`, got {func!r}")
-        parameters = list(inspect.signature(func).parameters.values())
-        if not 1 <= len(parameters) <= 2 or any(p.kind not in _POSITIONAL for p in parameters):
-            raise TypeError(f"{func.__qualname__} must take one list of items, after `self` if it is a method")
-        queues = _Queues(func, max_batch_size, batch_wait_timeout_s)
-        item_name = parameters[-1].name
-
-        if len(parameters) == 1:
-
-            @functools.wraps(func)
-            async def call_function(*args: Any, **kwargs: Any) -> Any:
-                (item,) = _positional(func, item_name, args, kwargs, 1)
-                return await queues.of(None).submit(item)
-
-            return call_function
-
-        @functools.wraps(func)
-        async def call_method(*args: Any, **kwargs: Any) -> Any:
-            instance, item = _positional(func, item_name, args, kwargs, 2)
-            return await queues.of(instance).submit(item)
-
-        return call_method
-
-    return decorate
-
-
-class _Queues:
-    """The queues of one decorated function: one for each event loop and instance.
-
-    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it. The queue of an
-    instance that cannot be held weakly, since its class has `__slots__`, goes as soon as it is idle.
-    """
-
-    def __init__(self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float) -> None:
-        self._func = func
-        self._limits = (max_batch_size, wait_timeout_s)
-        self._lock = threading.Lock()
-        self._by_loop: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
-        ] = weakref.WeakKeyDictionary()
-
-    def of(self, instance: object) -> BatchQueue:
-        """Return the queue of *instance* on the running loop; None: the function's own."""
-        loop = asyncio.get_running_loop()
-        queues = self._by_loop.get(loop)
-        if queues is None:
-            with self._lock:
-                queues = self._by_loop.setdefault(loop, {})
-        known = queues.get(id(instance))
-        if known is None:
-            known = queues[id(instance)] = self._new(instance, queues)
-        return known[1]
-
-    def _new(
-        self, instance: object, queues: dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
-    ) -> tuple[weakref.ref[Any] | None, BatchQueue]:
-        func = self._func
-        if instance is None:
-            return None, BatchQueue(func, *self._limits)
-        key = id(instance)
-
-        def forget(_: object = None) -> None:
-            queues.pop(key, None)
-
-        try:
-            held = weakref.ref(instance, forget)
-        except TypeError:
-            return None, BatchQueue(functools.partial(func, instance), *self._limits, on_idle=forget)
-
-        async def run(items: list[Any]) -> Sequence[Any]:
-            results: Sequence[Any] = await func(held(), items)
-            return results
-
-        return held, BatchQueue(run, *self._limits)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Code travels to its replica; queues, locks and loops are made anew there.
-        return _Queues, (self._func, *self._limits)
-
-
-_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _positional(
-    func: Callable[..., Any], item_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int
-) -> tuple[Any, ...]:
-    if len(args) == count and not kwargs:
-        return args
-    if len(args) == count - 1 and kwargs.keys() == {item_name}:
-        return (*args, kwargs[item_name])
-    raise TypeError(f"{func.__qualname__} takes exactly one item, as {item_name!r} or by position")
-
-
 def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
     if answer.done():
         return
@@ -429,7 +253,7 @@ def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
         answer.set_exception(error)
 
 
-def _check_limits(max_batch_size: object, wait_timeout_s: object) -> None:
+def check_limits(max_batch_size: object, wait_timeout_s: object) -> None:
     if not isinstance(max_batch_size, int) or isinstance(max_batch_size, bool) or max_batch_size < 1:
         raise ConfigError(f"max_batch_size must be an int of at least 1, got {max_batch_size!r}")
     if not isinstance(wait_timeout_s, int | float) or isinstance(wait_timeout_s, bool):

@@ -23,7 +23,7 @@ from starlette.datastructures import State
 from serve_bridge.errors import PICKLING_ERRORS, SerializationError
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.user_code.application import Application
-from serve_bridge.user_code.import_path import search_path_of
+from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 from serve_bridge.user_code.unpicklable import kind_of, unpicklable_path
 

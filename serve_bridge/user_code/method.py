@@ -9,26 +9,23 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
 from starlette.requests import Request
 
 from serve_bridge.request.serve_request import ServeRequest
-from serve_bridge.user_code.batch_queue import accepts_batch
+from serve_bridge.user_code.batch_marks import accepts_batch
+from serve_bridge.user_code.call_signature import Arguments, CallSignature
+from serve_bridge.user_code.signatures import POSITIONAL, VARIADIC, is_async, is_generator, parameters_of
 
-__all__ = ["Arguments", "Method", "check_signature", "is_async", "is_generator"]
+__all__ = [
+    "Method",
+]
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-NO_DATA: Final = object()
-"""The data of an HTTP request without a body. A Python call without data has None, which it may also mean."""
-_KEYWORD: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_FIRST: Final = (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL)
-_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_OF_APPLICATIONS: Final = (["receive", "send"], ["start_response"])
+_FIRST: Final = (*POSITIONAL, inspect.Parameter.VAR_POSITIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class Method:
             func: The bound callable.
             default: Whether it is a function or a `__call__`, which receive the request however they name it.
         """
-        parameters = _parameters(func)
+        parameters = parameters_of(func)
         first = next((p for p in parameters if p.kind in _FIRST), None)
         takes: Literal["request", "data", "nothing"]
         binding: Callable[[Any, Mapping[str, Any]], Arguments]
@@ -71,7 +68,7 @@ class Method:
             takes, binding = "nothing", _no_arguments
         else:
             takes = "nothing" if first is None else "data"
-            binding = _Signature(name, parameters, first, _bound_parameter(func)).bind
+            binding = CallSignature(name, parameters, first, _bound_parameter(func)).bind
         return cls(name, func, is_async(func), is_generator(func), accepts_batch(func), takes, binding)
 
     def arguments(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
@@ -88,41 +85,6 @@ class Method:
         return self._binding(data, kwargs)
 
 
-def check_signature(name: str, func: Callable[..., Any], *, default: bool = True) -> None:
-    """Refuse a signature that no request can meet.
-
-    Args:
-        name: What to call it in a message.
-        func: The bound callable.
-        default: Whether it is a function or a `__call__`, which nobody passes keywords.
-
-    Raises:
-        TypeError: It needs more than the request; or it takes batches and yields, or takes nothing.
-    """
-    parameters = _parameters(func)
-    positional = [p for p in parameters if p.kind in _POSITIONAL]
-    if accepts_batch(func) and (is_generator(func) or not parameters):
-        raise TypeError(f"{name} accepts batches, so it must take a list and return one, not yield")
-    if default:
-        needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
-        spare = [n for n in needed if not positional or n != positional[0].name]
-        if spare:
-            hint = (
-                "; an application goes into serve.asgi_app() or serve.wsgi_app()" if spare in _OF_APPLICATIONS else ""
-            )
-            raise TypeError(f"{name} is called with the request alone, but needs {', '.join(spare)} too{hint}")
-
-
-def is_async(func: object) -> bool:
-    """Return whether *func* is an `async def`, one that yields too."""
-    return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
-
-
-def is_generator(func: object) -> bool:
-    """Return whether *func* yields its results."""
-    return inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
-
-
 def _only_request(request: Any, _: Mapping[str, Any]) -> Arguments:
     return (request,), {}
 
@@ -131,64 +93,8 @@ def _no_arguments(_: Any, __: Mapping[str, Any]) -> Arguments:
     return (), {}
 
 
-class _Signature:
-    """A signature reduced to what a call with one value and some keywords can get wrong."""
-
-    __slots__ = ("_any_keyword", "_bound", "_first", "_keywords", "_name", "_required", "_skips_none")
-
-    def __init__(
-        self,
-        name: str,
-        parameters: Sequence[inspect.Parameter],
-        first: inspect.Parameter | None,
-        bound: str | None,
-    ) -> None:
-        self._name = name
-        self._bound = bound
-        self._first = first.name if first is not None else None
-        self._any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
-        self._required = frozenset(
-            p.name for p in parameters if p.default is p.empty and p.kind not in _VARIADIC and p is not first
-        )
-        # No data and None look alike: a default, or an empty *args, is what the method's author wants then.
-        self._skips_none = first is not None and (first.default is not first.empty or first.kind in _VARIADIC)
-
-    def bind(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
-        """Return the arguments, or raise the TypeError that a wrong call by hand would raise."""
-        has_data = data is not NO_DATA
-        data = data if has_data else None
-        if self._first is None:
-            if data is not None:
-                self._refuse("takes no data")
-            args: tuple[Any, ...] = ()
-        elif data is None and (self._skips_none or (self._first in kwargs and self._first in self._keywords)):
-            args = ()
-        elif self._first in kwargs and self._first in self._keywords:
-            self._refuse(f"got {self._first!r} twice, as data and as a keyword")
-        elif has_data:
-            args = (data,)
-        else:
-            self._refuse("needs data")
-        if kwargs or self._required:
-            self._check_keywords(kwargs)
-        return args, dict(kwargs)
-
-    def _check_keywords(self, kwargs: Mapping[str, Any]) -> None:
-        if not self._any_keyword and not self._keywords.issuperset(kwargs):
-            unknown = next(name for name in kwargs if name not in self._keywords)
-            self._refuse(f"takes no keyword {unknown!r}")
-        if self._any_keyword and self._bound in kwargs:
-            self._refuse(f"takes no keyword {self._bound!r}")
-        if not self._required.issubset(kwargs):
-            self._refuse(f"needs the keyword {min(self._required.difference(kwargs))!r}")
-
-    def _refuse(self, reason: str) -> NoReturn:
-        raise TypeError(f"method {self._name!r} {reason}")
-
-
 def _wants_request(func: Callable[..., Any], first: inspect.Parameter) -> bool:
-    if first.kind in _VARIADIC:
+    if first.kind in VARIADIC:
         return False
     if first.name == "request" or first.name.endswith("_request"):
         return True
@@ -214,12 +120,5 @@ def _bound_parameter(func: Callable[..., Any]) -> str | None:
     """Return the name under which a bound method's instance or class would clash with a keyword; None if none would."""
     if not inspect.ismethod(func):
         return None
-    first = next(iter(_parameters(func.__func__)), None)
+    first = next(iter(parameters_of(func.__func__)), None)
     return first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
-
-
-def _parameters(func: Callable[..., Any]) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(func).parameters.values())
-    except (TypeError, ValueError):  # written in C without a signature: let the call itself tell
-        return [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]

@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import ConfigError, DeadlineExceeded
-from serve_bridge.user_code.batch_queue import BatchQueue, accept_batch, accepts_batch, batch, batch_results
+from serve_bridge.user_code.batch_decorator import batch
+from serve_bridge.user_code.batch_marks import accept_batch, accepts_batch
+from serve_bridge.user_code.batch_queue import BatchQueue
+from serve_bridge.user_code.batch_results import batch_results
 
 FOREVER = 3600.0
 

@@ -17,8 +17,8 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.replica.executor import Executor, is_stream
-from serve_bridge.user_code.batch_queue import accept_batch
-from serve_bridge.user_code.validation import UserCode
+from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.user_code.batch_marks import accept_batch
 
 USER_THREAD = "serve_bridge-user"
 RAISED = [SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError, GeneratorExit, ValueError]

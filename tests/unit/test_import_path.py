@@ -17,13 +17,8 @@ import msgspec
 import pytest
 
 from serve_bridge.errors import ConfigError
-from serve_bridge.user_code.import_path import (
-    check_import_path,
-    extend_search_path,
-    import_path_of,
-    resolve,
-    search_path_of,
-)
+from serve_bridge.user_code.import_path import check_import_path, import_path_of, resolve
+from serve_bridge.user_code.search_path import extend_search_path, search_path_of
 from tests.support.programs import ROOT
 from tests.support.projects import Project, project_in
 
@@ -129,7 +124,7 @@ def test_other_text_is_refused(path: str) -> None:
 
 PROGRAM = """
     import json, sys
-    from serve_bridge.user_code.import_path import search_path_of
+    from serve_bridge.user_code.search_path import search_path_of
     print(json.dumps(search_path_of("__main__")))
 """
 

@@ -10,8 +10,9 @@ import pytest
 from starlette.requests import Request
 
 from serve_bridge.request.serve_request import ServeRequest
-from serve_bridge.user_code.batch_queue import accept_batch
-from serve_bridge.user_code.method import Method, check_signature
+from serve_bridge.user_code.batch_marks import accept_batch
+from serve_bridge.user_code.method import Method
+from serve_bridge.user_code.validation import check_signature
 
 if TYPE_CHECKING:
     from nowhere import Unknown

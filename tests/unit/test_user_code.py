@@ -13,15 +13,12 @@ import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
-from serve_bridge.user_code.batch_queue import accept_batch, batch
+from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.user_code.batch_decorator import batch
+from serve_bridge.user_code.batch_marks import accept_batch
 from serve_bridge.user_code.frozen_code import freeze_code
-from serve_bridge.user_code.validation import (
-    UserCode,
-    check_backend_code,
-    check_batching,
-    check_config,
-    is_async_code,
-)
+from serve_bridge.user_code.served_methods import is_async_code
+from serve_bridge.user_code.validation import check_backend_code, check_batching, check_config
 
 
 def echo(request: Any) -> Any:

@@ -19,7 +19,7 @@ from django.db import close_old_connections, connections, reset_queries
 
 from serve_bridge.adapters.django import testcase_connections as lent_connections
 from serve_bridge.adapters.django.call_thread import CallThread
-from serve_bridge.user_code.import_path import search_path_of
+from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 
 PATH: Final = f"{__name__}:DjangoSurroundings"

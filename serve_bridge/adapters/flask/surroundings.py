@@ -18,7 +18,7 @@ from flask import Flask
 from flask.cli import locate_app
 
 from serve_bridge.errors import ConfigError, shown
-from serve_bridge.user_code.import_path import search_path_of
+from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 
 _apps: Final[dict[str, Flask]] = {}

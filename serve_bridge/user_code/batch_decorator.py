@@ -1,0 +1,127 @@
+"""`serve.batch`: a decorator that makes concurrent calls of an `async def` run as one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from serve_bridge.user_code.batch_queue import BatchQueue, check_limits
+
+
+def batch(
+    max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+    """Decorate an `async def` of one argument so that concurrent calls run as one, with a list of arguments.
+
+    Each instance of a class, and each event loop, has a queue of its own.
+
+    Args:
+        max_batch_size: Most items of a batch, at least 1.
+        batch_wait_timeout_s: Seconds the first item may wait for others.
+
+    Raises:
+        ConfigError: A limit is out of range.
+        TypeError: What is decorated is no `async def`, or does not take exactly one list.
+    """
+    if callable(max_batch_size):
+        raise TypeError("write @serve.batch() with parentheses")
+    check_limits(max_batch_size, batch_wait_timeout_s)
+
+    def decorate(func: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        if not inspect.iscoroutinefunction(func):
+            raise TypeError(f"serve.batch decorates an `async def`, got {func!r}")
+        parameters = list(inspect.signature(func).parameters.values())
+        if not 1 <= len(parameters) <= 2 or any(p.kind not in _POSITIONAL for p in parameters):
+            raise TypeError(f"{func.__qualname__} must take one list of items, after `self` if it is a method")
+        queues = _Queues(func, max_batch_size, batch_wait_timeout_s)
+        item_name = parameters[-1].name
+
+        if len(parameters) == 1:
+
+            @functools.wraps(func)
+            async def call_function(*args: Any, **kwargs: Any) -> Any:
+                (item,) = _positional(func, item_name, args, kwargs, 1)
+                return await queues.of(None).submit(item)
+
+            return call_function
+
+        @functools.wraps(func)
+        async def call_method(*args: Any, **kwargs: Any) -> Any:
+            instance, item = _positional(func, item_name, args, kwargs, 2)
+            return await queues.of(instance).submit(item)
+
+        return call_method
+
+    return decorate
+
+
+class _Queues:
+    """The queues of one decorated function: one for each event loop and instance.
+
+    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it. The queue of an
+    instance that cannot be held weakly, since its class has `__slots__`, goes as soon as it is idle.
+    """
+
+    def __init__(self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float) -> None:
+        self._func = func
+        self._limits = (max_batch_size, wait_timeout_s)
+        self._lock = threading.Lock()
+        self._by_loop: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
+        ] = weakref.WeakKeyDictionary()
+
+    def of(self, instance: object) -> BatchQueue:
+        """Return the queue of *instance* on the running loop; None: the function's own."""
+        loop = asyncio.get_running_loop()
+        queues = self._by_loop.get(loop)
+        if queues is None:
+            with self._lock:
+                queues = self._by_loop.setdefault(loop, {})
+        known = queues.get(id(instance))
+        if known is None:
+            known = queues[id(instance)] = self._new(instance, queues)
+        return known[1]
+
+    def _new(
+        self, instance: object, queues: dict[int, tuple[weakref.ref[Any] | None, BatchQueue]]
+    ) -> tuple[weakref.ref[Any] | None, BatchQueue]:
+        func = self._func
+        if instance is None:
+            return None, BatchQueue(func, *self._limits)
+        key = id(instance)
+
+        def forget(_: object = None) -> None:
+            queues.pop(key, None)
+
+        try:
+            held = weakref.ref(instance, forget)
+        except TypeError:
+            return None, BatchQueue(functools.partial(func, instance), *self._limits, on_idle=forget)
+
+        async def run(items: list[Any]) -> Sequence[Any]:
+            results: Sequence[Any] = await func(held(), items)
+            return results
+
+        return held, BatchQueue(run, *self._limits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Code travels to its replica; queues, locks and loops are made anew there.
+        return _Queues, (self._func, *self._limits)
+
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _positional(
+    func: Callable[..., Any], item_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int
+) -> tuple[Any, ...]:
+    if len(args) == count and not kwargs:
+        return args
+    if len(args) == count - 1 and kwargs.keys() == {item_name}:
+        return (*args, kwargs[item_name])
+    raise TypeError(f"{func.__qualname__} takes exactly one item, as {item_name!r} or by position")
