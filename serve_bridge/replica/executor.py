@@ -23,7 +23,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.process.daemon_threads import DaemonThreads, Pin
-from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.replica.loaded_code import LoadedCode
 from serve_bridge.user_code.awaitables import awaited, is_awaitable
 from serve_bridge.user_code.batch_queue import BatchQueue
 from serve_bridge.user_code.batch_results import batch_results
@@ -37,7 +37,7 @@ _DONE: Final = object()
 class Executor:
     """Runs one replica's user code."""
 
-    def __init__(self, code: UserCode, config: BackendConfig) -> None:
+    def __init__(self, code: LoadedCode, config: BackendConfig) -> None:
         self._code = code
         self._config = config
         self._threads = _user_threads(config)

@@ -1,7 +1,7 @@
 """The code of one replica: loaded, constructed and bound.
 
 Rule 1: the class decides, once, which methods can be called and what each of them receives.
-Rule 2: a name from the wire is a key of `UserCode.methods`, never an argument of `getattr`.
+Rule 2: a name from the wire is a key of `LoadedCode.methods`, never an argument of `getattr`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serve_bridge.user_code.surroundings import Surroundings, open_surroundings
 from serve_bridge.user_code.validation import check_backend_code, described
 
 
-class UserCode:
+class LoadedCode:
     """The code of one replica.
 
     Attributes:
@@ -73,7 +73,7 @@ class UserCode:
         )
 
     @classmethod
-    def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> UserCode:
+    def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> LoadedCode:
         """Return the code that `freeze_code` wrote, checked again where an import path names it.
 
         Its surroundings, if it has any, are opened first.

@@ -43,7 +43,7 @@ from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.replica.asgi_application import AsgiService
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.http_requests import answer_call, answer_http, decode_http, run_call
-from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.replica.loaded_code import LoadedCode
 from serve_bridge.replica.websockets import WebSockets
 from serve_bridge.replica.wsgi_application import WsgiService
 from serve_bridge.specs import ReplicaSpec
@@ -116,7 +116,7 @@ class Replica:
         running_request.set(None)
         self._context = contextvars.copy_context()
         try:
-            code = UserCode.load(spec.code, exposed_methods=self._config.exposed_methods)
+            code = LoadedCode.load(spec.code, exposed_methods=self._config.exposed_methods)
             check_config(code.code, self._config)
             self._code = code
             self._executor = Executor(code, self._config)
@@ -136,7 +136,7 @@ class Replica:
         address = await self._listener.listen(Path(spec.directory), spec.tcp_host)
         return msgspec.structs.replace(address, streaming=code.streaming)
 
-    async def _choose_answers(self, code: UserCode) -> None:
+    async def _choose_answers(self, code: LoadedCode) -> None:
         """Decide once what answers requests: an application, which is started, or methods."""
         if not isinstance(code.code, Application):
             self._answer_http = partial(answer_http, self._executor)

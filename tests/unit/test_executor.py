@@ -17,7 +17,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.context import request_deadline
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.replica.executor import Executor, is_stream
-from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.replica.loaded_code import LoadedCode
 from serve_bridge.user_code.batch_marks import accept_batch
 
 USER_THREAD = "serve_bridge-user"
@@ -28,7 +28,7 @@ class Backend:
     """An executor over one function or class, as a replica has it."""
 
     def __init__(self, code: Any, **config: Any) -> None:
-        self.code = UserCode(code)
+        self.code = LoadedCode(code)
         self.executor = Executor(self.code, BackendConfig(**config))
 
     async def __call__(self, data: Any = None, method: str = "__call__", **kwargs: Any) -> Any:
@@ -779,7 +779,7 @@ def test_the_end_drops_the_instance_where_it_was_made() -> None:
     gone: list[Any] = []
 
     async def main() -> None:
-        code = UserCode(Dropped, (gone,))
+        code = LoadedCode(Dropped, (gone,))
         executor = Executor(code, BackendConfig(threads=2))
         await executor.construct()
         await executor.end(code.close)

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
 from serve_bridge.replica.executor import Executor
-from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.replica.loaded_code import LoadedCode
 from serve_bridge.user_code.batch_marks import accept_batch
 from serve_bridge.user_code.frozen_code import freeze_code
 from serve_bridge.user_code.streaming_response import threaded_content
@@ -60,12 +60,12 @@ class Recording:
             self.events.append("leave async")
 
 
-def run(code: Any, use: Callable[[Callable[..., Awaitable[Any]], UserCode], Awaitable[Any]], **config: Any) -> Any:
+def run(code: Any, use: Callable[[Callable[..., Awaitable[Any]], LoadedCode], Awaitable[Any]], **config: Any) -> Any:
     """Return what *use* makes of a caller of *code* within surroundings, and what these noted after construction."""
     recording = Recording()
 
     async def main() -> Any:
-        user_code = UserCode(code, surroundings=recording)
+        user_code = LoadedCode(code, surroundings=recording)
         executor = Executor(user_code, BackendConfig(**config))
         await executor.construct()
         recording.events.clear()
@@ -144,7 +144,7 @@ def test_a_call_runs_within(code: Callable[..., Any], result: Any, events: list[
 def test_a_generator_that_is_given_up_leaves(code: Callable[..., Any]) -> None:
     """When it is closed."""
 
-    async def first_only(_: Any, user_code: UserCode) -> Any:
+    async def first_only(_: Any, user_code: LoadedCode) -> Any:
         executor = Executor(user_code, BackendConfig())
         iterator = await executor.run(user_code.methods["__call__"], (1,), {})
         first = await anext(iterator)
@@ -188,7 +188,7 @@ LATER: list[tuple[Callable[..., Any], list[str]]] = [
 def test_what_is_iterated_after_a_call_runs_within_too(code: Callable[..., Any], events: list[str]) -> None:
     """A body enters and leaves by itself: the call that returned it has left."""
 
-    async def use(call: Any, _: UserCode) -> list[Any]:
+    async def use(call: Any, _: LoadedCode) -> list[Any]:
         result = await call(1)
         if not isinstance(result, StreamingResponse):
             return list(result)
@@ -250,7 +250,7 @@ def test_the_constructor_runs_within(code: type) -> None:
 def test_hooks_run_within() -> None:
     """A def and an async def."""
 
-    async def use(_: Any, user_code: UserCode) -> Any:
+    async def use(_: Any, user_code: LoadedCode) -> Any:
         assert user_code.reconfigure is not None
         assert user_code.check_health is not None
         return user_code.reconfigure(1), await user_code.check_health()
@@ -260,7 +260,7 @@ def test_hooks_run_within() -> None:
 
 def test_code_without_surroundings_is_called_directly() -> None:
     """It pays nothing for what it has not."""
-    code = UserCode(plain)
+    code = LoadedCode(plain)
     code.construct()
     assert code.methods["__call__"].func is plain
 
@@ -286,7 +286,7 @@ def test_surroundings_are_opened_before_user_code_is_imported(tmp_path: Path) ->
             """,
         )
         spec = SurroundingsSpec("frame:Frame", {"settings": "shop"})
-        code = UserCode.load(freeze_code("late:answer", (), {}, surroundings=spec)).code
+        code = LoadedCode.load(freeze_code("late:answer", (), {}, surroundings=spec)).code
         assert code(None) == "shop"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.errors import ConfigError
-from serve_bridge.replica.loaded_code import UserCode
+from serve_bridge.replica.loaded_code import LoadedCode
 from serve_bridge.user_code.batch_decorator import batch
 from serve_bridge.user_code.batch_marks import accept_batch
 from serve_bridge.user_code.frozen_code import freeze_code
@@ -96,9 +96,9 @@ class OfMeta(metaclass=Meta):
         return 1
 
 
-def loaded(code: Any, *args: Any, exposed: Any = None, **kwargs: Any) -> UserCode:
+def loaded(code: Any, *args: Any, exposed: Any = None, **kwargs: Any) -> LoadedCode:
     """Return the code after its journey, constructed."""
-    user_code = UserCode.load(freeze_code(code, args, kwargs), exposed_methods=exposed)
+    user_code = LoadedCode.load(freeze_code(code, args, kwargs), exposed_methods=exposed)
     user_code.construct()
     return user_code
 
@@ -302,7 +302,7 @@ def test_import_paths_are_resolved_where_they_are_loaded() -> None:
 def test_an_import_path_to_nothing_fails_where_it_is_loaded(path: str, error: type[Exception]) -> None:
     """What the caller could not check the replica does."""
     with pytest.raises(error):
-        UserCode.load(freeze_code(path, (), {}))
+        LoadedCode.load(freeze_code(path, (), {}))
 
 
 # --- the replica's instance
