@@ -42,7 +42,7 @@ REMARKS: Final[Mapping[str, str]] = {
         "begins when the request is due. The client shares the cores with the contender, so the table gives the "
         "client's own delay as well."
     ),
-    "post-64": "All contenders get a POST, because Mosec and LitServe have no GET. Mosec handles bytes, LitServe JSON.",
+    "post-64": "The no-op POST is there for Mosec and LitServe, which have no GET. Mosec handles bytes, LitServe JSON.",
     "scale-8-1000-512": (
         "With 512 connections, each of eight replicas has as many requests in flight as one replica has with 64. "
         "Frames that leave together cost less each, so a replica with few requests in flight costs more per request."
@@ -58,7 +58,7 @@ REMARKS: Final[Mapping[str, str]] = {
         "includes both endpoints."
     ),
     "work-1": "The direct calls come from a single loop, whatever the number of connections.",
-    "events-64": "A request is here one event, counted by its blank line, or one message and its echo.",
+    "events-64": "In the row of events, a request is one event, counted by its blank line, or one WebSocket message and its echo.",
 }
 
 
