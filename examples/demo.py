@@ -1,11 +1,12 @@
-"""`make demo`: two web apps under gunicorn, one model on Ray, and its next version brought in under load.
+"""`make demo`: two web apps under gunicorn, one model on Ray, and a second version of the model under load.
 
-1. Starts Ray, an instance, and the first version of the model with two replicas.
-2. Starts the Flask and the Django example, two workers each. None of these processes knows Ray.
-3. Sends images that no version has seen, as PNG uploads through Flask and as JSON through Django.
-4. Starts the second version, gives it half of the traffic, then all of it; sends the images again each time.
+1. The demo starts Ray, an instance, and the first version of the model with two replicas.
+2. It starts the Flask and the Django example with two workers each. These processes do not import Ray.
+3. It sends images outside the training data, as PNG uploads through Flask and as JSON through Django.
+4. It starts the second version, and gives it half of the traffic, then all of it. It sends the images again each time.
 
-It leaves nothing behind. `make demo KEEP=1` leaves all of it running until Ctrl-C.
+At its end the demo stops every process and deletes every file of its own. `make demo KEEP=1` keeps everything running
+until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ WORKERS: Final = 2
 START_S: Final = 30.0
 STOP_S: Final = 10.0
 EXPECTED: Final = {V1: 0.7, V2: 0.95}
-"""Share of the images that a version must get right."""
+"""Lower limit for the share of images that each version reads correctly."""
 
 Post = Callable[[requests.Session, list[list[float]]], requests.Response]
 
 
 class DemoFailed(Exception):
-    """Something answered wrongly; the message says what."""
+    """An answer was wrong. The message tells which one."""
 
 
 @dataclass
 class Tally:
-    """What came back through one app in one round."""
+    """The answers through one app in one round."""
 
     app: str
     right: int = 0
@@ -76,7 +77,7 @@ class Tally:
         return self.right / len(self.seconds)
 
     def row(self, traffic: str) -> tuple[str, ...]:
-        """Return what the table shows."""
+        """Return the row of the table."""
         cuts = quantiles(self.seconds, n=100)
         figures = f"{self.accuracy:.1%}", f"{cuts[49] * 1e3:.1f}", f"{cuts[98] * 1e3:.1f}"
         replicas = "\n".join(
@@ -87,19 +88,19 @@ class Tally:
 
 
 def short(backend: str) -> str:
-    """Return the version that a backend is."""
+    """Return the version in the name of a backend."""
     return backend.partition(":")[2]
 
 
-# What runs
+# Processes
 
 
 @contextlib.contextmanager
 def ray_cluster(directory: Path) -> Iterator[None]:
-    """A Ray of the demo's own, whose files are in *directory*."""
-    # A token for this cluster alone; without one Ray would keep one in the home directory.
+    """A Ray cluster for the demo alone, with its files in *directory*."""
+    # A token for this cluster alone. Without it, Ray stores a token in the home directory.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    import ray  # late: it reads the environment when it is imported
+    import ray  # late, because Ray reads the environment at import
 
     before = signal.getsignal(SIGTERM)
     ray.init(
@@ -109,7 +110,7 @@ def ray_cluster(directory: Path) -> Iterator[None]:
         configure_logging=False,
         _temp_dir=str(directory / "ray"),
     )
-    signal.signal(SIGTERM, before)  # Ray takes it over
+    signal.signal(SIGTERM, before)  # Ray replaces the handler
     try:
         yield
     finally:
@@ -129,7 +130,7 @@ def instance() -> Iterator[serve.Client]:
 
 @contextlib.contextmanager
 def web_app(application: str, address: str) -> Iterator[str]:
-    """A web app under gunicorn; gives its base URL."""
+    """A web app under gunicorn; yields its base URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         descriptor = listener.fileno()
@@ -141,7 +142,7 @@ def web_app(application: str, address: str) -> Iterator[str]:
                     cwd=ROOT,
                     env={**os.environ, "SERVE_BRIDGE_ADDRESS": address},
                     pass_fds=[descriptor],
-                    start_new_session=True,  # Ctrl-C is for the demo alone, which then stops this in its turn
+                    start_new_session=True,  # Ctrl-C reaches only the demo, which then stops this process
                 )
                 stack.callback(stop, process)
             listener.close()
@@ -151,7 +152,7 @@ def web_app(application: str, address: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until what is started can be stopped again."""
+    """Delay Ctrl-C and SIGTERM until the new process is registered for its stop."""
     held: list[int] = []
     before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in (SIGINT, SIGTERM)}
     try:
@@ -164,7 +165,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def prepare_django(database: Path) -> str:
-    """Make the Django app's database; return the password of its users."""
+    """Create the Django app's database, and return the password of its users."""
     password = secrets.token_urlsafe(9)
     os.environ["DJANGO_DATABASE"] = str(database)
     command = [sys.executable, "-m", "examples.django_app.manage", "prepare", "--password", password]
@@ -173,10 +174,10 @@ def prepare_django(database: Path) -> str:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return once *url* answers.
+    """Wait until *url* answers.
 
     Raises:
-        DemoFailed: It does not in time, or its process has ended.
+        DemoFailed: *url* does not answer in time, or its process has ended.
     """
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -196,11 +197,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-# What is sent
+# Requests
 
 
 def upload_to(url: str) -> Post:
-    """Return what sends an image as a PNG file."""
+    """Return a function that sends an image as a PNG file."""
 
     def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
         return session.post(f"{url}/api/digits", files={"image": ("digit.png", as_png(pixels))}, timeout=START_S)
@@ -209,7 +210,7 @@ def upload_to(url: str) -> Post:
 
 
 def json_to(url: str, cookies: RequestsCookieJar) -> Post:
-    """Return what sends an image as JSON, as a user who is logged in, with the token of Django's CSRF protection."""
+    """Return a function that sends an image as JSON, with the cookies of a login and the CSRF token of Django."""
     headers = {"x-csrftoken": cookies["csrftoken"] or ""}
 
     def post(session: requests.Session, pixels: list[list[float]]) -> requests.Response:
@@ -221,10 +222,10 @@ def json_to(url: str, cookies: RequestsCookieJar) -> Post:
 
 
 def log_in(url: str, password: str) -> RequestsCookieJar:
-    """Log in to the Django app as a browser would; return the cookies.
+    """Log in to the Django app like a browser, and return the cookies.
 
     Raises:
-        DemoFailed: It refuses.
+        DemoFailed: The app refuses the login.
     """
     with requests.Session() as session:
         session.trust_env = False
@@ -238,10 +239,10 @@ def log_in(url: str, password: str) -> RequestsCookieJar:
 
 
 def send_all(app: str, post: Post) -> Tally:
-    """Send the held-out images from a few callers at once.
+    """Send the held-out images from several concurrent callers.
 
     Raises:
-        DemoFailed: An answer is no 200.
+        DemoFailed: The status of an answer is not 200.
     """
     tally = Tally(app)
 
@@ -263,10 +264,10 @@ def send_all(app: str, post: Post) -> Tally:
 
 
 def check_page(url: str) -> None:
-    """Upload an image as a browser would.
+    """Upload an image like a browser.
 
     Raises:
-        DemoFailed: The page does not show an answer.
+        DemoFailed: The page shows no digit.
     """
     pixels, _ = held_out(1)[0]
     page = requests.post(url, files={"image": ("digit.png", as_png(pixels))}, timeout=START_S)
@@ -275,10 +276,10 @@ def check_page(url: str) -> None:
 
 
 def check(round_: list[Tally], weights: dict[str, float]) -> None:
-    """Compare what came back with what the traffic policy promises.
+    """Compare the answers of a round with the traffic policy.
 
     Raises:
-        DemoFailed: They differ.
+        DemoFailed: The shares, the accuracy or the number of replicas is wrong.
     """
     total = sum(len(tally.seconds) for tally in round_)
     replicas = sum((tally.replicas for tally in round_), Counter())
@@ -292,17 +293,17 @@ def check(round_: list[Tally], weights: dict[str, float]) -> None:
     if accuracy < wanted:
         raise DemoFailed(f"{accuracy:.1%} right; {weights} should get {wanted:.1%}")
     if len(replicas) != 2 * sum(weight > 0 for weight in weights.values()):
-        raise DemoFailed(f"not every replica answered, or one too many: {dict(replicas)}")
+        raise DemoFailed(f"the number of replicas with answers is wrong: {dict(replicas)}")
 
 
-# The play
+# The sequence
 
 
 def play(client: serve.Client, apps: dict[str, Post], console: Console) -> None:
-    """Go from the first version to the second, and show what the users of both apps see.
+    """Move the traffic from the first version to the second, and print the figures of both apps.
 
     Raises:
-        DemoFailed: They see something wrong.
+        DemoFailed: The answers of a round are wrong.
     """
     table = Table("traffic", "through", "images", "right", "p50 ms", "p99 ms", "answered by")
     for weights in ({V1: 1.0}, {V1: 0.5, V2: 0.5}, {V2: 1.0}):
@@ -320,16 +321,16 @@ def play(client: serve.Client, apps: dict[str, Post], console: Console) -> None:
 
 
 def keep_running(client: serve.Client, flask: str, django: str, password: str, console: Console) -> None:
-    """Show where everything is, and wait for Ctrl-C."""
+    """Print all addresses, and wait for Ctrl-C."""
     console.print(f"Flask   {flask}/  (upload a PNG)\nDjango  {django}/  (log in as grace, password {password})")
     console.print(f"proxy   {client.http_urls[0]}/digits")
-    console.print(f"SERVE_BRIDGE_ADDRESS={client.address}\nCtrl-C ends all of it.")
+    console.print(f"SERVE_BRIDGE_ADDRESS={client.address}\nCtrl-C ends everything.")
     while True:
         time.sleep(3600)
 
 
 def run(console: Console) -> None:
-    """Start everything, play, and take everything away again."""
+    """Start everything, run the sequence, and stop everything."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-")))
         os.environ["XDG_RUNTIME_DIR"] = str(directory)
@@ -351,8 +352,8 @@ def main() -> int:
     """Run the demo; return the exit code."""
     console = Console(highlight=False)
     began = time.monotonic()
-    signal.signal(SIGINT, signal.default_int_handler)  # a shell's background job begins without it
-    signal.signal(SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is taken away
+    signal.signal(SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
+    signal.signal(SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C, everything is stopped
     try:
         run(console)
     except DemoFailed as error:

@@ -1,7 +1,7 @@
-"""A backend that reads handwritten digits, and the pictures to try it with.
+"""A backend for handwritten digits, and pictures to try it.
 
-The images are scikit-learn's: 8 x 8 pixels from 0 (white) to 16 (black). The last `HELD_OUT`
-are never trained on.
+The images are scikit-learn's: 8 x 8 pixels from 0 (white) to 16 (black). The last `HELD_OUT` images are never in the
+training data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZE: Final = 8
 BLACK: Final = 16
 FEW: Final = 60
 MOST: Final = 1297
-"""Images to train on: after 60 it guesses, after 1297 it reads."""
+"""Number of training images. With 60 (`FEW`) the model guesses, with 1297 (`MOST`) it reads."""
 MOST_PIXELS: Final = 16_000_000
 FORMATS: Final = ("GIF", "JPEG", "PNG", "WEBP")
 WANTED: Final = f"send a picture as the file `image`, or as `pixels`: {SIZE} lists of {SIZE} numbers"
@@ -33,10 +33,10 @@ WANTED: Final = f"send a picture as the file `image`, or as `pixels`: {SIZE} lis
 
 @serve.backend("digits", route="/digits", methods=["POST"], init_args=[MOST])
 class Digits:
-    """Tells which digit an image shows.
+    """Reads the digit of an image.
 
     Args:
-        trained_on: How many images to train on.
+        trained_on: Number of training images.
     """
 
     def __init__(self, trained_on: int) -> None:
@@ -58,7 +58,7 @@ class Digits:
     async def __call__(self, request: Any) -> dict[str, Any]:
         """Answer a form with the file `image`, or JSON with `pixels`.
 
-        Only `async def` code can await a body. What computes is left to `read`, on a thread.
+        Only `async def` code can await a body. The computation in `read` runs on a thread.
         """
         try:
             return await asyncio.to_thread(self.read, await _fields_of(request))
@@ -67,9 +67,9 @@ class Digits:
 
 
 async def _fields_of(request: Any) -> Any:
-    """Return what came, with the bytes of a file in its place."""
+    """Return the fields of the request, with files as bytes."""
     if isinstance(request, serve.ServeRequest) and isinstance(request.data, Mapping):
-        return request.data  # of a handle that names no method
+        return request.data  # from a handle without `method_name`
     if request.headers.get("content-type", "").startswith("application/json"):
         try:
             return await request.json()
@@ -80,10 +80,10 @@ async def _fields_of(request: Any) -> Any:
 
 
 def guess(model: Any, pixels: Any) -> dict[str, Any]:
-    """Return what *pixels* show, and who says so.
+    """Return the digit in *pixels*, the confidence, and the names of replica and backend.
 
     Raises:
-        Unreadable: They are not 8 x 8 numbers.
+        Unreadable: The pixels are not 8 x 8 numbers.
     """
     try:
         image = np.asarray(pixels, dtype=float).reshape(1, SIZE * SIZE)
@@ -102,11 +102,11 @@ def guess(model: Any, pixels: Any) -> dict[str, Any]:
 
 
 def trained(count: int) -> Any:
-    """Return a classifier that has seen the first *count* images."""
+    """Return a classifier trained on the first *count* images."""
     digits = load_digits()
     images = digits.images[:count].reshape(count, -1)
     model = KNeighborsClassifier(weights="distance").fit(images, digits.target[:count])
-    model.predict_proba(images[:1])  # the first answer loads libraries; no user should wait for that
+    model.predict_proba(images[:1])  # the first prediction loads libraries, so it happens before the first request
     return model
 
 
@@ -114,13 +114,13 @@ def pixels_of(data: Any) -> np.ndarray[Any, Any]:
     """Return the pixels of a picture from the bytes of its file.
 
     Raises:
-        Unreadable: It is not a picture, is damaged, or has too many pixels.
+        Unreadable: The file is not a picture, is damaged, or has too many pixels.
     """
     if not isinstance(data, bytes) or not data:
         raise Unreadable(WANTED)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            # The size stands in the first bytes. A small file may claim a size that no memory holds.
+            # The size stands in the first bytes. A small file may claim a size beyond any memory.
             if picture.width * picture.height > MOST_PIXELS:
                 raise Unreadable(f"this picture has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS}")
             drawn = picture.convert("L").resize((SIZE, SIZE))
@@ -132,7 +132,7 @@ def pixels_of(data: Any) -> np.ndarray[Any, Any]:
 
 
 def held_out(count: int = HELD_OUT) -> list[tuple[list[list[float]], int]]:
-    """Return *count* images that no version has seen, and the digits that they show."""
+    """Return *count* images outside the training data, with their digits."""
     digits = load_digits()
     images, labels = digits.images[-HELD_OUT:][:count], digits.target[-HELD_OUT:][:count]
     return [(image.tolist(), int(label)) for image, label in zip(images, labels, strict=True)]

@@ -1,10 +1,11 @@
-"""What web apps and backends say to each other about pictures; web workers import it, so it loads no model."""
+"""The error for unreadable pictures, shared by web apps and backends. Web workers import it, so it loads no model."""
 
 from __future__ import annotations
 
 
 class Unreadable(ValueError):
-    """A picture that no backend can read; the text is for the user who sent it.
+    """The backend cannot read a picture. The text is for the user.
 
-    A backend raises it, and a view that has called the backend catches it: exceptions of user code arrive as they are.
+    The backend raises the error, and the view around the call catches it. A call raises exceptions of user code with
+    their own type.
     """

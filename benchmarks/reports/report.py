@@ -58,7 +58,7 @@ REMARKS: Final[Mapping[str, str]] = {
         "includes both endpoints."
     ),
     "work-1": "The direct calls come from a single loop, whatever the number of connections.",
-    "events-64": "In the row of events, a request is one event, counted by its blank line, or one WebSocket message and its echo.",
+    "events-64": "In row 10, a request is one event, counted by its blank line, or one WebSocket message and its echo.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Settings: an ordinary project; its last line is what serve_bridge adds to it."""
+"""Settings of an ordinary project. The last line is the setting of serve_bridge."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("DJANGO_DATABASE", BASE_DIR / "db.sqlite3"),
-        "OPTIONS": {"transaction_mode": "IMMEDIATE"},  # two workers that write wait for each other
+        "OPTIONS": {"transaction_mode": "IMMEDIATE"},  # concurrent writers wait for each other
     },
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -57,6 +57,6 @@ LOGIN_REDIRECT_URL = "digits:read"
 LOGOUT_REDIRECT_URL = "login"
 USE_TZ = True
 
-# ADDRESS: None is the environment's SERVE_BRIDGE_ADDRESS, else the instance of this user on this machine.
-# TIMEOUT_S holds for forwarded routes and for the calls of handles; gunicorn ends a worker after 30 s.
+# ADDRESS: None means the environment variable SERVE_BRIDGE_ADDRESS, or without it this user's instance on this machine.
+# TIMEOUT_S limits forwarded routes and calls of handles. It is below the 30 s after which gunicorn kills a worker.
 SERVE_BRIDGE = {"ADDRESS": None, "TIMEOUT_S": 20}

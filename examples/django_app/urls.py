@@ -1,4 +1,4 @@
-"""Which path is answered by whom."""
+"""The paths of the site."""
 
 from django.contrib import admin
 from django.urls import include, path

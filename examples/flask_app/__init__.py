@@ -1,4 +1,4 @@
-"""A Flask app with a page that reads an uploaded digit, and a forwarded route for programs."""
+"""A Flask app with a page for uploaded digits, and a forwarded route for programs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ UPLOAD_LIMIT = 1 << 20
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Return the app; SERVE_BRIDGE_ADDRESS says where the instance is, otherwise it is found by itself.
+    """Return the app. It uses the instance at SERVE_BRIDGE_ADDRESS, or this user's instance on this machine.
 
-    *config* goes before what is set here, as tests need it.
+    *config* overrides the settings below, for tests.
     """
     app = Flask(__name__, static_folder=Path(__file__).parents[1] / "static")
     app.config["MAX_CONTENT_LENGTH"] = UPLOAD_LIMIT
     app.config["SERVE_BRIDGE_BACKENDS"] = ["examples.digits"]
-    app.config["SERVE_BRIDGE_TIMEOUT_S"] = 20  # of forwarded routes and handles; gunicorn ends a worker after 30 s
+    app.config["SERVE_BRIDGE_TIMEOUT_S"] = 20  # for forwarded routes and handles: gunicorn kills a worker after 30 s
     app.config.update(config or {})
     bridge.init_app(app)
     app.register_blueprint(blueprint)
-    # Requests go to the endpoint, and its answers back, as they are.
+    # The bridge forwards requests and answers unchanged.
     app.add_url_rule("/api/digits", view_func=bridge.view("digits"), methods=["POST"])
     return app

@@ -1,4 +1,4 @@
-"""The page: upload a picture, see it and what it shows."""
+"""The page: upload a picture, then see the picture and its digit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def upload() -> str:
 
 @blueprint.post("/")
 def result() -> str:
-    """Call the endpoint as a function, and show what it says.
+    """Call the endpoint as a function, and show the answer.
 
-    What the backend raises arrives as it is, and what the engine raises is a ServeBridgeError. The handlers below turn
-    both into sentences.
+    An exception of the backend arrives with its own type. An error of the engine is a ServeBridgeError. The error
+    handlers below turn both into sentences.
     """
     upload = request.files["image"]
     image = upload.read()
-    # `read` is a `def` method. The call may take as long as SERVE_BRIDGE_TIMEOUT_S says.
+    # `read` is a `def` method. SERVE_BRIDGE_TIMEOUT_S limits the time of the call.
     answer = bridge.get_handle("digits").options(method_name="read").call({"image": image})
     picture = f"data:{upload.mimetype};base64,{base64.b64encode(image).decode()}" if upload.mimetype in SHOWN else None
     return render_template("upload.html", answer=answer, picture=picture)
@@ -41,18 +41,18 @@ def result() -> str:
 
 @blueprint.errorhandler(Unreadable)
 def not_a_picture(error: Unreadable) -> tuple[str, int]:
-    """Say what the backend has against the file."""
+    """Show the reason of the backend."""
     return render_template("upload.html", problem=f"Not read: {error}."), 400
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def too_large(error: RequestEntityTooLarge) -> tuple[str, int]:
-    """Say what a picture may have."""
+    """Show the size limit."""
     return render_template("upload.html", problem="This picture is too large; 1 MB is the limit."), 413
 
 
 @blueprint.errorhandler(ServeBridgeError)
 def not_available(error: ServeBridgeError) -> tuple[str, int]:
-    """Ask for patience."""
-    problem = "Nobody can read it now. Try again in a moment."
+    """Show a sentence about the outage."""
+    problem = "The reader is not available. Try again in a moment."
     return render_template("upload.html", problem=problem), error.http_status

@@ -44,7 +44,7 @@ def damaged_jpeg() -> bytes:
 
 
 def huge_png() -> bytes:
-    """Return a small file that claims to hold a picture of 20,000 x 20,000 pixels."""
+    """Return a small file with a claimed size of 20,000 x 20,000 pixels."""
     head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -70,7 +70,7 @@ def test_a_picture_is_read(client: FlaskClient) -> None:
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.parametrize("path", ["/", "/api/digits"])
 def test_a_file_that_is_not_a_picture_is_a_bad_request(client: FlaskClient, path: str, name: str) -> None:
-    """On the page and for programs, with a sentence."""
+    """Users get a page and programs get an error, both with a sentence."""
     content, text = UNREADABLE[name]
     answer = client.post(path, data={"image": (io.BytesIO(content), "digit.png")})
     assert (answer.status_code, text in answer.text) == (400, True), answer.text
@@ -90,7 +90,7 @@ def test_a_file_that_is_not_a_picture_is_a_bad_request(client: FlaskClient, path
     ],
 )
 def test_data_of_a_wrong_kind_is_a_bad_request(client: FlaskClient, sent: Any) -> None:
-    """The answer says what to send."""
+    """The answer tells the right format."""
     answer = client.post("/api/digits", json=sent)
     assert (answer.status_code, "8 lists of 8 numbers" in answer.text) == (400, True)
 
@@ -102,14 +102,14 @@ def test_programs_get_json(client: FlaskClient) -> None:
 
 
 def test_a_picture_that_is_too_large_is_told() -> None:
-    """As a sentence of the page."""
+    """The page shows a sentence."""
     client = create_app({"MAX_CONTENT_LENGTH": 1000}).test_client()
     answer = client.post("/", data={"image": (io.BytesIO(bytes(2000)), "digit.png")})
     assert (answer.status_code, "too large" in answer.text) == (413, True)
 
 
 def test_an_instance_that_is_away_is_told(tmp_path: Path) -> None:
-    """As a sentence of the page, with the status of the error."""
+    """The page shows a sentence, with the status of the error."""
     app = create_app({"SERVE_BRIDGE_ADDRESS": str(tmp_path / "instance.json")})
     answer = app.test_client().post("/", data={"image": (SAMPLES / "7.png").open("rb")})
-    assert (answer.status_code, "Nobody can read it now" in answer.text) == (503, True)
+    assert (answer.status_code, "The reader is not available" in answer.text) == (503, True)

@@ -1,4 +1,4 @@
-"""A Starlette app: a page that reads while you draw, and all routes of the instance below `/ml`."""
+"""A Starlette app: a page for drawing digits, and all routes of the instance below `/ml`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def page(request: Request) -> FileResponse:
 
 
 def create_app(runtime: str | None) -> Starlette:
-    """Return the app; with the *runtime* "local" its backends run inside this process."""
+    """Return the app. With the *runtime* "local", its backends run in this process."""
     bridge = ServeBridge(runtime=runtime, backends=BACKENDS)
     return Starlette(
         routes=[

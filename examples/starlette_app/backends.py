@@ -1,4 +1,4 @@
-"""What runs outside of the web server: a reader of drawings, which talks over a WebSocket."""
+"""The backend for drawings, over a WebSocket."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ UNSUPPORTED: Final = 1003
 
 @serve.backend("drawing")
 class Drawing:
-    """Says what a drawing looks like, again for each state of it."""
+    """Reads a drawing again after each change."""
 
     def __init__(self) -> None:
         self._model = trained(MOST)
 
     async def __call__(self, socket: WebSocket) -> None:
-        """Answer each message, JSON with `pixels`, until the client leaves."""
+        """Answer each message, JSON with `pixels`, until the client disconnects."""
         await socket.accept()
         try:
             async for message in socket.iter_text():
-                # On a thread: a model that computes on the loop would hold up every other drawing.
+                # On a thread, because a computation on the event loop blocks every other drawing.
                 await socket.send_json(await asyncio.to_thread(self.read, message))
         except Unreadable as error:
             await socket.close(UNSUPPORTED, str(error))
 
     def read(self, message: str) -> dict[str, Any]:
-        """Return what a message's pixels show.
+        """Return the digit in a message's pixels.
 
         Raises:
-            Unreadable: They are not a picture.
+            Unreadable: The pixels are not a picture.
         """
         try:
             pixels = json.loads(message)["pixels"]

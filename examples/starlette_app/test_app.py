@@ -25,25 +25,25 @@ def client() -> Iterator[TestClient]:
 
 
 def test_the_page_is_shown(client: TestClient) -> None:
-    """With the script that draws."""
+    """The page has the script for drawing."""
     assert "draw.js" in client.get("/").text
 
 
 def test_a_picture_is_read(client: TestClient) -> None:
-    """By a route of the instance, below the mount."""
+    """A route of the instance below the mount answers."""
     answer = client.post("/ml/digits", files={"image": (SAMPLES / "7.png").read_bytes()})
     assert answer.json()["digit"] == 7
 
 
 @pytest.mark.parametrize("sent", [{}, [1], {"image": "abc"}, {"pixels": [1, 2]}])
 def test_data_of_a_wrong_kind_is_a_bad_request(client: TestClient, sent: Any) -> None:
-    """The answer says what to send."""
+    """The answer tells the right format."""
     answer = client.post("/ml/digits", json=sent)
     assert (answer.status_code, "8 lists of 8 numbers" in answer.text) == (400, True)
 
 
 def test_a_drawing_is_read_again_and_again(client: TestClient) -> None:
-    """Over one WebSocket."""
+    """One WebSocket carries all messages."""
     with client.websocket_connect("/drawing") as socket:
         for pixels, digit in held_out(3):
             socket.send_json({"pixels": pixels})
@@ -52,7 +52,7 @@ def test_a_drawing_is_read_again_and_again(client: TestClient) -> None:
 
 @pytest.mark.parametrize("message", ["{", "[]", "{}", json.dumps({"pixels": [1]})])
 def test_a_message_of_a_wrong_kind_ends_the_drawing(client: TestClient, message: str) -> None:
-    """With the code for that, and a reason."""
+    """The close has the right code and a reason."""
     with client.websocket_connect("/drawing") as socket:
         socket.send_text(message)
         with pytest.raises(WebSocketDisconnect) as left:

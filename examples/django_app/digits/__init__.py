@@ -1,1 +1,1 @@
-"""The application: pages that read digits, a stream of guesses, and the page that splits the traffic."""
+"""The application: pages for digits, a stream of guesses, and a page for the split of the traffic."""

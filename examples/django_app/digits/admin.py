@@ -1,4 +1,4 @@
-"""What the admin shows of the database."""
+"""The database in the admin."""
 
 # mypy: allow-subclassing-any, allow-untyped-decorators
 
@@ -10,7 +10,7 @@ from examples.django_app.digits.models import Reading
 
 @admin.register(Reading)
 class ReadingAdmin(admin.ModelAdmin):
-    """The readings, which nobody writes by hand."""
+    """The readings, which cannot be edited."""
 
     list_display = ("read_at", "user", "digit", "confidence", "version")
     list_filter = ("version", "digit")

@@ -1,4 +1,4 @@
-"""Django's admin with one page more: which version answers how much of an endpoint's traffic."""
+"""Django's admin with one additional page: the split of an endpoint's traffic among versions."""
 
 # mypy: allow-subclassing-any
 
@@ -37,7 +37,7 @@ class DigitsAdminSite(AdminSite):
         return listed if app_label else [serving, *listed]
 
     def traffic(self, request: HttpRequest) -> HttpResponse:
-        """Show the split of each endpoint, and set the one that was sent."""
+        """Show the split of each endpoint, and set a new split from the form."""
         shown = {**self.each_context(request), "title": "Traffic"}
         try:
             client = get_client()

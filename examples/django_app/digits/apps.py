@@ -1,4 +1,4 @@
-"""The applications that INSTALLED_APPS names."""
+"""The applications for INSTALLED_APPS."""
 
 # mypy: allow-subclassing-any
 
@@ -14,6 +14,6 @@ class DigitsConfig(AppConfig):
 
 
 class DigitsAdminConfig(AdminConfig):
-    """Django's admin, with a page of ours."""
+    """Django's admin with the page of the traffic."""
 
     default_site = "examples.django_app.digits.admin_site.DigitsAdminSite"

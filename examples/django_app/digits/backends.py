@@ -1,4 +1,4 @@
-"""What runs outside of the web server: the two versions of the model, and the stream of guesses."""
+"""The backends: two versions of the model, and the stream of guesses."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ V2: Final = "digits:v2"
     ray_actor_options=RESOURCES,
 )
 class First(Digits):
-    """The first version, which guesses."""
+    """The first version, with little training."""
 
 
 @serve.backend(V2, endpoint="digits", init_args=[MOST], num_replicas=2, ray_actor_options=RESOURCES)
 class Second(Digits):
-    """The next one, which reads; without traffic until the operator gives it some."""
+    """The next version, with more training. It has no traffic until the operator changes the split."""
 
 
-# Which version a new instance begins with; later the operator moves the traffic.
+# The split of a new instance. Later the operator moves the traffic.
 serve.endpoint("digits", traffic={V1: 1})
 
 
 @serve.backend("guesses", route="/guesses/{number:int}", user_config={"pause_s": 0.3}, ray_actor_options=RESOURCES)
 class Guesses:
-    """Guesses a digit while its picture comes into view, row by row."""
+    """Guesses a digit while more and more rows of its picture are visible."""
 
     def __init__(self) -> None:
         self._pause_s = 0.0
@@ -51,7 +51,7 @@ class Guesses:
         self._images = [np.asarray(pixels) for pixels, _ in held_out()]
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
-        """Take how many seconds pass between two rows: `pause_s`."""
+        """Set the seconds between two rows: `pause_s`."""
         self._pause_s = user_config["pause_s"]
 
     async def __call__(self, request: Any) -> StreamingResponse:
@@ -69,7 +69,7 @@ class Guesses:
         seen = np.zeros_like(image)
         for row in range(SIZE):
             seen[row] = image[row]
-            # On a thread: the loop has other streams to send.
+            # On a thread, because the event loop sends other streams meanwhile.
             chances = await asyncio.to_thread(self._chances, seen)
             guess = {"pixels": image[row].tolist(), "digit": int(chances.argmax()), "confidence": float(chances.max())}
             yield f"data: {json.dumps(guess)}\n\n"

@@ -17,7 +17,7 @@ class UploadForm(forms.Form):
 
 
 class SplitForm(forms.Form):
-    """How many percent of an endpoint's requests each version answers.
+    """The percentage of an endpoint's requests for each version.
 
     Args:
         split: The percentages in force, by version.
@@ -35,7 +35,7 @@ class SplitForm(forms.Form):
             )
 
     def clean(self) -> None:
-        """Refuse a split that is not whole."""
+        """Refuse a split with a sum other than 100 %."""
         total = sum(self.cleaned_data.values())
         if not self.errors and abs(total - 100) > 0.05:
             raise forms.ValidationError(f"The shares add up to {total:g} %, not to 100 %.")

@@ -1,4 +1,4 @@
-"""What the site keeps."""
+"""The tables of the site."""
 
 # mypy: allow-subclassing-any
 
@@ -7,7 +7,7 @@ from django.db import models
 
 
 class Reading(models.Model):
-    """A digit that a version of the model has read for a user."""
+    """A digit read by a version of the model for a user."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="readings")
     digit = models.PositiveSmallIntegerField()

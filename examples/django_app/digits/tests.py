@@ -60,19 +60,19 @@ class ReadTests(ServedTestCase):
         self.assertEqual([(reading.digit, reading.version) for reading in self.ada.readings.all()], [(6, V1)])
 
     def test_what_is_no_picture_is_refused(self) -> None:
-        """By the form, before any backend."""
+        """The form refuses it before any backend."""
         answer = self.upload(b"six")
         self.assertContains(answer, "not an image", status_code=400)
         self.assertFalse(self.ada.readings.exists())
 
     @override_settings(SERVE_BRIDGE={"ADDRESS": "/nowhere/instance.json"})
     def test_an_instance_that_is_gone_is_told_to_the_user(self) -> None:
-        """As a sentence, under the right status."""
+        """The page shows a sentence, with the status of the error."""
         answer = self.upload((SAMPLES / "6.png").read_bytes())
-        self.assertContains(answer, "Nobody can read it now", status_code=503)
+        self.assertContains(answer, "The reader is not available", status_code=503)
 
     def test_a_damaged_picture_is_refused(self) -> None:
-        """By the backend: a form looks at the beginning of a file only."""
+        """The backend refuses it, because a form reads only the beginning of a file."""
         picture = BytesIO()
         Image.effect_noise((64, 64), 50).save(picture, "JPEG")
         answer = self.upload(picture.getvalue()[:1500])
@@ -87,16 +87,16 @@ class ReadTests(ServedTestCase):
 
 
 class ForwardedTests(ServedTestCase):
-    """The routes that backends answer."""
+    """The routes with answers of backends."""
 
     def test_the_api_answers_json(self) -> None:
-        """What the backend returns, as it is."""
+        """The site forwards the result of the backend unchanged."""
         pixels, digit = held_out(1)[0]
         answer = self.client.post(reverse("digits:api"), {"pixels": pixels}, content_type="application/json")
         self.assertEqual(answer.json()["digit"], digit)
 
     def test_the_api_tells_what_is_wrong_with_a_request(self) -> None:
-        """The backend's own status comes through."""
+        """The site forwards the status of the backend."""
         answer = self.client.post(reverse("digits:api"), {}, content_type="application/json")
         self.assertContains(answer, "pixels", status_code=400)
 
@@ -115,19 +115,19 @@ class ForwardedTests(ServedTestCase):
         self.assertEqual(answer.json()["digit"], digit)
 
     def test_guesses_are_streamed(self) -> None:
-        """An event for each row, and one that ends it."""
+        """The stream has an event for each row, and a last event."""
         answer = self.client.get(reverse("digits:events", args=[2]))
         events = b"".join(answer.streaming_content).decode().strip().split("\n\n")
         self.assertEqual(answer["Content-Type"], "text/event-stream; charset=utf-8")
         self.assertEqual([event.split(":")[0] for event in events], ["data"] * 8 + ["event"])
 
     def test_a_picture_that_is_not_there_is_not_found(self) -> None:
-        """The backend says so."""
+        """The backend answers 404."""
         self.assertEqual(self.client.get(reverse("digits:events", args=[500])).status_code, 404)
 
 
 class Vanishing:
-    """A client whose backends have just gone, while their endpoint has not."""
+    """A client with an endpoint whose backends were just deleted."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -173,7 +173,7 @@ class TrafficTests(ServedTestCase):
         self.assertEqual(self.traffic(), {V1: 1.0})
 
     def test_the_page_is_for_the_staff(self) -> None:
-        """Others are asked to log in as somebody else."""
+        """Other users are sent to the login."""
         self.client.force_login(self.ada)
         self.assertEqual(self.split("0", "100").redirect_chain[0][1], 302)
         self.assertEqual(self.traffic(), {V1: 1.0})
@@ -192,7 +192,7 @@ class SplitFormTests(SimpleTestCase):
     """The form alone."""
 
     def test_weights_add_up_to_one(self) -> None:
-        """Whatever was lost to rounding on the page."""
+        """Rounding on the page changes no sum."""
         form = SplitForm({"a": 0, "b": 0, "c": 0}, {"a": "33.3", "b": "33.3", "c": "33.4"})
         self.assertTrue(form.is_valid())
         self.assertAlmostEqual(sum(form.weights().values()), 1.0)

@@ -1,4 +1,4 @@
-"""What runs behind each endpoint, as the staff's page shows it."""
+"""The backends behind each endpoint, for the staff's page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Version:
     """One backend behind an endpoint.
 
     Attributes:
-        name: Of the backend.
-        percent: Of the endpoint's requests.
-        ready: Replicas that answer.
-        wanted: Replicas that there should be.
-        readings: What this site's users got from it so far.
+        name: Name of the backend.
+        percent: Percentage of the endpoint's requests.
+        ready: Number of ready replicas.
+        wanted: Number of replicas in the configuration.
+        readings: Number of readings for users of this site so far.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Version:
 
 
 def versions(client: Client) -> dict[str, list[Version]]:
-    """Return the backends that answer each endpoint of the instance, or could.
+    """Return the present and possible backends of each endpoint of the instance.
 
     A backend `digits:v2` is a version of the endpoint `digits`, even while it gets no traffic yet.
     """
-    status = client.status()  # both of one moment: a backend may go between two calls
+    status = client.status()  # one call for both, because a backend may be deleted between two calls
     found, running = status["endpoints"], status["backends"]
     readings = Counter(dict(Reading.objects.order_by().values_list("version").annotate(Count("pk"))))
     return {

@@ -24,7 +24,7 @@ DIGITS = range(10)
 
 @require_http_methods(["GET", "POST"])
 def read(request: HttpRequest) -> HttpResponse:
-    """Show the form; call the endpoint like a function, and show what it says."""
+    """Show the form. For an upload, call the endpoint as a function, and show the answer."""
     form = UploadForm(request.POST, request.FILES) if request.method == "POST" else UploadForm()
     shown = {"form": form, "digits": DIGITS, "readings": request.user.readings.all()[:SHOWN]}
     if not form.is_valid():
@@ -32,24 +32,24 @@ def read(request: HttpRequest) -> HttpResponse:
     image = form.cleaned_data["image"]
     try:
         reading = read_for(request.user, image)
-    except Unreadable as error:  # what a backend raises arrives as it is
+    except Unreadable as error:  # an exception of the backend keeps its type
         form.add_error("image", str(error))
         return render(request, "digits/read.html", shown, status=400)
-    except ServeBridgeError as error:  # the engine's own: no instance, no free replica, time is up
-        form.add_error(None, "Nobody can read it now. Try again in a moment.")
+    except ServeBridgeError as error:  # an error of the engine: no instance, no free replica, or a timeout
+        form.add_error(None, "The reader is not available. Try again in a moment.")
         return render(request, "digits/read.html", shown, status=error.http_status)
     return render(request, "digits/read.html", {**shown, "reading": reading, "picture": data_uri(image)})
 
 
 def read_for(user: Any, image: UploadedFile) -> Reading:
-    """Have *image* read, and keep what was read.
+    """Send *image* to the backend, and save the reading.
 
     Raises:
-        Unreadable: The backend cannot read it.
-        ServeBridgeError: No backend has answered.
+        Unreadable: The backend cannot read the image.
+        ServeBridgeError: The call failed without an answer of a backend.
     """
-    # `read` is a `def` method. Each user keeps to one version while the traffic is split. The call may take as long as
-    # the setting TIMEOUT_S says.
+    # `read` is a `def` method. The shard key keeps each user at one version while the traffic is split. The setting
+    # TIMEOUT_S limits the time of the call.
     handle = get_handle("digits").options(method_name="read", shard_key=str(user.pk))
     image.seek(0)
     answer = handle.call({"image": image.read()})
@@ -59,12 +59,12 @@ def read_for(user: Any, image: UploadedFile) -> Reading:
 
 
 def data_uri(image: UploadedFile) -> str:
-    """Return an uploaded picture as the page shows it."""
+    """Return an uploaded picture as a data URI for the page."""
     image.seek(0)
     return f"data:{image.content_type};base64,{base64.b64encode(image.read()).decode()}"
 
 
 @require_safe
 def watch(request: HttpRequest, number: int) -> HttpResponse:
-    """Show the page on which guesses arrive."""
+    """Show the page of the guesses."""
     return render(request, "digits/watch.html", {"number": number, "digits": DIGITS})

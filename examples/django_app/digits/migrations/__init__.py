@@ -1,1 +1,1 @@
-"""How the database came to be."""
+"""The changes of the database."""

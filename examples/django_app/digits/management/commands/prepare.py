@@ -1,4 +1,4 @@
-"""`manage.py prepare`: the database, and two users to look around with."""
+"""`manage.py prepare`: create the database and two users."""
 
 # mypy: allow-subclassing-any
 
@@ -12,13 +12,13 @@ from django.core.management import BaseCommand, call_command
 
 
 class Command(BaseCommand):
-    """Makes what the site needs; may be run again."""
+    """Creates the database and the users. It may run again."""
 
-    help = "Makes the database and the users ada (reads digits) and grace (staff), and prints their password."
+    help = "Creates the database and the users ada (reads digits) and grace (staff), and prints their password."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take a password."""
-        parser.add_argument("--password", help="The password of both; without it, a random one.")
+        parser.add_argument("--password", help="The password of both users (default: a random password).")
 
     def handle(self, *, password: str | None, **options: Any) -> None:
         """Run."""
