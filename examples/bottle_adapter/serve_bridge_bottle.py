@@ -38,7 +38,7 @@ def _response(outcome: Outcome) -> HTTPResponse:
 
 
 class BottleAdapter:
-    """What the entry point names."""
+    """The adapter of the entry point."""
 
     name = "bottle"
     interface: Literal["wsgi"] = "wsgi"

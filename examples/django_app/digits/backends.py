@@ -69,7 +69,7 @@ class Guesses:
         seen = np.zeros_like(image)
         for row in range(SIZE):
             seen[row] = image[row]
-            # On a thread, because the event loop sends other streams meanwhile.
+            # On a thread, because the event loop also sends other streams.
             chances = await asyncio.to_thread(self._chances, seen)
             guess = {"pixels": image[row].tolist(), "digit": int(chances.argmax()), "confidence": float(chances.max())}
             yield f"data: {json.dumps(guess)}\n\n"
