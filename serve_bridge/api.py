@@ -89,7 +89,9 @@ def _checked(name: str, http_options: HTTPOptions | Mapping[str, Any] | None) ->
     check_not_patched()
     options = HTTPOptions.of(http_options)
     if options.ssl_certfile is not None:
-        from serve_bridge.http_server.tls import check_certificate  # late: no process needs it that starts no proxy
+        from serve_bridge.http_server.certificate import (
+            check_certificate,  # late: no process needs it that starts no proxy
+        )
 
         check_certificate(options)
     return options

@@ -20,8 +20,8 @@ from serve_bridge.http.answers import is_bodyless
 from serve_bridge.http.headers import HOP_BY_HOP, TRAILERS
 from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http_server.client_connection import ClientConnection
+from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.request_body import RequestBody
-from serve_bridge.http_server.request_head import Refusal
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["AnswerWriter", "chunk", "status_line"]

@@ -12,15 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serve_bridge.http_server.request_head import (
-    FramingLimits,
-    Refusal,
-    RequestHead,
-    check_line_ends,
-    check_request_line,
-    check_trailer,
-    read_head,
-)
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_head import RequestHead, check_trailer, read_head
+from serve_bridge.http_server.request_line import TOKEN, FramingLimits, check_line_ends, check_request_line
 
 __all__ = ["RequestFramer"]
 
@@ -30,11 +24,10 @@ CHUNK_LINE_BYTES: Final = CHUNK_EXTENSION_BYTES + 17
 MOST_CHUNKS: Final = 64
 """Upper limit for the number of chunks that are handed out as one piece."""
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED: Final = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
 _CHUNK_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:;[ \t]*%(token)s(?:[ \t]*=[ \t]*(?:%(token)s|%(quoted)s))?)*)\r\n"
-    % {b"token": _TOKEN, b"quoted": _QUOTED}
+    % {b"token": TOKEN, b"quoted": _QUOTED}
 )
 _UNPRINTABLE: Final = re.compile(rb"[^ -~\x80-\xff\r\n]")
 

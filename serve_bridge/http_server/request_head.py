@@ -8,79 +8,34 @@ Rule 3: the head alone decides how the body is framed. Nothing behind this modul
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from serve_bridge.http.headers import FORWARDING, HOP_BY_HOP, NO_TRAILERS, nominated
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_line import AUTHORITY, TOKEN, FramingLimits, check_line_ends, check_request_line
 
 __all__ = [
-    "FramingLimits",
-    "Refusal",
     "RequestHead",
-    "check_line_ends",
-    "check_request_line",
     "check_trailer",
     "read_head",
 ]
 
-METHODS: Final = frozenset(
-    b"ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY OPTIONS "
-    b"PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK "
-    b"UNSUBSCRIBE".split()
-)
-"""The methods that are served: those of the HTTP method registry that clients use. CONNECT is for tunnels only."""
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_AUTHORITY: Final = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?"
-_PATH: Final = rb"/[!\"$->@-~]*+"
-_QUERY: Final = rb"\?([!\"$-~\x80-\xff]*+)"
-_REQUEST_LINE: Final = re.compile(
-    rb"(%(token)s) (?:(?i:https?)://(%(authority)s))?((?:%(path)s)?|\*)(?:%(query)s)? HTTP/([0-9]\.[0-9])\r\n"
-    % {b"token": _TOKEN, b"authority": _AUTHORITY, b"path": _PATH, b"query": _QUERY}
-)
-_CONNECT: Final = re.compile(rb"CONNECT [!-~]+ HTTP/1\.[01]\r\n")
-_STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
-_FIELDS: Final = re.compile(rb"(?:%s:[\t -~\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
-_HOST: Final = re.compile(_AUTHORITY)
+_FIELDS: Final = re.compile(rb"(?:%s:[\t -~\x80-\xff]*+\r\n)*+\r\n" % TOKEN)
+_HOST: Final = re.compile(AUTHORITY)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
-_BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
 """In a TE header (RFC 9110 section 10.1.4)."""
 _WEBSOCKET_VERSION: Final = (b"sec-websocket-version", b"13")
 _WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_NO_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 """Fields that are there once, or not at all."""
 _NAMED: Final = HOP_BY_HOP | _FRAMING
 _DROPPED: Final = HOP_BY_HOP - {b"transfer-encoding"}
 """Fields of the connection. ASGI servers leave Transfer-Encoding to the application, so this one does too."""
-
-
-class Refusal(Exception):
-    """The request is not served, and the connection closes after the answer.
-
-    Attributes:
-        status: HTTP status of the answer.
-        reason: One clause for the client.
-        headers: Header fields that belong to this status, such as Allow.
-    """
-
-    def __init__(self, status: int, reason: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(status, reason)
-        self.status, self.reason, self.headers = status, reason, headers
-
-
-@dataclass(frozen=True, slots=True)
-class FramingLimits:
-    """What a connection may send, as in `HTTPOptions`; sizes in bytes."""
-
-    max_request_line_bytes: int = 8 * 1024
-    max_header_bytes: int = 64 * 1024
-    max_headers: int = 100
-    max_body_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -122,51 +77,6 @@ class RequestHead:
         """The target with its escapes decoded."""
         path = self.target.decode("ascii")
         return unquote(path) if "%" in path else path
-
-
-def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes | None, bytes, bytes, bytes]:
-    """Return method, authority of an absolute target, path, query and version of a request line.
-
-    Raises:
-        Refusal: It is too long, malformed, of another version or method, or its path is no path.
-    """
-    if len(line) - 2 > limits.max_request_line_bytes:
-        raise Refusal(414, "the request line is too long")
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None:
-        if _CONNECT.fullmatch(line):
-            raise Refusal(405, "CONNECT is not served here")
-        raise Refusal(400, "the request line is malformed")
-    method, authority, path, query, version = found.groups()
-    if version != b"1.1" and version != b"1.0":
-        raise Refusal(505, "only HTTP/1.1 and HTTP/1.0 are served")
-    if method not in METHODS:
-        if method == b"CONNECT":
-            raise Refusal(405, "CONNECT is not served here")
-        raise Refusal(501, "the method is unknown")
-    if not path:
-        if authority is None:
-            raise Refusal(400, "the request line is malformed")
-        path = b"*" if method == b"OPTIONS" and query is None else b"/"  # RFC 9112 section 3.2.4
-    elif path == b"*" and (method != b"OPTIONS" or authority or query is not None):
-        raise Refusal(400, "the target is no path")
-    if b"%" in path and _BROKEN_ESCAPE.search(path):
-        raise Refusal(400, "the path has a broken escape")
-    if query is None:
-        query = b""
-    elif not query.isascii():
-        query = _NO_ASCII.sub(lambda found: quote(found[0]).encode(), query)
-    return method, authority, path, query, version
-
-
-def check_line_ends(data: bytes | bytearray, start: int, end: int) -> None:
-    """Check that each line of *data* between *start* and *end* ends in CR LF, and that no NUL is there.
-
-    Raises:
-        Refusal: One does not.
-    """
-    if _STRAY_LINE_END.search(data, start, end):
-        raise Refusal(400, "a line ends in something else than CR LF")
 
 
 def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> RequestHead:

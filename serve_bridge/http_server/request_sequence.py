@@ -26,7 +26,8 @@ from serve_bridge.http_server.http_exchange import Exchange
 from serve_bridge.http_server.http_framing import RequestFramer
 from serve_bridge.http_server.http_heads import answer_asterisk, closing_answer
 from serve_bridge.http_server.lingering import LingeringClose
-from serve_bridge.http_server.request_head import Refusal, RequestHead
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.state import NO_ROOM
 from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
 

@@ -24,10 +24,11 @@ from uvicorn.config import Config
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.acceptor import Acceptor, bracketed, listen
 from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.certificate import CertificateRenewal, server_context
 from serve_bridge.http_server.http_connection import EdgeProtocol
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.state import EdgeState
-from serve_bridge.http_server.tls import Renewal, listening_context, server_context
+from serve_bridge.http_server.tls import listening_context
 from serve_bridge.http_server.trusted_peers import BelievingApp
 from serve_bridge.http_server.websocket_connection import EdgeWebSocket
 from serve_bridge.proxy.refusals import Refusals, RefusingApp
@@ -89,7 +90,7 @@ class EdgeServer:
         )
         self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._renewal: Renewal | None = None
+        self._renewal: CertificateRenewal | None = None
         self._looked_s = 0.0
         self._url = ""
 
@@ -112,7 +113,7 @@ class EdgeServer:
             raise RuntimeError(f"already listening on {self._url}")
         tls = server_context(self._options)
         if tls is not None:
-            self._renewal = Renewal(tls, self._options)
+            self._renewal = CertificateRenewal(tls, self._options)
         self._config.load()
         self._state.set_date()
         listener = await listen(host, port)

@@ -13,7 +13,9 @@ from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origins
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.places import Places
-from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_head import RequestHead
+from serve_bridge.http_server.request_line import FramingLimits
 from serve_bridge.http_server.trusted_peers import TrustedPeers
 from serve_bridge.http_server.turns import Turns
 from serve_bridge.proxy.refusals import Refusals

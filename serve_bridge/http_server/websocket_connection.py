@@ -27,13 +27,14 @@ from websockets.protocol import State
 from serve_bridge.http.headers import HOP_BY_HOP
 from serve_bridge.http_server.answer_writer import chunk
 from serve_bridge.http_server.buffers import Share
-from serve_bridge.http_server.lingering import DRAIN_LINGER_S, LINGER_S
 from serve_bridge.http_server.pace import Pace
 from serve_bridge.http_server.places import Place
-from serve_bridge.http_server.request_head import Refusal
+from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.state import EdgeState
-from serve_bridge.http_server.websocket_frames import FrameProtocol, memory_of
-from serve_bridge.proxy.refusals import REFUSAL, Refusals, answer_of, request_id_of
+from serve_bridge.http_server.websocket_handshake import RefusingFrameProtocol
+from serve_bridge.http_server.websocket_pieces import memory_of
+from serve_bridge.http_server.websocket_transport import LingeringTransport
+from serve_bridge.proxy.refusals import REFUSAL
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["EdgeWebSocket"]
@@ -56,14 +57,14 @@ MOST_FRAGMENTS: Final = 32 * 1024
 class EdgeWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol: handshake, frames, compression, pings, limits."""
 
-    transport: _Leaving  # type: ignore[assignment]
+    transport: LingeringTransport  # type: ignore[assignment]
     place: Place
-    conn: _Conversation
+    conn: RefusingFrameProtocol
 
     def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
-        self.conn = _Conversation(
+        self.conn = RefusingFrameProtocol(
             server_state.refusals, extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger
         )
         self._received = bytearray()
@@ -75,12 +76,12 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         self._denying = self._chunked = False
         self._waiting = self._last = 0
         self._pace = Pace(server_state.options.min_answer_rate)
-        self._left_to_take = self.written = 0
+        self._left_to_take = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection of HTTP."""
         super().connection_made(transport)
-        self.transport = _Leaving(self, cast(asyncio.Transport, transport))
+        self.transport = LingeringTransport(cast(asyncio.Transport, transport), self.conn, self._state)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that its client has gone: with 1006, if it has not said so."""
@@ -98,8 +99,9 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         self._controls = max(0.0, self._controls - elapsed * CONTROLS_PER_S)
         self.conn.tiny_fragments = max(0, self.conn.tiny_fragments - int(elapsed * FRAGMENTS_PER_S))
         unsent, limit_s = self.transport.get_write_buffer_size(), self._state.write_timeout_s
-        taken = self._left_to_take + self.written - unsent
-        self._left_to_take, self.written = unsent, 0
+        taken = self._left_to_take + self.transport.written - unsent
+        self._left_to_take = unsent
+        self.transport.written = 0
         self._count()
         if not unsent:
             self._pace.left_s = limit_s
@@ -117,11 +119,6 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             self.close_timer = self.loop.call_later(DRAIN_CLOSE_S, self.transport.close)
             self.read_paused = False
             self._go_on()
-
-    @property
-    def linger_s(self) -> float:
-        """How long a client has to take the last that was said to it."""
-        return DRAIN_LINGER_S if self._state.draining else LINGER_S
 
     # The handshake
 
@@ -325,54 +322,3 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
             return
         self.pong_timer = self.pending_ping_payload = None
         self.schedule_ping()
-
-
-class _Conversation(FrameProtocol):
-    """The frames of one connection. A handshake that `websockets` rejects gets a problem document, as all refusals."""
-
-    def __init__(self, refusals: Refusals, **options: Any) -> None:
-        super().__init__(**options)
-        self._refusals = refusals
-
-    def reject(self, status: int, text: str) -> Response:
-        """Return the answer to a handshake with malformed subprotocols or extensions, or whose application failed."""
-        refusal, request_id = Refusal(int(status), text.strip()), request_id_of([])
-        if status < 500:
-            self._refusals.note(refusal, request_id)
-        answer = answer_of(refusal, request_id)
-        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-        headers = Headers([*given, ("date", formatdate(usegmt=True)), ("connection", "close")])
-        return Response(answer.status, STATUS_PHRASES[answer.status], headers, answer.body)
-
-
-class _Leaving:
-    """The transport, but for `close`: a client that has not said that it closes is first heard out for a while."""
-
-    def __init__(self, protocol: EdgeWebSocket, transport: asyncio.Transport) -> None:
-        self._protocol = protocol
-        self._transport = transport
-        self._leaves = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def is_closing(self) -> bool:
-        return self._leaves or self._transport.is_closing()
-
-    def write(self, data: bytes) -> None:
-        if not self._leaves:
-            self._protocol.written += len(data)
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self.is_closing():
-            return
-        self._leaves = True
-        protocol, transport = self._protocol, self._transport
-        if protocol.conn.close_rcvd is not None:
-            transport.close()
-            return
-        if protocol.scheme == "ws":  # TLS ends in both directions only
-            transport.write_eof()
-        transport.resume_reading()
-        protocol.loop.call_later(protocol.linger_s, transport.close)

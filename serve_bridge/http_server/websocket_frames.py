@@ -13,7 +13,6 @@ Rule 5: no single message holds up the loop for long when it leaves: a long one 
 from __future__ import annotations
 
 import codecs
-import sys
 import zlib
 from collections.abc import Generator
 from typing import Any, Final
@@ -23,24 +22,24 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
+from serve_bridge.http_server.websocket_pieces import PIECE_BYTES, MessagePieces
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a build without its C part
     from websockets.utils import apply_mask
 
-__all__ = ["FrameProtocol", "memory_of"]
+__all__ = [
+    "FrameProtocol",
+]
 
 COMPRESSED_BYTES: Final = 256 * 1024
 """Longest message that is compressed; deflate takes up to 40 ms for each MB, in which nobody else is served."""
-PIECE_BYTES: Final = 64 * 1024
-"""Upper limit for what one step takes of a payload, and for what it inflates, in bytes."""
 FRAME_COST: Final = 2048
 """What a frame costs of a turn beside its bytes. To read an empty one takes as long as to read so many bytes."""
 TINY_BYTES: Final = 64
 """A fragment with fewer bytes is tiny: its frame costs more than what it brings."""
 
-_SHORT_BYTES: Final = 4096
-_SHORT_PIECES: Final = 256
 _END_OF_BLOCK: Final = b"\x00\x00\xff\xff"
 """What permessage-deflate leaves out at the end of each message (RFC 7692 section 7.2.1)."""
 
@@ -70,7 +69,7 @@ class FrameProtocol(ServerProtocol):
         self._inflates = False
         self._to_inflate: bytes | None = None
         self._size = 0
-        self._pieces: _Pieces | None = None
+        self._pieces: MessagePieces | None = None
         self._decode: codecs.IncrementalDecoder | None = None
         self._left: int | None = None
         self._mask = b""
@@ -222,10 +221,10 @@ class FrameProtocol(ServerProtocol):
         self._opcode = opcode
         self._inflates = compressed
         if opcode == _TEXT:
-            self._pieces = _Pieces("")
+            self._pieces = MessagePieces("")
             self._decode = _utf8()
         else:
-            self._pieces = _Pieces(b"")
+            self._pieces = MessagePieces(b"")
         if compressed:
             (deflate,) = self.extensions
             assert isinstance(deflate, PerMessageDeflate)
@@ -290,58 +289,3 @@ class FrameProtocol(ServerProtocol):
 
 
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
-
-
-class _Pieces:
-    """A message that has begun. Short pieces are joined as they come, so that many of them take little.
-
-    Attributes:
-        held: Bytes that it takes.
-    """
-
-    __slots__ = ("_length", "_long", "_nothing", "_short", "held")
-
-    def __init__(self, nothing: Any) -> None:
-        """*nothing* is the empty text, or no bytes."""
-        self._nothing = nothing
-        self._long: list[Any] = []
-        self._short: list[Any] = []
-        self._length = 0
-        self.held = 0
-
-    def add(self, piece: Any) -> None:
-        """Add the next *piece*."""
-        if not piece:
-            return
-        self.held += memory_of(piece)
-        if len(piece) >= _SHORT_BYTES:
-            self._join_short()
-            self._long.append(piece)
-            return
-        self._short.append(piece)
-        self._length += len(piece)
-        if len(self._short) >= _SHORT_PIECES or self._length >= PIECE_BYTES:
-            self._join_short()
-
-    def joined(self) -> Any:
-        """Return all of it; nothing is kept."""
-        pieces = [*self._long, *self._short]
-        self._long, self._short = [], []
-        self.held = 0
-        return pieces[0] if len(pieces) == 1 else self._nothing.join(pieces)
-
-    def _join_short(self) -> None:
-        short = self._short
-        if not short:
-            return
-        joined = self._nothing.join(short)
-        self.held += memory_of(joined) - sum(map(memory_of, short))
-        short.clear()
-        kept = len(joined) < _SHORT_BYTES
-        (short if kept else self._long).append(joined)
-        self._length = len(joined) if kept else 0
-
-
-def memory_of(content: str | bytes) -> int:
-    """Return how many bytes *content* takes. A text takes up to 4 bytes for each character, by its widest one."""
-    return sys.getsizeof(content) - sys.getsizeof(content[:0])

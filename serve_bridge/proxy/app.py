@@ -26,7 +26,7 @@ from serve_bridge.http.headers import TRAILERS
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.route_index import Route, RouteIndex
 from serve_bridge.http_server.buffers import Buffers, Share
-from serve_bridge.http_server.request_head import Refusal
+from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import RoutingTable

@@ -20,7 +20,7 @@ from serve_bridge.forwarding.refusals import client_request_id, refusal_answer
 from serve_bridge.forwarding.websocket import deny
 from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList
-from serve_bridge.http_server.request_head import Refusal
+from serve_bridge.http_server.refusal import Refusal
 
 __all__ = ["REFUSAL", "Refusals", "RefusingApp", "answer_of", "request_id_of", "send_answer"]
 

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.http_server.http_framing import RequestFramer
-from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_head import RequestHead
+from serve_bridge.http_server.request_line import FramingLimits
 from tests.fuzz.support.framing_oracle import Request, read_by_h11
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_requests import mutated

@@ -21,8 +21,8 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge.config.http_options import HTTPOptions
+from serve_bridge.http_server.client_hello import protocols_offered
 from serve_bridge.http_server.server import EdgeServer
-from serve_bridge.http_server.tls import protocols_offered
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
 

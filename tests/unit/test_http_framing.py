@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from serve_bridge.http_server.http_framing import MOST_CHUNKS, RequestFramer
-from serve_bridge.http_server.request_head import FramingLimits, Refusal, RequestHead, read_head
+from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.request_head import RequestHead, read_head
+from serve_bridge.http_server.request_line import FramingLimits
 
 LIMITS = FramingLimits(max_request_line_bytes=200, max_header_bytes=500, max_headers=8, max_body_bytes=1000)
 

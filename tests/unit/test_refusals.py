@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from serve_bridge.http_server.request_head import Refusal
+from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.proxy.refusals import EPISODE_S, LINES, Refusals
 
 LOGGER = logging.getLogger("serve_bridge.proxy")
