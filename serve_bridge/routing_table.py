@@ -72,7 +72,6 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
 
 VERSION_BYTES: Final = 8
 """Length in bytes of a version, as a subscriber acknowledges it."""
-encode_table: Final = msgspec.msgpack.Encoder().encode
 decode_table: Final = decoder(RoutingTable)
 
 

@@ -30,7 +30,7 @@ from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
 from serve_bridge.wire.endings import Aborted, Lost
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead, encode_head
 
 if TYPE_CHECKING:
     from serve_bridge.routing.channel import Lane
@@ -289,7 +289,7 @@ class _Call:
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head; see `router.Outgoing`."""
         h = self._head
-        return calls.encode_call(
+        return encode_head(
             CallHead(
                 h.endpoint,
                 backend,

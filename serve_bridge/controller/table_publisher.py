@@ -15,8 +15,9 @@ from contextvars import ContextVar
 from typing import Final
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.routing_table import VERSION_BYTES, RoutingTable, decode_version, encode_table
+from serve_bridge.routing_table import VERSION_BYTES, RoutingTable, decode_version
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 asked_by: Final[ContextVar[str | None]] = ContextVar("asked_by", default=None)
@@ -47,7 +48,7 @@ class Publisher:
         async with self._changed:
             if table.version > self._version:
                 self._version = table.version
-                self._encoded = encode_table(table)
+                self._encoded = encode_head(table)
                 self._changed.notify_all()
 
     async def serve(self, stream: ReplicaStream, process: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from random import random
 from typing import Any, Final, cast
 
-import msgspec
 from starlette.types import Receive, Scope
 
 from serve_bridge.context import valid_request_id
@@ -38,11 +37,9 @@ from serve_bridge.http.headers import (
 from serve_bridge.http.methods import IDEMPOTENT
 from serve_bridge.wire.caller_end import Upload
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead, RawPathParams
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead, RawPathParams, encode_head
 
 _LEFT: Final = "the client left during its upload"
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Forwarded:
@@ -262,7 +259,7 @@ class Forwarded:
             self._takes_trailers,
             self._length,
         )
-        return _encode(head)
+        return encode_head(head)
 
 
 def _handshake(scope: Scope) -> Scope:

@@ -20,7 +20,7 @@ from serve_bridge.forwarding.refusals import Broken, failed
 from serve_bridge.forwarding.reply import read_head
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import Answer
-from serve_bridge.http.headers import HeaderList
+from serve_bridge.http.headers import SUBPROTOCOL, HeaderList
 from serve_bridge.routing.router import Router
 from serve_bridge.wire import websocket_messages as websocket
 from serve_bridge.wire.caller_end import CallerStream
@@ -29,8 +29,6 @@ from serve_bridge.wire.frames import END, Frame
 from serve_bridge.wire.heads import HttpFailure
 from serve_bridge.wire.payload import Segment, size_of
 from serve_bridge.wire.websocket_messages import Close, Hold, MessageReader, MessageTooLong, NoRoom
-
-_SUBPROTOCOL = b"sec-websocket-protocol"
 
 _logger = logging.getLogger("serve_bridge.forwarding")
 
@@ -216,7 +214,7 @@ class _Client(AsyncIterator[bytes | list[Segment]]):
     async def carry(self, stream: CallerStream, headers: HeaderList, request_id: str, logger: logging.Logger) -> None:
         """Accept with *headers*, then send what comes on *stream* until both sides have ended."""
         self._stream = stream
-        subprotocol = next((value.decode("latin-1") for name, value in headers if name == _SUBPROTOCOL), None)
+        subprotocol = next((value.decode("latin-1") for name, value in headers if name == SUBPROTOCOL), None)
         own = [pair for pair in headers if not pair[0].startswith(b"sec-websocket-")]
         await self._deliver({"type": "websocket.accept", "subprotocol": subprotocol, "headers": own})
         reader = MessageReader(stream, self._limit, self._hold)

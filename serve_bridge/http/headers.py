@@ -16,6 +16,7 @@ __all__ = [
     "HOP_BY_HOP",
     "MAX_HEADER_BYTES",
     "NO_TRAILERS",
+    "SUBPROTOCOL",
     "end_to_end",
     "fault_of",
     "length_of",
@@ -50,6 +51,9 @@ NO_TRAILERS: Final = (
     )
 )
 """Fields that a client must know before the body, or that it must not take after it (RFC 9110 section 6.5.1)."""
+
+SUBPROTOCOL: Final = b"sec-websocket-protocol"
+"""The field by which a WebSocket's client offers subprotocols and its server accepts one."""
 
 _NOT_NOMINATED: Final = frozenset(b"authorization content-length content-type cookie host transfer-encoding".split())
 """Fields that `Connection` cannot take away: with them a request would become another request."""

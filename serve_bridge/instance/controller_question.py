@@ -5,13 +5,10 @@ Rule 1: the question is an empty REQUEST, so peers of every role may ask it. The
 
 from __future__ import annotations
 
-import msgspec
-
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.frames import Frame
+from serve_bridge.wire.heads import encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 def is_question(frame: Frame) -> bool:
@@ -21,4 +18,4 @@ def is_question(frame: Frame) -> bool:
 
 def answer(stream: ReplicaStream, controller: ReplicaAddress) -> None:
     """Tell the caller that the controller is at *controller*."""
-    stream.respond(_encode(controller), end=True)
+    stream.respond(encode_head(controller), end=True)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Scope
 from serve_bridge.http.headers import TRAILERS
 from serve_bridge.replica.http_requests import Receiver, end_failed, mount_point, scope_of
 from serve_bridge.replica.http_responses import ResponseSender
-from serve_bridge.replica.websockets import ClientLeft, WebSockets, websocket_scope
+from serve_bridge.replica.websockets import ClientDisconnected, WebSockets, websocket_scope
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import HttpHead
@@ -107,7 +107,7 @@ class _Sender:
             await self._send(message)
         except Lost:
             self._left = True
-            raise ClientLeft("the client has left") from None
+            raise ClientDisconnected("the client has left") from None
         if kind == _START:
             self._expected = _BODY
             self._has_trailers = message.get("trailers", False)

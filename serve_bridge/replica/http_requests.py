@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any, Final
 
-import msgspec
 from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,13 +34,12 @@ from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, decoder, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 _logger = logging.getLogger("serve_bridge.replica")
 
 _decode: Final = decoder(HttpHead)
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class BadRequest(Exception):
@@ -240,7 +238,7 @@ def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) ->
     if stream.started:
         stream.abort()
     else:
-        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body, told)), end=True)
+        stream.respond(encode_head(HttpAnswer(answer.status, answer.headers, answer.body, told)), end=True)
 
 
 def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
@@ -348,7 +346,7 @@ async def _send_result(stream: ReplicaStream, result: object, backend: str) -> N
 
 
 async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str) -> None:
-    stream.respond(calls_answered.encode_answer(CallAnswer(False, -1, b"")), end=False)
+    stream.respond(encode_head(CallAnswer(False, -1, b"")), end=False)
     error = None
     try:
         async for item in items:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, MutableMapping
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from serve_bridge.http.answers import Answer, fit_head, fit_trailers, is_bodyless
@@ -21,7 +20,7 @@ from serve_bridge.http.headers import TRAILERS, HeaderList
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.rendering import StreamOf, render
 from serve_bridge.user_code.streaming_response import threaded_content
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 HEAD_GRACE_S: Final = 0.5
@@ -32,7 +31,6 @@ Who waits for an event sees that soon; and what fails at once is a 500 even wher
 
 _logger = logging.getLogger("serve_bridge.replica")
 
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 Message = MutableMapping[str, Any]
 
@@ -71,9 +69,9 @@ async def send_result(executor: Executor, stream: ReplicaStream, result: Any, he
 async def _send_answer(stream: ReplicaStream, answer: Answer, *, has_no_body: bool) -> None:
     if has_no_body or len(answer.body) <= INLINE_BODY_BYTES:
         body = b"" if has_no_body else answer.body
-        stream.respond(_encode(HttpAnswer(answer.status, answer.headers, body)), end=True)
+        stream.respond(encode_head(HttpAnswer(answer.status, answer.headers, body)), end=True)
         return
-    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, b"", complete=True)), end=False)
+    stream.respond(encode_head(HttpAnswer(answer.status, answer.headers, b"", complete=True)), end=False)
     await stream.send_segments([answer.body], end=True)
 
 
@@ -83,7 +81,7 @@ async def _send_stream(stream: ReplicaStream, chunks: AsyncIterator[Any], *, has
         first = await anext(chunks, "")
         data = StreamOf.encode(first)
         answer = HttpAnswer(200, [(b"content-type", StreamOf.media_type_of(first))], b"")
-        stream.respond(_encode(answer), end=has_no_body)
+        stream.respond(encode_head(answer), end=has_no_body)
         if has_no_body:
             return
         while True:
@@ -163,7 +161,7 @@ class ResponseSender:
         sent = fit_trailers(trailers)
         if len(sent) < len(trailers):
             _logger.warning("%d trailers that may not follow a body were dropped", len(trailers) - len(sent))
-        await self._stream.send_segments([_encode(sent)], end=True)
+        await self._stream.send_segments([encode_head(sent)], end=True)
 
     async def _body(self, body: bytes, *, end: bool) -> None:
         assert self._start is not None
@@ -173,7 +171,7 @@ class ResponseSender:
             if end and len(body) <= INLINE_BODY_BYTES:
                 self._begin()
                 whole = HttpAnswer(self._start.status, self._start.headers, bytes(body))
-                self._stream.respond(_encode(whole), end=True)
+                self._stream.respond(encode_head(whole), end=True)
                 return
             self._send_head()
         if body or end:
@@ -183,7 +181,7 @@ class ResponseSender:
         if not self._started and self._stream.may_send():
             self._begin()
             self._flows = True
-            self._stream.respond(_encode(self._start), end=False)
+            self._stream.respond(encode_head(self._start), end=False)
 
     def _begin(self) -> None:
         self._started = True

@@ -13,7 +13,6 @@ import logging
 from enum import Enum, auto
 from typing import Any, Final
 
-import msgspec
 from starlette.exceptions import WebSocketException
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -21,13 +20,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from serve_bridge.context import lift_deadline
 from serve_bridge.errors import failure_message
 from serve_bridge.http.answers import Answer, fit_head, problem
-from serve_bridge.http.headers import HeaderList
+from serve_bridge.http.headers import SUBPROTOCOL, HeaderList
 from serve_bridge.replica.executor import Executor
 from serve_bridge.replica.http_requests import is_cancelled, scope_of, send_failure
 from serve_bridge.replica.http_responses import Message, ResponseSender
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.heads import HttpAnswer, HttpHead
+from serve_bridge.wire.heads import HttpAnswer, HttpHead, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.websocket_messages import (
     BROKEN,
@@ -41,12 +40,10 @@ from serve_bridge.wire.websocket_messages import (
     sendable,
 )
 
-_SUBPROTOCOL = b"sec-websocket-protocol"
 _HANDSHAKE: Final = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 """Headers that an HTTP/1.1 server leaves in the scope of a WebSocket. They are hop-by-hop, so no head carries them."""
 
 _logger = logging.getLogger("serve_bridge.replica")
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class WebSockets:
@@ -194,11 +191,11 @@ class _ServedWebSocket:
         headers: HeaderList = [(bytes(name), bytes(value)) for name, value in message.get("headers") or ()]
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:
-            headers.append((_SUBPROTOCOL, subprotocol.encode("latin-1")))
+            headers.append((SUBPROTOCOL, subprotocol.encode("latin-1")))
         _, headers = fit_head(200, headers)
         self._state = _State.OPEN
         self._stream.on_cancel = self._caller_gone
-        self._stream.respond(_encode(HttpAnswer(SWITCHING, headers, b"")), end=False)
+        self._stream.respond(encode_head(HttpAnswer(SWITCHING, headers, b"")), end=False)
         self._stream.accept_body()
 
     def _refuse(self) -> None:
@@ -212,11 +209,11 @@ class _ServedWebSocket:
 
     async def _write(self, message: str | bytes | Close, *, end: bool = False) -> None:
         if self._stream.body_ended:
-            raise ClientLeft
+            raise ClientDisconnected
         try:
             await self._writer.send(message, end=end)
         except Lost:
-            raise ClientLeft from None
+            raise ClientDisconnected from None
 
     def _caller_gone(self) -> None:
         self._patience = asyncio.get_running_loop().call_later(LEAVE_GRACE_S, self._cancel)
@@ -226,7 +223,7 @@ class _ServedWebSocket:
             self._task.cancel()
 
 
-class ClientLeft(OSError):
+class ClientDisconnected(OSError):
     """The client has left: what a server's `send` raises since ASGI 2.4.
 
     Starlette makes a `ClientDisconnect` or `WebSocketDisconnect` of it.
@@ -251,4 +248,4 @@ def websocket_scope(head: HttpHead) -> dict[str, Any]:
 
 def _deny(stream: ReplicaStream, head: HttpHead, status: int, title: str, detail: str | None) -> None:
     answer: Answer = problem(status, title, detail, head.request_id)
-    stream.respond(_encode(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)
+    stream.respond(encode_head(HttpAnswer(answer.status, answer.headers, answer.body)), end=True)

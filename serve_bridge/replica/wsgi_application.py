@@ -31,7 +31,7 @@ from serve_bridge.replica.http_requests import IncomingBody, end_failed, mount_p
 from serve_bridge.replica.websockets import deny_websocket
 from serve_bridge.user_code.method import Method
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpAnswer, HttpHead, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _CONNECTIONS: Final = {name.decode() for name in HOP_BY_HOP} | {"trailers"}
 """Headers that an application must not set; the base class refuses the last one too."""
 SPOOL_BYTES: Final = 1024 * 1024
 """A body of unknown length is held in memory up to this size, and in a temporary file above it."""
-_encode: Final = msgspec.msgpack.Encoder().encode
 _logger = logging.getLogger("serve_bridge.replica")
 
 
@@ -188,7 +187,7 @@ class _Exchange:
         self._ended = end
         if not self._started and end and len(data) <= INLINE_BODY_BYTES:
             self._started = True
-            whole = _encode(HttpAnswer(self._answer.status, self._answer.headers, data))
+            whole = encode_head(HttpAnswer(self._answer.status, self._answer.headers, data))
             # Nothing to wait for: the application may go on with what it has left to do.
             self._loop.call_soon_threadsafe(lambda: self._stream.respond(whole, end=True))
             return
@@ -199,7 +198,7 @@ class _Exchange:
             assert self._answer is not None
             self._started = True
             head = msgspec.structs.replace(self._answer, complete=end)
-            self._stream.respond(_encode(head), end=False)
+            self._stream.respond(encode_head(head), end=False)
         await self._stream.send_segments([data] if data else [], end=end)
 
 

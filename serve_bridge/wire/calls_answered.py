@@ -6,16 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire import failure, payload
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.transport import UNCOPIED_BYTES
 
 decode_call = decoder(CallHead)
-encode_answer = msgspec.msgpack.Encoder().encode
 
 
 async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
@@ -42,9 +39,9 @@ async def answer(stream: ReplicaStream, value: object) -> None:
     segments = await payload.apack(value)
     size = payload.size_of(segments)
     if size <= INLINE_BODY_BYTES:
-        stream.respond(encode_answer(CallAnswer(False, size, payload.join(segments))), end=True)
+        stream.respond(encode_head(CallAnswer(False, size, payload.join(segments))), end=True)
         return
-    stream.respond(encode_answer(CallAnswer(False, size, b"")), end=False)
+    stream.respond(encode_head(CallAnswer(False, size, b"")), end=False)
     await stream.send_segments(segments, end=True)
 
 
@@ -53,7 +50,7 @@ def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
     data = failure.pack(error)
     if len(data) > INLINE_BODY_BYTES:  # a traceback or an argument of enormous length
         data = failure.pack_short(error)
-    stream.respond(encode_answer(CallAnswer(True, len(data), data)), end=True)
+    stream.respond(encode_head(CallAnswer(True, len(data), data)), end=True)
 
 
 async def answer_item(stream: ReplicaStream, item: object) -> None:

@@ -6,17 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import msgspec
-
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.wire import failure, payload
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
 
-encode_call = msgspec.msgpack.Encoder().encode
 decode_answer = decoder(CallAnswer)
 
 
@@ -85,7 +82,7 @@ async def control(
     inline = size <= INLINE_BODY_BYTES
     body = payload.join(segments) if inline else b""
     head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body, process)
-    stream = connection.open(Kind.CALL, encode_call(head), end=inline)
+    stream = connection.open(Kind.CALL, encode_head(head), end=inline)
     try:
         async with asyncio.timeout(timeout_s) as limit:
             if not inline:

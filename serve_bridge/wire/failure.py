@@ -18,7 +18,7 @@ import msgspec
 from serve_bridge.errors import BackendError, ServeBridgeError
 from serve_bridge.printable import printable
 from serve_bridge.wire import payload
-from serve_bridge.wire.heads import HttpFailure, decoder
+from serve_bridge.wire.heads import HttpFailure, decoder, encode_head
 
 
 class _Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -40,18 +40,17 @@ SHORT_TYPE: Final = 256
 SHORT_TEXT: Final = 4096
 """Upper limit for an exception's text in characters, where texts are cut."""
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode = decoder(_Failure)
 
 
 def pack(error: BaseException) -> bytes:
     """Return *error* as bytes; never raises."""
-    return _encode(_Failure(type_of(error), text_of(error), traceback_of(error), _pickled(error)))
+    return encode_head(_Failure(type_of(error), text_of(error), traceback_of(error), _pickled(error)))
 
 
 def pack_short(error: BaseException) -> bytes:
     """Return *error* as bytes with its texts cut: for one too long to send whole."""
-    return _encode(
+    return encode_head(
         _Failure(type_of(error)[:SHORT_TYPE], text_of(error)[:SHORT_TEXT], traceback_of(error)[-16384:], b"")
     )
 

@@ -21,8 +21,14 @@ _Value = TypeVar("_Value")
 RawPathParams = tuple[tuple[str, str, str], ...]
 """(name, Starlette converter, text) for each path parameter; converted again where the request is read."""
 
+MAX_CALL_BYTES: Final = 2 << 30
+"""Arguments or a result above this size are refused before anything is kept of them."""
 INLINE_BODY_BYTES: Final = 64 * 1024
 """A body up to this size travels inside its head's frame; a longer one follows in DATA frames."""
+
+
+encode_head: Final = msgspec.msgpack.Encoder().encode
+"""Returns a value of this module, or another frozen value that crosses processes, as bytes."""
 
 
 def decoder(kind: type[_Value]) -> Callable[[Any], _Value]:
@@ -163,7 +169,3 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     reason: str
     detail: str = ""
-
-
-MAX_CALL_BYTES: Final = 2 << 30
-"""Arguments or a result above this size are refused before anything is kept of them."""

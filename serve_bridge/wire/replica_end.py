@@ -12,14 +12,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-import msgspec
-
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
 from serve_bridge.wire.handshake import Handshake
-from serve_bridge.wire.heads import Rejection
+from serve_bridge.wire.heads import Rejection, encode_head
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.sessions import ReplicaSession
 from serve_bridge.wire.stream_states import State
@@ -37,8 +35,6 @@ _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
 _CANCEL, _CREDIT = int(Kind.CANCEL), int(Kind.CREDIT)
 
 _TOO_EARLY: Final = "the answer was sent before the whole body had come"
-
-_encode_rejection: Final = msgspec.msgpack.Encoder().encode
 
 
 class ReplicaStream(BodyStream):
@@ -104,7 +100,7 @@ class ReplicaStream(BodyStream):
 
     def reject(self, reason: str, detail: str = "") -> None:
         """Refuse the request; only before anything of it has run."""
-        self._finish(Kind.REJECT, _encode_rejection(Rejection(reason, detail)))
+        self._finish(Kind.REJECT, encode_head(Rejection(reason, detail)))
 
     def abort(self) -> None:
         """End the answer where it is; the caller sees that it is not whole."""

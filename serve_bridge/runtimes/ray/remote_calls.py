@@ -35,7 +35,7 @@ from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.heads import CallHead, encode_head
 from serve_bridge.wire.keys import Role
 
 ASK_S: Final = 0.05
@@ -44,7 +44,6 @@ ASK_TIMEOUT_S: Final = 2.0
 _SIZES: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 _logger = logging.getLogger("serve_bridge.client")
-_encode_head = msgspec.msgpack.Encoder().encode
 
 
 class RaySubmitter:
@@ -69,7 +68,7 @@ class RaySubmitter:
         """
         backend, shadows = lane.router.choose(endpoint, shard_key)
         timeout_s = lane.router.within(endpoint, head.timeout_s)
-        encoded = _encode_head(msgspec.structs.replace(head, submitter=self._id, timeout_s=timeout_s))
+        encoded = encode_head(msgspec.structs.replace(head, submitter=self._id, timeout_s=timeout_s))
         for shadow in shadows:
             with contextlib.suppress(BackendOverloaded):
                 self._call(lane, shadow, encoded, data, kwargs)

@@ -14,15 +14,13 @@ import msgspec
 
 from serve_bridge.wire import payload
 from serve_bridge.wire.frames import END, HEADER, MAX_PAYLOAD, MORE, Kind
-from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection
+from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, encode_head
 from serve_bridge.wire.streams import CREDIT
 
 __all__ = ["HTTP_HEAD", "mutated_frames"]
 
 Frame = tuple[int, int, int, bytes]
 """Kind, flags, stream, payload."""
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 def _http_head(**changed: Any) -> bytes:
@@ -32,12 +30,12 @@ def _http_head(**changed: Any) -> bytes:
         headers=[(b"a", b"b"), (b"content-length", b"4")], path_params=(("n", "int", "5"),), client=("::1", 1),
         server=("a", None), forwarded=False, context=None, body=b"body",
     )  # fmt: skip
-    return _encode(msgspec.structs.replace(head, **changed))
+    return encode_head(msgspec.structs.replace(head, **changed))
 
 
 HTTP_HEAD = _http_head()
 _ARGUMENTS = payload.join(payload.pack(((), {})))
-_CALL_HEAD = _encode(CallHead("e", "b", 1, 5.0, "id", "", "POST", None, False, len(_ARGUMENTS), _ARGUMENTS))
+_CALL_HEAD = encode_head(CallHead("e", "b", 1, 5.0, "id", "", "POST", None, False, len(_ARGUMENTS), _ARGUMENTS))
 _CREDIT = CREDIT.pack(1000)
 
 ASKED: Sequence[Sequence[Frame]] = (
@@ -52,11 +50,27 @@ ASKED: Sequence[Sequence[Frame]] = (
 )
 """What callers send."""
 
+_HTTP_HEAD = encode_head(HttpAnswer(200, [], b""))
+_CALL_ANSWER = encode_head(CallAnswer(True, 5, b""))
+_REJECTION = encode_head(Rejection("full", "try later"))
+
 ANSWERED: Sequence[Sequence[Frame]] = (
-    [(Kind.RESPONSE, END, 1, _encode(HttpAnswer(200, [(b"a", b"b")], b"body")))],
-    [(Kind.RESPONSE, 0, 1, _encode(HttpAnswer(200, [], b""))), (Kind.DATA, MORE, 1, b"some"), (Kind.DATA, END, 1, b"")],
-    [(Kind.CREDIT, 0, 1, _CREDIT), (Kind.RESPONSE, 0, 1, _encode(CallAnswer(True, 5, b""))), (Kind.ABORT, END, 1, b"")],
-    [(Kind.REJECT, END, 1, _encode(Rejection("full", "try later"))), (Kind.GOAWAY, 0, 1, b""), (Kind.PONG, 0, 0, b"")],
+    [(Kind.RESPONSE, END, 1, encode_head(HttpAnswer(200, [(b"a", b"b")], b"body")))],
+    [
+        (Kind.RESPONSE, 0, 1, encode_head(HttpAnswer(200, [], b""))),
+        (Kind.DATA, MORE, 1, b"some"),
+        (Kind.DATA, END, 1, b""),
+    ],
+    [
+        (Kind.CREDIT, 0, 1, _CREDIT),
+        (Kind.RESPONSE, 0, 1, encode_head(CallAnswer(True, 5, b""))),
+        (Kind.ABORT, END, 1, b""),
+    ],
+    [
+        (Kind.REJECT, END, 1, encode_head(Rejection("full", "try later"))),
+        (Kind.GOAWAY, 0, 1, b""),
+        (Kind.PONG, 0, 0, b""),
+    ],
 )
 """What replicas send."""
 
