@@ -6,15 +6,13 @@ Rule 2: every failure that a client sees is a problem document (RFC 9457) made b
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.headers import NO_TRAILERS, fault_of, lowered
+from serve_bridge.http.headers import NO_TRAILERS, HeaderList, fault_of, lowered
 from serve_bridge.http.json_encoding import as_json
-
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 MAX_TRAILERS: Final = 100
 """Upper limit for the trailers of one answer."""
@@ -27,7 +25,7 @@ class Answer(msgspec.Struct, frozen=True):
     """A whole answer: status, headers with their length, body."""
 
     status: int
-    headers: Headers
+    headers: HeaderList
     body: bytes
 
 
@@ -58,7 +56,7 @@ def is_bodyless(status: int) -> bool:
     return status < 200 or status == 204 or status == 304
 
 
-def check_head(status: object, headers: Headers) -> int:
+def check_head(status: object, headers: HeaderList) -> int:
     """Return the status as an int, once it and the headers are known to be fit for the wire.
 
     Raises:
@@ -72,7 +70,7 @@ def check_head(status: object, headers: Headers) -> int:
     return int(status)
 
 
-def fit_head(status: object, headers: Headers) -> tuple[int, Headers]:
+def fit_head(status: object, headers: HeaderList) -> tuple[int, HeaderList]:
     """Return status and headers of an answer as they enter the engine: names in lower case.
 
     User code may write names as it likes (ASGI and WSGI allow it); behind this function all compare them as they are.
@@ -84,7 +82,7 @@ def fit_head(status: object, headers: Headers) -> tuple[int, Headers]:
     return fit, lowered(headers)
 
 
-def fit_trailers(headers: Headers) -> Headers:
+def fit_trailers(headers: HeaderList) -> HeaderList:
     """Return those of *headers* that may follow a body, in lower case.
 
     Raises:
@@ -101,7 +99,7 @@ def fit_trailers(headers: Headers) -> Headers:
     ]
 
 
-def _check_headers(headers: Headers) -> None:
+def _check_headers(headers: HeaderList) -> None:
     fault = fault_of(headers)
     if fault is not None:
         raise SerializationError(fault)

@@ -11,12 +11,18 @@ from collections.abc import Iterable
 from typing import Final
 
 __all__ = [
+    "CALL_METHOD",
     "CREDENTIALS",
     "FORWARDING",
     "HOP_BY_HOP",
     "MAX_HEADER_BYTES",
     "NO_TRAILERS",
+    "REQUEST_ID",
+    "SHARD_KEY",
     "SUBPROTOCOL",
+    "TIMEOUT",
+    "TRAILERS",
+    "HeaderList",
     "end_to_end",
     "fault_of",
     "length_of",
@@ -24,7 +30,9 @@ __all__ = [
     "nominated",
 ]
 
-Headers = list[tuple[bytes, bytes]]
+
+HeaderList = list[tuple[bytes, bytes]]
+"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Upper limit for the names and values of one answer together, in bytes."""
@@ -52,6 +60,18 @@ NO_TRAILERS: Final = (
 )
 """Fields that a client must know before the body, or that it must not take after it (RFC 9110 section 6.5.1)."""
 
+TRAILERS: Final = "http.response.trailers"
+"""The extension of ASGI by which an answer has trailers, and the message with them."""
+
+CALL_METHOD: Final = b"x-serve-call-method"
+"""Request header that names the method of the backend."""
+SHARD_KEY: Final = b"x-serve-shard-key"
+"""Request header whose value decides which backend of a split answers."""
+TIMEOUT: Final = b"x-serve-timeout-s"
+"""Request header with the seconds that a client grants its request."""
+REQUEST_ID: Final = b"x-request-id"
+"""Header of requests and answers with the id of the request."""
+
 SUBPROTOCOL: Final = b"sec-websocket-protocol"
 """The field by which a WebSocket's client offers subprotocols and its server accepts one."""
 
@@ -63,7 +83,7 @@ _CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 
-def fault_of(headers: Headers) -> str | None:
+def fault_of(headers: HeaderList) -> str | None:
     """Return what makes the *headers* of an answer unfit to be sent; None: nothing does."""
     try:
         names = [name for name, _ in headers]
@@ -84,13 +104,13 @@ def fault_of(headers: Headers) -> str | None:
     return None
 
 
-def lowered(headers: Headers) -> Headers:
+def lowered(headers: HeaderList) -> HeaderList:
     """Return *headers* with their names in lower case; *headers* itself if they are."""
     names = b"".join([name for name, _ in headers])
     return headers if names == names.lower() else [(name.lower(), value) for name, value in headers]
 
 
-def length_of(headers: Headers) -> int | None:
+def length_of(headers: HeaderList) -> int | None:
     """Return the Content-Length in *headers* without a fault; None: there is none."""
     return next((int(value) for name, value in headers if name == b"content-length"), None)
 
@@ -101,33 +121,9 @@ def nominated(connection_options: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(options - _NOT_NOMINATED)
 
 
-def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
+def end_to_end(headers: HeaderList, dropped: frozenset[bytes] = HOP_BY_HOP) -> HeaderList:
     """Return *headers* without those in *dropped* and those that `Connection` nominates."""
     options = [value for name, value in headers if name == b"connection"]
     if options:
         dropped = dropped | nominated(options)
     return [pair for pair in headers if pair[0] not in dropped]
-
-
-HeaderList = list[tuple[bytes, bytes]]
-"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
-
-
-TRAILERS: Final = "http.response.trailers"
-"""The extension of ASGI by which an answer has trailers, and the message with them."""
-
-
-CALL_METHOD: Final = b"x-serve-call-method"
-"""Request header that names the method of the backend."""
-
-
-SHARD_KEY: Final = b"x-serve-shard-key"
-"""Request header whose value decides which backend of a split answers."""
-
-
-TIMEOUT: Final = b"x-serve-timeout-s"
-"""Request header with the seconds that a client grants its request."""
-
-
-REQUEST_ID: Final = b"x-request-id"
-"""Header of requests and answers with the id of the request."""

@@ -21,8 +21,8 @@ from starlette.responses import (
 )
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.answers import Answer, Headers, fit_head, is_bodyless, whole_answer
-from serve_bridge.http.headers import MAX_HEADER_BYTES
+from serve_bridge.http.answers import Answer, fit_head, is_bodyless, whole_answer
+from serve_bridge.http.headers import MAX_HEADER_BYTES, HeaderList
 from serve_bridge.http.json_encoding import as_json, class_of
 
 __all__ = [
@@ -128,7 +128,7 @@ def _whole_body(body: object) -> bytes:
     return bytes(body)
 
 
-def _with_length(headers: Headers, body: bytes, head: bool) -> Headers:
+def _with_length(headers: HeaderList, body: bytes, head: bool) -> HeaderList:
     for name, value in headers:
         if name == b"content-length":
             if int(value) != len(body) and not (head and not body):
