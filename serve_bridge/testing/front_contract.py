@@ -184,10 +184,16 @@ class FrontContract:
         assert values.replace(" ", "") == "1,2,3"
 
     def test_hop_by_hop_headers_stay(self, serve_bridge_http: httpx.Client) -> None:
-        """They concern the client and this server; `Proxy` would become the variable HTTP_PROXY of a CGI program."""
-        given = {"te": "trailers", "keep-alive": "timeout=5", "proxy": "http://evil", "Proxy-Connection": "close"}
+        """They concern the client and this server. `Proxy` would become the variable HTTP_PROXY of a CGI program."""
+        given = {"te": "trailers", "keep-alive": "timeout=5", "proxy": "http://evil", "proxy-connection": "close"}
         headers = dict(serve_bridge_http.get("/echo", headers=given).json()["headers"])
-        assert not {*given, "proxy-connection", "connection", "transfer-encoding"} & headers.keys()
+        assert not {*given, "connection", "transfer-encoding"} & headers.keys()
+
+    def test_an_expectation_stays(self, serve_bridge_http: httpx.Client) -> None:
+        """This server meets it, so the backend never sees the header `Expect`."""
+        seen = serve_bridge_http.post("/echo", headers={"expect": "100-continue"}, content=b"body").json()
+        assert seen["body"] == "body"
+        assert "expect" not in dict(seen["headers"])
 
     def test_headers_that_connection_names_stay(self, serve_bridge_http: httpx.Client) -> None:
         """They concern this connection too; the framing and the host of a request do not."""
