@@ -1,4 +1,4 @@
-"""The benchmark's pure parts: bars, report, and what its clients count."""
+"""The pure parts of the benchmark: bars, report, and the counts of its clients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample(contender: str, point: str, rate: float, number: int = 0, p50_ms: flo
 
 
 def run_of(*samples: Sample, readings: tuple[Reading, ...] = ()) -> Run:
-    """Return a run that measured these."""
+    """Return a run with these samples."""
     return Run(MACHINE, SETTINGS, list(samples), list(readings))
 
 
@@ -45,27 +45,27 @@ def test_median_of_ratios_decides() -> None:
 
 
 def test_bar_without_peer_is_absolute() -> None:
-    """A bar that names no peer judges the figure itself."""
+    """A bar without a peer judges the figure itself."""
     run = run_of(sample(OURS, "acall-64", 12_000))
     assert judge(run, Bar("requests_per_s", "acall-64", None, "at least", 10_000)).cleared is True
 
 
 def test_difference_is_added_to_the_peer() -> None:
-    """A difference is ours less theirs."""
+    """A difference is the judged figure minus the peer's figure."""
     run = run_of(sample(OURS, "http-1", 1, p50_ms=0.5), sample("bare", "http-1", 1, p50_ms=0.25))
     bar = Bar("p50_ms", "http-1", "bare", "at most", 0.25, difference=True)
     assert judge(run, bar).cleared is True
 
 
 def test_peer_may_stand_under_another_load() -> None:
-    """A bar compares our figure with the peer's under the load that it names for the peer."""
+    """A bar may name another load for the peer's figure."""
     run = run_of(sample(OURS, "acall-64", 100), sample("ray-actor-async", "remote-100", 20))
     bar = Bar("requests_per_s", "acall-64", "ray-actor-async", "at least", 5, peer_point="remote-100")
     assert judge(run, bar).cleared is True
 
 
 def test_readings_are_judged_like_samples() -> None:
-    """A figure that is in no sample is found among the readings."""
+    """A figure outside of any sample is found among the readings."""
     mine, theirs = (Reading(0, name, "memory", "rss_proxy_mib", mib) for name, mib in ((OURS, 60), ("bare", 100)))
     run = run_of(readings=(mine, theirs))
     assert judge(run, Bar("rss_proxy_mib", "memory", "bare", "at most", 0.65)).cleared is True
@@ -85,7 +85,7 @@ def test_what_was_not_measured_is_no_verdict() -> None:
 
 
 def test_report_shows_samples_and_readings() -> None:
-    """Each row has a table of its loads and one of its other figures; what has no latency has an empty cell."""
+    """Each row has a table of its loads and a table of its other figures. A missing latency is an empty cell."""
     reading = Reading(0, "bare", "memory", "rss_replica_mib", 35.5)
     text = markdown(run_of(sample(OURS, "http-1", 1234, p50_ms=None), readings=(reading,)))
     assert "| 1 connection | serve_bridge | 1,234 |  | 2.00 | 0.1 |  |" in text
@@ -94,7 +94,7 @@ def test_report_shows_samples_and_readings() -> None:
 
 
 def test_report_names_what_is_missing() -> None:
-    """A contender that could not be measured is told with its reason, and the rest of the report is there."""
+    """The report names a failed contender with its reason, and is complete otherwise."""
     run = run_of(sample(OURS, "http-1", 1234))
     run.absent |= {"mosec": "it\nwould not start", f"{OURS}/upload": "broke off"}
     text = markdown(run)
@@ -104,7 +104,7 @@ def test_report_names_what_is_missing() -> None:
 
 @pytest.mark.parametrize("bar", BARS, ids=lambda bar: f"{bar.contender}-{bar.figure}-{bar.point}-{bar.peer}")
 def test_bars_name_what_is_measured(bar: Bar) -> None:
-    """The points of every bar are rows' points, loaded with a kind that the contender has."""
+    """The points of every bar exist in the rows, with a kind of its contender."""
     for contender, point in filter(None, (bar.place, bar.other)):
         kind = POINTS[point].kind
         assert kind == "own" or kind in ENTRIES[contender].kinds
@@ -112,7 +112,7 @@ def test_bars_name_what_is_measured(bar: Bar) -> None:
 
 @pytest.mark.parametrize("cut", range(1, 24))
 def test_events_are_counted_wherever_they_are_cut(cut: int) -> None:
-    """Two reads that part the stream anywhere, in the blank line too, count as many events as one."""
+    """Two reads count as many events as one read, even if they split a blank line."""
     data = b"data: tick\n\n" * 2
     loader = Loader("http://host:1/events", EventStream, 1)
     loader.begin()
