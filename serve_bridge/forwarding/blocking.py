@@ -20,9 +20,10 @@ from typing import Any, Final
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, WORKER, Kept
 from serve_bridge.forwarding.declared_length import DeclaredLength, WholeBody, declared_length
-from serve_bridge.forwarding.refusals import BodyTooLarge, Broken, UploadBroken
+from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
 from serve_bridge.forwarding.reply import Reply, forward, read_head
 from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.http.readable import Readable
 from serve_bridge.routing.blocking_calls import DirectAnswer
@@ -163,7 +164,7 @@ class _Chunks(Iterator[bytes]):
             if piece is not None:
                 return self._length.take(piece)
             self._length.end()
-        except Broken:
+        except AnswerBroken:
             self.close()
             raise
         raise StopIteration
@@ -172,7 +173,7 @@ class _Chunks(Iterator[bytes]):
         """Return the next piece; None after the last.
 
         Raises:
-            Broken: It will not come.
+            AnswerBroken: It will not come.
         """
         raise NotImplementedError  # abstract
 
@@ -193,7 +194,7 @@ class _DirectChunks(_Chunks):
         try:
             return self._answer.next_part()
         except ServeBridgeError as error:
-            raise Broken("the answer broke off") from error
+            raise AnswerBroken("the answer broke off") from error
 
     def close(self) -> None:
         self._answer.close()

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from serve_bridge.forwarding.refusals import Broken
 from serve_bridge.forwarding.request import Forwarded
-from serve_bridge.http.answers import is_bodyless
+from serve_bridge.http.answers import AnswerBroken, is_bodyless
 from serve_bridge.http.headers import HeaderList, length_of
 
 
@@ -32,7 +31,7 @@ class DeclaredLength:
         """Return what of *piece* is within the length.
 
         Raises:
-            Broken: The body is longer, and all of the length has been taken.
+            AnswerBroken: The body is longer, and all of the length has been taken.
         """
         if self._left is None:
             return piece
@@ -48,12 +47,12 @@ class DeclaredLength:
         """Check that the body may end here.
 
         Raises:
-            Broken: It is shorter or longer.
+            AnswerBroken: It is shorter or longer.
         """
         if self._is_long:
-            raise Broken("the answer is longer than its Content-Length")
+            raise AnswerBroken("the answer is longer than its Content-Length")
         if self._left:
-            raise Broken(f"the answer is {self._left} bytes shorter than its Content-Length")
+            raise AnswerBroken(f"the answer is {self._left} bytes shorter than its Content-Length")
 
 
 def declared_length(request: Forwarded, status: int, headers: HeaderList) -> int | None:

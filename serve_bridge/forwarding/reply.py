@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from serve_bridge.errors import ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER, Allowance, Kept
 from serve_bridge.forwarding.headers import UNBUFFERED, is_open_ended, passing_headers
-from serve_bridge.forwarding.refusals import Broken
 from serve_bridge.forwarding.request import Forwarded
-from serve_bridge.http.answers import is_bodyless, problem
+from serve_bridge.http.answers import AnswerBroken, is_bodyless, problem
 from serve_bridge.http.headers import REQUEST_ID, HeaderList, fault_of, length_of, lowered
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.caller_end import CallerStream
@@ -48,7 +47,7 @@ class Reply:
         """Iterate a body that is not whole.
 
         Raises:
-            Broken: It ended early.
+            AnswerBroken: It ended early.
         """
         try:
             while (frame := await self._stream.next_frame()) is not None:
@@ -57,7 +56,7 @@ class Reply:
                 elif frame.payload:
                     yield self._stream.joined(frame)
         except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
-            raise Broken("the answer broke off") from error
+            raise AnswerBroken("the answer broke off") from error
 
     def close(self) -> None:
         """Give up what has not come; on the loop it came on. It must be called in the end."""

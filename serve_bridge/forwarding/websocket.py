@@ -16,10 +16,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding.refusals import Broken, failed
+from serve_bridge.forwarding.refusals import failed
 from serve_bridge.forwarding.reply import read_head
 from serve_bridge.forwarding.request import Forwarded
-from serve_bridge.http.answers import Answer
+from serve_bridge.http.answers import Answer, AnswerBroken
 from serve_bridge.http.headers import SUBPROTOCOL, HeaderList
 from serve_bridge.routing.router import Router
 from serve_bridge.wire import websocket_messages as websocket
@@ -108,7 +108,7 @@ async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[b
     A server without the extension for denials is told to close, which it does with 403.
 
     Raises:
-        Broken: The chunks ended early.
+        AnswerBroken: The chunks ended early.
     """
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": websocket.NORMAL})
@@ -119,7 +119,7 @@ async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[b
             async for chunk in chunks:
                 await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
         except (Lost, Aborted, ServeBridgeError) as error:
-            raise Broken("the denial broke off") from error
+            raise AnswerBroken("the denial broke off") from error
     await send({"type": "websocket.http.response.body", "body": answer.body})
     return answer.status
 

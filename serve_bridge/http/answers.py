@@ -6,12 +6,13 @@ Rule 2: every failure that a client sees is a problem document (RFC 9457) made b
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.headers import NO_TRAILERS, HeaderList, fault_of, lowered
+from serve_bridge.http.headers import NO_TRAILERS, REQUEST_ID, HeaderList, fault_of, lowered
 from serve_bridge.http.json_encoding import as_json
 
 MAX_TRAILERS: Final = 100
@@ -19,6 +20,8 @@ MAX_TRAILERS: Final = 100
 RETRY_AFTER_S: Final = 1
 """Seconds in `Retry-After`: queues are short, and an instance starts again within seconds."""
 _PROBLEM: Final = b"application/problem+json"
+_TITLES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}
+"""Python 3.11 and 3.12 name 413 by an older RFC."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -108,3 +111,29 @@ def _check_headers(headers: HeaderList) -> None:
 def whole_answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
     """Return *body* as an answer whose headers give its length and its media type."""
     return Answer(status, [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)], body)
+
+
+class AnswerBroken(ConnectionError):
+    """An answer ended early. The server must abort its connection, so that the client does not take it for complete."""
+
+
+def refusal_answer(
+    status: int, detail: str | None, request_id: str | None, *, executed: str | None = None, retry: bool = False
+) -> Answer:
+    """Return the problem document of a request that is not served, or failed.
+
+    Args:
+        status: Status of the answer.
+        detail: One clause for the client.
+        request_id: Id of the request; None: it has none.
+        executed: "no" or "unknown": whether user code may have run.
+        retry: Whether the client may try again soon.
+    """
+    answer = problem(status, _TITLES.get(status, "Error"), detail, request_id)
+    if request_id is not None:
+        answer.headers.append((REQUEST_ID, request_id.encode()))
+    if executed is not None:
+        answer.headers.append((b"x-serve-executed", executed.encode()))
+    if retry:
+        answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    return answer

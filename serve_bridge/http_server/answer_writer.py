@@ -22,7 +22,6 @@ from serve_bridge.http.name_cache import NameCache
 from serve_bridge.http_server.client_connection import ClientConnection
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.request_body import RequestBody
-from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["AnswerWriter", "chunk", "status_line"]
 
@@ -116,7 +115,8 @@ class AnswerWriter:
         """Return the upper limit for the bytes of the answer that may be in memory and not yet written."""
         if self.complete or self._bodyless:
             return 0
-        return ANSWER_WINDOW if self._left is None else min(self._left, ANSWER_WINDOW)
+        window = self._connection.server_state.answer_window_bytes
+        return window if self._left is None else min(self._left, window)
 
     def fail(self) -> None:
         """Answer with 500 if no byte was sent. Otherwise abort: the client must not take the answer for complete."""

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 
+from serve_bridge.http.request_id import request_id_of
 from serve_bridge.http_server.client_connection import TurnFlow
 from serve_bridge.http_server.connection_deadlines import ConnectionDeadlines
 from serve_bridge.http_server.http_exchange import Exchange
@@ -27,7 +28,6 @@ from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.request_sequence import RequestSequence
 from serve_bridge.http_server.send_queue import SendQueue
 from serve_bridge.http_server.state import EdgeState
-from serve_bridge.proxy.refusals import request_id_of
 
 __all__ = ["EdgeProtocol"]
 

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Scope
 
-from serve_bridge.forwarding.refusals import Broken
+from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http_server.answer_writer import AnsweredRequests, AnswerWriter
 from serve_bridge.http_server.client_connection import ClientConnection
 from serve_bridge.http_server.request_body import RequestBody
@@ -49,7 +49,7 @@ class Exchange:
         except asyncio.CancelledError:
             if not self._connection.transport.is_closing():
                 self.answer.fail()
-        except Broken:  # the application has logged the reason
+        except AnswerBroken:  # the application has logged the reason
             self.answer.fail()
         except BaseException:
             self._connection.logger.exception("the application failed")

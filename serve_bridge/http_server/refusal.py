@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+__all__ = ["Refusal"]
+
 
 class Refusal(Exception):
     """The request is not served, and the connection closes after the answer.

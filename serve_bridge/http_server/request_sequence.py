@@ -19,17 +19,18 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from serve_bridge.context import new_request_id
 from serve_bridge.http.body_length import BODY_LENGTH
+from serve_bridge.http.request_id import request_id_of
 from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.client_connection import ClientConnection
 from serve_bridge.http_server.connection_deadlines import ConnectionDeadlines
 from serve_bridge.http_server.http_exchange import Exchange
 from serve_bridge.http_server.http_framing import RequestFramer
-from serve_bridge.http_server.http_heads import answer_asterisk, closing_answer
 from serve_bridge.http_server.lingering import LingeringClose
 from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.refusing_app import REFUSAL, answer_of
 from serve_bridge.http_server.request_head import RequestHead
+from serve_bridge.http_server.server_answers import answer_asterisk, closing_answer
 from serve_bridge.http_server.state import NO_ROOM
-from serve_bridge.proxy.refusals import REFUSAL, answer_of, request_id_of
 
 __all__ = ["RequestSequence"]
 
@@ -227,7 +228,7 @@ class RequestSequence:
             elif not connection.gave_up:
                 connection.place.wait(connection.loop.time())
 
-    # Refusals
+    # RefusalLog
 
     def _serve_refusal(self, scope: Scope, refusal: Refusal) -> None:
         """Let the application answer a readable request that is not served; the connection closes after the answer."""

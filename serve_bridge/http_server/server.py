@@ -27,11 +27,12 @@ from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.certificate import CertificateRenewal, server_context
 from serve_bridge.http_server.http_connection import EdgeProtocol
 from serve_bridge.http_server.places import Place
+from serve_bridge.http_server.refusal_log import RefusalLog
+from serve_bridge.http_server.refusing_app import RefusingApp
 from serve_bridge.http_server.state import EdgeState
 from serve_bridge.http_server.tls import listening_context
 from serve_bridge.http_server.trusted_peers import BelievingApp
 from serve_bridge.http_server.websocket_connection import EdgeWebSocket
-from serve_bridge.proxy.refusals import Refusals, RefusingApp
 
 __all__ = ["EdgeServer"]
 
@@ -59,6 +60,8 @@ class EdgeServer:
             that waits for something else; without, it is only told when it asks.
         buffers: What is held for clients, to be shared with the application. None: the server's own.
         refusals: The requests that are not served, to be shared with the application. None: the server's own.
+        answer_window_bytes: Upper limit for the bytes of one answer that the application may hold in memory, beside
+            those that it has sent.
     """
 
     def __init__(
@@ -68,13 +71,15 @@ class EdgeServer:
         *,
         cancels: bool = False,
         buffers: Buffers | None = None,
-        refusals: Refusals | None = None,
+        refusals: RefusalLog | None = None,
+        answer_window_bytes: int = 0,
     ) -> None:
         self._options = options
         app = with_middlewares(RefusingApp(app), options)
         most = most_connections(options.max_connections)
         self._state = _Connections(options, buffers, refusals, most, self._resume)
         self._state.cancels = cancels
+        self._state.answer_window_bytes = answer_window_bytes
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
             interface="asgi3",
@@ -251,7 +256,7 @@ class _Connections(EdgeState):
         self,
         options: HTTPOptions,
         buffers: Buffers | None,
-        refusals: Refusals | None,
+        refusals: RefusalLog | None,
         most: int,
         resume: Callable[[], None],
     ) -> None:

@@ -14,11 +14,11 @@ from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origin
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.places import Places
 from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.refusal_log import RefusalLog
 from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.request_line import FramingLimits
 from serve_bridge.http_server.trusted_peers import TrustedPeers
 from serve_bridge.http_server.turns import Turns
-from serve_bridge.proxy.refusals import Refusals
 
 __all__ = ["NO_ROOM", "EdgeState"]
 
@@ -49,11 +49,12 @@ class EdgeState(ServerState):
         idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
             server is full, holds much or ends, answers close their connections.
         cancels: The task of a request is cancelled when its client leaves; else the application is only told.
+        answer_window_bytes: Upper limit for the bytes of one answer that the application may hold beside those it sent.
         date_line: The Date header of answers, as a line.
     """
 
     def __init__(
-        self, options: HTTPOptions, buffers: Buffers | None, refusals: Refusals | None, most_connections: int
+        self, options: HTTPOptions, buffers: Buffers | None, refusals: RefusalLog | None, most_connections: int
     ) -> None:
         super().__init__()
         self.options = options
@@ -67,7 +68,7 @@ class EdgeState(ServerState):
         self.logger = logging.getLogger("serve_bridge.proxy")
         self.hosts = allowed_hosts(options)
         self.origins = allowed_origins(options)
-        self.refusals = refusals or Refusals(self.logger)
+        self.refusals = refusals or RefusalLog(self.logger)
         self.buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
         self.places = Places(
             most_connections,
@@ -80,6 +81,7 @@ class EdgeState(ServerState):
         self.draining = False
         self.idle_grace_s = math.inf
         self.cancels = False
+        self.answer_window_bytes = 0
         self.date_line = b""
 
     def admit(self, head: RequestHead) -> Refusal | None:

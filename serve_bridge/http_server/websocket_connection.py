@@ -30,12 +30,11 @@ from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.pace import Pace
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.refusing_app import REFUSAL
 from serve_bridge.http_server.state import EdgeState
 from serve_bridge.http_server.websocket_handshake import RefusingFrameProtocol
 from serve_bridge.http_server.websocket_pieces import memory_of
 from serve_bridge.http_server.websocket_transport import LingeringTransport
-from serve_bridge.proxy.refusals import REFUSAL
-from serve_bridge.wire.streams import ANSWER_WINDOW
 
 __all__ = ["EdgeWebSocket"]
 
@@ -269,7 +268,7 @@ class EdgeWebSocket(WebSocketsSansIOProtocol):
         if not unsent:
             return 0
         unsent = max(unsent, self._last)  # a message stays whole until its last byte has left
-        return unsent if self.writable.is_set() else unsent + self._waiting + ANSWER_WINDOW
+        return unsent if self.writable.is_set() else unsent + self._waiting + self._state.answer_window_bytes
 
     def handle_events(self) -> None:
         """Handle control frames; messages do not come this way."""

@@ -9,15 +9,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import STATUS_PHRASES
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from serve_bridge.http.request_id import request_id_of
 from serve_bridge.http_server.refusal import Refusal
+from serve_bridge.http_server.refusal_log import RefusalLog
+from serve_bridge.http_server.refusing_app import answer_of
 from serve_bridge.http_server.websocket_frames import FrameProtocol
-from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of
 
 
 class RefusingFrameProtocol(FrameProtocol):
     """The frames of one connection. A handshake that `websockets` rejects gets a problem document, as all refusals."""
 
-    def __init__(self, refusals: Refusals, **options: Any) -> None:
+    def __init__(self, refusals: RefusalLog, **options: Any) -> None:
         super().__init__(**options)
         self._refusals = refusals
 

@@ -17,17 +17,20 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError, failure_message
-from serve_bridge.forwarding.refusals import Broken, Refused, UploadBroken, failed
+from serve_bridge.forwarding.refusals import Refused, UploadBroken, failed
 from serve_bridge.forwarding.reply import forward
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import deny, forward_websocket
-from serve_bridge.http.answers import Answer, problem
+from serve_bridge.http.answers import Answer, AnswerBroken, problem
 from serve_bridge.http.headers import TRAILERS
 from serve_bridge.http.path_params import RESERVED_PREFIX
+from serve_bridge.http.request_id import request_id_of
 from serve_bridge.http.route_index import Route, RouteIndex
 from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.refusal import Refusal
-from serve_bridge.proxy.refusals import Refusals, answer_of, request_id_of, send_answer
+from serve_bridge.http_server.refusal_log import RefusalLog
+from serve_bridge.http_server.refusing_app import answer_of
+from serve_bridge.http_server.server_answers import send_answer
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.heads import HttpFailure, RawPathParams
@@ -42,7 +45,7 @@ _request_ids: Final[Iterator[str]] = iter(new_request_id, "")
 class ProxyApp:
     """Answers HTTP requests by forwarding them to endpoints."""
 
-    def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers, refusals: Refusals) -> None:
+    def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers, refusals: RefusalLog) -> None:
         self._router = router
         self._buffers = buffers
         self._refusals = refusals
@@ -111,7 +114,7 @@ class ProxyApp:
             await send({"type": "http.response.body"})
             if reply.trailers is not None:
                 await send({"type": TRAILERS, "headers": reply.trailers})
-        except Broken as broken:
+        except AnswerBroken as broken:
             _logger.warning("request %s: %s: %r", request.request_id, broken, broken.__cause__)
             raise
         finally:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from serve_bridge.http_server.buffers import Buffers
+from serve_bridge.http_server.refusal_log import RefusalLog
 from serve_bridge.http_server.server import EdgeServer
 from serve_bridge.instance import controller_question
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
-from serve_bridge.proxy.refusals import Refusals
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
@@ -22,6 +22,7 @@ from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.streams import ANSWER_WINDOW
 
 _logger = logging.getLogger("serve_bridge.proxy")
 
@@ -34,7 +35,7 @@ class Proxy:
         self._key = key
         self._listener = Listener(self, key, spec.generation, spec.proxy)
         self._tasks = TaskSet(_logger)
-        self._refusals = Refusals(_logger)
+        self._refusals = RefusalLog(_logger)
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
             "@move": self.move,
@@ -55,7 +56,9 @@ class Proxy:
         self._link = ControlLink(
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, others=self._other_listeners
         )
-        self._edge = EdgeServer(app, spec.http, cancels=True, buffers=buffers, refusals=refusals)
+        self._edge = EdgeServer(
+            app, spec.http, cancels=True, buffers=buffers, refusals=refusals, answer_window_bytes=ANSWER_WINDOW
+        )
         self._link.start()
         await self._link.ready()
         url = await self._edge.start()

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.wire.streams import ANSWER_WINDOW
 
 # The application
 
@@ -233,7 +234,8 @@ def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     app = Application()
-    server = EdgeServer(app, HTTPOptions(**{"port": 0, "allowed_hosts": ["*"], **options}), buffers=buffers)
+    given = HTTPOptions(**{"port": 0, "allowed_hosts": ["*"], **options})
+    server = EdgeServer(app, given, buffers=buffers, answer_window_bytes=ANSWER_WINDOW)
     try:
         url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)

@@ -1,4 +1,4 @@
-"""Refusals are counted one by one, and logged within limits."""
+"""RefusalLog are counted one by one, and logged within limits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 import pytest
 
 from serve_bridge.http_server.refusal import Refusal
-from serve_bridge.proxy.refusals import EPISODE_S, LINES, Refusals
+from serve_bridge.http_server.refusal_log import EPISODE_S, LINES, RefusalLog
 
 LOGGER = logging.getLogger("serve_bridge.proxy")
 
 
 def test_each_refusal_is_counted_by_its_status() -> None:
     """The log has nothing to do with it."""
-    refusals = Refusals(LOGGER)
+    refusals = RefusalLog(LOGGER)
     for status in (400, 413, 400):
         refusals.note(Refusal(status, "why"), "id")
     assert refusals.counts == {400: 2, 413: 1}
@@ -23,7 +23,7 @@ def test_each_refusal_is_counted_by_its_status() -> None:
 def test_a_flood_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     """The first of an episode have a line each, with id and reason; one line at its end counts the others."""
     caplog.set_level(logging.INFO, LOGGER.name)
-    refusals = Refusals(LOGGER)
+    refusals = RefusalLog(LOGGER)
     for number in range(1_000):
         refusals.note(Refusal(400, "malformed"), f"id-{number}")
     refusals.note(Refusal(413, "too large"), "id-big")
@@ -38,7 +38,7 @@ def test_a_flood_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_next_episode_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     """And a quiet time logs nothing."""
     caplog.set_level(logging.INFO, LOGGER.name)
-    refusals = Refusals(LOGGER)
+    refusals = RefusalLog(LOGGER)
     for _ in range(LINES):
         refusals.note(Refusal(400, "malformed"), "id")
     refusals.settle(EPISODE_S)

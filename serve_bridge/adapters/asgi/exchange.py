@@ -257,7 +257,7 @@ async def send_answer(
         requester: Who is watched meanwhile.
 
     Raises:
-        Broken: The backend has not finished it.
+        AnswerBroken: The backend has not finished it.
     """
     start = {"type": "http.response.start", "status": status, "headers": headers}
     has_no_body = scope["method"] == "HEAD"

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from serve_bridge.adapters.asgi.exchange import ClientLeft, Requester, http_exception
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.errors import ConfigError, ReplicaDied
-from serve_bridge.forwarding.refusals import Broken
+from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http.headers import HeaderList
 
 _OF_THE_BODY: Final = frozenset({b"content-length", b"content-type", b"content-md5", b"content-digest", b"digest"})
@@ -91,7 +91,7 @@ async def _whole(body: Any, requester: Requester) -> bytes:
                 return b"".join([chunk async for chunk in chunks])
     except ClientLeft as left:
         raise http_exception(refused(left)) from left
-    except Broken as broken:
+    except AnswerBroken as broken:
         raise http_exception(refused(ReplicaDied("the replica died while it answered", "unknown"))) from broken
 
 

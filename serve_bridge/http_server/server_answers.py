@@ -1,4 +1,4 @@
-"""The answers that the edge gives without the application."""
+"""The answers that the server gives without the application, and answers that are sent as a whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.http.answers import Answer
 from serve_bridge.http_server.answer_writer import status_line
 
-__all__ = ["answer_asterisk", "closing_answer"]
+__all__ = ["answer_asterisk", "closing_answer", "send_answer"]
 
 
 async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer ``OPTIONS *``, which asks for the server and no route, with an empty 204."""
+    """Answer ``OPTIONS *`` with an empty 204. The request concerns the server, not a route."""
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
 
 
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Send a complete answer as ASGI messages."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
 def closing_answer(answer: Answer, date_line: bytes) -> bytes:
-    """Return the bytes of *answer*, after which the connection closes."""
+    """Return the bytes of *answer*, for a connection that closes after it."""
     lines = [status_line(answer.status)]
     for name, value in answer.headers:
         lines += (name, b": ", value, b"\r\n")
