@@ -26,9 +26,10 @@ from serve_bridge.management.arguments import existing_name
 from serve_bridge.management.management import OPERATION_S, Management
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.outgoing_request import OutgoingRequest
 from serve_bridge.routing.process_channels import Lanes
 from serve_bridge.routing.process_link import SPARE_S, overdue
-from serve_bridge.routing.router import Outgoing, Router
+from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.heads import CallHead
 
@@ -229,14 +230,14 @@ class Client(Management):
 
     # for handles (handle.Link)
 
-    def send(self, request: Outgoing) -> DirectAnswer | None:
+    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
         """Send *request* from this thread and wait for its answer; None if `run` has to."""
         self._check_open()
         process = self._here()
         router = process.lane().router
         return None if router.behind else process.direct.send(router, request)
 
-    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+    def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body."""
         # A process's first request must not be taken for one whose backend streams.
         return self._current_router(request.timeout_s).needs_whole_body(request, method)

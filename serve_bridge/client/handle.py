@@ -267,7 +267,7 @@ class AsyncHandle(Handle):
 
 
 class _Call:
-    """One Python call on its way to a replica (a `router.Outgoing`)."""
+    """One Python call on its way to a replica (a `outgoing_request.OutgoingRequest`)."""
 
     __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "limit_s", "retried", "shard_key", "timeout_s")
     kind = Kind.CALL
@@ -287,7 +287,7 @@ class _Call:
         self.body = body
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
-        """Return the head; see `router.Outgoing`."""
+        """Return the head; see `outgoing_request.OutgoingRequest`."""
         h = self._head
         return encode_head(
             CallHead(

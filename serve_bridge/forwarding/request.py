@@ -43,12 +43,12 @@ _LEFT: Final = "the client left during its upload"
 
 
 class Forwarded:
-    """One HTTP request on its way to a replica (a `router.Outgoing`).
+    """One HTTP request on its way to a replica (a `outgoing_request.OutgoingRequest`).
 
     Attributes:
         request_id: The client's own if it is a valid one, else the next of *request_ids*. User code finds it in the
             header X-Request-Id.
-        body: What follows the head; see `router.Outgoing`.
+        body: What follows the head; see `outgoing_request.OutgoingRequest`.
         from_adapter: Whether an adapter forwards it, and not the proxy.
     """
 
@@ -232,7 +232,7 @@ class Forwarded:
         return self._call_method or "__call__"
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
-        """Return the head; see `router.Outgoing`."""
+        """Return the head; see `outgoing_request.OutgoingRequest`."""
         scope = self._scope
         head = HttpHead(
             self.endpoint,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -21,6 +20,7 @@ from serve_bridge.forwarding.reply import read_head
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import Answer, AnswerBroken
 from serve_bridge.http.headers import SUBPROTOCOL, HeaderList
+from serve_bridge.routing.outgoing_request import Routed
 from serve_bridge.routing.router import Router
 from serve_bridge.wire import websocket_messages as websocket
 from serve_bridge.wire.caller_end import CallerStream
@@ -31,8 +31,6 @@ from serve_bridge.wire.payload import Segment, size_of
 from serve_bridge.wire.websocket_messages import Close, Hold, MessageReader, MessageTooLong, NoRoom
 
 _logger = logging.getLogger("serve_bridge.forwarding")
-
-Routing: TypeAlias = tuple[CallerStream, Frame]
 
 
 async def forward_websocket(
@@ -124,7 +122,7 @@ async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[b
     return answer.status
 
 
-async def _shake_hands(router: Router, request: Forwarded, client: _Client) -> Routing | None:
+async def _shake_hands(router: Router, request: Forwarded, client: _Client) -> Routed | None:
     """Return what answers the handshake; None if the client has left before."""
     routing = asyncio.get_running_loop().create_task(router.route(request, whole=False))
     try:
@@ -138,10 +136,10 @@ async def _shake_hands(router: Router, request: Forwarded, client: _Client) -> R
     return None
 
 
-def _withdraw(routing: asyncio.Task[Routing]) -> None:
+def _withdraw(routing: asyncio.Task[Routed]) -> None:
     """Give up the handshake, at whatever stage it is."""
 
-    def close(routing: asyncio.Task[Routing]) -> None:
+    def close(routing: asyncio.Task[Routed]) -> None:
         if not routing.cancelled() and routing.exception() is None:
             routing.result()[0].cancel()
 

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ReplicaDied
-from serve_bridge.routing.router import Outgoing, Router
+from serve_bridge.routing.outgoing_request import OutgoingRequest
+from serve_bridge.routing.router import Router
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.routing_table import BackendRoute
 from serve_bridge.wire.address import ReplicaAddress
@@ -124,7 +125,7 @@ class DirectCalls:
         self._replicas: SharedReplicas[_Idle] = SharedReplicas(_Idle, limit=_limit, unlink=_close)
         keep(self)
 
-    def send(self, router: Router, request: Outgoing) -> DirectAnswer | None:
+    def send(self, router: Router, request: OutgoingRequest) -> DirectAnswer | None:
         """Send *request* and wait for the head of the answer; None if it has to go through *router*.
 
         Raises:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from serve_bridge.routing.blocking_calls import DirectAnswer
     from serve_bridge.routing.channel import Lane
-    from serve_bridge.routing.router import Outgoing
+    from serve_bridge.routing.outgoing_request import OutgoingRequest
 
 
 SPARE_S: Final = 5.0
@@ -23,10 +23,10 @@ SPARE_S: Final = 5.0
 class Link(Protocol):
     """What a handle needs of its client."""
 
-    def send(self, request: Outgoing) -> DirectAnswer | None:
+    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
         """Send *request* from this thread and wait for its answer; None if `run` has to."""
 
-    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+    def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body."""
 
     def begin(self, work: Callable[[Lane], Any]) -> Future[Any]:

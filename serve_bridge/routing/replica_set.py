@@ -102,6 +102,12 @@ class ReplicaSet(Generic[Link]):
         """Whether every replica is usable, full or not."""
         return self._up == len(self._slots)
 
+    @property
+    def can_spare_one(self) -> bool:
+        """Whether at least one replica, and at least half of all, stay usable without one of the usable replicas."""
+        left = self._up - 1
+        return left >= 1 and left * 2 >= len(self._slots)
+
     def add(self, name: str, link: Link) -> Slot[Link]:
         """Let *name*, which is not in the set, take part."""
         slot = self._slots[name] = Slot(name, link, self._limit)

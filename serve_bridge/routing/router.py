@@ -12,8 +12,6 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
 
 from serve_bridge.errors import (
     CALL_HINT,
@@ -29,87 +27,36 @@ from serve_bridge.errors import (
 )
 from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.deadlines import Deadlines
-from serve_bridge.routing.replica_pool import LOOK_S, Link, ReplicaPool, Waiting
+from serve_bridge.routing.outgoing_request import OutgoingRequest, Routed
+from serve_bridge.routing.replica_peer import LOOK_EVERY_S, ReplicaPeer
+from serve_bridge.routing.replica_pool import ReplicaPool
 from serve_bridge.routing.replica_set import Slot
+from serve_bridge.routing.retry_budget import RetryBudget
+from serve_bridge.routing.router_statistics import RouterStatistics
+from serve_bridge.routing.shadows import Shadows
+from serve_bridge.routing.waiting_line import WaitingRequest
 from serve_bridge.routing_table import EndpointRoute, RoutingTable
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wire.caller_end import CallerStream, Upload
+from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
-from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.keys import Key, Role
-
-MAX_SHADOWS_IN_FLIGHT: Final = 256
-RETRY_SHARE: Final = 0.1
-RETRY_RESERVE: Final = 3.0
-RETRY_CAP: Final = 100.0
 
 _logger = logging.getLogger("serve_bridge.router")
 
 
-class Outgoing(Protocol):
-    """A request on its way to a backend.
-
-    Attributes:
-        endpoint: Whom it is for.
-        kind: REQUEST for HTTP, CALL for Python.
-        shard_key: Decides the backend if given.
-        limit_s: Seconds that its sender gave it in all, for messages.
-        timeout_s: Seconds that all of it may take; what is left of them where somebody has tried it before. The router
-            lowers it to what the endpoint gives.
-        idempotent: Whether running it twice does no harm.
-        draw: Number in [0, 1) that decides the backend if there is no shard key; drawn once, when the request was made,
-            since to draw again for those that find their backend full would favour the others.
-        retried: Whether it was sent before the router got it and may have run; it is not sent a third time.
-        body: What follows the head: segments that can be sent again, or an iterator that cannot; None if the
-            head is all.
-    """
-
-    timeout_s: float
-    retried: bool
-
-    @property
-    def endpoint(self) -> str: ...  # noqa: D102 - see above, and so below
-    @property
-    def kind(self) -> Kind: ...  # noqa: D102
-    @property
-    def limit_s(self) -> float: ...  # noqa: D102
-    @property
-    def shard_key(self) -> str | None: ...  # noqa: D102
-    @property
-    def draw(self) -> float: ...  # noqa: D102
-    @property
-    def idempotent(self) -> bool: ...  # noqa: D102
-    @property
-    def body(self) -> Upload | None: ...  # noqa: D102
-
-    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
-        """Return the head for *backend*, by table *version*, with *timeout_s* left."""
-        ...
-
-
-@dataclass
-class Statistics:
-    """What a router has done since it was made."""
-
-    routed: int = 0
-    retried: int = 0
-    rejected: int = 0
-    shadows_sent: int = 0
-    shadows_dropped: int = 0
-
-
-class _Passage(Waiting):
+class _Passage(WaitingRequest[ReplicaPeer]):
     """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
 
     __slots__ = ("deadlines", "handed_over", "pool", "request", "router", "slot", "stream")
 
-    def __init__(self, router: Router, pool: ReplicaPool, request: Outgoing, deadline: float) -> None:
+    def __init__(self, router: Router, pool: ReplicaPool, request: OutgoingRequest, deadline: float) -> None:
         super().__init__(deadline)
         self.router = router
         self.pool = pool
         self.request = request
-        self.slot: Slot[Link] | None = None
+        self.slot: Slot[ReplicaPeer] | None = None
         self.stream: CallerStream | None = None
         self.handed_over = False
         self.deadlines = router.deadlines
@@ -139,7 +86,7 @@ class _Passage(Waiting):
         if rejection is None:
             self.pool.release(slot, load)
         else:
-            self.pool.refuse(slot, load, rejection.reason)
+            self.pool.reject(slot, load, rejection.reason)
 
 
 class Router:
@@ -165,11 +112,11 @@ class Router:
         self._pools: dict[str, ReplicaPool] = {}
         self._closing: list[ReplicaPool] = []
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
-        self._retries = RETRY_RESERVE
-        self._shadows: set[asyncio.Task[None]] = set()
-        self._looking = self._loop.call_later(LOOK_S, self._look)
+        self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
         self.table: RoutingTable | None = None
-        self.statistics = Statistics()
+        self.statistics = RouterStatistics()
+        self._retries = RetryBudget(self.statistics)
+        self._shadows = Shadows(self._pools, self._send, self.statistics)
 
     def apply(self, table: RoutingTable) -> None:
         """Route by *table* from now on; what is in flight goes on."""
@@ -196,8 +143,7 @@ class Router:
         """Drop every connection; what is in flight fails."""
         self._looking.cancel()
         self.deadlines.close()
-        for task in list(self._shadows):
-            task.cancel()
+        self._shadows.close()
         for pool in [*self._pools.values(), *self._closing]:
             pool.abandon()
 
@@ -224,7 +170,7 @@ class Router:
         most = self._endpoint(endpoint)[0].timeout_s
         return timeout_s if most is None else min(timeout_s, most)
 
-    def overdue(self, request: Outgoing, executed: Executed) -> DeadlineExceeded:
+    def overdue(self, request: OutgoingRequest, executed: Executed) -> DeadlineExceeded:
         """Return the error for *request*, whose time is up; from any thread."""
         found = self._endpoints.get(request.endpoint)
         own_s = found[0].timeout_s if found is not None else None
@@ -232,7 +178,7 @@ class Router:
             return no_answer(request.endpoint, own_s, executed, "the endpoint's own timeout_s is the limit")
         return no_answer(request.endpoint, request.limit_s, executed, CALL_HINT if request.kind == Kind.CALL else "")
 
-    def bypass(self, request: Outgoing) -> str | None:
+    def bypass(self, request: OutgoingRequest) -> str | None:
         """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
 
         It has to if shadows get copies, or if others wait for that backend already. From any thread.
@@ -248,7 +194,7 @@ class Router:
         pool = self._pools.get(backend)
         return None if pool is None or pool.waiting or not pool.whole else backend
 
-    def needs_whole_body(self, request: Outgoing, method: str) -> bool:
+    def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body; from any thread.
 
         An endpoint that does not exist needs nothing: `route` says so.
@@ -263,7 +209,7 @@ class Router:
         """Somebody waits for *replica* outside of this router, and hears nothing: find out. From any thread."""
         pool = self._pools.get(backend)
         if pool is not None:
-            self._loop.call_soon_threadsafe(pool.doubt, replica)
+            self._loop.call_soon_threadsafe(pool.suspect, replica)
 
     def slot_freed(self, backend: str) -> None:
         """Somebody else's request to *backend* is done: who waits here because it was full may try. From any thread."""
@@ -275,9 +221,9 @@ class Router:
         now = self._loop.time()
         for pool in self._pools.values():
             pool.look(now)
-        self._looking = self._loop.call_later(LOOK_S, self._look)
+        self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
 
-    async def route(self, request: Outgoing, *, whole: bool = True) -> tuple[CallerStream, Frame]:
+    async def route(self, request: OutgoingRequest, *, whole: bool = True) -> Routed:
         """Send *request* to a replica; return its stream and the RESPONSE frame.
 
         Without *whole* its time bounds the head of the answer only, and what follows may take as long as it will.
@@ -298,13 +244,11 @@ class Router:
         policy = self._policy(request)
         backend = self._choose(policy, request.shard_key, request.draw)
         if policy.shadows:
-            self._shadow(policy, request)
+            self._shadows.copy(request, policy)
         self.statistics.routed += 1
-        if self._retries < RETRY_CAP:
-            self._retries += RETRY_SHARE
         return await self._send(self._pools[backend], request, whole)
 
-    def _policy(self, request: Outgoing) -> TrafficPolicy:
+    def _policy(self, request: OutgoingRequest) -> TrafficPolicy:
         """Return the policy of the endpoint of *request*, which has no more time than that gives from now on.
 
         Raises:
@@ -328,7 +272,7 @@ class Router:
     def _choose(self, policy: TrafficPolicy, shard_key: str | None, draw: float) -> str:
         return policy.choose(draw) if shard_key is None else policy.choose_for_key(shard_key)
 
-    async def _send(self, pool: ReplicaPool, request: Outgoing, whole: bool = True) -> tuple[CallerStream, Frame]:
+    async def _send(self, pool: ReplicaPool, request: OutgoingRequest, whole: bool = True) -> Routed:
         """Attempt *request* until it is answered or may not be sent again."""
         passage = _Passage(self, pool, request, self._loop.time() + request.timeout_s)
         again, retried = False, request.retried
@@ -366,7 +310,7 @@ class Router:
             if not passage.handed_over:
                 self.deadlines.discard(passage)
 
-    async def _open(self, passage: _Passage, request: Outgoing, *, again: bool) -> CallerStream:
+    async def _open(self, passage: _Passage, request: OutgoingRequest, *, again: bool) -> CallerStream:
         """Take a slot and send the head; a body follows by itself, on the replica's credit."""
         pool = passage.pool
         slot, connection = await pool.acquire(passage, again=again)
@@ -385,7 +329,7 @@ class Router:
             stream.start_upload(request.body)
         return stream
 
-    def _check_rejection(self, rejection: Rejection, pool: ReplicaPool, request: Outgoing) -> None:
+    def _check_rejection(self, rejection: Rejection, pool: ReplicaPool, request: OutgoingRequest) -> None:
         """Return if the request, which was not started, may be sent again; else raise."""
         self.statistics.rejected += 1
         if rejection.reason == "expired":
@@ -395,43 +339,15 @@ class Router:
         if rejection.reason not in ("full", "draining", "foreign"):
             raise BackendError("Rejected", rejection.detail or rejection.reason)
 
-    def may_retry(self, request: Outgoing) -> bool:
+    def may_retry(self, request: OutgoingRequest) -> bool:
         """Return whether a lost *request* may be sent once more although it may have run; if so, the budget pays.
 
-        From any thread: those that spend in the same instant may pay once for two, which the budget can bear.
+        It may be called from any thread.
         """
-        held = not isinstance(request.body, AsyncIterator)
-        if not (request.idempotent and held and self._retries >= 1):
+        if not request.idempotent or isinstance(request.body, AsyncIterator) or not self._retries.spend():
             return False
-        self._retries -= 1
         self.statistics.retried += 1
         return True
-
-    def _shadow(self, policy: TrafficPolicy, request: Outgoing) -> None:
-        """Send copies to the shadows that this request draws; nothing of them reaches the caller."""
-        for backend in policy.shadows_for(random.random):
-            # A body that is streamed exists once; its shadow is left out rather than the primary delayed.
-            pool = self._pools.get(backend)
-            busy = len(self._shadows) >= MAX_SHADOWS_IN_FLIGHT
-            if pool is None or busy or isinstance(request.body, AsyncIterator):
-                self.statistics.shadows_dropped += 1
-                continue
-            task = self._loop.create_task(self._send_shadow(pool, request))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
-
-    async def _send_shadow(self, pool: ReplicaPool, request: Outgoing) -> None:
-        try:
-            stream, _ = await self._send(pool, request)
-            try:
-                async for _ in stream.chunks():
-                    pass  # read, or the shadow's producer would stand still and hold its slot
-            finally:
-                stream.cancel()
-            self.statistics.shadows_sent += 1
-        except Exception as error:  # whatever it is, it is the shadow's
-            self.statistics.shadows_dropped += 1
-            _logger.info("shadow request to %s failed: %s", pool.name, error)
 
 
 def _policy(endpoint: EndpointRoute) -> TrafficPolicy:

@@ -18,8 +18,10 @@ from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.routing.blocking_calls import DirectAnswer, DirectCalls
+from serve_bridge.routing.outgoing_request import OutgoingRequest
 from serve_bridge.routing.process_link import Link
-from serve_bridge.routing.router import RETRY_RESERVE, Outgoing, Router
+from serve_bridge.routing.retry_budget import RETRY_RESERVE
+from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import ReplicaAddress
 from serve_bridge.wire.frames import Frame, Kind
@@ -102,7 +104,7 @@ class Stage:
                 stream.on_cancel = self.cancelled.set
                 stream.respond(b"\xa1\xff", end=False)
 
-    def send(self, request: Outgoing) -> DirectAnswer | None:
+    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
         """Send *request* from this thread, as a client does."""
         return self.calls.send(self.router, request)
 
