@@ -11,14 +11,14 @@ import msgspec
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.http.route_index import Route
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.heads import decoder
 
 
 class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
     """What routers know of one backend."""
 
-    replicas: tuple[ReplicaAddress, ...]
+    replicas: tuple[SocketAddress, ...]
     max_concurrent_queries: int
     max_queued_queries: int
 
@@ -55,7 +55,7 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
     version: int
     backends: dict[str, BackendRoute]
     endpoints: dict[str, EndpointRoute]
-    proxies: tuple[ReplicaAddress, ...] = ()
+    proxies: tuple[SocketAddress, ...] = ()
 
     def http_routes(self) -> tuple[Route, ...]:
         """Return the HTTP routes, in the order of their creation."""
@@ -65,7 +65,7 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
             if endpoint.path is not None
         )
 
-    def listeners(self) -> list[ReplicaAddress]:
+    def listeners(self) -> list[SocketAddress]:
         """Return where all replicas and proxies listen."""
         return [*self.proxies, *(replica for backend in self.backends.values() for replica in backend.replicas)]
 

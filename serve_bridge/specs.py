@@ -11,7 +11,7 @@ from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.instance.instance import Instance
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
 
 
@@ -78,7 +78,7 @@ class ProxySpec:
     proxy: str
     node: str
     generation: str
-    controller: ReplicaAddress
+    controller: SocketAddress
     directory: str
     tcp_host: str | None
     http: HTTPOptions

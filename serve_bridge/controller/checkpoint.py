@@ -15,7 +15,7 @@ from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.specs import Backend
 from serve_bridge.wire import payload
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 FORMAT: Final = 2
 _KEY: Final = "checkpoint"
@@ -28,7 +28,7 @@ class ReplicaSnapshot:
     id: str
     backend: str
     revision: int
-    address: ReplicaAddress | None
+    address: SocketAddress | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ProxySnapshot:
     id: str
     node: str
     url: str
-    address: ReplicaAddress
+    address: SocketAddress
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Final
 from serve_bridge.controller.tracked_process import TrackedProcess
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, TRIES, NobodyListens, dial, dial_running, places_of
+from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, TRIES, NoListener, dial, dial_running, places_of
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.keys import Key
 
@@ -39,7 +39,7 @@ class Contact:
         """Return a first connection to *process*, which has just been seen running.
 
         Raises:
-            Lost: No process answers. It is `NobodyListens` if the process has ended.
+            Lost: No process answers. It is `NoListener` if the process has ended.
             AuthenticationError: Another process answers at the address.
         """
         assert process.address is not None
@@ -55,7 +55,7 @@ class Contact:
         for wait_s in REDIAL.waits_s():
             try:
                 return await dial(process.address, self._key, self._generation, process.role)
-            except (NobodyListens, AuthenticationError):
+            except (NoListener, AuthenticationError):
                 return None
             except Lost:
                 if await host_answers(process.address):
@@ -68,11 +68,11 @@ class Contact:
         return None
 
 
-async def host_answers(address: ReplicaAddress) -> bool:
+async def host_answers(address: SocketAddress) -> bool:
     """Return whether the host of *address* can be reached; the process there may have ended."""
     try:
         place = places_of(address)[-1]
-    except NobodyListens:
+    except NoListener:
         return True  # the address has only a unix socket, so its host is this one
     if isinstance(place, str):
         return True

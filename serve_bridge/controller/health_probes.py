@@ -16,7 +16,7 @@ from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.errors import AuthenticationError, BackendStartError
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.wire.endings import Lost
-from serve_bridge.wire.peer import GONE_S
+from serve_bridge.wire.peer import HOST_GONE_AFTER_S
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -60,7 +60,7 @@ class HealthProbes:
                 return  # it was retired or lost during the probe
             if replica.reconfiguring:  # the probe may have waited for user code that takes a `user_config`
                 continue
-            if failure is not None and (connection.closed or connection.is_host_silent(GONE_S)):
+            if failure is not None and (connection.closed or connection.is_host_silent(HOST_GONE_AFTER_S)):
                 connection.close()  # so the controller dials it again, until it answers or has ended
                 continue
             before = replica.state

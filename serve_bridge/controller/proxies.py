@@ -23,9 +23,9 @@ from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import ProxySpec, Settings
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.dialling import NobodyListens
+from serve_bridge.wire.dialling import NoListener
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.keys import Key, Role
 
@@ -54,7 +54,7 @@ class Proxies:
         self._contact = contact
         self._on_change = on_change
         self._probes = ProxyProbes(runtime, self._died)
-        self._controller = ReplicaAddress("", "")
+        self._controller = SocketAddress("", "")
         self._http = HTTPOptions(host=None)
         self._proxies: dict[str, TrackedProxy] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -114,7 +114,7 @@ class Proxies:
 
     # the instance begins and ends
 
-    async def start(self, http: HTTPOptions, controller: ReplicaAddress) -> None:
+    async def start(self, http: HTTPOptions, controller: SocketAddress) -> None:
         """Start the proxies that *http* asks for, and keep them from then on.
 
         Raises:
@@ -136,7 +136,7 @@ class Proxies:
         proxy = TrackedProxy(found.id, found.node, found.url, found.address)
         try:
             connection = await self._contact.connect(proxy)
-        except (NobodyListens, AuthenticationError) as error:
+        except (NoListener, AuthenticationError) as error:
             _logger.warning("%s did not survive the controller: %s", proxy, error)
             await self._runtime.stop(proxy.id)
         except Lost:
@@ -146,7 +146,7 @@ class Proxies:
             self._proxies[proxy.node] = proxy
             self._attach(proxy, connection)
 
-    def resume(self, http: HTTPOptions, controller: ReplicaAddress) -> None:
+    def resume(self, http: HTTPOptions, controller: SocketAddress) -> None:
         """Keep the proxies that *http* asks for, with those that were recovered."""
         self._http, self._controller = http, controller
         if http.location != Location.NoServer:

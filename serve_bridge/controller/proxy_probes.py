@@ -16,7 +16,7 @@ from typing import Final
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.peer import GONE_S
+from serve_bridge.wire.peer import HOST_GONE_AFTER_S
 
 USED_TIMEOUT_S: Final = 2.0
 """Upper limit for the question how much processor time a loop has used, in seconds."""
@@ -45,7 +45,7 @@ class ProxyProbes:
 
     async def _check(self, proxy: TrackedProxy, connection: CallerConnection) -> None:
         """Report *proxy* if it has been silent for too long; otherwise ping it."""
-        if connection.is_host_silent(GONE_S):
+        if connection.is_host_silent(HOST_GONE_AFTER_S):
             connection.close()  # so the controller dials it again, until it answers or has ended
             return
         if _silent_s(connection) <= SUSPECT_S:

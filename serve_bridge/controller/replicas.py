@@ -22,9 +22,9 @@ from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import Backend
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.dialling import NobodyListens
+from serve_bridge.wire.dialling import NoListener
 from serve_bridge.wire.endings import Lost
 
 _logger = logging.getLogger("serve_bridge.controller")
@@ -55,7 +55,7 @@ class Fleet:
         self._on_end = on_end
         self._probes = HealthProbes(on_change=on_change, retire=self._retire, end=self.end_at_once)
         self._tasks = TaskSet(_logger)
-        self._controller: ReplicaAddress | None = None
+        self._controller: SocketAddress | None = None
         self.replicas: dict[str, TrackedReplica] = {}
 
     @property
@@ -67,9 +67,9 @@ class Fleet:
         """Return the replicas of *backend* that are in one of *states*."""
         return [r for r in self.replicas.values() if r.backend == backend and r.state in states]
 
-    def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[ReplicaAddress, ...]]:
+    def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[SocketAddress, ...]]:
         """Return the addresses of the replicas that take requests, by backend; only replicas of these *revisions*."""
-        found: dict[str, tuple[ReplicaAddress, ...]] = {}
+        found: dict[str, tuple[SocketAddress, ...]] = {}
         for replica in self.replicas.values():
             current = revisions.get(replica.backend) == replica.revision
             if current and replica.state is ReplicaState.READY and replica.address is not None:
@@ -108,7 +108,7 @@ class Fleet:
         self.add(replica)
         try:
             await self.connect(replica)
-        except (NobodyListens, AuthenticationError) as error:
+        except (NoListener, AuthenticationError) as error:
             _logger.warning("%s did not survive the controller: %s", replica, error)
             await self.end_at_once(replica)
             return
@@ -120,7 +120,7 @@ class Fleet:
             self.unroute([replica])
             self._tasks.start(self._retire(replica))
 
-    async def announce(self, controller: ReplicaAddress) -> None:
+    async def announce(self, controller: SocketAddress) -> None:
         """Tell all replicas that the controller is at *controller*; also those that are reached again later."""
         self._controller = controller
         await asyncio.gather(*(replica.announce(controller) for replica in self.replicas.values()))

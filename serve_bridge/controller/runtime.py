@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import ProxySpec, ReplicaSpec
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
 
@@ -41,7 +41,7 @@ class Runtime(Protocol):
 
     store: Store
 
-    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica; return where it listens, once its user code is constructed.
 
         Raises:
@@ -49,7 +49,7 @@ class Runtime(Protocol):
         """
         ...
 
-    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
         """Start a proxy on *spec*'s node; return where it listens for the controller, and its base URL.
 
         Raises:

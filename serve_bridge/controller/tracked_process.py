@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.keys import Role
@@ -32,7 +32,7 @@ class TrackedProcess:
     kind: ClassVar[str]
     role: ClassVar[Role]
 
-    def __init__(self, id: str, address: ReplicaAddress | None = None) -> None:
+    def __init__(self, id: str, address: SocketAddress | None = None) -> None:
         self.id = id
         self.address = address
         self.connection: CallerConnection | None = None
@@ -64,7 +64,7 @@ class TrackedProcess:
             raise Lost("no", f"{self} is not connected")
         return await calls.control(self.connection, operation, *args, timeout_s=timeout_s, **kwargs)
 
-    async def announce(self, controller: ReplicaAddress) -> None:
+    async def announce(self, controller: SocketAddress) -> None:
         """Tell the process the address of the controller. A process without a connection learns it once it has one."""
         if self.connection is None:
             return

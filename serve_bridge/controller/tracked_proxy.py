@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 from serve_bridge.controller.checkpoint import ProxySnapshot
 from serve_bridge.controller.tracked_process import TrackedProcess
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Role
 
 PROGRESS: Final = 0.01
@@ -25,9 +25,9 @@ class TrackedProxy(TrackedProcess):
     kind: ClassVar[str] = "proxy"
     role: ClassVar[Role] = Role.CONTROLLER
 
-    def __init__(self, id: str, node: str, url: str, address: ReplicaAddress) -> None:
+    def __init__(self, id: str, node: str, url: str, address: SocketAddress) -> None:
         super().__init__(id)
-        self.address: ReplicaAddress = address
+        self.address: SocketAddress = address
         self.node = node
         self.url = url
         self.progress = LoopProgress()

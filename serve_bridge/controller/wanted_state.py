@@ -16,7 +16,7 @@ from serve_bridge.http.path_params import check_route
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.specs import Backend, DeclaredEndpoint, Endpoint
 from serve_bridge.traffic import TrafficPolicy
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Wanted:
             for endpoint in self.endpoints.values()
         }
 
-    def table(self, generation: str, version: int, replicas: Mapping[str, tuple[ReplicaAddress, ...]]) -> RoutingTable:
+    def table(self, generation: str, version: int, replicas: Mapping[str, tuple[SocketAddress, ...]]) -> RoutingTable:
         """Return the routing table for these wanted things and the *replicas* that are ready, by backend."""
         return RoutingTable(
             generation,
@@ -222,6 +222,6 @@ class Wanted:
         )
 
 
-def _backend_route(backend: Backend, replicas: tuple[ReplicaAddress, ...]) -> BackendRoute:
+def _backend_route(backend: Backend, replicas: tuple[SocketAddress, ...]) -> BackendRoute:
     config = backend.resolved
     return BackendRoute(replicas, config.max_concurrent_queries or 1, config.max_queued_queries)

@@ -5,7 +5,7 @@ Rule 1: the question is an empty REQUEST, so peers of every role may ask it. The
 
 from __future__ import annotations
 
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame
 from serve_bridge.wire.heads import encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -16,6 +16,6 @@ def is_question(frame: Frame) -> bool:
     return not frame.payload
 
 
-def answer(stream: ReplicaStream, controller: ReplicaAddress) -> None:
+def answer(stream: ReplicaStream, controller: SocketAddress) -> None:
     """Tell the caller that the controller is at *controller*."""
     stream.respond(encode_head(controller), end=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError, ServeBridgeError
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Kind
@@ -21,12 +21,12 @@ from serve_bridge.wire.keys import Key, Role
 MOST_ASKED: Final = 8
 ANSWER_S: Final = 2.0
 
-_decode = decoder(ReplicaAddress)
+_decode = decoder(SocketAddress)
 
 
 async def find_controller(
-    known: Sequence[ReplicaAddress], key: Key, generation: str, *, left: ReplicaAddress
-) -> ReplicaAddress | None:
+    known: Sequence[SocketAddress], key: Key, generation: str, *, left: SocketAddress
+) -> SocketAddress | None:
     """Ask some of the replicas and proxies at *known* where the controller is, which has *left* a place.
 
     Returns:
@@ -47,7 +47,7 @@ async def find_controller(
     return None
 
 
-async def _ask(address: ReplicaAddress, key: Key, generation: str) -> ReplicaAddress | None:
+async def _ask(address: SocketAddress, key: Key, generation: str) -> SocketAddress | None:
     try:
         connection = await dial(address, key, generation, Role.EDGE)
     except (Lost, AuthenticationError):

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key, Role
 
 FILE_NAME: Final = "instance.json"
@@ -31,7 +31,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     generation: str
     runtime: str
     directory: str
-    controller: ReplicaAddress
+    controller: SocketAddress
     secret: str
 
     @property

@@ -22,7 +22,7 @@ from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.directories import base_directories, base_directory, directory_name
 from serve_bridge.instance.instance import FILE_NAME, Instance
 from serve_bridge.instance.liveness import is_alive
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
 MAX_BYTES: Final = 65536
@@ -51,7 +51,7 @@ def update_here(instance: Instance) -> None:
         update(path, instance.generation, instance.controller)
 
 
-def update(path: Path, generation: str, controller: ReplicaAddress) -> None:
+def update(path: Path, generation: str, controller: SocketAddress) -> None:
     """Write the new address of the *controller* into the file at *path*, if that is of the instance *generation*."""
     found = read_if_valid(path)
     if found is not None and found.generation == generation and found.controller != controller:

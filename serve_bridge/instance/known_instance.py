@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 
 class KnownInstance:
@@ -31,7 +31,7 @@ class KnownInstance:
         self._waiting = 0
         self._gives_up_at: float | None = None
         self.version = 0
-        self.controller: ReplicaAddress | None = None
+        self.controller: SocketAddress | None = None
         self.given_up = False
         self.failure = ""
 

@@ -17,7 +17,7 @@ from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_answered
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -42,7 +42,7 @@ class Proxy:
             "@statistics": self.statistics,
         }
 
-    async def start(self) -> tuple[ReplicaAddress, str]:
+    async def start(self) -> tuple[SocketAddress, str]:
         """Serve; return where the controller reaches this proxy, and its base URL.
 
         Raises:
@@ -80,11 +80,11 @@ class Proxy:
             return
         self._tasks.start(calls_answered.answer_control(stream, head, operation))
 
-    def _other_listeners(self) -> list[ReplicaAddress]:
+    def _other_listeners(self) -> list[SocketAddress]:
         table = self._router.table
         return [] if table is None else table.listeners()
 
-    async def move(self, controller: ReplicaAddress) -> None:
+    async def move(self, controller: SocketAddress) -> None:
         """Look for the controller at *controller* from now on."""
         self._link.move(controller)
 

@@ -51,7 +51,7 @@ from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.validation import check_config
 from serve_bridge.wire import calls_answered, failure
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead, HttpHead
 from serve_bridge.wire.keys import Key, Role
@@ -98,7 +98,7 @@ class Replica:
         self._ticked = self._stalled_until = 0.0
         self._ticking: asyncio.TimerHandle | None = None
 
-    async def start(self) -> ReplicaAddress:
+    async def start(self) -> SocketAddress:
         """Load and construct the user's code, then listen; return where.
 
         Raises:
@@ -337,7 +337,7 @@ class Replica:
         if self._code.check_health is not None and await self._executor.probe(self._code.check_health) is False:
             raise BackendError("check_health", "it returned False")
 
-    async def move(self, controller: ReplicaAddress) -> None:
+    async def move(self, controller: SocketAddress) -> None:
         """Note that the controller is at *controller* now."""
         self._controller = controller
         generation = self._spec.instance.generation

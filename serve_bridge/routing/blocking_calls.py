@@ -19,7 +19,7 @@ from serve_bridge.routing.outgoing_request import OutgoingRequest
 from serve_bridge.routing.router import Router
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.routing_table import BackendRoute
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.blocking_answer import BlockingAnswer
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
@@ -34,7 +34,7 @@ class _Idle:
 
     __slots__ = ("address", "connections")
 
-    def __init__(self, address: ReplicaAddress) -> None:
+    def __init__(self, address: SocketAddress) -> None:
         self.address = address
         self.connections: list[BlockingConnection] = []
 

@@ -9,7 +9,7 @@ from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControlLink
 from serve_bridge.routing.router import Router
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Role
 
 
@@ -28,7 +28,7 @@ class Lane:
         known: KnownInstance,
         *,
         lease: bool = False,
-        on_moved: Callable[[ReplicaAddress], object] | None = None,
+        on_moved: Callable[[SocketAddress], object] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.router = Router(instance.key, Role.PYTHON, known)

@@ -19,7 +19,7 @@ from serve_bridge.instance.known_instance import KnownInstance, process_id
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing_table import RoutingTable, decode_table, encode_version
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
@@ -49,7 +49,7 @@ class ControlLink:
 
     def __init__(
         self,
-        controller: ReplicaAddress,
+        controller: SocketAddress,
         key: Key,
         generation: str,
         role: Role,
@@ -57,8 +57,8 @@ class ControlLink:
         *,
         known: KnownInstance | None = None,
         lease: bool = False,
-        others: Callable[[], Sequence[ReplicaAddress]] = list,
-        on_moved: Callable[[ReplicaAddress], object] | None = None,
+        others: Callable[[], Sequence[SocketAddress]] = list,
+        on_moved: Callable[[SocketAddress], object] | None = None,
     ) -> None:
         """Call *on_table* with every table; with *lease*, keep a non-detached instance alive.
 
@@ -201,11 +201,11 @@ class ControlLink:
             await asyncio.sleep(RECONNECT.longest_s if self._is_hopeless else RECONNECT.wait_s(failures))
 
     @property
-    def controller(self) -> ReplicaAddress:
+    def controller(self) -> SocketAddress:
         """Where the controller is looked for."""
         return self._known.controller or self._address
 
-    def move(self, controller: ReplicaAddress) -> None:
+    def move(self, controller: SocketAddress) -> None:
         """Look for the controller at *controller* from now on."""
         self._known.controller = controller
 

@@ -25,7 +25,7 @@ from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
 from serve_bridge.routing.blocking_calls import DirectCalls
 from serve_bridge.routing.channel import Lane
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.shortage import is_shortage
 
 CLOSE_S: Final = 5.0
@@ -76,7 +76,7 @@ class Lanes:
     async def _open(self) -> Lane:
         return Lane(self._instance, self.known, lease=self._lease, on_moved=self._moved)
 
-    def _moved(self, controller: ReplicaAddress) -> None:
+    def _moved(self, controller: SocketAddress) -> None:
         """Let the next process that reads the file find the controller where this one has found it."""
         if self._address:
             with contextlib.suppress(OSError):  # a copy in a directory that this process cannot write to

@@ -20,9 +20,9 @@ from typing import Final, TypeAlias
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.routing.waiting_line import WaitingLine, WaitingRequest
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
-from serve_bridge.wire.peer import GONE, GONE_S
+from serve_bridge.wire.peer import HOST_GONE, HOST_GONE_AFTER_S
 from serve_bridge.wire.shortage import Shortage, is_shortage
 
 REDIAL: Final = Backoff(shortest_s=0.05, longest_s=2.0)
@@ -34,7 +34,7 @@ PING_AFTER_QUIET_S: Final = 0.5
 PING_TIMEOUT_S: Final = 1.5
 """Seconds that a replica has to answer a ping. After that it gets no requests."""
 
-Dial: TypeAlias = Callable[[ReplicaAddress], Awaitable[CallerConnection]]
+Dial: TypeAlias = Callable[[SocketAddress], Awaitable[CallerConnection]]
 
 _logger = logging.getLogger("serve_bridge.router")
 
@@ -63,7 +63,7 @@ class ReplicaPeer:
     )
 
     def __init__(
-        self, address: ReplicaAddress, replicas: ReplicaSet[ReplicaPeer], line: WaitingLine[ReplicaPeer], dial: Dial
+        self, address: SocketAddress, replicas: ReplicaSet[ReplicaPeer], line: WaitingLine[ReplicaPeer], dial: Dial
     ) -> None:
         """Add the replica at *address* to *replicas*; *line* has the requests that wait for them."""
         self.connection: CallerConnection | None = None
@@ -76,7 +76,7 @@ class ReplicaPeer:
         self._redialling: asyncio.Task[None] | None = None
         self._is_suspect = self._is_silent = False
         self._pinged: float | None = None
-        self.slot: Slot[ReplicaPeer] = replicas.add(address.replica, self)
+        self.slot: Slot[ReplicaPeer] = replicas.add(address.name, self)
 
     async def connect(self, request: WaitingRequest[ReplicaPeer]) -> Shortage | None:
         """Wait until the next try to connect has ended. Requests that come at the same time share one try.
@@ -103,8 +103,8 @@ class ReplicaPeer:
         is_unanswered = pinged is not None and connection.last_heard <= pinged
         if pinged is not None and is_unanswered:
             silent_s = now - pinged
-            if silent_s >= GONE_S and connection.is_host_silent(silent_s):
-                connection.close(TimeoutError(f"replica {self.slot.name}: {GONE}"))
+            if silent_s >= HOST_GONE_AFTER_S and connection.is_host_silent(silent_s):
+                connection.close(TimeoutError(f"replica {self.slot.name}: {HOST_GONE}"))
                 return
         if self._is_silent:
             if pinged is not None and not is_unanswered:

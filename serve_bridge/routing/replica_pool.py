@@ -19,7 +19,7 @@ from serve_bridge.routing.replica_peer import ReplicaPeer
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.routing.waiting_line import WaitingLine, WaitingRequest
 from serve_bridge.routing_table import BackendRoute
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.keys import Key, Role
@@ -45,7 +45,7 @@ class ReplicaPool:
     """
 
     def __init__(self, name: str, route: BackendRoute, *, key: Key, generation: str, role: Role) -> None:
-        async def dial_replica(address: ReplicaAddress) -> CallerConnection:
+        async def dial_replica(address: SocketAddress) -> CallerConnection:
             return await dial(address, key, generation, role)
 
         self.name = name
@@ -64,7 +64,7 @@ class ReplicaPool:
             self.streaming = frozenset(route.replicas[0].streaming)
         if self.replicas.limit != route.max_concurrent_queries:
             self.replicas.limit = route.max_concurrent_queries
-        wanted = {address.replica: address for address in route.replicas}
+        wanted = {address.name: address for address in route.replicas}
         for slot in self.replicas:
             if slot.name not in wanted:
                 self._retire(slot)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.routing_table import BackendRoute, RoutingTable
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 Link = TypeVar("Link")
 
@@ -48,7 +48,7 @@ class SharedReplicas(Generic[Link]):
 
     def __init__(
         self,
-        link: Callable[[ReplicaAddress], Link],
+        link: Callable[[SocketAddress], Link],
         *,
         limit: Callable[[BackendRoute], int],
         unlink: Callable[[Link], None] = lambda link: None,
@@ -133,7 +133,7 @@ class SharedReplicas(Generic[Link]):
                 replicas = self._sets[name] = ReplicaSet(self._limit(route))
             elif replicas.limit != self._limit(route):
                 replicas.limit = self._limit(route)
-            wanted = {address.replica: address for address in route.replicas}
+            wanted = {address.name: address for address in route.replicas}
             for slot in replicas:
                 if slot.name not in wanted:
                     self._drop(replicas, slot)

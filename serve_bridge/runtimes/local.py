@@ -25,7 +25,7 @@ from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
 NODE = "local"
@@ -62,17 +62,17 @@ class LocalRuntime:
         self._on_end = on_end
         self._running: dict[str, tuple[LoopThread, Any]] = {}
 
-    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica on a thread; Ray's *options* mean nothing here."""
-        address: ReplicaAddress = await self._launch(spec.replica, Replica(spec, key))
+        address: SocketAddress = await self._launch(spec.replica, Replica(spec, key))
         return address
 
-    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
         """Start a proxy on a thread."""
         require_proxy()
         from serve_bridge.proxy.proxy import Proxy  # late: the HTTP server is an extra
 
-        where: tuple[ReplicaAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
+        where: tuple[SocketAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
         return where
 
     async def _launch(self, name: str, process: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where the data-plane sockets of one process are."""
+"""The address of a process of the instance on the data plane."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Final
 import msgspec
 
 CONTROLLER: Final = "controller"
-"""The name under which the controller listens, as replicas do under their ids."""
+"""The name under which the controller listens. A replica listens under its id."""
 
 
-class ReplicaAddress(msgspec.Struct, frozen=True, array_like=True):
-    """Where one replica's (or the controller's) data-plane sockets are.
+class SocketAddress(msgspec.Struct, frozen=True, array_like=True):
+    """The data-plane sockets of one process: a replica, a proxy or the controller.
 
     Attributes:
-        replica: The replica's id, unique in the instance.
-        unix: Path of its unix socket on its own node.
-        tcp: Host and port for other nodes, or None where there are none.
-        streaming: Names of the methods that read the body of a request while it comes. The others need the whole body.
+        name: The name under which the process listens, unique in the instance.
+        unix: Path of the unix socket on the node of the process.
+        tcp: Host and port for other nodes; None if the process does not listen on TCP.
+        streaming: Names of a replica's methods that read a request's body while it arrives. The other methods need the
+            whole body.
     """
 
-    replica: str
+    name: str
     unix: str
     tcp: tuple[str, int] | None = None
     streaming: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.blocking_answer import BlockingAnswer
 from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.dialling import connect
@@ -25,14 +25,14 @@ from serve_bridge.wire.frames import END, HEADER_BYTES, Kind, encode
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake, identity
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.open_connections import drop_after_fork
-from serve_bridge.wire.peer import GONE, GONE_S, acknowledges_nothing
+from serve_bridge.wire.peer import HOST_GONE, HOST_GONE_AFTER_S, acknowledges_nothing
 from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.shortage import Shortage, is_shortage
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, Stream
 
 RECEIVE_BYTES: Final = 256 * 1024
-SILENCE_S: Final = 1.0
+ASK_AFTER_SILENCE_S: Final = 1.0
 """How long a caller waits before it asks others whether the replica still lives."""
 _TIMEVAL = struct.Struct("@ll")
 _Read = TypeVar("_Read", bytes, int)
@@ -45,7 +45,7 @@ class BlockingConnection:
         closed: It cannot be used any more.
     """
 
-    def __init__(self, address: ReplicaAddress, key: Key, generation: str, role: Role) -> None:
+    def __init__(self, address: SocketAddress, key: Key, generation: str, role: Role) -> None:
         """Connect, and prove each other.
 
         Raises:
@@ -63,16 +63,16 @@ class BlockingConnection:
             raise
         except (OSError, MemoryError) as error:
             if is_shortage(error):
-                raise Shortage("no", f"this process cannot open a connection to {address.replica}: {error}") from error
-            raise Lost("no", f"cannot reach {address.replica}: {error}") from error
+                raise Shortage("no", f"this process cannot open a connection to {address.name}: {error}") from error
+            raise Lost("no", f"cannot reach {address.name}: {error}") from error
         drop_after_fork(self)
         self._is_unix = self._socket.family == socket.AF_UNIX
         try:
-            self._greet(Handshake(key, role, identity(generation, address.replica), caller=True))
+            self._greet(Handshake(key, role, identity(generation, address.name), caller=True))
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, AuthenticationError):
-                raise Lost("no", f"cannot reach {address.replica}: {error}") from error
+                raise Lost("no", f"cannot reach {address.name}: {error}") from error
             raise
 
     def exchange(
@@ -80,7 +80,7 @@ class BlockingConnection:
     ) -> BlockingAnswer:
         """Send a request that is all head; return its answer as soon as the head of that is here.
 
-        *on_silence* is called whenever nothing was heard for `SILENCE_S`.
+        *on_silence* is called whenever nothing was heard for `ASK_AFTER_SILENCE_S`.
 
         Raises:
             Rejected: Nothing was started; the connection stays usable.
@@ -174,7 +174,7 @@ class BlockingConnection:
                 answer.on_silence()
             if quiet and not self._is_unix:
                 self._ask_host()
-            remaining = min(remaining, SILENCE_S)
+            remaining = min(remaining, ASK_AFTER_SILENCE_S)
             # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
                 self._set_timeout(remaining)
@@ -196,14 +196,14 @@ class BlockingConnection:
         """Send a TCP peer that says nothing a ping, which its host acknowledges even if its process hangs.
 
         Raises:
-            Lost: The host has acknowledged nothing for `GONE_S`.
+            Lost: The host has acknowledged nothing for `HOST_GONE_AFTER_S`.
         """
         now = time.monotonic()
         if self._pinged is None:
             self._pinged = now
             self._send(encode(Kind.PING, 0))
-        elif now - self._pinged >= GONE_S and acknowledges_nothing(self._socket, now - self._pinged):
-            raise Lost("unknown", GONE)
+        elif now - self._pinged >= HOST_GONE_AFTER_S and acknowledges_nothing(self._socket, now - self._pinged):
+            raise Lost("unknown", HOST_GONE)
 
     def _set_timeout(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

@@ -13,7 +13,7 @@ import socket
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.handshake import identity
@@ -30,15 +30,15 @@ SHORT_AGAIN_S: Final = 1.0
 """Seconds that `dial_running` waits if this process lacks memory or file descriptors for a connection."""
 
 
-class NobodyListens(Lost):
+class NoListener(Lost):
     """There is no socket at the address, or no process behind it."""
 
 
-async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
+async def dial(address: SocketAddress, key: Key, generation: str, role: Role) -> CallerConnection:
     """Connect to *address* and prove each other.
 
     Raises:
-        Lost: No process answers there; nothing was sent. It is `NobodyListens` if that is why, and `Shortage` if this
+        Lost: No process answers there; nothing was sent. It is `NoListener` if that is why, and `Shortage` if this
             process lacks what a connection takes.
         AuthenticationError: Somebody else answers there.
     """
@@ -50,28 +50,28 @@ async def dial(address: ReplicaAddress, key: Key, generation: str, role: Role) -
     return await _dial_any(address, key, generation, role)
 
 
-async def _dial_any(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
+async def _dial_any(address: SocketAddress, key: Key, generation: str, role: Role) -> CallerConnection:
     places = places_of(address)
     for place in places[:-1]:
-        with contextlib.suppress(NobodyListens, AuthenticationError):
-            return await _dial(address.replica, place, key, generation, role)
-    return await _dial(address.replica, places[-1], key, generation, role)
+        with contextlib.suppress(NoListener, AuthenticationError):
+            return await _dial(address.name, place, key, generation, role)
+    return await _dial(address.name, places[-1], key, generation, role)
 
 
-def places_of(address: ReplicaAddress) -> list[str | tuple[str, int]]:
+def places_of(address: SocketAddress) -> list[str | tuple[str, int]]:
     """Return where to dial *address*, best first: its unix socket if one lies there, and TCP.
 
     A socket that lies there may be what a process has left that was killed, or be another host's of the same path. Then
     no process listens there, or another one does, and the next place counts.
 
     Raises:
-        NobodyListens: Neither is there.
+        NoListener: Neither is there.
     """
     found: list[str | tuple[str, int]] = [address.unix] if os.path.exists(address.unix) else []
     if address.tcp is not None:
         found.append(address.tcp)
     if not found:
-        raise NobodyListens("no", f"{address.replica} has no socket any more")
+        raise NoListener("no", f"{address.name} has no socket any more")
     return found
 
 
@@ -93,12 +93,12 @@ async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: s
         if isinstance(error, OSError) and not isinstance(error, AuthenticationError):  # TimeoutError too
             why = f"cannot reach {name}: {str(error) or type(error).__name__}"
             gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
-            raise (NobodyListens if gone else Lost)("no", why) from error
+            raise (NoListener if gone else Lost)("no", why) from error
         raise
     return connection
 
 
-async def dial_running(address: ReplicaAddress, key: Key, generation: str, role: Role) -> CallerConnection:
+async def dial_running(address: SocketAddress, key: Key, generation: str, role: Role) -> CallerConnection:
     """Do as `dial` does, for a process that has run until now: while it listens, it is only slow to answer.
 
     One handshake has a second, so that strangers hold no connection; a machine that has stood still takes longer.
@@ -106,7 +106,7 @@ async def dial_running(address: ReplicaAddress, key: Key, generation: str, role:
     for _ in range(TRIES - 1):
         try:
             return await dial(address, key, generation, role)
-        except NobodyListens:
+        except NoListener:
             raise
         except Shortage:
             await asyncio.sleep(SHORT_AGAIN_S)
@@ -115,7 +115,7 @@ async def dial_running(address: ReplicaAddress, key: Key, generation: str, role:
     return await dial(address, key, generation, role)
 
 
-def connect(address: ReplicaAddress) -> socket.socket:
+def connect(address: SocketAddress) -> socket.socket:
     """Return a blocking socket that is connected to *address*. Nothing is proved yet.
 
     Raises:
@@ -130,7 +130,7 @@ def connect(address: ReplicaAddress) -> socket.socket:
     return _connect_to_any(address)
 
 
-def _connect_to_any(address: ReplicaAddress) -> socket.socket:
+def _connect_to_any(address: SocketAddress) -> socket.socket:
     places = places_of(address)
     for place in places[:-1]:
         with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, AuthenticationError):

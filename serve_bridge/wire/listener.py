@@ -10,7 +10,7 @@ import asyncio
 import errno
 from pathlib import Path
 
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.handshake import identity
 from serve_bridge.wire.keys import Key
@@ -33,7 +33,7 @@ class Listener:
         self._claim: Claim | None = None
         self.connections: set[ReplicaConnection] = set()
 
-    async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> ReplicaAddress:
+    async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> SocketAddress:
         """Listen in *directory*, and on *tcp_host* if given, at *tcp_port* if that is free there; return where.
 
         Raises:
@@ -54,7 +54,7 @@ class Listener:
                 raise
             self._servers.append(server)
             tcp = (tcp_host, server.sockets[0].getsockname()[1])
-        return ReplicaAddress(self._name, self._unix, tcp)
+        return SocketAddress(self._name, self._unix, tcp)
 
     async def _listen_on(self, host: str, port: int) -> asyncio.Server:
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 The kernel of a host acknowledges what arrives, whatever its processes do: one that hangs or was stopped still has its
 data acknowledged, or is full and has that said. Only a host that has gone, or a network that leads nowhere, says
-nothing. TCP itself gives up after `transport.SILENCE_S` only, and then also on a peer whose process reads nothing.
+nothing. TCP itself gives up after `TCP_SILENCE_S` only, and then also on a peer whose process reads nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from serve_bridge.errors import AuthenticationError
 
-GONE_S: Final = 3.0
+HOST_GONE_AFTER_S: Final = 3.0
 """Seconds in which nothing that was sent is acknowledged, after which the peer's host counts as gone.
 
 The kernel has sent it at least four times by then.
 """
-GONE: Final = f"its host has acknowledged nothing for {GONE_S:g} s"
+HOST_GONE: Final = f"its host has acknowledged nothing for {HOST_GONE_AFTER_S:g} s"
 _UNACKNOWLEDGED: Final = struct.Struct("24xI28xI")
 """The fields `tcpi_unacked` (packets) and `tcpi_last_ack_recv` (milliseconds ago) of Linux's `struct tcp_info`."""
 
@@ -41,7 +41,7 @@ def acknowledges_nothing(sock: Any, for_s: float) -> bool:
 
 SEND_BUFFER_BYTES: Final = 512 * 1024
 """What the kernel may hold of a unix socket: with its default a long body is sent in twice as many steps."""
-SILENCE_S: Final = 20
+TCP_SILENCE_S: Final = 20
 """A TCP peer that acknowledges nothing for so long is dead: its machine may have gone without a word."""
 _UCRED = struct.Struct("3i")
 
@@ -55,9 +55,9 @@ def check_socket_peer(sock: Any) -> int | None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 4)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, TCP_SILENCE_S // 4)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, TCP_SILENCE_S // 4)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_SILENCE_S * 1000)
         return None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return check_peer_uid(sock)

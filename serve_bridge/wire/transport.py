@@ -35,7 +35,7 @@ UNCOPIED_BYTES: Final = 16 * 1024
 """Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
 MOST_UNREAD_BYTES: Final = 64 << 20
 """Upper limit for bytes that a connection keeps for a peer that does not read them; above it the connection closes."""
-LINGER_S: Final = 1.0
+CLOSE_LINGER_S: Final = 1.0
 """How long a closed connection may take to send what was written before."""
 
 _logger = logging.getLogger("serve_bridge.wire")
@@ -294,7 +294,7 @@ class FrameTransport(asyncio.Protocol):
             return
         self._transport.close()
         if self._transport.get_write_buffer_size():  # a peer that reads no more must not hold the socket
-            self._loop.call_later(LINGER_S, self._transport.abort)
+            self._loop.call_later(CLOSE_LINGER_S, self._transport.abort)
 
     def _end_turn(self) -> None:
         self._turn_ends = False

@@ -16,7 +16,7 @@ from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.routing.blocking_calls import DirectCalls
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -77,14 +77,14 @@ class Stage:
     def __init__(self, host: Host, process: subprocess.Popen[str], directory: Path) -> None:
         self.host = host
         self.process = process
-        self.there = ReplicaAddress("there", "/nowhere.sock", (host.address, int(self.printed())))
+        self.there = SocketAddress("there", "/nowhere.sock", (host.address, int(self.printed())))
         self.thread = LoopThread("test-router")
         self.calls = DirectCalls(KEY, "g")
         self.listener = Listener(self, KEY, "g", "here")
         self.here, self.router = self.thread.submit(lambda: self._open(directory)).result(20)
         self.version = 0
 
-    async def _open(self, directory: Path) -> tuple[ReplicaAddress, Router]:
+    async def _open(self, directory: Path) -> tuple[SocketAddress, Router]:
         return await self.listener.listen(directory), Router(KEY, Role.PYTHON)
 
     def printed(self) -> str:
@@ -100,7 +100,7 @@ class Stage:
         """Answer, as the replica that is here."""
         stream.respond(b"here", end=True)
 
-    def publish(self, *replicas: ReplicaAddress) -> None:
+    def publish(self, *replicas: SocketAddress) -> None:
         """Let the router know *replicas*."""
         self.version += 1
         backend = BackendRoute(replicas, 10, 10)

@@ -53,7 +53,7 @@ def admitted(client: serve.Client, role: Role) -> socket.socket:
     assert table is not None
     (replica,) = table.backends["b"].replicas
     found = find(client.address, "replica-fuzz")
-    handshake = Handshake(found.key, role, identity(found.generation, replica.replica), caller=True)
+    handshake = Handshake(found.key, role, identity(found.generation, replica.name), caller=True)
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(20)
     connection.connect(replica.unix)

@@ -13,7 +13,7 @@ import pytest
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
@@ -71,7 +71,7 @@ class Listening:
 
     service: Service
     listener: Listener
-    address: ReplicaAddress
+    address: SocketAddress
     thread: LoopThread
 
     def connect(self, key: Key = KEY) -> BlockingConnection:
@@ -94,10 +94,10 @@ def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listen
     """Listen on a unix socket, then on TCP."""
     service, thread = Service(), LoopThread("test-listener")
 
-    async def listen() -> tuple[Listener, ReplicaAddress]:
+    async def listen() -> tuple[Listener, SocketAddress]:
         listener = Listener(service, KEY, GENERATION, "r1")
         address = await listener.listen(tmp_path / "s", "127.0.0.1" if request.param == "tcp" else None)
-        return listener, ReplicaAddress("r1", "" if address.tcp else address.unix, address.tcp)
+        return listener, SocketAddress("r1", "" if address.tcp else address.unix, address.tcp)
 
     found = Listening(service, *thread.submit(listen).result(5), thread)
     yield found
@@ -199,5 +199,5 @@ def test_somebody_without_the_key_is_refused(listening: Listening) -> None:
 def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
     """Nothing was sent, so the request may go elsewhere."""
     with pytest.raises(Lost) as caught:
-        BlockingConnection(ReplicaAddress("r1", str(tmp_path / "r1.sock")), KEY, GENERATION, Role.PYTHON)
+        BlockingConnection(SocketAddress("r1", str(tmp_path / "r1.sock")), KEY, GENERATION, Role.PYTHON)
     assert caught.value.started == "no"

@@ -11,7 +11,7 @@ import pytest
 from serve_bridge.controller.contact import Contact, host_answers
 from serve_bridge.controller.tracked_proxy import TrackedProxy
 from serve_bridge.wire import dialling
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -38,7 +38,7 @@ async def lives(id: str) -> bool:
     return False
 
 
-async def has_regained(address: ReplicaAddress) -> bool:
+async def has_regained(address: SocketAddress) -> bool:
     """Return whether there is a new connection to *address*."""
     connection = await Contact(KEY, "g", lives).reconnect(TrackedProxy("r", "node", "http://127.0.0.1", address))
     if connection is not None:
@@ -66,14 +66,14 @@ def test_a_process_that_was_killed_is_known_to_have_ended(tmp_path: Path, tcp: t
     """Its socket is still there, and refuses."""
     path = str(tmp_path / "sockets" / "r.sock")
     bind_unix(path).close()
-    assert not asyncio.run(has_regained(ReplicaAddress("r", path, tcp)))
+    assert not asyncio.run(has_regained(SocketAddress("r", path, tcp)))
 
 
 def test_a_process_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its host answers, so its silence counts."""
     monkeypatch.setattr(dialling, "CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
-        address = ReplicaAddress("r", "", hanging.getsockname())
+        address = SocketAddress("r", "", hanging.getsockname())
 
         async def check() -> tuple[bool, bool]:
             return await host_answers(address), await has_regained(address)
@@ -88,7 +88,7 @@ def test_another_process_at_the_address_is_not_the_one(tmp_path: Path) -> None:
         listener = Listener(Quiet(), KEY, "g", "another")
         address = await listener.listen(tmp_path / "sockets", "127.0.0.1")
         try:
-            return await has_regained(ReplicaAddress("r", "", address.tcp))
+            return await has_regained(SocketAddress("r", "", address.tcp))
         finally:
             listener.close()
 

@@ -23,7 +23,7 @@ from serve_bridge.routing.process_link import Link
 from serve_bridge.routing.retry_budget import RETRY_RESERVE
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -77,7 +77,7 @@ class Stage:
 
         return self.thread.submit(run).result(5)
 
-    def publish(self, replica: ReplicaAddress, limit: int = 10) -> None:
+    def publish(self, replica: SocketAddress, limit: int = 10) -> None:
         """Let the router know the replica."""
         self.replica = replica
         endpoints = {"e": EndpointRoute(None, (), {"b": 1.0}, {})}

@@ -14,7 +14,7 @@ import uvloop
 from serve_bridge.errors import ProtocolError
 from serve_bridge.replica import http_requests as answering
 from serve_bridge.replica.http_requests import IncomingBody
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.dialling import dial
@@ -135,7 +135,7 @@ def connected(
         service = Service()
         listener = Listener(service, KEY, GENERATION, "r1")
         address = await listener.listen(tmp_path / "s", "127.0.0.1" if request.param == "tcp" else None)
-        address = ReplicaAddress("r1", "" if request.param == "tcp" else address.unix, address.tcp)
+        address = SocketAddress("r1", "" if request.param == "tcp" else address.unix, address.tcp)
         connection = await dial(address, KEY, GENERATION, Role.PYTHON)
         try:
             yield service, connection

@@ -23,7 +23,7 @@ from serve_bridge.forwarding.reply import forward
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -114,7 +114,7 @@ class Stage:
     max_queued: int = 10
     shadows: dict[str, float] = field(default_factory=dict)
     version: int = 0
-    running: dict[str, tuple[FakeReplica, ReplicaAddress]] = field(default_factory=dict)
+    running: dict[str, tuple[FakeReplica, SocketAddress]] = field(default_factory=dict)
     router: Router = field(init=False)
 
     def __post_init__(self) -> None:

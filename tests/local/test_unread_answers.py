@@ -64,7 +64,7 @@ def peer(client: serve.Client) -> Iterator[socket.socket]:
     assert table is not None
     (replica,) = table.backends["b"].replicas
     found = find(client.address, "unread")
-    handshake = Handshake(found.key, Role.PYTHON, identity(found.generation, replica.replica), caller=True)
+    handshake = Handshake(found.key, Role.PYTHON, identity(found.generation, replica.name), caller=True)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(replica.unix)

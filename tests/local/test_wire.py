@@ -18,9 +18,9 @@ import uvloop
 from serve_bridge.errors import AuthenticationError, SerializationError
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
-from serve_bridge.wire.dialling import NobodyListens, dial, dial_running
+from serve_bridge.wire.dialling import NoListener, dial, dial_running
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, MAGIC
@@ -132,13 +132,13 @@ class Service:
 @contextlib.asynccontextmanager
 async def listening(
     directory: Path, service: Service, *, tcp: bool = False
-) -> AsyncIterator[tuple[Listener, ReplicaAddress]]:
+) -> AsyncIterator[tuple[Listener, SocketAddress]]:
     """Listen on a unix socket, or on TCP."""
     listener = Listener(service, KEY, GENERATION, "r1")
     directory = directory / "s"
     address = await listener.listen(directory, "127.0.0.1" if tcp else None)
     try:
-        yield listener, ReplicaAddress("r1", "" if tcp else address.unix, address.tcp)
+        yield listener, SocketAddress("r1", "" if tcp else address.unix, address.tcp)
     finally:
         listener.close()
 
@@ -593,7 +593,7 @@ def test_a_listener_that_cannot_prove_itself_is_an_authentication_error(run: Run
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
-            address = ReplicaAddress("r1", "", server.sockets[0].getsockname()[:2])
+            address = SocketAddress("r1", "", server.sockets[0].getsockname()[:2])
             with pytest.raises(AuthenticationError):
                 await dial(address, KEY, GENERATION, Role.PYTHON)
 
@@ -609,7 +609,7 @@ def test_nobody_there_is_lost_and_nothing_was_sent(run: Run[None], tmp_path: Pat
             sock.bind(str(dead))
         for path in (str(dead), str(tmp_path / "none.sock")):
             with pytest.raises(Lost) as caught:
-                await dial(ReplicaAddress("r1", path), KEY, GENERATION, Role.PYTHON)
+                await dial(SocketAddress("r1", path), KEY, GENERATION, Role.PYTHON)
             assert caught.value.started == "no"
 
     run(main)
@@ -634,7 +634,7 @@ def test_a_process_that_is_slow_to_answer_is_dialled_again(run: Run[None], tmp_p
         server = await asyncio.start_unix_server(break_off, path)
         path.chmod(0o600)
         try:
-            connection = await dial_running(ReplicaAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
+            connection = await dial_running(SocketAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
             assert (dialled, connection.usable) == (2, True)
             connection.close()
         finally:
@@ -653,8 +653,8 @@ def test_a_process_that_has_ended_is_dialled_once(run: Run[None], tmp_path: Path
             sock.bind(str(path))
         path.chmod(0o600)
         for _ in ("dead", "none"):
-            with pytest.raises(NobodyListens):
-                await dial_running(ReplicaAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
+            with pytest.raises(NoListener):
+                await dial_running(SocketAddress("r1", str(path)), KEY, GENERATION, Role.PYTHON)
             path.unlink(missing_ok=True)
 
     run(main)
@@ -691,7 +691,7 @@ def test_a_socket_that_is_a_link_is_refused(run: Run[None], tmp_path: Path) -> N
             link = tmp_path / "link.sock"
             link.symlink_to(address.unix)
             with pytest.raises(AuthenticationError, match="remove it"):
-                await dial(ReplicaAddress("r1", str(link)), KEY, GENERATION, Role.PYTHON)
+                await dial(SocketAddress("r1", str(link)), KEY, GENERATION, Role.PYTHON)
 
     run(main)
 
@@ -719,7 +719,7 @@ def test_tcp_that_is_changed_on_the_way_is_cut_off(run: Run[None], tmp_path: Pat
                 writer.close()
 
             async with await asyncio.start_server(tamper, "127.0.0.1", 0) as proxy:
-                between = ReplicaAddress("r1", "", proxy.sockets[0].getsockname()[:2])
+                between = SocketAddress("r1", "", proxy.sockets[0].getsockname()[:2])
                 connection = await dial(between, KEY, GENERATION, Role.PYTHON)
                 with pytest.raises(Lost):
                     await connection.open(Kind.CALL, b"echo", end=True).reply

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
 CUT_S = 22.0
-"""More than TCP's own limit for a silent peer (`transport.SILENCE_S`)."""
+"""More than TCP's own limit for a silent peer (`wire.peer.TCP_SILENCE_S`)."""
 PAUSE_S = 12.0
 """More than a proxy may be silent (`proxies.SILENT_S`)."""
 

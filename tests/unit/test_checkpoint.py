@@ -14,7 +14,7 @@ from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
 from serve_bridge.specs import Backend
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.payload import join, pack
 
@@ -49,7 +49,7 @@ def taken(*backends: Backend) -> Checkpoint:
     wanted = Wanted({backend.name: backend for backend in backends})
     for name in wanted.backends:
         wanted.create_endpoint("e", name, "/e", ("GET",))
-    address = ReplicaAddress("r1", "/r1.sock", ("10.0.0.1", 7))
+    address = SocketAddress("r1", "/r1.sock", ("10.0.0.1", 7))
     return Checkpoint(
         wanted=wanted,
         version=7,

@@ -21,7 +21,7 @@ from serve_bridge.instance.directories import base_directory, directory_here
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.liveness import is_alive
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.socket_files import bind_unix, private_directory
 from tests.support.programs import run_program
@@ -40,7 +40,7 @@ def made(name: str = "main") -> Instance:
     generation = new_generation()
     directory = base_directory() / f"{name}-{generation}"
     private_directory(directory)
-    controller = ReplicaAddress("controller", str(directory / "controller.sock"))
+    controller = SocketAddress("controller", str(directory / "controller.sock"))
     return Instance(
         name=name,
         generation=generation,

@@ -9,7 +9,7 @@ import pytest
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
 from serve_bridge.routing_table import BackendRoute, RoutingTable
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 
 
 class Links:
@@ -18,7 +18,7 @@ class Links:
     def __init__(self) -> None:
         self.ended: list[str] = []
         self.shared: SharedReplicas[str] = SharedReplicas(
-            lambda address: address.replica,
+            lambda address: address.name,
             limit=lambda route: route.max_concurrent_queries,
             unlink=self.ended.append,
         )
@@ -44,7 +44,7 @@ def links() -> Links:
 
 def table(*replicas: str, limit: int = 2, backend: str = "b") -> RoutingTable:
     """Return a table with one backend."""
-    addresses = tuple(ReplicaAddress(name, f"/{name}") for name in replicas)
+    addresses = tuple(SocketAddress(name, f"/{name}") for name in replicas)
     return RoutingTable("g", 1, {backend: BackendRoute(addresses, limit, 10)}, {})
 
 

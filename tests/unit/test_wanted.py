@@ -11,7 +11,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.specs import Backend, DeclaredEndpoint, Origin
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
 
 
@@ -140,7 +140,7 @@ def test_the_time_of_an_endpoint_is_shown_and_published() -> None:
 
 def test_the_table_has_every_backend_with_its_ready_replicas() -> None:
     """Also one without any, and the limits filled in."""
-    address = ReplicaAddress("r1", "/run/r1.sock")
+    address = SocketAddress("r1", "/run/r1.sock")
     table = wanted().table("g", 7, {"v1": (address,), "gone": (address,)})
     assert (table.generation, table.version, list(table.backends)) == ("g", 7, ["v1", "v2"])
     assert [backend.replicas for backend in table.backends.values()] == [(address,), ()]

@@ -22,7 +22,7 @@ from serve_bridge.runtimes.ray.exits import note_exits, note_key
 from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls_answered
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
 share_class_register()
@@ -88,7 +88,7 @@ class ReplicaActor:
         """Return the node and the process that this replica has."""
         return own_node(), os.getpid()
 
-    async def start(self) -> ReplicaAddress:
+    async def start(self) -> SocketAddress:
         """Construct the user's code and listen; return where."""
         keep_heap()
         gc.collect()
@@ -108,7 +108,7 @@ class ProxyActor:
         log_to_stderr()
         self._spec, self._key, self._node = spec, key, node
 
-    async def start(self) -> tuple[ReplicaAddress, str]:
+    async def start(self) -> tuple[SocketAddress, str]:
         """Listen; return where.
 
         Raises:

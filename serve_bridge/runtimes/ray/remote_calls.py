@@ -31,7 +31,7 @@ from serve_bridge.routing_table import BackendRoute
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
@@ -139,7 +139,7 @@ class _Actor:
 
     __slots__ = ("_connection", "_dialling", "_method", "address", "asked", "done")
 
-    def __init__(self, address: ReplicaAddress) -> None:
+    def __init__(self, address: SocketAddress) -> None:
         self.address = address
         self.asked = 0.0
         self.done = 0
@@ -165,12 +165,12 @@ class _Actor:
 
     def method(self, generation: str) -> Any:
         if self._method is None:
-            name = actor_name(generation, self.address.replica)
+            name = actor_name(generation, self.address.name)
             try:
                 self._method = ray.get_actor(name, namespace=NAMESPACE).call
             except ValueError:
                 raise NotConnected(
-                    f"replica {self.address.replica} is no actor of the Ray cluster that this process uses: it has "
+                    f"replica {self.address.name} is no actor of the Ray cluster that this process uses: it has "
                     "just ended, or its instance runs without Ray or on another cluster; use handle.call()"
                 ) from None
         return self._method

@@ -33,7 +33,7 @@ from serve_bridge.runtimes.ray.actors import (
 )
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
 from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
-from serve_bridge.wire.address import ReplicaAddress
+from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
 ANSWER_S: Final = 5.0
@@ -84,7 +84,7 @@ class RayRuntime:
         self._placed: dict[str, Any] = {}
         self._watches: dict[str, int] = {}
 
-    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> ReplicaAddress:
+    async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica as an actor with the user's *options*."""
         name = actor_name(self._settings.generation, spec.replica)
         engine = engine_options(None, name=name)
@@ -96,7 +96,7 @@ class RayRuntime:
             node, process = await self._placed[spec.replica]
             if node == self._own_node and (watch := watched(process)) is not None:
                 self._watches[spec.replica] = watch
-            address: ReplicaAddress = await actor.start.remote()
+            address: SocketAddress = await actor.start.remote()
         except RayTaskError as error:
             cause = user_error(error)
             if isinstance(cause, BackendStartError):
@@ -115,7 +115,7 @@ class RayRuntime:
             raise ConfigError(f"ray_actor_options: {error}") from None
         return address
 
-    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[ReplicaAddress, str]:
+    async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
         """Start a proxy as an actor on its node."""
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
         # Not "soft": when its node has just gone, it would take another node's port.
