@@ -17,7 +17,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from serve_bridge.client.handle import AsyncHandle, CallOptions, Handle
+from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.handle import AsyncHandle, Handle
 from serve_bridge.errors import EndpointNotFound, InstanceClosed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from random import random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
-from serve_bridge.config.checks import header_value, seconds, text, token
-from serve_bridge.context import new_request_id, request_id, valid_request_id, within_time_left
-from serve_bridge.errors import ConfigError, DeadlineExceeded, ReplicaDied, SerializationError, no_answer, shown
-from serve_bridge.http.methods import IDEMPOTENT
+from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.python_call import PythonCall, answer_of, items_of, iterated, opened_items
+from serve_bridge.context import new_request_id, request_id, within_time_left
+from serve_bridge.errors import DeadlineExceeded, SerializationError, no_answer
 from serve_bridge.process.daemon_threads import on_engine_thread
 from serve_bridge.request.frozen_request import FrozenRequest
 from serve_bridge.request.serve_request import ServeRequest
@@ -28,53 +27,9 @@ from serve_bridge.routing.process_link import Link
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
-from serve_bridge.wire.endings import Aborted, Lost
-from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead, encode_head
+from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 
-if TYPE_CHECKING:
-    from serve_bridge.routing.channel import Lane
-
-DEFAULT_TIMEOUT_S: Final = 60.0
-_check_seconds = seconds()
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class CallOptions:
-    """How a handle calls; see `Handle.options`.
-
-    Attributes:
-        request_id: The id that *http_headers* chooses for each call; None if it chooses none.
-    """
-
-    method_name: str | None = None
-    shard_key: str | None = None
-    http_method: str | None = None
-    http_headers: Mapping[str, str] | None = None
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    request_id: str | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("method_name", "shard_key", "http_method"):
-            value = getattr(self, name)
-            if value is not None:
-                text(name, value)
-        if self.method_name == "":
-            raise ConfigError("method_name must not be empty")
-        if self.http_method is not None:
-            object.__setattr__(self, "http_method", token("http_method", self.http_method).upper())
-        headers = self.http_headers
-        if headers is not None:
-            if not isinstance(headers, Mapping) or not all(isinstance(s, str) for p in headers.items() for s in p):
-                raise TypeError(f"http_headers must be a dict of str to str, got {shown(headers)}")
-            for name, value in headers.items():
-                token("a name in http_headers", name)
-                header_value(f"http_headers[{name!r}]", value)
-            object.__setattr__(self, "http_headers", dict(headers))  # later changes of the caller's dict mean nothing
-            chosen = next((value for name, value in headers.items() if name.lower() == "x-request-id"), None)
-            object.__setattr__(self, "request_id", valid_request_id(chosen))
-        object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
 
 
 class Handle:
@@ -143,7 +98,7 @@ class Handle:
                 return calls.value_of(answer.head, answer.read_whole)
             finally:
                 answer.close()
-        return self._link.run(lambda lane: _call(lane, request), request.timeout_s)
+        return self._link.run(lambda lane: answer_of(lane, request), request.timeout_s)
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`call`, for a running event loop."""
@@ -151,7 +106,7 @@ class Handle:
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
         lane = await self._link.lane(deadline.left_s())
-        return await _call(lane, self._request(data, segments, deadline))
+        return await answer_of(lane, self._request(data, segments, deadline))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
@@ -159,8 +114,8 @@ class Handle:
         deadline = self._deadline()
         data = _held(data)
         request = self._request(data, _pack(data, kwargs), deadline, generator=True)
-        items: AsyncGenerator[Any, None] = self._link.run(lambda lane: _open_stream(lane, request), request.timeout_s)
-        return _iterate(self._link, items, request.timeout_s)
+        items: AsyncGenerator[Any, None] = self._link.run(lambda lane: opened_items(lane, request), request.timeout_s)
+        return iterated(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
         """Same as :meth:`stream`, for a running event loop."""
@@ -168,7 +123,7 @@ class Handle:
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
         lane = await self._link.lane(deadline.left_s())
-        items = _items(lane, self._request(data, segments, deadline, generator=True))
+        items = items_of(lane, self._request(data, segments, deadline, generator=True))
         try:
             async for item in items:
                 yield item
@@ -205,11 +160,11 @@ class Handle:
 
     def _request(
         self, data: Any, segments: Sequence[payload.Segment], deadline: _Deadline, *, generator: bool = False
-    ) -> _Call:
+    ) -> PythonCall:
         size = payload.size_of(segments)
         inline = size <= INLINE_BODY_BYTES
         head = self._head(data, size, payload.join(segments) if inline else b"", generator, deadline.limit_s)
-        return _Call(head, self._options, deadline.left_s(), None if inline else segments)
+        return PythonCall(head, self._options, deadline.left_s(), None if inline else segments)
 
     def _head(self, data: Any, size: int, body: bytes, generator: bool, timeout_s: float) -> CallHead:
         options = self._options
@@ -266,71 +221,6 @@ class AsyncHandle(Handle):
         return await on_engine_thread(partial(super().remote, data, **kwargs))
 
 
-class _Call:
-    """One Python call on its way to a replica (a `outgoing_request.OutgoingRequest`)."""
-
-    __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "limit_s", "retried", "shard_key", "timeout_s")
-    kind = Kind.CALL
-
-    def __init__(
-        self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[payload.Segment] | None
-    ) -> None:
-        self._head = head
-        self.endpoint = head.endpoint
-        self.shard_key = options.shard_key
-        self.timeout_s = timeout_s
-        self.limit_s = head.timeout_s
-        # The default GET is no promise: only a caller who says so makes a call repeatable.
-        self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
-        self.draw = random()
-        self.retried = False
-        self.body = body
-
-    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
-        """Return the head; see `outgoing_request.OutgoingRequest`."""
-        h = self._head
-        return encode_head(
-            CallHead(
-                h.endpoint,
-                backend,
-                version,
-                timeout_s,
-                h.request_id,
-                h.call_method,
-                h.http_method,
-                h.headers,
-                h.generator,
-                h.size,
-                h.body,
-            )
-        )
-
-
-async def _call(lane: Lane, request: _Call) -> Any:
-    stream, frame = await lane.router.route(request)
-    try:
-        return await calls.read_answer(stream, frame)
-    except (Lost, Aborted):
-        raise ReplicaDied("the replica died while it answered", "unknown") from None
-    finally:
-        stream.cancel()
-
-
-async def _items(lane: Lane, request: _Call) -> Any:
-    stream, frame = await lane.router.route(request)
-    try:
-        async for item in calls.read_items(stream, frame):
-            yield item
-    except (Lost, Aborted):
-        raise ReplicaDied("the replica died while it answered", "unknown") from None
-    finally:
-        stream.cancel()
-
-
-async def _open_stream(lane: Lane, request: _Call) -> Any:
-    return _items(lane, request)
-
-
 def _pack(data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
     """Return the arguments of a call, packed.
 
@@ -341,20 +231,6 @@ def _pack(data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
         return payload.pack((data, kwargs))
     except SerializationError as error:
         raise unpicklable_arguments(data, kwargs, error) from error
-
-
-_END: Final = object()
-
-
-def _iterate(link: Link, items: AsyncGenerator[Any, None], timeout_s: float) -> Iterator[Any]:
-    async def step() -> Any:
-        return await anext(items, _END)
-
-    try:
-        while (item := link.run(lambda _: step(), timeout_s)) is not _END:
-            yield item
-    finally:
-        link.discard(items)
 
 
 def refuse_on_running_loop(name: str, instead: str) -> None:

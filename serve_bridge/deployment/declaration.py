@@ -7,10 +7,8 @@ Rule 3: a declaration's fingerprint says whether a replica would start from some
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol, TypeVar, Unpack, overload
@@ -19,7 +17,6 @@ from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
-from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, nearest, shown
 from serve_bridge.http.methods import ANY_METHOD, checked_methods
@@ -32,11 +29,13 @@ from serve_bridge.user_code.import_path import import_path_of
 from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.served_methods import is_async_code
 from serve_bridge.user_code.surroundings import SurroundingsSpec
-from serve_bridge.user_code.user_modules import import_named
 from serve_bridge.user_code.validation import check_backend_code, check_config
 from serve_bridge.wire.opaque import Opaque
 
-__all__ = ["Declaration", "backend", "declarations_of", "declared_in"]
+__all__ = [
+    "Declaration",
+    "backend",
+]
 
 _MARK: Final = "__serve_bridge_backend__"
 _OURSELVES: Final = __name__.partition(".")[0]
@@ -252,7 +251,7 @@ def backend(
         check_config(code, options)
         if isinstance(code, str):
             raise TypeError(f"@serve.backend decorates a function or a class, got {shown(code)}")
-        if _declaration_of(code) is not None:
+        if declaration_of(code) is not None:
             raise ConfigError(f"{code.__module__}:{code.__qualname__} is declared twice; one object is one backend")
         kind = _kind_of_application(code, name, route, methods) if isinstance(code, Application) else {}
         if name is None and code.__name__ == "<lambda>":
@@ -274,57 +273,6 @@ def _kind_of_application(code: Application, name: object, route: str | None, met
     if route is not None:
         check_route(route, mount=True)
     return {"methods": ANY_METHOD}
-
-
-def declared_in(*modules_or_objects: object) -> list[Declaration | EndpointDeclaration]:
-    """Return the declarations of modules, functions and classes, in the order of their source, endpoints last.
-
-    Args:
-        modules_or_objects: A module, or its import path "package.module", stands for all that is defined in it, not
-            for what it has imported; a function or class, or its path "package.module:Attr", for itself, and so
-            does a declaration that was found before.
-
-    Raises:
-        TypeError: One is neither, or is not declared.
-        ConfigError: A path leads nowhere, or a module declares nothing; or two declarations have one name, or
-            contradict each other.
-    """
-    found: dict[int, Declaration | EndpointDeclaration] = {}
-    for given in modules_or_objects:
-        what = _imported(given) if isinstance(given, str) else given
-        if isinstance(what, types.ModuleType):
-            own = declarations_of(what)
-            if not own:
-                raise ConfigError(_nothing_declared(what))
-        else:
-            own = [_declared(what)]
-        found.update((id(each), each) for each in own)
-    backends = [each for each in found.values() if isinstance(each, Declaration)]
-    endpoints = [each for each in found.values() if isinstance(each, EndpointDeclaration)]
-    _check_names(backends)
-    _check_endpoints(backends, endpoints)
-    return [*backends, *endpoints]
-
-
-def declarations_of(module: types.ModuleType) -> list[Declaration | EndpointDeclaration]:
-    """Return what *module* itself declares, without what it has imported; empty if it declares nothing."""
-    declarations = (_declaration_of(value) for value in list(vars(module).values()))
-    own = [each for each in declarations if each is not None and each.code.__module__ == module.__name__]
-    backends = [each for index, each in enumerate(own) if each not in own[:index]]  # an object may have two names
-    return [*backends, *endpoints_declared_in(module)]
-
-
-def _nothing_declared(module: types.ModuleType) -> str:
-    imported = [each for value in list(vars(module).values()) if (each := _declaration_of(value)) is not None]
-    if imported:
-        return (
-            f"module {module.__name__!r} declares nothing, but imports {imported[0].code.__qualname__!r}; "
-            f"name the module that declares it, {imported[0].code.__module__!r}"
-        )
-    return (
-        f"module {module.__name__!r} declares nothing: put @serve.backend(...) over a function or class in it, "
-        "or leave the module out"
-    )
 
 
 def _check_arguments(value: object) -> tuple[Any, ...]:
@@ -352,84 +300,8 @@ def _check_options(config: Mapping[str, Any]) -> None:
             raise TypeError(f"backend() has no option {shown(option)}{near}")
 
 
-def _imported(path: str) -> Any:
-    module, colon, attribute = path.partition(":")
-    found = import_named(module)
-    if not colon:
-        return found
-    try:
-        return functools.reduce(getattr, attribute.split("."), found)
-    except AttributeError as error:
-        raise ConfigError(f"{path!r} names nothing: {error}") from None
-
-
-def _declared(what: object) -> Declaration | EndpointDeclaration:
-    declaration = what if isinstance(what, Declaration | EndpointDeclaration) else _declaration_of(what)
-    if declaration is None:
-        raise TypeError(
-            f"{shown(what)} is not declared: put @serve.backend(...) over its definition, "
-            "or pass the module or the function or class that has it"
-        )
-    return declaration
-
-
-def _declaration_of(what: object) -> Declaration | None:
+def declaration_of(what: object) -> Declaration | None:
     # Not `getattr`: that would find what a base class declares, or what an object with `__getattr__` makes up.
     may_be = inspect.isfunction(what) or inspect.isclass(what) or isinstance(what, Application)
     found = vars(what).get(_MARK) if may_be else None
     return found if isinstance(found, Declaration) else None
-
-
-def _check_names(declarations: Iterable[Declaration]) -> None:
-    seen: dict[str, Declaration] = {}
-    for each in declarations:
-        first = seen.setdefault(each.name, each)
-        if first is not each:
-            raise ConfigError(f"backend {each.name!r} is declared twice: by {first.place} and by {each.place}")
-
-
-def _check_endpoints(backends: Iterable[Declaration], endpoints: Iterable[EndpointDeclaration]) -> None:
-    describing: dict[str, Declaration | EndpointDeclaration] = {}
-    routes: dict[str, str] = {}
-    kinds: dict[str, Declaration] = {}
-
-    def describe(name: str, route: str | None, by: Declaration | EndpointDeclaration) -> None:
-        first = describing.setdefault(name, by)
-        if first is not by:
-            raise ConfigError(
-                f"endpoint {name!r} gets a route, methods or a time twice: by {first.place} and by {by.place}; "
-                "say it once"
-            )
-        other = routes.setdefault(route, name) if route is not None else name
-        if other != name:
-            raise ConfigError(
-                f"route {route!r} is declared for two endpoints: {other!r} by {describing[other].place}, "
-                f"{name!r} by {by.place}"
-            )
-
-    for each in backends:
-        kind = kinds.setdefault(each.endpoint, each)
-        if isinstance(kind.code, Application) != isinstance(each.code, Application):
-            raise ConfigError(
-                f"endpoint {each.endpoint!r} has an application and other code behind it: {kind.place} and {each.place}"
-            )
-        if each.describes_endpoint:
-            describe(each.endpoint, each.route, each)
-    names: dict[str, EndpointDeclaration] = {}
-    for own in endpoints:
-        first = names.setdefault(own.name, own)
-        if first is not own:
-            raise ConfigError(f"endpoint {own.name!r} is declared twice: by {first.place} and by {own.place}")
-        if own.describes_endpoint:
-            describe(own.name, own.route, own)
-        backend_of = kinds.get(own.name)
-        if backend_of is None and own.traffic is None:
-            raise ConfigError(
-                f"endpoint {own.name!r} ({own.place}) has no backend: declare one with endpoint={own.name!r}, "
-                "or give it traffic={...}"
-            )
-        if backend_of is not None and isinstance(backend_of.code, Application):
-            if own.methods is not None:
-                raise ConfigError(f"{own.place}: methods: an application has methods of its own; leave them out")
-            if own.route is not None:
-                check_route(own.route, mount=True)

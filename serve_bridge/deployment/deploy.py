@@ -21,7 +21,8 @@ from typing import Any, Final
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.names import check_name
 from serve_bridge.controller.wanted_state import Unfinished
-from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration, declared_in
+from serve_bridge.deployment.collecting import declared_in
+from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.deployment.plan import (
     Change,

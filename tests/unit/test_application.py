@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import serve_bridge as serve
 from serve_bridge.controller.wanted_state import Wanted
-from serve_bridge.deployment.declaration import declared_in
+from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.errors import ConfigError
 from serve_bridge.replica.http_requests import mount_point
 from serve_bridge.replica.wsgi_application import environ_of

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.deployment.declaration import Declaration, declared_in
+from serve_bridge.deployment.collecting import declared_in
+from serve_bridge.deployment.declaration import Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.user_code.frozen_code import FrozenCode

@@ -23,12 +23,12 @@ from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_ap
 from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.bridge.asgi_scope import readable
 from serve_bridge.adapters.bridge.bridge import Bridge, refuse_websocket
-from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S, ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
+from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.client import Client
-from serve_bridge.client.handle import CallOptions, Handle
+from serve_bridge.client.handle import Handle
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 from serve_bridge.forwarding.websocket import deny

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.utils.module_loading import module_has_submodule
 
 from serve_bridge.adapters.django.surroundings import of_this_project
-from serve_bridge.deployment.declaration import Declaration, declarations_of, declared_in
+from serve_bridge.deployment.collecting import declarations_of, declared_in
+from serve_bridge.deployment.declaration import Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.user_code.user_modules import import_named
 

@@ -31,7 +31,8 @@ from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_ap
 from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.starlette.fastapi_endpoint import Operation, operation_of
-from serve_bridge.client.handle import CallOptions, Handle
+from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.handle import Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.errors import shown
 

@@ -1,0 +1,104 @@
+"""One call of a backend from Python: the request that the router sends, and the reading of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from random import random
+from typing import TYPE_CHECKING, Any, Final
+
+from serve_bridge.client.call_options import CallOptions
+from serve_bridge.errors import ReplicaDied
+from serve_bridge.http.methods import IDEMPOTENT
+from serve_bridge.routing.process_link import Link
+from serve_bridge.wire import calls_made as calls
+from serve_bridge.wire import payload
+from serve_bridge.wire.endings import Aborted, Lost
+from serve_bridge.wire.frames import Kind
+from serve_bridge.wire.heads import CallHead, encode_head
+
+if TYPE_CHECKING:
+    from serve_bridge.routing.channel import Lane
+
+
+class PythonCall:
+    """One Python call; the router sends it to a replica (`OutgoingRequest`)."""
+
+    __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "limit_s", "retried", "shard_key", "timeout_s")
+    kind = Kind.CALL
+
+    def __init__(
+        self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[payload.Segment] | None
+    ) -> None:
+        self._head = head
+        self.endpoint = head.endpoint
+        self.shard_key = options.shard_key
+        self.timeout_s = timeout_s
+        self.limit_s = head.timeout_s
+        # The default GET is no promise: only a caller who says so makes a call repeatable.
+        self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
+        self.draw = random()
+        self.retried = False
+        self.body = body
+
+    def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
+        """Return the head; see `OutgoingRequest`."""
+        h = self._head
+        return encode_head(
+            CallHead(
+                h.endpoint,
+                backend,
+                version,
+                timeout_s,
+                h.request_id,
+                h.call_method,
+                h.http_method,
+                h.headers,
+                h.generator,
+                h.size,
+                h.body,
+            )
+        )
+
+
+async def answer_of(lane: Lane, request: PythonCall) -> Any:
+    """Send *request* and return its result, on the loop of *lane*."""
+    stream, frame = await lane.router.route(request)
+    try:
+        return await calls.read_answer(stream, frame)
+    except (Lost, Aborted):
+        raise ReplicaDied("the replica died while it answered", "unknown") from None
+    finally:
+        stream.cancel()
+
+
+async def items_of(lane: Lane, request: PythonCall) -> AsyncGenerator[Any, None]:
+    """Send *request* to a generator backend and yield its items, on the loop of *lane*."""
+    stream, frame = await lane.router.route(request)
+    try:
+        async for item in calls.read_items(stream, frame):
+            yield item
+    except (Lost, Aborted):
+        raise ReplicaDied("the replica died while it answered", "unknown") from None
+    finally:
+        stream.cancel()
+
+
+async def opened_items(lane: Lane, request: PythonCall) -> AsyncGenerator[Any, None]:
+    """Return the items of *request*, which another thread then reads one by one."""
+    return items_of(lane, request)
+
+
+_END: Final = object()
+
+
+def iterated(link: Link, items: AsyncGenerator[Any, None], timeout_s: float) -> Iterator[Any]:
+    """Yield *items*, which `opened_items` returned on the loop of *link*, in the calling thread."""
+
+    async def step() -> Any:
+        return await anext(items, _END)
+
+    try:
+        while (item := link.run(lambda _: step(), timeout_s)) is not _END:
+            yield item
+    finally:
+        link.discard(items)
