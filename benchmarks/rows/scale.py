@@ -25,6 +25,7 @@ from benchmarks.contenders.stage import Stage
 from benchmarks.load import web_load
 from benchmarks.load.calls import Timing
 from benchmarks.trial import Trial
+from serve_bridge.client.client import link_of
 
 CONNECTIONS: Final = 64
 IDLING: Final = "idle-10000"
@@ -75,7 +76,7 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
     serve.create_backend("noop", noop, config=config, ray_actor_options={"num_cpus": 0})
     declared = [DeclaredEndpoint(f"noop-{n}", "noop", f"/noop/{n}", ("GET",)) for n in range(endpoints - 1)]
     began = perf_counter()
-    client.operate("declare_endpoints", declared, [])
+    link_of(client).operate("declare_endpoints", declared, [])
     middle = perf_counter()
     serve.create_endpoint("noop", backend="noop", route=f"/noop/{endpoints - 1}")
     return {

@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 import serve_bridge as serve
-from serve_bridge.api import ensure_started, find_client, lasting_address
 from serve_bridge.cli import verbs as commands
 from serve_bridge.client.client import Client
+from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.instance_start import ensure_started, lasting_address
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from serve_bridge.client.client import Client
+from serve_bridge.client.client import Client, link_of
 from serve_bridge.deployment.deploy import Change, Confirm, Interrupted, listed
 from serve_bridge.deployment.deploy import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
@@ -110,7 +110,7 @@ def deploy(
     try:
         deployment = deploy_to(
             *what,
-            client=client,
+            client=link_of(client),
             project=project,
             traffic=traffic,
             prune=prune,

@@ -36,7 +36,8 @@ from serve_bridge.deployment.plan import (
 )
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
-from serve_bridge.management.management import OPERATION_S, Management
+from serve_bridge.management.management import Management
+from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.specs import Backend, DeclaredEndpoint, Origin, opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 
@@ -113,7 +114,7 @@ class Interrupted(KeyboardInterrupt):
 
 def deploy(
     *what: object,
-    client: Management,
+    client: Operator,
     project: str | None = None,
     traffic: bool = False,
     prune: bool = False,
@@ -122,7 +123,7 @@ def deploy(
     take_over: bool = False,
     confirm: Confirm | None = None,
 ) -> Deployment:
-    """Bring *client*'s instance to what is declared; see `serve_bridge.deploy`.
+    """Bring the instance of *client* to what is declared; see `serve_bridge.deploy`.
 
     *confirm* gets the deletions before the first change.
     """
@@ -203,8 +204,8 @@ def _endpoints(found: Iterable[Declaration | EndpointDeclaration]) -> list[Decla
     return list(endpoints.values())
 
 
-def _running(client: Management, declared: Iterable[str]) -> Running:
-    status, configs = client.status(), client.operate("list_backends")
+def _running(client: Operator, declared: Iterable[str]) -> Running:
+    status, configs = client.operate("status"), client.operate("list_backends")
     known = set(declared)
     return Running(
         {
@@ -238,7 +239,7 @@ def _opened(config: BackendConfig) -> BackendConfig:
         return config
 
 
-def _make(client: Management, planned: Plan, backends: Mapping[str, Backend], unfinished: Unfinished) -> None:
+def _make(client: Operator, planned: Plan, backends: Mapping[str, Backend], unfinished: Unfinished) -> None:
     """Make the changes, one step after another; the instance knows how far *unfinished* has come.
 
     Raises:
@@ -267,7 +268,7 @@ def _make(client: Management, planned: Plan, backends: Mapping[str, Backend], un
 
 
 def _steps(
-    client: Management, planned: Plan, backends: Mapping[str, Backend]
+    client: Operator, planned: Plan, backends: Mapping[str, Backend]
 ) -> Iterator[tuple[list[Change], Callable[[], object]]]:
     """Yield the changes of each step, and what makes them. All endpoints are one step: they may exchange routes."""
     for of_endpoints, group in itertools.groupby(planned.changes, key=lambda change: change.kind.endswith("endpoint")):
@@ -282,9 +283,9 @@ def _steps(
                 yield [change], lambda change=change: _make_backend(client, change, backends.get(change.name))  # type: ignore[misc]  # as above
 
 
-def _make_backend(client: Management, change: Change, backend: Backend | None) -> None:
+def _make_backend(client: Operator, change: Change, backend: Backend | None) -> None:
     if backend is None:
-        client.delete_backend(change.name)
+        Management(client).delete_backend(change.name)
     elif change.kind == "create backend":
         client.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
     else:
@@ -292,15 +293,15 @@ def _make_backend(client: Management, change: Change, backend: Backend | None) -
         if change.kind == "configure backend":
             _configure(client, backend, options)
         else:
-            longest = client.get_backend_config(change.name).merged(options)
+            longest = Management(client).get_backend_config(change.name).merged(options)
             timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
             given = (change.name, backend.code, backend.is_async, options, backend.actor_options)
             origin = (backend.is_application, backend.origin)
             client.operate("update_backend", *given, *origin, timeout_s=timeout_s)
 
 
-def _configure(client: Management, backend: Backend, options: BackendConfig) -> None:
-    new = client.get_backend_config(backend.name).merged(options)
+def _configure(client: Operator, backend: Backend, options: BackendConfig) -> None:
+    new = Management(client).get_backend_config(backend.name).merged(options)
     # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
     timeout_s = new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S
     client.operate("update_backend_config", backend.name, options, backend.origin, backend.code, timeout_s=timeout_s)

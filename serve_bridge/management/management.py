@@ -6,7 +6,6 @@ Rule 1: every check that needs no state is made here, in the caller: nothing was
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig
@@ -16,34 +15,20 @@ from serve_bridge.errors import BackendNotFound, shown
 from serve_bridge.http.methods import checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.management.arguments import checked_backend, existing_name
+from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.specs import opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application
 
-OPERATION_S: Final = 30.0
-"""Seconds an operation may take that starts and ends nothing."""
 _check_timeout: Final = optional(seconds())
 
 
 class Management:
-    """The operations of an instance, for whoever can reach its controller."""
+    """The operations of an instance: its backends, its endpoints and their traffic."""
 
-    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
-        """Ask the controller for *operation*: for parts of this package that need what no method here offers.
-
-        Raises:
-            Exception: What the controller has against it.
-        """
-        raise NotImplementedError  # abstract: a client is what reaches the controller
-
-    def holding(self, operation: str, *args: Any) -> AbstractContextManager[None]:
-        """Return a context within which the controller runs *operation*, which ends with the context or the process."""
-        raise NotImplementedError  # abstract: as `operate`
-
-    @property
-    def name(self) -> str:
-        """The instance's name."""
-        raise NotImplementedError  # abstract: as `operate`
+    def __init__(self, operator: Operator, /) -> None:
+        """Use *operator* to reach the controller."""
+        self._operator = operator
 
     @property
     def http_urls(self) -> list[str]:
@@ -53,7 +38,7 @@ class Management:
 
     def status(self) -> dict[str, Any]:
         """Return what runs: proxies, backends, replicas and their states."""
-        status: dict[str, Any] = self.operate("status")
+        status: dict[str, Any] = self._operator.operate("status")
         return status
 
     # backends
@@ -83,7 +68,7 @@ class Management:
             BackendStartError: It cannot start; nothing is left and the name is free.
         """
         backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
-        self.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+        self._operator.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
 
     def update_backend(
         self,
@@ -106,7 +91,7 @@ class Management:
         base = None if isinstance(func_or_class, Application) else old  # its kind is checked before its options
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
         longest = old.merged(new.config)
-        self.operate(
+        self._operator.operate(
             "update_backend",
             name,
             new.code,
@@ -130,7 +115,7 @@ class Management:
         if config is None:
             raise TypeError("config must be a BackendConfig or a dict, got None")
         new = self._config(name).merged(config)
-        self.operate(
+        self._operator.operate(
             "update_backend_config",
             name,
             packed_config(BackendConfig.of(config)),
@@ -148,7 +133,7 @@ class Management:
 
     def list_backends(self) -> dict[str, BackendConfig]:
         """Return every backend's options, defaults filled in."""
-        return {name: opened_config(config) for name, config in self.operate("list_backends").items()}
+        return {name: opened_config(config) for name, config in self._operator.operate("list_backends").items()}
 
     def delete_backend(self, name: str, force: bool = False) -> None:
         """Stop a backend; an unknown name is fine.
@@ -163,7 +148,7 @@ class Management:
         """
         config = self.list_backends().get(existing_name("backend", name))
         grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
-        self.operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
+        self._operator.operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
 
     def _config(self, name: str) -> BackendConfig:
         configs = self.list_backends()
@@ -206,15 +191,15 @@ class Management:
             check_route(route)
         checked = _check_timeout("timeout_s", timeout_s)
         listed = None if methods is None else checked_methods(methods)
-        self.operate("create_endpoint", name, backend, route, listed, checked)
+        self._operator.operate("create_endpoint", name, backend, route, listed, checked)
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
-        self.operate("delete_endpoint", existing_name("endpoint", name))
+        self._operator.operate("delete_endpoint", existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return `{name: {"route", "methods", "timeout_s", "traffic", "shadows"}}`; a key without a value has None."""
-        endpoints: dict[str, dict[str, Any]] = self.operate("list_endpoints")
+        endpoints: dict[str, dict[str, Any]] = self._operator.operate("list_endpoints")
         return endpoints
 
     def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
@@ -230,7 +215,7 @@ class Management:
                 stays.
         """
         TrafficPolicy.split(traffic)
-        self.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
+        self._operator.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
         """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
@@ -241,6 +226,6 @@ class Management:
             ConfigError: *backend* is an application where others are none.
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
-        self.operate(
+        self._operator.operate(
             "shadow_traffic", existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
         )

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serve_bridge.api import set_current, start
+from serve_bridge.api import start
 from serve_bridge.client.client import Client
+from serve_bridge.client.current import set_current
 
 if TYPE_CHECKING:
     import httpx

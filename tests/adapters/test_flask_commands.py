@@ -22,7 +22,7 @@ from flask.cli import ScriptInfo
 
 import serve_bridge as serve
 from serve_bridge.adapters.flask import ServeBridge
-from serve_bridge.api import start_local
+from serve_bridge.client.instance_start import start_local
 from tests.adapters.support.flask_shop import create_app
 
 

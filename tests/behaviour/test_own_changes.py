@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
+from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.controller import committed_state as record
 from serve_bridge.instance.known_instance import KnownInstance
 from tests.behaviour.support import backends
@@ -104,7 +106,7 @@ def test_a_client_of_its_own_sees_what_another_client_of_the_process_has_changed
 ) -> None:
     """They share what the process knows of the instance."""
     served = serving.endpoint(old)
-    other = serve.Client(client._instance)
+    other = serve.Client(InstanceLink(link_of(client).instance))
     try:
         handle = other.get_handle(served.name)
         assert run(handle.acall()) == "v1"
@@ -120,7 +122,7 @@ def test_a_call_waits_for_the_newest_table_until_its_deadline(
     """It is not sent by an older one, and says that it was not."""
     handle = serving.endpoint(old).handle
     assert run(handle.acall()) == "v1"
-    known: KnownInstance = client._here().known
+    known: KnownInstance = link_of(client)._here().known
     newest = known.version
     known.learn(newest + 10_000)
     try:

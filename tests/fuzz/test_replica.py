@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
 from serve_bridge.instance.instance_file import find
 from serve_bridge.wire.frames import FrameReader, Kind
 from serve_bridge.wire.handshake import Handshake, identity
@@ -49,7 +50,7 @@ def client() -> Iterator[serve.Client]:
 
 def admitted(client: serve.Client, role: Role) -> socket.socket:
     """Return a connection to the replica whose handshake is done."""
-    table = client.routing_table()
+    table = link_of(client).routing_table()
     assert table is not None
     (replica,) = table.backends["b"].replicas
     found = find(client.address, "replica-fuzz")

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import serve_bridge as serve
-from serve_bridge.api import start_local
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.main import main
+from serve_bridge.client.instance_start import start_local
 from tests.support.programs import ROOT
 from tests.support.projects import project_in
 

@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import forward_websocket
@@ -121,7 +122,7 @@ async def forwarded(
         "extensions": extensions,
     }
     request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]), from_adapter=True, **options)
-    lane = await client.lane()
+    lane = await link_of(client).lane()
     work = forward_websocket(
         lane.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
     )
@@ -194,7 +195,7 @@ def test_a_client_that_never_came_is_not_forwarded(client: serve.Client) -> None
         server = Server()
         server.received.get_nowait()
         server.leave()
-        lane = await client.lane()
+        lane = await link_of(client).lane()
         scope = {"type": "websocket", "path": "/talk", "headers": []}
         request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]))
         work = forward_websocket(

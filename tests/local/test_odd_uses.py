@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
 from serve_bridge.controller import lease
 from serve_bridge.instance.instance_file import discovery_file
 from tests.support.serving import Serving
@@ -102,7 +103,7 @@ def test_a_half_read_stream_can_be_dropped_on_the_clients_own_thread(local: serv
     assert next(items) == 0
     held = [items]
     del items
-    loop = local._here().lane().loop
+    loop = link_of(local)._here().lane().loop
     dropped = asyncio.run_coroutine_threadsafe(_clear(held), loop)
     dropped.result(5)
     assert odd.call() == "alive"

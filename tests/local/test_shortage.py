@@ -13,6 +13,7 @@ CALLER = """
     import asyncio, os, resource, sys, threading
     from concurrent.futures import ThreadPoolExecutor
     import serve_bridge as serve
+    from serve_bridge.client.client import link_of
 
     THREADS = 40
     client = serve.connect(sys.argv[1])
@@ -60,7 +61,7 @@ MANY_THREADS = """
 NOTHING_IDLE = """
     loop = asyncio.new_event_loop()
     assert loop.run_until_complete(handle.acall("before")) == "before"
-    process = client._here()
+    process = link_of(client)._here()
     process.direct.give_back()
     pools = list(process.lane_at(loop).router._pools.values())
     replicas = [slot for pool in pools for slot in pool.replicas]

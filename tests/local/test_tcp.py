@@ -13,6 +13,7 @@ import pytest
 from starlette.requests import Request
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.controller.controller import Controller
 from serve_bridge.instance.directories import base_directory
@@ -106,7 +107,7 @@ def test_a_stale_unix_socket_does_not_hide_the_tcp_address(instance: Instance, t
     copy.touch(0o600)
     copy.write_bytes(Path(instance.address).read_bytes())
     client = serve.connect(str(copy))
-    table = client.routing_table()
+    table = link_of(client).routing_table()
     assert table is not None
     client.close()
     stale = [instance.controller.unix, *(replica.unix for replica in table.backends["b"].replicas)]

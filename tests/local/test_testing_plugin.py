@@ -11,7 +11,7 @@ pytest_plugins = ["pytester"]
 
 LOCAL = """
     import serve_bridge as serve
-    from serve_bridge.api import current_client
+    from serve_bridge.client.current import current_client
 
     def test_one(serve_bridge_local):
         assert current_client() is serve_bridge_local
@@ -58,7 +58,7 @@ def test_the_current_client_is_what_it_was_before(runs: pytest.Pytester) -> None
         """
         import pytest
         import serve_bridge as serve
-        from serve_bridge.api import current_client
+        from serve_bridge.client.current import current_client
 
         @pytest.fixture(scope="module")
         def outer():
@@ -85,6 +85,7 @@ def test_an_instance_ends_with_its_test(runs: pytest.Pytester) -> None:
         """
         import threading
         import serve_bridge as serve
+        from serve_bridge.client.client import link_of
 
         seen = []
 
@@ -98,7 +99,7 @@ def test_an_instance_ends_with_its_test(runs: pytest.Pytester) -> None:
 
         def test_after():
             assert len(seen) == 2
-            assert [client.is_owner() for client in seen] == [False, False]
+            assert [link_of(client).is_owner for client in seen] == [False, False]
         """
     )
     runs.runpytest_subprocess("-q").assert_outcomes(passed=2, failed=1)

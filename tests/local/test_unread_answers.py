@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
 from serve_bridge.instance.instance_file import find
 from serve_bridge.wire import payload, replica_end
 from serve_bridge.wire.dialling import dial
@@ -60,7 +61,7 @@ def client() -> Iterator[serve.Client]:
 @pytest.fixture
 def peer(client: serve.Client) -> Iterator[socket.socket]:
     """A connection to the replica whose handshake is done."""
-    table = client.routing_table()
+    table = link_of(client).routing_table()
     assert table is not None
     (replica,) = table.backends["b"].replicas
     found = find(client.address, "unread")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_bridge.client.client import client_at
+from serve_bridge.client.client import Client
+from serve_bridge.client.instance_link import link_at
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
@@ -300,7 +301,7 @@ def test_a_process_that_has_joined_needs_no_file() -> None:
     instance = made().only(Role.PYTHON)
     membership.join(instance)
     try:
-        client = client_at(instance.generation, "/of/another/machine/instance.json")
+        client = Client(link_at(instance.generation, "/of/another/machine/instance.json"))
         assert (client.name, client.generation) == ("main", instance.generation)
         client.close()
     finally:

@@ -23,11 +23,12 @@ from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_ap
 from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.bridge.asgi_scope import readable
 from serve_bridge.adapters.bridge.bridge import Bridge, refuse_websocket
+from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S, ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
 from serve_bridge.client.call_options import CallOptions
-from serve_bridge.client.client import Client
+from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
@@ -64,7 +65,7 @@ class ServeBridge(AppBridge):
         """
         with unavailable_in_app():
             client = self._bridge.client()
-        return ViewHandle(client, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
+        return ViewHandle(link_of(client), endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
 
     async def aclient(self) -> Client:
         """Same as `client`, without holding the running loop up."""
@@ -195,7 +196,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _routes_of_instance(self, loop: asyncio.AbstractEventLoop) -> Patterns:
-        lane = self._bridge.lane_at(loop) or await (await self._bridge.aclient()).lane()
+        lane = self._bridge.lane_at(loop) or await link_of(await self._bridge.aclient()).lane()
         return self._instance_routes.of(lane.router.table)
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S
-from serve_bridge.api import client_of, find_instance, start_local
-from serve_bridge.client.client import Client
+from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
+from serve_bridge.client.instance_search import client_of, find_instance
 from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.instance_file import UnusableFile
@@ -100,7 +100,7 @@ class LastingClient:
     def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
         """Return the way into the instance from *loop*, which runs, if that takes no waiting."""
         client = self._client
-        return None if client is None or self._is_doubtful(client) else client.lane_at(loop)
+        return None if client is None or self._is_doubtful(client) else link_of(client).lane_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
         """Return a handle of the app's instance, whose calls may take as long as a forwarded request.
@@ -170,6 +170,7 @@ class LastingClient:
         return client_of(found, self._address)
 
     def _start(self) -> Client:
+        from serve_bridge.client.instance_start import start_local  # late: most apps join an instance
         from serve_bridge.deployment.deploy import (
             deploy,  # late: most apps join an instance that somebody else deploys to
         )
@@ -178,7 +179,7 @@ class LastingClient:
         try:
             declared = list(self._declared())
             if declared:
-                deploy(*declared, client=client)
+                deploy(*declared, client=link_of(client))
         except BaseException:
             client.shutdown()
             raise

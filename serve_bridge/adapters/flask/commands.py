@@ -164,7 +164,7 @@ def _bridge() -> FlaskBridge:
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
     """Connect beside the app's own client, which may be in use."""
-    from serve_bridge.api import find_client
+    from serve_bridge.client.instance_search import find_client
 
     bridge = _bridge()
     if bridge.is_local:

@@ -9,10 +9,9 @@ from flask import Flask
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
 from serve_bridge.adapters.flask.current_bridge import FlaskBridge, project_of
-from serve_bridge.api import find_client
 from serve_bridge.cli.verbs import Report
 from serve_bridge.client.client import Client
-from serve_bridge.deployment.deploy import deploy
+from serve_bridge.client.instance_search import find_client
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.process.monkey_patches import patched_by
 
@@ -84,7 +83,7 @@ def _of_declarations(app: Flask, bridge: FlaskBridge, client: Client) -> Iterato
     if not bridge.settings.backends:
         return
     try:
-        changes = deploy(*bridge.settings.backends, client=client, project=project_of(app), dry_run=True).changes
+        changes = client.deploy(*bridge.settings.backends, project=project_of(app), dry_run=True).changes
     except (ServeBridgeError, ImportError, TypeError, ValueError) as error:
         yield Finding("error", f"the backends cannot be deployed: {error}")
         return

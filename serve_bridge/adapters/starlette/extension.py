@@ -32,6 +32,7 @@ from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.starlette.fastapi_endpoint import Operation, operation_of
 from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.client import link_of
 from serve_bridge.client.handle import Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.errors import shown
@@ -133,7 +134,9 @@ def get_handle(
         with unavailable_in_app():
             client = await bridge.aclient()
         return ViewHandle(
-            client, endpoint, options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s)
+            link_of(client),
+            endpoint,
+            options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s),
         )
 
     return handle

@@ -19,10 +19,10 @@ from serve_bridge.adapters.django.checks import TAG
 from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, SETTING, options
-from serve_bridge.api import find_client
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.verbs import Report
 from serve_bridge.client.client import Client
+from serve_bridge.client.instance_search import find_client
 from serve_bridge.errors import EndpointNotFound
 
 

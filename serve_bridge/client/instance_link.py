@@ -1,0 +1,291 @@
+"""The link of a process to one instance: what clients, handles and adapters share.
+
+Rule 1: nothing starts before the first use: no thread, no socket. After a fork the child starts afresh.
+Rule 2: synchronous callers share one loop thread for each process; asynchronous callers use their own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+from serve_bridge.client import registry
+from serve_bridge.errors import InstanceClosed, NotConnected
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance import membership
+from serve_bridge.instance.instance import Instance
+from serve_bridge.management.operator import OPERATION_S
+from serve_bridge.routing.blocking_calls import DirectAnswer
+from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.outgoing_request import OutgoingRequest
+from serve_bridge.routing.process_channels import Lanes
+from serve_bridge.routing.process_link import SPARE_S, overdue
+from serve_bridge.routing.router import Router
+from serve_bridge.routing_table import RoutingTable
+from serve_bridge.wire.heads import CallHead
+
+HELD_S: Final = 1e9
+"""Time limit of an operation that lasts as long as its process, in seconds: none."""
+
+
+class InstanceLink:
+    """The link of this process to one instance; safe to share between threads."""
+
+    def __init__(
+        self,
+        instance: Instance | str,
+        *,
+        address: str | None = None,
+        on_end: Callable[[], None] | None = None,
+        lease: bool = False,
+    ) -> None:
+        """Link to *instance*, or to the one with that address. Nothing is read or connected before the first use.
+
+        Args:
+            instance: The instance, or its address.
+            address: Path of the file in which *instance* was found, if that file is a copy.
+            on_end: Called after `shutdown`.
+            lease: End the instance when this process ends.
+        """
+        self._found = instance if isinstance(instance, Instance) else None
+        self._address = address or (instance.address if isinstance(instance, Instance) else instance)
+        if on_end is not None:
+            registry.at_end(self.instance.generation, on_end)
+        self._owner = os.getpid() if lease else None
+        self._process: Lanes | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._submitter: Any = None
+        registry.opened(self, self.known_generation)
+
+    @property
+    def instance(self) -> Instance:
+        """The instance, as its file describes it.
+
+        Raises:
+            NotConnected: The file is gone.
+        """
+        if self._found is None:
+            self._found = instances.find(self._address, "")
+        return self._found
+
+    @property
+    def known_generation(self) -> str | None:
+        """The generation of the instance; None if its file has not been read yet."""
+        return None if self._found is None else self._found.generation
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return self.instance.name
+
+    @property
+    def address(self) -> str:
+        """The value that `connect` and SERVE_BRIDGE_ADDRESS take."""
+        return self._address
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process has lost the controller, for a moment or for good. Calls may still work without it."""
+        process = self._process
+        return self._closed or (process is not None and process.lost)
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the instance ends with this process."""
+        return not self._closed and self._owner == os.getpid()
+
+    # operations of the controller
+
+    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        """See `Operator.operate`."""
+        self.check_open()
+        return self._run(operation, *args, timeout_s=timeout_s)
+
+    @contextmanager
+    def holding(self, operation: str, *args: Any) -> Iterator[None]:
+        """See `Operator.holding`."""
+        self.check_open()
+        lane = self._here().lane()
+        work = lane.control.call(operation, *args, timeout_s=HELD_S)
+        held = asyncio.run_coroutine_threadsafe(work, lane.loop)
+        try:
+            yield
+        finally:
+            held.cancel()
+
+    def hold(self) -> None:
+        """Take the lease on the instance now instead of on first use. The instance ends if no process holds a lease."""
+        self._here().lane()
+
+    def shutdown(self) -> None:
+        """Drain and stop the instance, and remove every key and file that it made. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            grace_s = max((c.graceful_shutdown_timeout_s for c in self._run("list_backends").values()), default=0.0)
+            self._run("shutdown", timeout_s=grace_s * 2 + OPERATION_S)
+        except NotConnected:  # it has ended already, perhaps without having removed its files
+            if self._owner == os.getpid():
+                instances.remove(self.instance)
+        finally:
+            self.close()
+            if self._found is not None:
+                registry.forget(self._found.generation)
+
+    def close(self) -> None:
+        """Disconnect from the instance, which keeps running if it outlives its starter. A second call does nothing."""
+        self._closed = True
+        submitter, self._submitter = self._submitter, None
+        if submitter is not None:
+            submitter.close()
+        process, self._process = self._process, None
+        registry.closed(self)
+        if process is not None:
+            process.close()
+
+    # for handles and forwarded requests (`routing.process_link.Link`)
+
+    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
+        """See `Link.send`."""
+        self.check_open()
+        process = self._here()
+        router = process.lane().router
+        return None if router.behind else process.direct.send(router, request)
+
+    def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
+        """See `Link.needs_whole_body`."""
+        # Without the newest table, the first request of a process could be taken for one whose backend streams.
+        return self._current_router(request.timeout_s).needs_whole_body(request, method)
+
+    def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
+        """See `Link.begin`."""
+        self.check_open()
+        lane = self._here().lane()
+
+        async def begun() -> Any:
+            return await work(lane)
+
+        return asyncio.run_coroutine_threadsafe(begun(), lane.loop)
+
+    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
+        """See `Link.run`."""
+        future = self.begin(work)
+        try:
+            return future.result(timeout_s + SPARE_S)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                raise
+            raise overdue(timeout_s) from None
+        finally:
+            future.cancel()
+
+    def discard(self, items: AsyncGenerator[Any, None]) -> None:
+        """See `Link.discard`. A garbage collector may call it on any thread."""
+        process = self._process
+        if process is not None:
+            process.discard(items)
+
+    async def lane(self, timeout_s: float = OPERATION_S) -> Lane:
+        """See `Link.lane`, and `ControlLink.ready` for the wait."""
+        self.check_open()
+        lane = self._here().lane_here()
+        if lane.router.behind:
+            await lane.control.ready(timeout_s)
+        return lane
+
+    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
+        """Return what `lane` returns on *loop*, which runs; None if that needs a wait."""
+        lane = self._process.lane_at(loop) if self._process is not None else None
+        return None if lane is None or lane.router.behind else lane
+
+    def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        """See `Link.submit`."""
+        self.check_open()
+        if self._submitter is None:
+            from serve_bridge.runtimes import submitter  # late: only callers of `remote` need Ray
+
+            self._submitter = submitter(self.instance)
+        self._current_router(head.timeout_s)
+        lane = self._here().lane()
+        return self._submitter.submit(lane, endpoint, shard_key, head, data, kwargs)
+
+    def reference(self) -> Any:
+        """See `Link.reference`. No socket, thread or key is pickled."""
+        return _Reference(self.instance.generation, self._address)
+
+    # the routing table
+
+    def routing_table(self) -> RoutingTable | None:
+        """Return the newest routing table of the process's own lane. The first call waits for it."""
+        return self._current_router(OPERATION_S).table
+
+    def routes_now(self, endpoint: str) -> bool:
+        """Return whether the table that is here already has *endpoint*, without a wait."""
+        router = self._here().lane().router
+        table = None if router.behind else router.table
+        return table is not None and endpoint in table.endpoints
+
+    # the life of the link
+
+    def check_open(self) -> None:
+        """Raise InstanceClosed if the link was closed."""
+        if self._closed:
+            raise InstanceClosed(
+                f"instance {self.name!r} was shut down; serve_bridge.start() or connect() makes a new client"
+            )
+
+    def start_afresh(self) -> None:
+        """Give up the threads and sockets of the parent process, in a forked child."""
+        registry.inherit((self._process, self._lock))
+        self._process, self._lock = None, threading.Lock()
+        self._submitter = None
+
+    def _current_router(self, timeout_s: float) -> Router:
+        """Return the router of the process's own lane once it has the newest table; waits at most *timeout_s*."""
+        self.check_open()
+        router = self._here().lane().router
+        if router.behind:
+            self.run(lambda lane: lane.control.ready(timeout_s), timeout_s)
+        return router
+
+    def _here(self) -> Lanes:
+        if self._process is None:
+            with self._lock:
+                if self._process is None:
+                    registry.running(self)
+                    self._process = Lanes(self.instance, lease=self._owner == os.getpid(), address=self._address)
+        return self._process
+
+    def _run(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+        lane = self._here().lane()
+        work = lane.control.call(operation, *args, timeout_s=timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, lane.loop).result()
+
+
+class _Reference:
+    """Unpickles, in any process, as its link to the same instance."""
+
+    def __init__(self, generation: str, address: str) -> None:
+        self._where = generation, address
+
+    def __reduce__(self) -> Any:
+        return (link_at, self._where)
+
+
+def link_at(generation: str, address: str) -> InstanceLink:
+    """Return this process's link to an instance, without I/O: a handle may arrive where nothing answers.
+
+    In a replica of that instance *address* does not count: it may be the path of a file on another machine.
+    """
+    known = registry.known(generation)
+    if known is None:
+        known = registry.keep_arrived(generation, InstanceLink(membership.joined(generation) or address))
+    return cast(InstanceLink, known)

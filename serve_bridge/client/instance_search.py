@@ -1,0 +1,46 @@
+"""The search for a running instance, as `connect`, the adapters and the command lines make it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from serve_bridge.client.client import Client
+from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.config.names import check_name
+from serve_bridge.errors import NotConnected
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.liveness import is_alive
+from serve_bridge.process.monkey_patches import check_not_patched
+
+
+def find_client(address: str | None, name: str) -> Client:
+    """Return a new client of the instance that `connect` would join. It does not become the current one.
+
+    Raises:
+        NotConnected, ConfigError: As `connect`.
+    """
+    return client_of(find_instance(address, name), address)
+
+
+def client_of(found: Instance, address: str | None) -> Client:
+    """Return a new client of *found*, which was looked for at *address*."""
+    return Client(InstanceLink(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE)))
+
+
+def find_instance(address: str | None, name: str, is_alive: Callable[[Instance], bool] = is_alive) -> Instance:
+    """Return the running instance that `connect` would join; *is_alive* says whether it runs.
+
+    Raises:
+        NotConnected, ConfigError: As `connect`.
+    """
+    check_name("instance", name)
+    check_not_patched()
+    found = instances.find(address, name)
+    if not is_alive(found):
+        raise NotConnected(
+            f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
+            f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
+        )
+    return found

@@ -1,0 +1,106 @@
+"""The start of an instance from this process. Only processes that start one import this module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve_bridge.client.client import Client, link_of
+from serve_bridge.client.current import started_here
+from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.config.http_options import HTTPOptions, Location
+from serve_bridge.config.names import check_name
+from serve_bridge.errors import ConfigError, shown
+from serve_bridge.instance import instance_file as instances
+from serve_bridge.process.extras import require
+from serve_bridge.process.monkey_patches import check_not_patched
+
+
+def start_instance(
+    *,
+    detached: bool,
+    name: str,
+    http_options: HTTPOptions | Mapping[str, Any] | None,
+    address: str | None,
+    runtime: str,
+) -> Client:
+    """Start an instance; see `serve_bridge.start`. Its client does not become the current one."""
+    options = _checked(name, http_options)
+    if runtime == "ray":
+        _require_ray(options)
+        from serve_bridge.runtimes.ray import start as ray_start  # late: Ray is an extra, and slow to import
+
+        instance, ended = ray_start.start_instance(name, options, detached=bool(detached), address=address)
+    elif runtime == "local":
+        for option, given in (("detached", detached), ("address", address is not None)):
+            if given:
+                raise ConfigError(
+                    f"{option} means nothing to runtime='local', which is inside this process; leave it out"
+                )
+        return _started_locally(name, options)
+    else:
+        raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
+    return Client(started_here(instance, ended, lease=not detached))
+
+
+def start_local(name: str) -> Client:
+    """Start an instance inside this process, without a proxy. Its client does not become the current one."""
+    return _started_locally(name, HTTPOptions.of({"location": "NoServer"}))
+
+
+def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> tuple[Client, list[str]]:
+    """Start a detached instance on the Ray cluster at *address*, or join the one of that name that runs there.
+
+    Returns:
+        Its client, which does not become the current one, and where the options of a running one differ from
+        *http_options*.
+
+    Raises:
+        Exception: As `start`.
+    """
+    options = _checked(name, http_options)
+    _require_ray(options)
+    from serve_bridge.runtimes.ray.start import running_instance  # late: Ray is an extra, and slow to import
+
+    found = running_instance(name, address)
+    if found is None:
+        try:
+            client = start_instance(detached=True, name=name, http_options=options, address=address, runtime="ray")
+            return client, []
+        except ConfigError:  # another process may have been faster
+            found = running_instance(name, address)
+            if found is None:
+                raise
+    link = InstanceLink(found)
+    return Client(link), link.operate("differences", options, True)
+
+
+def lasting_address(client: Client) -> str:
+    """Return the address that the next start of the instance's name will have too; its own if another has the name."""
+    return instances.lasting_address(link_of(client).instance)
+
+
+def _checked(name: str, http_options: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+    """Check what can be checked before anything starts; return the options."""
+    check_name("instance", name)
+    check_not_patched()
+    options = HTTPOptions.of(http_options)
+    if options.ssl_certfile is not None:
+        from serve_bridge.http_server import certificate  # late: only a proxy with TLS needs it
+
+        certificate.check_certificate(options)
+    return options
+
+
+def _require_ray(options: HTTPOptions) -> None:
+    """Raise ImportError if Ray is missing; the error names the packages that the proxy needs as well.
+
+    If Ray is there, the proxy's own process checks its packages.
+    """
+    require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
+
+
+def _started_locally(name: str, options: HTTPOptions) -> Client:
+    from serve_bridge.runtimes import local  # late: most processes start no local instance
+
+    return Client(started_here(*local.start_instance(name, options), lease=True))
