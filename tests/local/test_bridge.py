@@ -281,7 +281,7 @@ def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         bridge = Bridge(name=name)
-        old = bridge.client()
+        old = link_of(bridge.client())
         old.routing_table()
         (tmp_path / "ended").touch()
     wait_until(lambda: old.lost)
