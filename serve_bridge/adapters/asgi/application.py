@@ -196,7 +196,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _routes_of_instance(self, loop: asyncio.AbstractEventLoop) -> Patterns:
-        lane = self._bridge.lane_at(loop) or await link_of(await self._bridge.aclient()).lane()
+        lane = self._bridge.lane_at(loop) or await (await self._bridge.alink()).lane()
         return self._instance_routes.of(lane.router.table)
 
 

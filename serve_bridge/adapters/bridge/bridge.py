@@ -23,7 +23,6 @@ from serve_bridge.adapters.bridge.outcome import (
     request_ids,
 )
 from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
-from serve_bridge.client.client import link_of
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
 from serve_bridge.forwarding.blocking import forward_blocking
@@ -59,7 +58,7 @@ class Bridge(LastingClient):
         try:
             request = self._request(route, scope, path_params, web_request)
             length = body_length(scope)
-            head = forward_blocking(link_of(self.client()), request, body, length=length, most=route.max_body_bytes)
+            head = forward_blocking(self.link(), request, body, length=length, most=route.max_body_bytes)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
         return answered(head.status, head.headers, head.body, head.failure)
@@ -131,7 +130,7 @@ class Bridge(LastingClient):
     async def _lane(self, request: Forwarded) -> Lane:
         """Return the running loop's way into the instance; the time that it takes is time of *request*."""
         began = time.monotonic()
-        lane = await link_of(await self.aclient()).lane(request.timeout_s)
+        lane = await (await self.alink()).lane(request.timeout_s)
         request.timeout_s -= time.monotonic() - began
         return lane
 

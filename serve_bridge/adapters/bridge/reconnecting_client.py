@@ -22,6 +22,7 @@ from typing import Any, Final
 from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
+from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.client.instance_search import client_of, find_instance
 from serve_bridge.errors import ConfigError, NotConnected, shown
 from serve_bridge.instance.instance import Instance
@@ -89,6 +90,14 @@ class LastingClient:
         if client is not None and not self._is_doubtful(client):
             return client
         return self._find()
+
+    def link(self) -> InstanceLink:
+        """Return the link of `client`."""
+        return link_of(self.client())
+
+    async def alink(self) -> InstanceLink:
+        """Same as `link`, for a running loop."""
+        return link_of(await self.aclient())
 
     async def aclient(self) -> Client:
         """Same as `client`, for a running loop, which looking for an instance must not hold up."""

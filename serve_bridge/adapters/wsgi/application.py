@@ -22,7 +22,6 @@ from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
 from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
 from serve_bridge.adapters.environ import body_of, headers_of, path_below, peer_of, scope_of, server_of
-from serve_bridge.client.client import link_of
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 
@@ -136,7 +135,7 @@ class Application:
         method = environ["REQUEST_METHOD"]
         found: Match | Outcome
         try:
-            patterns = self._routes or self._instance_routes.of(link_of(self._bridge.client()).routing_table())
+            patterns = self._routes or self._instance_routes.of(self._bridge.link().routing_table())
             found = route_of(patterns, path_below(environ), method)
         except ServeBridgeError as error:
             found = refused(error)
