@@ -40,9 +40,10 @@ demo: $(SETUP)
 # Whole files side by side, as many as there are cores.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# The unit tests and those of the local runtime, for the time while code is written.
+# The unit tests and those of the local runtime, without fuzzing and without the slow ones: for the time while code is
+# written. Two workers a core, since many of these tests wait.
 fast: $(SETUP)
-	$(PYTEST) tests/unit tests/local
+	$(PYTEST) --numprocesses $$((2 * $$(nproc))) -m "not slow" tests/unit tests/local
 
 # All promises. Compared with `make ci`, property tests try 20 examples instead of 100, and fuzz tests make 5,000
 # requests instead of 50,000.

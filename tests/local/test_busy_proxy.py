@@ -16,6 +16,8 @@ import serve_bridge as serve
 from serve_bridge.controller import proxies, proxy_probes
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 _numbers = itertools.count()
 HELD_S = 4.0
 """How long the loop answers nothing: twice as long as the controller waits for a proxy that stands still."""

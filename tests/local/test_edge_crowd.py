@@ -95,6 +95,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("say", [slow_head, silence, kept_alive])
 def test_clients_that_say_nothing_give_way(say: Callable[[socket.socket], object]) -> None:
     """Every probe is answered although there are twice as many slow clients as places."""
@@ -103,6 +104,7 @@ def test_clients_that_say_nothing_give_way(say: Callable[[socket.socket], object
         assert probe(edge) == [[200]] * PROBES
 
 
+@pytest.mark.slow
 def test_stalled_handshakes_give_way(certificate: Certificate) -> None:
     """They have no protocol yet that could have a deadline."""
     options = {**certificate.options, "header_timeout_s": 600, "max_connections": PLACES}

@@ -99,6 +99,7 @@ def test_a_client_that_only_goes_on_sending_is_cut_off(monkeypatch: pytest.Monke
             send_for_ever(client)
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_no_more_is_left_soon() -> None:
     """It has heard the end of the answer, and has the time of a few round trips to close."""
     with running(max_body_bytes=LIMIT, header_timeout_s=1) as edge, edge.client() as client:

@@ -25,6 +25,7 @@ from serve_bridge.http_server.client_hello import protocols_offered
 from serve_bridge.http_server.server import EdgeServer
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"
@@ -125,9 +126,21 @@ REFUSED: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_request_is_refused_and_the_connection_closed(edge: Running, data: bytes, status: int) -> None:
     """The answer arrives although the client is still sending, and nothing after it is served."""
-    (answer,) = answers(edge.exchange(data))
+    received = b""
+    with edge.client() as client:
+        with contextlib.suppress(ConnectionError):  # it may refuse before it has read everything
+            client.sendall(data)
+        while b"\r\n\r\n" not in received or not received.endswith(b"}"):  # then the server waits for more, for seconds
+            received += client.recv(65536)
+    (answer,) = answers(received)
     assert (answer.status, answer.headers[b"connection"]) == (status, b"close")
+    wait_until(lambda: not edge.server._state.connections)
     assert "/last" not in edge.app.paths
+
+
+def test_a_refused_connection_closes_although_its_client_stays(edge: Running) -> None:
+    """The client has some time to read the answer."""
+    assert statuses(edge.exchange(REFUSED["H06 CL then TE"][0])) == [400]
 
 
 def test_an_upload_that_nobody_reads_ends_after_the_answer(edge: Running) -> None:

@@ -11,6 +11,8 @@ import pytest
 import serve_bridge as serve
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[serve.Client]:
