@@ -12,7 +12,7 @@ from serve_bridge.http_server.http_scope import ConnectionScope
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.send_queue import SendQueue
-from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.state import ServerState
 
 __all__ = ["ClientConnection", "TurnFlow"]
 
@@ -50,7 +50,7 @@ class ClientConnection(Protocol):
     place: Place
     queue: SendQueue
     scope: ConnectionScope
-    server_state: EdgeState
+    server_state: ServerState
     transport: asyncio.Transport
 
     def write(self, data: bytes) -> None:

@@ -27,9 +27,9 @@ from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.request_sequence import RequestSequence
 from serve_bridge.http_server.send_queue import SendQueue
-from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.state import ServerState
 
-__all__ = ["EdgeProtocol"]
+__all__ = ["HttpConnection"]
 
 GONE_AFTER_QUIET_S: Final = 0.5
 """Time in seconds without a byte sent, after which a client that ended its side during its answer counts as gone."""
@@ -38,7 +38,7 @@ RESET_AFTER_S: Final = 0.05
 """Time in seconds in which a closed client resets the connection after a write."""
 
 
-class EdgeProtocol(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection, from its first byte to its last, with the deadlines of `HTTPOptions`.
 
     Attributes: see `ClientConnection`.
@@ -51,7 +51,7 @@ class EdgeProtocol(asyncio.Protocol):
     scope: ConnectionScope
     requests: RequestSequence
 
-    def __init__(self, config: Config, state: EdgeState, loop: asyncio.AbstractEventLoop, place: Place) -> None:
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop, place: Place) -> None:
         self.config = config
         self.server_state = state
         self.loop = loop

@@ -14,7 +14,7 @@ from serve_bridge.http_server.client_connection import ClientConnection
 from serve_bridge.http_server.connection_deadlines import ConnectionDeadlines
 from serve_bridge.http_server.http_framing import RequestFramer
 
-__all__ = ["DRAIN_LINGER_S", "LINGER_S", "LingeringClose"]
+__all__ = ["ANSWER_LINGER_S", "DRAIN_LINGER_S", "LingeringClose"]
 
 QUICKLY_SENT_BYTES: Final = 16 * 1024
 """Upper limit for the unsent bytes, in bytes, up to which a TLS connection closes without lingering.
@@ -22,7 +22,7 @@ QUICKLY_SENT_BYTES: Final = 16 * 1024
 So few bytes leave soon even to a slow client.
 """
 
-LINGER_S: Final = 1.0
+ANSWER_LINGER_S: Final = 1.0
 """Time in seconds that a client has to take the last answer before a connection with unread bytes closes."""
 DRAIN_LINGER_S: Final = 0.25
 """The same time while the server drains."""
@@ -72,7 +72,7 @@ class LingeringClose:
         now, left = connection.loop.time(), framer.body_left - framer.buffered
         self._upload_left = left if left > 0 else math.inf  # a refused head does not tell what follows it
         self._received_s = now if left > 0 else -math.inf
-        self._ends_s = now + (LINGER_S if connection.server_state.draining else MOST_LINGER_S)
+        self._ends_s = now + (ANSWER_LINGER_S if connection.server_state.draining else MOST_LINGER_S)
         framer.discard()
         self._wait()
         if not connection.is_tls:  # TLS cannot end one direction alone
@@ -107,7 +107,7 @@ class LingeringClose:
     def _wait(self) -> None:
         connection = self._connection
         now = connection.loop.time()
-        self._deadlines.allow(now, DRAIN_LINGER_S if connection.server_state.draining else LINGER_S)
+        self._deadlines.allow(now, DRAIN_LINGER_S if connection.server_state.draining else ANSWER_LINGER_S)
         connection.place.wait(now)
 
     def _end_lingering(self) -> None:

@@ -12,10 +12,7 @@ import asyncio
 import math
 import os
 import resource
-import time
-from collections.abc import Callable
 from contextlib import suppress
-from email.utils import formatdate
 from typing import Final
 
 from starlette.types import ASGIApp
@@ -25,16 +22,16 @@ from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.acceptor import Acceptor, bracketed, listen
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.certificate import CertificateRenewal, server_context
-from serve_bridge.http_server.http_connection import EdgeProtocol
+from serve_bridge.http_server.http_connection import HttpConnection
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.refusal_log import RefusalLog
 from serve_bridge.http_server.refusing_app import RefusingApp
-from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.state import ServerState
 from serve_bridge.http_server.tls import listening_context
 from serve_bridge.http_server.trusted_peers import BelievingApp
-from serve_bridge.http_server.websocket_connection import EdgeWebSocket
+from serve_bridge.http_server.websocket_connection import WebSocketConnection
 
-__all__ = ["EdgeServer"]
+__all__ = ["HttpServer"]
 
 SPARE_DESCRIPTORS: Final = 32
 """File descriptors kept back from connections, for replicas' sockets and files of the process."""
@@ -50,7 +47,7 @@ CANCEL_GRACE_S: Final = 5.0
 """How long `stop` waits for cancelled requests to end."""
 
 
-class EdgeServer:
+class HttpServer:
     """Serves an ASGI application over HTTP/1.1 and WebSocket.
 
     Args:
@@ -77,15 +74,15 @@ class EdgeServer:
         self._options = options
         app = with_middlewares(RefusingApp(app), options)
         most = most_connections(options.max_connections)
-        self._state = _Connections(options, buffers, refusals, most, self._resume)
+        self._state = ServerState(options, buffers, refusals, most, self._resume)
         self._state.cancels = cancels
         self._state.answer_window_bytes = answer_window_bytes
         self._config = Config(
             BelievingApp(app, self._state.trusted) if self._state.trusted else app,
             interface="asgi3",
-            http=EdgeProtocol,
+            http=HttpConnection,
             lifespan="off",
-            ws=EdgeWebSocket,
+            ws=WebSocketConnection,
             ws_max_size=options.max_message_bytes,
             ws_ping_interval=options.ping_interval_s,
             ws_ping_timeout=options.ping_interval_s,
@@ -155,7 +152,7 @@ class EdgeServer:
         self._acceptor.close()
         told = self._open_websockets()
         for connection in list(self._state.connections):
-            if isinstance(connection, EdgeProtocol):
+            if isinstance(connection, HttpConnection):
                 connection.drain()
             else:
                 connection.shutdown()  # a WebSocket: 1012, service restart
@@ -172,7 +169,7 @@ class EdgeServer:
             self._state.logger.info("closed %d WebSockets with 1012; %d clients did not in time", told, late)
 
     def _open_websockets(self) -> int:
-        return sum(isinstance(connection, EdgeWebSocket) for connection in self._state.connections)
+        return sum(isinstance(connection, WebSocketConnection) for connection in self._state.connections)
 
     def renew_certificate(self) -> None:
         """Show the certificate that lies in the files of the options now; the server looks by itself, too."""
@@ -197,8 +194,8 @@ class EdgeServer:
 
     # Accepting
 
-    def _protocol(self, place: Place) -> EdgeProtocol:
-        return EdgeProtocol(self._config, self._state, asyncio.get_running_loop(), place)
+    def _protocol(self, place: Place) -> HttpConnection:
+        return HttpConnection(self._config, self._state, asyncio.get_running_loop(), place)
 
     def _resume(self) -> None:
         state = self._state
@@ -233,46 +230,16 @@ class EdgeServer:
         self._resume()
         crowded = self._state.idle_grace_s < math.inf
         for connection in list(self._state.connections):
-            if not isinstance(connection, EdgeProtocol | EdgeWebSocket):
+            if not isinstance(connection, HttpConnection | WebSocketConnection):
                 continue
             try:
-                if crowded and isinstance(connection, EdgeProtocol):
+                if crowded and isinstance(connection, HttpConnection):
                     connection.make_room()
                 connection.sweep(now, elapsed)
             except Exception:  # one connection must not stop the deadlines of the others
                 self._state.logger.exception("a connection failed in the sweep")
                 connection.transport.abort()
         self._state.connection_closed()  # file descriptors come free without telling
-
-
-class _Connections(EdgeState):
-    """The connections of a server.
-
-    Attributes:
-        changed: Set when a connection was opened or has closed, and at least once in each sweep.
-    """
-
-    def __init__(
-        self,
-        options: HTTPOptions,
-        buffers: Buffers | None,
-        refusals: RefusalLog | None,
-        most: int,
-        resume: Callable[[], None],
-    ) -> None:
-        super().__init__(options, buffers, refusals, most)
-        self.changed = asyncio.Event()
-        self._resume = self.places.changed = resume
-
-    def set_date(self) -> None:
-        """Set the Date header of the answers that follow."""
-        date = formatdate(time.time(), usegmt=True).encode()
-        self.date_line = b"date: %b\r\n" % date
-        self.default_headers = [(b"date", date)]  # uvicorn's WebSockets read this one
-
-    def connection_closed(self) -> None:
-        self.changed.set()
-        self._resume()
 
 
 def with_middlewares(app: ASGIApp, options: HTTPOptions) -> ASGIApp:

@@ -1,13 +1,16 @@
-"""What the connections of one server share."""
+"""The state that all connections of one server share."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
+from email.utils import formatdate
 from typing import Final
 
-from uvicorn.server import ServerState
+from uvicorn.server import ServerState as UvicornState
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origins
@@ -20,42 +23,54 @@ from serve_bridge.http_server.request_line import FramingLimits
 from serve_bridge.http_server.trusted_peers import TrustedPeers
 from serve_bridge.http_server.turns import Turns
 
-__all__ = ["NO_ROOM", "EdgeState"]
+__all__ = ["NO_ROOM", "ServerState"]
 
 NO_ROOM: Final = 503
-"""Status of the answer to a body for which there is no room."""
+"""Status of the answer to a request for which the server has no room."""
+
 FULL_WRITE_TIMEOUT_S: Final = 1.0
-"""What is left of `write_timeout_s` while there is no room for anything more."""
+"""Upper limit for `write_timeout_s`, in seconds, while the buffers are full."""
 
 SHARE_NOTED_S: Final = 60.0
-"""Time in seconds between two warnings of clients that have their share of the connections."""
+"""Time in seconds between two warnings of clients that use up their share of the connections."""
 
 
-class EdgeState(ServerState):
-    """What the connections of one server share.
+class ServerState(UvicornState):
+    """The state that all connections of one server share.
 
     Attributes:
         options: Limits and deadlines.
-        framing: The part of them that the framer enforces.
-        trusted: Whose forwarding headers are believed.
-        hosts: The hosts by which clients may address the server.
-        origins: The hosts whose pages may open a WebSocket.
-        buffers: What is held for clients.
-        places: The places of connections.
-        impatience: Part of each deadline that is taken away since the server is full, as of the last sweep.
-        turns: How much of what clients have sent is worked off in one turn of the loop.
-        refusals: The requests that were not served.
-        draining: The server ends.
-        idle_grace_s: How long a connection may stay idle, whatever its own deadline. If that has an end, since the
-            server is full, holds much or ends, answers close their connections.
-        cancels: The task of a request is cancelled when its client leaves; else the application is only told.
+        framing: The limits that the framer enforces.
+        trusted: Peers whose forwarding headers the server believes.
+        hosts: Hosts by which clients may address the server.
+        origins: Hosts whose pages may open a WebSocket.
+        buffers: Bytes that the server holds for clients.
+        places: Places of connections.
+        impatience: Part of each deadline that a full server takes away, as of the last sweep.
+        turns: Budget for received bytes in one turn of the loop.
+        refusals: Count and log of the refused requests.
+        draining: Whether the server ends.
+        idle_grace_s: Upper limit for the idle time of a connection, in seconds. It is finite if the server is full,
+            holds many bytes, or drains. Then each answer closes its connection.
+        cancels: Whether the server cancels the task of a request when its client leaves. If not, the application learns
+            of it only through `receive`.
         answer_window_bytes: Upper limit for the bytes of one answer that the application may hold beside those it sent.
         date_line: The Date header of answers, as a line.
+        changed: Set when a connection was opened or has closed, and at least once in each sweep.
     """
 
     def __init__(
-        self, options: HTTPOptions, buffers: Buffers | None, refusals: RefusalLog | None, most_connections: int
+        self,
+        options: HTTPOptions,
+        buffers: Buffers | None,
+        refusals: RefusalLog | None,
+        most_connections: int,
+        resume: Callable[[], None],
     ) -> None:
+        """Share *options*, *buffers*, *refusals* and *most_connections* places.
+
+        *resume* is called when a connection has closed, or waits although all places are taken.
+        """
         super().__init__()
         self.options = options
         self.framing = FramingLimits(
@@ -76,16 +91,18 @@ class EdgeState(ServerState):
             unlimited=self.trusted.__contains__,
         )
         self.impatience = 0.0
-        self._share_noted_s = -math.inf
         self.turns = Turns()
         self.draining = False
         self.idle_grace_s = math.inf
         self.cancels = False
         self.answer_window_bytes = 0
         self.date_line = b""
+        self.changed = asyncio.Event()
+        self._resume = self.places.changed = resume
+        self._share_noted_s = -math.inf
 
     def admit(self, head: RequestHead) -> Refusal | None:
-        """Return why the request of *head* is not served; None: it is."""
+        """Return why the server refuses the request of *head*; None: it serves the request."""
         if head.host and not self.hosts.allows(head.host):
             return Refusal(421, "the host is not one of this server (http option allowed_hosts)")
         if head.body_length != 0 and not self.buffers.take_bodies:
@@ -98,7 +115,7 @@ class EdgeState(ServerState):
         return None
 
     def note_share(self, client: tuple[str, int] | None) -> None:
-        """Warn of a client whose requests take all of its share, but not for each request."""
+        """Warn of a client whose requests use up its share, but at most once per `SHARE_NOTED_S`."""
         now = time.monotonic()
         if now >= self._share_noted_s + SHARE_NOTED_S:
             self._share_noted_s = now
@@ -115,11 +132,19 @@ class EdgeState(ServerState):
         level = logging.DEBUG if refusal.status == NO_ROOM else logging.INFO
         self.refusals.note(refusal, request_id, level=level)
 
+    def set_date(self) -> None:
+        """Set the Date header of the answers that follow."""
+        date = formatdate(time.time(), usegmt=True).encode()
+        self.date_line = b"date: %b\r\n" % date
+        self.default_headers = [(b"date", date)]  # for uvicorn's WebSockets
+
     @property
     def write_timeout_s(self) -> float:
-        """Time a client may take nothing of its answer."""
+        """Upper limit for the time in seconds in which a client takes no byte of its answer."""
         given = self.options.write_timeout_s
         return min(given, FULL_WRITE_TIMEOUT_S) if self.buffers.full else given
 
     def connection_closed(self) -> None:
-        """Called after a connection left `connections`."""
+        """Note that a connection left `connections`."""
+        self.changed.set()
+        self._resume()

@@ -31,12 +31,12 @@ from serve_bridge.http_server.pace import Pace
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.refusing_app import REFUSAL
-from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.state import ServerState
 from serve_bridge.http_server.websocket_handshake import RefusingFrameProtocol
 from serve_bridge.http_server.websocket_pieces import memory_of
 from serve_bridge.http_server.websocket_transport import LingeringTransport
 
-__all__ = ["EdgeWebSocket"]
+__all__ = ["WebSocketConnection"]
 
 DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5, "level": 3}
@@ -53,14 +53,14 @@ MOST_FRAGMENTS: Final = 32 * 1024
 """Upper limit for the number of tiny fragments that a client may send at once, beside `FRAGMENTS_PER_S`."""
 
 
-class EdgeWebSocket(WebSocketsSansIOProtocol):
+class WebSocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's protocol: handshake, frames, compression, pings, limits."""
 
     transport: LingeringTransport  # type: ignore[assignment]
     place: Place
     conn: RefusingFrameProtocol
 
-    def __init__(self, config: Config, server_state: EdgeState, app_state: dict[str, Any], _loop: Any = None) -> None:
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
         self.conn = RefusingFrameProtocol(

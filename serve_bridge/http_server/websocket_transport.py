@@ -7,8 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.utils import is_ssl
 
-from serve_bridge.http_server.lingering import DRAIN_LINGER_S, LINGER_S
-from serve_bridge.http_server.state import EdgeState
+from serve_bridge.http_server.lingering import ANSWER_LINGER_S, DRAIN_LINGER_S
+from serve_bridge.http_server.state import ServerState
 from serve_bridge.http_server.websocket_frames import FrameProtocol
 
 __all__ = ["LingeringTransport"]
@@ -24,7 +24,7 @@ class LingeringTransport:
         written: Bytes that were written; the WebSocket sets the number to 0 as it likes.
     """
 
-    def __init__(self, transport: asyncio.Transport, frames: FrameProtocol, state: EdgeState) -> None:
+    def __init__(self, transport: asyncio.Transport, frames: FrameProtocol, state: ServerState) -> None:
         self.written = 0
         self._transport = transport
         self._frames = frames
@@ -56,5 +56,5 @@ class LingeringTransport:
         if not is_ssl(transport):  # TLS cannot end one direction alone
             transport.write_eof()
         transport.resume_reading()
-        linger_s = DRAIN_LINGER_S if self._state.draining else LINGER_S
+        linger_s = DRAIN_LINGER_S if self._state.draining else ANSWER_LINGER_S
         asyncio.get_running_loop().call_later(linger_s, transport.close)

@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.refusal_log import RefusalLog
-from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.server import HttpServer
 from serve_bridge.instance import controller_question
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
@@ -56,12 +56,12 @@ class Proxy:
         self._link = ControlLink(
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, others=self._other_listeners
         )
-        self._edge = EdgeServer(
+        self._server = HttpServer(
             app, spec.http, cancels=True, buffers=buffers, refusals=refusals, answer_window_bytes=ANSWER_WINDOW
         )
         self._link.start()
         await self._link.ready()
-        url = await self._edge.start()
+        url = await self._server.start()
         return await self._listener.listen(Path(spec.directory), spec.tcp_host), url
 
     def load(self) -> int:
@@ -94,13 +94,13 @@ class Proxy:
 
     async def drain(self, grace_s: float) -> None:
         """Finish what has arrived, within *grace_s*, then close."""
-        await self._edge.drain(grace_s)
-        await self._edge.stop()
+        await self._server.drain(grace_s)
+        await self._server.stop()
 
     def close(self) -> None:
         """Drop everything at once."""
         self._listener.close()
-        if hasattr(self, "_edge"):
-            self._tasks.start(self._edge.stop())
+        if hasattr(self, "_server"):
+            self._tasks.start(self._server.stop())
             self._tasks.start(self._link.close())
             self._router.close()

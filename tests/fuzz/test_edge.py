@@ -22,7 +22,7 @@ from starlette.responses import StreamingResponse
 from starlette.websockets import WebSocket
 
 import serve_bridge as serve
-from serve_bridge.http_server.http_connection import EdgeProtocol
+from serve_bridge.http_server.http_connection import HttpConnection
 from tests.fuzz.support.framing_oracle import read_by_h11
 from tests.fuzz.support.inputs import SCALE, SEED, numbers, repeat
 from tests.fuzz.support.mutated_requests import REQUESTS, mutated
@@ -97,7 +97,7 @@ def left() -> tuple[int, int, int]:
     gc.collect()
     found = gc.get_objects()
     # By `type`: `isinstance` asks an object itself, and some, Django's lazy ones, do work to answer.
-    connections = sum(issubclass(type(each), EdgeProtocol) for each in found)
+    connections = sum(issubclass(type(each), HttpConnection) for each in found)
     tasks = sum(not each.done() for each in found if issubclass(type(each), asyncio.Task))
     return psutil.Process().num_fds(), connections, tasks
 

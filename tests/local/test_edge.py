@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from serve_bridge.config.http_options import HTTPOptions
-from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.server import HttpServer
 from tests.support.certificates import make_certificate
 from tests.support.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
 from tests.support.waiting import wait_until
@@ -596,7 +596,7 @@ def start(**options: Any) -> str:
     """Start and stop a server; return its URL."""
 
     async def once() -> str:
-        server = EdgeServer(Application(), HTTPOptions(**options))
+        server = HttpServer(Application(), HTTPOptions(**options))
         try:
             return await server.start()
         finally:

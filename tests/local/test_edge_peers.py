@@ -168,7 +168,7 @@ def test_a_request_that_crosses_with_the_idle_deadline_is_answered_or_meets_a_cl
 SERVER = """
 import asyncio, logging, os, resource, socket, sys, uvloop
 from serve_bridge.config.http_options import HTTPOptions
-from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.server import HttpServer
 
 async def app(scope, receive, send):
     if scope["path"] == "/tries":
@@ -191,7 +191,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 async def main():
-    server = EdgeServer(app, HTTPOptions(port=0, allowed_hosts=["*"], keep_alive_timeout_s=600, header_timeout_s=600))
+    server = HttpServer(app, HTTPOptions(port=0, allowed_hosts=["*"], keep_alive_timeout_s=600, header_timeout_s=600))
     print(await server.start(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()

@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 import serve_bridge as serve
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.client_hello import protocols_offered
-from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.server import HttpServer
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.edge_server import Running, answers, read_all, running, statuses, wait_until_refused
 from tests.support.waiting import wait_until
@@ -231,7 +231,7 @@ def test_drain_serves_a_request_that_crosses_with_it(certificate: Certificate) -
 def test_drain_serves_a_handshake_that_is_under_way(certificate: Certificate) -> None:
     """It was accepted before the listener closed."""
 
-    async def end(server: EdgeServer) -> None:
+    async def end(server: HttpServer) -> None:
         await server.drain(10, idle_grace_s=5)
         await server.stop()
 

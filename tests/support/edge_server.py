@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.buffers import Buffers
-from serve_bridge.http_server.server import EdgeServer
+from serve_bridge.http_server.server import HttpServer
 from serve_bridge.wire.streams import ANSWER_WINDOW
 
 # The application
@@ -195,7 +195,7 @@ class Running:
     """A server in a thread."""
 
     app: Application
-    server: EdgeServer
+    server: HttpServer
     loop: asyncio.AbstractEventLoop
     address: tuple[str, int]
     tls: ssl.SSLContext | None = None
@@ -235,7 +235,7 @@ def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None
     thread.start()
     app = Application()
     given = HTTPOptions(**{"port": 0, "allowed_hosts": ["*"], **options})
-    server = EdgeServer(app, given, buffers=buffers, answer_window_bytes=ANSWER_WINDOW)
+    server = HttpServer(app, given, buffers=buffers, answer_window_bytes=ANSWER_WINDOW)
     try:
         url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)
