@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -24,9 +25,11 @@ class TaskSet(set[asyncio.Task[Any]]):
         super().__init__()
         self._logger = logger
 
-    def start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Run *work* in a task on the running loop, and return the task."""
-        task = asyncio.get_running_loop().create_task(work)
+    def start(
+        self, work: Coroutine[Any, Any, _Result], context: contextvars.Context | None = None
+    ) -> asyncio.Task[_Result]:
+        """Run *work* in a task on the running loop, in *context* or a copy of the current one; return the task."""
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -30,20 +29,22 @@ from serve_bridge.context import (
     running_request,
 )
 from serve_bridge.errors import (
-    CALL_HINT,
     BackendError,
     BackendStartError,
     ConfigError,
-    MethodNotExposed,
     failure_message,
-    no_answer,
 )
 from serve_bridge.instance import controller_question, membership
 from serve_bridge.instance.known_instance import known_instance
+from serve_bridge.process.task_set import TaskSet
+from serve_bridge.replica.admission import Admission
 from serve_bridge.replica.asgi_application import AsgiService
-from serve_bridge.replica.executor import Executor, is_stream
-from serve_bridge.replica.http_requests import answer_call, answer_http, decode_http, run_call
+from serve_bridge.replica.executor import Executor
+from serve_bridge.replica.http_requests import answer_http, decode_http
 from serve_bridge.replica.loaded_code import LoadedCode
+from serve_bridge.replica.python_calls import answer_call
+from serve_bridge.replica.ray_calls import RayCalls
+from serve_bridge.replica.stall_watch import StallWatch
 from serve_bridge.replica.websockets import WebSockets
 from serve_bridge.replica.wsgi_application import WsgiService
 from serve_bridge.specs import ReplicaSpec
@@ -59,12 +60,8 @@ from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
 
-MOST_SUBMITTERS: Final = 10_000
-"""Processes whose Ray calls a replica counts; those that have been silent longest are forgotten first."""
 QUIET_S: Final = 0.1
 """A drained replica has had nothing to do for so long; a call over Ray may still be on its way to it."""
-STALL_S: Final = 0.5
-"""A loop that did not run for so long has stood still: its process was stopped, or user code blocked it."""
 SETTLE_S: Final = 0.01
 LEAST_END_S: Final = 1.0
 """Seconds an application has for its end, even if its work has used up all of the grace."""
@@ -85,18 +82,12 @@ class Replica:
         self._controller = spec.instance.controller
         self._answer_http: _Answering
         self._answer_websocket: _Answering
-        self._limit = spec.config.max_concurrent_queries or 1
+        self._admission = Admission(spec.config.max_concurrent_queries or 1)
         self._listener = Listener(self, key, spec.instance.generation, spec.replica)
-        self._in_flight = 0
-        self._completed: OrderedDict[str, int] = OrderedDict()
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet(_logger)
         self._websockets = WebSockets()
         self._application: AsgiService | WsgiService | None = None
-        self._draining = False
-        self._last_done = 0.0
-        self._ticked = self._stalled_until = 0.0
-        self._ticking: asyncio.TimerHandle | None = None
+        self._stalls = StallWatch()
 
     async def start(self) -> SocketAddress:
         """Load and construct the user's code, then listen; return where.
@@ -131,8 +122,8 @@ class Replica:
                 raise  # nobody waits for this replica any more
             reason = f"{failure.type_of(error)}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
-        self._ticked = self._loop.time()
-        self._tick()
+        self.ray_calls = RayCalls(spec.backend, self._methods, self._executor, self._admission, self._context)
+        self._stalls.start()
         address = await self._listener.listen(Path(spec.directory), spec.tcp_host)
         return msgspec.structs.replace(address, streaming=code.streaming)
 
@@ -155,7 +146,8 @@ class Replica:
 
     def load(self) -> int:
         """Return how many requests run here, or wait for their turn over Ray."""
-        return self._in_flight + len(self._line)
+        admission = self._admission
+        return admission.in_flight + len(admission.queue)
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Admit or reject the request that opened *stream*."""
@@ -170,146 +162,44 @@ class Replica:
             if not head.backend and head.call_method.startswith("@"):
                 self._start_control(stream, head)
                 return
+        admission = self._admission
         name = head.call_method or "__call__"
         method = self._methods.get(name)
         if head.backend != self._spec.backend:
             stream.reject("foreign", self._spec.backend)
-        elif self._draining:
+        elif admission.is_draining:
             stream.reject("draining")
         elif method is None:
             stream.reject("not exposed", name)
         elif head.timeout_s <= 0:
             stream.reject("expired")
-        elif self._in_flight >= self._limit:
+        elif admission.in_flight >= admission.limit:
             stream.reject("full")
         else:
-            self._in_flight += 1
+            admission.in_flight += 1
             if isinstance(head, CallHead):
                 work = answer_call(self._executor, method, head, stream)
             elif head.subprotocols is None:
                 work = self._answer_http(method, head, stream)
             else:
                 work = self._answer_websocket(method, head, stream)
-            serving = _serve(work, head.timeout_s, head.request_id, settle=self._has_stalled())
-            task = self._spawn(serving, stream)
+            serving = _serve(work, head.timeout_s, head.request_id, settle=self._stalls.has_stalled())
+            task = self._loop.create_task(serving, context=self._context.copy())
+            stream.on_cancel = task.cancel
+            self._tasks.add(task)
             # Not in the task itself: one that is cancelled before its first step runs none of its code.
             task.add_done_callback(partial(self._served, work, stream, head.request_id))
-
-    def _spawn(self, work: Any, stream: ReplicaStream) -> asyncio.Task[None]:
-        task = self._loop.create_task(work, context=self._context.copy())
-        stream.on_cancel = task.cancel
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        if now - self._ticked > STALL_S:
-            self._stalled_until = now + STALL_S
-        self._ticked = now
-        self._ticking = self._loop.call_later(STALL_S / 2, self._tick)
-
-    def _has_stalled(self) -> bool:
-        """Whether this process or its loop has just stood still, so that what it reads may be old."""
-        now = self._loop.time()
-        return now < self._stalled_until or now - self._ticked > STALL_S
 
     def _served(
         self, work: Coroutine[Any, Any, None], stream: ReplicaStream, request_id: str, task: asyncio.Task[None]
     ) -> None:
         """A request's task has ended, however it did: its slot is free, and its caller has the last frame."""
+        self._tasks.discard(task)
         work.close()
         stream.abort()  # nothing, if its answer was ended
-        self._done()
+        self._admission.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error(failure_message(self._spec.backend), request_id, exc_info=error)
-
-    def _done(self) -> None:
-        self._in_flight -= 1
-        self._last_done = time.monotonic()
-        self._advance()
-
-    def _advance(self) -> None:
-        """Give free slots to the calls that wait for one."""
-        while self._line and self._in_flight < self._limit:
-            turn = self._line.popleft()
-            if not turn.done():
-                self._in_flight += 1
-                turn.set_result(None)
-
-    # calls over Ray
-
-    async def call(self, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
-        """Run a call that came as an actor call, in its turn; it is bounded by the caller, not rejected here.
-
-        Raises:
-            MethodNotExposed: The backend has no such method.
-            BaseException: What user code raises.
-        """
-        try:
-            return await self._call(head, data, kwargs)
-        finally:
-            self._note_completed(head.submitter)
-
-    async def _call(self, head: CallHead, data: Any, kwargs: dict[str, Any]) -> Any:
-        method = self._methods.get(head.call_method or "__call__")
-        if method is None:
-            raise MethodNotExposed(self._spec.backend, head.call_method)
-        deadline = time.monotonic() + head.timeout_s
-        await self._turn(head)
-        replica_context.set(self._context[replica_context])
-        begin_request(deadline, head.request_id or None)
-        overdue = asyncio.timeout(deadline - time.monotonic())
-        try:
-            async with overdue:
-                result = await run_call(self._executor, method, head, data, kwargs)
-                return [item async for item in result] if is_stream(result) else result
-        except TimeoutError:
-            if overdue.expired():
-                raise no_answer(head.endpoint, head.timeout_s, "unknown", CALL_HINT) from None
-            raise
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # SystemExit would end the actor; Ray drops what it cannot pickle
-            own = failure.portable(error)
-            if own is error:
-                raise
-            raise own from None
-        finally:
-            end_request()
-            self._done()
-
-    def _note_completed(self, submitter: str) -> None:
-        completed = self._completed
-        completed[submitter] = completed.get(submitter, 0) + 1
-        completed.move_to_end(submitter)
-        if len(completed) > MOST_SUBMITTERS:
-            completed.popitem(last=False)
-
-    async def completed(self, submitter: str) -> tuple[int, int]:
-        """Return how many Ray calls of process *submitter* have ended here, and the load."""
-        return self._completed.get(submitter, 0), self.load()
-
-    async def _turn(self, head: CallHead) -> None:
-        """Take a slot, after those that came before.
-
-        Raises:
-            DeadlineExceeded: None came free in time.
-        """
-        if self._in_flight < self._limit and not self._line:
-            self._in_flight += 1
-            return
-        turn = self._loop.create_future()
-        self._line.append(turn)
-        try:
-            async with asyncio.timeout(head.timeout_s):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # both happened in one turn of the loop
-                self._done()
-            if isinstance(error, TimeoutError):
-                raise no_answer(head.endpoint, head.timeout_s, "no", CALL_HINT) from None
-            raise
 
     # what the controller asks for
 
@@ -325,7 +215,8 @@ class Replica:
         if control is None:
             stream.reject("not exposed", head.call_method)
             return
-        self._spawn(calls_answered.answer_control(stream, head, control), stream)
+        task = self._tasks.start(calls_answered.answer_control(stream, head, control), self._context.copy())
+        stream.on_cancel = task.cancel
 
     async def check(self) -> None:
         """Answer a health probe through user code.
@@ -336,6 +227,10 @@ class Replica:
         """
         if self._code.check_health is not None and await self._executor.probe(self._code.check_health) is False:
             raise BackendError("check_health", "it returned False")
+
+    async def completed(self, submitter: str) -> tuple[int, int]:
+        """Return how many Ray calls of process *submitter* have ended here, and the load."""
+        return self.ray_calls.completed(submitter), self.load()
 
     async def move(self, controller: SocketAddress) -> None:
         """Note that the controller is at *controller* now."""
@@ -355,9 +250,8 @@ class Replica:
         if reconfigure and config.user_config is not None:
             await self._reconfigure(config.user_config)
         self._executor.configure(config)
-        self._limit = config.max_concurrent_queries or 1
         self._config = config
-        self._advance()
+        self._admission.change_limit(config.max_concurrent_queries or 1)
 
     async def drain(self, grace_s: float) -> bool:
         """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*.
@@ -375,7 +269,8 @@ class Replica:
         return drained
 
     async def _end_code(self, timeout_s: float) -> None:
-        close, self._methods = self._code.close, {}
+        close = self._code.close
+        self._methods = self.ray_calls.methods = {}
         ending = self._loop.create_task(self._executor.end(close), context=self._context.copy())
         self._tasks.add(ending)
         await asyncio.wait([ending], timeout=timeout_s)
@@ -385,11 +280,11 @@ class Replica:
             _logger.error("backend %r: close() failed", self._spec.backend, exc_info=error)
 
     async def _drain(self, deadline: float) -> bool:
-        self._draining = True
+        self._admission.is_draining = True
         self._listener.stop_accepting()
         self._listener.go_away()
         while time.monotonic() < deadline:
-            if self.load() == 0 and time.monotonic() - self._last_done >= QUIET_S:
+            if self.load() == 0 and time.monotonic() - self._admission.last_release >= QUIET_S:
                 return True
             await asyncio.sleep(QUIET_S / 4)
         if self._websockets:  # they could go on for ever
@@ -400,8 +295,7 @@ class Replica:
     def close(self) -> None:
         """Drop everything at once."""
         self._listener.close()
-        if self._ticking is not None:
-            self._ticking.cancel()
+        self._stalls.stop()
         for task in list(self._tasks):
             task.cancel()
         if self._application is not None:

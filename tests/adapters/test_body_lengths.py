@@ -29,7 +29,7 @@ import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES
 from serve_bridge.http.body_length import BODY_LENGTH
-from serve_bridge.replica.wsgi_application import SPOOL_BYTES
+from serve_bridge.replica.wsgi_request import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 from serve_bridge.user_code.application import Application
 from serve_bridge.wire.heads import INLINE_BODY_BYTES

@@ -61,8 +61,8 @@ async def alive(request: Any) -> str:
 def malformed(nothing_left: None) -> Iterator[serve.Client]:
     """An instance whose replica checks nothing of what an application sends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve_bridge.replica.http_responses.fit_head", lambda status, headers: (status, headers))
-        patch.setattr("serve_bridge.replica.http_responses.fit_trailers", lambda headers: headers)
+        patch.setattr("serve_bridge.replica.response_sender.fit_head", lambda status, headers: (status, headers))
+        patch.setattr("serve_bridge.replica.response_sender.fit_trailers", lambda headers: headers)
         client = serve.start(runtime="local", name="malformed", http_options={"port": 0})
         client.create_backend("malformed", serve.asgi_app(application))
         client.create_endpoint("malformed", backend="malformed", route="/malformed")

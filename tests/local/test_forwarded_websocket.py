@@ -17,7 +17,7 @@ from serve_bridge.client.client import link_of
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import forward_websocket
-from serve_bridge.replica import websockets as served_websocket
+from serve_bridge.replica import websocket_session
 from serve_bridge.wire import websocket_messages as messages
 from tests.support.waiting import POLL_S, reached
 
@@ -212,7 +212,7 @@ def test_user_code_that_goes_on_without_its_client_is_stopped(
 ) -> None:
     """Who sends is told by the next message; who does nothing is cancelled after a grace."""
     monkeypatch.setattr(messages, "LEAVE_GRACE_S", 0.01)
-    monkeypatch.setattr(served_websocket, "LEAVE_GRACE_S", 0.01)
+    monkeypatch.setattr(websocket_session, "LEAVE_GRACE_S", 0.01)
 
     async def run() -> None:
         async with forwarded(client, how) as (server, task):

@@ -12,8 +12,8 @@ import pytest
 import uvloop
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.replica import http_requests as answering
-from serve_bridge.replica.http_requests import IncomingBody
+from serve_bridge.replica import request_body
+from serve_bridge.replica.request_body import IncomingBody
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.body import CHUNK_BYTES
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
@@ -186,7 +186,7 @@ def test_a_body_that_is_here_is_read_in_several_turns(
     run: Run, connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The code that reads it may take long for each piece, and other requests go on in between."""
-    monkeypatch.setattr(answering, "TURN_S", 0)
+    monkeypatch.setattr(request_body, "TURN_S", 0)
 
     async def main() -> None:
         async with connected() as (_, connection):

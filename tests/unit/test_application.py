@@ -15,7 +15,7 @@ from serve_bridge.controller.wanted_state import Wanted
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.errors import ConfigError
 from serve_bridge.replica.http_requests import mount_point
-from serve_bridge.replica.wsgi_application import environ_of
+from serve_bridge.replica.wsgi_environ import environ_of
 from serve_bridge.specs import Backend, DeclaredEndpoint
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code

@@ -97,7 +97,7 @@ class ReplicaActor:
 
     async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
         """Serve one `handle.remote` call."""
-        return await self._replica.call(calls_answered.decode_call(head), data, kwargs)
+        return await self._replica.ray_calls.call(calls_answered.decode_call(head), data, kwargs)
 
 
 class ProxyActor:

@@ -1,0 +1,117 @@
+"""One Python call in a replica, from its arguments to its result.
+
+Rule 1: the type and text of a failure go to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from serve_bridge.errors import ProtocolError, SerializationError
+from serve_bridge.http.headers import REQUEST_ID
+from serve_bridge.process.daemon_threads import on_engine_thread
+from serve_bridge.replica.executor import Executor, is_stream
+from serve_bridge.replica.failures import is_cancelled
+from serve_bridge.replica.http_responses import close_chunks
+from serve_bridge.request.passed_request import web_request_in
+from serve_bridge.request.serve_request import ServeRequest
+from serve_bridge.user_code.method import Method
+from serve_bridge.user_code.unpicklable import unpicklable_result
+from serve_bridge.wire import calls_answered
+from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.heads import CallAnswer, CallHead, encode_head
+from serve_bridge.wire.replica_end import ReplicaStream
+
+
+async def answer_call(executor: Executor, method: Method, head: CallHead, stream: ReplicaStream) -> None:
+    """Run *method* for a Python call and send what it returns or raises."""
+    try:
+        data, kwargs = await calls_answered.read_arguments(stream, head)
+        result = await run_call(executor, method, head, data, kwargs, stream)
+        if not is_stream(result):
+            await _send_result(stream, result, head.backend)
+        elif head.generator:
+            await _send_items(stream, result, head.backend)
+        else:  # as over Ray: who did not ask for a stream gets a list
+            await _send_result(stream, [item async for item in result], head.backend)
+    except asyncio.CancelledError:
+        if is_cancelled():
+            stream.abort()
+            return
+        calls_answered.answer_failure(stream, RuntimeError("user code raised CancelledError"))
+    except (Lost, ProtocolError):
+        stream.abort()
+    except BaseException as error:
+        if stream.started:
+            stream.abort()
+        else:
+            calls_answered.answer_failure(stream, error)
+
+
+async def run_call(
+    executor: Executor,
+    method: Method,
+    head: CallHead,
+    data: Any,
+    kwargs: dict[str, Any],
+    caller: ReplicaStream | None = None,
+) -> Any:
+    """Return what *method* returns for *data* and *kwargs*, as the method takes them; *caller* waits for it.
+
+    Raises:
+        TypeError: The method does not take these.
+        BaseException: What user code raises.
+    """
+    if method.takes == "request":
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs, caller),), {}
+    else:
+        arguments = method.arguments(data, kwargs)
+    try:
+        return await executor.run(method, *arguments)
+    except BaseException as error:
+        _disprove(error)
+        raise
+
+
+def _disprove(error: BaseException) -> None:
+    """Note that *error*, if it proves that a call of user code did not run, proves nothing for who called that."""
+    if getattr(error, "executed", None) == "no":
+        error.__dict__["executed"] = "unknown"
+
+
+def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: ReplicaStream | None) -> Any:
+    if (passed_on := web_request_in(data, head.request_id, caller)) is not None:
+        return passed_on
+    headers = [(REQUEST_ID, head.request_id.encode())]
+    if head.headers:
+        given = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items())
+        headers = [*(pair for pair in given if pair[0] != REQUEST_ID), *headers]
+    return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers, caller=caller)
+
+
+async def _send_result(stream: ReplicaStream, result: object, backend: str) -> None:
+    try:
+        await calls_answered.answer(stream, result)
+    except SerializationError as error:
+        raise await on_engine_thread(unpicklable_result, backend, result, error) from error
+
+
+async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str) -> None:
+    stream.respond(encode_head(CallAnswer(False, -1, b"")), end=False)
+    error = None
+    try:
+        async for item in items:
+            try:
+                await calls_answered.answer_item(stream, item)
+            except SerializationError as unfit:
+                raise await on_engine_thread(unpicklable_result, backend, item, unfit) from unfit
+    except (asyncio.CancelledError, Lost):
+        raise
+    except BaseException as raised:
+        error = raised
+        _disprove(error)
+    finally:
+        await close_chunks(items)
+    await calls_answered.answer_last(stream, error)
