@@ -147,29 +147,45 @@ class Backend:
                 else f"backend {self.name!r} is a function or class; an application needs a backend of its own"
             )
 
-    def revised(
-        self,
-        code: bytes,
-        is_async: bool,
-        config: BackendConfig | None,
-        actor_options: Opaque | None,
-        origin: Origin | None = None,
-    ) -> Backend:
-        """Return its next revision: with new code, and what else is given.
+    def updated(self, update: BackendUpdate) -> Backend:
+        """Return its next revision, with the code of *update* and the options that *update* gives.
 
-        Code that is given by hand has no *origin*; the name stays with the project that deployed it.
+        If the update has no origin, the code was given by hand. The project that deployed the backend still owns it.
         """
+        origin = update.origin
         if origin is None and self.origin is not None:
             origin = replace(self.origin, version="", fingerprint="", declared=(), search_path=())
         return replace(
             self,
-            code=code,
-            is_async=is_async,
+            code=update.code,
+            is_async=update.is_async,
             revision=self.revision + 1,
-            config=self.config if config is None else self.config.merged(config),
-            actor_options=actor_options or self.actor_options,
+            config=self.config if update.config is None else self.config.merged(update.config),
+            actor_options=update.actor_options or self.actor_options,
             origin=origin,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendUpdate:
+    """New code of a backend, with the options that change with it.
+
+    Attributes:
+        name: Name of the backend.
+        code: What `frozen_code.freeze_code` returned.
+        is_async, is_application: As those of `Backend`.
+        config: The options that change; None: no option changes.
+        actor_options: The new Ray actor options; None: they stay.
+        origin: The deployment that makes the update; None: the update is made by hand.
+    """
+
+    name: str
+    code: bytes
+    is_async: bool
+    is_application: bool
+    config: BackendConfig | None = None
+    actor_options: Opaque | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +244,27 @@ class DeclaredEndpoint:
         weights = self.traffic or ({self.backend: 1.0} if old is None else old.weights)
         shadows = ({} if old is None else old.shadows) if self.shadows is None else self.shadows
         return TrafficPolicy(weights, shadows)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A deployment that has not ended: it runs, was interrupted, or stopped at a change that failed.
+
+    Attributes:
+        project: Its owner.
+        time: When it began, in seconds since the epoch.
+        begun: The changes that had begun last; the instance completes those of a deployment that was interrupted.
+        left: The changes that had not begun.
+        created: What it, or an unfinished deployment before it, creates: "backend b", "endpoint e".
+        failure: Why its change failed; "": none has.
+    """
+
+    project: str
+    time: float
+    begun: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    created: frozenset[str] = frozenset()
+    failure: str = ""
 
 
 def packed_config(config: BackendConfig) -> BackendConfig:

@@ -68,6 +68,7 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
         create_s: The seconds for one more endpoint.
     """
     import serve_bridge as serve
+    from serve_bridge.instance.operations import Operation
     from serve_bridge.specs import DeclaredEndpoint
 
     patient = {"port": 0, "keep_alive_timeout_s": IDLE_LIMIT_S, "max_connections": 2 * IDLE}
@@ -76,7 +77,7 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
     serve.create_backend("noop", noop, config=config, ray_actor_options={"num_cpus": 0})
     declared = [DeclaredEndpoint(f"noop-{n}", "noop", f"/noop/{n}", ("GET",)) for n in range(endpoints - 1)]
     began = perf_counter()
-    link_of(client).operate("declare_endpoints", declared, [])
+    link_of(client).operate(Operation.DECLARE_ENDPOINTS, declared, [])
     middle = perf_counter()
     serve.create_endpoint("noop", backend="noop", route=f"/noop/{endpoints - 1}")
     return {

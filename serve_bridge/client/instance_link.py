@@ -19,6 +19,7 @@ from serve_bridge.errors import InstanceClosed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.operations import Operation
 from serve_bridge.management.operator import OPERATION_S
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
@@ -102,13 +103,13 @@ class InstanceLink:
 
     # operations of the controller
 
-    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+    def operate(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         """See `Operator.operate`."""
         self.check_open()
         return self._run(operation, *args, timeout_s=timeout_s)
 
     @contextmanager
-    def holding(self, operation: str, *args: Any) -> Iterator[None]:
+    def holding(self, operation: Operation, *args: Any) -> Iterator[None]:
         """See `Operator.holding`."""
         self.check_open()
         lane = self._here().lane()
@@ -130,8 +131,10 @@ class InstanceLink:
                 return
             self._closed = True
         try:
-            grace_s = max((c.graceful_shutdown_timeout_s for c in self._run("list_backends").values()), default=0.0)
-            self._run("shutdown", timeout_s=grace_s * 2 + OPERATION_S)
+            grace_s = max(
+                (c.graceful_shutdown_timeout_s for c in self._run(Operation.LIST_BACKENDS).values()), default=0.0
+            )
+            self._run(Operation.SHUTDOWN, timeout_s=grace_s * 2 + OPERATION_S)
         except NotConnected:  # it has ended already, perhaps without having removed its files
             if self._owner == os.getpid():
                 instances.remove(self.instance)
@@ -264,7 +267,7 @@ class InstanceLink:
                     self._process = Lanes(self.instance, lease=self._owner == os.getpid(), address=self._address)
         return self._process
 
-    def _run(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+    def _run(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         lane = self._here().lane()
         work = lane.control.call(operation, *args, timeout_s=timeout_s)
         return asyncio.run_coroutine_threadsafe(work, lane.loop).result()

@@ -12,6 +12,7 @@ from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, shown
 from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.operations import Operation
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 
@@ -72,7 +73,7 @@ def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> 
             if found is None:
                 raise
     link = InstanceLink(found)
-    return Client(link), link.operate("differences", options, True)
+    return Client(link), link.operate(Operation.DIFFERENCES, options, True)
 
 
 def lasting_address(client: Client) -> str:

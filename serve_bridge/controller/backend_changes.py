@@ -23,8 +23,7 @@ from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replica_launches import ReplicaLaunches
 from serve_bridge.controller.replicas import Fleet
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
-from serve_bridge.specs import Backend, Origin
-from serve_bridge.wire.opaque import Opaque
+from serve_bridge.specs import Backend, BackendUpdate, Origin
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -57,27 +56,19 @@ class BackendChanges:
             await self._launch(backend, backend.config.num_replicas)
             await self._record.change(lambda wanted: wanted.backends.update({backend.name: backend}))
 
-    async def update_backend(
-        self,
-        name: str,
-        code: bytes,
-        is_async: bool,
-        config: BackendConfig | None,
-        actor_options: Opaque | None,
-        is_application: bool = False,
-        origin: Origin | None = None,
-    ) -> None:
-        """Replace the code of *name*: new replicas are ready before old ones drain. A deployment gives *origin*.
+    async def update_backend(self, update: BackendUpdate) -> None:
+        """Replace the code of a backend: new replicas are ready before old ones drain.
 
         Raises:
             BackendNotFound: There is no such backend.
             ConfigError: An application would become other code, or the other way round.
             BackendStartError: The new code cannot start; the old code still serves.
         """
+        name = update.name
         async with self._changing(name):
             old = self._record.wanted.backend(name)
-            old.check_same_kind(is_application)
-            new = old.revised(code, is_async, config, actor_options, origin)
+            old.check_same_kind(update.is_application)
+            new = old.updated(update)
             await self._launch(new, new.config.num_replicas)
             await self._record.change(lambda wanted: wanted.backends.update({name: new}))
             await self._withdraw([r for r in self._fleet.of(name, *SERVING) if r.revision != new.revision])

@@ -17,7 +17,7 @@ from serve_bridge.specs import Backend
 from serve_bridge.wire import payload
 from serve_bridge.wire.address import SocketAddress
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _KEY: Final = "checkpoint"
 
 

@@ -31,11 +31,11 @@ from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.status import Status
 from serve_bridge.controller.table_publisher import asked_by
 from serve_bridge.controller.tracked_replica import TrackedReplica
-from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.operations import Operation
 from serve_bridge.process.task_set import TaskSet
-from serve_bridge.specs import DeclaredEndpoint, Settings
+from serve_bridge.specs import DeclaredEndpoint, Settings, Unfinished
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.frames import Frame, Kind
@@ -72,25 +72,25 @@ class Controller:
         self._tasks = TaskSet(_logger)
         self._closing = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
-            "create_backend": self._backends.create_backend,
-            "update_backend": self._backends.update_backend,
-            "update_backend_config": self._backends.update_backend_config,
-            "delete_backend": self._backends.delete_backend,
-            "list_backends": self._backends.list_backends,
-            "create_endpoint": self.create_endpoint,
-            "declare_endpoints": self.declare_endpoints,
-            "delete_endpoint": self.delete_endpoint,
-            "list_endpoints": self.list_endpoints,
-            "set_traffic": self.set_traffic,
-            "shadow_traffic": self.shadow_traffic,
-            "hold_deployment": self._deployments.hold,
-            "begin_deployment": self.begin_deployment,
-            "note_deployment": self.note_deployment,
-            "end_deployment": self.end_deployment,
-            "status": self._status.collect,
-            "differences": self.differences,
-            "lease": self._lease.hold,
-            "shutdown": self.shutdown,
+            Operation.CREATE_BACKEND: self._backends.create_backend,
+            Operation.UPDATE_BACKEND: self._backends.update_backend,
+            Operation.UPDATE_BACKEND_CONFIG: self._backends.update_backend_config,
+            Operation.DELETE_BACKEND: self._backends.delete_backend,
+            Operation.LIST_BACKENDS: self._backends.list_backends,
+            Operation.CREATE_ENDPOINT: self.create_endpoint,
+            Operation.DECLARE_ENDPOINTS: self.declare_endpoints,
+            Operation.DELETE_ENDPOINT: self.delete_endpoint,
+            Operation.LIST_ENDPOINTS: self.list_endpoints,
+            Operation.SET_TRAFFIC: self.set_traffic,
+            Operation.SHADOW_TRAFFIC: self.shadow_traffic,
+            Operation.HOLD_DEPLOYMENT: self._deployments.hold,
+            Operation.BEGIN_DEPLOYMENT: self.begin_deployment,
+            Operation.NOTE_DEPLOYMENT: self.note_deployment,
+            Operation.END_DEPLOYMENT: self.end_deployment,
+            Operation.STATUS: self._status.collect,
+            Operation.DIFFERENCES: self.differences,
+            Operation.LEASE: self._lease.hold,
+            Operation.SHUTDOWN: self.shutdown,
         }
 
     async def start(self) -> Instance:
@@ -187,11 +187,11 @@ class Controller:
         operation = self._operations.get(head.call_method)
         if operation is None:
             stream.reject("not exposed", head.call_method)
-        elif self._closing and head.call_method != "shutdown":
+        elif self._closing and head.call_method != Operation.SHUTDOWN:
             stream.reject("closing", "the instance is shutting down")
         else:
             answer = self._answer(stream, head, operation)
-            if head.call_method in ("lease", "hold_deployment"):  # only these end with the process (Rule 5)
+            if Operation(head.call_method).is_held:  # only these end with the process (Rule 5)
                 self._serve(stream, answer)
             else:
                 self._tasks.start(answer)

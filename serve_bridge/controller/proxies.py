@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.controller.checkpoint import ProxySnapshot
@@ -21,6 +21,7 @@ from serve_bridge.controller.proxy_probes import ProxyProbes
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
 from serve_bridge.errors import AuthenticationError
+from serve_bridge.instance.instance_status import NodeStatus, ProxyStatus
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import ProxySpec, Settings
 from serve_bridge.wire.address import SocketAddress
@@ -79,38 +80,35 @@ class Proxies:
 
     # what `status` shows
 
-    async def nodes(self) -> dict[str, dict[str, Any]]:
-        """Return each node's `address`, the URL of its `proxy`, and the `failure` for which it has none, by its id."""
+    async def nodes(self) -> dict[str, NodeStatus]:
+        """Return the status of each node, by its id."""
         try:
             async with asyncio.timeout(STATISTICS_S):
                 self._nodes = await self._runtime.nodes()
         except Exception as error:  # without Ray's control plane, the nodes of the last look are shown
             _logger.debug("the nodes are not known: %s", error)
         return {
-            node: {
-                "address": address,
-                "proxy": self._proxies[node].url if node in self._proxies else None,
-                "failure": self._failures.get(node),
-            }
+            node: NodeStatus(
+                address=address,
+                proxy=self._proxies[node].url if node in self._proxies else None,
+                failure=self._failures.get(node),
+            )
             for node, address in self._nodes.items()
         }
 
-    async def statistics(self) -> dict[str, dict[str, Any]]:
-        """Return the URL of each proxy, and what it has counted since it started, by the proxy's id.
-
-        `refused` is the number of requests that the proxy did not serve, by status; None: the proxy does not answer.
-        """
+    async def statistics(self) -> dict[str, ProxyStatus]:
+        """Return the status of each proxy, by its id, with its counters since it started."""
         proxies = list(self._proxies.values())
-        counted = await asyncio.gather(*(self._statistics_of(proxy) for proxy in proxies))
-        return {proxy.id: {"url": proxy.url, **found} for proxy, found in zip(proxies, counted, strict=True)}
+        found = await asyncio.gather(*(self._status_of(proxy) for proxy in proxies))
+        return {proxy.id: status for proxy, status in zip(proxies, found, strict=True)}
 
-    async def _statistics_of(self, proxy: TrackedProxy) -> dict[str, Any]:
+    async def _status_of(self, proxy: TrackedProxy) -> ProxyStatus:
+        refused: dict[str, int] | None = None
         try:
-            found: dict[str, Any] = await proxy.control("@statistics", timeout_s=STATISTICS_S)
+            refused = (await proxy.control("@statistics", timeout_s=STATISTICS_S))["refused"]
         except Exception as error:  # the rest of the status is shown in any case
             _logger.debug("%s does not tell its counters: %s", proxy, error)
-            return {"refused": None}
-        return found
+        return ProxyStatus(url=proxy.url, refused=refused)
 
     # the instance begins and ends
 

@@ -1,8 +1,8 @@
-"""The status of an instance, as `status` shows it."""
+"""Collects the status of the instance from the parts of its controller."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from serve_bridge.controller.committed_state import Record
 from serve_bridge.controller.deployments import Deployments
@@ -10,11 +10,12 @@ from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replicas import Fleet
-from serve_bridge.specs import Backend, Origin
+from serve_bridge.instance.instance_status import BackendStatus, DeploymentStatus, EndpointStatus, InstanceStatus
+from serve_bridge.specs import Backend, Endpoint, Origin, Unfinished
 
 
 class Status:
-    """Collects the status of one instance."""
+    """The source of the status of one instance."""
 
     def __init__(
         self, instance: str, record: Record, fleet: Fleet, proxies: Proxies, repairs: Repairs, deployments: Deployments
@@ -26,58 +27,69 @@ class Status:
         self._repairs = repairs
         self._deployments = deployments
 
-    async def collect(self) -> dict[str, Any]:
-        """Return what runs: nodes, proxies and what they counted, what `_describe` says of each backend, endpoints."""
-        return {
-            "name": self._instance,
-            "nodes": await self._proxies.nodes(),
-            "http_urls": self._proxies.urls,
-            "proxies": await self._proxies.statistics(),
-            "table_version": self._record.version,
-            "backends": {name: self._describe(backend) for name, backend in self._record.wanted.backends.items()},
-            "endpoints": {
-                name: {**described, **_of_origin(self._record.wanted.endpoints[name].origin)}
-                for name, described in self._record.wanted.describe_endpoints().items()
-            },
-            "deployments": [
-                {
-                    "project": each.project,
-                    "begun_at": each.time,
-                    "running": self._deployments.runs(each.project),
-                    "begun": list(each.begun),
-                    "left": list(each.left),
-                    "failure": each.failure or None,
-                }
-                for each in self._record.wanted.unfinished.values()
-            ],
-        }
+    async def collect(self) -> InstanceStatus:
+        """Return the status now. Nodes and proxies that do not answer in time are shown as last known."""
+        wanted = self._record.wanted
+        return InstanceStatus(
+            name=self._instance,
+            nodes=await self._proxies.nodes(),
+            http_urls=self._proxies.urls,
+            proxies=await self._proxies.statistics(),
+            table_version=self._record.version,
+            backends={name: self._of_backend(backend) for name, backend in wanted.backends.items()},
+            endpoints={name: _of_endpoint(endpoint) for name, endpoint in wanted.endpoints.items()},
+            deployments=[self._of_deployment(each) for each in wanted.unfinished.values()],
+        )
 
-    def _describe(self, backend: Backend) -> dict[str, Any]:
-        """Return how many replicas a backend should have, those it has by state, why it lacks some, and its origin.
-
-        Of a replica that was lost in the last minute "last_end" says how its process has ended.
-        """
-        replicas = {r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name}
-        setbacks = self._repairs.setbacks[backend.name]
+    def _of_backend(self, backend: Backend) -> BackendStatus:
+        failures = self._repairs.setbacks[backend.name]
         ready = self._fleet.of(backend.name, ReplicaState.READY)
         short = len(ready) < backend.config.num_replicas
-        # One that dies as soon as it is ready has failed, although it is ready for a moment.
+        # A replica that dies soon after it is ready has failed, so being ready for a moment does not end a failure.
         over = not short and all(replica.has_lasted() for replica in ready)
-        return {
-            "wanted": backend.config.num_replicas,
-            "replicas": replicas,
-            "failure": (setbacks.reason or None) if short or (setbacks.is_news() and not over) else None,
-            "failed": setbacks.failed() and not over,
-            "last_end": setbacks.last_end(),
-            **_of_origin(backend.origin),
-            "fingerprint": backend.origin.fingerprint if backend.origin is not None else "",
-            "declared": list(backend.origin.declared) if backend.origin is not None else [],
-            "search_path": list(backend.origin.search_path) if backend.origin is not None else [],
-        }
+        origin = backend.origin or Origin("")
+        return BackendStatus(
+            wanted=backend.config.num_replicas,
+            replicas={r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name},
+            failure=(failures.reason or None) if short or (failures.is_news() and not over) else None,
+            failed=failures.failed() and not over,
+            last_end=failures.last_end(),
+            **_deployed(backend.origin),
+            fingerprint=origin.fingerprint,
+            declared=list(origin.declared),
+            search_path=list(origin.search_path),
+        )
+
+    def _of_deployment(self, deployment: Unfinished) -> DeploymentStatus:
+        return DeploymentStatus(
+            project=deployment.project,
+            begun_at=deployment.time,
+            running=self._deployments.runs(deployment.project),
+            begun=list(deployment.begun),
+            left=list(deployment.left),
+            failure=deployment.failure or None,
+        )
 
 
-def _of_origin(origin: Origin | None) -> dict[str, Any]:
-    """Return the project that deployed something, the version, and the time; None: it was made by hand."""
+def _of_endpoint(endpoint: Endpoint) -> EndpointStatus:
+    return EndpointStatus(
+        route=endpoint.route,
+        methods=list(endpoint.methods),
+        timeout_s=endpoint.timeout_s,
+        traffic=dict(endpoint.policy.weights),
+        shadows=dict(endpoint.policy.shadows),
+        **_deployed(endpoint.origin),
+    )
+
+
+class _Deployed(TypedDict):
+    owner: str | None
+    version: str | None
+    deployed_at: float | None
+
+
+def _deployed(origin: Origin | None) -> _Deployed:
+    """Return by which project something was deployed, in which version, and when; None: it was made by hand."""
     if origin is None:
         return {"owner": None, "version": None, "deployed_at": None}
     return {"owner": origin.owner, "version": origin.version or None, "deployed_at": origin.time}

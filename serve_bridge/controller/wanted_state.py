@@ -14,30 +14,9 @@ from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.http.path_params import check_route
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
-from serve_bridge.specs import Backend, DeclaredEndpoint, Endpoint
+from serve_bridge.specs import Backend, DeclaredEndpoint, Endpoint, Unfinished
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.address import SocketAddress
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A deployment that has not ended: it runs, was interrupted, or stopped at a change that failed.
-
-    Attributes:
-        project: Its owner.
-        time: When it began, in seconds since the epoch.
-        begun: The changes that had begun last; the instance completes those of a deployment that was interrupted.
-        left: The changes that had not begun.
-        created: What it, or an unfinished deployment before it, creates: "backend b", "endpoint e".
-        failure: Why its change failed; "": none has.
-    """
-
-    project: str
-    time: float
-    begun: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
-    created: frozenset[str] = frozenset()
-    failure: str = ""
 
 
 @dataclass

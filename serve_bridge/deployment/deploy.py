@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.names import check_name
-from serve_bridge.controller.wanted_state import Unfinished
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
@@ -36,9 +36,19 @@ from serve_bridge.deployment.plan import (
 )
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
+from serve_bridge.instance.instance_status import InstanceStatus
+from serve_bridge.instance.operations import Operation
 from serve_bridge.management.management import Management
 from serve_bridge.management.operator import OPERATION_S, Operator
-from serve_bridge.specs import Backend, DeclaredEndpoint, Origin, opened_config, packed_config
+from serve_bridge.specs import (
+    Backend,
+    BackendUpdate,
+    DeclaredEndpoint,
+    Origin,
+    Unfinished,
+    opened_config,
+    packed_config,
+)
 from serve_bridge.traffic import TrafficPolicy
 
 __all__ = ["Change", "Deployment", "Interrupted", "deploy"]
@@ -143,9 +153,9 @@ def deploy(
         planned = plan(declared, endpoints, _running(client, backends), order)
         return Deployment(client.name, planned.changes, planned.notes, True, owner)
     key = secrets.token_hex(8)
-    with client.holding("hold_deployment", owner, key):
+    with client.holding(Operation.HOLD_DEPLOYMENT, owner, key):
         before: Unfinished | None = client.operate(
-            "begin_deployment", owner, key, TURN_S, timeout_s=TURN_S + OPERATION_S
+            Operation.BEGIN_DEPLOYMENT, owner, key, TURN_S, timeout_s=TURN_S + OPERATION_S
         )
         created = before.created if before is not None else frozenset()
         planned = plan(declared, endpoints, _running(client, backends), replace(order, unfinished=created))
@@ -156,7 +166,7 @@ def deploy(
         for name in planned.moved:
             _configure(client, backends[name], BackendConfig())
         if planned.changes or before is not None:
-            client.operate("end_deployment", owner)
+            client.operate(Operation.END_DEPLOYMENT, owner)
     return Deployment(client.name, planned.changes, planned.notes, project=owner)
 
 
@@ -205,29 +215,30 @@ def _endpoints(found: Iterable[Declaration | EndpointDeclaration]) -> list[Decla
 
 
 def _running(client: Operator, declared: Iterable[str]) -> Running:
-    status, configs = client.operate("status"), client.operate("list_backends")
+    status: InstanceStatus = client.operate(Operation.STATUS)
+    configs: dict[str, BackendConfig] = client.operate(Operation.LIST_BACKENDS)
     known = set(declared)
     return Running(
         {
             name: RunningBackend(
                 _opened(configs[name]) if name in known else configs[name],
-                each["fingerprint"],
-                frozenset(each["declared"]),
-                each["owner"],
-                tuple(each["search_path"]),
+                each.fingerprint,
+                frozenset(each.declared),
+                each.owner,
+                tuple(each.search_path),
             )
-            for name, each in status["backends"].items()
+            for name, each in status.backends.items()
             if name in configs
         },
         {
             name: RunningEndpoint(
-                each["route"],
-                tuple(each["methods"]),
-                TrafficPolicy(each["traffic"], each["shadows"]),
-                each["owner"],
-                each["timeout_s"],
+                each.route,
+                tuple(each.methods),
+                TrafficPolicy(each.traffic, each.shadows),
+                each.owner,
+                each.timeout_s,
             )
-            for name, each in status["endpoints"].items()
+            for name, each in status.endpoints.items()
         },
     )
 
@@ -253,7 +264,7 @@ def _make(client: Operator, planned: Plan, backends: Mapping[str, Backend], unfi
         now = replace(unfinished, begun=tuple(titles), left=tuple(left))
         begun = False
         try:
-            client.operate("note_deployment", now)
+            client.operate(Operation.NOTE_DEPLOYMENT, now)
             begun = True
             make()
         except KeyboardInterrupt:
@@ -262,7 +273,7 @@ def _make(client: Operator, planned: Plan, backends: Mapping[str, Backend], unfi
         except Exception as error:  # whatever it is, the user must learn how far the deployment has come
             why = str(error) or type(error).__name__
             with contextlib.suppress(Exception):  # the error that the user needs is the first one
-                client.operate("note_deployment", replace(now, failure=why.splitlines()[0]))  # no traceback
+                client.operate(Operation.NOTE_DEPLOYMENT, replace(now, failure=why.splitlines()[0]))  # no traceback
             raise DeploymentError(", ".join(titles), why, done, left) from error
         done += titles
 
@@ -277,17 +288,17 @@ def _steps(
             withdrawn = [change.name for change in step if change.kind == "delete endpoint"]
             names = {change.name for change in step}
             declared = [each for each in planned.endpoints if each.name in names]
-            yield step, lambda declared=declared, gone=withdrawn: client.operate("declare_endpoints", declared, gone)  # type: ignore[misc]  # mypy infers no type for a lambda's defaults
+            yield step, partial(client.operate, Operation.DECLARE_ENDPOINTS, declared, withdrawn)
         else:
             for change in step:
-                yield [change], lambda change=change: _make_backend(client, change, backends.get(change.name))  # type: ignore[misc]  # as above
+                yield [change], partial(_make_backend, client, change, backends.get(change.name))
 
 
 def _make_backend(client: Operator, change: Change, backend: Backend | None) -> None:
     if backend is None:
         Management(client).delete_backend(change.name)
     elif change.kind == "create backend":
-        client.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+        client.operate(Operation.CREATE_BACKEND, backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
     else:
         options = packed_config(BackendConfig(**change.options))
         if change.kind == "configure backend":
@@ -295,13 +306,22 @@ def _make_backend(client: Operator, change: Change, backend: Backend | None) -> 
         else:
             longest = Management(client).get_backend_config(change.name).merged(options)
             timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
-            given = (change.name, backend.code, backend.is_async, options, backend.actor_options)
-            origin = (backend.is_application, backend.origin)
-            client.operate("update_backend", *given, *origin, timeout_s=timeout_s)
+            update = BackendUpdate(
+                name=change.name,
+                code=backend.code,
+                is_async=backend.is_async,
+                is_application=backend.is_application,
+                config=options,
+                actor_options=backend.actor_options,
+                origin=backend.origin,
+            )
+            client.operate(Operation.UPDATE_BACKEND, update, timeout_s=timeout_s)
 
 
 def _configure(client: Operator, backend: Backend, options: BackendConfig) -> None:
     new = Management(client).get_backend_config(backend.name).merged(options)
     # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
     timeout_s = new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S
-    client.operate("update_backend_config", backend.name, options, backend.origin, backend.code, timeout_s=timeout_s)
+    client.operate(
+        Operation.UPDATE_BACKEND_CONFIG, backend.name, options, backend.origin, backend.code, timeout_s=timeout_s
+    )

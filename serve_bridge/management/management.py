@@ -14,9 +14,11 @@ from serve_bridge.config.names import check_name
 from serve_bridge.errors import BackendNotFound, shown
 from serve_bridge.http.methods import checked_methods
 from serve_bridge.http.path_params import check_route
+from serve_bridge.instance.instance_status import InstanceStatus
+from serve_bridge.instance.operations import Operation
 from serve_bridge.management.arguments import checked_backend, existing_name
 from serve_bridge.management.operator import OPERATION_S, Operator
-from serve_bridge.specs import opened_config, packed_config
+from serve_bridge.specs import BackendUpdate, opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application
 
@@ -38,8 +40,8 @@ class Management:
 
     def status(self) -> dict[str, Any]:
         """Return what runs: proxies, backends, replicas and their states."""
-        status: dict[str, Any] = self._operator.operate("status")
-        return status
+        status: InstanceStatus = self._operator.operate(Operation.STATUS)
+        return status.as_dict()
 
     # backends
 
@@ -68,7 +70,9 @@ class Management:
             BackendStartError: It cannot start; nothing is left and the name is free.
         """
         backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
-        self._operator.operate("create_backend", backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+        self._operator.operate(
+            Operation.CREATE_BACKEND, backend, timeout_s=backend.config.start_timeout_s + OPERATION_S
+        )
 
     def update_backend(
         self,
@@ -92,13 +96,15 @@ class Management:
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
         longest = old.merged(new.config)
         self._operator.operate(
-            "update_backend",
-            name,
-            new.code,
-            new.is_async,
-            new.config if config is not None else None,
-            new.actor_options if ray_actor_options is not None else None,
-            new.is_application,
+            Operation.UPDATE_BACKEND,
+            BackendUpdate(
+                name=name,
+                code=new.code,
+                is_async=new.is_async,
+                is_application=new.is_application,
+                config=new.config if config is not None else None,
+                actor_options=new.actor_options if ray_actor_options is not None else None,
+            ),
             timeout_s=longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S,
         )
 
@@ -116,7 +122,7 @@ class Management:
             raise TypeError("config must be a BackendConfig or a dict, got None")
         new = self._config(name).merged(config)
         self._operator.operate(
-            "update_backend_config",
+            Operation.UPDATE_BACKEND_CONFIG,
             name,
             packed_config(BackendConfig.of(config)),
             # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
@@ -133,7 +139,7 @@ class Management:
 
     def list_backends(self) -> dict[str, BackendConfig]:
         """Return every backend's options, defaults filled in."""
-        return {name: opened_config(config) for name, config in self._operator.operate("list_backends").items()}
+        return {name: opened_config(config) for name, config in self._operator.operate(Operation.LIST_BACKENDS).items()}
 
     def delete_backend(self, name: str, force: bool = False) -> None:
         """Stop a backend; an unknown name is fine.
@@ -148,7 +154,7 @@ class Management:
         """
         config = self.list_backends().get(existing_name("backend", name))
         grace_s = config.graceful_shutdown_timeout_s if config is not None else 0.0
-        self._operator.operate("delete_backend", name, bool(force), timeout_s=grace_s + OPERATION_S)
+        self._operator.operate(Operation.DELETE_BACKEND, name, bool(force), timeout_s=grace_s + OPERATION_S)
 
     def _config(self, name: str) -> BackendConfig:
         configs = self.list_backends()
@@ -191,15 +197,15 @@ class Management:
             check_route(route)
         checked = _check_timeout("timeout_s", timeout_s)
         listed = None if methods is None else checked_methods(methods)
-        self._operator.operate("create_endpoint", name, backend, route, listed, checked)
+        self._operator.operate(Operation.CREATE_ENDPOINT, name, backend, route, listed, checked)
 
     def delete_endpoint(self, name: str) -> None:
         """Take an endpoint away; an unknown name is fine. Old handles then raise `EndpointNotFound`."""
-        self._operator.operate("delete_endpoint", existing_name("endpoint", name))
+        self._operator.operate(Operation.DELETE_ENDPOINT, existing_name("endpoint", name))
 
     def list_endpoints(self) -> dict[str, dict[str, Any]]:
         """Return `{name: {"route", "methods", "timeout_s", "traffic", "shadows"}}`; a key without a value has None."""
-        endpoints: dict[str, dict[str, Any]] = self._operator.operate("list_endpoints")
+        endpoints: dict[str, dict[str, Any]] = self._operator.operate(Operation.LIST_ENDPOINTS)
         return endpoints
 
     def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
@@ -215,7 +221,7 @@ class Management:
                 stays.
         """
         TrafficPolicy.split(traffic)
-        self._operator.operate("set_traffic", existing_name("endpoint", endpoint), dict(traffic))
+        self._operator.operate(Operation.SET_TRAFFIC, existing_name("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
         """Send copies of a share of an endpoint's requests to *backend* as well; 0 ends that.
@@ -227,5 +233,5 @@ class Management:
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
         self._operator.operate(
-            "shadow_traffic", existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
+            Operation.SHADOW_TRAFFIC, existing_name("endpoint", endpoint), existing_name("backend", backend), proportion
         )

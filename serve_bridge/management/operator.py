@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
+from serve_bridge.instance.operations import Operation
+
 OPERATION_S: Final = 30.0
 """Time limit of an operation that starts and ends nothing, in seconds."""
 
@@ -16,7 +18,7 @@ class Operator(Protocol):
     def name(self) -> str:
         """The instance's name."""
 
-    def operate(self, operation: str, *args: Any, timeout_s: float = OPERATION_S) -> Any:
+    def operate(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         """Return the result of *operation*, which the controller runs.
 
         Raises:
@@ -24,5 +26,5 @@ class Operator(Protocol):
             Exception: The controller refuses the operation, or it failed.
         """
 
-    def holding(self, operation: str, *args: Any) -> AbstractContextManager[None]:
+    def holding(self, operation: Operation, *args: Any) -> AbstractContextManager[None]:
         """Return a context within which the controller runs *operation*. It ends with the context or the process."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.instance.controller_search import find_controller
 from serve_bridge.instance.known_instance import KnownInstance, process_id
+from serve_bridge.instance.operations import Operation
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing_table import RoutingTable, decode_table, encode_version
 from serve_bridge.wire import calls_made as calls
@@ -136,7 +137,7 @@ class ControlLink:
                 until = time.monotonic() + LATE_S
         return True
 
-    async def call(self, operation: str, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
+    async def call(self, operation: Operation, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
         """Return the result of *operation*.
 
         Raises:
@@ -257,4 +258,4 @@ class ControlLink:
 
     async def _hold_lease(self, connection: CallerConnection) -> None:
         with contextlib.suppress(Lost, ServeBridgeError):  # `_run` connects again, and takes a new lease
-            await calls.control(connection, "lease", timeout_s=1e9)
+            await calls.control(connection, Operation.LEASE, timeout_s=1e9)

@@ -1,0 +1,142 @@
+"""The status of an instance, as its controller reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStatus:
+    """One node of the cluster.
+
+    Attributes:
+        address: Its address.
+        proxy: URL of its proxy; None: it has none.
+        failure: Why the proxy could not start; None: it did, or the node needs none.
+    """
+
+    address: str
+    proxy: str | None
+    failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyStatus:
+    """One proxy.
+
+    Attributes:
+        url: Its base URL.
+        refused: Number of requests that it did not serve, by HTTP status; None: the proxy does not answer.
+    """
+
+    url: str
+    refused: dict[str, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendStatus:
+    """One backend and its replicas.
+
+    Attributes:
+        wanted: Number of replicas that it should have.
+        replicas: State of each replica, by the replica's id.
+        failure: Why replicas are missing, or were until a moment ago; None: no known failure.
+        failed: Whether replicas have failed so often in a row that the user should act.
+        last_end: How the process of a replica ended that was lost in the last minute; None: no such replica.
+        owner: The project that deployed the backend; None: it was made by hand.
+        version: The version in its declaration.
+        deployed_at: When its deployment began, in seconds since the epoch.
+        fingerprint: Fingerprint of the deployed code; "": the code was given by hand.
+        declared: Names of the options that the deployment set.
+        search_path: Directories from which replicas import the code.
+    """
+
+    wanted: int
+    replicas: dict[str, str]
+    failure: str | None
+    failed: bool
+    last_end: str | None
+    owner: str | None
+    version: str | None
+    deployed_at: float | None
+    fingerprint: str
+    declared: list[str]
+    search_path: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointStatus:
+    """One endpoint.
+
+    Attributes:
+        route: Its path over HTTP; None: Python callers only.
+        methods: Its HTTP methods.
+        timeout_s: Upper limit for a request, in seconds; None: only the caller has a limit.
+        traffic: Weight of each backend.
+        shadows: Share of the requests that each of these backends gets a copy of.
+        owner: The project that deployed the endpoint; None: it was made by hand.
+        version: None; only backends have a version.
+        deployed_at: When its deployment began, in seconds since the epoch.
+    """
+
+    route: str | None
+    methods: list[str]
+    timeout_s: float | None
+    traffic: dict[str, float]
+    shadows: dict[str, float]
+    owner: str | None
+    version: str | None
+    deployed_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentStatus:
+    """A deployment that runs, or that ended before it was complete.
+
+    Attributes:
+        project: Its owner.
+        begun_at: When it began, in seconds since the epoch.
+        running: Whether it runs.
+        begun: The changes that began last.
+        left: The changes that had not begun.
+        failure: Why a change failed; None: no change has failed.
+    """
+
+    project: str
+    begun_at: float
+    running: bool
+    begun: list[str]
+    left: list[str]
+    failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceStatus:
+    """The status of an instance.
+
+    Attributes:
+        name: Its name.
+        nodes: The nodes of its cluster, by id.
+        http_urls: Base URLs of the proxies.
+        proxies: The proxies, by id.
+        table_version: Version of the newest routing table.
+        backends, endpoints: Its backends and endpoints, by name.
+        deployments: Deployments that are not complete.
+    """
+
+    name: str
+    nodes: dict[str, NodeStatus]
+    http_urls: list[str]
+    proxies: dict[str, ProxyStatus]
+    table_version: int
+    backends: dict[str, BackendStatus]
+    endpoints: dict[str, EndpointStatus]
+    deployments: list[DeploymentStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as dicts, lists and plain values, for users and for JSON."""
+        status: dict[str, Any] = msgspec.to_builtins(self)
+        return status
