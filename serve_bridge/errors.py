@@ -26,13 +26,10 @@ An error without a status here has 500.
 
 from __future__ import annotations
 
-import difflib
-import pickle
-import struct
 from collections.abc import Iterable
 from typing import ClassVar, Final, Literal
 
-from serve_bridge.printable import printable
+from serve_bridge.printable import nearest, printable, shown
 
 __all__ = [
     "AuthenticationError",
@@ -54,50 +51,12 @@ __all__ = [
     "ServeBridgeError",
 ]
 
-TEXT_SHOWN = 120  # characters of a name in a message
 NAMES_SHOWN = 20
 NAMES_COMPARED: Final = 1000
 """Upper limit for the names among which the nearest one is looked for."""
 
 Executed = Literal["no", "unknown"]
 """Whether the request's work ran: "no" is a proof, "unknown" is the absence of one."""
-
-
-def shown(name: object) -> str:
-    """Return the repr of what a caller sent, cut to a length that fits a log line."""
-    try:
-        return f"{name!r:.{TEXT_SHOWN}}"
-    except Exception:  # a foreign `__repr__`, or an int of more digits than Python prints
-        return f"an object of type {type(name).__qualname__}"
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
-    close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
-    return f"; did you mean {str(close[0])!r}?" if close else ""
-
-
-PICKLING_ERRORS: Final = (
-    pickle.PickleError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-UNPICKLING_ERRORS: Final = (
-    *PICKLING_ERRORS,
-    ArithmeticError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    struct.error,
-)
-"""What pickle raises, and objects that have no pickled form or cannot be rebuilt.
-
-Any other exception leaves as it is: a time limit of a task queue is raised at any line, and must not end here.
-"""
 
 
 class ServeBridgeError(Exception):

@@ -7,12 +7,23 @@ Rule 2: it happens where text leaves this library for a terminal or a log, and n
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import traceback
+from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["CONTROL", "LOGGERS", "error_text", "make_logs_printable", "printable", "printable_json"]
+__all__ = [
+    "CONTROL",
+    "LOGGERS",
+    "error_text",
+    "make_logs_printable",
+    "nearest",
+    "printable",
+    "printable_json",
+    "shown",
+]
 
 LOGGERS: Final = ("adapters", "client", "controller", "deployment", "forwarding", "proxy", "replica", "router", "wire")
 """Names of the library's loggers, below `serve_bridge`."""
@@ -22,6 +33,9 @@ CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800
 
 _CONTROL_IN_LINES: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """The same without tab and line feed."""
+
+SHOWN_CHARACTERS: Final = 120
+"""Upper limit for the repr of a value in an error text, in characters."""
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -37,6 +51,20 @@ def printable_json(text: str) -> str:
 def error_text(error: BaseException) -> str:
     """Return the text of *error* for a terminal."""
     return printable(str(error), lines=True)
+
+
+def shown(name: object) -> str:
+    """Return the repr of what a caller sent, cut to a length that fits a log line."""
+    try:
+        return f"{name!r:.{SHOWN_CHARACTERS}}"
+    except Exception:  # a foreign `__repr__`, or an int of more digits than Python prints
+        return f"an object of type {type(name).__qualname__}"
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for the known word nearest to *word*, or nothing if none is near."""
+    close = difflib.get_close_matches(word[:100], list(known), n=1) if isinstance(word, str) else []
+    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 class _LogFilter(logging.Filter):

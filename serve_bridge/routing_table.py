@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.http.route_index import Route
+from serve_bridge.http.route import Route
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.heads import decoder
 

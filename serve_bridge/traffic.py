@@ -18,7 +18,8 @@ from itertools import accumulate
 from numbers import Real
 from typing import Any, Final, Self
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 __all__ = ["TrafficPolicy"]
 

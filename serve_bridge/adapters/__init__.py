@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkab
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.bridge.outcome import Outcome, report
 from serve_bridge.adapters.bridge.patterns import translate
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 if TYPE_CHECKING:
     from serve_bridge.adapters.bridge.bridge import Bridge

@@ -19,10 +19,10 @@ from typing import Any
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.deployment.deploy import Change, Confirm, Interrupted, listed
 from serve_bridge.deployment.deploy import deploy as deploy_to
-from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError, shown
+from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError
 from serve_bridge.http.json_encoding import as_json
 from serve_bridge.http.methods import ANY_METHOD
-from serve_bridge.printable import error_text, printable, printable_json
+from serve_bridge.printable import error_text, printable, printable_json, shown
 
 __all__ = [
     "Failure",

@@ -8,7 +8,8 @@ from typing import Final
 
 from serve_bridge.config.checks import header_value, seconds, text, token
 from serve_bridge.context import valid_request_id
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 """Default time limit of a call, in seconds."""

@@ -19,7 +19,7 @@ from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.python_call import PythonCall, answer_of, items_of, iterated, opened_items
 from serve_bridge.context import new_request_id, request_id, within_time_left
 from serve_bridge.errors import DeadlineExceeded, SerializationError, no_answer
-from serve_bridge.process.daemon_threads import on_engine_thread
+from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.request.frozen_request import FrozenRequest
 from serve_bridge.request.serve_request import ServeRequest
 from serve_bridge.request.whole_body import body_in_thread, body_on_loop

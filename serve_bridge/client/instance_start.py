@@ -10,9 +10,10 @@ from serve_bridge.client.current import started_here
 from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.operations import Operation
+from serve_bridge.printable import shown
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 ENGINE_OPTIONS: Final = frozenset({
     "concurrency_groups",

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 MOST_SECONDS: Final = 365 * 24 * 3600.0  # far below what overflows a timer of the operating system
 

@@ -22,7 +22,8 @@ from serve_bridge.config.checks import (
     whole_number,
 )
 from serve_bridge.config.options import MOST_BYTES, MOST_REQUESTS, check_keys, check_options, option, options_of
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware

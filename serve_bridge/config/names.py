@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 NAME_ALPHABET: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}", re.ASCII)
 

@@ -12,7 +12,8 @@ from dataclasses import field, fields
 from typing import Any, Final
 
 from serve_bridge.config.checks import Check
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 MOST_REPLICAS: Final = 10_000
 """Upper limit for `num_replicas` and for the threads of a replica."""

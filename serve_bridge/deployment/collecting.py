@@ -9,8 +9,9 @@ from typing import Any
 
 from serve_bridge.deployment.declaration import Declaration, declaration_of
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration, endpoints_declared_in
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
 from serve_bridge.http.path_params import check_route
+from serve_bridge.printable import shown
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.user_modules import import_named
 

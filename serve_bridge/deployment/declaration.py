@@ -18,9 +18,10 @@ from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
 from serve_bridge.deployment.sources import Sources
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
 from serve_bridge.http.methods import ANY_METHOD, checked_methods
 from serve_bridge.http.path_params import check_route
+from serve_bridge.printable import nearest, shown
 from serve_bridge.specs import Backend, Origin, packed_config
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.fingerprint import closed_over, digest

@@ -15,9 +15,10 @@ from typing import Any, Final, TypedDict, Unpack
 
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
 from serve_bridge.http.methods import checked_methods
 from serve_bridge.http.path_params import check_route
+from serve_bridge.printable import nearest, shown
 from serve_bridge.traffic import TrafficPolicy
 
 __all__ = ["EndpointDeclaration", "endpoint", "endpoints_declared_in"]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 from serve_bridge.specs import DeclaredEndpoint
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.fingerprint import digest

@@ -5,7 +5,6 @@ infinity are errors, since JSON has neither (RFC 8259 section 6) and null would 
 is what its `model_dump(mode="json")` gives.
 
 Rule 1: an error names the path of the value that cannot be encoded, and its class.
-Rule 2: NumPy, pandas, pydantic and their like are known by the shape of their types and never imported.
 """
 
 from __future__ import annotations
@@ -14,25 +13,20 @@ import contextlib
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from pathlib import PurePath
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
 from serve_bridge.errors import SerializationError
+from serve_bridge.http.json_values import KEPT, SCALARS, as_known, class_of, with_text
 
-__all__ = ["as_json", "class_of"]
+__all__ = [
+    "as_json",
+]
 
-# What msgspec.json encodes as this module promises, without a look inside.
-_SCALARS: Final = frozenset((str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta))
 _CONTAINERS: Final = frozenset((dict, list, tuple))
 _KEYS: Final = frozenset((str, int))
-_KEPT: Final = (bytes, bytearray, memoryview, Decimal, UUID, datetime, date, time, timedelta)
 
 
 def as_json(value: object) -> bytes:
@@ -55,12 +49,6 @@ def as_json(value: object) -> bytes:
     return encoded
 
 
-def class_of(value: object) -> str:
-    """Return the full name of the class of *value*, for an error."""
-    kind = type(value)
-    return f"class {kind.__module__}.{kind.__qualname__}"
-
-
 def _is_plain(value: Any) -> bool:
     """Return whether *value* is made of nothing but plain lists, dicts and scalars; most results are."""
     kind = type(value)
@@ -69,9 +57,9 @@ def _is_plain(value: Any) -> bool:
             return False
         value = value.values()
     elif kind is not list and kind is not tuple:
-        return kind in _SCALARS
+        return kind in SCALARS
     # One pass in C; only what is no scalar is looked into.
-    odd = set(map(type, value)) - _SCALARS
+    odd = set(map(type, value)) - SCALARS
     if not odd:
         return True
     if not odd <= _CONTAINERS:
@@ -92,121 +80,7 @@ def _is_finite(value: Any) -> bool:
 
 def _built(value: object) -> Any:
     """Return *value* rebuilt from plain containers and scalars."""
-    return _textual(msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_foreign))
-
-
-def _foreign(value: Any) -> Any:
-    """Return what msgspec does not know as something that it knows."""
-    kind = type(value)
-    dump = getattr(kind, "model_dump", None)
-    if dump is not None:
-        return dump(value, mode="json")
-    if kind.__name__ in _MISSING and _is_pandas(kind):  # before datetime, of which NaT is one
-        return None
-    if hasattr(kind, "tolist"):  # numpy arrays and scalars, tensors, pandas series, Arrow and stdlib arrays
-        return _listed(value)
-    for base, plain in _PLAIN_BASES:
-        if isinstance(value, base):
-            return plain(value)
-    if isinstance(value, Mapping) or _is_row(kind):
-        return dict(value)
-    if hasattr(kind, "to_list"):  # polars
-        return value.to_list()
-    if isinstance(value, Sequence | Set | ValuesView | deque):
-        return list(value)
-    raise TypeError("its class is unknown")
-
-
-_MISSING: Final = frozenset(("NaTType", "NAType"))
-
-
-def _is_pandas(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "pandas"
-
-
-def _is_row(kind: type) -> bool:
-    """Return whether *kind* is a row of a database, such as `sqlite3.Row`; a data frame, by columns, is not."""
-    return hasattr(kind, "keys") and hasattr(kind, "__getitem__") and not hasattr(kind, "__array__")
-
-
-def _listed(value: Any) -> Any:
-    """Return what `tolist` gives, with times of NumPy as times, which it would give as numbers below a microsecond."""
-    listed = value.tolist()
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    if kind in _TIME_UNITS and _first(listed) is int:
-        return value.astype(_TIME_UNITS[kind]).tolist()
-    if kind == "O" and _is_pandas(type(value)):  # NaN stands for a missing text there, and is not a result
-        return [None if type(item) is float and math.isnan(item) else item for item in listed]
-    return float(listed) if type(listed) is type(value) else listed  # a long double stays what it is
-
-
-_TIME_UNITS: Final = {"M": "datetime64[us]", "m": "timedelta64[us]"}
-"""What NumPy's kinds of times are cast to, since `tolist` gives finer ones as numbers."""
-
-
-def _first(listed: Any) -> type:
-    """Return the type of the first value in nested lists that is not None."""
-    if not isinstance(listed, list):
-        return type(listed)
-    return next((kind for kind in map(_first, listed) if kind is not type(None)), type(None))
-
-
-def _plain_datetime(value: datetime) -> datetime | str:
-    if getattr(value, "nanosecond", 0):  # of pandas
-        return value.isoformat()
-    return datetime.combine(_plain_date(value), _plain_time(value.timetz()))
-
-
-def _plain_date(value: date) -> date:
-    return date(value.year, value.month, value.day)
-
-
-def _plain_time(value: time) -> time:
-    return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
-
-
-# A subclass counts as its base; its own `__str__` or `__int__` does not.
-_PLAIN_BASES: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...]] = (
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    (bytes, bytes.__bytes__),
-    (datetime, _plain_datetime),
-    (date, _plain_date),
-    (time, _plain_time),
-    (timedelta, lambda value: timedelta(value.days, value.seconds, value.microseconds)),
-    (Decimal, Decimal),
-    (UUID, lambda value: UUID(int=value.int)),
-    (PurePath, str),
-    ((IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network), str),
-)
-
-
-def _textual(value: Any) -> Any:
-    """Return builtins with bytes decoded and every key a str, as JSON wants them."""
-    kind = type(value)
-    if kind is dict:
-        return {_key(key): _textual(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
-        return [_textual(item) for item in value]
-    if kind is bytes or kind is bytearray or kind is memoryview:
-        return bytes(value).decode()
-    return value
-
-
-def _key(key: Any) -> Any:
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    if isinstance(key, bytes):
-        return key.decode()
-    if type(key) in _SCALARS:
-        return key
-    if hasattr(type(key), "tolist"):
-        return key.tolist()
-    for base, plain in _PLAIN_BASES:
-        if isinstance(key, base):
-            return plain(key)
-    raise SerializationError(f"a dict key of {class_of(key)} cannot be encoded as JSON; keys are str or numbers")
+    return with_text(msgspec.to_builtins(value, builtin_types=KEPT, enc_hook=as_known))
 
 
 # Errors
@@ -257,7 +131,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", getattr(value, name, None)) for name in names)
     else:
         with contextlib.suppress(Exception):  # foreign code runs here; without its help the value itself is named
-            inner = _foreign(value)
+            inner = as_known(value)
             if type(inner) in _CONTAINERS:
                 yield from _entries(inner)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from serve_bridge.config.checks import token
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods whose requests may be sent twice with the effect of one (RFC 9110 section 9.2.2)."""

@@ -12,40 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from serve_bridge.http.path_params import CompiledPath, PathParam, compile_route, convert, is_reserved
 from serve_bridge.http.path_pattern import PathPattern
+from serve_bridge.http.route import Route
 
-__all__ = ["Match", "Route", "RouteIndex"]
+__all__ = ["Match", "RouteIndex"]
 
 Match = tuple["Route", tuple[PathParam, ...]]
 """A route and the texts of its path parameters."""
 
 _BRACE: Final = re.compile("[{}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One row of the routing table.
-
-    Attributes:
-        endpoint: Name of the endpoint that answers.
-        path: Path in Starlette's syntax; of a mount the prefix.
-        methods: Upper-case methods, as they are shown. HEAD is not stored, and a mount takes every method.
-        mount: The endpoint answers the prefix itself and all below it.
-    """
-
-    endpoint: str
-    path: str
-    methods: frozenset[str]
-    mount: bool = False
-
-    def root_path(self, path: str) -> str:
-        """Return the part of *path* that this mount's prefix matched; "" for a mount at "/"."""
-        return "/".join(path.split("/")[: self.path.rstrip("/").count("/") + 1])
 
 
 class RouteIndex:

@@ -13,7 +13,8 @@ from typing import Any, Final
 from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 from serve_bridge.specs import Backend, _packed, packed_config
 from serve_bridge.user_code.application import Application
 

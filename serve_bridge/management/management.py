@@ -11,13 +11,14 @@ from typing import Any, Final
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import BackendNotFound, shown
+from serve_bridge.errors import BackendNotFound
 from serve_bridge.http.methods import checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management.arguments import checked_backend, existing_name
 from serve_bridge.management.operator import OPERATION_S, Operator
+from serve_bridge.printable import shown
 from serve_bridge.specs import BackendUpdate, opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application

@@ -6,9 +6,6 @@ exits, and user code that never returns would keep a process from ever ending.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,14 +14,8 @@ from typing import Any, TypeVar
 
 from serve_bridge.process.monkey_patches import check_not_patched
 
-_Result = TypeVar("_Result")
+Result = TypeVar("Result")
 _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-
-
-async def on_engine_thread(func: Callable[..., _Result], *args: Any) -> _Result:
-    """Return what *func* returns on a thread of the engine's own: user code may have filled the loop's executor."""
-    call = contextvars.copy_context().run
-    return await asyncio.wrap_future(_engine_threads.submit(call, func, *args))
 
 
 class _Worker:
@@ -56,7 +47,7 @@ class DaemonThreads(Executor):
         self._submitted = 0
         self._closed = self._cancelled = False
 
-    def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Run ``fn(*args, **kwargs)`` on a thread, when it is its turn.
 
         Raises:
@@ -88,11 +79,11 @@ class DaemonThreads(Executor):
             self._changed.notify_all()
 
     def _submit(
-        self, worker: _Worker | None, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Future[_Result]:
+        self, worker: _Worker | None, fn: Callable[..., Result], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Result]:
         if not self._threads:
             check_not_patched()
-        future: Future[_Result] = Future()
+        future: Future[Result] = Future()
         with self._changed:
             if self._cancelled or (self._closed and worker is None):
                 raise RuntimeError("the threads were shut down")
@@ -166,7 +157,7 @@ class Pin:
         self._pool = pool
         self._worker = worker
 
-    def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """See `DaemonThreads.submit`. A call that comes before the first has begun may run on another thread."""
         if self._worker is None:
             return self._pool.submit(self._settle, fn, args, kwargs)
@@ -178,19 +169,6 @@ class Pin:
         if worker is not None:
             self._pool._release(worker)
 
-    def _settle(self, fn: Callable[..., _Result], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
+    def _settle(self, fn: Callable[..., Result], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
         self._pool._settle(self)
         return fn(*args, **kwargs)
-
-
-_engine_threads: DaemonThreads
-
-
-def _start_afresh() -> None:
-    """Have a pool without threads, in a new process and in a forked one."""
-    global _engine_threads
-    _engine_threads = DaemonThreads(4, "serve_bridge-engine", idle_s=1.0)
-
-
-_start_afresh()
-os.register_at_fork(after_in_child=_start_afresh)

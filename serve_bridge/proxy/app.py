@@ -25,7 +25,8 @@ from serve_bridge.http.answers import Answer, AnswerBroken, problem
 from serve_bridge.http.headers import TRAILERS
 from serve_bridge.http.path_params import RESERVED_PREFIX
 from serve_bridge.http.request_id import request_id_of
-from serve_bridge.http.route_index import Route, RouteIndex
+from serve_bridge.http.route import Route
+from serve_bridge.http.route_index import RouteIndex
 from serve_bridge.http_server.buffers import Buffers, Share
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.refusal_log import RefusalLog

@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_bridge.errors import ProtocolError, SerializationError
 from serve_bridge.http.headers import REQUEST_ID
-from serve_bridge.process.daemon_threads import on_engine_thread
+from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.replica.executor import Executor, is_stream
 from serve_bridge.replica.failures import is_cancelled
 from serve_bridge.replica.http_responses import close_chunks

@@ -23,7 +23,8 @@ from starlette.responses import (
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.answers import Answer, fit_head, is_bodyless, whole_answer
 from serve_bridge.http.headers import MAX_HEADER_BYTES, HeaderList
-from serve_bridge.http.json_encoding import as_json, class_of
+from serve_bridge.http.json_encoding import as_json
+from serve_bridge.http.json_values import class_of
 
 __all__ = [
     "MAX_HEADER_BYTES",

@@ -11,7 +11,8 @@ import inspect
 import sys
 from typing import Any, Literal
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 from serve_bridge.user_code.import_path import check_import_path, path_of_object, resolve
 from serve_bridge.user_code.search_path import search_path_of
 

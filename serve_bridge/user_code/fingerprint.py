@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.errors import PICKLING_ERRORS
+from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 
 __all__ = ["closed_over", "digest"]
 

@@ -20,8 +20,9 @@ import cloudpickle
 import msgspec
 from starlette.datastructures import State
 
-from serve_bridge.errors import PICKLING_ERRORS, SerializationError
+from serve_bridge.errors import SerializationError
 from serve_bridge.process.class_register import share_class_register
+from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec

@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 from serve_bridge.user_code.import_path import check_import_path, resolve
 from serve_bridge.user_code.search_path import search_path_of
 

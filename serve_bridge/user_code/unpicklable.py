@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.errors import PICKLING_ERRORS, SerializationError
+from serve_bridge.errors import SerializationError
+from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 
 __all__ = ["kind_of", "unpicklable_arguments", "unpicklable_path", "unpicklable_result"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 from serve_bridge.user_code.search_path import installed_directories
 
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")

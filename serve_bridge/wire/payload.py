@@ -22,9 +22,10 @@ from typing import Any, Final
 
 import cloudpickle
 
-from serve_bridge.errors import PICKLING_ERRORS, UNPICKLING_ERRORS, DeadlineExceeded, SerializationError
+from serve_bridge.errors import DeadlineExceeded, SerializationError
 from serve_bridge.process.class_register import share_class_register
-from serve_bridge.process.daemon_threads import on_engine_thread
+from serve_bridge.process.engine_threads import on_engine_thread
+from serve_bridge.process.pickling_errors import PICKLING_ERRORS, UNPICKLING_ERRORS
 
 share_class_register()  # a Ray worker has loaded Ray before
 

@@ -13,7 +13,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
-from serve_bridge.controller.proxies import SILENT_S, WATCH_S
+from serve_bridge.controller.proxies import WATCH_S
+from serve_bridge.controller.proxy_probes import SILENT_S
 from tests.faults.conftest import actors
 from tests.support.raw_websocket import TEXT, RawWebSocket, frame
 from tests.support.waiting import wait_until

@@ -16,7 +16,8 @@ from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 
 NO_WHOLE_NUMBERS = [0, -1, 1.0, 1.5, "2", True, 10**9, 10**5000, math.nan, math.inf, [2]]
 NO_SECONDS = [-1, -0.001, math.nan, math.inf, "1", True, 10**400, 1e12, 1j]

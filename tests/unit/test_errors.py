@@ -105,16 +105,6 @@ def test_a_name_from_the_wire_is_cut() -> None:
     assert len(str(errors.MethodNotExposed("v1", "m" * 65_536))) < 500
 
 
-def test_a_value_that_cannot_be_shown_is_named_by_its_type() -> None:
-    """A raising `__repr__` does not replace the error that was about to be told."""
-
-    class Odd:
-        def __repr__(self) -> str:
-            raise RuntimeError
-
-    assert errors.shown(Odd()).endswith("Odd")
-
-
 def test_an_overloaded_backend_has_provably_run_nothing() -> None:
     """The class alone is the proof."""
     assert errors.BackendOverloaded("full").executed == "no"

@@ -13,7 +13,7 @@ import pytest
 
 import serve_bridge
 from serve_bridge.errors import BackendError, BackendStartError
-from serve_bridge.printable import CONTROL, LOGGERS, printable, printable_json
+from serve_bridge.printable import CONTROL, LOGGERS, printable, printable_json, shown
 from serve_bridge.wire import failure
 
 PACKAGE = Path(serve_bridge.__file__).parent
@@ -100,3 +100,13 @@ def test_the_cause_of_a_users_error_holds_no_control_character() -> None:
         error = failure.unpack(failure.pack(raised))
     assert "x\\x1b[2J" in str(error.__cause__)
     assert "\x1b" not in str(error.__cause__)
+
+
+def test_a_value_that_cannot_be_shown_is_named_by_its_type() -> None:
+    """A raising `__repr__` does not replace the error that was about to be told."""
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert shown(Odd()).endswith("Odd")

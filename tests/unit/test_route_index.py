@@ -11,7 +11,8 @@ from starlette.routing import compile_path
 
 from serve_bridge.errors import ConfigError
 from serve_bridge.http.path_params import check_route, compile_route, convert
-from serve_bridge.http.route_index import Match, Route, RouteIndex
+from serve_bridge.http.route import Route
+from serve_bridge.http.route_index import Match, RouteIndex
 
 
 def route(path: str, *, mount: bool = False) -> Route:

@@ -9,8 +9,9 @@ from serve_bridge.adapters.bridge.forwarded_route import parse_routes
 from serve_bridge.adapters.bridge.outcome import Outcome
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
 from serve_bridge.config import checks
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
 from serve_bridge.http.answers import problem
+from serve_bridge.printable import nearest, shown
 
 if TYPE_CHECKING:
     from serve_bridge.adapters.bridge.bridge import Bridge

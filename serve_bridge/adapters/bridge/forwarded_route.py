@@ -13,8 +13,8 @@ from typing import Any, Final, TypedDict, cast
 
 from serve_bridge.adapters.bridge.request_context import Context, compile_context
 from serve_bridge.config import checks
-from serve_bridge.errors import ConfigError, nearest, shown
-from serve_bridge.printable import CONTROL
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import CONTROL, nearest, shown
 
 
 class RouteOptions(TypedDict, total=False):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
 from serve_bridge.adapters.bridge.patterns import Patterns
-from serve_bridge.http.route_index import Route
+from serve_bridge.http.route import Route
 
 if TYPE_CHECKING:
     from serve_bridge.routing_table import RoutingTable

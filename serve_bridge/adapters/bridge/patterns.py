@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec
 from serve_bridge.errors import ConfigError
 from serve_bridge.http.path_params import check_route, compile_route, convert
-from serve_bridge.http.route_index import Route, RouteIndex
+from serve_bridge.http.route import Route
+from serve_bridge.http.route_index import RouteIndex
 
 
 class NamedRoute:

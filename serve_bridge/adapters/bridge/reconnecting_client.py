@@ -24,10 +24,11 @@ from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
 from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.client.instance_search import client_of, find_instance
-from serve_bridge.errors import ConfigError, NotConnected, shown
+from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.instance_file import UnusableFile
 from serve_bridge.instance.liveness import refuses
+from serve_bridge.printable import shown
 from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Lane
 

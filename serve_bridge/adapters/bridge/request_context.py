@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from serve_bridge.errors import ConfigError, SerializationError, shown
+from serve_bridge.errors import ConfigError, SerializationError
+from serve_bridge.printable import shown
 
 Context = Mapping[str, str] | Callable[[Any], Mapping[str, Any]]
 """An allow-list of names with the dotted paths to their values, or a function of the framework's request."""

@@ -18,7 +18,8 @@ from django.utils.module_loading import import_string
 from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S, RouteSpec, parse_routes
 from serve_bridge.config import checks
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 SETTING: Final = "SERVE_BRIDGE"
 RUNTIME_VARIABLE: Final = "SERVE_BRIDGE_RUNTIME"

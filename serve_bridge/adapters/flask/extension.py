@@ -18,7 +18,8 @@ from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable,
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.config.checks import listed
-from serve_bridge.errors import UNAVAILABLE, shown
+from serve_bridge.errors import UNAVAILABLE
+from serve_bridge.printable import shown
 
 _LATE: Final = (
     "this ServeBridge was registered with an app already, which would not get the rule; call `bridge.route` before "

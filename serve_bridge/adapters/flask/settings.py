@@ -11,7 +11,8 @@ from flask import Flask
 from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S, RouteSpec, parse_routes
 from serve_bridge.config import checks
 from serve_bridge.config.names import check_name
-from serve_bridge.errors import ConfigError, nearest, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import nearest, shown
 
 PREFIX: Final = "SERVE_BRIDGE_"
 

@@ -17,7 +17,8 @@ from typing import Final
 from flask import Flask
 from flask.cli import locate_app
 
-from serve_bridge.errors import ConfigError, shown
+from serve_bridge.errors import ConfigError
+from serve_bridge.printable import shown
 from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 

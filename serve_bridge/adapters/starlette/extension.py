@@ -35,7 +35,7 @@ from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.client import link_of
 from serve_bridge.client.handle import Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
-from serve_bridge.errors import shown
+from serve_bridge.printable import shown
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
 

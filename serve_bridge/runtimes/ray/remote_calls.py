@@ -16,7 +16,6 @@ import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RpcError
 
 from serve_bridge.errors import (
-    PICKLING_ERRORS,
     AuthenticationError,
     BackendOverloaded,
     NotConnected,
@@ -24,6 +23,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.instance.instance import Instance
+from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
