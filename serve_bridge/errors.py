@@ -132,11 +132,23 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
         )
 
 
-class BackendOverloaded(ServeBridgeError):
+class NothingStarted(ServeBridgeError):
+    """Base of the errors which prove that the request was not started.
+
+    Attributes:
+        executed: "no". It is "unknown" when the error reaches the caller of user code which failed with it, since that
+            code did run.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.executed: Executed = "no"
+
+
+class BackendOverloaded(NothingStarted):
     """Every replica and the waiting line were full; nothing was started, so calling again later is safe."""
 
     http_status = 503
-    executed: ClassVar[Executed] = "no"
 
 
 class DeadlineExceeded(ServeBridgeError, TimeoutError):
@@ -243,18 +255,16 @@ class SerializationError(ServeBridgeError, TypeError):
     """A value cannot leave its process, or has no form of the kind asked for; the message names it."""
 
 
-class NotConnected(ServeBridgeError, ConnectionError):
+class NotConnected(NothingStarted, ConnectionError):
     """No instance could be reached; the message says where it was looked for."""
 
     http_status = 503
-    executed: ClassVar[Executed] = "no"
 
 
-class InstanceClosed(ServeBridgeError, RuntimeError):
+class InstanceClosed(NothingStarted, RuntimeError):
     """The client or instance was used after `shutdown`; `start` or `connect` gives a new one."""
 
     http_status = 503
-    executed: ClassVar[Executed] = "no"
 
 
 UNAVAILABLE: Final = (BackendOverloaded, EndpointNotFound, InstanceClosed, NotConnected)

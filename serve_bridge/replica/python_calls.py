@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from serve_bridge.errors import ProtocolError, SerializationError
+from serve_bridge.errors import DeadlineExceeded, NothingStarted, ProtocolError, ReplicaDied, SerializationError
 from serve_bridge.http.headers import REQUEST_ID
 from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.replica.executor import Executor, is_stream
@@ -71,14 +71,14 @@ async def run_call(
     try:
         return await executor.run(method, *arguments)
     except BaseException as error:
-        _disprove(error)
+        _withdraw_proof(error)
         raise
 
 
-def _disprove(error: BaseException) -> None:
-    """Note that *error*, if it proves that a call of user code did not run, proves nothing for who called that."""
-    if getattr(error, "executed", None) == "no":
-        error.__dict__["executed"] = "unknown"
+def _withdraw_proof(error: BaseException) -> None:
+    """Mark *error* as "unknown" for the outer caller: "not executed" is true of the nested call only."""
+    if isinstance(error, NothingStarted | DeadlineExceeded | ReplicaDied):
+        error.executed = "unknown"
 
 
 def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: ReplicaStream | None) -> Any:
@@ -111,7 +111,7 @@ async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend:
         raise
     except BaseException as raised:
         error = raised
-        _disprove(error)
+        _withdraw_proof(error)
     finally:
         await close_chunks(items)
     await calls_answered.answer_last(stream, error)

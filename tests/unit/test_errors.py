@@ -105,9 +105,21 @@ def test_a_name_from_the_wire_is_cut() -> None:
     assert len(str(errors.MethodNotExposed("v1", "m" * 65_536))) < 500
 
 
-def test_an_overloaded_backend_has_provably_run_nothing() -> None:
+UNSTARTED = [errors.BackendOverloaded, errors.InstanceClosed, errors.NotConnected]
+
+
+@pytest.mark.parametrize("leaf", UNSTARTED)
+def test_an_error_before_the_start_proves_that_nothing_ran(leaf: type[errors.NothingStarted]) -> None:
     """The class alone is the proof."""
-    assert errors.BackendOverloaded("full").executed == "no"
+    assert leaf("full").executed == "no"
+
+
+@pytest.mark.parametrize("leaf", [*UNSTARTED, errors.DeadlineExceeded, errors.ReplicaDied])
+def test_a_withdrawn_proof_stays_withdrawn_in_another_process(leaf: type[errors.DeadlineExceeded]) -> None:
+    """It belongs to one error, not to its class: the pickle carries it."""
+    error = leaf("gone")
+    error.executed = "unknown"
+    assert pickle.loads(pickle.dumps(error)).executed == "unknown"
 
 
 @pytest.mark.parametrize("leaf", [errors.DeadlineExceeded, errors.ReplicaDied])
