@@ -16,7 +16,7 @@ from serve_bridge.wire.opaque import Opaque
 
 
 @dataclass(frozen=True)
-class Settings:
+class InstanceSpec:
     """What an instance is started from.
 
     Attributes:
@@ -106,7 +106,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Backend:
+class BackendSpec:
     """One backend as it should be.
 
     Attributes:
@@ -147,7 +147,7 @@ class Backend:
                 else f"backend {self.name!r} is a function or class; an application needs a backend of its own"
             )
 
-    def updated(self, update: BackendUpdate) -> Backend:
+    def updated(self, update: BackendUpdate) -> BackendSpec:
         """Return its next revision, with the code of *update* and the options that *update* gives.
 
         If the update has no origin, the code was given by hand. The project that deployed the backend still owns it.
@@ -173,7 +173,7 @@ class BackendUpdate:
     Attributes:
         name: Name of the backend.
         code: What `frozen_code.freeze_code` returned.
-        is_async, is_application: As those of `Backend`.
+        is_async, is_application: As those of `BackendSpec`.
         config: The options that change; None: no option changes.
         actor_options: The new Ray actor options; None: they stay.
         origin: The deployment that makes the update; None: the update is made by hand.
@@ -189,7 +189,7 @@ class BackendUpdate:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointSpec:
     """One endpoint as it should be.
 
     Attributes:
@@ -247,7 +247,7 @@ class DeclaredEndpoint:
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class UnfinishedDeployment:
     """A deployment that has not ended: it runs, was interrupted, or stopped at a change that failed.
 
     Attributes:
@@ -271,7 +271,7 @@ def packed_config(config: BackendConfig) -> BackendConfig:
     """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
     if config.user_config is None:
         return config
-    return config.merged({"user_config": _packed("user_config", config.user_config)})
+    return config.merged({"user_config": packed("user_config", config.user_config)})
 
 
 def opened_config(config: BackendConfig) -> BackendConfig:
@@ -280,7 +280,12 @@ def opened_config(config: BackendConfig) -> BackendConfig:
     return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
 
 
-def _packed(name: str, value: object) -> Opaque:
+def packed(name: str, value: object) -> Opaque:
+    """Return *value* packed, so that the controller need not know its classes.
+
+    Raises:
+        SerializationError: It has no pickled form; the message begins with *name*.
+    """
     try:
         return Opaque(value)
     except SerializationError as error:

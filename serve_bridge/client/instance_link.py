@@ -61,7 +61,7 @@ class InstanceLink:
         self._process: Lanes | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self._submitter: Any = None
+        self._remote_calls: Any = None
         registry.opened(self, self.known_generation)
 
     @property
@@ -146,9 +146,9 @@ class InstanceLink:
     def close(self) -> None:
         """Disconnect from the instance, which keeps running if it outlives its starter. A second call does nothing."""
         self._closed = True
-        submitter, self._submitter = self._submitter, None
-        if submitter is not None:
-            submitter.close()
+        remote_calls, self._remote_calls = self._remote_calls, None
+        if remote_calls is not None:
+            remote_calls.close()
         process, self._process = self._process, None
         registry.closed(self)
         if process is not None:
@@ -212,13 +212,13 @@ class InstanceLink:
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """See `Link.submit`."""
         self.check_open()
-        if self._submitter is None:
-            from serve_bridge.runtimes import submitter  # late: only callers of `remote` need Ray
+        if self._remote_calls is None:
+            from serve_bridge.runtimes import remote_calls  # late: only callers of `remote` need Ray
 
-            self._submitter = submitter(self.instance)
+            self._remote_calls = remote_calls(self.instance)
         self._current_router(head.timeout_s)
         lane = self._here().lane()
-        return self._submitter.submit(lane, endpoint, shard_key, head, data, kwargs)
+        return self._remote_calls.submit(lane, endpoint, shard_key, head, data, kwargs)
 
     def reference(self) -> Any:
         """See `Link.reference`. No socket, thread or key is pickled."""
@@ -249,7 +249,7 @@ class InstanceLink:
         """Give up the threads and sockets of the parent process, in a forked child."""
         registry.inherit((self._process, self._lock))
         self._process, self._lock = None, threading.Lock()
-        self._submitter = None
+        self._remote_calls = None
 
     def _current_router(self, timeout_s: float) -> Router:
         """Return the router of the process's own lane once it has the newest table; waits at most *timeout_s*."""

@@ -16,14 +16,14 @@ from weakref import WeakValueDictionary
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.checkpoint import Checkpoints
-from serve_bridge.controller.committed_state import Record
+from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.option_changes import change_options
 from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replica_launches import ReplicaLaunches
-from serve_bridge.controller.replicas import Fleet
+from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
-from serve_bridge.specs import Backend, BackendUpdate, Origin
+from serve_bridge.specs import BackendSpec, BackendUpdate, Origin
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -35,16 +35,18 @@ class BackendChanges:
         repairs: The backends under repair, and why their replicas could not start.
     """
 
-    def __init__(self, record: Record, checkpoints: Checkpoints, fleet: Fleet, launches: ReplicaLaunches) -> None:
-        self._record = record
+    def __init__(
+        self, state: CommittedState, checkpoints: Checkpoints, replicas: Replicas, launches: ReplicaLaunches
+    ) -> None:
+        self._state = state
         self._checkpoints = checkpoints
-        self._fleet = fleet
+        self._replicas = replicas
         self._launches = launches
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[None]] = set()
         self.repairs = Repairs(self._repair)
 
-    async def create_backend(self, backend: Backend) -> None:
+    async def create_backend(self, backend: BackendSpec) -> None:
         """Start the replicas of *backend*, then let endpoints use it.
 
         Raises:
@@ -52,9 +54,9 @@ class BackendChanges:
             BackendStartError: The backend cannot start; nothing of it is left.
         """
         async with self._changing(backend.name):
-            self._record.wanted.check_free(backend.name)
+            self._state.wanted.check_free(backend.name)
             await self._launch(backend, backend.config.num_replicas)
-            await self._record.change(lambda wanted: wanted.backends.update({backend.name: backend}))
+            await self._state.change(lambda wanted: wanted.backends.update({backend.name: backend}))
 
     async def update_backend(self, update: BackendUpdate) -> None:
         """Replace the code of a backend: new replicas are ready before old ones drain.
@@ -66,12 +68,12 @@ class BackendChanges:
         """
         name = update.name
         async with self._changing(name):
-            old = self._record.wanted.backend(name)
+            old = self._state.wanted.backend(name)
             old.check_same_kind(update.is_application)
             new = old.updated(update)
             await self._launch(new, new.config.num_replicas)
-            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
-            await self._withdraw([r for r in self._fleet.of(name, *SERVING) if r.revision != new.revision])
+            await self._state.change(lambda wanted: wanted.backends.update({name: new}))
+            await self._withdraw([r for r in self._replicas.of(name, *SERVING) if r.revision != new.revision])
             await self._checkpoints.forget_code(old)
 
     async def update_backend_config(
@@ -87,18 +89,18 @@ class BackendChanges:
             BackendStartError: More replicas cannot start; the number has not changed.
         """
         async with self._changing(name):
-            old = self._record.wanted.backend(name)
+            old = self._state.wanted.backend(name)
             new = replace(old, config=old.config.merged(config), origin=origin or old.origin, code=code or old.code)
-            running = self._fleet.of(name, *SERVING)
-            await change_options(running, old, new, self._fleet.end_at_once)
+            running = self._replicas.of(name, *SERVING)
+            await change_options(running, old, new, self._replicas.end_at_once)
             try:
                 await self._launch(new, new.config.num_replicas - len(running))
             except BaseException:
-                await change_options(running, new, old, self._fleet.end_at_once)
+                await change_options(running, new, old, self._replicas.end_at_once)
                 raise
             if new.code != old.code:
                 await self._checkpoints.save_code(new)
-            await self._record.change(lambda wanted: wanted.backends.update({name: new}))
+            await self._state.change(lambda wanted: wanted.backends.update({name: new}))
             if surplus := running[new.config.num_replicas :]:
                 await self._withdraw(surplus)
 
@@ -111,15 +113,15 @@ class BackendChanges:
             ConfigError: A traffic policy names the backend.
         """
         async with self._changing(name):
-            backend = await self._record.change(lambda wanted: wanted.delete_backend(name, force=force))
+            backend = await self._state.change(lambda wanted: wanted.delete_backend(name, force=force))
             if backend is not None:
-                replicas = self._fleet.of(name, *SERVING)
-                await (self._fleet.abandon(replicas) if force else self._withdraw(replicas))
+                replicas = self._replicas.of(name, *SERVING)
+                await (self._replicas.abandon(replicas) if force else self._withdraw(replicas))
                 await self._checkpoints.forget_code(backend)
 
     async def list_backends(self) -> dict[str, BackendConfig]:
         """Return the options of every backend, with the defaults filled in."""
-        return {name: backend.resolved for name, backend in self._record.wanted.backends.items()}
+        return {name: backend.resolved for name, backend in self._state.wanted.backends.items()}
 
     async def completed(self, name: str) -> None:
         """Return once no change of backend *name* runs."""
@@ -128,7 +130,7 @@ class BackendChanges:
 
     def repair_all(self) -> None:
         """Bring every backend to its number of replicas."""
-        for name in self._record.wanted.backends:
+        for name in self._state.wanted.backends:
             self.repairs.begin(name)
 
     # the replicas report
@@ -136,13 +138,13 @@ class BackendChanges:
     def replica_changed(self, replica: TrackedReplica) -> None:
         """Replace *replica* if it was lost; its health may have changed instead."""
         if replica.crashed():
-            self.repairs.setbacks[replica.backend].note(f"{replica} died as soon as it was ready")
+            self.repairs.start_failures[replica.backend].note(f"{replica} died as soon as it was ready")
         self.repairs.begin(replica.backend)
 
     def replica_ended(self, replica: TrackedReplica, how: str) -> None:
         """Note *how* the process of a lost replica has ended."""
         soon = " as soon as it was ready" if replica.crashed() else ""
-        self.repairs.setbacks[replica.backend].tell(f"{replica} ended with {how}{soon}")
+        self.repairs.start_failures[replica.backend].explain(f"{replica} ended with {how}{soon}")
 
     async def close(self) -> None:
         """Cancel the changes and repairs that run, except one that calls this, and wait for their end."""
@@ -175,15 +177,15 @@ class BackendChanges:
             lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    async def _launch(self, backend: Backend, count: int, *, all_or_none: bool = True) -> None:
+    async def _launch(self, backend: BackendSpec, count: int, *, all_or_none: bool = True) -> None:
         if count <= 0:
             return
         planned = self._launches.plan(backend, count)
         try:
             await self._checkpoints.save_code(backend)
-            await self._record.save()
+            await self._state.save()
         except BaseException:
-            await self._fleet.abandon(planned)
+            await self._replicas.abandon(planned)
             raise
         await self._launches.launch(backend, planned, all_or_none=all_or_none)
 
@@ -193,18 +195,18 @@ class BackendChanges:
         A router that still has the old table may send a request after that. It gets a REJECT, and sends the request to
         another replica.
         """
-        self._fleet.unroute(replicas)
-        await self._record.spread()
-        await self._fleet.retire(replicas)
+        self._replicas.unroute(replicas)
+        await self._state.spread()
+        await self._replicas.retire(replicas)
 
     async def _repair(self, name: str) -> bool:
         """Try once to bring backend *name* to its number of replicas. Return whether nothing is left to do."""
         async with self._lock(name):
-            backend = self._record.wanted.backends.get(name)
+            backend = self._state.wanted.backends.get(name)
             if backend is None:
-                self.repairs.setbacks.pop(name, None)
+                self.repairs.start_failures.pop(name, None)
                 return True
-            running = self._fleet.of(name, ReplicaState.STARTING, *SERVING)
+            running = self._replicas.of(name, ReplicaState.STARTING, *SERVING)
             missing = backend.config.num_replicas - len(running)
             if missing < 0:  # a former controller had started to scale the backend down
                 await self._withdraw(running[missing:])
@@ -213,8 +215,8 @@ class BackendChanges:
             try:
                 await self._launch(backend, missing, all_or_none=False)
             except Exception as error:  # any error: without another try, the backend would lack replicas for good
-                self.repairs.setbacks[name].note(str(error))
+                self.repairs.start_failures[name].note(str(error))
                 _logger.warning("backend %r: %s", name, error)
-            await self._record.publish()
-            await self._record.save()
+            await self._state.publish()
+            await self._state.save()
             return False

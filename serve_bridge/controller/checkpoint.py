@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from serve_bridge.controller.runtime import Store
-from serve_bridge.controller.wanted_state import Wanted
+from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.errors import ConfigError, SerializationError
-from serve_bridge.specs import Backend
+from serve_bridge.specs import BackendSpec
 from serve_bridge.wire import payload
 from serve_bridge.wire.address import SocketAddress
 
@@ -53,7 +53,7 @@ class Checkpoint:
         proxies, replicas: What ran.
     """
 
-    wanted: Wanted
+    wanted: WantedState
     version: int
     http_port: int
     tcp_port: int
@@ -97,7 +97,7 @@ class Checkpoints:
         wanted = replace(checkpoint.wanted, backends={backend.name: backend for backend in backends})
         return replace(checkpoint, wanted=wanted)
 
-    async def save_code(self, backend: Backend) -> None:
+    async def save_code(self, backend: BackendSpec) -> None:
         """Keep the code of this revision of *backend*.
 
         Raises:
@@ -106,7 +106,7 @@ class Checkpoints:
         what = f"backend {backend.name!r}: its code and the arguments of its constructor"
         await self._put(_code_key(backend), backend.code, what)
 
-    async def forget_code(self, backend: Backend) -> None:
+    async def forget_code(self, backend: BackendSpec) -> None:
         """Forget the code of this revision of *backend*."""
         await self._store.delete(_code_key(backend))
 
@@ -123,11 +123,11 @@ class Checkpoints:
             )
         await self._store.put(key, value)
 
-    async def _with_code(self, backend: Backend) -> Backend:
+    async def _with_code(self, backend: BackendSpec) -> BackendSpec:
         return replace(backend, code=await self._store.get(_code_key(backend)) or b"")
 
 
-def _code_key(backend: Backend) -> str:
+def _code_key(backend: BackendSpec) -> str:
     return f"code/{backend.name}/{backend.revision}"
 
 

@@ -15,9 +15,9 @@ import msgspec
 
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.proxies import Proxies
-from serve_bridge.controller.replicas import Fleet
-from serve_bridge.controller.table_publisher import Publisher
-from serve_bridge.controller.wanted_state import Wanted
+from serve_bridge.controller.replicas import Replicas
+from serve_bridge.controller.table_publisher import TablePublisher
+from serve_bridge.controller.wanted_state import WantedState
 
 ACKNOWLEDGE_S: Final = 2.0
 """How long a change waits for a router that does not acknowledge its table."""
@@ -27,7 +27,7 @@ UNKNOWN_VERSIONS: Final = 1000
 _Result = TypeVar("_Result")
 
 
-class Record:
+class CommittedState:
     """What is wanted, its checkpoint, and its routing table.
 
     Attributes:
@@ -37,14 +37,14 @@ class Record:
         publisher: Feeds the routers.
     """
 
-    def __init__(self, generation: str, checkpoints: Checkpoints, fleet: Fleet, proxies: Proxies) -> None:
+    def __init__(self, generation: str, checkpoints: Checkpoints, replicas: Replicas, proxies: Proxies) -> None:
         self._generation = generation
         self._checkpoints = checkpoints
-        self._fleet = fleet
+        self._replicas = replicas
         self._proxies = proxies
         self._commit = asyncio.Lock()
-        self.publisher = Publisher()
-        self.wanted = Wanted()
+        self.publisher = TablePublisher()
+        self.wanted = WantedState()
         self.version = 0
         self.tcp_port = 0
 
@@ -54,7 +54,7 @@ class Record:
         self.version = checkpoint.version + UNKNOWN_VERSIONS
         self.tcp_port = checkpoint.tcp_port
 
-    async def change(self, apply: Callable[[Wanted], _Result]) -> _Result:
+    async def change(self, apply: Callable[[WantedState], _Result]) -> _Result:
         """Apply a change to a copy of what is wanted; checkpoint and publish it; wait until routers have it."""
         async with self._commit:
             draft = self.wanted.copy()
@@ -64,7 +64,7 @@ class Record:
         await self.spread()
         return result
 
-    async def note(self, apply: Callable[[Wanted], object]) -> None:
+    async def note(self, apply: Callable[[WantedState], object]) -> None:
         """Apply a change that no router needs to know to a copy of what is wanted, and checkpoint it."""
         async with self._commit:
             draft = self.wanted.copy()
@@ -77,7 +77,7 @@ class Record:
         self.version += 1
         version = self.version
         revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
-        table = self.wanted.table(self._generation, version, self._fleet.ready(revisions))
+        table = self.wanted.table(self._generation, version, self._replicas.ready(revisions))
         proxies = tuple(proxy.address for proxy in self._proxies.snapshots)
         await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies))
         return version
@@ -91,7 +91,7 @@ class Record:
         async with self._commit:
             await self._write(self.wanted)
 
-    async def _write(self, wanted: Wanted) -> None:
+    async def _write(self, wanted: WantedState) -> None:
         """Checkpoint *wanted* and what runs; by who holds `_commit` (Rule 2)."""
         await self._checkpoints.save(
             Checkpoint(
@@ -100,6 +100,6 @@ class Record:
                 http_port=self._proxies.port,
                 tcp_port=self.tcp_port,
                 proxies=self._proxies.snapshots,
-                replicas=self._fleet.snapshots,
+                replicas=self._replicas.snapshots,
             )
         )

@@ -11,7 +11,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.tracked_process import CONTROL_TIMEOUT_S
 from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.errors import ReplicaDied
-from serve_bridge.specs import Backend
+from serve_bridge.specs import BackendSpec
 from serve_bridge.wire.endings import Lost
 
 _logger = logging.getLogger("serve_bridge.controller")
@@ -20,7 +20,7 @@ End = Callable[[TrackedReplica], Awaitable[None]]
 """Ends a replica at once."""
 
 
-async def change_options(replicas: list[TrackedReplica], old: Backend, new: Backend, end: End) -> None:
+async def change_options(replicas: list[TrackedReplica], old: BackendSpec, new: BackendSpec, end: End) -> None:
     """Bring *replicas* from the options of *old* to those of *new*, all or none.
 
     A new `user_config` reaches one replica after another, so that the others serve during that time. *end* gets a
@@ -58,7 +58,7 @@ async def catch_up(replica: TrackedReplica) -> None:
         _logger.warning("%s does not take its options: %s", replica, error)
 
 
-async def _configure_all(replicas: list[TrackedReplica], old: Backend, new: Backend) -> None:
+async def _configure_all(replicas: list[TrackedReplica], old: BackendSpec, new: BackendSpec) -> None:
     """Bring *replicas* to options that user code need not know of, all at once."""
 
     async def configure(replica: TrackedReplica, config: BackendConfig) -> None:

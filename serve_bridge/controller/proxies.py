@@ -23,7 +23,7 @@ from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.instance.instance_status import NodeStatus, ProxyStatus
 from serve_bridge.process.backoff import Backoff
-from serve_bridge.specs import ProxySpec, Settings
+from serve_bridge.specs import InstanceSpec, ProxySpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import NoListener
@@ -46,10 +46,10 @@ class Proxies:
     """The proxies of one instance."""
 
     def __init__(
-        self, settings: Settings, key: Key, runtime: Runtime, contact: Contact, *, on_change: Callable[[], object]
+        self, spec: InstanceSpec, key: Key, runtime: Runtime, contact: Contact, *, on_change: Callable[[], object]
     ) -> None:
         """*on_change* is called when a proxy has started after `start`."""
-        self._settings = settings
+        self._spec = spec
         self._key = key
         self._runtime = runtime
         self._contact = contact
@@ -175,10 +175,10 @@ class Proxies:
         spec = ProxySpec(
             proxy=f"proxy-{secrets.token_hex(3)}",
             node=node,
-            generation=self._settings.generation,
+            generation=self._spec.generation,
             controller=self._controller,
-            directory=self._settings.directory,
-            tcp_host=self._settings.tcp_host,
+            directory=self._spec.directory,
+            tcp_host=self._spec.tcp_host,
             http=self._http,
         )
         try:

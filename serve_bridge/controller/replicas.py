@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from serve_bridge.controller.checkpoint import ReplicaSnapshot
 from serve_bridge.controller.contact import Contact
@@ -21,7 +21,7 @@ from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.task_set import TaskSet
-from serve_bridge.specs import Backend
+from serve_bridge.specs import BackendSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import NoListener
@@ -30,12 +30,8 @@ from serve_bridge.wire.endings import Lost
 _logger = logging.getLogger("serve_bridge.controller")
 
 
-class Fleet:
-    """The replicas of all backends.
-
-    Attributes:
-        replicas: The replicas that are not stopped, by id.
-    """
+class Replicas:
+    """The replicas of all backends that are not stopped."""
 
     def __init__(
         self,
@@ -56,21 +52,24 @@ class Fleet:
         self._probes = HealthProbes(on_change=on_change, retire=self._retire, end=self.end_at_once)
         self._tasks = TaskSet(_logger)
         self._controller: SocketAddress | None = None
-        self.replicas: dict[str, TrackedReplica] = {}
+        self._by_id: dict[str, TrackedReplica] = {}
+
+    def __iter__(self) -> Iterator[TrackedReplica]:
+        return iter(list(self._by_id.values()))
 
     @property
     def snapshots(self) -> list[ReplicaSnapshot]:
         """What the checkpoint keeps of the replicas that run or are about to."""
-        return [replica.snapshot for replica in self.replicas.values()]
+        return [replica.snapshot for replica in self]
 
     def of(self, backend: str, *states: ReplicaState) -> list[TrackedReplica]:
         """Return the replicas of *backend* that are in one of *states*."""
-        return [r for r in self.replicas.values() if r.backend == backend and r.state in states]
+        return [r for r in self if r.backend == backend and r.state in states]
 
     def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[SocketAddress, ...]]:
         """Return the addresses of the replicas that take requests, by backend; only replicas of these *revisions*."""
         found: dict[str, tuple[SocketAddress, ...]] = {}
-        for replica in self.replicas.values():
+        for replica in self:
             current = revisions.get(replica.backend) == replica.revision
             if current and replica.state is ReplicaState.READY and replica.address is not None:
                 found[replica.backend] = (*found.get(replica.backend, ()), replica.address)
@@ -80,7 +79,7 @@ class Fleet:
 
     def add(self, replica: TrackedReplica) -> None:
         """Take *replica* into the instance."""
-        self.replicas[replica.id] = replica
+        self._by_id[replica.id] = replica
 
     async def connect(self, replica: TrackedReplica) -> None:
         """Connect to *replica*, whose process has started.
@@ -98,7 +97,7 @@ class Fleet:
         replica.take(ReplicaEvent.PROBED)
         self._probes.start(replica)
 
-    async def recover(self, found: ReplicaSnapshot, backend: Backend | None) -> None:
+    async def recover(self, found: ReplicaSnapshot, backend: BackendSpec | None) -> None:
         """Take over a replica that a former controller has started. Without a *backend* it is ended."""
         if backend is None or found.address is None:
             await self._runtime.stop(found.id)
@@ -123,7 +122,7 @@ class Fleet:
     async def announce(self, controller: SocketAddress) -> None:
         """Tell all replicas that the controller is at *controller*; also those that are reached again later."""
         self._controller = controller
-        await asyncio.gather(*(replica.announce(controller) for replica in self.replicas.values()))
+        await asyncio.gather(*(replica.announce(controller) for replica in self))
 
     # a replica is lost
 
@@ -199,13 +198,13 @@ class Fleet:
 
     async def end(self) -> None:
         """End every replica. Those with a connection drain first."""
-        serving = list(self.replicas.values())
+        serving = list(self)
         self.unroute(serving)
         await self.retire([replica for replica in serving if replica.connection is not None])
-        await self.abandon(list(self.replicas.values()))
+        await self.abandon(self)
 
     def _forget(self, replica: TrackedReplica) -> None:
-        self.replicas.pop(replica.id, None)
+        self._by_id.pop(replica.id, None)
         if replica.probing is not None and replica.probing is not asyncio.current_task():
             replica.probing.cancel()
         replica.disconnect()
@@ -215,5 +214,5 @@ class Fleet:
         self._probes.close()
         for task in self._tasks:
             task.cancel()
-        for replica in list(self.replicas.values()):
+        for replica in self:
             self._forget(replica)

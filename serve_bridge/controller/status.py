@@ -4,55 +4,61 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from serve_bridge.controller.committed_state import Record
+from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.deployments import Deployments
 from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.repairs import Repairs
-from serve_bridge.controller.replicas import Fleet
+from serve_bridge.controller.replicas import Replicas
 from serve_bridge.instance.instance_status import BackendStatus, DeploymentStatus, EndpointStatus, InstanceStatus
-from serve_bridge.specs import Backend, Endpoint, Origin, Unfinished
+from serve_bridge.specs import BackendSpec, EndpointSpec, Origin, UnfinishedDeployment
 
 
 class Status:
     """The source of the status of one instance."""
 
     def __init__(
-        self, instance: str, record: Record, fleet: Fleet, proxies: Proxies, repairs: Repairs, deployments: Deployments
+        self,
+        instance: str,
+        state: CommittedState,
+        replicas: Replicas,
+        proxies: Proxies,
+        repairs: Repairs,
+        deployments: Deployments,
     ) -> None:
         self._instance = instance
-        self._record = record
-        self._fleet = fleet
+        self._state = state
+        self._replicas = replicas
         self._proxies = proxies
         self._repairs = repairs
         self._deployments = deployments
 
     async def collect(self) -> InstanceStatus:
         """Return the status now. Nodes and proxies that do not answer in time are shown as last known."""
-        wanted = self._record.wanted
+        wanted = self._state.wanted
         return InstanceStatus(
             name=self._instance,
             nodes=await self._proxies.nodes(),
             http_urls=self._proxies.urls,
             proxies=await self._proxies.statistics(),
-            table_version=self._record.version,
+            table_version=self._state.version,
             backends={name: self._of_backend(backend) for name, backend in wanted.backends.items()},
             endpoints={name: _of_endpoint(endpoint) for name, endpoint in wanted.endpoints.items()},
             deployments=[self._of_deployment(each) for each in wanted.unfinished.values()],
         )
 
-    def _of_backend(self, backend: Backend) -> BackendStatus:
-        failures = self._repairs.setbacks[backend.name]
-        ready = self._fleet.of(backend.name, ReplicaState.READY)
+    def _of_backend(self, backend: BackendSpec) -> BackendStatus:
+        failures = self._repairs.start_failures[backend.name]
+        ready = self._replicas.of(backend.name, ReplicaState.READY)
         short = len(ready) < backend.config.num_replicas
         # A replica that dies soon after it is ready has failed, so being ready for a moment does not end a failure.
         over = not short and all(replica.has_lasted() for replica in ready)
         origin = backend.origin or Origin("")
         return BackendStatus(
             wanted=backend.config.num_replicas,
-            replicas={r.id: r.described for r in self._fleet.replicas.values() if r.backend == backend.name},
+            replicas={r.id: r.described for r in self._replicas if r.backend == backend.name},
             failure=(failures.reason or None) if short or (failures.is_news() and not over) else None,
-            failed=failures.failed() and not over,
+            failed=failures.are_many() and not over,
             last_end=failures.last_end(),
             **_deployed(backend.origin),
             fingerprint=origin.fingerprint,
@@ -60,7 +66,7 @@ class Status:
             search_path=list(origin.search_path),
         )
 
-    def _of_deployment(self, deployment: Unfinished) -> DeploymentStatus:
+    def _of_deployment(self, deployment: UnfinishedDeployment) -> DeploymentStatus:
         return DeploymentStatus(
             project=deployment.project,
             begun_at=deployment.time,
@@ -71,7 +77,7 @@ class Status:
         )
 
 
-def _of_endpoint(endpoint: Endpoint) -> EndpointStatus:
+def _of_endpoint(endpoint: EndpointSpec) -> EndpointStatus:
     return EndpointStatus(
         route=endpoint.route,
         methods=list(endpoint.methods),

@@ -34,7 +34,7 @@ class _Subscriber:
         self.late = False
 
 
-class Publisher:
+class TablePublisher:
     """The newest routing table and its subscribers."""
 
     def __init__(self) -> None:

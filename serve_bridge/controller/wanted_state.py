@@ -14,24 +14,24 @@ from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
 from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.http.path_params import check_route
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
-from serve_bridge.specs import Backend, DeclaredEndpoint, Endpoint, Unfinished
+from serve_bridge.specs import BackendSpec, DeclaredEndpoint, EndpointSpec, UnfinishedDeployment
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.address import SocketAddress
 
 
 @dataclass
-class Wanted:
+class WantedState:
     """All that users have asked for; endpoints in the order of their creation, unfinished deployments by project."""
 
-    backends: dict[str, Backend] = field(default_factory=dict)
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    unfinished: dict[str, Unfinished] = field(default_factory=dict)
+    backends: dict[str, BackendSpec] = field(default_factory=dict)
+    endpoints: dict[str, EndpointSpec] = field(default_factory=dict)
+    unfinished: dict[str, UnfinishedDeployment] = field(default_factory=dict)
 
-    def copy(self) -> Wanted:
+    def copy(self) -> WantedState:
         """Return a copy, which can be changed by itself."""
-        return Wanted(dict(self.backends), dict(self.endpoints), dict(self.unfinished))
+        return WantedState(dict(self.backends), dict(self.endpoints), dict(self.unfinished))
 
-    def backend(self, name: str) -> Backend:
+    def backend(self, name: str) -> BackendSpec:
         """Return backend *name*.
 
         Raises:
@@ -50,7 +50,7 @@ class Wanted:
         if name in self.backends:
             raise ConfigError(f"backend {name!r} exists already; update_backend changes its code")
 
-    def endpoint(self, name: str) -> Endpoint:
+    def endpoint(self, name: str) -> EndpointSpec:
         """Return endpoint *name*.
 
         Raises:
@@ -60,7 +60,7 @@ class Wanted:
             raise EndpointNotFound(name, tuple(self.endpoints))
         return self.endpoints[name]
 
-    def delete_backend(self, name: str, *, force: bool) -> Backend | None:
+    def delete_backend(self, name: str, *, force: bool) -> BackendSpec | None:
         """Take *name* away and return it; None if it is unknown.
 
         Raises:
@@ -101,7 +101,9 @@ class Wanted:
         for other in self.endpoints.values():
             if route is not None and other.route == route:
                 raise ConfigError(f"route {route!r} belongs to endpoint {other.name!r} already")
-        self.endpoints[name] = Endpoint(name, route, methods, TrafficPolicy.split({backend: 1.0}), timeout_s=timeout_s)
+        self.endpoints[name] = EndpointSpec(
+            name, route, methods, TrafficPolicy.split({backend: 1.0}), timeout_s=timeout_s
+        )
 
     def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
         """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.
@@ -120,7 +122,9 @@ class Wanted:
             old = endpoints.get(each.name)
             policy = each.policy_after(old.policy if old is not None else None)
             self._check_kind(each.name, each.route, each.methods, (*policy.weights, *policy.shadows))
-            endpoints[each.name] = Endpoint(each.name, each.route, each.methods, policy, each.origin, each.timeout_s)
+            endpoints[each.name] = EndpointSpec(
+                each.name, each.route, each.methods, policy, each.origin, each.timeout_s
+            )
         owners: dict[str, str] = {}
         for endpoint in endpoints.values():
             if endpoint.route is not None:
@@ -201,6 +205,6 @@ class Wanted:
         )
 
 
-def _backend_route(backend: Backend, replicas: tuple[SocketAddress, ...]) -> BackendRoute:
+def _backend_route(backend: BackendSpec, replicas: tuple[SocketAddress, ...]) -> BackendRoute:
     config = backend.resolved
     return BackendRoute(replicas, config.max_concurrent_queries or 1, config.max_queued_queries)

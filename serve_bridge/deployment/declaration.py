@@ -22,7 +22,7 @@ from serve_bridge.errors import ConfigError
 from serve_bridge.http.methods import ANY_METHOD, checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.printable import nearest, shown
-from serve_bridge.specs import Backend, Origin, packed_config
+from serve_bridge.specs import BackendSpec, Origin, packed_config
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.fingerprint import closed_over, digest
 from serve_bridge.user_code.frozen_code import freeze_code
@@ -109,7 +109,7 @@ class Declaration:
             given, closed_over(self.code), sources.of_code(self.code), [sources.of_module(top) for top in tops]
         )
 
-    def frozen(self, owner: str = "", time: float = 0.0, sources: Sources | None = None) -> Backend:
+    def frozen(self, owner: str = "", time: float = 0.0, sources: Sources | None = None) -> BackendSpec:
         """Return the backend, ready for the controller, as the deployment of *owner* that began at *time* starts it.
 
         Code that replicas can import travels as its import path; all else by value.
@@ -124,7 +124,7 @@ class Declaration:
             self.init_kwargs,
             surroundings=self.surroundings,
         )
-        return Backend(
+        return BackendSpec(
             name=self.name,
             code=code,
             is_async=is_async_code(self.code, self.config.exposed_methods),

@@ -41,11 +41,11 @@ from serve_bridge.instance.operations import Operation
 from serve_bridge.management.management import Management
 from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.specs import (
-    Backend,
+    BackendSpec,
     BackendUpdate,
     DeclaredEndpoint,
     Origin,
-    Unfinished,
+    UnfinishedDeployment,
     opened_config,
     packed_config,
 )
@@ -154,7 +154,7 @@ def deploy(
         return Deployment(client.name, planned.changes, planned.notes, True, owner)
     key = secrets.token_hex(8)
     with client.holding(Operation.HOLD_DEPLOYMENT, owner, key):
-        before: Unfinished | None = client.operate(
+        before: UnfinishedDeployment | None = client.operate(
             Operation.BEGIN_DEPLOYMENT, owner, key, TURN_S, timeout_s=TURN_S + OPERATION_S
         )
         created = before.created if before is not None else frozenset()
@@ -162,7 +162,7 @@ def deploy(
         if planned.deletions:
             (confirm if confirm is not None and prune else _log_deletions)(planned.deletions)
         created |= {change.title.partition(" ")[2] for change in planned.changes if change.kind.startswith("create")}
-        _make(client, planned, backends, Unfinished(owner, origin.time, created=created))
+        _make(client, planned, backends, UnfinishedDeployment(owner, origin.time, created=created))
         for name in planned.moved:
             _configure(client, backends[name], BackendConfig())
         if planned.changes or before is not None:
@@ -186,7 +186,7 @@ def _log_deletions(deletions: Iterable[Change]) -> None:
         _logger.info("%s", change)
 
 
-def _declared(declaration: Declaration, made: Backend) -> DeclaredBackend:
+def _declared(declaration: Declaration, made: BackendSpec) -> DeclaredBackend:
     origin = made.origin
     assert origin is not None  # `frozen` gives one
     return DeclaredBackend(
@@ -250,7 +250,9 @@ def _opened(config: BackendConfig) -> BackendConfig:
         return config
 
 
-def _make(client: Operator, planned: Plan, backends: Mapping[str, Backend], unfinished: Unfinished) -> None:
+def _make(
+    client: Operator, planned: Plan, backends: Mapping[str, BackendSpec], unfinished: UnfinishedDeployment
+) -> None:
     """Make the changes, one step after another; the instance knows how far *unfinished* has come.
 
     Raises:
@@ -279,7 +281,7 @@ def _make(client: Operator, planned: Plan, backends: Mapping[str, Backend], unfi
 
 
 def _steps(
-    client: Operator, planned: Plan, backends: Mapping[str, Backend]
+    client: Operator, planned: Plan, backends: Mapping[str, BackendSpec]
 ) -> Iterator[tuple[list[Change], Callable[[], object]]]:
     """Yield the changes of each step, and what makes them. All endpoints are one step: they may exchange routes."""
     for of_endpoints, group in itertools.groupby(planned.changes, key=lambda change: change.kind.endswith("endpoint")):
@@ -294,7 +296,7 @@ def _steps(
                 yield [change], partial(_make_backend, client, change, backends.get(change.name))
 
 
-def _make_backend(client: Operator, change: Change, backend: Backend | None) -> None:
+def _make_backend(client: Operator, change: Change, backend: BackendSpec | None) -> None:
     if backend is None:
         Management(client).delete_backend(change.name)
     elif change.kind == "create backend":
@@ -318,7 +320,7 @@ def _make_backend(client: Operator, change: Change, backend: Backend | None) -> 
             client.operate(Operation.UPDATE_BACKEND, update, timeout_s=timeout_s)
 
 
-def _configure(client: Operator, backend: Backend, options: BackendConfig) -> None:
+def _configure(client: Operator, backend: BackendSpec, options: BackendConfig) -> None:
     new = Management(client).get_backend_config(backend.name).merged(options)
     # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
     timeout_s = new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S

@@ -15,7 +15,7 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
-from serve_bridge.specs import Backend, _packed, packed_config
+from serve_bridge.specs import BackendSpec, packed, packed_config
 from serve_bridge.user_code.application import Application
 
 BACKEND_OPTIONS: Final = frozenset(each.name for each in fields(BackendConfig))
@@ -29,7 +29,7 @@ def checked_backend(
     config: BackendConfig | Mapping[str, Any] | None,
     ray_actor_options: dict[str, Any] | None,
     base: BackendConfig | None = None,
-) -> Backend:
+) -> BackendSpec:
     """Check everything that the caller gave, and return it ready for the controller.
 
     *base* is the config that *config* changes, where there is one already.
@@ -45,12 +45,12 @@ def checked_backend(
     checked = BackendConfig.of(config)
     merged = checked if base is None else base.merged(checked)
     check_config(func_or_class, merged)
-    return Backend(
+    return BackendSpec(
         name=name,
         code=freeze_code(func_or_class, init_args, init_kwargs),
         is_async=is_async_code(func_or_class, merged.exposed_methods),
         config=packed_config(checked),
-        actor_options=_packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
+        actor_options=packed("ray_actor_options", check_ray_actor_options(ray_actor_options)),
         is_application=isinstance(func_or_class, Application),
     )
 

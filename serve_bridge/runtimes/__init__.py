@@ -9,7 +9,7 @@ from serve_bridge.errors import NotConnected
 from serve_bridge.instance.instance import Instance
 
 
-def submitter(instance: Instance) -> Any:
+def remote_calls(instance: Instance) -> Any:
     """Return what makes calls to *instance* as Ray actor calls.
 
     Raises:
@@ -26,6 +26,6 @@ def submitter(instance: Instance) -> Any:
             "handle.remote() returns a Ray ObjectRef, and this process uses no Ray; use handle.call() or "
             "await handle.acall(), which need none, or ray.init() first"
         )
-    from serve_bridge.runtimes.ray.remote_calls import RaySubmitter  # late: the caller has Ray, nobody else needs it
+    from serve_bridge.runtimes.ray.remote_calls import RemoteCalls  # late: only callers of `remote` need Ray
 
-    return RaySubmitter(instance)
+    return RemoteCalls(instance)

@@ -24,7 +24,7 @@ from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
-from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
+from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
@@ -151,7 +151,7 @@ def _start(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
 
 
 def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
-    settings = Settings(
+    spec = InstanceSpec(
         name=name,
         generation=generation,
         runtime="local",
@@ -167,7 +167,7 @@ def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) ->
         membership.leave(generation)
         thread.stop()
 
-    controller = Controller(settings, Key(), LocalRuntime(stopped))
+    controller = Controller(spec, Key(), LocalRuntime(stopped))
     try:
         instance = thread.submit(controller.start).result()
     except BaseException:

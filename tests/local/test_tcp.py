@@ -20,7 +20,7 @@ from serve_bridge.instance.directories import base_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
-from serve_bridge.specs import Settings
+from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.socket_files import bind_unix
 from tests.support.programs import run_program
@@ -55,7 +55,7 @@ def unlink_sockets(directory: Path) -> None:
 def instance() -> Iterator[Instance]:
     """An instance that listens on TCP as well, with a backend of two replicas."""
     generation = new_generation()
-    settings = Settings(
+    spec = InstanceSpec(
         name="tcp",
         generation=generation,
         runtime="local",
@@ -71,12 +71,12 @@ def instance() -> Iterator[Instance]:
         ended.set()
         thread.stop()
 
-    controller = Controller(settings, Key(), LocalRuntime(end))
+    controller = Controller(spec, Key(), LocalRuntime(end))
     found = thread.submit(controller.start).result(20)
     starter = serve.connect(found.address)
     starter.create_backend("b", Backend, config={"num_replicas": 2})
     starter.create_endpoint("e", backend="b", route="/e", methods=["GET", "POST"])
-    unlink_sockets(Path(settings.directory))
+    unlink_sockets(Path(spec.directory))
     yield found
     starter.shutdown()
     assert ended.wait(10)

@@ -35,7 +35,7 @@ PROGRAM = """
     from serve_bridge.controller.controller import Controller
     from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.runtime import RayRuntime
-    from serve_bridge.specs import Settings
+    from serve_bridge.specs import InstanceSpec
     from serve_bridge.wire.keys import Key
     from tests.behaviour.support import backends
     from tests.support.waiting import wait_until, wait_until_equal
@@ -59,7 +59,7 @@ PROGRAM = """
         return cluster.add_node(num_cpus=1, node_ip_address=SECOND, resources={"second": 1})
 
     generation = new_generation()
-    settings = Settings(
+    spec = InstanceSpec(
         name="nodes",
         generation=generation,
         runtime="ray",
@@ -68,7 +68,7 @@ PROGRAM = """
         tcp_host=ray.util.get_node_ip_address(),
         http=HTTPOptions(port=0, location="EveryNode"),
     )
-    controller = Controller(settings, Key(), OneMachine(settings))
+    controller = Controller(spec, Key(), OneMachine(spec))
     client = serve.connect(thread.submit(controller.start).result(60).address)
 
     said = {}
@@ -87,7 +87,7 @@ PROGRAM = """
     said["over HTTP"] = [httpx.get(url + "/e", trust_env=False).text for url in client.http_urls]
 
     # From here on no unix socket can be found, as on another machine.
-    for path in Path(settings.directory).glob("*.sock"):
+    for path in Path(spec.directory).glob("*.sock"):
         path.unlink()
     elsewhere = Path(sys.argv[1]) / "elsewhere.json"
     elsewhere.touch(0o600)

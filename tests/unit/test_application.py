@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serve_bridge as serve
-from serve_bridge.controller.wanted_state import Wanted
+from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.errors import ConfigError
 from serve_bridge.replica.http_requests import mount_point
 from serve_bridge.replica.wsgi_environ import environ_of
-from serve_bridge.specs import Backend, DeclaredEndpoint
+from serve_bridge.specs import BackendSpec, DeclaredEndpoint
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.frozen_code import FrozenCode, freeze_code
 from serve_bridge.wire.heads import HttpHead
@@ -155,12 +155,12 @@ def test_headers_of_the_client_become_variables_of_their_own() -> None:
 # wanted
 
 
-def wanted() -> Wanted:
+def wanted() -> WantedState:
     """Return an application and other code, each behind an endpoint."""
-    made = Wanted()
+    made = WantedState()
     for name, is_application in (("app", True), ("code", False)):
         config = serve.BackendConfig()
-        made.backends[name] = Backend(name, b"", True, config, Opaque({}), is_application=is_application)
+        made.backends[name] = BackendSpec(name, b"", True, config, Opaque({}), is_application=is_application)
         made.create_endpoint(name, name, f"/{name}", None)
     return made
 

@@ -10,10 +10,10 @@ import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints, ProxySnapshot, ReplicaSnapshot
-from serve_bridge.controller.wanted_state import Wanted
+from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
-from serve_bridge.specs import Backend
+from serve_bridge.specs import BackendSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.payload import join, pack
@@ -37,16 +37,16 @@ def checkpoints(store: MemoryStore) -> Checkpoints:
     return Checkpoints(store, "main")
 
 
-def backend(revision: int = 1) -> Backend:
+def backend(revision: int = 1) -> BackendSpec:
     """Return a backend."""
-    return Backend(
+    return BackendSpec(
         "b", CODE + bytes([revision]), True, BackendConfig(num_replicas=2), Opaque({"num_cpus": 1}), revision
     )
 
 
-def taken(*backends: Backend) -> Checkpoint:
+def taken(*backends: BackendSpec) -> Checkpoint:
     """Return a checkpoint of an instance that runs."""
-    wanted = Wanted({backend.name: backend for backend in backends})
+    wanted = WantedState({backend.name: backend for backend in backends})
     for name in wanted.backends:
         wanted.create_endpoint("e", name, "/e", ("GET",))
     address = SocketAddress("r1", "/r1.sock", ("10.0.0.1", 7))
@@ -79,7 +79,7 @@ def test_what_was_saved_is_loaded(checkpoints: Checkpoints) -> None:
     assert found.wanted.backends["b"].actor_options.open() == {"num_cpus": 1}
     assert found.wanted.backends["b"].code == expected.wanted.backends["b"].code
     assert found.wanted.endpoints == expected.wanted.endpoints
-    assert replace(found, wanted=Wanted()) == replace(expected, wanted=Wanted())
+    assert replace(found, wanted=WantedState()) == replace(expected, wanted=WantedState())
 
 
 def test_the_checkpoint_itself_holds_no_code(checkpoints: Checkpoints, store: MemoryStore) -> None:

@@ -1,4 +1,4 @@
-"""How setbacks slow down the next try, and when they are many."""
+"""How failed starts slow down the next try, and when they are many."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serve_bridge.controller.repairs import Repairs, Setbacks
+from serve_bridge.controller.repairs import Repairs, StartFailures
 
 
 class Clock:
@@ -22,48 +22,48 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of `setbacks`."""
+    """The clock of `failures`."""
     return Clock()
 
 
 @pytest.fixture
-def setbacks(clock: Clock) -> Setbacks:
-    """Setbacks of which there are none yet."""
-    return Setbacks(clock)
+def failures(clock: Clock) -> StartFailures:
+    """The failures of a backend that has had none yet."""
+    return StartFailures(clock)
 
 
-def test_the_first_try_does_not_wait(setbacks: Setbacks) -> None:
+def test_the_first_try_does_not_wait(failures: StartFailures) -> None:
     """A replica that dies once is replaced at once."""
-    assert setbacks.delay_s() == 0.0
+    assert failures.wait_s() == 0.0
 
 
-def test_each_setback_doubles_the_delay_up_to_a_limit(setbacks: Setbacks) -> None:
+def test_each_failure_doubles_the_wait_up_to_a_limit(failures: StartFailures) -> None:
     """With jitter that takes away half at most."""
-    delays = []
+    waits = []
     for _ in range(12):
-        setbacks.note("it ended")
-        delays.append(setbacks.delay_s())
-    for number, delay in enumerate(delays):
+        failures.note("it ended")
+        waits.append(failures.wait_s())
+    for number, wait in enumerate(waits):
         longest = min(0.1 * 2**number, 30.0)
-        assert longest / 2 <= delay <= longest
+        assert longest / 2 <= wait <= longest
 
 
-def test_setbacks_are_forgiven_after_a_while(setbacks: Setbacks, clock: Clock) -> None:
+def test_failures_no_longer_count_after_a_while(failures: StartFailures, clock: Clock) -> None:
     """The next one counts as the first again; the reason of the last is kept."""
     for _ in range(5):
-        setbacks.note("it ended")
-    clock.now += Setbacks.FORGIVEN_S + 1
-    assert (setbacks.delay_s(), setbacks.failed(), setbacks.reason) == (0.0, False, "it ended")
-    setbacks.note("again")
-    assert setbacks.recent() == 1
+        failures.note("it ended")
+    clock.now += StartFailures.RECENT_S + 1
+    assert (failures.wait_s(), failures.are_many(), failures.reason) == (0.0, False, "it ended")
+    failures.note("again")
+    assert failures.recent() == 1
 
 
-def test_five_setbacks_in_a_row_are_a_failure(setbacks: Setbacks) -> None:
+def test_five_failures_in_a_row_are_many(failures: StartFailures) -> None:
     """Four are not yet."""
     found = []
     for _ in range(5):
-        setbacks.note("it ended")
-        found.append(setbacks.failed())
+        failures.note("it ended")
+        found.append(failures.are_many())
     assert found == [False] * 4 + [True]
 
 
@@ -72,7 +72,7 @@ def test_a_repair_that_is_done_leaves_nothing_behind() -> None:
 
     async def run() -> int:
         async def repair(name: str) -> bool:
-            repairs.setbacks.pop(name, None)
+            repairs.start_failures.pop(name, None)
             return True
 
         repairs = Repairs(repair)
@@ -80,6 +80,6 @@ def test_a_repair_that_is_done_leaves_nothing_behind() -> None:
             repairs.begin(f"backend-{number}")
         await asyncio.wait(repairs.close())
         await asyncio.sleep(0)  # callbacks of the tasks run in the next turn of the loop
-        return len(repairs.close()) + len(repairs.setbacks)
+        return len(repairs.close()) + len(repairs.start_failures)
 
     assert asyncio.run(run()) == 0

@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.controller.wanted_state import Wanted
+from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.errors import BackendNotFound, ConfigError, EndpointNotFound
-from serve_bridge.specs import Backend, DeclaredEndpoint, Origin
+from serve_bridge.specs import BackendSpec, DeclaredEndpoint, Origin
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
 
 
-def wanted() -> Wanted:
+def wanted() -> WantedState:
     """Return two backends, and an endpoint on the first."""
-    made = Wanted()
+    made = WantedState()
     for name, is_async in (("v1", False), ("v2", True)):
-        made.backends[name] = Backend(name, b"code", is_async, BackendConfig(), Opaque({}))
+        made.backends[name] = BackendSpec(name, b"code", is_async, BackendConfig(), Opaque({}))
     made.create_endpoint("predict", backend="v1", route="/predict", methods=("GET",))
     return made
 
@@ -29,11 +29,11 @@ def test_a_new_endpoint_sends_everything_to_its_backend() -> None:
     assert wanted().endpoint("predict").policy.weights == {"v1": 1.0}
 
 
-def _declare(wanted: Wanted, route: str, name: str = "predict", backend: str = "v1", *gone: str) -> None:
+def _declare(wanted: WantedState, route: str, name: str = "predict", backend: str = "v1", *gone: str) -> None:
     wanted.declare_endpoints([DeclaredEndpoint(name, backend, route, ("POST",), origin=Origin("shop"))], gone)
 
 
-REFUSED: list[tuple[type[Exception], Callable[[Wanted], object]]] = [
+REFUSED: list[tuple[type[Exception], Callable[[WantedState], object]]] = [
     (BackendNotFound, lambda w: w.backend("v3")),
     (EndpointNotFound, lambda w: w.endpoint("other")),
     (BackendNotFound, lambda w: w.create_endpoint("new", backend="v3", route=None, methods=())),
@@ -54,7 +54,7 @@ REFUSED: list[tuple[type[Exception], Callable[[Wanted], object]]] = [
 
 @pytest.mark.parametrize(("error", "change"), REFUSED)
 def test_a_refused_change_leaves_everything_as_it_was(
-    error: type[Exception], change: Callable[[Wanted], object]
+    error: type[Exception], change: Callable[[WantedState], object]
 ) -> None:
     """It is checked whole before any of it is applied."""
     before = wanted()

@@ -13,7 +13,7 @@ from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import Instance
 from serve_bridge.runtimes.ray.actors import log_to_stderr, own_directory, own_host, own_node
 from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
-from serve_bridge.specs import Settings
+from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 
 RESTART_S: Final = 1.0
@@ -25,17 +25,17 @@ _logger = logging.getLogger("serve_bridge.controller")
 class ControllerActor:
     """The controller in its process. If the process ends, Ray restarts it, on another node if necessary."""
 
-    async def __init__(self, settings: Settings, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, spec: InstanceSpec, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
         log_to_stderr()
-        settings = replace(
-            settings,
-            directory=own_directory(settings.directory, settings.node),
-            tcp_host=own_host(settings.tcp_host),
+        spec = replace(
+            spec,
+            directory=own_directory(spec.directory, spec.node),
+            tcp_host=own_host(spec.tcp_host),
             node=own_node(),
         )
-        self._controller = Controller(settings, key, RayRuntime(settings))
+        self._controller = Controller(spec, key, RayRuntime(spec))
         self._instance: Instance | None = None
-        if await KVStore(settings.generation).get("checkpoint") is not None:
+        if await KVStore(spec.generation).get("checkpoint") is not None:
             self._instance = await self._recovered()
 
     async def _recovered(self) -> Instance:

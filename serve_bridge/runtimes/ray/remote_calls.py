@@ -46,7 +46,7 @@ _SIZES: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 _logger = logging.getLogger("serve_bridge.client")
 
 
-class RaySubmitter:
+class RemoteCalls:
     """Makes `handle.remote` calls; one per client and process, used by any thread."""
 
     def __init__(self, instance: Instance) -> None:

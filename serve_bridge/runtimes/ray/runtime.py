@@ -32,7 +32,7 @@ from serve_bridge.runtimes.ray.actors import (
     user_error,
 )
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
-from serve_bridge.specs import ProxySpec, ReplicaSpec, Settings
+from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
@@ -76,9 +76,9 @@ class KVStore:
 class RayRuntime:
     """Launches replicas and proxies as actors; lives in the controller."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.store: Store = KVStore(settings.generation)
-        self._settings = settings
+    def __init__(self, spec: InstanceSpec) -> None:
+        self.store: Store = KVStore(spec.generation)
+        self._spec = spec
         self._own_node = own_node()
         self._actors: dict[str, Any] = {}
         self._placed: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class RayRuntime:
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica as an actor with the user's *options*."""
-        name = actor_name(self._settings.generation, spec.replica)
+        name = actor_name(self._spec.generation, spec.replica)
         engine = engine_options(None, name=name)
         del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
         try:
@@ -146,7 +146,7 @@ class RayRuntime:
         return found
 
     async def _noted_end(self, name: str) -> str:
-        key = note_key(self._settings.generation, name)
+        key = note_key(self._spec.generation, name)
         with suppress(TimeoutError, RayError):
             async with asyncio.timeout(ANSWER_S):
                 code = await asyncio.to_thread(internal_kv._internal_kv_get, key, namespace=KV_NAMESPACE)
@@ -196,7 +196,7 @@ class RayRuntime:
         return used_s
 
     def _find(self, name: str) -> Any:
-        return ray.get_actor(actor_name(self._settings.generation, name), namespace=NAMESPACE)
+        return ray.get_actor(actor_name(self._spec.generation, name), namespace=NAMESPACE)
 
     def _kill(self, name: str) -> None:
         actor = self._actors.pop(name, None)
@@ -236,7 +236,7 @@ class RayRuntime:
 
     async def end(self) -> None:
         """Kill the controller's own actor."""
-        name = controller_name(self._settings.name)
+        name = controller_name(self._spec.name)
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
         ray.kill(actor, no_restart=True)
 

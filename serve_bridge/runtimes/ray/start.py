@@ -37,7 +37,7 @@ from serve_bridge.runtimes.ray.actors import (
 from serve_bridge.runtimes.ray.controller_actor import ControllerActor
 from serve_bridge.runtimes.ray.runtime import KVStore
 from serve_bridge.runtimes.ray.tokens import told_refusals
-from serve_bridge.specs import Settings
+from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 
 START_S: Final = 60.0
@@ -168,7 +168,7 @@ def _start_controller_in(
 ) -> tuple[Instance, Callable[[], None]]:
     host = node_ip()
     node = own_node()
-    settings = Settings(
+    spec = InstanceSpec(
         name=name,
         generation=generation,
         runtime="ray",
@@ -180,22 +180,22 @@ def _start_controller_in(
         node=node,
     )
     options = engine_options(node, name=controller_name(name), max_restarts=-1)
-    controller = _new_controller(name, options, settings)
+    controller = _new_controller(name, options, spec)
     try:
         instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except BaseException as error:
         with contextlib.suppress(RayError):
             ray.kill(controller, no_restart=True)
-        _remove_rest(settings)
+        _remove_rest(spec)
         raise user_error(error) from None
-    if instance.directory != settings.directory:  # no room here, so Ray has placed the controller on another node
-        instance = msgspec.structs.replace(instance, directory=settings.directory)
+    if instance.directory != spec.directory:  # no room here, so Ray has placed the controller on another node
+        instance = msgspec.structs.replace(instance, directory=spec.directory)
         instances.write(instance)
 
     return instance, lambda: _wait_until_gone(controller)
 
 
-def _new_controller(name: str, options: dict[str, Any], settings: Settings) -> Any:
+def _new_controller(name: str, options: dict[str, Any], spec: InstanceSpec) -> Any:
     """Create the controller's actor; one of the same name that is about to end is waited for.
 
     Raises:
@@ -205,7 +205,7 @@ def _new_controller(name: str, options: dict[str, Any], settings: Settings) -> A
     deadline = time.monotonic() + ENDING_S
     while True:
         try:
-            return new_actor(ControllerActor, options, settings, key)
+            return new_actor(ControllerActor, options, spec, key)
         except ValueError as error:
             if "already" not in str(error) and "taken" not in str(error):
                 raise
@@ -232,20 +232,20 @@ def _is_ending(name: str) -> bool:
         return False
 
 
-def _remove_rest(settings: Settings) -> None:
+def _remove_rest(spec: InstanceSpec) -> None:
     """End what a controller may have begun that was killed while it started, and remove its traces on all nodes."""
-    prefix = actor_name(settings.generation, "")
+    prefix = actor_name(spec.generation, "")
     try:
         for actor in ray.util.list_named_actors(all_namespaces=True):
             if actor["name"].startswith(prefix):
                 with contextlib.suppress(ValueError):
                     ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=True)
-        asyncio.run(KVStore(settings.generation).delete(""))
+        asyncio.run(KVStore(spec.generation).delete(""))
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        others = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] != settings.node]
-        node_files.remove_now(settings.name, settings.generation, others)
+        others = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] != spec.node]
+        node_files.remove_now(spec.name, spec.generation, others)
     except Exception as error:  # the cluster has gone, and all of it
-        _logger.warning("instance %r: not all of its start could be undone: %s", settings.name, error)
+        _logger.warning("instance %r: not all of its start could be undone: %s", spec.name, error)
 
 
 def _wait_until_gone(actor: Any) -> None:
