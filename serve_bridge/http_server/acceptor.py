@@ -1,8 +1,8 @@
 """The listening socket of a server, and the connections it yields.
 
-Rule 1: the port is this process's alone (never SO_REUSEPORT); a second listener on it fails to start.
-Rule 2: If all places are taken and no connection would give way, new connections wait in the kernel's queue.
-Rule 3: A connection takes a place when it is accepted, so TLS handshakes are within the limit.
+Rule 1: one process alone listens on the port (never SO_REUSEPORT). A second listener fails to start.
+Rule 2: if all places are taken, and no connection can be evicted, new connections wait in the kernel's queue.
+Rule 3: a connection takes a place at its accept, so the limit on connections includes TLS handshakes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from serve_bridge.http_server.places import Place, Places
 __all__ = ["Acceptor", "accepted", "bracketed", "listen"]
 
 BACKLOG: Final = 2048
+"""Upper limit for the connections in the kernel's queue."""
 AT_ONCE: Final = 64
-"""Most connections accepted in one turn of the loop, so that those that are open get theirs."""
+"""Upper limit for the connections accepted in one turn of the loop, because open connections need turns, too."""
 
 _PORT_TAKEN: Final = (
     "; take another port, http_options={'port': 0} for one that is free, or {'location': None} for no proxy"
 )
 
 accepted: Final[ContextVar[socket.socket]] = ContextVar("accepted")
-"""The connection whose TLS handshake calls back."""
+"""The socket whose TLS handshake is under way, for callbacks of OpenSSL."""
 
 
 class Acceptor:
-    """Accepts connections and hands each to a protocol of its own, behind TLS if there is a context for it.
+    """Accepts connections, makes the TLS handshakes, and hands each connection to a protocol of its own.
 
     Attributes:
-        opening: The connections that no protocol has yet, and when each was accepted, by the loop's clock.
+        opening: The connections without a protocol so far, with the loop's time of their accept.
     """
 
     def __init__(
@@ -53,17 +54,17 @@ class Acceptor:
         handshake_timeout_s: float,
         closing_timeout_s: float,
     ) -> None:
-        """Take over *listener*, which blocks nobody.
+        """Take over *listener*.
 
         Args:
-            listener: The socket.
+            listener: A non-blocking socket.
             protocol: Makes the protocol of a connection, which takes over its place.
-            places: Where each connection takes a place.
-            changed: Is called when a connection was opened, or could not be.
-            logger: For what goes wrong.
-            tls: What TLS connections are made with; None: plain ones.
-            handshake_timeout_s: Longest time of a TLS handshake.
-            closing_timeout_s: Longest time from the end of a TLS connection to that of the one below.
+            places: The places of all connections.
+            changed: Called when a connection was opened, or when its handshake failed.
+            logger: Gets warnings and errors.
+            tls: Context for TLS connections; None: connections are not encrypted.
+            handshake_timeout_s: Upper limit for the time of a TLS handshake, in seconds.
+            closing_timeout_s: Upper limit for the time from the end of TLS to the end of TCP, in seconds.
         """
         self.opening: dict[asyncio.Task[None], float] = {}
         self._listener: socket.socket | None = listener
@@ -81,7 +82,7 @@ class Acceptor:
         self._accepting = self._timed = self._warned = False
 
     def resume(self) -> None:
-        """Accept connections, from now on or again; nothing if there is no room, or the listener is closed."""
+        """Accept connections. If no place is free, or the listener is closed, do nothing."""
         if self._listener is None or self._accepting:
             return
         loop = asyncio.get_running_loop()
@@ -98,7 +99,10 @@ class Acceptor:
         self.resume()
 
     def close(self) -> None:
-        """Accept what the kernel has, whatever the limit, since closing would reset it; then stop listening."""
+        """Accept all connections in the kernel's queue, even above the limit, then stop listening.
+
+        Otherwise the kernel would reset the connections in its queue.
+        """
         listener, self._listener = self._listener, None
         if listener is not None:
             self._pause(listener)
@@ -107,7 +111,7 @@ class Acceptor:
             listener.close()
 
     def abort(self) -> None:
-        """Stop listening, and drop what has no protocol yet."""
+        """Stop listening, and drop the connections without a protocol."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._pause(listener)
@@ -116,7 +120,7 @@ class Acceptor:
             task.cancel()
 
     def sweep(self, now: float) -> None:
-        """Give up TLS handshakes that have taken too long for the number of places that are left."""
+        """Abort slow TLS handshakes. The fewer places are free, the shorter is their time."""
         limit = self._handshake_timeout_s * (1 - self._places.impatience)
         for task, began in list(self.opening.items()):
             if now - began > limit:
@@ -140,14 +144,14 @@ class Acceptor:
                 return
 
     def _open(self, listener: socket.socket, *, evicting: bool = True) -> bool:
-        """Accept one connection; return whether there was one, or may be another."""
+        """Accept one connection. Return whether the queue may hold another one."""
         try:
             connection, address = listener.accept()
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionAbortedError:  # it left while it waited
+        except ConnectionAbortedError:  # the client left the queue
             return True
-        except OSError as error:  # mostly: no file descriptors are left
+        except OSError as error:  # in most cases, no file descriptor is free
             self._pause(listener)
             if not self._warned:
                 self._logger.warning("cannot accept connections for now: %s", error.strerror or error)
@@ -176,13 +180,13 @@ class Acceptor:
         elif error := task.exception():
             place.give_back()
             connection.close()
-            if not isinstance(error, OSError):  # it left, speaks no TLS, or took too long: nobody here can help it
+            if not isinstance(error, OSError):  # OSError: the client left, does not speak TLS, or was too slow
                 self._logger.error("a connection could not be opened", exc_info=error)
         self._changed()
 
 
 def bracketed(host: str) -> str:
-    """Return *host* as a URL needs it: an IPv6 address in brackets."""
+    """Return *host* for a URL, with an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -190,8 +194,8 @@ async def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket on the first address of *host*, IPv4 before IPv6.
 
     Raises:
-        ValueError: The host is unknown or no address of this machine.
-        OSError: The port is taken or needs privileges; the message names host and port.
+        ValueError: The host is unknown, or is not an address of this machine.
+        OSError: The port is taken or needs privileges. The message names host and port.
     """
     where = f"{bracketed(host)}:{port}"
     try:
@@ -210,7 +214,7 @@ async def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ValueError(f"cannot listen on {where}: no address of this machine") from error
+            raise ValueError(f"cannot listen on {where}: the host is not an address of this machine") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno == errno.EADDRINUSE:
             reason += _PORT_TAKEN

@@ -1,11 +1,11 @@
-"""The names by which clients may address a server.
+"""The host names by which clients may address a server.
 
-A page of another site can make a browser send requests to a server on the user's own machine: by a name that the
-site's DNS points at 127.0.0.1 (DNS rebinding), or by opening a WebSocket, for which browsers ask no permission. Its
-Host, or its Origin, gives it away.
+A page of another site can make a browser send requests to a server on the user's own machine. Either the DNS of the
+site maps a name to 127.0.0.1 (DNS rebinding), or the page opens a WebSocket, for which browsers do not ask for
+permission. The Host or Origin header of such a request names the other site, so the server can refuse it.
 
-Rule 1: pure. One look-up a request, in a cache that is bounded in bytes.
-Rule 2: ports count for nothing. Names are compared without case and without a dot at their end.
+Rule 1: pure. Each request costs one look-up in a cache of bounded size.
+Rule 2: ports are ignored. Names are compared without case and without a final dot.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@]+)")
 
 
 class AllowedHosts:
-    """A set of hosts: names, addresses, and the names below a domain.
+    """A set of hosts: names, addresses, and all names of a domain.
 
     Args:
-        patterns: As `HTTPOptions.allowed_hosts` stores them; None: the names and addresses of the loopback interface.
+        patterns: Stored patterns of `HTTPOptions.allowed_hosts`; None: names and addresses of the loopback interface.
     """
 
     def __init__(self, patterns: Sequence[str] | None) -> None:
@@ -40,13 +40,13 @@ class AllowedHosts:
         self._known: NameCache[bytes, bool] = NameCache(self._allows)
 
     def allows(self, authority: bytes) -> bool:
-        """Return whether *authority*, the value of a Host header, names one of the hosts."""
+        """Return whether *authority*, the value of a Host header, names a host of the set."""
         return self._any or self._known[authority]
 
     def allows_origin(self, origin: bytes) -> bool:
-        """Return whether *origin*, the value of an Origin header, is a page of one of the hosts.
+        """Return whether *origin*, the value of an Origin header, is a page on a host of the set.
 
-        The opaque origin `null` is none of them.
+        The opaque origin `null` is not.
         """
         if self._any:
             return True
@@ -67,14 +67,14 @@ class AllowedHosts:
 
 
 def allowed_hosts(options: HTTPOptions) -> AllowedHosts:
-    """Return the hosts that *options* allow; by default those of the loopback interface if that is listened on."""
+    """Return the hosts allowed by *options*. The default is all hosts, or only loopback for a server on loopback."""
     if options.allowed_hosts is None and not is_loopback(options.host):
         return AllowedHosts(("*",))
     return AllowedHosts(options.allowed_hosts)
 
 
 def allowed_origins(options: HTTPOptions) -> AllowedHosts:
-    """Return the hosts whose pages may open a WebSocket; by default the allowed hosts."""
+    """Return the hosts whose pages may open a WebSocket. The default is the allowed hosts."""
     return allowed_hosts(options) if options.allowed_origins is None else AllowedHosts(options.allowed_origins)
 
 

@@ -1,12 +1,13 @@
-"""How many bytes one server holds for all its clients, and what it no longer takes when they are many.
+"""The limit on the bytes held for all clients of one server.
 
-The idea is that of Envoy's overload manager and of the accounts of its buffer factory: every holder has a share, and
-marks on the sum say what is given up next.
+Every request and connection with bytes in memory has a share. The sum of all shares has marks. At each mark the server
+gives up one more thing. Envoy's overload manager and the accounts of its buffer factory work in the same way.
 
-Rule 1: O(1), and nothing for who holds nothing: a request without a body whose answer leaves at once has no share.
-Rule 2: the body of a request counts from its head on, as the most of it that can be here at once. So whatever is let in
-finds room, and nobody who has begun must stop, which could hold up those for whose end all others wait.
-Rule 3: who takes a share gives it back, however it ends; with no one under way the sum is 0.
+Rule 1: O(1). A request without a body whose answer leaves at once has no share, and costs nothing here.
+Rule 2: a request's body counts from its head on, at its maximum size in memory. So an accepted request
+always has room for its body. The server never pauses a body halfway: the paused requests could be the ones whose end
+would free memory.
+Rule 3: the holder of a share gives it back, however its request ends. Without requests, the sum is 0.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from typing import Final
 __all__ = ["Buffers", "Share"]
 
 MOST_KEPT: Final = 0.5
-"""At this share of the limit no more is kept for slow clients; their requests hold slots of backends then."""
+"""Part of the limit above which the server keeps no more bytes for slow clients.
+
+From then on, the requests of slow clients hold slots of replicas.
+"""
 
 NO_BODIES: Final = 0.75
+"""Part of the limit above which the server refuses requests with a body."""
 NO_KEEP_ALIVE: Final = 0.9
-"""At these shares of the limit no more requests with a body are taken, and no connection is kept open idle.
+"""Part of the limit above which the server keeps no idle connection open.
 
-At the limit itself no more requests are taken. What is between the first and the last is left to answers.
+At the limit itself, the server refuses all requests. The bytes between `NO_BODIES` and the limit are for answers.
 """
 
 
 class Buffers:
-    """The bytes that one server holds for its clients, and the marks on them.
+    """The bytes held for all clients, and the marks on their sum.
 
     Attributes:
         held: Bytes in all shares.
-        limit: Bytes from which on no request is taken.
+        limit: Number of held bytes at which the server refuses all requests.
     """
 
     __slots__ = ("_bodies", "_keep_alive", "_kept", "_logger", "_refused", "held", "limit")
@@ -48,23 +53,26 @@ class Buffers:
 
     @property
     def take_bodies(self) -> bool:
-        """Whether a request with a body is taken."""
+        """Whether the server accepts requests with a body."""
         return self.held < self._bodies
 
     @property
     def keep_alive(self) -> bool:
-        """Whether connections may wait for their next request."""
+        """Whether idle connections stay open."""
         return self.held < self._keep_alive
 
     @property
     def full(self) -> bool:
-        """Whether no request is taken."""
+        """Whether the server refuses all requests."""
         return self.held >= self.limit
 
     def take(self, size: int) -> bool:
-        """Keep *size* bytes so that a slow client holds no slot, if half of the limit has room; return whether it has.
+        """Keep *size* bytes for a slow client, to free the slot of its request in a replica.
 
-        The other half is left for requests that must be let in.
+        The bytes must fit into half of the limit. The other half is for bodies and answers of other requests.
+
+        Returns:
+            Whether the bytes fit. If not, they are not counted.
         """
         if self.held + size > self._kept:
             return False
@@ -72,11 +80,11 @@ class Buffers:
         return True
 
     def give_back(self, size: int) -> None:
-        """Keep *size* bytes less."""
+        """Keep *size* bytes no longer."""
         self.held -= size
 
     def refused(self) -> None:
-        """Count a request that was refused for want of room; the first of an episode is logged, for all."""
+        """Count a request refused for lack of room. Log the first one of an episode."""
         if not self._refused:
             self._logger.warning(
                 "requests are refused with 503: %d bytes are held for clients, %d are allowed", self.held, self.limit
@@ -84,17 +92,17 @@ class Buffers:
         self._refused += 1
 
     def settle(self) -> None:
-        """End an episode in which requests were refused, if there is room again."""
+        """End an episode of refused requests if there is room again."""
         if self._refused and self.take_bodies:
-            self._logger.info("there is room again, %d requests were refused for want of it", self._refused)
+            self._logger.info("there is room again, after %d requests were refused for lack of it", self._refused)
             self._refused = 0
 
 
 class Share:
-    """What one holder has of the `Buffers`.
+    """The bytes held by one request or connection.
 
     Attributes:
-        held: Bytes.
+        held: Number of bytes.
     """
 
     __slots__ = ("_buffers", "held")
@@ -104,7 +112,7 @@ class Share:
         self.held = 0
 
     def add(self, count: int) -> None:
-        """Hold *count* bytes more, or fewer if it is negative."""
+        """Hold *count* more bytes, or fewer if *count* is negative."""
         self.held += count
         self._buffers.held += count
 
@@ -113,5 +121,5 @@ class Share:
         self.add(count - self.held)
 
     def give_back(self) -> None:
-        """Hold nothing any more; twice is once."""
+        """Hold no bytes any more. Idempotent."""
         self.set(0)

@@ -1,4 +1,4 @@
-"""The certificate that the server presents, read from the files that `HTTPOptions` names.
+"""The server's certificate, read from the files of `HTTPOptions`.
 
 Rule 1: a fault in a file raises a ConfigError with the name of the file, before the server listens.
 Rule 2: no code asks for a password on a terminal, and no message contains the password.
@@ -48,7 +48,7 @@ def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
 
 
 def load_certificate(context: ssl.SSLContext, options: HTTPOptions) -> None:
-    """Load the certificate of *options* into *context*. Open connections keep the certificate that they began with.
+    """Load the certificate of *options* into *context*. Open connections keep their old certificate.
 
     Raises:
         ConfigError: As `server_context`.
@@ -154,7 +154,7 @@ def _load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
 
 
 def _check_private(name: str, path: str) -> None:
-    """Refuse a key file that other users can read. Exception: its group may read a key that root owns.
+    """Refuse a key file if other users can read it. Exception: its group may read a key owned by root.
 
     Raises:
         ConfigError: Other users can read the file.

@@ -1,9 +1,8 @@
-"""Where each HTTP/1 request begins and ends in the bytes of a connection.
+"""The framing of HTTP/1 requests: where each request begins and ends in the bytes of a connection.
 
-Rule 1: sans-I/O and without a clock: bytes in, heads and pieces of bodies out.
-Rule 2: this is the one place that decides where a message ends, and it decides by the head alone. Nothing behind it
-parses bytes of HTTP again.
-Rule 3: limits count received bytes, and no more than the limits is ever buffered.
+Rule 1: sans-I/O and without a clock. Bytes in, heads and pieces of bodies out.
+Rule 2: only this module decides where a message ends, and it decides by the head alone. No later code parses HTTP.
+Rule 3: limits count received bytes, and the buffer never exceeds the limits.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ __all__ = ["RequestFramer"]
 
 CHUNK_EXTENSION_BYTES: Final = 256
 CHUNK_LINE_BYTES: Final = CHUNK_EXTENSION_BYTES + 17
-"""Upper limits for the extension of a chunk and for the whole line before its data, in bytes."""
+"""Upper limits, in bytes, for the extension of a chunk and for the whole line before its data."""
 MOST_CHUNKS: Final = 64
-"""Upper limit for the number of chunks that are handed out as one piece."""
+"""Upper limit for the number of chunks in one piece."""
 
 _QUOTED: Final = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
 _CHUNK_LINE: Final = re.compile(
@@ -35,18 +34,17 @@ _UNPRINTABLE: Final = re.compile(rb"[^ -~\x80-\xff\r\n]")
 class RequestFramer:
     """Cuts the bytes of one connection into pieces: a head, then the data of its body, then the next head.
 
-    A caller that asks for no piece while `at_head` serves one request at a time; what is pipelined waits. *admit* is
-    called with each head before it is handed out, and may refuse the request. After a head with a `refusal` there are
-    no more pieces.
+    To serve one request at a time, a caller asks for no piece while `at_head` is true. Pipelined requests then wait as
+    bytes. A head with a `refusal` is the last piece.
 
     Args:
-        limits: What the connection may send.
-        admit: Returns why a request is not served, or None.
+        limits: Upper limits for a request.
+        admit: Gets each head before the caller. Returns why the request is not served, or None.
         trusted: Whether forwarding headers of this connection reach the application.
 
     Attributes:
-        at_head: The next piece is the head of a request; the one before is complete.
-        body_received: Bytes of the current body handed out, without framing.
+        at_head: Whether the next piece is the head of a request. Then the request before it is complete.
+        body_received: Number of bytes of the current body in all pieces so far, without framing.
     """
 
     __slots__ = (
@@ -83,12 +81,12 @@ class RequestFramer:
 
     @property
     def buffered(self) -> int:
-        """Bytes received and not yet handed out."""
+        """Number of received bytes in no piece so far."""
         return len(self._buffer) - self._start
 
     @property
     def body_left(self) -> int:
-        """Bytes that the body may still have: exact with Content-Length, at most the limit when chunked."""
+        """Number of missing bytes of the body. For a chunked body, this is the upper limit."""
         return 0 if self.at_head else self._body_left
 
     def receive(self, data: bytes) -> None:
@@ -103,18 +101,18 @@ class RequestFramer:
         self._buffer += data
 
     def next_piece(self) -> RequestHead | bytes | None:
-        """Return a head, or data of its body, or None until more bytes come.
+        """Return a head or data of its body; None: more bytes are needed.
 
-        Data is without framing. It is `b""` only where a body in chunks ends; when `at_head` is true again, the body
-        is complete.
+        Data is without framing, and `b""` only at the end of a chunked body. Once `at_head` is true again, the body is
+        complete.
 
         Raises:
-            Refusal: The bytes are no acceptable request; nothing of this connection may be read any more.
+            Refusal: The bytes are not an acceptable request. The caller must read no more of this connection.
         """
         if self.at_head:
             return self._head()
         if self._start == len(self._buffer):
-            self.discard()  # the rest of the body may be long in coming
+            self.discard()  # frees memory, because the rest of the body may take long
             return None
         if self._step == "refused":
             self.refuse()
@@ -131,18 +129,18 @@ class RequestFramer:
         self._skipped_blank = False
 
     def rest(self) -> bytes:
-        """Take all bytes not yet handed out, for another protocol."""
+        """Return all bytes in no piece so far, for another protocol."""
         return self._take(self.buffered)
 
     def refuse(self) -> None:
-        """Hand out nothing any more: what follows is dropped, and counted as the rest of the body."""
+        """Return no more pieces. Drop the bytes from now on, and count them as the rest of the body."""
         self.at_head = False
         self._step = "refused"
         self._body_left = max(0, self._body_left - self.buffered)
         self.discard()
 
     def discard(self) -> None:
-        """Forget all bytes not yet handed out, and free the memory of those that were."""
+        """Drop all bytes in no piece so far, and free the memory of the others."""
         self._buffer, self._start = b"", 0
 
     def _take(self, count: int) -> bytes:
@@ -151,7 +149,7 @@ class RequestFramer:
         return piece
 
     def _head(self) -> RequestHead | None:
-        # RFC 9112 section 2.2: some clients send an empty line after a body.
+        # RFC 9112 section 2.2: a server should skip an empty line, because some clients send one after a body.
         if not self._skipped_blank and self._buffer.startswith(b"\r\n", self._start):
             self._skipped_blank = True
             self._start += 2
@@ -185,7 +183,7 @@ class RequestFramer:
         self._header_bytes_left = self._limits.max_header_bytes - len(raw) + raw.find(b"\n")
 
     def _check_partial_head(self) -> None:
-        """Refuse as soon as the bytes cannot become a head; look at each byte once."""
+        """Refuse as soon as the bytes cannot become a head. Check each byte once."""
         buffer, start, limits = self._buffer, self._start, self._limits
         unseen = max(start, self._scanned)
         if not self._line_end:
@@ -198,7 +196,7 @@ class RequestFramer:
             else:
                 self._line_end = newline + 1
                 check_request_line(bytes(buffer[start : newline + 1]), limits)
-        # No further than the limit, so that the same fault comes first however the bytes are cut.
+        # The check stops at the limit. So the same fault is found first, however the network cuts the bytes.
         end = self._line_end + limits.max_header_bytes + 1 if self._line_end else len(buffer)
         check_line_ends(buffer, max(start, unseen - 1), end)
         if self._line_end and len(buffer) - self._line_end > limits.max_header_bytes:
@@ -214,11 +212,12 @@ class RequestFramer:
         return piece
 
     def _chunk_piece(self) -> bytes | None:
-        """Return the data that is here, `b""` at the end of the body, or None."""
+        """Return the data received so far, `b""` at the end of the body, or None."""
         while True:
             match self._step:
                 case "chunk size":
-                    # One by one they would cost what no client pays for: a byte a chunk is five times as much to send.
+                    # One by one, chunks of one byte would cost the server far more than the client, so the
+                    # framer takes many at once.
                     if whole := self._whole_chunks():
                         return whole
                     if not self._chunk_size():
@@ -247,7 +246,10 @@ class RequestFramer:
         return None
 
     def _whole_chunks(self) -> bytes:
-        """Return the data of the good chunks that are here whole, at most `MOST_CHUNKS`, in one piece."""
+        """Return the data of the complete chunks in the buffer, at most `MOST_CHUNKS`, as one piece.
+
+        A malformed chunk ends the piece. `_chunk_size` and `_chunk_end` find its fault.
+        """
         buffer, end, start, left = self._buffer, len(self._buffer), self._start, self._body_left
         data: list[bytes | bytearray] = []
         while len(data) < MOST_CHUNKS and (found := _CHUNK_LINE.match(buffer, start, start + CHUNK_LINE_BYTES)):
@@ -269,7 +271,7 @@ class RequestFramer:
         return whole
 
     def _chunk_size(self) -> bool:
-        """Take the line before a chunk; return whether it is here."""
+        """Take the line before a chunk. Return whether it was complete."""
         line = self._line(CHUNK_LINE_BYTES, Refusal(400, "a chunk extension is too long"))
         if line is None:
             return False
@@ -287,7 +289,7 @@ class RequestFramer:
         return True
 
     def _chunk_end(self) -> bool:
-        """Take the line end behind a chunk; return whether it is here."""
+        """Take the line end after a chunk. Return whether it was complete."""
         if self.buffered < 2:
             if self.buffered and not self._buffer.startswith(b"\r", self._start):
                 raise Refusal(400, "a chunk is longer than its size")
@@ -298,7 +300,7 @@ class RequestFramer:
         return True
 
     def _trailers(self) -> bool:
-        """Take trailers; return whether the body has ended."""
+        """Take trailers. Return whether the body has ended."""
         while True:
             line = self._line(max(2, self._header_bytes_left), Refusal(431, "the trailers are too large"))
             if line is None:

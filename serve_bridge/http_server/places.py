@@ -1,10 +1,12 @@
-"""The places of a server: how many connections it has, whose they are, and which one gives way when all are taken.
+"""The limit on a server's connections, shared fairly among clients.
 
-Rule 1: A connection has its place from the moment it is accepted, TLS handshake included, until it has closed.
-Rule 2: If all places are taken, a new connection gets the place of the one that has kept the server waiting longest. A
-connection whose request is being served never gives way, and each one has `LEAST_S` to send its request.
-Rule 3: One client holds at most a share of the places with requests that are being served.
-Rule 4: Deadlines shrink as the places fill up.
+Each open connection holds one place. A server has a fixed number of places.
+
+Rule 1: a connection holds its place from its accept, TLS handshake included, until it has closed.
+Rule 2: if all places are taken, a new connection evicts the one with the longest wait. The
+server never evicts a connection whose request it serves. Each connection has `LEAST_S` to send its request.
+Rule 3: requests of one client hold at most a share of the places.
+Rule 4: deadlines shrink as the places fill up.
 Rule 5: O(1) for each connection and each request.
 """
 
@@ -19,19 +21,19 @@ from typing import Final
 __all__ = ["Place", "Places"]
 
 DEFAULT_SHARE: Final = 0.75
-"""Part of all places that the requests of one client may hold if the options do not say otherwise."""
+"""Default part of all places for the requests of one client."""
 
 CALM: Final = 0.5
-"""Part of all places up to which deadlines are those of the options."""
+"""Part of all places above which deadlines shrink."""
 
 LEAST_PATIENCE: Final = 0.1
-"""What is left of a deadline when all places are taken."""
+"""Part of each deadline left when all places are taken."""
 
 LEAST_S: Final = 0.5
-"""Time in seconds that a client has at least, however many others want its place."""
+"""Lower limit for the time of a client in seconds, even if other clients want its place."""
 
 MOST_LEAVING: Final = 16
-"""Most connections without a place that may still be closing, so that they do not use up file descriptors."""
+"""Upper limit for closing connections without a place. They still hold file descriptors."""
 
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -40,7 +42,7 @@ class Place:
     """The place of one connection.
 
     Attributes:
-        evict: Closes the connection. It is called when the place has gone to another connection.
+        evict: Closes the connection. `Places` calls it after another connection has taken the place.
     """
 
     __slots__ = ("_client", "_held", "_places", "_serving", "evict")
@@ -53,7 +55,7 @@ class Place:
         self.evict: Callable[[], object] = _nothing
 
     def serve(self) -> bool:
-        """Begin to serve a request; return False if its client has its share of them already."""
+        """Begin to serve a request. Return False if the requests of its client already use up their share."""
         if self._serving:
             return True
         client = self._client
@@ -65,8 +67,8 @@ class Place:
         return True
 
     def wait(self, now: float) -> None:
-        """Note that the server waits for this client, and serves no request of it."""
-        if self._held and self._serving:  # otherwise it waits already
+        """Note that the server now waits for a request of this connection."""
+        if self._held and self._serving:  # otherwise the server waits already
             self._serving = False
             self._client.serving -= 1
             places = self._places
@@ -89,10 +91,10 @@ class Places:
 
     Attributes:
         most: Number of places.
-        share: Number of places that one client may hold with requests that are being served.
-        held: Number of places that are taken.
-        waiting: Connections that keep the server waiting, and since when; the first one has done so longest.
-        changed: Called when a connection has begun to wait although all places are taken.
+        share: Upper limit for the places held by requests of one client.
+        held: Number of taken places.
+        waiting: Places of connections without a request, with the start of the server's wait. The longest is first.
+        changed: Called when all places are taken and a connection begins to keep the server waiting.
     """
 
     def __init__(self, most: int, share: int | None, *, unlimited: Callable[[str], bool]) -> None:
@@ -100,8 +102,8 @@ class Places:
 
         Args:
             most: Number of places.
-            share: Number of places that one client may hold with requests. None: three quarters.
-            unlimited: Returns whether the client at an address has no share.
+            share: Upper limit for the places held by requests of one client. None: three quarters.
+            unlimited: Returns whether the client at an address has no such limit.
         """
         self.most = most
         self.share = math.ceil(most * DEFAULT_SHARE) if share is None else share
@@ -118,7 +120,7 @@ class Places:
         return self.held >= self.most
 
     def opens_in(self, now: float) -> float:
-        """Return in how many seconds another connection can have a place; infinite: not before something changes."""
+        """Return the seconds until another connection can get a place; infinite: not before `changed` is called."""
         if self.held < self.most:
             return 0.0
         if not self.waiting:
@@ -127,12 +129,12 @@ class Places:
 
     @property
     def impatience(self) -> float:
-        """Part of each deadline that is taken away; 0 while there are many free places."""
+        """Part by which each deadline shrinks; 0 while many places are free."""
         crowd = (self.held / self.most - CALM) / (1 - CALM)
         return 0.0 if crowd <= 0 else (1 - LEAST_PATIENCE) * min(1.0, crowd)
 
     def take(self, address: str, now: float, *, evicting: bool = True) -> Place:
-        """Return a place for a connection from *address*; if all are taken, *evicting* frees one."""
+        """Return a place for a connection from *address*. If all are taken, evict a connection, if *evicting*."""
         if evicting and self.full and self.waiting:
             place = next(iter(self.waiting))
             place.give_back()
@@ -148,7 +150,7 @@ class Places:
         return place
 
     def drop(self, place: Place, client: _Client) -> None:
-        """Count *place*, which *client* has given back, no more."""
+        """Forget *place*, which *client* has given back."""
         self.waiting.pop(place, None)
         self.held -= 1
         client.held -= 1
@@ -156,20 +158,20 @@ class Places:
             del self._clients[client.key]
 
     def let_leave(self, abort: Callable[[], object]) -> None:
-        """Let a connection without a place take its time to close; if there are many, *abort* the first of them."""
+        """Let an evicted connection close in its own time. If too many of them are closing, *abort* the oldest."""
         self._leaving.append(abort)
         if len(self._leaving) > MOST_LEAVING:
             self._leaving.popleft()()
 
 
 class _Client:
-    """One client: an IPv4 address, a /64 network of IPv6 addresses, or all clients without a share.
+    """One client: an IPv4 address, a /64 network of IPv6 addresses, or all clients without a limit together.
 
     Attributes:
-        key: What it is found by.
-        most: Requests of it that may be served at once.
-        held: Its connections.
-        serving: Those whose requests are being served.
+        key: Key of the client in `Places`.
+        most: Upper limit for its requests served at once.
+        held: Number of its connections.
+        serving: Number of its connections with a request being served.
     """
 
     __slots__ = ("held", "key", "most", "serving")

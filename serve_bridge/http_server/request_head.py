@@ -1,8 +1,8 @@
-"""The head of an HTTP/1 request: what it says, read once and strictly.
+"""The head of an HTTP/1 request, parsed once and strictly.
 
 Rule 1: pure. Bytes in, a `RequestHead` or a `Refusal` out.
-Rule 2: strict. Only what RFC 9112 lets a client write is read, so every proxy before this server reads the same.
-Rule 3: the head alone decides how the body is framed. Nothing behind this module looks at headers to find that out.
+Rule 2: strict. A head must follow RFC 9112, so every proxy before this server reads the same.
+Rule 3: the head alone decides the framing of the body. No later code reads headers for that purpose.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ _FIELDS: Final = re.compile(rb"(?:%s:[\t -~\x80-\xff]*+\r\n)*+\r\n" % TOKEN)
 _HOST: Final = re.compile(AUTHORITY)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
-"""In a TE header (RFC 9110 section 10.1.4)."""
+"""Finds `trailers` in a TE header (RFC 9110 section 10.1.4)."""
 _WEBSOCKET_VERSION: Final = (b"sec-websocket-version", b"13")
 _WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-"""Fields that are there once, or not at all."""
+"""Fields of which a head may hold only one each."""
 _NAMED: Final = HOP_BY_HOP | _FRAMING
 _DROPPED: Final = HOP_BY_HOP - {b"transfer-encoding"}
-"""Fields of the connection. ASGI servers leave Transfer-Encoding to the application, so this one does too."""
+"""Fields of the connection, which do not reach the application.
+
+Transfer-Encoding does: other ASGI servers pass it on, too.
+"""
 
 
 @dataclass(slots=True)
@@ -45,18 +48,19 @@ class RequestHead:
     Attributes:
         method: One of `METHODS`, as text.
         version: "1.0" or "1.1".
-        target: What is asked for: a path, or `b"*"`; without the query.
-        query: The query in ASCII; bytes that are not are percent-encoded.
-        headers: The fields for the application: lower-case names, order and duplicates kept, without those of the
-            connection and without names that hold an underscore. A WebSocket keeps Connection and Upgrade.
+        target: The requested path without its query, or `b"*"`.
+        query: The query in ASCII. Other bytes are percent-encoded.
+        headers: The fields for the application: names in lower case, order and duplicates kept. Fields of the
+            connection, and names with an underscore, are left out. A WebSocket keeps Connection and Upgrade.
         keep_alive: Whether the client may send another request on this connection.
-        body_length: Bytes of the body that follows; 0: there is none; None: it comes in chunks.
-        expects_continue: Whether the client holds its body back until it is asked for it.
+        body_length: Number of bytes of the body; 0: no body; None: the body is chunked.
+        expects_continue: Whether the client holds its body back until the server asks for it.
         takes_trailers: Whether the client reads trailers of an answer.
-        websocket: Whether the client asks for a WebSocket, and nothing but frames follows once it has one.
-        host: The value of Host; empty: there is none, as HTTP/1.0 allows.
-        refusal: Why the request is not served although its head can be read; None: it is. Its body is never read. A
-            refused request for a WebSocket counts as one of HTTP if the request itself is wrong.
+        websocket: Whether the client asks for a WebSocket.
+        host: The value of Host; empty: the head has none, which HTTP/1.0 allows.
+        refusal: The reason why the request is not served although its head is readable; None: it is served. The server
+            never reads the body of a refused request. If the handshake of a WebSocket is malformed, *websocket* is
+            False.
     """
 
     method: str
@@ -74,22 +78,22 @@ class RequestHead:
 
     @property
     def path(self) -> str:
-        """The target with its escapes decoded."""
+        """The target with decoded escapes."""
         path = self.target.decode("ascii")
         return unquote(path) if "%" in path else path
 
 
 def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> RequestHead:
-    """Return what *head* says, which ends with its empty line.
+    """Parse one head.
 
     Args:
-        head: Its bytes.
-        limits: What it may hold.
-        trusted: Whether its forwarding headers reach the application.
+        head: The bytes of the head, with the empty line at its end.
+        limits: Upper limits for the head and the body.
+        trusted: Whether forwarding headers reach the application.
 
     Raises:
-        Refusal: The head breaks a limit, is malformed, or leaves open its host or the end of its body. A refusal
-            that leaves the head readable is its attribute instead.
+        Refusal: The head exceeds a limit or is malformed, or its host or the end of its body is ambiguous. If the head
+            is readable all the same, the refusal is its attribute instead.
     """
     line_end = head.find(b"\n") + 1
     method, authority, target, query, version = check_request_line(head[:line_end], limits)
@@ -107,12 +111,12 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
             if name not in named:
                 named[name] = value
             elif name in _FRAMING:
-                raise Refusal(400, "a header that must be unique is there twice")
+                raise Refusal(400, "a header that must be unique appears twice")
             else:
                 named[name] += b"," + value
             if name in _DROPPED:
                 continue
-        elif b"_" in name or (not trusted and name.startswith(FORWARDING)):  # WSGI reads "_" as "-"
+        elif b"_" in name or (not trusted and name.startswith(FORWARDING)):  # WSGI cannot tell "_" from "-"
             continue
         headers.append((name, value))
     _check_host(named.get(b"host"), authority, required=version == b"1.1")
@@ -125,7 +129,7 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
 
 
 def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLimits) -> None:
-    """Read the fields that say something about the message and its connection."""
+    """Read the fields about the message and its connection."""
     head.body_length = _body_length(named, head.version)
     if named.get(b"expect", b"100-continue").lower() != b"100-continue":
         head.refusal = Refusal(417, "only 100-continue can be expected")
@@ -152,7 +156,7 @@ def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLim
 
 
 def _fault_of_handshake(head: RequestHead) -> Refusal | None:
-    """Return why a request for a WebSocket breaks RFC 6455 section 4.1; None: it does not."""
+    """Return why a request for a WebSocket violates RFC 6455 section 4.1; None: it does not."""
     if head.version != "1.1" or head.method != "GET":
         return Refusal(400, "a WebSocket needs GET and HTTP/1.1")
     if head.body_length != 0:
@@ -169,11 +173,11 @@ def _check_host(host: bytes | None, authority: bytes | None, *, required: bool) 
     """Check the Host header against RFC 9112 section 3.2.
 
     Raises:
-        Refusal: It is missing, malformed, or differs from the authority of an absolute target.
+        Refusal: The header is missing or malformed, or differs from the authority of an absolute target.
     """
     if host is None:
         if required or authority is not None:
-            raise Refusal(400, "there is no host header")
+            raise Refusal(400, "the host header is missing")
     elif not _HOST.fullmatch(host):
         raise Refusal(400, "the host header is malformed")
     elif authority is not None and authority.lower() != host.lower():
@@ -181,10 +185,10 @@ def _check_host(host: bytes | None, authority: bytes | None, *, required: bool) 
 
 
 def check_trailer(line: bytes) -> None:
-    """Check one trailer line; trailers are counted and dropped, never served.
+    """Check one trailer line. The server counts trailers and drops them.
 
     Raises:
-        Refusal: It is malformed, or a field that RFC 9110 section 6.5.1 keeps out of trailers.
+        Refusal: The line is malformed, or RFC 9110 section 6.5.1 forbids its field in trailers.
     """
     if not _FIELDS.fullmatch(line + b"\r\n") or line == b"\r\n":
         raise Refusal(400, "a trailer is malformed")
@@ -205,7 +209,7 @@ def _body_length(named: dict[bytes, bytes], version: str) -> int | None:
 
 def _check_chunked(named: dict[bytes, bytes], version: str) -> None:
     if b"content-length" in named:
-        raise Refusal(400, "there are both content-length and transfer-encoding")
+        raise Refusal(400, "content-length and transfer-encoding exclude each other")
     if version == "1.0":
         raise Refusal(400, "HTTP/1.0 has no transfer-encoding")
     if named[b"transfer-encoding"].lower() != b"chunked":

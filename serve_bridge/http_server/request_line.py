@@ -1,7 +1,7 @@
-"""The first line of an HTTP/1 request, and the grammar that it shares with the rest of the head.
+"""The first line of an HTTP/1 request, and the grammar shared with the rest of the head.
 
 Rule 1: pure. Bytes in, parts of the line or a `Refusal` out.
-Rule 2: strict. It accepts only lines that RFC 9112 allows, so every proxy before this server reads the same.
+Rule 2: strict. A line must follow RFC 9112, so every proxy before this server reads the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METHODS: Final = frozenset(
     b"PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK "
     b"UNSUBSCRIBE".split()
 )
-"""The methods that the server accepts: the registered methods of HTTP that clients use.
+"""Accepted methods: the registered methods of HTTP in use by clients.
 
 CONNECT is not among them, because only a tunnel can serve it.
 """
@@ -74,7 +74,7 @@ def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes
             raise Refusal(400, "the request line is malformed")
         path = b"*" if method == b"OPTIONS" and query is None else b"/"  # RFC 9112 section 3.2.4
     elif path == b"*" and (method != b"OPTIONS" or authority or query is not None):
-        raise Refusal(400, "the target is no path")
+        raise Refusal(400, "the target is not a path")
     if b"%" in path and _BROKEN_ESCAPE.search(path):
         raise Refusal(400, "the path has a broken escape")
     if query is None:
@@ -85,10 +85,10 @@ def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes
 
 
 def check_line_ends(data: bytes | bytearray, start: int, end: int) -> None:
-    """Check that each line of *data* between *start* and *end* ends in CR LF, and that no byte is NUL.
+    """Check the line ends of *data* between *start* and *end*: always CR LF, and no NUL anywhere.
 
     Raises:
         Refusal: A line ends in another way, or a byte is NUL.
     """
     if _STRAY_LINE_END.search(data, start, end):
-        raise Refusal(400, "a line ends in something else than CR LF")
+        raise Refusal(400, "a line does not end in CR LF")

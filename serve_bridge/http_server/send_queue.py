@@ -1,4 +1,4 @@
-"""What has been written for one client, and how much of it is still on its way: here, in the kernel, or on the wire."""
+"""The bytes on their way to one client: in this process, in the kernel, or on the wire."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from serve_bridge.http_server.pace import Pace
 __all__ = ["SendQueue"]
 
 UNSENT_BYTES: Final = 64 * 1024
-"""Bytes that a client has not taken at which an answer waits."""
+"""Number of unsent bytes at which the answer pauses."""
 
 
 class SendQueue:
-    """The way out of one connection.
+    """The bytes on their way to one client.
 
     Attributes:
-        written: Bytes that were written in all.
+        written: Number of all bytes written.
     """
 
     __slots__ = ("_is_tls", "_pace", "_share", "_taken", "_transport", "written")
 
     def __init__(self, transport: asyncio.Transport, buffers: Buffers, *, is_tls: bool, least_rate: int) -> None:
-        if is_tls:  # its own limit would be eight times that of plain connections
+        if is_tls:  # the default limit of TLS is eight times that of plain connections
             transport.set_write_buffer_limits(UNSENT_BYTES)
         self._transport = transport
         self._is_tls = is_tls
@@ -37,35 +37,39 @@ class SendQueue:
         self._share = Share(buffers)
 
     def write(self, data: bytes) -> None:
-        """Let *data* follow what was written before."""
+        """Write *data*."""
         self.written += len(data)
         if not self._is_tls or len(data) <= UNSENT_BYTES:
             self._transport.write(data)
             return
-        # What TLS is given at once it hands on at once, and counts no more as unsent.
+        # asyncio's TLS passes each write on as a whole, and then no longer counts its bytes as unsent. A large write
+        # would escape flow control, so it becomes several.
         view = memoryview(data)
         for start in range(0, len(data), UNSENT_BYTES):
             self._transport.write(view[start : start + UNSENT_BYTES])
 
     def unsent(self) -> int:
-        """Return how many bytes are out of the writer's hands, and not in the client's."""
+        """Return the number of bytes written and not yet received by the client."""
         unsent = self._transport.get_write_buffer_size()
-        if self._is_tls:  # whose transport knows nothing of the one below
+        if self._is_tls:  # a TLS transport does not count the bytes of the transport below it
             unsent += _unacknowledged(self._transport.get_extra_info("socket"))
         return unsent
 
     def count(self, to_come: int) -> None:
-        """Count what is here as held, and *to_come* bytes that may be ready behind it."""
+        """Count the unsent bytes in this process as held, and *to_come* bytes that may be ready behind them."""
         self._share.set(self._transport.get_write_buffer_size() + to_come)
 
     def give_back(self) -> None:
-        """Hold nothing any more: the connection is lost, or another's."""
+        """Hold no bytes any more, because the connection is lost or has become a WebSocket."""
         self._share.give_back()
 
     def is_too_slow(self, elapsed: float, limit_s: float) -> bool:
-        """Return whether the client takes what was written too slowly; *elapsed* is the time since the last call.
+        """Return whether the client receives too slowly.
 
-        A client that has taken all of it has *limit_s* seconds for what follows.
+        Args:
+            elapsed: Seconds since the last call.
+            limit_s: Upper limit for the time without a received byte, in seconds. It starts again whenever the client
+                has received all bytes.
         """
         taken = self.written - self.unsent()
         moved, self._taken = taken - self._taken, taken
@@ -76,7 +80,7 @@ class SendQueue:
 
 
 def _unacknowledged(connection: socket.socket) -> int:
-    """Return how many bytes the kernel has yet to send, or to be told of; 0 where it does not say."""
+    """Return the number of bytes in the kernel without an acknowledgement of the client; 0: unknown."""
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
     except OSError:

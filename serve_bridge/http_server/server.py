@@ -1,9 +1,9 @@
-"""The HTTP server of the proxy: a listener, its connections, and how they end.
+"""An HTTP server: a listener, its connections, and their end.
 
-Rule 1: runs on the loop it is started on, in any thread; it installs no signal handler and ends no process.
-Rule 2: At the connection limit a new connection gets the place of one that keeps the server waiting. If all are being
-served, it waits in the kernel's queue.
-Rule 3: draining serves what the kernel has accepted before the listener closes.
+Rule 1: the server runs on the loop of its start, in any thread. It installs no signal handler and ends no process.
+Rule 2: at the connection limit, a new connection evicts one without a request. If all connections have requests, the
+new one waits in the kernel's queue.
+Rule 3: a draining server still serves the connections in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -34,31 +34,34 @@ from serve_bridge.http_server.websocket_connection import WebSocketConnection
 __all__ = ["HttpServer"]
 
 SPARE_DESCRIPTORS: Final = 32
-"""File descriptors kept back from connections, for replicas' sockets and files of the process."""
+"""Number of file descriptors kept free of connections, for sockets to replicas and files of the process."""
 
 RENEWAL_S: Final = 10.0
-"""Time between two looks at the files of the certificate."""
+"""Time in seconds between two checks of the certificate's files."""
 
 DRAIN_TICK_S: Final = 0.02
+"""Time in seconds between two sweeps of a draining server."""
 IDLE_GRACE_S: Final = 0.25
-"""How long an idle connection may still send a request, which crosses with the close, while draining or full."""
+"""Upper limit for the idle time of a connection, in seconds, while the server is full or drains.
+
+In this time the server still serves a request on its way to the server.
+"""
 
 CANCEL_GRACE_S: Final = 5.0
-"""How long `stop` waits for cancelled requests to end."""
+"""Upper limit for the time in which `stop` waits for cancelled requests, in seconds."""
 
 
 class HttpServer:
     """Serves an ASGI application over HTTP/1.1 and WebSocket.
 
     Args:
-        app: The application, which the middlewares of the options go around. It gets no lifespan events.
-        options: Where to listen, limits and deadlines.
-        cancels: Whether the task of a request is cancelled when its client leaves, which tells an application
-            that waits for something else; without, it is only told when it asks.
-        buffers: What is held for clients, to be shared with the application. None: the server's own.
-        refusals: The requests that are not served, to be shared with the application. None: the server's own.
-        answer_window_bytes: Upper limit for the bytes of one answer that the application may hold in memory, beside
-            those that it has sent.
+        app: The application. The server puts it inside the middlewares of the options, and sends no lifespan events.
+        options: Address, limits and deadlines.
+        cancels: Whether the server cancels the task of a request when its client leaves. If not, the application learns
+            of it only through `receive`.
+        buffers: The bytes held for clients, shared with the application. None: the server counts alone.
+        refusals: The count and log of refused requests, shared with the application. None: the server counts alone.
+        answer_window_bytes: Upper limit for the unsent bytes of one answer in the application's memory.
     """
 
     def __init__(
@@ -98,19 +101,19 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Base URL, without a slash at the end; "" before `start`."""
+        """Base URL without a final slash; "" before `start`."""
         return self._url
 
     async def start(self) -> str:
-        """Listen and serve; returns the base URL once connections are accepted.
+        """Listen and serve. Return the base URL once the server accepts connections.
 
         Raises:
-            ValueError: The host is unknown or no address of this machine, or the certificate cannot be used.
-            OSError: The port is taken or needs privileges; the message names host and port.
+            ValueError: The host is unknown or is not an address of this machine, or the certificate is faulty.
+            OSError: The port is taken or needs privileges. The message names host and port.
         """
         host, port = self._options.host, self._options.port
         if host is None:
-            raise ValueError("options without a host have no server")
+            raise ValueError("these options have no host to listen on")
         if self._acceptor is not None:
             raise RuntimeError(f"already listening on {self._url}")
         tls = server_context(self._options)
@@ -138,10 +141,11 @@ class HttpServer:
         return self._url
 
     async def drain(self, grace_s: float, *, idle_grace_s: float = IDLE_GRACE_S) -> None:
-        """Stop listening, answer what has arrived, close idle connections; at most *grace_s* seconds.
+        """Stop listening, answer all accepted requests, and close all connections.
 
-        An idle connection may still send a request, which crosses with the close, for *idle_grace_s*. Returns when
-        all connections are closed and all requests answered, or the grace is over.
+        Args:
+            grace_s: Upper limit for the time of all of this, in seconds.
+            idle_grace_s: Time in seconds for which idle connections stay open, for requests on their way.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + grace_s
@@ -156,7 +160,7 @@ class HttpServer:
                 connection.drain()
             else:
                 connection.shutdown()  # a WebSocket: 1012, service restart
-        if self._sweeper is not None:  # the last moments are counted finer than the deadlines of a day
+        if self._sweeper is not None:  # deadlines are shorter now, so sweeps are more frequent
             self._sweeper.cancel()
             self._sweeper = loop.create_task(self._sweep_every(DRAIN_TICK_S))
         with suppress(TimeoutError):
@@ -166,18 +170,18 @@ class HttpServer:
                     await self._state.changed.wait()
         if told:
             late = self._open_websockets()
-            self._state.logger.info("closed %d WebSockets with 1012; %d clients did not in time", told, late)
+            self._state.logger.info("closed %d WebSockets with 1012; %d clients did not answer in time", told, late)
 
     def _open_websockets(self) -> int:
         return sum(isinstance(connection, WebSocketConnection) for connection in self._state.connections)
 
     def renew_certificate(self) -> None:
-        """Show the certificate that lies in the files of the options now; the server looks by itself, too."""
+        """Load the certificate from its files if they have changed. The server does so regularly, too."""
         if self._renewal is not None:
             self._renewal.look()
 
     async def stop(self) -> None:
-        """Close everything at once; requests still running are cancelled. Idempotent."""
+        """Close all connections at once, and cancel their requests. Idempotent."""
         self._state.draining = True
         tasks: set[asyncio.Task[None]] = set(self._state.tasks)
         if self._acceptor is not None:
@@ -199,7 +203,7 @@ class HttpServer:
 
     def _resume(self) -> None:
         state = self._state
-        if not state.draining:  # a client may wait for the place of an idle connection, or for its memory
+        if not state.draining:  # other clients may need the place, or the memory, of an idle connection
             crowded = state.places.full or not state.buffers.keep_alive
             state.idle_grace_s = IDLE_GRACE_S if crowded else math.inf
         if self._acceptor is not None:
@@ -213,7 +217,7 @@ class HttpServer:
         while True:
             await asyncio.sleep(tick)
             now = loop.time()
-            self._sweep(now, min(now - last, 2 * tick))  # while this loop stands still, no client can be slow
+            self._sweep(now, min(now - last, 2 * tick))  # time in which the loop was blocked is not a client's fault
             last = now
 
     def _sweep(self, now: float, elapsed: float) -> None:
@@ -236,21 +240,21 @@ class HttpServer:
                 if crowded and isinstance(connection, HttpConnection):
                     connection.make_room()
                 connection.sweep(now, elapsed)
-            except Exception:  # one connection must not stop the deadlines of the others
+            except Exception:  # an error in one connection must not stop the sweep over the others
                 self._state.logger.exception("a connection failed in the sweep")
                 connection.transport.abort()
-        self._state.connection_closed()  # file descriptors come free without telling
+        self._state.connection_closed()  # file descriptors may have become free elsewhere
 
 
 def with_middlewares(app: ASGIApp, options: HTTPOptions) -> ASGIApp:
-    """Return *app* inside the Starlette middlewares of *options*; the first is outermost."""
+    """Return *app* inside the Starlette middlewares of *options*. The first middleware is the outermost."""
     for middleware in reversed(options.middlewares):
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
     return app
 
 
 def most_connections(wanted: int) -> int:
-    """Return how many connections the file descriptors left to this process allow, at most *wanted*."""
+    """Return the number of connections for which the process has file descriptors, at most *wanted*."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return wanted

@@ -1,8 +1,8 @@
-"""Whose word is taken for where a request came from.
+"""Trusted proxies in front of the server, whose headers name the real client of a request.
 
-Rule 1: of a stranger's forwarding headers none reaches the application; those of trusted peers do.
-Rule 2: a list of addresses is read from its end, which the nearest peer has written, up to the first stranger.
-What is no address there was written by nobody who can be trusted, and the list says nothing then.
+Rule 1: forwarding headers reach the application only from trusted peers.
+Rule 2: a list of addresses is read from its end, written by the nearest peer, back to the first address without trust.
+If an entry on the way is not an address, the whole list is ignored, because no trusted proxy writes such an entry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 __all__ = ["BelievingApp", "TrustedPeers"]
 
 _HOPS: Final = 32
-"""Trusted peers that a request may have passed; what more of them say is not looked at."""
+"""Upper limit for the entries read from the end of a list of addresses."""
 
 _WITH_PORT = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?|([0-9.]+):([0-9]{1,5})")
 _SCHEMES: Final = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
@@ -27,7 +27,7 @@ _logger = logging.getLogger("serve_bridge.proxy")
 
 
 class TrustedPeers:
-    """Addresses and networks whose forwarding headers are believed."""
+    """Addresses and networks of trusted peers."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
@@ -43,10 +43,12 @@ class TrustedPeers:
         return any(address in network for network in self._networks)
 
     def origin(self, forwarded_for: str) -> tuple[str, int] | None:
-        """Return address and port (0: not known) of the last stranger in an X-Forwarded-For; None: it says nothing.
+        """Return the client named by X-Forwarded-For; None: the list is empty.
+
+        The client is the last address without trust, with its port (0: unknown).
 
         Raises:
-            ValueError: It holds something else than addresses.
+            ValueError: An entry on the way is not an address.
         """
         found = None
         for entry in reversed(forwarded_for.rsplit(",", _HOPS)[-_HOPS:]):
@@ -58,10 +60,10 @@ class TrustedPeers:
 
 
 def address_and_port(entry: str) -> tuple[str, int]:
-    """Return what one entry of an X-Forwarded-For names.
+    """Return the address and the port of one entry of X-Forwarded-For.
 
     Raises:
-        ValueError: No address.
+        ValueError: The entry is not an address.
     """
     host, port = entry, "0"
     if found := _WITH_PORT.fullmatch(entry):
@@ -71,7 +73,7 @@ def address_and_port(entry: str) -> tuple[str, int]:
 
 
 class BelievingApp:
-    """An application that is told client and scheme as trusted peers say them."""
+    """Sets client and scheme in the scope of the application from the headers of trusted peers."""
 
     def __init__(self, app: ASGIApp, peers: TrustedPeers) -> None:
         self._app = app

@@ -1,10 +1,10 @@
-"""How much of what clients have sent one server works off in one turn of its loop.
+"""The budget for received bytes in one turn of the event loop.
 
-A client chooses how many frames or chunks one read holds, and thousands of them take longer than other clients can
-wait. So each connection works in steps, all steps of one turn share a budget, and the rest waits in line for the next.
+A client chooses how many frames or chunks one read holds. Thousands of them take longer than other clients can wait. So
+each connection works in steps, and all steps of one turn share a budget. The other connections wait for the next turn.
 
-Rule 1: a connection whose turn has not come reads nothing more.
-Rule 2: the line is FIFO, so every connection in it makes progress, however many there are.
+Rule 1: a connection reads no bytes while it waits for its turn.
+Rule 2: the queue is FIFO, so every waiting connection makes progress.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Final
 __all__ = ["Turns"]
 
 TURN_COST: Final = 256 * 1024
-"""Budget of one turn. A byte costs 1, and what has a price beside its bytes says how much. It is about half a
-millisecond of work."""
+"""Budget of one turn, about half a millisecond of work. A byte costs 1. Frames and chunks have a cost beside their
+bytes."""
 
 
 class Turns:
-    """The budget of one turn, and the connections that wait for the next.
+    """The budget of one turn, and a queue of connections for the next turns.
 
     Attributes:
-        left: What is left of the budget. The last step of a turn may overdraw it.
+        left: The rest of the budget. The last step of a turn may overdraw it.
     """
 
     __slots__ = ("_begun", "_waiting", "left")
@@ -37,7 +37,7 @@ class Turns:
 
     @property
     def free(self) -> bool:
-        """Whether a connection may work now, without waiting in line."""
+        """Whether a connection may work now, without a place in the queue."""
         return self.left > 0 and not self._waiting
 
     def spend(self, cost: int) -> None:
@@ -46,12 +46,12 @@ class Turns:
         self._follow()
 
     def wait(self, work: Callable[[], None]) -> None:
-        """Call *work* in a later turn. It makes at least one step, and waits again if it has more to do."""
+        """Call *work* in a later turn. *work* makes at least one step, and calls `wait` again if it has more to do."""
         self._waiting.append(work)
         self._follow()
 
     def _follow(self) -> None:
-        """Make sure that another turn begins."""
+        """Schedule another turn."""
         if not self._begun:
             self._begun = True
             asyncio.get_running_loop().call_soon(self._begin)
@@ -65,6 +65,6 @@ class Turns:
                 if self.left <= 0:
                     break
                 waiting.popleft()()
-        finally:  # the work of one connection may fail, and the others still wait
+        finally:  # if the work of one connection fails, the others still get their turn
             if waiting:
                 self._follow()

@@ -215,7 +215,7 @@ def test_an_episode_is_two_log_lines(edge: Running, buffers: Buffers, caplog: py
         assert statuses(edge.exchange(head(10))) == [503]
     edge.loop.call_soon_threadsafe(share.give_back)
     lines = wait_until(lambda: [r.getMessage() for r in caplog.records if "room" in r.getMessage()])
-    assert lines == ["there is room again, 5 requests were refused for want of it"]
+    assert lines == ["there is room again, after 5 requests were refused for lack of it"]
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
 
 
