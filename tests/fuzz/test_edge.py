@@ -26,8 +26,8 @@ from serve_bridge.http_server.http_connection import HttpConnection
 from tests.fuzz.support.framing_oracle import read_by_h11
 from tests.fuzz.support.inputs import SCALE, SEED, numbers, repeat
 from tests.fuzz.support.mutated_requests import REQUESTS, mutated
-from tests.local.test_edge import REFUSED, SERVED
-from tests.local.test_edge_requests import STATUSES
+from tests.local.http_server.test_requests import STATUSES
+from tests.local.http_server.test_server import REFUSED, SERVED
 from tests.support.edge_server import Answer, answers, read_all
 from tests.support.waiting import wait_until, wait_until_equal
 

@@ -120,6 +120,7 @@ def test_a_call_without_a_descriptor_fails_and_the_replicas_stay(address: str) -
 FIRST_USE = """
     import os, resource, sys
     import serve_bridge as serve
+    from serve_bridge.client.client import link_of
     from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 
     link = LastingClient(sys.argv[1])
@@ -132,7 +133,7 @@ FIRST_USE = """
         pass
     for _ in range(3):  # the file, its probe and the loop need one more each time
         try:
-            link.client().routing_table()
+            link_of(link.client()).routing_table()
         except serve.ServeBridgeError as error:
             assert error.http_status == 503, error
         else:

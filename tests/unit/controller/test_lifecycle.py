@@ -26,7 +26,7 @@ def test_every_state_has_a_row() -> None:
 
 def test_the_page_on_the_design_shows_the_table() -> None:
     """Each row of docs/design.md has the state after each event, or nothing if the event cannot happen."""
-    page = (Path(__file__).parents[2] / "docs" / "design.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "design.md").read_text()
     header, _, *rows = page[page.index("| state | probed |") :].partition("\n\n")[0].splitlines()
     _, *events = _cells(header)
     assert events == [str(event).replace("_", " ") for event in ReplicaEvent]

@@ -62,7 +62,7 @@ def test_each_of_ours_is_an_adapter_of_its_name(name: str) -> None:
 
 def test_an_adapter_of_somebody_else_is_found(packages: Path) -> None:
     """By the entry point of its package."""
-    install(packages, "fine", "from tests.unit.test_adapters import Complete\nADAPTER = Complete()\n")
+    install(packages, "fine", "from tests.unit.adapters.test_adapters import Complete\nADAPTER = Complete()\n")
     assert load_adapter("fine").name == "complete"
 
 

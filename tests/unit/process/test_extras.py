@@ -14,7 +14,7 @@ import pytest
 
 from serve_bridge.process.extras import EXTRAS, PRIVATELY_USED, require
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BLOCKER = """
 import runpy, sys
 
