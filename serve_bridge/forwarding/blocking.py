@@ -25,13 +25,12 @@ from serve_bridge.forwarding.reply import Reply, forward, read_head
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http.headers import HeaderList
-from serve_bridge.http.readable import Readable
+from serve_bridge.http.readable import PIECE_BYTES, Readable
 from serve_bridge.routing.blocking_calls import DirectAnswer
 from serve_bridge.routing.channel import Lane
 from serve_bridge.routing.process_link import SPARE_S, Link, overdue
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpFailure
 
-PIECE_BYTES: Final = 64 * 1024
 _TOO_SHORT: Final = "the body ended before its Content-Length"
 
 

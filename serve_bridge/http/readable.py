@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
+
+PIECE_BYTES: Final = 64 * 1024
+"""How many bytes of a body are read at a time."""
 
 
 class Readable(Protocol):

@@ -76,8 +76,20 @@ def test_the_shared_adapters_load_no_framework(module: str) -> None:
     assert modules_after(f"import serve_bridge.adapters.{module}").isdisjoint([*HEAVY, "starlette.applications"])
 
 
+NOT_BEFORE_A_BRIDGE = (
+    "client",
+    "controller",
+    "deployment",
+    "http_server",
+    "instance",
+    "management",
+    "proxy",
+    "replica",
+)
+NOT_BEFORE_A_BRIDGE += ("request", "routing", "runtimes")
+
 LOADED_NOWHERE = {
-    "adapters.wsgi": ("client", "controller", "deployment", "http_server", "proxy", "replica", "routing", "runtimes"),
+    **{f"adapters.{name}": NOT_BEFORE_A_BRIDGE for name in ("asgi", "django", "flask", "starlette", "wsgi")},
     "adapters.bridge.bridge": ("controller", "deployment", "http_server", "proxy", "replica", "runtimes"),
     "replica.replica": ("client", "controller", "forwarding", "proxy", "routing", "runtimes"),
     "controller.controller": ("client", "forwarding", "proxy", "replica", "routing", "runtimes"),
@@ -94,10 +106,15 @@ def test_a_process_loads_no_code_of_another(module: str) -> None:
     assert [each for each in sorted(loaded) if each.startswith(foreign)] == []
 
 
-def test_a_wsgi_worker_loads_few_modules_before_it_has_a_bridge() -> None:
+MOST_LOADED = {"asgi": 40, "wsgi": 40, "django": 50, "flask": 50, "starlette": 50}
+"""Upper limit for the modules of this package that the import of an adapter loads; a framework needs a few more."""
+
+
+@pytest.mark.parametrize("adapter", MOST_LOADED)
+def test_an_adapter_loads_few_modules_before_it_has_a_bridge(adapter: str) -> None:
     """The import of an adapter costs what its routes need, and no more."""
-    loaded = modules_after("import serve_bridge.adapters.wsgi")
-    assert len([each for each in loaded if each.partition(".")[0] == "serve_bridge"]) <= 40
+    loaded = modules_after(f"import serve_bridge.adapters.{adapter}")
+    assert len([each for each in loaded if each.partition(".")[0] == "serve_bridge"]) <= MOST_LOADED[adapter]
 
 
 def test_the_package_is_typed() -> None:

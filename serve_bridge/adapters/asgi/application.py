@@ -13,27 +13,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_bridge.adapters.asgi.exchange import exchange, fail, running_loop
-from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_app
+from serve_bridge.adapters.asgi.unavailable import unavailable_in_app
 from serve_bridge.adapters.bridge.app_bridge import AppBridge, BridgeOptions, route_of
 from serve_bridge.adapters.bridge.asgi_scope import readable
-from serve_bridge.adapters.bridge.bridge import Bridge, refuse_websocket
 from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S, ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.bridge.instance_routes import InstanceRoutes
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.adapters.bridge.patterns import Match, Patterns
-from serve_bridge.client.call_options import CallOptions
-from serve_bridge.client.client import Client, link_of
-from serve_bridge.client.handle import Handle
+from serve_bridge.adapters.bridge.websocket_refusal import deny_websocket, refuse_websocket
 from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
-from serve_bridge.forwarding.websocket import deny
-from serve_bridge.http.answers import Answer
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
+    from serve_bridge.client.client import Client
+    from serve_bridge.client.handle import Handle
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 
@@ -63,9 +63,13 @@ class ServeBridge(AppBridge):
         Raises:
             NotConnected: No instance is running where it was looked for.
         """
+        # Late: they are loaded with the bridge, and importing an adapter loads no client.
+        from serve_bridge.adapters.asgi.view_handle import view_handle
+        from serve_bridge.client.call_options import CallOptions
+
         with unavailable_in_app():
             client = self._bridge.client()
-        return ViewHandle(link_of(client), endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
+        return view_handle(client, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
 
     async def aclient(self) -> Client:
         """Same as `client`, without holding the running loop up."""
@@ -236,7 +240,7 @@ async def answer_unavailable(app: ASGIApp, scope: Scope, receive: Receive, send:
         if scope["type"] == "http":
             await fail(outcome, scope, send, handled=False)
         else:
-            await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
+            await deny_websocket(outcome, scope, send)
 
 
 def request_id_of(scope: Scope) -> str | None:

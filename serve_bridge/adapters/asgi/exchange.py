@@ -12,20 +12,22 @@ import http.client
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.adapters.bridge.asgi_scope import readable
-from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.outcome import Outcome, refused, report
 from serve_bridge.errors import ConfigError
 from serve_bridge.forwarding.refusals import Refused
 from serve_bridge.http.body_length import body_length
 from serve_bridge.http.headers import HeaderList
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
 
 PATIENCE_S: Final = 0.05
 """How long an answer may take before it is worth to look whether its client is still there."""

@@ -6,26 +6,19 @@ Rule 1: an error keeps its type, so that a view can catch it as everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
 
-from starlette.exceptions import HTTPException
-
-from serve_bridge.adapters.asgi.exchange import http_exception
-from serve_bridge.adapters.bridge.outcome import refused
+from serve_bridge.adapters.asgi.unavailable import unavailable_in_app
+from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
-from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 
 
-def _as_itself(error: Any) -> Any:
-    return type(error).__mro__[1], error.args  # elsewhere no framework answers it
-
-
-_KINDS: Final[Mapping[type, type[Exception]]] = {
-    kind: type(kind.__name__, (kind, HTTPException), {"__module__": __name__, "__reduce__": _as_itself})
-    for kind in UNAVAILABLE
-}
+def view_handle(client: Client, endpoint: str, options: CallOptions) -> Handle:
+    """Return a handle for *endpoint* that calls with *options*; it need not exist yet."""
+    return ViewHandle(link_of(client), endpoint, options)
 
 
 class ViewHandle(Handle):
@@ -62,28 +55,6 @@ class ViewHandle(Handle):
 
     def __reduce__(self) -> Any:
         return (Handle, super().__reduce__()[1])  # elsewhere it belongs to no view
-
-
-@contextmanager
-def unavailable_in_app() -> Iterator[None]:
-    """Raise an error of `errors.UNAVAILABLE` so that an ASGI framework answers it with 503; it is logged."""
-    try:
-        yield
-    except UNAVAILABLE as error:
-        raise _in_app(error) from None
-
-
-def _in_app(error: ServeBridgeError) -> Exception:
-    """Return *error* as one that is also the `HTTPException` of its answer."""
-    if isinstance(error, HTTPException):
-        return error
-    answer = http_exception(refused(error))
-    kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
-    raised: Any = kind.__new__(kind, *error.args)
-    raised.args = error.args
-    raised.__dict__.update(error.__dict__)
-    raised.status_code, raised.detail, raised.headers = answer.status_code, answer.detail, answer.headers
-    return raised  # type: ignore[no-any-return]
 
 
 def _iterated(items: Any) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from serve_bridge.adapters.bridge.outcome import (
     request_ids,
 )
 from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
+from serve_bridge.adapters.bridge.websocket_refusal import refuse_websocket
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
 from serve_bridge.forwarding.blocking import forward_blocking
@@ -30,8 +31,7 @@ from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLeng
 from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
 from serve_bridge.forwarding.reply import Reply, forward
 from serve_bridge.forwarding.request import Forwarded
-from serve_bridge.forwarding.websocket import deny, forward_websocket
-from serve_bridge.http.answers import Answer
+from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.http.body_length import body_length
 from serve_bridge.http.readable import Readable
 from serve_bridge.routing.channel import Lane
@@ -149,12 +149,6 @@ class Bridge(LastingClient):
             from_adapter=True,
             context=dict(route.context(web_request)) if route.context is not None else None,
         )
-
-
-async def refuse_websocket(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a handshake, of which nothing was received yet, with *outcome*."""
-    if (await receive())["type"] == "websocket.connect":
-        await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))
 
 
 def _with_number_ports(scope: Scope) -> Scope:

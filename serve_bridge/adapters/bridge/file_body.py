@@ -7,9 +7,8 @@ from typing import Final
 
 from starlette.types import Message, Receive
 
-from serve_bridge.forwarding.blocking import PIECE_BYTES
 from serve_bridge.forwarding.refusals import UploadBroken
-from serve_bridge.http.readable import Readable
+from serve_bridge.http.readable import PIECE_BYTES, Readable
 
 LARGE_PIECE_BYTES: Final = 4 * PIECE_BYTES
 """What is read from a disk at once, in another thread: the switches cost more than the reading."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import django
 from django.apps import apps
@@ -17,10 +17,13 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.urls import URLPattern, register_converter
 from django.urls.converters import StringConverter
 
-from serve_bridge.adapters import Bridge, RouteSpec, translate
+from serve_bridge.adapters import RouteSpec, translate
 from serve_bridge.adapters.django.current_bridge import using
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.routes import url_patterns
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters import Bridge
 
 _SYNTAX: Final = {
     **{converter: f"<{converter}:{{}}>" for converter in ("str", "int", "path", "uuid")},

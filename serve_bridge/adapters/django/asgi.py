@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_bridge.adapters.asgi.application import answer_unavailable, forward_match, path_below, request_id_of
 from serve_bridge.adapters.bridge.forwarded_route import parse_routes
 from serve_bridge.adapters.bridge.patterns import Patterns
-from serve_bridge.adapters.django.current_bridge import bridge, close
+from serve_bridge.adapters.django.current_bridge import bridge, close, load_bridge
 from serve_bridge.context import in_request
 
 
@@ -39,6 +39,7 @@ class ServeBridge:
     def __init__(self, application: ASGIApp, routes: Mapping[str, Any]) -> None:
         self._application = application
         self._patterns = Patterns(parse_routes(routes, "routes"))
+        load_bridge()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on, one scope."""

@@ -6,13 +6,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.django import testcase_connections as lent_connections
 from serve_bridge.adapters.django.settings import on_change, options
-from serve_bridge.client.client import Client
-from serve_bridge.client.handle import Handle
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
+    from serve_bridge.client.client import Client
+    from serve_bridge.client.handle import Handle
 
 _lock = threading.Lock()
 _current: Bridge | None = None
@@ -30,6 +32,8 @@ def bridge() -> Bridge:
     if found is None:
         with _lock:
             if _current is None:
+                from serve_bridge.adapters.bridge.bridge import Bridge  # late: see `load_bridge`
+
                 chosen = options()
                 _current = Bridge(
                     chosen.address,
@@ -40,6 +44,14 @@ def bridge() -> Bridge:
                 )
             found = _current
     return found
+
+
+def load_bridge() -> None:
+    """Load the code of a bridge, so that the workers of a web server share it.
+
+    Importing the adapter does not load it, since commands such as `migrate` need none.
+    """
+    import serve_bridge.adapters.bridge.bridge  # noqa: F401
 
 
 def _declared() -> Iterable[Any]:

@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import Resolver404, resolve
 
 from serve_bridge.adapters.bridge.outcome import refused
+from serve_bridge.adapters.django.current_bridge import load_bridge
 from serve_bridge.adapters.django.responses import ForwardedResponse, whole_response
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.settings import options
@@ -48,6 +49,7 @@ class ServeBridgeMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         options()  # what is wrong shows when the server starts
+        load_bridge()
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
         """Answer for a view that has not caught one of `errors.UNAVAILABLE`, as a forwarded view is answered."""

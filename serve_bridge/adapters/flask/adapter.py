@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from flask import Flask
 
-from serve_bridge.adapters import Bridge, RouteSpec, translate
+from serve_bridge.adapters import RouteSpec, translate
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.flask.current_bridge import EXTENSION
 from serve_bridge.adapters.flask.extension import ServeBridge
 from serve_bridge.adapters.flask.routing import METHODS
 from serve_bridge.adapters.flask.view import ForwardingView
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters import Bridge
 
 _SYNTAX: Final = {
     "str": "<string:{}>",

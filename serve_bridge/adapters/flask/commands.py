@@ -18,12 +18,13 @@ from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
-from serve_bridge.adapters.flask.current_bridge import EXTENSION, FlaskBridge, bridge_of, project_of
-from serve_bridge.client.client import Client
+from serve_bridge.adapters.flask.current_bridge import EXTENSION
 from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
+    from serve_bridge.adapters.flask.flask_bridge import FlaskBridge
     from serve_bridge.cli.verbs import Report
+    from serve_bridge.client.client import Client
 
 _form = click.option(
     "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]), help="For whom."
@@ -44,7 +45,9 @@ group = AppGroup("serve-bridge", help="Deploy, look at and change the backends o
 @click.argument("modules", nargs=-1)
 def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
     """Bring the instance to what MODULES declare; by default SERVE_BRIDGE_BACKENDS."""
-    from serve_bridge.cli import verbs as commands  # late, here and below: no web worker needs them
+    # Late, here and below: every web worker loads this module, and none of them runs a command.
+    from serve_bridge.adapters.flask.flask_bridge import project_of
+    from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, bridge):
         what = modules or bridge.settings.backends
@@ -138,6 +141,8 @@ group.add_command(dev)
 
 
 def _make_local(info: ScriptInfo) -> FlaskBridge | None:
+    from serve_bridge.adapters.flask.flask_bridge import FlaskBridge, bridge_of
+
     app = info.load_app()
     bridge = bridge_of(app)
     if bridge is not None and not bridge.is_local:
@@ -155,6 +160,8 @@ def _start(bridge: FlaskBridge) -> None:
 
 
 def _bridge() -> FlaskBridge:
+    from serve_bridge.adapters.flask.flask_bridge import bridge_of
+
     bridge = bridge_of(current_app)
     if bridge is None:
         raise click.UsageError("this app has no serve_bridge; call ServeBridge().init_app(app)")

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from flask import Flask, current_app, has_request_context, request
+from flask import current_app, has_request_context, request
 
-from serve_bridge.adapters.bridge.bridge import Bridge
-from serve_bridge.adapters.flask.settings import Settings
 from serve_bridge.context import add_request_id_source, new_request_id, valid_request_id
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
 
 EXTENSION: Final = "serve_bridge"
 
 
 _KEY: Final = "serve_bridge.running_request"
 """Key in `request.environ` of the id of a request, once something has asked for it."""
-
-
-class FlaskBridge(Bridge):
-    """The bridge of one app.
-
-    Attributes:
-        settings: What the app's configuration said.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(
-            settings.address,
-            name=settings.name,
-            runtime=settings.runtime,
-            timeout_s=settings.timeout_s,
-            declared=lambda: settings.backends,
-        )
-        self.settings = settings
 
 
 def current_bridge() -> Bridge:
@@ -44,7 +27,7 @@ def current_bridge() -> Bridge:
     bridge = current_app.extensions.get(EXTENSION)
     if bridge is None:
         raise RuntimeError("this app has no serve_bridge; call ServeBridge().init_app(app) first")
-    return cast(Bridge, bridge)
+    return cast("Bridge", bridge)
 
 
 def running_request() -> str | None:
@@ -60,14 +43,3 @@ def running_request() -> str | None:
 
 # Flask knows the current request better than a context variable of ours, which a streamed response would outlive.
 add_request_id_source(running_request)
-
-
-def bridge_of(app: Flask) -> FlaskBridge | None:
-    """Return the bridge that `init_app` made for *app*."""
-    bridge = app.extensions.get(EXTENSION)
-    return bridge if isinstance(bridge, FlaskBridge) else None
-
-
-def project_of(app: Flask) -> str:
-    """Return the name under which *app* deploys: its import name, or its file's name if that is `__main__`."""
-    return app.name

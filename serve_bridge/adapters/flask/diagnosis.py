@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 from flask import Flask
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
-from serve_bridge.adapters.flask.current_bridge import FlaskBridge, project_of
+from serve_bridge.adapters.flask.flask_bridge import FlaskBridge, project_of
 from serve_bridge.cli.verbs import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flask import Blueprint, Flask
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
 from serve_bridge.adapters.bridge.patterns import refuse_braces
 from serve_bridge.adapters.flask.commands import group
-from serve_bridge.adapters.flask.current_bridge import EXTENSION, FlaskBridge, current_bridge
+from serve_bridge.adapters.flask.current_bridge import EXTENSION, current_bridge
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name
 from serve_bridge.adapters.flask.settings import PREFIX, ROUTE_EXTRA, read_settings
 from serve_bridge.adapters.flask.view import ForwardingView, answer_unavailable, show_request_id
-from serve_bridge.client.client import Client
-from serve_bridge.client.handle import Handle
 from serve_bridge.config.checks import listed
 from serve_bridge.errors import UNAVAILABLE
 from serve_bridge.printable import shown
+
+if TYPE_CHECKING:
+    from serve_bridge.client.client import Client
+    from serve_bridge.client.handle import Handle
 
 _LATE: Final = (
     "this ServeBridge was registered with an app already, which would not get the rule; call `bridge.route` before "
@@ -74,6 +76,9 @@ class ServeBridge:
         """
         if EXTENSION in app.extensions:
             return
+        # Late: importing the adapter loads no client. Here it is loaded before a web server forks.
+        from serve_bridge.adapters.flask.flask_bridge import FlaskBridge
+
         settings = read_settings(app)
         settings = replace(settings, backends=(*self._backends, *settings.backends))
         check_patterns(app, self._routes, "route")

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Scope
@@ -27,15 +27,15 @@ from starlette.types import ASGIApp, Scope
 from serve_bridge.adapters.asgi import application as asgi
 from serve_bridge.adapters.asgi.application import ForwardingApp, ServeBridgeMiddleware
 from serve_bridge.adapters.asgi.exchange import running_loop
-from serve_bridge.adapters.asgi.view_handle import ViewHandle, unavailable_in_app
-from serve_bridge.adapters.bridge.bridge import Bridge
+from serve_bridge.adapters.asgi.unavailable import unavailable_in_app
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
 from serve_bridge.adapters.starlette.fastapi_endpoint import Operation, operation_of
-from serve_bridge.client.call_options import CallOptions
-from serve_bridge.client.client import link_of
-from serve_bridge.client.handle import Handle
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.printable import shown
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
+    from serve_bridge.client.handle import Handle
 
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
 
@@ -123,6 +123,8 @@ def get_handle(
     """
     if not isinstance(endpoint, str):
         raise TypeError(f"get_handle needs the name of an endpoint, got {shown(endpoint)}")
+    from serve_bridge.client.call_options import CallOptions  # late: importing the adapter loads no client
+
     given = {"method_name": method_name, "shard_key": shard_key, "http_method": http_method, "timeout_s": timeout_s}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = CallOptions(**chosen, http_headers=http_headers)  # what is wrong shows here, and not with a request
@@ -133,11 +135,10 @@ def get_handle(
         bridge = _bridge_of(connection)
         with unavailable_in_app():
             client = await bridge.aclient()
-        return ViewHandle(
-            link_of(client),
-            endpoint,
-            options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s),
-        )
+        from serve_bridge.adapters.asgi.view_handle import view_handle  # late: it is loaded with the bridge
+
+        own = options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s)
+        return view_handle(client, endpoint, own)
 
     return handle
 

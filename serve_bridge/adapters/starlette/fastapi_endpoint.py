@@ -17,7 +17,7 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from starlette.datastructures import FormData
@@ -27,7 +27,6 @@ from starlette.types import Receive, Scope, Send
 
 from serve_bridge.adapters.asgi.exchange import Requester, ask, consumed, http_exception, send_answer
 from serve_bridge.adapters.bridge.asgi_scope import readable
-from serve_bridge.adapters.bridge.bridge import Bridge
 from serve_bridge.adapters.bridge.file_body import receive_from
 from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
@@ -41,6 +40,9 @@ from serve_bridge.adapters.starlette.response_model import (
     without_length,
 )
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
 
 Operation = Callable[..., Coroutine[Any, Any, Any]]
 
