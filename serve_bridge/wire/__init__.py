@@ -1,1 +1,1 @@
-"""The data plane: frames and streams without I/O, authentication, and the connections over them. Knows no endpoint."""
+"""The data plane. Runs in every process; knows frames, streams and connections; must not know endpoints or routing."""

@@ -17,7 +17,7 @@ class Connection(Protocol):
     """The blocking connection that an answer arrives on."""
 
     def read_into(self, answer: BlockingAnswer) -> None:
-        """Wait for the next frames, and give *answer* what is in them."""
+        """Wait for the next frames, and give them to *answer*."""
 
     def give_credit(self, stream: Stream, size: int) -> None:
         """Let the replica send *size* bytes more."""
@@ -27,15 +27,16 @@ class Connection(Protocol):
 
 
 class BlockingAnswer:
-    """An answer of which at least the head is here; its body comes as it is asked for.
+    """An answer whose head has arrived. The body is read from the connection as the caller asks for it.
 
     Attributes:
-        begun: Whether the head has come.
-        broken: Why no more will come than has, if it broke off.
-        ended: Whether all of it has come.
-        head: The head.
-        load: What the replica reported with the last frame.
-        deadline, on_silence: As `BlockingConnection.exchange` got them.
+        begun: Whether the head has arrived.
+        broken: The reason if the answer ended early; otherwise None.
+        ended: Whether all of the answer has arrived.
+        head: The head as bytes.
+        load: The load that the replica reported with the last frame.
+        deadline: End of the answer's time, by `time.monotonic`.
+        on_silence: See `BlockingConnection.exchange`.
     """
 
     __slots__ = (
@@ -67,24 +68,25 @@ class BlockingAnswer:
         self._taken = 0
 
     def take(self, frame: Frame) -> None:
-        """Take in a frame of this answer."""
+        """Add a frame to this answer."""
         if not self.begun:
             self.begun = True
             self.head = frame.payload
         elif self._stream.space is not None:
             self._stream.fill(frame.payload)
             self._taken += len(frame.payload) + frame.placed + FRAME_COST
-        elif frame.payload:  # the last one often has none
+        elif frame.payload:  # the last frame often has no payload
             self._parts.append(frame.payload)
         if frame.flags & END:
             self.ended = True
             self.load = frame.load
 
     def next_part(self) -> bytes | None:
-        """Return the next part of the body, of whatever size; None after the last.
+        """Return the next part of the body, as it arrived; None after the last.
 
         Raises:
-            Lost, DeadlineExceeded: It broke off, after all that had come; the connection is closed.
+            Lost, DeadlineExceeded: The answer ended early. All parts that arrived were returned before; the connection
+                is closed.
         """
         while not self._parts and not self.ended:
             self._more()
@@ -95,11 +97,11 @@ class BlockingAnswer:
         return part
 
     def read(self, size: int) -> memoryview:
-        """Return the whole body, which the head said has *size* bytes; it is written to its place as it comes.
+        """Return the whole body, which has *size* bytes by its head. It is read into one buffer without a copy.
 
         Raises:
-            ProtocolError: It has another size.
-            MemoryError: There is no room for it.
+            ProtocolError: The body has another size.
+            MemoryError: This process lacks memory for the body.
             Lost, DeadlineExceeded: As `next_part`.
         """
         body = self._stream.space = space_for(size)
@@ -114,7 +116,7 @@ class BlockingAnswer:
         return body
 
     def receive(self, size: int) -> None:
-        """Wait until all of the body is here, which has *size* bytes; `next_part` returns it then.
+        """Wait until the whole body of *size* bytes has arrived. `next_part` then returns it without waiting.
 
         Raises:
             Lost, DeadlineExceeded: As `next_part`.
@@ -126,7 +128,7 @@ class BlockingAnswer:
 
     @property
     def space(self) -> memoryview | None:
-        """Return what is still to be filled of the body that is being read."""
+        """Return the unfilled rest of the buffer that `read` fills; None if `read` does not run."""
         return self._stream.space
 
     def _more(self) -> None:

@@ -1,9 +1,9 @@
-"""The caller's end of a connection on a blocking socket: one request at a time, in the thread that asks.
+"""The caller's end of a connection on a blocking socket: one request at a time, in the calling thread.
 
-It speaks the same frames through the same `CallerSession` as the asyncio connection. A synchronous caller saves two
-thread switches so, about half of its time.
+It uses the same frames and the same `CallerSession` as the asyncio connection. Compared with that one, a synchronous
+caller saves two thread switches, about half of its time.
 
-Rule 1: one thread at a time; after any error the connection is closed and not used again.
+Rule 1: one thread at a time uses a connection. After any error the connection is closed and not used again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, Stream
 
 RECEIVE_BYTES: Final = 256 * 1024
 ASK_AFTER_SILENCE_S: Final = 1.0
-"""How long a caller waits before it asks others whether the replica still lives."""
+"""Seconds of silence after which a caller asks the rest of its process whether the replica still lives."""
 _TIMEVAL = struct.Struct("@ll")
 _Read = TypeVar("_Read", bytes, int)
 
@@ -42,15 +42,16 @@ class BlockingConnection:
     """A connection to one replica, for one request at a time.
 
     Attributes:
-        closed: It cannot be used any more.
+        closed: Whether the connection is unusable for another request.
     """
 
     def __init__(self, address: SocketAddress, key: Key, generation: str, role: Role) -> None:
-        """Connect, and prove each other.
+        """Connect to *address*. Both ends prove that they belong to the instance.
 
         Raises:
-            Lost: No process answers there; nothing was sent. It is `Shortage` if this process lacks what it takes.
-            AuthenticationError: Somebody else answers there.
+            Lost: No process answers; nothing was sent. It is a `Shortage` if this process lacks memory, file
+                descriptors or ports.
+            AuthenticationError: A process outside the instance answers.
         """
         self.closed = False
         self._session: CallerSession[Stream] = CallerSession()
@@ -78,14 +79,18 @@ class BlockingConnection:
     def exchange(
         self, kind: Kind, head: bytes, timeout_s: float, on_silence: Callable[[], None] | None = None
     ) -> BlockingAnswer:
-        """Send a request that is all head; return its answer as soon as the head of that is here.
+        """Send a request without DATA frames; return its answer as soon as the head of the answer arrives.
 
-        *on_silence* is called whenever nothing was heard for `ASK_AFTER_SILENCE_S`.
+        Args:
+            kind: REQUEST or CALL.
+            head: The head of the request.
+            timeout_s: Seconds for the whole answer.
+            on_silence: Called each time the replica was silent for `ASK_AFTER_SILENCE_S`.
 
         Raises:
-            Rejected: Nothing was started; the connection stays usable.
-            Lost: The connection ended first; `started` says what is known.
-            DeadlineExceeded: No answer within *timeout_s*; closing the connection cancels the work.
+            Rejected: The replica has started nothing. The connection stays usable.
+            Lost: The connection ended first; `started` tells whether the request may have run.
+            DeadlineExceeded: No answer came within *timeout_s*. The connection is closed, which cancels the work.
         """
         deadline = time.monotonic() + timeout_s
         stream = Stream(self._session.next_id(), State.WAITING, send_window=0, recv_window=ANSWER_WINDOW)
@@ -107,15 +112,11 @@ class BlockingConnection:
         return answer
 
     def read_into(self, answer: BlockingAnswer) -> None:
-        """Wait for the next frames, and give *answer* what is in them.
-
-        Raises:
-            As `exchange`.
-        """
+        """Wait for the next frames, and give them to *answer*; raises as `exchange` does."""
         data = self._read_body(answer) if answer.space else self._receive(answer, self._recv)
         for stream, frame in self._session.feed(data):
             if stream is None:
-                # The answer under way still comes; nothing is asked after it.
+                # After GOAWAY the current answer still arrives, but the connection takes no other request.
                 self.closed = self.closed or frame.kind == Kind.GOAWAY
             elif frame.kind == Kind.REJECT:
                 raise rejected(frame)
@@ -127,10 +128,10 @@ class BlockingConnection:
             self._socket.close()
 
     def _read_body(self, answer: BlockingAnswer) -> bytes:
-        """Read what comes next to where it belongs, if it does; return what does not."""
+        """Read the next bytes into the buffer of the body. Return the bytes that do not belong there."""
         reader = self._session.reader
         if reader.space is None or not self._is_unix:
-            # After a header alone: a payload may follow that has a place.
+            # Read a header alone, because its payload may belong into the buffer.
             size = HEADER_BYTES if self._is_unix else RECEIVE_BYTES
             return self._receive(answer, partial(self._socket.recv, size))
         while not reader.filled(self._receive(answer, partial(self._socket.recv_into, reader.space))):
@@ -143,7 +144,7 @@ class BlockingConnection:
         self._send(encode(Kind.CREDIT, stream.id, CREDIT.pack(size)))
 
     def close(self) -> None:
-        """Close at once, without a word."""
+        """Close the socket at once, without sending anything."""
         self.closed = True
         if hasattr(self, "_socket"):
             self._socket.close()
@@ -156,7 +157,7 @@ class BlockingConnection:
         try:
             sent = self._socket.send(frame)
         except OSError as error:
-            # A local peer that has gone refuses the first byte; over TCP the network may have taken it.
+            # A unix socket whose peer has gone refuses the first byte. Over TCP, the bytes may have reached the peer.
             raise Lost("no" if self._is_unix else "unknown", f"the replica has gone: {error}") from error
         if sent < len(frame):
             try:
@@ -175,13 +176,13 @@ class BlockingConnection:
             if quiet and not self._is_unix:
                 self._ask_host()
             remaining = min(remaining, ASK_AFTER_SILENCE_S)
-            # The kernel's own time-out: Python's costs a poll() before every read. Set anew only where it matters.
+            # Use the kernel's timeout, because Python's costs a poll() before every read. Set it only if it differs.
             if abs(self._timeout_s - remaining) > 0.005 + 0.01 * remaining:
                 self._set_timeout(remaining)
             try:
                 data = read()
             except BlockingIOError:
-                self._timeout_s = 0.0  # it was a little short, or this was the deadline
+                self._timeout_s = 0.0  # so that the next turn sets it: the old timeout may end just before the deadline
                 quiet = True
                 continue
             except OSError as error:
@@ -193,7 +194,7 @@ class BlockingConnection:
                 return data
 
     def _ask_host(self) -> None:
-        """Send a TCP peer that says nothing a ping, which its host acknowledges even if its process hangs.
+        """Send a silent TCP peer a ping. The peer's host acknowledges it even if the peer's process hangs.
 
         Raises:
             Lost: The host has acknowledged nothing for `HOST_GONE_AFTER_S`.
@@ -212,7 +213,11 @@ class BlockingConnection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
     def _check_alive(self) -> None:
-        """Find out what a TCP peer said since the last answer: nothing, if it lives and stays."""
+        """Check that a TCP peer has sent nothing since the last answer. A closed or departing peer has.
+
+        Raises:
+            Lost: The replica has closed the connection, or is going away.
+        """
         try:
             data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:

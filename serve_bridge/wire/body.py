@@ -1,8 +1,7 @@
-"""Bodies on a stream, sent and read with back-pressure, and the ways in which an exchange can end early.
+"""Bodies on a stream, sent and read with back-pressure.
 
-Rule 1: a body is sent by one task at a time; several may wait for its next piece, and each goes to one of
-    them.
-Rule 2: credit goes back only once a piece was taken, and only while the peer may still use it.
+Rule 1: one task at a time sends a body. Several tasks may wait for the next piece, and each piece goes to one of them.
+Rule 2: the peer gets credit only after a task has taken a piece, and only while the peer can still use it.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
 from serve_bridge.wire.transport import UNCOPIED_BYTES, FrameTransport
 
 CHUNK_BYTES: Final = 125 * 1024
-"""The longest piece of a body: eight of them, with what each costs, make a window, and two what uvloop reads at once.
+"""Upper limit for a piece of a body, in bytes.
 
-A block above 128 KiB would come from the system, and go back there, page by page (see mallopt(3)).
+Eight pieces with their `FRAME_COST` fill a window, and two fill one read of uvloop. A block above 128 KiB would be
+slower: the allocator gets it from the system and returns it page by page (see mallopt(3)).
 """
 MAX_MESSAGE_BYTES: Final = 2 << 30
+"""Upper limit for a message, in bytes, unless the reader sets another one."""
 
 
 class BodyStream(Stream):
-    """A stream whose ends send and read bodies; both ends share this."""
+    """A stream that sends and reads bodies; the base of the streams at both ends."""
 
     __slots__ = ("_chunks", "_consumed", "_credit", "_end", "_readers", "connection")
 
@@ -45,53 +46,53 @@ class BodyStream(Stream):
 
     @property
     def body_ended(self) -> bool:
-        """Whether nothing more of the peer's body will come."""
+        """Whether the peer's body has ended, completely or early."""
         return self._end is not False
 
     def may_send(self) -> bool:
-        """Whether the peer still takes body bytes on this stream."""
-        raise NotImplementedError  # abstract: the two ends end differently
+        """Return whether the peer still takes body bytes on this stream."""
+        raise NotImplementedError  # abstract: the two ends have different states
 
     def may_receive(self) -> bool:
-        """Whether the peer may still use credit on this stream."""
+        """Return whether the peer can still use credit on this stream."""
         raise NotImplementedError  # abstract
 
-    # what the connection reports
+    # calls of the connection
 
     def put(self, frame: Frame) -> None:
-        """Take in a DATA frame."""
+        """Add a DATA frame to the peer's body."""
         if self._end:
-            return  # nobody wants it any more
+            return  # the reader does not want the body any more
         if self.space is not None:
             self._fill(frame)
         else:
             if not self._chunks:
                 if self._chunks is _NOTHING:
                     self._chunks = deque()
-                self._wake_readers()  # those who wait do so since there was nothing
+                self._wake_readers()  # readers wait only while there is no piece
             self._chunks.append(frame)
         if frame.flags & END:
             self.end_body()
 
     def place(self, size: int) -> memoryview | None:
-        """See `Stream.place`; the connection reads straight to it."""
+        """Do as `Stream.place`, and let the connection read straight into the buffer."""
         found = super().place(size)
         if found is not None:
             self.connection.receive_in_bulk()
         return found
 
     def end_body(self, error: BaseException | None = None) -> None:
-        """Nothing more will come: the body is whole, or readers get *error* after what has come."""
+        """End the peer's body. Readers get the pieces that have arrived, and then *error* if the body is incomplete."""
         if not self._end:
             self._end = error or True
             self._wake_readers()
 
     def drop(self) -> None:
-        """Forget the pieces of the peer's body that were not read yet."""
+        """Drop the unread pieces of the peer's body."""
         self._chunks = _NOTHING
 
     def wake_sender(self) -> None:
-        """Credit has come, or the stream has ended."""
+        """Let the waiting sender check its credit and the stream again."""
         if self._credit is not None and not self._credit.done():
             self._credit.set_result(None)
 
@@ -103,15 +104,16 @@ class BodyStream(Stream):
     # sending
 
     async def send_segments(self, segments: Sequence[Segment], *, end: bool) -> None:
-        """Send *segments* as one message of DATA frames, as credit and the socket allow.
+        """Send *segments* as one message of DATA frames, as fast as credit and the socket allow.
 
-        Without *end* nothing of them is needed any more on return; they are views of what may change then.
+        With *end*, the message ends the body. Without *end*, the segments may change after the return: no frame refers
+        to them any more.
 
         Raises:
-            Lost: The peer wants no more of it, or has gone.
+            Lost: The peer does not want more of the body, or has gone.
         """
         if len(segments) == 1 and type(short := segments[0]) is bytes and len(short) < UNCOPIED_BYTES:
-            await self._send_piece(short, END if end else 0)  # the usual event or token: copied, and done with
+            await self._send_piece(short, END if end else 0)  # the usual event or token, which is copied
             return
         pieces = [piece for segment in segments for piece in _pieces(memoryview(segment).cast("B"))]
         last = pieces.pop() if pieces else memoryview(b"")
@@ -122,10 +124,10 @@ class BodyStream(Stream):
             await self.connection.writable()
 
     async def accepted(self) -> None:
-        """Wait for the first credit: the peer has accepted the request and wants its body.
+        """Wait for the first credit, by which the peer accepts the request and asks for its body.
 
         Raises:
-            Lost: It does not.
+            Lost: The peer does not want the body.
         """
         await self._window_of(1)
 
@@ -152,7 +154,7 @@ class BodyStream(Stream):
     # reading
 
     async def next_chunk(self) -> bytes | None:
-        """Return the next piece of the peer's body, which gives credit for more; None after the last."""
+        """Return the next piece of the peer's body, and give credit for it; None after the last."""
         while (frame := await self.next_frame()) is not None:
             if frame.payload:
                 return frame.payload
@@ -167,7 +169,7 @@ class BodyStream(Stream):
         """Iterate the peer's messages, each as one buffer.
 
         Raises:
-            ProtocolError: One is larger than *limit*.
+            ProtocolError: A message is longer than *limit* bytes.
         """
         message = bytearray()
         while (frame := await self.next_frame()) is not None:
@@ -179,11 +181,11 @@ class BodyStream(Stream):
                 message = bytearray()
 
     async def read(self, size: int) -> memoryview:
-        """Return the whole body, which the head said has *size* bytes; it is written to its place as it comes.
+        """Return the whole body, which has *size* bytes by its head. It is read into one buffer without a copy.
 
         Raises:
-            ProtocolError: It has another size.
-            MemoryError: There is no room for it.
+            ProtocolError: The body has another size.
+            MemoryError: This process lacks memory for the body.
         """
         body = self.space = space_for(size)
         try:
@@ -200,7 +202,7 @@ class BodyStream(Stream):
             self.space = None
 
     def _fill(self, frame: Frame) -> None:
-        """Write what *frame* brings to the body that is being read, unless that was done as it came."""
+        """Copy the payload of *frame* into the buffer, unless the connection has read it there."""
         try:
             self.fill(frame.payload)
         except ProtocolError as error:
@@ -208,7 +210,10 @@ class BodyStream(Stream):
         self._return_credit(len(frame.payload) + frame.placed + FRAME_COST)
 
     async def next_frame(self) -> Frame | None:
-        """Return the next DATA frame, which gives credit for more; None after the last. To cancel loses nothing."""
+        """Return the next DATA frame, and give credit for it; None after the last.
+
+        Cancellation is safe: no frame is lost.
+        """
         while not self._chunks:
             if isinstance(self._end, BaseException):
                 raise self._end
@@ -220,7 +225,7 @@ class BodyStream(Stream):
         return frame
 
     def joined(self, frame: Frame) -> bytes:
-        """Return the bytes of *frame* and of the short ones that wait behind it: to pass them on is one write then."""
+        """Return the bytes of *frame* and the short frames that wait behind it, so that one write can pass them on."""
         chunks = self._chunks
         if not chunks:
             return frame.payload
@@ -250,20 +255,22 @@ class BodyStream(Stream):
 
     def _return_credit(self, size: int) -> None:
         self._consumed += size
-        # Every frame of credit costs both sides; a quarter of the window keeps the sender busy.
+        # A CREDIT frame costs both ends, so credit is given for a quarter of the window at a time. The other three
+        # quarters keep the sender busy until then.
         if self._consumed >= ANSWER_WINDOW // 4 and self.may_receive():
             self.give_credit(self._consumed)
             self._consumed = 0
 
     def give_credit(self, size: int) -> None:
-        """Let the peer send *size* more."""
+        """Let the peer send *size* bytes more."""
         self.recv_window += size
         self.connection.send(encode(Kind.CREDIT, self.id, CREDIT.pack(size)))
 
 
 _NOTHING: Final[deque[Frame]] = deque(maxlen=0)
 _NOBODY: Final[list[asyncio.Future[None]]] = []
-"""They stand for the pieces and the readers of all streams that have none: most bodies are within a head's frame."""
+"""Shared stand-ins for the pieces and the readers of a stream without any. Most bodies travel in the frame of their
+head, so most streams need neither."""
 
 
 def _pieces(view: memoryview) -> list[memoryview]:

@@ -1,4 +1,4 @@
-"""Reading of long bodies: the kernel writes them straight to where they belong."""
+"""Reading of long bodies without a copy: the kernel writes them straight into the buffer of the body."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Receiver(Protocol):
         """See `asyncio.BaseProtocol`."""
 
     def bulk_received(self, data: bytes) -> None:
-        """Handle *data*, and the payload that was read to its place."""
+        """Handle *data*, and the payload that was read into its buffer."""
 
 
 class BulkReceiver(asyncio.BufferedProtocol):
-    """Stands in for a connection while long bodies come in: the kernel writes them to where they belong.
+    """The protocol of a connection's transport while long bodies arrive.
 
-    Headers are read alone, since a payload may follow that has a place.
+    It reads each frame header alone, because the payload after it may have a buffer of its own.
     """
 
     def __init__(self, connection: Receiver, reader: FrameReader) -> None:
@@ -39,12 +39,12 @@ class BulkReceiver(asyncio.BufferedProtocol):
         self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
-        """Return where the next bytes belong."""
+        """Return the buffer for the next bytes."""
         space = self._reader.space
         return self._header if space is None else space
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand over what is complete."""
+        """Give the connection each complete header or payload."""
         if self._reader.space is None:
             self._connection.bulk_received(bytes(self._header[:nbytes]))
         elif self._reader.filled(nbytes):

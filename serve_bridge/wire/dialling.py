@@ -31,16 +31,16 @@ SHORT_AGAIN_S: Final = 1.0
 
 
 class NoListener(Lost):
-    """There is no socket at the address, or no process behind it."""
+    """The address has no socket, or no process listens on it."""
 
 
 async def dial(address: SocketAddress, key: Key, generation: str, role: Role) -> CallerConnection:
-    """Connect to *address* and prove each other.
+    """Connect to *address*. Both ends prove that they belong to the instance.
 
     Raises:
-        Lost: No process answers there; nothing was sent. It is `NoListener` if that is why, and `Shortage` if this
-            process lacks what a connection takes.
-        AuthenticationError: Somebody else answers there.
+        Lost: No process answers; nothing was sent. It is a `NoListener` if no process listens, and a `Shortage` if this
+            process lacks memory, file descriptors or ports.
+        AuthenticationError: A process outside the instance answers.
     """
     try:
         return await _dial_any(address, key, generation, role)
@@ -59,13 +59,13 @@ async def _dial_any(address: SocketAddress, key: Key, generation: str, role: Rol
 
 
 def places_of(address: SocketAddress) -> list[str | tuple[str, int]]:
-    """Return where to dial *address*, best first: its unix socket if one lies there, and TCP.
+    """Return the places to dial for *address*, best first: the unix socket if its file exists, then TCP.
 
-    A socket that lies there may be what a process has left that was killed, or be another host's of the same path. Then
-    no process listens there, or another one does, and the next place counts.
+    The file may be left over from a killed process. With a shared path it may also belong to a process on another host.
+    In both cases the unix socket fails, and the caller must try the next place.
 
     Raises:
-        NoListener: Neither is there.
+        NoListener: The address has neither.
     """
     found: list[str | tuple[str, int]] = [address.unix] if os.path.exists(address.unix) else []
     if address.tcp is not None:
@@ -99,9 +99,10 @@ async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: s
 
 
 async def dial_running(address: SocketAddress, key: Key, generation: str, role: Role) -> CallerConnection:
-    """Do as `dial` does, for a process that has run until now: while it listens, it is only slow to answer.
+    """Do as `dial` does, but retry, because the process ran until now and may only be slow.
 
-    One handshake has a second, so that strangers hold no connection; a machine that has stood still takes longer.
+    A handshake times out after one second, so that strangers cannot hold connections. A machine that was suspended
+    needs longer. A process that does not listen is not dialled again.
     """
     for _ in range(TRIES - 1):
         try:
@@ -116,11 +117,11 @@ async def dial_running(address: SocketAddress, key: Key, generation: str, role: 
 
 
 def connect(address: SocketAddress) -> socket.socket:
-    """Return a blocking socket that is connected to *address*. Nothing is proved yet.
+    """Return a blocking socket that is connected to *address*. The handshake is still to follow.
 
     Raises:
-        OSError: No process answers there, or this process lacks what a connection takes.
-        AuthenticationError: Another user's process answers there.
+        OSError: No process answers, or this process lacks memory, file descriptors or ports.
+        AuthenticationError: A process of another user answers.
     """
     try:
         return _connect_to_any(address)

@@ -1,8 +1,8 @@
 """Claims of a directory of sockets by the processes that listen in it.
 
-Rule 1: a claim is a lock on a file in the directory. The kernel releases it when its holder ends, however that ends; a
-process that is slow to answer holds it, and so does one that has not begun to listen.
-Rule 2: a directory is removed by a process that has the lock to itself, or by the instance that owns the directory.
+Rule 1: a claim is a shared lock on a file in the directory. The kernel releases the lock when the process ends, even if
+    it is killed. A process holds its claim while it is slow, and before it listens.
+Rule 2: a process removes a directory only if no other process has a claim, or if its instance owns the directory.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ _LOCK: Final = "lock"
 
 
 class Claim:
-    """A share in the lock of a directory, until it is released; as a context manager, for the time of the block.
+    """A shared lock on a directory, held until `release` or the end of a `with` block.
+
+    If the block raises, the directory is removed unless another process has a claim.
 
     Attributes:
-        directory: What is claimed.
+        directory: The claimed directory.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Make *directory*, unless it is there, and take the share.
+        """Make *directory* if it does not exist, and take the lock.
 
         Raises:
-            OSError: The directory is not this user's alone, or the lock is a link.
+            OSError: Other users can open the directory, or the lock file is a link.
         """
         self.directory = directory
         self._lock: int | None = None
-        while self._lock is None:  # another process may be removing what a dead one has left under that name
+        while self._lock is None:  # another process may just remove the directory of a dead process
             private_directory(directory)
             self._lock = _locked(directory, fcntl.LOCK_SH, os.O_CREAT)
 
     def release(self) -> None:
-        """Give the share back; twice is once."""
+        """Release the lock. A second call does nothing."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -54,10 +56,10 @@ class Claim:
 
 
 def remove_unclaimed(directory: Path) -> None:
-    """Remove *directory* with what is in it if it has a lock that no process holds."""
+    """Remove *directory* and its files if it has a lock file and no process holds the lock."""
     try:
         lock = _locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a process holds it, or it is not a file of ours
+    except OSError:  # a process holds the lock, or the file belongs to another user
         return
     if lock is not None:
         shutil.rmtree(directory, ignore_errors=True)
@@ -65,7 +67,7 @@ def remove_unclaimed(directory: Path) -> None:
 
 
 def _locked(directory: Path, operation: int, flags: int = 0) -> int | None:
-    """Return a descriptor of the lock of *directory*; None if the file is not there, or no longer."""
+    """Return a descriptor of the lock file of *directory*; None if the file does not exist or was just removed."""
     path = directory / _LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)

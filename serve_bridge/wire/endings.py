@@ -1,4 +1,4 @@
-"""How an exchange on the data plane can end early: rejected, lost or aborted."""
+"""The ways in which a request on the data plane can end early: rejected, lost or aborted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from serve_bridge.wire.heads import Rejection
 
 
 class Rejected(Exception):
-    """The replica refused the request before anything ran."""
+    """The replica refused the request before any user code ran."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection)
@@ -14,7 +14,12 @@ class Rejected(Exception):
 
 
 class Lost(Exception):
-    """The connection ended first. *started* is "no" where that is proved, else "unknown"."""
+    """The connection ended before the answer.
+
+    Attributes:
+        started: "no" if the request provably did not start; otherwise "unknown".
+        why: The reason, for an error text.
+    """
 
     def __init__(self, started: str, why: str) -> None:
         super().__init__(started, why)
@@ -26,4 +31,4 @@ class Lost(Exception):
 
 
 class Aborted(Exception):
-    """The answer ended before it was whole: the replica broke it off, or the caller gave it up."""
+    """The answer is incomplete, because the replica aborted it or the caller gave it up."""

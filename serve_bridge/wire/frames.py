@@ -1,15 +1,15 @@
-"""Frames: how bytes on a data-plane connection are cut up.
+"""Frames, the units into which the bytes on a data-plane connection are cut.
 
-Rule 1: bytes in, frames out; no sockets, no clock.
-Rule 2: a length is checked before anything of that length is kept.
+Rule 1: the reader takes bytes and returns frames. It knows no socket and no clock.
+Rule 2: the length of a frame is checked before any of its payload is kept.
 
 A frame is a 16-byte header, little endian, and its payload::
 
     length u32 | kind u8 | flags u8 | load u16 | stream u64 | payload
 
-Numbers of streams are never used again, and 64 bits last longer than any connection.
+A connection never uses the number of a stream twice, and it never runs out of 64-bit numbers.
 
-The shape, many streams on one connection with frames that open, feed and end them, is HTTP/2's (RFC 9113).
+The design is that of HTTP/2 (RFC 9113): many streams on one connection, with frames that open, feed and end them.
 """
 
 from __future__ import annotations
@@ -26,44 +26,53 @@ from serve_bridge.errors import ProtocolError, SerializationError
 HEADER: Final = struct.Struct("<IBBHQ")
 HEADER_BYTES: Final = 16
 MAX_PAYLOAD: Final = 1 << 20
+"""Upper limit for the payload of a frame, in bytes."""
 MAX_LOAD: Final = 0xFFFF
+"""Upper limit for the load in a header."""
 
 END: Final = 1
-"""Flag: the sender says nothing more on this stream."""
+"""Flag: the sender's last frame on this stream."""
 MORE: Final = 2
-"""Flag on DATA: the message goes on in the next DATA frame."""
+"""Flag on DATA: the message continues in the next DATA frame."""
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """The type of a frame."""
 
     REQUEST = 1
-    """Caller: opens a stream with an HTTP request; never leads to pickle."""
+    """From the caller: opens a stream with an HTTP request. Its content is never unpickled."""
     CALL = 2
-    """Caller: opens a stream with a Python call; refused on connections of the role "edge"."""
+    """From the caller: opens a stream with a Python call. Connections of the role "edge" must not send it."""
     DATA = 3
-    """Both: a piece of the body."""
+    """From both: a piece of the body."""
     RESPONSE = 4
-    """Replica: the head of the answer."""
+    """From the replica: the head of the answer."""
     REJECT = 5
-    """Replica: refused before anything ran; proves "not started"."""
+    """From the replica: it refused the request, so no user code ran."""
     CANCEL = 6
-    """Caller: the answer is no longer wanted, or the rest of the body will not come."""
+    """From the caller: it does not want the answer any more, or will not send the rest of the body."""
     ABORT = 7
-    """Replica: the answer ends here, unfinished."""
+    """From the replica: the answer ends here, incomplete."""
     CREDIT = 8
-    """Both: so many more body bytes may be sent on this stream."""
+    """From both: the peer may send more body bytes on this stream; the payload tells how many."""
     GOAWAY = 9
-    """Replica: no stream above this id was or will be accepted."""
+    """From the replica: it did not and will not accept any stream above this number."""
     PING = 10
+    """From the caller: asks for a PONG."""
     PONG = 11
+    """From the replica: answers a PING."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One frame as it came off the wire; plain ints, since an enum's members are slow to make.
+    """One received frame.
 
     Attributes:
-        placed: Bytes of payload that went to their place (see `FrameReader`) as they came; *payload* is empty then.
+        kind: A `Kind` as an int, because members of an enum are slow to make.
+        flags: `END`, `MORE` or both.
+        load: Number of requests that the replica serves.
+        stream: Number of the stream; 0 for a frame about the connection.
+        payload: The payload; empty if it was read into a buffer (see `FrameReader`).
+        placed: Bytes of payload that were read into a buffer.
     """
 
     kind: int
@@ -83,7 +92,7 @@ def encode(kind: int, stream: int, payload: bytes = b"", flags: int = 0, load: i
     """Return the bytes of one frame.
 
     Raises:
-        SerializationError: *payload* is larger than `MAX_PAYLOAD`; a peer would close the connection.
+        SerializationError: *payload* is larger than `MAX_PAYLOAD`. The peer would close the connection.
     """
     size = len(payload)
     if size > MAX_PAYLOAD:
@@ -92,22 +101,23 @@ def encode(kind: int, stream: int, payload: bytes = b"", flags: int = 0, load: i
 
 
 def encode_header(kind: int, stream: int, size: int, flags: int = 0, load: int = 0) -> bytes:
-    """Return the header of a frame whose payload, of *size* bytes, is sent behind it."""
+    """Return the header of a frame. The caller sends the payload of *size* bytes behind it."""
     return _pack(size, kind, flags, load, stream)
 
 
 Place = Callable[[int, int], memoryview | None]
+"""Returns the buffer for a payload, given its stream and its size in bytes; None if there is no buffer."""
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; keeps at most one unfinished frame.
+    """Cuts a byte stream into frames, and keeps at most one unfinished frame.
 
-    The payload of a DATA frame that comes in several pieces is written where *place* wants it, who is given the stream
-    and the payload's length; where that is nowhere, the pieces are joined. While `space` is not None the next bytes may
-    be read into it, past `feed`.
+    If the payload of a DATA frame arrives in several pieces, the reader asks *place* for a buffer. With a buffer, the
+    pieces are written into it; without one, they are joined. While `space` is not None, the caller may read the next
+    bytes straight into it, and then call `filled` instead of `feed`.
 
     Attributes:
-        space: Where the next bytes of a payload belong; None: nowhere in particular.
+        space: Unfilled rest of the buffer for the current payload; None if there is no buffer.
         amid: Whether the iterator of the last `feed` may have more frames.
     """
 
@@ -123,10 +133,10 @@ class FrameReader:
         self.amid = False
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that *data* completes; those that were not asked for come with the next *data*.
+        """Yield the frames that *data* completes. If the caller stops early, the next `feed` yields the other frames.
 
         Raises:
-            ProtocolError: Kind or flags are unknown, or the length is above `MAX_PAYLOAD`.
+            ProtocolError: The kind or the flags of a frame are unknown, or its length is above `MAX_PAYLOAD`.
         """
         offset = 0
         begun = self._begun
@@ -165,7 +175,7 @@ class FrameReader:
                 self._rest = data[offset:]
 
     def filled(self, size: int) -> bool:
-        """Note that *size* bytes were read into `space`; return whether the next `feed` has a frame to yield."""
+        """Note that *size* bytes were read into `space`. Return whether they complete a frame for the next `feed`."""
         assert self.space is not None
         self._missing -= size
         self.space = self.space[size:]

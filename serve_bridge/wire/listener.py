@@ -18,10 +18,15 @@ from serve_bridge.wire.replica_end import ReplicaConnection, Service
 from serve_bridge.wire.socket_files import bind_unix
 
 _BACKLOG = 1024
+"""Upper limit for connections that wait to be accepted, for each socket."""
 
 
 class Listener:
-    """The listening sockets of one service."""
+    """The listening sockets of one service, and the connections that callers have opened.
+
+    Attributes:
+        connections: The open connections.
+    """
 
     def __init__(self, service: Service, key: Key, generation: str, name: str) -> None:
         self._service = service
@@ -34,10 +39,15 @@ class Listener:
         self.connections: set[ReplicaConnection] = set()
 
     async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> SocketAddress:
-        """Listen in *directory*, and on *tcp_host* if given, at *tcp_port* if that is free there; return where.
+        """Listen on a unix socket in *directory*, and on TCP if *tcp_host* is given; return the address.
+
+        Args:
+            directory: Directory of the unix socket. It is made if it does not exist.
+            tcp_host: Address for TCP.
+            tcp_port: Port for TCP; another free port is used if it is taken. 0: any free port.
 
         Raises:
-            OSError: The path is too long, its directory open to others, or the address cannot be bound.
+            OSError: The path is too long, other users can open the directory, or the TCP address cannot be bound.
         """
         loop = asyncio.get_running_loop()
         unix = str(directory / f"{self._name}.sock")
@@ -66,7 +76,7 @@ class Listener:
         return await loop.create_server(self._connection, host, 0, backlog=_BACKLOG)
 
     def stop_accepting(self) -> None:
-        """Take no further connection and no further stream; what was accepted goes on."""
+        """Refuse new connections and remove the unix socket. Open connections stay open."""
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -75,12 +85,12 @@ class Listener:
             self._unix = ""
 
     def go_away(self) -> None:
-        """Tell every caller that no further stream will be accepted; each closes when its last one ends."""
+        """Tell every caller to open no more streams. Each connection closes when its last stream ends."""
         for connection in list(self.connections):
             connection.go_away()
 
     def close(self) -> None:
-        """Close everything at once."""
+        """Close all sockets and connections at once."""
         self.stop_accepting()
         for connection in list(self.connections):
             connection.close()

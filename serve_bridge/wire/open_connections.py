@@ -17,7 +17,7 @@ class Droppable(Protocol):
     """A connection that a forked child inherits."""
 
     def drop(self) -> None:
-        """Close this process's copy of the socket, and send nothing."""
+        """Close the child's copy of the socket without sending anything."""
 
 
 _open: Final[weakref.WeakSet[Droppable]] = weakref.WeakSet()

@@ -1,8 +1,8 @@
-"""Whether the host of a TCP peer is still there, as the kernel knows it.
+"""Facts about the peer of a socket that the kernel knows: the user and process of a unix peer, the host of a TCP peer.
 
-The kernel of a host acknowledges what arrives, whatever its processes do: one that hangs or was stopped still has its
-data acknowledged, or is full and has that said. Only a host that has gone, or a network that leads nowhere, says
-nothing. TCP itself gives up after `TCP_SILENCE_S` only, and then also on a peer whose process reads nothing.
+The kernel of the peer's host acknowledges all data that arrives, or answers that its buffer is full. It does so even if
+the peer's process hangs or was stopped. If nothing is acknowledged, the host has gone or the network is broken. TCP
+itself closes the connection only after `TCP_SILENCE_S`, and it also does so if the peer's process reads nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 from serve_bridge.errors import AuthenticationError
 
 HOST_GONE_AFTER_S: Final = 3.0
-"""Seconds in which nothing that was sent is acknowledged, after which the peer's host counts as gone.
+"""Seconds without an acknowledgement after which the peer's host counts as gone.
 
-The kernel has sent it at least four times by then.
+By then the kernel has sent the data at least four times.
 """
 HOST_GONE: Final = f"its host has acknowledged nothing for {HOST_GONE_AFTER_S:g} s"
 _UNACKNOWLEDGED: Final = struct.Struct("24xI28xI")
@@ -26,9 +26,9 @@ _UNACKNOWLEDGED: Final = struct.Struct("24xI28xI")
 
 
 def acknowledges_nothing(sock: Any, for_s: float) -> bool:
-    """Return whether packets are on their way to the peer of *sock*, and its host has acknowledged none for *for_s*.
+    """Return whether data was sent on *sock* and the peer's host has acknowledged nothing for *for_s* seconds.
 
-    It is False where the system does not tell, and for unix sockets.
+    The answer is False for unix sockets, and on systems other than Linux.
     """
     if sys.platform != "linux" or sock.family == socket.AF_UNIX:
         return False
@@ -40,17 +40,24 @@ def acknowledges_nothing(sock: Any, for_s: float) -> bool:
 
 
 SEND_BUFFER_BYTES: Final = 512 * 1024
-"""What the kernel may hold of a unix socket: with its default a long body is sent in twice as many steps."""
+"""Size in bytes of the kernel's send buffer of a unix socket. With the default size, a long body takes twice as many
+writes."""
 TCP_SILENCE_S: Final = 20
-"""A TCP peer that acknowledges nothing for so long is dead: its machine may have gone without a word."""
+"""Seconds without an acknowledgement after which the kernel closes a TCP connection. The peer's machine may have lost
+power, so it cannot close the connection itself."""
 _UCRED = struct.Struct("3i")
 
 
 def check_socket_peer(sock: Any) -> int | None:
-    """Refuse a unix peer of another user, and make room for what it is sent; have the kernel watch over a TCP peer.
+    """Refuse a unix peer of another user, and set the options of the socket.
+
+    A unix socket gets a large send buffer. For a TCP socket, the kernel watches whether the peer's host still answers.
 
     Returns:
-        The process id of a unix peer, where the system can tell (Linux).
+        The process id of a unix peer on Linux; otherwise None.
+
+    Raises:
+        AuthenticationError: The peer is another user.
     """
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -64,7 +71,7 @@ def check_socket_peer(sock: Any) -> int | None:
 
 
 def check_peer_uid(sock: Any) -> int | None:
-    """Refuse a unix peer of another user, and return its process id, where the system can tell (Linux).
+    """Refuse a unix peer of another user. Return the peer's process id on Linux, otherwise None.
 
     Raises:
         AuthenticationError: The peer is another user.

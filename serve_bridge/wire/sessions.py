@@ -1,7 +1,7 @@
-"""The streams of one connection, as the caller counts them and as the replica does.
+"""The streams of one connection, at the caller's end and at the replica's end.
 
-Rule 1: frames in, accepted frames out; no sockets, no clock.
-Rule 2: the tables in `stream_states` decide which frame is allowed.
+Rule 1: a session takes frames and returns the accepted ones. It knows no socket and no clock.
+Rule 2: the tables in `stream_states` decide which frames are allowed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from serve_bridge.wire.stream_states import CALLER, REPLICA, State, Table
 from serve_bridge.wire.streams import ANSWER_WINDOW, Stream
 
 MAX_STREAMS: Final = 1 << 16
-"""Streams that a caller may have open on one connection."""
+"""Upper limit for the open streams of one connection."""
 
 
 def _compiled(table: Table) -> dict[int, int]:
-    """Return *table* keyed by one plain int: hashing tuples of enum members costs more than all the rest."""
+    """Return *table* with one int as the key, because hashing a tuple of enum members costs more than all the rest."""
     return {int(state) << 16 | int(kind) << 8 | flags: int(after) for (state, kind, flags), after in table.items()}
 
 
@@ -33,7 +33,12 @@ S = TypeVar("S", bound=Stream)
 
 
 class CallerSession(Generic[S]):
-    """The caller's half of a connection: numbers streams, checks what comes back."""
+    """The caller's half of a connection. It numbers the streams and checks the replica's frames.
+
+    Attributes:
+        reader: Cuts the received bytes into frames.
+        streams: The open streams by their numbers.
+    """
 
     def __init__(self) -> None:
         self.reader = FrameReader(self._place)
@@ -50,16 +55,16 @@ class CallerSession(Generic[S]):
         return self._last
 
     def give_up(self, stream: S) -> None:
-        """Note that CANCEL is being sent for *stream*."""
+        """Note that the caller sends CANCEL for *stream*."""
         stream.state = _GIVEN_UP
 
     def refused_above(self, last: int) -> list[S]:
-        """Give up the streams above *last*, which GOAWAY says were not accepted, and return them.
+        """Give up the streams above *last*, which the replica has not accepted by its GOAWAY, and return them.
 
-        They stay until the replica's REJECT for each has come.
+        Each stays open until the replica's REJECT for it arrives.
 
         Raises:
-            ProtocolError: One of them was being answered.
+            ProtocolError: The answer to one of these streams has begun.
         """
         refused = [s for s in self.streams.values() if s.id > last and s.state != _GIVEN_UP]
         for stream in refused:
@@ -69,14 +74,14 @@ class CallerSession(Generic[S]):
         return refused
 
     def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
-        """Do as `accept` with the frames that *data* completes."""
+        """Accept the frames that *data* completes; see `accept`."""
         return self.accept(self.reader.feed(data))
 
     def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
-        """Yield each frame that means something, with its stream (None: it speaks of the connection).
+        """Yield each frame that matters, with its stream; the stream is None for a frame about the connection.
 
         Raises:
-            ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
+            ProtocolError: The peer broke the protocol, so the connection must close. The frames before were yielded.
         """
         streams = self.streams
         for frame in frames:
@@ -107,7 +112,13 @@ class CallerSession(Generic[S]):
 
 
 class ReplicaSession(Generic[S]):
-    """The replica's half of a connection: opens streams as they are asked for, checks what comes in."""
+    """The replica's half of a connection. It opens a stream for each request and checks the caller's frames.
+
+    Attributes:
+        reader: Cuts the received bytes into frames.
+        last: Number of the stream that was opened last; 0 if there was none.
+        streams: The open streams by their numbers.
+    """
 
     def __init__(self, make_stream: type[S]) -> None:
         self.reader = FrameReader(self._place)
@@ -116,14 +127,14 @@ class ReplicaSession(Generic[S]):
         self.streams: dict[int, S] = {}
 
     def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:
-        """Do as `accept` with the frames that *data* completes."""
+        """Accept the frames that *data* completes; see `accept`."""
         return self.accept(self.reader.feed(data))
 
     def accept(self, frames: Iterable[Frame]) -> Iterator[tuple[S | None, Frame]]:
-        """Yield each frame that means something, with its stream (None: it speaks of the connection).
+        """Yield each frame that matters, with its stream; the stream is None for a frame about the connection.
 
         Raises:
-            ProtocolError: The peer broke the protocol; close the connection. What came before was yielded.
+            ProtocolError: The peer broke the protocol, so the connection must close. The frames before were yielded.
         """
         for frame in frames:
             kind = frame.kind
@@ -156,7 +167,7 @@ class ReplicaSession(Generic[S]):
         return None if stream is None else stream.place(size)
 
     def finish(self, stream: S) -> bool:
-        """Note that the last frame of *stream* is being sent; False if it was sent before."""
+        """Note that the replica sends the last frame of *stream*. Return False if it was sent before."""
         state = stream.state
         if state == _UPLOADING:
             stream.state = _ABANDONED
@@ -183,7 +194,7 @@ class ReplicaSession(Generic[S]):
     def _check_without_stream(self, frame: Frame) -> None:
         if frame.kind == _PING and not frame.flags:
             return
-        # A caller that gives up, or returns credit, may do so while the last frame is on its way.
+        # A caller may send CANCEL or CREDIT while the last frame is on its way to it.
         if frame.kind in (_CANCEL, _CREDIT) and 0 < frame.stream <= self.last:
             return
         raise _unfit(frame, "a stream that is not open")

@@ -1,7 +1,7 @@
-"""Shortages of the calling process itself: file descriptors, memory, ports.
+"""Shortages of the calling process itself: it lacks file descriptors, memory or ports.
 
-Rule 1: a shortage says nothing about the peer; no replica counts as lost because of it.
-Rule 2: a connection that cannot be opened for a shortage asks for what is idle in this process, and is tried once more.
+Rule 1: a shortage says nothing about the peer, so no replica counts as lost because of it.
+Rule 2: if a shortage prevents a connection, this process closes its idle connections and tries once more.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _ERRORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOB
 
 
 class Shortage(Lost):
-    """This process lacks what a connection takes; nothing was sent, and nothing is known of the peer."""
+    """This process lacks file descriptors, memory or ports for a connection. Nothing was sent to the peer."""
 
 
 class Reserve(Protocol):
-    """What holds idle connections."""
+    """A holder of idle connections."""
 
     def give_back(self) -> int:
-        """Close them, from any thread; return how many there were."""
+        """Close the idle connections, and return their number. Any thread may call this."""
         ...
 
 
@@ -34,25 +34,25 @@ _reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Return whether *error* says that this process lacks something."""
+    """Return whether *error* is a shortage of this process."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _ERRORS)
 
 
 def keep(reserve: Reserve) -> None:
-    """Ask *reserve* for what it holds whenever there is a shortage."""
+    """Let *reserve* close its idle connections at each shortage."""
     with _lock:
         _reserves.add(reserve)
 
 
 def give_back() -> bool:
-    """Close what is idle in this process; return whether there was anything."""
+    """Close the idle connections of this process; return whether there were any."""
     with _lock:
         reserves = list(_reserves)
     return sum(reserve.give_back() for reserve in reserves) > 0
 
 
 def _start_afresh() -> None:
-    """After a fork: what the parent holds is not the child's."""
+    """Forget the parent's reserves and lock. A forked child calls this."""
     global _lock, _reserves
     _lock, _reserves = threading.Lock(), weakref.WeakSet()
 

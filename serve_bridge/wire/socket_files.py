@@ -15,17 +15,17 @@ from serve_bridge.errors import AuthenticationError
 
 
 def private_directory(directory: Path) -> None:
-    """Make *directory*, and those above it that are missing, or check that it is this user's alone.
+    """Make *directory* and its missing parents, or check that only this user can open it.
 
     Raises:
-        OSError: It is a link, belongs to another user, or is open to others; the message has the path and the cure
-            that there is at this place.
+        OSError: The directory is a link, belongs to another user, or is open to others. The message has the path and
+            the remedy.
     """
     if not directory.parent.exists():
         private_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
-    if found.st_uid != os.geteuid():  # in a sticky directory such as /tmp its owner alone can remove it
+    if found.st_uid != os.geteuid():  # no remedy: in a sticky directory such as /tmp, only its owner can remove it
         raise OSError(f"{directory} belongs to another user")
     if not stat.S_ISDIR(found.st_mode):
         raise OSError(f"{directory} is not a directory; remove it")
@@ -34,13 +34,14 @@ def private_directory(directory: Path) -> None:
 
 
 MAX_UNIX_PATH: Final = 107
+"""Upper limit of the kernel for the path of a unix socket, in bytes."""
 
 
 def bind_unix(path: str) -> socket.socket:
-    """Return a socket bound to *path*, 0600, in a directory made 0700.
+    """Return a unix socket that is bound to *path* with mode 0600, in a directory with mode 0700.
 
     Raises:
-        OSError: The path is too long, or its directory is open to others.
+        OSError: The path is too long, or other users can open its directory.
     """
     if len(os.fsencode(path)) > MAX_UNIX_PATH:
         raise OSError(
@@ -50,7 +51,7 @@ def bind_unix(path: str) -> socket.socket:
     private_directory(Path(path).parent)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
-    # The generation is in the directory's name: what lies there is a dead predecessor's of the same instance.
+    # The directory's name has the generation, so an existing file belongs to a dead process of the same instance.
     Path(path).unlink(missing_ok=True)
     try:
         sock.bind(path)
@@ -62,11 +63,11 @@ def bind_unix(path: str) -> socket.socket:
 
 
 def check_socket(path: str) -> None:
-    """Refuse a socket that could be somebody else's.
+    """Refuse a socket that may belong to another user.
 
     Raises:
-        AuthenticationError: *path* is a link, no socket, or another user's; the message has path and cure.
+        AuthenticationError: *path* is a link, is not a socket, or belongs to another user. The message has the remedy.
     """
     found = os.lstat(path)
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-        raise AuthenticationError(f"{path} is no socket of this user; remove it")
+        raise AuthenticationError(f"{path} is not a socket of this user; remove it")

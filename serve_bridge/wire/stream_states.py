@@ -15,22 +15,27 @@ from serve_bridge.wire.frames import END, MORE, Kind
 
 
 class State(IntEnum):
-    """Where one stream stands, seen from one end."""
+    """The state of one stream, as one end sees it."""
 
-    # both ends
+    # at both ends
     GONE = 0
+    """The stream has ended."""
     # at the caller
     WAITING = 1
+    """The request was sent; the answer has not begun."""
     STREAMING = 2
+    """The head of the answer has arrived; its body arrives."""
     GIVEN_UP = 3
-    """CANCEL was sent, or GOAWAY has come; what still arrives is swallowed until the last frame."""
+    """CANCEL was sent, or GOAWAY has arrived. Further frames are dropped, up to the last frame."""
     # at the replica
     UPLOADING = 4
+    """The request has arrived; its body arrives."""
     ANSWERING = 5
+    """All of the request has arrived."""
     CANCELLED = 6
-    """CANCEL has come; the replica still owes the last frame."""
+    """CANCEL has arrived. The replica must still send the last frame."""
     ABANDONED = 7
-    """The last frame was sent while the caller uploads; what arrives is swallowed until END or CANCEL."""
+    """The replica has sent the last frame during the upload. Further frames are dropped, up to END or CANCEL."""
 
 
 _S, _K = State, Kind
@@ -56,7 +61,7 @@ CALLER: Final[Table] = {
     (_S.GIVEN_UP, _K.ABORT, END): _S.GONE,
     (_S.GIVEN_UP, _K.CREDIT, 0): _S.GIVEN_UP,
 }
-"""What a caller may receive."""
+"""The frames that a caller may receive."""
 REPLICA: Final[Table] = {
     (_S.UPLOADING, _K.DATA, 0): _S.UPLOADING,
     (_S.UPLOADING, _K.DATA, MORE): _S.UPLOADING,
@@ -71,4 +76,4 @@ REPLICA: Final[Table] = {
     (_S.ABANDONED, _K.CANCEL, END): _S.GONE,
     (_S.ABANDONED, _K.CREDIT, 0): _S.ABANDONED,
 }
-"""What a replica may receive on a stream that a REQUEST or CALL has opened."""
+"""The frames that a replica may receive on a stream that a REQUEST or CALL has opened."""

@@ -1,7 +1,7 @@
 """One stream: its state and the two windows of its credit.
 
-Rule 1: a request body flows only on credit, and the first credit says that the request was accepted. So a rejected
-    request has lost nothing of its body.
+Rule 1: a body flows only on credit. The first credit for a request body also says that the request was accepted. So a
+    rejected request has lost nothing of its body.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from typing import Final
 from serve_bridge.errors import ProtocolError
 
 ANSWER_WINDOW: Final = 1 << 20
-"""What a replica may send of an answer's body ahead of the caller's credit."""
+"""Bytes of an answer's body that a replica may send before the caller gives credit."""
 FRAME_COST: Final = 256
-"""What each DATA frame takes of a window beside its bytes: windows bound the number of small ones too."""
+"""Bytes of a window that each DATA frame costs beside its payload, so that a window also limits small frames."""
 MAX_WINDOW: Final = 1 << 30
+"""Upper limit for a window, in bytes."""
 CREDIT: Final = struct.Struct("<I")
+"""The payload of a CREDIT frame: a number of bytes."""
 
 
 class Stream:
-    """One stream's state and its two windows.
+    """The state of one stream, and its two windows.
 
     Attributes:
-        id: Its number on the connection, from 1 upwards.
-        state: See `State`.
-        send_window: What may be sent of a body before more credit comes.
-        recv_window: What the peer may still send.
-        space: What is still to be filled of the place where the peer's body is wanted; None: nowhere yet.
+        id: Number of the stream on its connection, from 1 upwards.
+        state: The state as an int (see `State`).
+        send_window: Bytes of a body that this end may send before it gets more credit.
+        recv_window: Bytes of a body that the peer may send before it gets more credit.
+        space: Unfilled rest of the buffer for the peer's body; None if there is no such buffer.
     """
 
     __slots__ = ("id", "recv_window", "send_window", "space", "state")
@@ -43,14 +45,14 @@ class Stream:
         """Count a received DATA frame of *size* bytes.
 
         Raises:
-            ProtocolError: The peer sent more than it had credit for.
+            ProtocolError: The peer has sent more than its credit allows.
         """
         self.recv_window -= size + FRAME_COST
         if self.recv_window < 0:
             raise ProtocolError(f"stream {self.id} overran its credit by {-self.recv_window}")
 
     def place(self, size: int) -> memoryview | None:
-        """Return where the payload of the next DATA frame, of *size* bytes, belongs, if there is such a place."""
+        """Return the part of the buffer for the *size* bytes of the next DATA frame; None if it does not fit there."""
         space = self.space
         if space is None or size > len(space):
             return None
@@ -58,10 +60,10 @@ class Stream:
         return space[:size]
 
     def fill(self, payload: bytes) -> None:
-        """Write the *payload* of a DATA frame to its place, which there is.
+        """Copy the *payload* of a DATA frame into the buffer, which must exist.
 
         Raises:
-            ProtocolError: It does not fit.
+            ProtocolError: The payload does not fit.
         """
         assert self.space is not None
         if len(payload) > len(self.space):
@@ -70,10 +72,10 @@ class Stream:
         self.space = self.space[len(payload) :]
 
     def take_credit(self, payload: bytes) -> None:
-        """Add what a CREDIT frame gives.
+        """Add the credit in the *payload* of a CREDIT frame to the window.
 
         Raises:
-            ProtocolError: It is no number, or too large a one.
+            ProtocolError: The payload is not a number, or the window gets too large.
         """
         if len(payload) != CREDIT.size:
             raise ProtocolError(f"credit of {len(payload)} bytes")

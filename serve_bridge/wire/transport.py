@@ -1,9 +1,10 @@
-"""What both ends of a data-plane connection share: handshake, seal, coalesced writes, back-pressure.
+"""The shared part of both ends of a data-plane connection: handshake, seal, batched writes, back-pressure.
 
-Rule 1: all of a connection is touched from its own loop only.
-Rule 2: frames of one loop turn leave together, `FLUSH_FRAMES` at a time; none waits for longer than its turn.
-Rule 3: nothing is read before the handshake is done, and it has a second.
-Rule 4: a read of many short frames takes several loop turns, `TURN_FRAMES` each; until then nothing more is read.
+Rule 1: only the connection's own event loop touches it.
+Rule 2: the frames of one loop turn leave together, `FLUSH_FRAMES` at a time. No frame waits longer than its loop turn.
+Rule 3: no frame is read before the handshake ends. The handshake times out after `HANDSHAKE_TIMEOUT_S`.
+Rule 4: a read with many short frames takes several loop turns, `TURN_FRAMES` in each. The socket is read again only
+    after the last of them.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer
 from serve_bridge.wire.seal import Seal
 
 FLUSH_FRAMES: Final = 8
-"""So many frames of one loop turn leave at once: the peer works on them while the next are made."""
+"""Frames of one loop turn that leave in one write. The peer handles them while this process makes the next ones."""
 FLUSH_PIECES: Final = 32
-"""So many, where they are pieces of streams: these are soon made, and a write costs as much as ten of them."""
+"""Pieces of streams that leave in one write. They are made quickly, and one write costs as much as ten of them."""
 TURN_FRAMES: Final = 64
 """Upper limit for the frames of one read that are handled in one loop turn. As requests they take about 2 ms."""
 UNCOPIED_BYTES: Final = 16 * 1024
-"""Pieces of a body from this size on leave as they are; to copy a shorter one costs less than to hand it over."""
+"""Size in bytes from which a piece of a body is written without a copy. For a shorter one, a copy costs less than a
+separate write."""
 MOST_UNREAD_BYTES: Final = 64 << 20
-"""Upper limit for bytes that a connection keeps for a peer that does not read them; above it the connection closes."""
+"""Upper limit for the bytes that a peer has not read. Above it, the connection closes."""
 CLOSE_LINGER_S: Final = 1.0
-"""How long a closed connection may take to send what was written before."""
+"""Seconds that a closed connection has to send the remaining bytes."""
 
 _logger = logging.getLogger("serve_bridge.wire")
 
@@ -45,13 +47,13 @@ class FrameTransport(asyncio.Protocol):
     """An authenticated connection that carries frames.
 
     Attributes:
-        closed: Whether it has ended.
-        ended_by: The error that has ended it; None: there was none, or it goes on.
-        writes: How often anything was written.
-        written: How many bytes that was.
-        paused: Done once the socket takes more again; None: it does.
-        last_heard: Loop time at which the peer last sent anything.
-        is_of_this_process: Whether the peer is this process, as far as the system can tell (Linux).
+        closed: Whether the connection has ended.
+        ended_by: The error that ended the connection; None if it is open or ended without an error.
+        writes: Number of writes to the socket.
+        written: Number of bytes written to the socket.
+        paused: Done once the socket takes bytes again; None while it takes them.
+        last_heard: Loop time at which the peer last sent any bytes.
+        is_of_this_process: Whether the peer is this process. Always False on systems other than Linux.
     """
 
     def __init__(self, handshake: Handshake, reader: FrameReader) -> None:
@@ -60,7 +62,7 @@ class FrameTransport(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._handshake: Handshake | None = handshake
         self._deadline: asyncio.TimerHandle | None = None
-        self._transport: Any = None  # uvloop's transports are no subclass of asyncio.Transport
+        self._transport: Any = None  # uvloop's transports are not subclasses of asyncio.Transport
         self._seal_out: Seal | None = None
         self._seal_in: Seal | None = None
         self._out: list[bytes] = []
@@ -77,9 +79,9 @@ class FrameTransport(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Check who the peer is, and begin the handshake."""
+        """Check the user of the peer, and begin the handshake."""
         self._transport = transport
-        # What is written goes out now. uvloop would hold it back until the turn ends, for which `send` knows better.
+        # Write at once. By default uvloop collects writes until the loop turn ends, but `send` collects them already.
         transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]  # every stream transport has it
         drop_after_fork(self)
         assert self._handshake is not None
@@ -92,7 +94,7 @@ class FrameTransport(asyncio.Protocol):
         self._write(self._handshake.start())
 
     def data_received(self, data: bytes) -> None:
-        """Read what the peer sent; one that breaks the protocol is cut off."""
+        """Handle the peer's bytes. If they break the protocol, the connection closes."""
         self.last_heard = self._loop.time()
         try:
             if self._handshake is not None:
@@ -105,19 +107,19 @@ class FrameTransport(asyncio.Protocol):
             self.close(error)
 
     def eof_received(self) -> None:
-        """Close both directions: neither end is of use without the other."""
+        """Close both directions. Half a connection is useless to both ends."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is in flight."""
+        """Fail the requests in flight."""
         self.close(exc or EOFError("the peer closed the connection"))
 
     def pause_writing(self) -> None:
-        """Let who sends bodies wait."""
+        """Let the senders of bodies wait."""
         if self.paused is None:
             self.paused = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """Let them go on."""
+        """Let the waiting senders continue."""
         if self.paused is not None:
             self.paused.set_result(None)
             self.paused = None
@@ -133,11 +135,11 @@ class FrameTransport(asyncio.Protocol):
         raise NotImplementedError  # abstract
 
     def authenticated(self, role: Role) -> None:
-        """The peer has proved itself."""
+        """Note that the peer has proved its *role*."""
         raise NotImplementedError  # abstract
 
     def closing(self, error: BaseException | None) -> None:
-        """The connection has just ended, because of *error* if any."""
+        """Fail the requests in flight, because the connection has just ended; *error* is the cause, if any."""
         raise NotImplementedError  # abstract
 
     def fileno(self) -> int:
@@ -145,17 +147,20 @@ class FrameTransport(asyncio.Protocol):
         return int(self._transport.get_extra_info("socket").fileno())
 
     def is_host_silent(self, for_s: float) -> bool:
-        """Whether something was sent, and the peer's host has acknowledged nothing for *for_s* seconds."""
+        """Return whether data was sent and the peer's host has acknowledged nothing for *for_s* seconds."""
         return not self.closed and acknowledges_nothing(self._transport.get_extra_info("socket"), for_s)
 
     def is_quiet(self) -> bool:
-        """Whether there is one request on this connection at most, so that no other frame is to be expected."""
+        """Return whether the connection has at most one request, so no other frame is likely to follow soon."""
         raise NotImplementedError  # abstract
 
     # writing
 
     def send(self, frame: bytes, together: int = FLUSH_FRAMES) -> None:
-        """Send *frame* with the others of this loop turn, *together* at most; at once if nothing else goes on here."""
+        """Send *frame*: at once on a quiet connection, otherwise with the other frames of this loop turn.
+
+        At most *together* frames leave in one write.
+        """
         out = self._out
         if not self._turn_ends:
             if self._seal_out is None and self.is_quiet():
@@ -168,7 +173,7 @@ class FrameTransport(asyncio.Protocol):
             self._flush()
 
     def send_piece(self, header: bytes, piece: bytes | memoryview) -> None:
-        """Send a DATA frame. *piece* may change only once it was `writable` again."""
+        """Send a DATA frame. The caller must not change *piece* before `writable` returns."""
         if len(piece) < UNCOPIED_BYTES or self._seal_out is not None:
             self.send(header + piece)
             return
@@ -179,22 +184,22 @@ class FrameTransport(asyncio.Protocol):
             self._transport.writelines((header, piece))
 
     def backed_up(self, unread: int) -> None:
-        """The peer has *unread* bytes to read, more than the socket takes."""
+        """React to a peer that reads slowly: *unread* bytes wait, more than the socket takes."""
 
     def unread(self) -> int:
-        """Return how many bytes wait for the peer to read, beside those in the socket."""
+        """Return the number of bytes that wait for the peer, not counting those in the socket's buffer."""
         return int(self._transport.get_write_buffer_size())
 
     # reading
 
     def stop_reading(self) -> None:
-        """Leave what the peer sends in its socket, until `read_on`."""
+        """Stop reading from the socket until `read_on`."""
         if self._reads and not self._transport.is_closing():
             self._reads = False
             self._transport.pause_reading()
 
     def read_on(self) -> None:
-        """Go on with what the peer has sent, and read again."""
+        """Handle the frames that were read before `stop_reading`, and read from the socket again."""
         if self._reads:
             return
         self._reads = True
@@ -205,13 +210,13 @@ class FrameTransport(asyncio.Protocol):
             self._resume_reading()
 
     def receive_in_bulk(self) -> None:
-        """Read what comes straight to its place, as long as it has one (see `FrameReader`)."""
+        """Read payloads straight into their buffers, as long as they have one (see `FrameReader`)."""
         if self._bulk is None and self._seal_in is None:
             self._bulk = BulkReceiver(self, self._reader)
             self._read_as(self._bulk)
 
     def bulk_received(self, data: bytes) -> None:
-        """Take in *data*, and what has come to its place."""
+        """Handle *data*, and the payload that was read into its buffer."""
         if self.closed:
             return
         self.last_heard = self._loop.time()
@@ -224,7 +229,7 @@ class FrameTransport(asyncio.Protocol):
             self._read_as(self)
 
     def _receive(self, frames: Iterator[Frame]) -> None:
-        """Handle the next of *frames*. If more are left, a later turn goes on with them, before anything is read."""
+        """Handle the next of *frames*. If more are left, a later loop turn handles them before the next read."""
         self.frames_received(islice(frames, TURN_FRAMES))
         if self._reader.amid and not self._transport.is_closing():
             self._transport.pause_reading()
@@ -250,24 +255,24 @@ class FrameTransport(asyncio.Protocol):
 
     def _read_as(self, protocol: asyncio.BaseProtocol) -> None:
         if not self._transport.is_closing():
-            self._transport.pause_reading()  # uvloop heeds the new protocol when it begins to read
+            self._transport.pause_reading()  # uvloop uses the new protocol only from the next start of reading
             self._transport.set_protocol(protocol)
             if self._reads:
                 self._transport.resume_reading()
 
     async def writable(self) -> None:
-        """Wait until the socket takes more."""
+        """Wait until the socket takes more bytes."""
         while self.paused is not None:
             await asyncio.shield(self.paused)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Close at once; what is in flight fails. Twice is once."""
+        """Close at once. The requests in flight fail. A second call does nothing."""
         if self.closed:
             return
         self.closed, self.ended_by = True, error
         if error is None:
             self._flush()
-        self._out.clear()  # what was not written never will be
+        self._out.clear()
         if self._deadline is not None:
             self._deadline.cancel()
         self.resume_writing()
@@ -276,12 +281,12 @@ class FrameTransport(asyncio.Protocol):
         self.closing(error)
 
     def close_threadsafe(self) -> None:
-        """Close soon; from any thread."""
+        """Close soon. Any thread may call this."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.close)
 
     def drop(self) -> None:
-        """Close this process's copy of the socket, and send nothing."""
+        """Close this process's copy of the socket without sending anything. A forked child calls this."""
         if not self.closed:
             self.closed = True
             os.close(self.fileno())
@@ -293,7 +298,7 @@ class FrameTransport(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.close()
-        if self._transport.get_write_buffer_size():  # a peer that reads no more must not hold the socket
+        if self._transport.get_write_buffer_size():  # a peer that does not read must not keep the socket open
             self._loop.call_later(CLOSE_LINGER_S, self._transport.abort)
 
     def _end_turn(self) -> None:
@@ -324,7 +329,7 @@ class FrameTransport(asyncio.Protocol):
             self.backed_up(unread)
 
     def _greet(self, handshake: Handshake, data: bytes) -> bytes:
-        """Feed the handshake; return what already belongs to the frames."""
+        """Give *data* to the handshake. Return the bytes after it, which belong to frames."""
         try:
             self._write(handshake.feed(data))
         except AuthenticationError:
