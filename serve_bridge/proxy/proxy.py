@@ -54,7 +54,7 @@ class Proxy:
         buffers = Buffers(spec.http.max_buffered_bytes, _logger)
         app = ProxyApp(self._router, spec.http, buffers, refusals)
         self._link = ControlLink(
-            spec.controller, self._key, spec.generation, Role.EDGE, app.apply, others=self._other_listeners
+            spec.controller, self._key, spec.generation, Role.EDGE, app.apply, listeners=self._other_listeners
         )
         self._server = HttpServer(
             app, spec.http, cancels=True, buffers=buffers, refusals=refusals, answer_window_bytes=ANSWER_WINDOW

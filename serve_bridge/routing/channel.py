@@ -40,7 +40,7 @@ class Lane:
             self.router.apply,
             known=known,
             lease=lease,
-            others=lambda: [] if self.router.table is None else self.router.table.listeners(),
+            listeners=lambda: [] if self.router.table is None else self.router.table.listeners(),
             on_moved=on_moved,
         )
         self.router.catch_up = self.control.ready
