@@ -1,13 +1,12 @@
 """The body of an answer, counted against the Content-Length that its backend has declared.
 
-Rule 1: a server keeps the connection of an answer that ends early or late, and takes what follows for the next answer.
-        So a body of another length ends with an exception, and every server closes the connection.
+Rule 1: If a body has another length, its iterator raises `AnswerBroken`, and the server closes the connection.
+    Otherwise a server would keep the connection and take the surplus bytes for the next answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.http.answers import AnswerBroken, is_bodyless
@@ -15,10 +14,10 @@ from serve_bridge.http.headers import HeaderList, length_of
 
 
 class DeclaredLength:
-    """Counts one body down from its declared length.
+    """Counts the bytes of one body down from its declared length.
 
     Args:
-        length: Declared bytes; None: any number is right.
+        length: Declared bytes; None: the body may have any length.
     """
 
     __slots__ = ("_is_long", "_left")
@@ -28,10 +27,10 @@ class DeclaredLength:
         self._is_long = False
 
     def take(self, piece: bytes) -> bytes:
-        """Return what of *piece* is within the length.
+        """Return the part of *piece* that is within the declared length.
 
         Raises:
-            AnswerBroken: The body is longer, and all of the length has been taken.
+            AnswerBroken: The body is longer, and all declared bytes were taken before.
         """
         if self._left is None:
             return piece
@@ -44,10 +43,10 @@ class DeclaredLength:
         return piece
 
     def end(self) -> None:
-        """Check that the body may end here.
+        """Check that the body has its declared length at its end.
 
         Raises:
-            AnswerBroken: It is shorter or longer.
+            AnswerBroken: The body is shorter or longer.
         """
         if self._is_long:
             raise AnswerBroken("the answer is longer than its Content-Length")
@@ -56,41 +55,77 @@ class DeclaredLength:
 
 
 def declared_length(request: Forwarded, status: int, headers: HeaderList) -> int | None:
-    """Return the declared length of the body that follows the head of an answer; None: no body follows, or any."""
+    """Return the declared length of the body that follows the head of an answer.
+
+    None: no body follows, or a body of any length.
+    """
     if request.has_no_answer_body or is_bodyless(status):
         return None
     return length_of(headers)
 
 
-class WholeBody(Iterator[bytes]):
-    """A body of another length than declared, as an iterator that breaks off."""
+class BlockingBody(Iterator[bytes]):
+    """The body of an answer in a web worker's thread. WSGI servers close it in every case."""
 
-    def __init__(self, body: bytes, length: int) -> None:
-        self._pieces = iter((body,))
+    def __init__(self, length: int | None) -> None:
         self._length = DeclaredLength(length)
 
     def __next__(self) -> bytes:
-        piece = next(self._pieces, None)
-        if piece is None:
+        try:
+            piece = self._next()
+            if piece is not None:
+                return self._length.take(piece)
             self._length.end()
-            raise StopIteration
-        return self._length.take(piece)
+        except AnswerBroken:
+            self.close()
+            raise
+        raise StopIteration
+
+    def _next(self) -> bytes | None:
+        """Return the next piece; None after the last.
+
+        Raises:
+            AnswerBroken: The rest of the body will not arrive.
+        """
+        raise NotImplementedError  # abstract
 
     def close(self) -> None:
-        """Do nothing: all of it is here."""
+        """Drop the rest of the body."""
 
 
-class AsyncWholeBody(AsyncIterator[bytes]):
-    """Same as `WholeBody`, on a loop."""
+class WholeBody(BlockingBody):
+    """A whole body that does not have its declared length."""
 
     def __init__(self, body: bytes, length: int) -> None:
-        self._body = WholeBody(body, length)
+        super().__init__(length)
+        self._body: bytes | None = body
+
+    def _next(self) -> bytes | None:
+        body, self._body = self._body, None
+        return body
+
+
+class LoopBody(AsyncIterator[bytes]):
+    """The body of an answer on an event loop. It must be closed in every case."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], length: int | None, close: Callable[[], None]) -> None:
+        """Iterate *pieces*, whose declared length is *length*; call *close* at the end."""
+        self._pieces = pieces
+        self._length = DeclaredLength(length)
+        self._close = close
 
     async def __anext__(self) -> bytes:
-        piece: Any = next(self._body, None)
-        if piece is None:
+        try:
+            piece = await anext(self._pieces, None)
+            if piece is not None:
+                return self._length.take(piece)
+            self._length.end()
             raise StopAsyncIteration
-        return bytes(piece)
+        except BaseException:
+            self._close()
+            raise
 
     async def aclose(self) -> None:
-        """Do nothing: all of it is here."""
+        """Drop the rest of the body."""
+        await self._pieces.aclose()
+        self._close()

@@ -17,8 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
+from serve_bridge.forwarding.answer import read_head
 from serve_bridge.forwarding.refusals import failed
-from serve_bridge.forwarding.reply import read_head
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket_client import WebSocketClient
 from serve_bridge.http.answers import Answer, AnswerBroken

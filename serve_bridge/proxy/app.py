@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError, failure_message
+from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.refusals import Refused, UploadBroken, failed
-from serve_bridge.forwarding.reply import forward
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.answers import Answer, AnswerBroken, problem
@@ -95,31 +95,33 @@ class ProxyApp:
             await request.receive_body(receive)
             if request.body is not None and self._router.needs_whole_body(request, request.method_name):
                 await request.collect(self._buffers)
-            reply = await forward(self._router, request, debug=self._debug, allowance=self._buffers)
+            answer = await forward(self._router, request, debug=self._debug, allowance=self._buffers)
         except (Refused, ServeBridgeError) as error:
             request_id = request.request_id if request is not None else request_id_of(scope["headers"])
             await send_answer(send, self._failed(error, request_id))
             return
-        if reply.failure is not None:
-            _log_failure(reply.failure, request.request_id)
+        if answer.failure is not None:
+            _log_failure(answer.failure, request.request_id)
+        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        body = answer.body
+        if isinstance(body, bytes):
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+            return
         try:
-            start = {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
-            if reply.trailers is not None:
+            if body.trailers is not None:
                 start["trailers"] = True
             await send(start)
-            if reply.body is not None:
-                await send({"type": "http.response.body", "body": reply.body})
-                return
-            async for chunk in reply.chunks():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async for piece in body.pieces():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body"})
-            if reply.trailers is not None:
-                await send({"type": TRAILERS, "headers": reply.trailers})
+            if body.trailers is not None:
+                await send({"type": TRAILERS, "headers": body.trailers})
         except AnswerBroken as broken:
             _logger.warning("request %s: %s: %r", request.request_id, broken, broken.__cause__)
             raise
         finally:
-            reply.close()
+            body.close()
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._index.match(scope["path"])

@@ -7,7 +7,7 @@ Rule 2: Cookie and Authorization are the app's own, and stay unless the route sa
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,10 +26,10 @@ from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 from serve_bridge.adapters.bridge.websocket_refusal import refuse_websocket
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER
+from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.blocking import forward_blocking
-from serve_bridge.forwarding.declared_length import AsyncWholeBody, DeclaredLength, declared_length
+from serve_bridge.forwarding.declared_length import LoopBody, declared_length
 from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
-from serve_bridge.forwarding.reply import Reply, forward
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.http.body_length import body_length
@@ -58,10 +58,10 @@ class Bridge(LastingClient):
         try:
             request = self._request(route, scope, path_params, web_request)
             length = body_length(scope)
-            head = forward_blocking(self.link(), request, body, length=length, most=route.max_body_bytes)
+            answer = forward_blocking(self.link(), request, body, length=length, most=route.max_body_bytes)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
-        return answered(head.status, head.headers, head.body, head.failure)
+        return answered(answer.status, answer.headers, answer.body, answer.failure)
 
     async def ask_async(
         self,
@@ -90,18 +90,17 @@ class Bridge(LastingClient):
             streams = isinstance(request.body, AsyncIterator)
             if streams and lane.router.needs_whole_body(request, request.method_name):
                 await request.collect(WORKER)
-            reply = await forward(lane.router, request)
+            answer = await forward(lane.router, request)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
-        length = declared_length(request, reply.status, reply.headers)
-        content: Any
-        if reply.body is None:
-            content = _Chunks(reply, length)
-        elif length is None or length == len(reply.body):
-            content = reply.body
-        else:
-            content = AsyncWholeBody(reply.body, length)
-        return answered(reply.status, reply.headers, content, reply.failure)
+        length = declared_length(request, answer.status, answer.headers)
+        received = answer.body
+        content: Any = received
+        if not isinstance(received, bytes):
+            content = LoopBody(received.pieces(), length, received.close)
+        elif length is not None and length != len(received):
+            content = LoopBody(_one_piece(received), length, lambda: None)
+        return answered(answer.status, answer.headers, content, answer.failure)
 
     async def websocket(
         self,
@@ -193,26 +192,5 @@ def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
     return limited
 
 
-class _Chunks(AsyncIterator[bytes]):
-    """The body of an answer, on its loop; it must be closed in the end, whether it was read or not."""
-
-    def __init__(self, reply: Reply, length: int | None) -> None:
-        self._reply = reply
-        self._chunks = reply.chunks()
-        self._length = DeclaredLength(length)
-
-    async def __anext__(self) -> bytes:
-        try:
-            piece = await anext(self._chunks, None)
-            if piece is not None:
-                return self._length.take(piece)
-            self._length.end()
-            raise StopAsyncIteration
-        except BaseException:
-            self._reply.close()
-            raise
-
-    async def aclose(self) -> None:
-        """Give up what has not come."""
-        await self._chunks.aclose()
-        self._reply.close()
+async def _one_piece(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body

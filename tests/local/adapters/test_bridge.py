@@ -20,8 +20,8 @@ from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
 from serve_bridge.adapters.bridge import reconnecting_client as lasting_client
 from serve_bridge.client.client import link_of
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
-from serve_bridge.forwarding.blocking import PIECE_BYTES
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
+from serve_bridge.http.readable import PIECE_BYTES
 from serve_bridge.routing.channel import Lane
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
 from tests.support.programs import start_program

@@ -19,7 +19,7 @@ from serve_bridge.errors import (
     ProtocolError,
     ReplicaDied,
 )
-from serve_bridge.forwarding.reply import forward
+from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.request import Forwarded
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable

@@ -1,9 +1,10 @@
-"""Sending a request on an event loop, and its answer on the way back."""
+"""The answer to a forwarded request, and forwarding on an event loop."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from serve_bridge.errors import ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER, Allowance, Kept
@@ -21,33 +22,47 @@ from serve_bridge.wire.websocket_messages import SWITCHING
 
 _decode = decoder(HttpAnswer)
 _decode_trailers = decoder(HeaderList)
+_Body = TypeVar("_Body")
 
 
 @dataclass(slots=True)
-class Reply:
+class ForwardedAnswer(Generic[_Body]):
     """The answer to a forwarded request.
 
     Attributes:
-        status: Its status.
-        headers: Its headers, with the request's id.
-        body: All of its body, or None: it is read by `chunks`.
-        failure: What user code raised, for the log; None if it answered by itself.
-        trailers: What follows the body, once that was read; None: nothing does.
+        status: The status.
+        headers: The headers, with the id of the request.
+        body: The whole body, or an object that gives its pieces and must be closed: a `StreamedBody` on a loop, a
+            `BlockingBody` in a thread.
+        failure: The exception of user code, for the log; None: user code made the answer.
     """
 
     status: int
     headers: HeaderList
-    body: bytes | None
+    body: bytes | _Body
     failure: HttpFailure | None
-    _stream: CallerStream
-    trailers: HeaderList | None = None
-    _kept: Kept | None = None
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Iterate a body that is not whole.
+
+class StreamedBody:
+    """A body that arrives in pieces, on the loop of its stream.
+
+    Attributes:
+        trailers: The trailers, once the body was read; None: the answer has none.
+    """
+
+    __slots__ = ("_kept", "_stream", "trailers")
+
+    def __init__(self, stream: CallerStream, trailers: HeaderList | None, kept: Kept | None) -> None:
+        """Read *stream*; *kept* is the share of an allowance that the body takes."""
+        self.trailers = trailers
+        self._stream = stream
+        self._kept = kept
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Iterate the pieces of the body.
 
         Raises:
-            AnswerBroken: It ended early.
+            AnswerBroken: The body ended early.
         """
         try:
             while (frame := await self._stream.next_frame()) is not None:
@@ -55,11 +70,11 @@ class Reply:
                     self.trailers = passing_headers(_read_trailers(frame.payload))
                 elif frame.payload:
                     yield self._stream.joined(frame)
-        except (Lost, Aborted, ServeBridgeError) as error:  # of ours: the time is up
+        except (Lost, Aborted, ServeBridgeError) as error:  # a ServeBridgeError says that the time is up
             raise AnswerBroken("the answer broke off") from error
 
     def close(self) -> None:
-        """Give up what has not come; on the loop it came on. It must be called in the end."""
+        """Drop the rest of the body. It must be called in every case, on the loop of the stream."""
         self._stream.cancel()
         if self._kept is not None:
             self._kept.give_back()
@@ -73,14 +88,17 @@ def _read_trailers(payload: bytes) -> HeaderList:
     return lowered(trailers)
 
 
-async def forward(router: Router, request: Forwarded, *, debug: bool = False, allowance: Allowance = WORKER) -> Reply:
-    """Send *request* and return the answer, as soon as its head is there.
+async def forward(
+    router: Router, request: Forwarded, *, debug: bool = False, allowance: Allowance = WORKER
+) -> ForwardedAnswer[StreamedBody]:
+    """Send *request* and return the answer, as soon as its head has arrived.
 
-    The replica may send all of an answer that declares its length, if *allowance* has room for it. Its slot is then
-    free when the backend has answered, and not when the client has read the answer.
+    If an answer declares its length, and *allowance* has room for it, the replica may send all of it. Its slot is then
+    free when the backend has answered, and not only when the client has read the answer. With *debug*, the answer to a
+    request whose user code raised shows the traceback.
 
     Raises:
-        ServeBridgeError: As `Router.route`; a ProtocolError also if the answer is none.
+        ServeBridgeError: As `Router.route`. It is also a ProtocolError if the answer cannot be sent to a client.
     """
     stream = None
     try:
@@ -92,28 +110,31 @@ async def forward(router: Router, request: Forwarded, *, debug: bool = False, al
         if stream is not None and isinstance(error, ProtocolError):
             stream.cancel()
         raise
-    shows_failure = debug and head.failure is not None
+    failure = head.failure
+    shows_failure = debug and failure is not None
     if request.kept is not None and (shows_failure or frame.flags & END):
         request.kept.give_back()
-    if head.failure and debug:
-        shown = problem(head.status, "Error", request_id=request.request_id, traceback=head.failure.traceback)
-        return Reply(shown.status, [*shown.headers, headers[-1]], shown.body, head.failure, stream)
+    if debug and failure is not None:
+        stream.cancel()
+        shown = problem(head.status, "Error", request_id=request.request_id, traceback=failure.traceback)
+        return ForwardedAnswer(shown.status, [*shown.headers, headers[-1]], shown.body, failure)
     if frame.flags & END:
-        return Reply(head.status, headers, head.body, head.failure, stream)
+        return ForwardedAnswer(head.status, headers, head.body, failure)
     length = length_of(headers) or 0
     if length > ANSWER_WINDOW and stream.may_receive():
         if request.kept is None:
             request.kept = Kept(allowance)
-        if request.kept.take(length - ANSWER_WINDOW):  # that much may come in any case
+        if request.kept.take(length - ANSWER_WINDOW):  # the replica may send `ANSWER_WINDOW` bytes in any case
             stream.give_credit(length)
-    return Reply(head.status, headers, None, head.failure, stream, [] if head.trailers else None, request.kept)
+    body = StreamedBody(stream, [] if head.trailers else None, request.kept)
+    return ForwardedAnswer(head.status, headers, body, failure)
 
 
 def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderList]:
-    """Return the head of the answer to *request*, and the headers that leave.
+    """Return the head of the answer to *request*, and the headers for the client.
 
     Raises:
-        ProtocolError: The payload is not a head that may leave; the caller gives the answer up.
+        ProtocolError: The head cannot be sent to a client. The caller must drop the answer.
     """
     head = _decode(payload)
     status = head.status
@@ -123,7 +144,7 @@ def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderLis
     if fault is not None:
         raise ProtocolError(f"the backend's answer: {fault}")
     headers = passing_headers(lowered(head.headers))
-    if is_bodyless(status):  # RFC 9110 section 8.6 forbids a length of 204; a server waits for the body of another one
+    if is_bodyless(status):  # RFC 9110 section 8.6 forbids a length with 204; with 304 some servers wait for the body
         headers = [pair for pair in headers if pair[0] != b"content-length"]
     elif not head.body and is_open_ended(headers):
         headers = [*headers, UNBUFFERED]
