@@ -1,1 +1,1 @@
-"""A replica admits requests, runs user code and answers. One process each; knows no router and no client."""
+"""Runs in replicas: admits requests and runs user code for them; knows no caller, no router and no controller."""

@@ -1,4 +1,4 @@
-"""The admission of a replica: its slots for requests, and the queue of the Ray calls that wait for a slot.
+"""The admission of a replica: its slots for requests, and the queue of Ray calls for a slot.
 
 Rule 1: `max_concurrent_queries` is enforced here and nowhere else.
 Rule 2: a Ray call waits for a slot, because Ray has accepted the call already. Other requests are rejected.
@@ -16,14 +16,14 @@ from serve_bridge.errors import CALL_HINT, no_answer
 class Admission:
     """The slots of one replica.
 
-    A request that may begin takes its slot by `in_flight += 1`, in the loop's thread, and gives it back by `release`.
+    An admitted request takes its slot by `in_flight += 1`, in the thread of the loop, and gives it back by `release`.
 
     Attributes:
-        limit: Upper limit for requests that run at the same time.
-        in_flight: Requests that run now.
+        limit: Upper limit for requests running at the same time.
+        in_flight: Requests running now.
         is_draining: Whether the replica rejects new requests.
         last_release: Time of `time.monotonic()` at which the last request ended; 0.0 before the first.
-        queue: Ray calls that wait for a slot, in the order in which they came.
+        queue: Ray calls waiting for a slot, in the order of their arrival.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,13 +39,13 @@ class Admission:
         self._advance()
 
     def release(self) -> None:
-        """Give back the slot of a request that has ended."""
+        """Give back the slot of an ended request."""
         self.in_flight -= 1
         self.last_release = time.monotonic()
         self._advance()
 
     async def take(self, endpoint: str, timeout_s: float) -> None:
-        """Take a slot for a call of *endpoint*, after the calls that came before it.
+        """Take a slot for a call of *endpoint*, after the calls already waiting.
 
         Raises:
             DeadlineExceeded: No slot came free within *timeout_s*.
@@ -66,7 +66,7 @@ class Admission:
             raise
 
     def _advance(self) -> None:
-        """Give free slots to the calls that wait for one."""
+        """Give free slots to the waiting calls."""
         while self.queue and self.in_flight < self.limit:
             turn = self.queue.popleft()
             if not turn.done():

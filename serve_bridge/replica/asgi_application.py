@@ -1,8 +1,8 @@
 """An ASGI application in a replica: its lifespan, its requests and its WebSockets.
 
-Rule 1: under the application this module does what an ASGI server does (ASGI 3.0, spec version 2.4).
-Rule 2: what an application does against the protocol is an error where it does it, and never half an answer: 500, or an
-        answer that is broken off.
+Rule 1: the replica is the application's ASGI server (ASGI 3.0, spec version 2.4).
+Rule 2: a breach of the protocol raises an error in the application at that point. The client gets a 500 or a broken
+        answer, never an incomplete one that looks complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 class AsgiService:
-    """Answers with one ASGI application."""
+    """Answers the requests of one replica with an ASGI application."""
 
     def __init__(self, app: ASGIApp, websockets: WebSockets) -> None:
         self._app = app
@@ -40,19 +40,19 @@ class AsgiService:
         self._lifespan = Lifespan(app)
 
     async def begin(self) -> None:
-        """Let the application start.
+        """Run the startup of the application.
 
         Raises:
-            BaseException: What it fails with.
+            BaseException: The application failed with it.
         """
         await self._lifespan.startup()
 
     async def end(self, timeout_s: float) -> None:
-        """Let the application end, within *timeout_s*."""
+        """Run the shutdown of the application, for at most *timeout_s* seconds."""
         await self._lifespan.shutdown(timeout_s)
 
     def close(self) -> None:
-        """Drop what is left of it."""
+        """Cancel the lifespan if it still runs."""
         self._lifespan.close()
 
     async def answer_http(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
@@ -62,9 +62,9 @@ class AsgiService:
         scope["method"] = head.method
         sender = _Sender(head, stream)
         try:
-            result: Any = await self._app(scope, Receiver(head, stream), sender)  # type: ignore[func-returns-value]  # it may return one against its type
+            result: Any = await self._app(scope, Receiver(head, stream), sender)  # type: ignore[func-returns-value]  # an application may return a value all the same
             sender.check_ended(result)
-        except BaseException as error:  # what an application makes of a client that has left is no failure
+        except BaseException as error:  # an error caused by a client that has left is not a failure
             end_failed(stream, head, error, left=sender.has_left())
 
     async def answer_websocket(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
@@ -92,11 +92,11 @@ class _Sender:
         self._left = False
 
     async def __call__(self, message: Message) -> None:
-        """Take one message.
+        """Send one message of the answer.
 
         Raises:
             OSError: The client has left.
-            RuntimeError: The message must not come now.
+            RuntimeError: The protocol expects another message here.
         """
         if self._expected == _BODY and self._send.passes(message):
             return
@@ -118,14 +118,14 @@ class _Sender:
             self._expected = None
 
     def has_left(self) -> bool:
-        """Return whether the client has left before it had its answer, or the application was told so."""
+        """Return whether the client left before the end of the answer, or the application was told so."""
         return self._left or (self._expected is not None and not self._stream.may_send())
 
     def check_ended(self, result: object) -> None:
-        """Check what the application has done, now that it returned *result*.
+        """Check the answer after the application has returned *result*.
 
         Raises:
-            RuntimeError: It has not answered, or not to the end.
+            RuntimeError: The answer is missing or incomplete, or *result* is not None.
         """
         if result is not None:
             raise RuntimeError(f"the ASGI application returned {type(result).__name__} where None is expected")

@@ -16,7 +16,13 @@ from serve_bridge.user_code.method import Method
 
 
 class BatchItem:
-    """One request of a batch; *wanted* until its caller has the answer, or has left."""
+    """One request of a batch.
+
+    Attributes:
+        value: The request.
+        deadline: Its deadline by `time.monotonic()`; None if it has none.
+        wanted: Whether its caller still waits for the answer.
+    """
 
     __slots__ = ("deadline", "value", "wanted")
 
@@ -27,7 +33,7 @@ class BatchItem:
 
 
 class WantedItems:
-    """A batch that has waited for its thread, without the items that no caller waits for any more."""
+    """A batch after its wait for a thread, without the items of callers that have left or whose time is up."""
 
     __slots__ = ("_items", "_wanted")
 
@@ -36,7 +42,7 @@ class WantedItems:
         self._wanted: list[bool] = []
 
     def call(self, func: Callable[[list[Any]], Any]) -> Any:
-        """Return a result or an error for each item; an awaitable of *func* as it is, for the loop to await."""
+        """Return a result or an error for each item; or the awaitable returned by *func*, for the loop to await."""
         now = time.monotonic()
         self._wanted = [item.wanted and (item.deadline is None or now < item.deadline) for item in self._items]
         values = [item.value for item in compress(self._items, self._wanted)]
@@ -44,7 +50,7 @@ class WantedItems:
         return results if is_awaitable(results) else self.spread(results)
 
     def spread(self, results: object) -> list[Any]:
-        """Return *results* of the wanted items among errors for the others."""
+        """Return one answer for each item: its part of *results*, or an error if it is not wanted."""
         answers = iter(batch_results(results, sum(self._wanted)))
         return [next(answers) if each else too_late() for each in self._wanted]
 
@@ -55,6 +61,6 @@ def batch_limits(config: BackendConfig) -> tuple[int, float]:
 
 
 def batches_ahead(method: Method, config: BackendConfig) -> int:
-    """Return how many full batches may wait for a thread behind the batch that runs."""
-    # Two threads would run both at once, and batches of a method never overlap.
+    """Return how many full batches may wait for a thread behind the running batch."""
+    # With two threads, the waiting batch would run at once, but batches of one method must not overlap.
     return 0 if method.is_async or config.threads > 1 else 1

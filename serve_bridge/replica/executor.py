@@ -1,8 +1,8 @@
-"""Where user code runs: `async def` on the replica's loop, `def` on its threads, marked methods in batches.
+"""The executor of user code: `async def` runs on the replica's loop, `def` on its threads, marked methods in batches.
 
-Rule 1: user code can raise anything, SystemExit too; nothing of it ends the loop or a thread.
-Rule 2: a `def` that has begun keeps its place until its thread returns, whatever became of the caller.
-Rule 3: what has expired before its turn is not begun.
+Rule 1: user code can raise any exception, SystemExit too. No exception of user code ends the loop or a thread.
+Rule 2: a running `def` keeps its slot until its thread returns, even if the caller has left.
+Rule 3: a request whose deadline passes before its turn does not begin.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve_bridge.user_code.batch_queue import BatchQueue
 from serve_bridge.user_code.method import Method
 
 TURN_S: Final = 1.0
-"""Seconds that a health probe waits for its turn before the replica counts as busy."""
+"""Upper limit in seconds for a health probe to wait for its turn. After it, the replica counts as busy, not as ill."""
 _DONE: Final = object()
 
 
@@ -37,12 +37,12 @@ class Executor:
         self._code = code
         self._config = config
         self._threads = _user_threads(config)
-        self._home = self._threads.pin()  # the thread of the constructor, where there is one
+        self._home = self._threads.pin()  # the thread of the constructor, if the code is not asynchronous
         self._probe: Future[Any] | None = None
         self._queues: dict[str, BatchQueue] = {}
 
     async def construct(self) -> None:
-        """Construct the user's class where its calls will run, so that what it opens belongs there."""
+        """Construct the user's class in the thread of its calls, because its connections may be bound to a thread."""
         if self._code.is_async:
             await self._code.aconstruct()
         else:
@@ -54,7 +54,7 @@ class Executor:
                 queue.ahead = batches_ahead(method, self._config)
 
     def configure(self, config: BackendConfig) -> None:
-        """Follow changed options: threads and batch limits."""
+        """Use the threads and the batch limits of *config* from now on."""
         if config.threads != self._config.threads:
             self._home.release()
             self._threads.shutdown()
@@ -66,11 +66,11 @@ class Executor:
         self._config = config
 
     async def run(self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what *method* returns; a generator comes back as an asynchronous iterator.
+        """Return the result of *method*; for a generator, an asynchronous iterator of its items.
 
         Raises:
-            BaseException: What user code raises.
-            DeadlineExceeded: The request's time was up before its turn; nothing was begun.
+            BaseException: User code raised it.
+            DeadlineExceeded: The deadline passed before the request's turn, so no user code ran.
         """
         if method.batched:
             return await self._run_in_batch(self._queues[method.name], args[0] if args else None)
@@ -87,9 +87,10 @@ class Executor:
         return self.iterate(result) if type(result) is GeneratorType else result
 
     async def run_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
-        """Return what *hook*, a method such as `reconfigure` or `close`, returns, sync or async.
+        """Return the result of *hook*, a sync or async method such as `reconfigure` or `close`.
 
-        It takes its turn among the calls: on the loop for asynchronous code, otherwise on the constructor's thread.
+        The hook waits for its turn like a call: on the loop for asynchronous code, otherwise on the constructor's
+        thread.
         """
         if self._code.is_async:
             result = opened(guarded(hook, args, {}))
@@ -98,10 +99,10 @@ class Executor:
         return await awaited(result)
 
     async def probe(self, check: Callable[[], Any]) -> Any:
-        """Return what *check*, the method `check_health`, returns; True while requests keep it from its turn.
+        """Return the result of *check*, the method `check_health`; True while it waits for its turn behind requests.
 
-        A plain `def` runs on the constructor's thread, since it may use what belongs to that thread. A thread that is
-        busy with a request is not ill: the probe then keeps its place, and a later call returns what came of it.
+        A plain `def` runs on the constructor's thread, because it may use objects bound to that thread. A thread busy
+        with a request is not ill: the probe keeps its place in the queue, and a later call returns its result.
         """
         if inspect.iscoroutinefunction(check):
             return await check()
@@ -118,10 +119,10 @@ class Executor:
         return await awaited(opened(result))
 
     async def end(self, close: Callable[[], Any] | None) -> None:
-        """Call *close*, then drop the user's instance where it was made, so that its `__del__` runs there.
+        """Call *close*, then drop the user's instance in the thread of its constructor, where its `__del__` then runs.
 
         Raises:
-            BaseException: What *close* raises; the instance is dropped all the same.
+            BaseException: *close* raised it; the instance is dropped all the same.
         """
         try:
             if close is not None:
@@ -134,11 +135,11 @@ class Executor:
                 await self._at_home(self._code.drop)
 
     def close(self) -> None:
-        """Take nothing new; a thread that still runs is left to end."""
+        """Cancel waiting calls and refuse new ones. A running thread goes on until its call returns."""
         self._threads.shutdown(cancel_futures=True)
 
     async def _at_home(self, func: Callable[..., Any], *args: Any) -> Any:
-        """Return what *func* returns on the constructor's thread, in its turn."""
+        """Return the result of *func*, called on the constructor's thread after the calls already waiting."""
         return await self._in_turn(self._home, None, contextvars.copy_context(), func, args, {})
 
     async def _run_in_batch(self, queue: BatchQueue, value: Any) -> Any:
@@ -175,21 +176,23 @@ class Executor:
         return opened(await uninterrupted(future))
 
     async def iterate(self, generator: Iterator[Any], thread: int | None = None) -> AsyncIterator[Any]:
-        """Iterate *generator* on one thread of user code, and close it there, since it may hold what belongs to one.
+        """Iterate *generator* on one thread of user code, and close it there: its objects may be bound to a thread.
 
-        That is *thread*, by its identifier, if that still runs.
+        *thread* is the identifier of the preferred thread: it is used if it still runs.
         """
         deadline = request_deadline.get()
-        context = contextvars.copy_context()  # one for all steps, so that a generator can leave what it has entered
+        # One context for all steps: a generator may enter a context manager in one step and leave it in another.
+        context = contextvars.copy_context()
         pin = self._threads.pin(thread)
         try:
             while (item := await self._in_turn(pin, deadline, context, next, (generator, _DONE), {})) is not _DONE:
-                deadline = None  # it has begun, so nothing may say any more that it has not
+                # The generator has started. From now on, an expired deadline must not be reported as "not executed".
+                deadline = None
                 yield item
         finally:
             try:
                 close = getattr(generator, "close", None)
-                if close is not None:  # even though the request is over
+                if close is not None:  # even if the request has ended
                     await uninterrupted(pin.submit(context.run, guarded, close, (), {}))
             finally:
                 pin.release()

@@ -1,6 +1,6 @@
 """Failures of user code, as answers to HTTP requests.
 
-Rule 1: a failure is an answer like any other. What user code raised goes to the log; the answer does not show it.
+Rule 1: the log gets the exception of user code. The client gets a status and the request id.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 class BadRequest(Exception):
-    """The request cannot be what the method takes; the caller is to blame."""
+    """A fault of the caller: the method cannot take this request."""
 
 
 def end_failed(stream: ReplicaStream, head: HttpHead, error: BaseException, *, left: bool = False) -> None:
-    """End the answer to a request whose code was cancelled or raised *error*; *left*: since its client has left."""
+    """End the answer to a request whose code raised *error*.
+
+    Args:
+        stream: The stream of the request.
+        head: The head of the request.
+        error: The exception; a CancelledError if the request was cancelled.
+        left: Whether the client has left. Then *error* is not a failure of user code.
+    """
     if isinstance(error, asyncio.CancelledError):
         if is_cancelled():
             stream.abort()
@@ -39,16 +46,16 @@ def end_failed(stream: ReplicaStream, head: HttpHead, error: BaseException, *, l
 
 
 def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
-    """Answer for user code that raised; what it raised goes to the log, and to the proxy for its debug mode."""
+    """Answer a request whose user code raised *error*; log *error*, and tell the proxy for its debug mode."""
     told = None
-    if isinstance(error, FormParserError):  # what Starlette before 1.7 raises for a malformed form
+    if isinstance(error, FormParserError):  # Starlette before 1.7 raises it for a malformed form
         error = HTTPException(400, "Invalid multipart data.")
     if isinstance(error, HTTPException) and (raised := _raised_answer(error, head.request_id)) is not None:
         answer = raised
     elif isinstance(error, BadRequest):
         answer = problem(400, "Bad Request", str(error), head.request_id)
     elif isinstance(error, ServeBridgeError) and not isinstance(error, SerializationError | ProtocolError):
-        # A nested call of the backend ended so; its status says more than 500.
+        # A nested call of user code failed. Its status says more than 500.
         _logger.warning("request %s: %s: %s", head.request_id, type(error).__name__, error)
         if isinstance(error, UNAVAILABLE):
             answer = unavailable(type(error).__name__, request_id=head.request_id)
@@ -66,11 +73,11 @@ def send_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) ->
 
 
 def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> None:
-    """Log what user code raised for the request of *head*, unless its caller does so in this process.
+    """Log *error* of user code as an error, or at a lower level if an adapter in this process reports the failure.
 
-    An adapter raises the failure in its framework, or logs it. A second record of the same process would be a second
-    event in an error tracker. If the answer has begun, the adapter learns only that it broke off, so the reason is a
-    warning here. If the answer is complete, as for a background task, the adapter learns nothing.
+    An adapter raises the failure in its framework, or logs it. A second error of the same process would be a second
+    event in an error tracker. If the answer has begun, the adapter sees a broken answer without a reason, so the
+    replica logs a warning. After a complete answer, as for a background task, the adapter sees no failure at all.
     """
     level = logging.ERROR
     if head.forwarded and stream.connection.is_of_this_process and (stream.may_send() or not stream.started):
@@ -79,7 +86,7 @@ def log_failure(stream: ReplicaStream, head: HttpHead, error: BaseException) -> 
 
 
 def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:
-    """Return what *error* says, or None: its status or headers cannot be sent."""
+    """Return *error* as an answer; None if its status or headers cannot be sent."""
     try:
         answer = problem(error.status_code, error.detail or "Error", request_id=request_id)
         if is_bodyless(error.status_code):
@@ -94,6 +101,6 @@ def _raised_answer(error: HTTPException, request_id: str) -> Answer | None:
 
 
 def is_cancelled() -> bool:
-    """Whether the running task was cancelled from outside, rather than by what user code raised."""
+    """Return whether the running task was cancelled from outside; user code may raise CancelledError by itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Calls of user code that cannot end a thread or the loop, whatever they raise.
+"""Calls of user code whose exceptions cannot end a thread or the loop.
 
 Rule 1: a call returns its result and its exception as a pair, because a future does not accept every exception.
 """
@@ -23,7 +23,7 @@ def too_late() -> DeadlineExceeded:
 
 
 async def uninterrupted(future: Future[Any]) -> Any:
-    """Wait for *future*; on cancellation withdraw it if it has not begun, else see it through first."""
+    """Wait for *future*. On cancellation, withdraw it if it has not begun; otherwise wait for its end first."""
     wrapped = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(wrapped)
@@ -34,7 +34,7 @@ async def uninterrupted(future: Future[Any]) -> Any:
 
 
 async def _settled(future: asyncio.Future[Any]) -> None:
-    """Wait for *future*, however often the waiting task is cancelled meanwhile."""
+    """Wait for *future*, even if the waiting task is cancelled again and again."""
     while not future.done():
         with suppress(asyncio.CancelledError):  # the task is being cancelled already
             await asyncio.wait([future])
@@ -54,14 +54,14 @@ def run_in_time(
 
 
 def with_thread(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[Any, int]:
-    """Call *func*; return its result and the thread's identifier."""
+    """Call *func*; return its result and the identifier of this thread."""
     return func(*args, **kwargs), threading.get_ident()
 
 
 def guarded(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, BaseException | None]:
-    """Call *func*; return its result and what it raised, since no future takes every exception."""
+    """Call *func*; return its result and its exception, because a future does not accept every exception."""
     try:
         return func(*args, **kwargs), None
     except BaseException as error:  # Rule 1
@@ -78,6 +78,6 @@ def opened(outcome: tuple[Any, BaseException | None]) -> Any:
     result, error = outcome
     if error is None:
         return result
-    if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):  # they mean something here
+    if isinstance(error, StopIteration | GeneratorExit | asyncio.CancelledError):  # to a coroutine, they are signals
         raise RuntimeError(f"user code raised {type(error).__name__}") from error
     raise error

@@ -1,13 +1,10 @@
-"""One request in a replica, from its head to its answer: HTTP requests and Python calls.
+"""One HTTP request in a replica, from its head to its answer.
 
-Rule 1: what user code gets, the request or its data, was decided when its method was inspected.
-Rule 2: a failure of user code is an answer like any other; only the type and text of a Python call's failure, and
-        nothing of an HTTP request's, leave for the caller.
+Rule 1: the method's signature decides whether user code gets the request or its data. It is inspected once, at start.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -26,17 +23,14 @@ from serve_bridge.user_code.method import Method
 from serve_bridge.wire.heads import HttpHead, decoder
 from serve_bridge.wire.replica_end import ReplicaStream
 
-_logger = logging.getLogger("serve_bridge.replica")
-
 _decode: Final = decoder(HttpHead)
-# HTTP
 
 
 def decode_http(data: bytes) -> HttpHead:
     """Return the head of an HTTP request.
 
     Raises:
-        ProtocolError: It is none; or a path parameter is none, which whoever matched the path has seen to.
+        ProtocolError: *data* is not such a head, or a path parameter does not fit its type.
     """
     head = _decode(data)
     if head.path_params:
@@ -48,7 +42,7 @@ def decode_http(data: bytes) -> HttpHead:
 
 
 async def answer_http(executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
-    """Run *method* for an HTTP request and send what it returns."""
+    """Run *method* for an HTTP request and send its result."""
     try:
         data = web_request(head, stream)
         kwargs: dict[str, Any] = {}
@@ -63,18 +57,18 @@ async def answer_http(executor: Executor, method: Method, head: HttpHead, stream
 
 
 def web_request(head: HttpHead, stream: ReplicaStream) -> Any:
-    """Return the request as the backend sees it: Starlette's, or an adapter's as a `ServeRequest`."""
+    """Return the request for user code: a `ServeRequest` from an adapter, Starlette's `Request` from the proxy."""
     scope = scope_of(head)
     scope["type"] = "http"
     scope["method"] = head.method
-    scope["app"] = None  # its presence makes Starlette answer a malformed form with 400
+    scope["app"] = None  # if this key is there, Starlette answers a malformed form with 400
     if head.forwarded:
         return ServeRequest.of_scope(scope, IncomingBody(stream) if stream.has_body else head.body, stream)
     return Request(scope, Receiver(head, stream))
 
 
 def scope_of(head: HttpHead) -> dict[str, Any]:
-    """Return the ASGI scope that *head* describes, but for what only requests or only WebSockets have."""
+    """Return the keys of the ASGI scope of *head* which requests and WebSockets share."""
     scope = {
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.http_version,
@@ -98,7 +92,7 @@ def scope_of(head: HttpHead) -> dict[str, Any]:
 
 
 async def _data_of(request: Any) -> Any:
-    """Return the data of a method call over HTTP: parsed JSON, otherwise the raw body, `NO_DATA` if it is empty."""
+    """Return the data for a method: the parsed JSON body, the raw body of another type, or `NO_DATA` without a body."""
     body = await request.body()
     if not body:
         return NO_DATA
@@ -118,14 +112,12 @@ def _bind(method: Method, data: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any,
         raise BadRequest(str(error)) from None
 
 
-# Python calls
-
-
 def mount_point(head: HttpHead) -> str:
-    """Return where the application is mounted: the part of the path that is not the application's.
+    """Return the path below which the application is mounted.
 
-    Over the proxy it is the endpoint's route. On a route that an adapter forwards, it is what stands before the path
-    parameter named `path`, if the route ends with one; else where the web application itself is mounted.
+    For a request from the proxy, this is the endpoint's route. For a route forwarded by an adapter, it is the path
+    before the parameter named `path`, if the route ends with one. Otherwise it is the mount point of the web
+    application.
     """
     if head.forwarded:
         below = next((text for name, _, text in head.path_params if name == "path"), None)

@@ -1,8 +1,8 @@
-"""The answer to an HTTP request on its way out of a replica: what user code returned, and what it sends by itself.
+"""The answer to an HTTP request: the result of user code, sent to the caller.
 
-Rule 1: nothing leaves before its first piece is known to be fit, so that what is not becomes a 500; a head that user
-        code has sent by itself waits for a piece no longer than `HEAD_GRACE_S`.
-Rule 2: what user code iterates is iterated and closed where user code runs, and closed at once when nobody wants more.
+Rule 1: the first piece of a body is encoded before the head is sent. If it cannot be encoded, the answer is a 500.
+Rule 2: a generator of user code runs on the threads or the loop of user code. It is closed at once when the caller
+        leaves.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 async def send_result(executor: Executor, stream: ReplicaStream, result: Any, head: HttpHead) -> None:
-    """Send what user code has returned for the request of *head*.
+    """Send *result* of user code as the answer to the request of *head*.
 
     Raises:
-        SerializationError: It cannot be sent; of a stream perhaps only the rest.
-        Lost: Nobody wants it any more.
-        BaseException: What user code raises while it is iterated.
+        SerializationError: The result, or the rest of a stream, cannot be sent.
+        Lost: The caller has left.
+        BaseException: User code raised it during the iteration.
     """
     has_no_body = head.method == "HEAD"
     if is_stream(result):
@@ -67,7 +67,7 @@ async def _send_answer(stream: ReplicaStream, answer: Answer, *, has_no_body: bo
 
 
 async def _send_stream(stream: ReplicaStream, chunks: AsyncIterator[Any], *, has_no_body: bool) -> None:
-    """Send what a generator yields as it yields it; it is closed when the caller goes."""
+    """Send each chunk when the generator yields it. Close the generator when the caller leaves."""
     try:
         first = await anext(chunks, "")
         data = StreamOf.encode(first)
@@ -88,9 +88,9 @@ async def _send_stream(stream: ReplicaStream, chunks: AsyncIterator[Any], *, has
 
 
 def _iterate_on(executor: Executor, response: StreamingResponse) -> None:
-    """Have the synchronous content of *response* iterated and closed on the threads of user code, as a generator is.
+    """Let *executor* iterate and close the synchronous content of *response*, as it does for a generator.
 
-    Starlette has wrapped it; its threads would be others, and many.
+    Starlette has wrapped the content, and would iterate it on threads of its own: other threads, and many more.
     """
     content = threaded_content(response)
     if content is not None:
@@ -98,7 +98,7 @@ def _iterate_on(executor: Executor, response: StreamingResponse) -> None:
 
 
 async def close_chunks(chunks: Any) -> None:
-    """Close what user code iterates, if that can be closed: it is not left to the garbage collector."""
+    """Close *chunks* of user code now, if they can be closed, and not when the garbage collector finds them."""
     close = getattr(chunks, "aclose", None)
     if close is not None:
         await close()
@@ -107,7 +107,10 @@ async def close_chunks(chunks: Any) -> None:
 def _response_scope(head: HttpHead) -> Message:
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},  # since 2.4 a response does not listen: `send` raises
+        "asgi": {
+            "version": "3.0",
+            "spec_version": "2.4",
+        },  # since 2.4, `send` raises, so a response need not call `receive`
         "method": head.method,
         "headers": head.headers,
         "extensions": extensions_of(head),
@@ -115,11 +118,11 @@ def _response_scope(head: HttpHead) -> Message:
 
 
 async def _leaving(stream: ReplicaStream) -> Message:
-    """Wait until the caller goes: the ASGI `receive` of a response, which must not take the request's body."""
+    """Wait until the caller leaves: the ASGI `receive` for a response, which must not read the request's body."""
     await stream.gone()
     return {"type": "http.disconnect"}
 
 
 def extensions_of(head: HttpHead) -> dict[str, Any]:
-    """Return the extensions of ASGI that the caller of a request supports."""
+    """Return the ASGI extensions supported by the caller of a request."""
     return {TRAILERS: {}} if head.trailers else {}

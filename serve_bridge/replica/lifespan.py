@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message, Scope
 
 _logger = logging.getLogger("serve_bridge.replica")
 LAST_WORDS_S: Final = 1.0
-"""Seconds in which an application that has said that it cannot start, or end, may raise why."""
+"""Seconds for an application to raise an exception after it reported a failed startup or shutdown."""
 
 
 class Lifespan:
     """The lifespan of one application in one replica.
 
     Attributes:
-        state: What the application has put there; each request has a copy.
+        state: The values stored by the application; each request gets a copy.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,17 +29,17 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def startup(self) -> None:
-        """Return once the application is ready; one that knows no lifespan is.
+        """Return when the application is ready. An application without a lifespan is ready at once.
 
         Raises:
-            BaseException: It cannot start: what it raised, else a RuntimeError with what it says.
+            BaseException: The startup failed. This is the application's exception, or a RuntimeError with its message.
         """
         loop = asyncio.get_running_loop()
         self._answers = {"startup": loop.create_future(), "shutdown": loop.create_future()}
         self._task = loop.create_task(self._run())
         await _first(self._task, self._answers["startup"])
         if not self._answers["startup"].done():
-            _logger.debug("the application knows no lifespan", exc_info=self._raised())
+            _logger.debug("the application has no lifespan", exc_info=self._raised())
             return
         reason = self._answers["startup"].result()
         if reason is not None:
@@ -49,20 +49,20 @@ class Lifespan:
             raise raised or RuntimeError(f"the application's startup failed: {reason}")
 
     async def shutdown(self, timeout_s: float) -> None:
-        """Tell the application to end and wait until it has, *timeout_s* at most."""
+        """Tell the application to shut down, and wait for it, at most *timeout_s* seconds."""
         task = self._task
         if task is None or task.done():
             return
         self._ending.set()
         ended = self._answers["shutdown"]
         await _first(task, ended, timeout_s)
-        reason = ended.result() if ended.done() else "it did not come to its end"
+        reason = ended.result() if ended.done() else "it did not end in time"
         if reason is not None:
             await asyncio.wait({task}, timeout=LAST_WORDS_S)
             _logger.error("the application's shutdown failed: %s", reason, exc_info=self._raised())
 
     def close(self) -> None:
-        """Cancel what is left of it."""
+        """Cancel the lifespan if it still runs."""
         if self._task is not None:
             self._task.cancel()
 
@@ -74,7 +74,7 @@ class Lifespan:
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._receive, self._send)
-        except (KeyboardInterrupt, SystemExit) as error:  # these would end the loop
+        except (KeyboardInterrupt, SystemExit) as error:  # either would end the loop
             raise RuntimeError(f"the application raised {type(error).__name__}") from error
 
     async def _receive(self) -> Message:
@@ -90,7 +90,7 @@ class Lifespan:
             raise RuntimeError(f"unexpected ASGI message {message['type']!r} in a lifespan")
         answer = self._answers[phase]
         if not answer.done():
-            answer.set_result(None if outcome == "complete" else message.get("message") or "it does not say why")
+            answer.set_result(None if outcome == "complete" else message.get("message") or "it gave no reason")
 
 
 async def _first(task: asyncio.Future[Any], answer: asyncio.Future[Any], timeout_s: float | None = None) -> None:

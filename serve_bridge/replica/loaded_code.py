@@ -1,6 +1,6 @@
 """The code of one replica: loaded, constructed and bound.
 
-Rule 1: the class decides, once, which methods can be called and what each of them receives.
+Rule 1: the class is inspected once, at start. It decides which methods callers may name and what each one receives.
 Rule 2: a name from the wire is a key of `LoadedCode.methods`, never an argument of `getattr`.
 """
 
@@ -29,15 +29,15 @@ class LoadedCode:
     """The code of one replica.
 
     Attributes:
-        code: The function, class or application, import paths of the first two resolved.
-        is_async: Whether it is asynchronous, as `is_async_code` says.
-        methods: What may be called, by name; empty until `construct` has run.
-        reconfigure: The bound method of that name, sync or async; None if there is none.
-        check_health: The same.
-        close: The same, of one that can be called without arguments.
-        application: The application itself, once `construct` has run; None where the code is none.
+        code: The function, class or application. An import path of a function or class is resolved.
+        is_async: Whether the code is asynchronous, as `is_async_code` decides.
+        methods: The methods open to calls, by name; empty until `construct` has run.
+        reconfigure: The bound method `reconfigure`, sync or async; None if the class has none.
+        check_health: The bound method `check_health`; None if the class has none.
+        close: The bound method `close`; None if the class has none, or if it needs arguments.
+        application: The loaded application, once `construct` has run; None for a function or class.
 
-    With surroundings all of these run within them, and so does the constructor.
+    With surroundings, the constructor and all of these methods run within them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LoadedCode:
 
     @property
     def streaming(self) -> tuple[str, ...]:
-        """The methods that read the body of a request while it comes; the others need the whole body."""
+        """The methods able to read the body of a request while it arrives. The others need the whole body."""
         if isinstance(self.code, Application):
             return ("__call__",) if self.is_async else ()
         return tuple(
@@ -74,16 +74,16 @@ class LoadedCode:
 
     @classmethod
     def load(cls, blob: bytes, *, exposed_methods: Collection[str] | None = None) -> LoadedCode:
-        """Return the code that `freeze_code` wrote, checked again where an import path names it.
+        """Return the code in *blob*, from `freeze_code`. Open its surroundings first, if it has any.
 
-        Its surroundings, if it has any, are opened first.
+        Code named by an import path is checked here, because the caller could not import it.
 
         Raises:
-            ImportError: The module of an import path is missing or fails.
-            AttributeError: It has no such attribute.
-            TypeError: What is there is no backend.
-            ConfigError: `exposed_methods` names what is no method.
-            BaseException: What its surroundings raise.
+            ImportError: The module of an import path is missing, or its import fails.
+            AttributeError: The module has no such attribute.
+            TypeError: The attribute cannot be a backend.
+            ConfigError: `exposed_methods` has a name which is not a method.
+            BaseException: The surroundings raised it.
         """
         frozen = FrozenCode.of(blob)
         extend_search_path(frozen.search_path)
@@ -99,11 +99,11 @@ class LoadedCode:
         return cls(code, args, kwargs, exposed_methods=exposed_methods, surroundings=surroundings)
 
     def construct(self) -> None:
-        """Make the instance and bind its methods; runs the user's constructor on this thread.
+        """Make the instance in this thread by the user's constructor, and bind its methods.
 
         Raises:
-            TypeError: The constructor returned something; or `__new__` made an instance of another class.
-            BaseException: Whatever the constructor raises.
+            TypeError: `__init__` returned a value, or `__new__` made an instance of another class.
+            BaseException: The constructor raised it.
         """
         if self._surroundings is None:
             self._construct()
@@ -112,7 +112,7 @@ class LoadedCode:
                 self._construct()
 
     async def aconstruct(self) -> None:
-        """Same as `construct`, on the running loop, for asynchronous code."""
+        """Do as `construct` does, on the running loop, for asynchronous code."""
         if self._surroundings is None:
             self._construct()
         else:
@@ -136,10 +136,10 @@ class LoadedCode:
         self.reconfigure = self._within(hook_of(instance, "reconfigure"))
         self.check_health = self._within(hook_of(instance, "check_health"))
         self.close = self._within(hook_of(instance, "close") if has_close_hook(self.code) else None)
-        self._init_args, self._init_kwargs = (), {}  # the instance holds what it needs of them
+        self._init_args, self._init_kwargs = (), {}  # the instance keeps those that it needs
 
     def drop(self) -> None:
-        """Let go of the user's instance, also where it is part of a cycle; runs its `__del__` on this thread."""
+        """Drop the user's instance, so its `__del__` runs in this thread. The collector finds it in a cycle, too."""
         self.methods = {}
         self.reconfigure = self.check_health = self.close = None
         gc.collect()
@@ -154,6 +154,6 @@ class LoadedCode:
 
 async def _refuse_call(request: object) -> None:
     raise ConfigError(
-        "the backend is an application, which answers HTTP requests and WebSockets and no calls of handles; "
+        "the backend is an application: it answers HTTP requests and WebSockets, but not calls of handles; "
         "ask it over HTTP at its endpoint's route, or forward a route to it"
     )

@@ -1,6 +1,6 @@
 """One Python call in a replica, from its arguments to its result.
 
-Rule 1: the type and text of a failure go to the caller.
+Rule 1: a failure of user code is an answer: the caller gets its type and its text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve_bridge.wire.replica_end import ReplicaStream
 
 
 async def answer_call(executor: Executor, method: Method, head: CallHead, stream: ReplicaStream) -> None:
-    """Run *method* for a Python call and send what it returns or raises."""
+    """Run *method* for a Python call and send its result or its exception."""
     try:
         data, kwargs = await calls_answered.read_arguments(stream, head)
         result = await run_call(executor, method, head, data, kwargs, stream)
@@ -34,7 +34,7 @@ async def answer_call(executor: Executor, method: Method, head: CallHead, stream
             await _send_result(stream, result, head.backend)
         elif head.generator:
             await _send_items(stream, result, head.backend)
-        else:  # as over Ray: who did not ask for a stream gets a list
+        else:  # as over Ray: without a wish for a stream, the caller gets a list
             await _send_result(stream, [item async for item in result], head.backend)
     except asyncio.CancelledError:
         if is_cancelled():
@@ -58,11 +58,11 @@ async def run_call(
     kwargs: dict[str, Any],
     caller: ReplicaStream | None = None,
 ) -> Any:
-    """Return what *method* returns for *data* and *kwargs*, as the method takes them; *caller* waits for it.
+    """Return the result of *method* for *data* and *kwargs*; *caller* is the waiting stream, if there is one.
 
     Raises:
-        TypeError: The method does not take these.
-        BaseException: What user code raises.
+        TypeError: The method does not accept these arguments.
+        BaseException: User code raised it.
     """
     if method.takes == "request":
         arguments: tuple[tuple[Any, ...], dict[str, Any]] = (_python_request(head, data, kwargs, caller),), {}

@@ -1,6 +1,6 @@
-"""Calls that arrive as Ray actor calls: they wait for a slot, because Ray bounds their number, not the replica.
+"""Calls arriving as Ray actor calls. They wait for a slot, because Ray bounds their number, not the replica.
 
-Rule 1: the replica counts the Ray calls of each caller's process, so that the caller knows which of them have ended.
+Rule 1: the replica counts the Ray calls of each caller's process, so the caller can ask how many have ended.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from serve_bridge.wire import failure
 from serve_bridge.wire.heads import CallHead
 
 MOST_SUBMITTERS: Final = 10_000
-"""Upper limit for processes whose Ray calls a replica counts. The process that was silent longest is dropped first."""
+"""Upper limit for processes whose Ray calls a replica counts. The process with the oldest last call is dropped."""
 
 
 class RayCalls:
     """The Ray calls of one replica.
 
     Attributes:
-        methods: The methods that may be called, by name.
+        methods: The methods open to calls, by name.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RayCalls:
             raise
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # SystemExit would end the actor, and Ray drops errors that it cannot pickle
+        except BaseException as error:  # SystemExit would end the actor, and Ray drops an error without a pickled form
             own = failure.portable(error)
             if own is error:
                 raise

@@ -1,8 +1,8 @@
-"""What user code returned, as an HTTP answer.
+"""The HTTP answer for a result of user code.
 
-Rule 1: the type of the result decides, once; nothing here knows the request but for `head`.
-Rule 2: no answer leaves this module that could be split: status, headers and length are checked before.
-Rule 3: a result without a type of its own in HTTP is JSON, as `http.json_encoding` encodes it.
+Rule 1: the type of the result decides. The only property of the request used here is whether its method is HEAD.
+Rule 2: status, headers and length are checked here, so a client or proxy cannot take one answer for two.
+Rule 3: a result of any other type becomes JSON, as `http.json_encoding` encodes it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from starlette.responses import (
 
 from serve_bridge.errors import SerializationError
 from serve_bridge.http.answers import Answer, fit_head, is_bodyless, whole_answer
-from serve_bridge.http.headers import MAX_HEADER_BYTES, HeaderList
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.http.json_encoding import as_json
 from serve_bridge.http.json_values import class_of
 
 __all__ = [
-    "MAX_HEADER_BYTES",
     "StreamOf",
     "render",
 ]
@@ -40,24 +39,24 @@ _JSON_LINES: Final = b"application/x-ndjson"
 
 
 class StreamOf(msgspec.Struct, frozen=True):
-    """An answer that a generator of user code yields, chunk by chunk, with status 200.
+    """An answer with status 200 whose body a generator of user code yields, chunk by chunk.
 
     Attributes:
-        chunks: What the generator yields, not yet encoded.
+        chunks: The generator; its chunks are not encoded yet.
     """
 
     chunks: Iterator[Any] | AsyncIterator[Any]
 
     @staticmethod
     def media_type_of(chunk: object) -> bytes:
-        """Return the media type of a stream that begins with *chunk*."""
+        """Return the media type of a stream whose first chunk is *chunk*."""
         if isinstance(chunk, str):
             return _TEXT
         return _BYTES if isinstance(chunk, bytes | bytearray | memoryview) else _JSON_LINES
 
     @staticmethod
     def encode(chunk: object) -> bytes:
-        """Return *chunk* as bytes: text as UTF-8, bytes as they are, all else as a line of JSON.
+        """Return *chunk* as bytes: text as UTF-8, bytes as they are, any other value as a line of JSON.
 
         Raises:
             SerializationError: The chunk cannot be encoded.
@@ -70,15 +69,15 @@ class StreamOf(msgspec.Struct, frozen=True):
 
 
 def render(result: object, *, head: bool = False) -> Answer | Response | StreamOf:
-    """Return *result* as what goes out.
+    """Return the answer for *result*.
 
     Args:
-        result: What user code returned; a coroutine has been awaited.
-        head: Whether the request was HEAD, whose answer may name a length that its empty body has not.
+        result: The result of user code; not a coroutine.
+        head: Whether the method is HEAD. Such an answer has no body, but may give the length of the body for GET.
 
     Returns:
-        An `Answer`, a `Response` that must run as an ASGI application (streams, files, background tasks,
-        subclasses with a `__call__` of their own), or a `StreamOf` a generator.
+        An `Answer`; a `Response` to run as an ASGI application (streams, files, background tasks, subclasses with a
+        `__call__` of their own); or a `StreamOf` for a generator.
 
     Raises:
         SerializationError: The result cannot be encoded, or its status or headers cannot be sent.
@@ -117,7 +116,7 @@ def _from_response(response: Any, *, head: bool = False) -> Answer | Response:
     if not isinstance(body, bytes):
         body = _whole_body(body)
     if is_bodyless(status):
-        # None of these has a body, and only 304 may name the length it would have had.
+        # No answer with these statuses has a body. Only 304 may give the length of the body that it does not send.
         kept = [pair for pair in raw if status == 304 or pair[0] != b"content-length"]
         return Answer(status, kept, b"")
     return Answer(status, _with_length(raw, body, head), body)
@@ -149,7 +148,7 @@ _RENDERERS: Final[dict[type, Callable[[Any], Answer | Response | StreamOf]]] = {
 
 
 def _renderer(result: object) -> Callable[[Any], Answer | Response | StreamOf]:
-    """Return the renderer of a type that is not in the table."""
+    """Return the renderer for a type outside the table."""
     if isinstance(result, Response):
         return _from_response
     if isinstance(result, str):

@@ -1,8 +1,8 @@
-"""A replica: admits requests over all callers, runs them, and retires without losing any.
+"""A replica: admits the requests of all callers, runs user code for them, and drains without losing a request.
 
-Rule 1: `max_concurrent_queries` is enforced here and nowhere else; what is above it is rejected before it starts.
-Rule 2: a draining replica rejects what is new and finishes what it has accepted.
-Rule 3: all of it runs on one loop; user code that blocks that loop is what the health probe is there to find.
+Rule 1: a request above `max_concurrent_queries` is rejected before it starts.
+Rule 2: a draining replica rejects new requests and finishes the accepted ones.
+Rule 3: a replica has one loop. If user code blocks the loop, the health probe fails.
 """
 
 from __future__ import annotations
@@ -61,10 +61,14 @@ from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
 
 QUIET_S: Final = 0.1
-"""A drained replica has had nothing to do for so long; a call over Ray may still be on its way to it."""
+"""Seconds without a request after which a replica is drained. Until then a Ray call may still be on its way.
+
+The drain also waits this long for the tasks of WebSockets, after telling them to close.
+"""
 SETTLE_S: Final = 0.01
+"""Seconds for which a request waits after a stall of the loop. Its cancellation may have arrived during the stall."""
 LEAST_END_S: Final = 1.0
-"""Seconds an application has for its end, even if its work has used up all of the grace."""
+"""Lower limit in seconds for the time in which an application shuts down, or `close` runs, after a drain."""
 
 _Answering = Callable[[Method, HttpHead, ReplicaStream], Coroutine[Any, Any, None]]
 
@@ -72,10 +76,14 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 class Replica:
-    """One process, or with the local runtime one thread, that runs a backend."""
+    """One copy of a backend: a process, or one thread with the local runtime.
+
+    Attributes:
+        ray_calls: The calls arriving as Ray actor calls. `start` sets it.
+    """
 
     def __init__(self, spec: ReplicaSpec, key: Key, *, has_process: bool = False) -> None:
-        """*has_process* says that this process is the replica and nothing else."""
+        """Take *spec* and *key*; *has_process*: whether this process runs the replica and nothing more."""
         self._spec = spec
         self._has_process = has_process
         self._config = spec.config
@@ -90,10 +98,10 @@ class Replica:
         self._stalls = StallWatch()
 
     async def start(self) -> SocketAddress:
-        """Load and construct the user's code, then listen; return where.
+        """Load and construct user code, then listen, and return the address.
 
         Raises:
-            BackendStartError: User code raised; the error has its traceback as text.
+            BackendStartError: User code raised an exception; the error has its traceback as text.
         """
         self._loop = asyncio.get_running_loop()
         spec = self._spec
@@ -102,7 +110,7 @@ class Replica:
         replica_context.set(context)
         if self._has_process:
             own_process(context)
-        # The request that may have had this replica started is not one that it serves.
+        # The replica may be started during a request, in its context, but does not serve that request.
         request_deadline.set(None)
         running_request.set(None)
         self._context = contextvars.copy_context()
@@ -119,7 +127,7 @@ class Replica:
         except BaseException as error:  # SystemExit too
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # nobody waits for this replica any more
+                raise  # the start was cancelled from outside
             reason = f"{failure.type_of(error)}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
         self.ray_calls = RayCalls(spec.backend, self._methods, self._executor, self._admission, self._context)
@@ -128,7 +136,7 @@ class Replica:
         return msgspec.structs.replace(address, streaming=code.streaming)
 
     async def _choose_answers(self, code: LoadedCode) -> None:
-        """Decide once what answers requests: an application, which is started, or methods."""
+        """Decide once whether methods or an application answer requests; start the application."""
         if not isinstance(code.code, Application):
             self._answer_http = partial(answer_http, self._executor)
             self._answer_websocket = partial(self._websockets.answer, self._executor)
@@ -145,12 +153,12 @@ class Replica:
     # wire.replica_end.Service
 
     def load(self) -> int:
-        """Return how many requests run here, or wait for their turn over Ray."""
+        """Return the number of running requests and of Ray calls waiting for a slot."""
         admission = self._admission
         return admission.in_flight + len(admission.queue)
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Admit or reject the request that opened *stream*."""
+        """Admit or reject the request of the new *stream*."""
         if frame.kind == Kind.REQUEST:
             if controller_question.is_question(frame):
                 controller_question.answer(stream, self._controller)
@@ -158,7 +166,7 @@ class Replica:
             head: HttpHead | CallHead = decode_http(frame.payload)
         else:
             head = calls_answered.decode_call(frame.payload)
-            # A caller's call names a backend, whatever method it asks for.
+            # A method of user code could be named like an operation, but a call of user code names a backend.
             if not head.backend and head.call_method.startswith("@"):
                 self._start_control(stream, head)
                 return
@@ -187,21 +195,21 @@ class Replica:
             task = self._loop.create_task(serving, context=self._context.copy())
             stream.on_cancel = task.cancel
             self._tasks.add(task)
-            # Not in the task itself: one that is cancelled before its first step runs none of its code.
+            # If a task is cancelled before its first step, none of its code runs. Hence a callback, not a `finally`.
             task.add_done_callback(partial(self._served, work, stream, head.request_id))
 
     def _served(
         self, work: Coroutine[Any, Any, None], stream: ReplicaStream, request_id: str, task: asyncio.Task[None]
     ) -> None:
-        """A request's task has ended, however it did: its slot is free, and its caller has the last frame."""
+        """Free the slot of a request whose task has ended, and end its stream if the task has not."""
         self._tasks.discard(task)
         work.close()
-        stream.abort()  # nothing, if its answer was ended
+        stream.abort()  # does nothing if the answer has ended
         self._admission.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error(failure_message(self._spec.backend), request_id, exc_info=error)
 
-    # what the controller asks for
+    # operations of the controller
 
     def _start_control(self, stream: ReplicaStream, head: CallHead) -> None:
         controls: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -223,7 +231,7 @@ class Replica:
 
         Raises:
             BackendError: `check_health` returned False.
-            BaseException: What it raises.
+            BaseException: `check_health` raised it.
         """
         if self._code.check_health is not None and await self._executor.probe(self._code.check_health) is False:
             raise BackendError("check_health", "it returned False")
@@ -233,18 +241,18 @@ class Replica:
         return self.ray_calls.completed(submitter), self.load()
 
     async def move(self, controller: SocketAddress) -> None:
-        """Note that the controller is at *controller* now."""
+        """Note *controller*, the new address of the controller."""
         self._controller = controller
         generation = self._spec.instance.generation
         membership.join(msgspec.structs.replace(self._spec.instance, controller=controller))
         known_instance(generation).controller = controller
 
     async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:
-        """Follow *config* from now on; with *reconfigure* its `user_config` is new.
+        """Use *config* from now on; *reconfigure*: whether its `user_config` is new.
 
         Raises:
-            ConfigError: The code cannot follow it; nothing has changed.
-            BaseException: What the user's `reconfigure` raises; nothing else has changed.
+            ConfigError: The code does not support *config*; nothing has changed.
+            BaseException: The user's `reconfigure` raised it; the replica itself has changed nothing.
         """
         check_config(self._code.code, config)
         if reconfigure and config.user_config is not None:
@@ -254,10 +262,10 @@ class Replica:
         self._admission.change_limit(config.max_concurrent_queries or 1)
 
     async def drain(self, grace_s: float) -> bool:
-        """Take nothing new, finish what was accepted; return whether all of it was done within *grace_s*.
+        """Reject new requests and finish the accepted ones; return whether all ended within *grace_s* seconds.
 
-        WebSockets that are open then are told that the server is going away. Last of all an application ends, or user
-        code is told by its `close`.
+        WebSockets still open then close with "going away". In the end, an application shuts down, or the
+        `close` of user code runs.
         """
         deadline = time.monotonic() + grace_s
         drained = await self._drain(deadline)
@@ -287,13 +295,13 @@ class Replica:
             if self.load() == 0 and time.monotonic() - self._admission.last_release >= QUIET_S:
                 return True
             await asyncio.sleep(QUIET_S / 4)
-        if self._websockets:  # they could go on for ever
+        if self._websockets:  # a WebSocket has no deadline
             self._websockets.go_away()
             await asyncio.sleep(QUIET_S)
         return self.load() == 0
 
     def close(self) -> None:
-        """Drop everything at once."""
+        """Cancel all requests and close all connections at once."""
         self._listener.close()
         self._stalls.stop()
         for task in list(self._tasks):
@@ -313,7 +321,7 @@ class Replica:
 async def _serve(work: Coroutine[Any, Any, None], timeout_s: float, request_id: str, *, settle: bool) -> None:
     begin_request(time.monotonic() + timeout_s, request_id or None)
     try:
-        if settle:  # let the loop read what came behind the request: its caller may have gone long ago
+        if settle:  # the loop first reads the bytes behind the request: the caller may have cancelled it long ago
             await asyncio.sleep(SETTLE_S)
         await work
     finally:

@@ -1,4 +1,4 @@
-"""The body of an HTTP request on its way into user code."""
+"""The body of an HTTP request, as user code and Starlette read it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from serve_bridge.wire.replica_end import ReplicaStream
 
 
 class IncomingBody:
-    """A body in DATA frames; asked for when it is first read.
+    """A body in DATA frames. The caller sends it only after the first read.
 
     Attributes:
-        loop: The loop on which it is read.
+        loop: The loop on which the body is read.
     """
 
     __slots__ = ("_accepted", "_stream", "_turn_began", "loop")
@@ -39,18 +39,18 @@ class IncomingBody:
         return await self._stream.next_chunk()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Iterate what is left of it."""
+        """Iterate the remaining chunks."""
         while (chunk := await self.next()) is not None:
             yield chunk
 
 
 class Receiver:
-    """The ASGI `receive` of the request that a head begins.
+    """The ASGI `receive` of one request.
 
     Attributes:
-        loop: The loop on which it is called; None: the whole body is here.
-        whole: The whole body; None: it is received.
-        begun: Whether something of the body was taken.
+        loop: The loop on which it must be called; None: any, because the whole body is here.
+        whole: The whole body; None: the body arrives in pieces.
+        begun: Whether a part of the body was read.
     """
 
     __slots__ = ("_body", "_ended", "_stream", "begun", "loop", "whole")

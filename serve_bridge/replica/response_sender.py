@@ -15,15 +15,16 @@ from serve_bridge.wire.replica_end import ReplicaStream
 _logger = logging.getLogger("serve_bridge.replica")
 
 HEAD_GRACE_S: Final = 0.5
-"""How long a head waits for the first piece of a body whose length it does not say.
+"""Upper limit in seconds for a head to wait for the first piece of a body of unknown length.
 
-Who waits for an event sees that soon; and what fails at once is a 500 even where a busy machine takes its time for it.
+It is long enough for user code which fails at once to become a 500 even on a busy machine. It is short enough for an
+EventSource to open quickly.
 """
 Message = MutableMapping[str, Any]
 
 
 class ResponseSender:
-    """The ASGI `send` under a Starlette Response that runs here."""
+    """The ASGI `send` of one answer."""
 
     def __init__(self, stream: ReplicaStream, *, has_no_body: bool = False, takes_trailers: bool = False) -> None:
         self._stream = stream
@@ -35,7 +36,7 @@ class ResponseSender:
         self._started = self._awaits_trailers = self._flows = False
 
     def passes(self, message: Message) -> bool:
-        """Send *message* if it is a piece of the body that need not wait; return whether it was sent."""
+        """Send *message* if it is a piece of the body and need not wait; return whether it was sent."""
         if not self._flows or message["type"] != "http.response.body" or not message.get("more_body", False):
             return False
         body = message.get("body", b"")
@@ -45,7 +46,7 @@ class ResponseSender:
         """Take one message of an HTTP response.
 
         Raises:
-            Lost: Nobody wants more of it: the caller has gone, or the answer has no body.
+            Lost: The caller has left, or the answer has no body.
         """
         if self.passes(message):
             return
@@ -69,7 +70,9 @@ class ResponseSender:
     async def _end_with(self, trailers: HeaderList) -> None:
         sent = fit_trailers(trailers)
         if len(sent) < len(trailers):
-            _logger.warning("%d trailers that may not follow a body were dropped", len(trailers) - len(sent))
+            _logger.warning(
+                "%d trailers were dropped, because such headers may not follow a body", len(trailers) - len(sent)
+            )
         await self._stream.send_segments([encode_head(sent)], end=True)
 
     async def _body(self, body: bytes, *, end: bool) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 STALL_S: Final = 0.5
-"""A loop that did not run for this many seconds stood still: its process was stopped, or user code blocked the loop."""
+"""After this many seconds without a turn, the loop stood still: its process was stopped, or user code blocked it."""
 
 
 class StallWatch:
@@ -23,7 +23,7 @@ class StallWatch:
         self._tick()
 
     def has_stalled(self) -> bool:
-        """Return whether the loop has just stood still, so that the bytes it reads now may be old."""
+        """Return whether the loop has just stood still. If so, the bytes it reads now may be old."""
         now = self._loop.time()
         return now < self._stalled_until or now - self._ticked > STALL_S
 

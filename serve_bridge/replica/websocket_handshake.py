@@ -10,16 +10,16 @@ from serve_bridge.wire.heads import HttpAnswer, HttpHead, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 _HANDSHAKE: Final = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
-"""Headers that an HTTP/1.1 server leaves in the scope of a WebSocket. They are hop-by-hop, so no head carries them."""
+"""Headers which an HTTP/1.1 server leaves in the scope of a WebSocket. They are hop-by-hop, so heads lack them."""
 
 
 def deny_websocket(head: HttpHead, stream: ReplicaStream) -> None:
-    """Answer a handshake at what takes no WebSocket."""
-    deny(stream, head, 501, "Not Implemented", "this endpoint takes no WebSocket")
+    """Answer the handshake of a WebSocket at an endpoint without WebSockets."""
+    deny(stream, head, 501, "Not Implemented", "this endpoint does not accept WebSockets")
 
 
 def websocket_scope(head: HttpHead) -> dict[str, Any]:
-    """Return the ASGI scope of the WebSocket that *head* asks for."""
+    """Return the ASGI scope of the WebSocket requested by *head*."""
     return {
         **scope_of(head),
         "type": "websocket",

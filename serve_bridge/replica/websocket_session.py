@@ -1,4 +1,10 @@
-"""One WebSocket of a replica, from its handshake to its close."""
+"""One WebSocket of a replica, from its handshake to its close.
+
+Rule 1: user code gets Starlette's `WebSocket`; this module is its ASGI server.
+Rule 2: a client that leaves does not cancel user code. User code is told, and may run for `LEAVE_GRACE_S` more.
+Rule 3: a failure of user code is a 500 before the handshake is answered, and code 1011 after it. The reason goes to
+        the log.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +49,7 @@ class _State(Enum):
 
 
 class WebSocketSession:
-    """One WebSocket: what is under the `WebSocket` that user code has."""
+    """The server's side of one WebSocket."""
 
     def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
         self._head = head
@@ -58,7 +64,7 @@ class WebSocketSession:
         self._patience: asyncio.TimerHandle | None = None
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
-        """Run *app* and see to it that the WebSocket has an end."""
+        """Run *app*, then close the WebSocket if *app* has not."""
         try:
             await app(scope, self._receive, self._send)
         except asyncio.CancelledError:
@@ -66,7 +72,7 @@ class WebSocketSession:
                 self._stream.abort()
                 return
             await self._fail(RuntimeError("user code raised CancelledError"))
-        except WebSocketDisconnect:  # the usual end of user code that reads until the client leaves
+        except WebSocketDisconnect:  # user code often reads until the client leaves
             await self._end(Close(NORMAL))
         except BaseException as error:
             await self._fail(error)
@@ -74,13 +80,13 @@ class WebSocketSession:
             await self._end(Close(NORMAL))
 
     def go_away(self) -> None:
-        """End it now if it is open; of a replica that drains the caller knows what that means."""
+        """Abort the stream if the WebSocket is open. The caller knows that the replica drains, and closes with 1001."""
         if self._state is _State.OPEN:
             self._stream.abort()
             self._cancel()
 
     def end(self) -> None:
-        """User code has come to its end."""
+        """Cancel the timer; called when user code has ended."""
         if self._patience is not None:
             self._patience.cancel()
 
@@ -91,16 +97,16 @@ class WebSocketSession:
             self._state = _State.CLOSED
             send_failure(self._stream, self._head, error)
         else:
-            # Unlike a failed handshake, this is not reported by the caller, which sees only how the WebSocket closes.
+            # The caller reports a failed handshake, but later sees only the code of the close. So the replica logs.
             _logger.error(failure_message(self._head.backend), self._head.request_id, exc_info=error)
             await self._end(Close(FAILED, f"request {self._head.request_id}"))
 
     async def _end(self, close: Close) -> None:
-        """Close with *close*, unless user code has ended it already."""
+        """Close with *close*, unless the WebSocket is closed already."""
         if self._state is _State.CONNECTING:
             self._refuse()
         elif self._state is _State.OPEN and not self._stream.body_ended:
-            with contextlib.suppress(OSError):  # the client has left meanwhile
+            with contextlib.suppress(OSError):  # the client has just left
                 await self._close(close)
 
     # ASGI
@@ -175,7 +181,7 @@ class WebSocketSession:
 
 
 class ClientDisconnected(OSError):
-    """The client has left: what a server's `send` raises since ASGI 2.4.
+    """The client has left. Since ASGI 2.4, the `send` of a server raises an OSError then.
 
-    Starlette makes a `ClientDisconnect` or `WebSocketDisconnect` of it.
+    Starlette turns it into a `ClientDisconnect` or a `WebSocketDisconnect`.
     """

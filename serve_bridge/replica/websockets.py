@@ -1,9 +1,4 @@
-"""The WebSockets of a replica: each is served by one `async def` of user code, from its handshake to its close.
-
-Rule 1: user code has Starlette's `WebSocket`; under it this module does what an ASGI server does.
-Rule 2: a client that leaves does not cancel: user code is told, and has `LEAVE_GRACE_S` to come to its end.
-Rule 3: a failure of user code is a 500 before the handshake is answered, and code 1011 after it; why is for the log.
-"""
+"""The WebSockets of a replica. One `async def` of user code serves each of them, from its handshake to its close."""
 
 from __future__ import annotations
 
@@ -24,7 +19,7 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 class WebSockets:
-    """The WebSockets that a replica serves at the moment."""
+    """The open WebSockets of one replica."""
 
     def __init__(self) -> None:
         self._served: set[WebSocketSession] = set()
@@ -33,7 +28,7 @@ class WebSockets:
         return len(self._served)
 
     async def answer(self, executor: Executor, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
-        """Let *method* serve the WebSocket that *head* asks for, until it is closed."""
+        """Let *method* serve the WebSocket requested by *head*, until it is closed."""
         if not method.is_async or method.is_generator or method.batched or method.takes == "nothing":
             deny_websocket(head, stream)
             return
@@ -44,8 +39,8 @@ class WebSockets:
         await self.serve(converse, websocket_scope(head), head, stream)
 
     async def serve(self, app: ASGIApp, scope: Scope, head: HttpHead, stream: ReplicaStream) -> None:
-        """Let *app* serve the WebSocket that *head* asks for, and *scope* describes, until it is closed."""
-        # The time the caller gave is for the handshake, and the caller ends one that takes longer.
+        """Let *app* serve the WebSocket requested by *head* and described by *scope*, until it is closed."""
+        # The deadline is for the handshake only, and the caller itself ends a handshake that takes longer.
         lift_deadline()
         served = WebSocketSession(head, stream)
         self._served.add(served)
@@ -56,6 +51,6 @@ class WebSockets:
             self._served.discard(served)
 
     def go_away(self) -> None:
-        """End those that are open: their clients see that the server is going away."""
+        """Close the open WebSockets: their clients get the code for "going away"."""
         for served in list(self._served):
             served.go_away()

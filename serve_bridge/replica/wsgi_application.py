@@ -1,10 +1,8 @@
 """A WSGI application in a replica: each request runs on one of the replica's threads, from its head to its last byte.
 
-Rule 1: how an application is called, and what it may do when, is `wsgiref`'s to say (PEP 3333); the ways in and out are
-        ours.
-Rule 2: what leaves a thread has been taken before the next piece is asked for; what comes in is read as it is needed.
-Rule 3: a header of the client becomes a variable `HTTP_...` and nothing else; none of those becomes HTTP_PROXY.
-Rule 4: CONTENT_LENGTH is the length of the body, whatever its framing. Many applications read nothing without it.
+Rule 1: `wsgiref` calls the application and checks its use of the protocol (PEP 3333). This package moves the bytes.
+Rule 2: back-pressure holds in both directions. A piece of the answer is sent before the next one is requested, and a
+        body is received as the application reads it.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 
 class WsgiService:
-    """Answers with one WSGI application."""
+    """Answers the requests of one replica with a WSGI application."""
 
     def __init__(self, app: WSGIApplication, executor: Executor) -> None:
         self._app = app
@@ -38,24 +36,24 @@ class WsgiService:
         self._method = Method.of("__call__", self._run, default=True)
 
     async def begin(self) -> None:
-        """Do nothing: WSGI knows no start."""
+        """Do nothing: WSGI has no startup."""
 
     async def end(self, timeout_s: float) -> None:
-        """Do nothing: WSGI knows no end."""
+        """Do nothing: WSGI has no shutdown."""
 
     def close(self) -> None:
-        """Do nothing: the threads are the executor's."""
+        """Do nothing: the threads belong to the executor."""
 
     async def answer_http(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
         """Let the application answer a request."""
         request = WsgiRequest(head, stream)
         try:
             await self._executor.run(self._method, (request,), {})
-        except BaseException as error:  # what an application makes of a client that has left is no failure
+        except BaseException as error:  # an error caused by a client that has left is not a failure
             end_failed(stream, head, error, left=request.left)
 
     async def answer_websocket(self, method: Method, head: HttpHead, stream: ReplicaStream) -> None:
-        """Deny it: WSGI knows no WebSocket."""
+        """Refuse: WSGI has no WebSockets."""
         deny_websocket(head, stream)
 
     def _run(self, request: WsgiRequest) -> None:

@@ -1,4 +1,8 @@
-"""The variables of the WSGI environment that describe a request."""
+"""The variables of the WSGI environment which describe a request.
+
+Rule 1: a header of the client becomes a variable `HTTP_...` and nothing more. No header becomes HTTP_PROXY, which many
+        HTTP clients would obey.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ _OWN_KEYS: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT
 
 
 def environ_of(head: HttpHead) -> dict[str, Any]:
-    """Return the variables that describe the request; those of WSGI itself are not among them."""
+    """Return the variables for the request of *head*, without those of WSGI itself."""
     above, below = split_path(head.path, head.raw_path, mount_point(head))
     server, client = head.server or ("localhost", 80), head.client
     environ: dict[str, Any] = {
@@ -31,7 +35,7 @@ def environ_of(head: HttpHead) -> dict[str, Any]:
     if client is not None:
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
     for name, value in head.headers:
-        if b"_" in name or name == b"proxy":  # "Remote_User" and "Remote-User" would be one variable
+        if b"_" in name or name == b"proxy":  # "Remote_User" and "Remote-User" would become one variable
             continue
         key = _OWN_KEYS.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         text = value.decode("latin-1")

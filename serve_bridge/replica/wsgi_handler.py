@@ -1,4 +1,7 @@
-"""A call of a WSGI application, as PEP 3333 says."""
+"""A call of a WSGI application by the rules of PEP 3333.
+
+Rule 1: CONTENT_LENGTH is the length of the body, however it was framed. Many applications read no body without it.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,20 @@ if TYPE_CHECKING:
 
 
 _CONNECTIONS: Final = {name.decode() for name in HOP_BY_HOP} | {"trailers"}
-"""Headers that an application must not set; the base class refuses the last one too."""
+"""Headers for one connection only. The replica drops them; `wsgiref` would raise an error, for "trailers" too."""
 
 
 class _File(FileWrapper):
-    """What `wsgi.file_wrapper` is: a file in pieces that are worth a way through the loop."""
+    """The `wsgi.file_wrapper`: a file in pieces, each large enough to be worth a trip through the loop."""
 
     def __init__(self, filelike: Any, blksize: int = 0) -> None:
         super().__init__(filelike, max(blksize, INLINE_BODY_BYTES))
 
 
 class _Errors(io.TextIOBase):
-    """What `wsgi.errors` is: each line goes to the log.
+    """The `wsgi.errors`: each line goes to the log.
 
-    The level is WARNING: a framework writes there what it has reported as an error already.
+    The level is WARNING, because a framework writes errors there which it has already reported.
     """
 
     def writable(self) -> bool:
@@ -53,7 +56,7 @@ _errors: Final = _Errors()
 class WsgiHandler(BaseHandler):
     """Calls an application for one request."""
 
-    os_environ: dict[str, str] = {}  # noqa: RUF012  # as in the base class; the process's own variables are nobody's request
+    os_environ: dict[str, str] = {}  # noqa: RUF012  # not the variables of this process: they do not belong to a request
     wsgi_file_wrapper = _File
     environ: dict[str, Any]
     status: str | None
@@ -64,22 +67,22 @@ class WsgiHandler(BaseHandler):
         self._request = request
 
     def run(self, application: WSGIApplication) -> None:
-        """Answer the request by *application*; what it raises is raised, whatever it is."""
+        """Answer the request by *application*. Its exceptions are raised, not turned into an answer."""
         self.setup_environ()
         self.environ["wsgi.input_terminated"] = True
         self.result = application(self.environ, self.start_response)
         self.finish_response()
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None) -> Any:
-        """Take the answer's head; what concerns one connection only is not the application's."""
+        """Take the answer's head, without headers for one connection only."""
         plain = [(_plain(name), _plain(value)) for name, value in headers]
         kept = [pair for pair in plain if pair[0].lower() not in _CONNECTIONS]
         return super().start_response(_plain(status), kept, exc_info)
 
     def write(self, data: bytes) -> None:
-        """Send *data*; nothing leaves with an empty piece, so that the application may still change its mind."""
+        """Send *data*. An empty piece does not send the head, so the application may still replace it by an error."""
         if isinstance(data, bytes):
-            data = bytes.__bytes__(data)  # the base class takes no subclass
+            data = bytes.__bytes__(data)  # the base class accepts no subclass
             if not data:
                 return
         super().write(data)
@@ -93,12 +96,12 @@ class WsgiHandler(BaseHandler):
         self._request.end()
 
     def cleanup_headers(self) -> None:
-        """Say how long the body is, if it is known; an answer to HEAD knows it from the application only."""
+        """Add the length of the body, if it is known. For HEAD, only the application knows it."""
         if self.bytes_sent:
             super().cleanup_headers()
 
     def send_headers(self) -> None:
-        """Hand over the answer's head."""
+        """Pass on the answer's head."""
         self.cleanup_headers()
         assert self.headers is not None
         assert self.status is not None
@@ -107,7 +110,7 @@ class WsgiHandler(BaseHandler):
         self.headers_sent = True
 
     def add_cgi_vars(self) -> None:
-        """Add what describes the request."""
+        """Add the variables of the request."""
         self.environ.update(environ_of(self._request.head))
         if self._request.length or "CONTENT_LENGTH" in self.environ:
             self.environ["CONTENT_LENGTH"] = str(self._request.length)
@@ -117,7 +120,7 @@ class WsgiHandler(BaseHandler):
         return self._request.input()
 
     def get_stderr(self) -> Any:
-        """Return where the application may write to the log."""
+        """Return the file through which the application writes to the log."""
         return _errors
 
     def get_scheme(self) -> str:
@@ -132,5 +135,5 @@ class WsgiHandler(BaseHandler):
 
 
 def _plain(text: str) -> str:
-    """Return *text* as a plain str; the base class takes no subclass, such as a member of a StrEnum, or Markup."""
+    """Return *text* as a plain str: the base class accepts no subclass, such as a member of a StrEnum, or Markup."""
     return str.__str__(text) if isinstance(text, str) else text

@@ -23,19 +23,20 @@ _logger = logging.getLogger("serve_bridge.replica")
 
 _Result = TypeVar("_Result")
 SPOOL_BYTES: Final = 1024 * 1024
-"""A body of unknown length is held in memory up to this size, and in a temporary file above it."""
+"""Upper limit in bytes for a body of unknown length in memory. A longer one is kept in a temporary file."""
 
 
 class WsgiRequest:
-    """One request's way in and out, for the thread that answers it.
+    """One request, as the thread that answers it reads its body and sends its answer.
 
     Attributes:
+        head: The head of the request.
         left: Whether the client left while its body was being read.
-        length: Bytes of its body.
+        length: Length of the body in bytes; None if it is not known yet.
     """
 
     def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
-        """Take the request on the replica's loop."""
+        """Take the request. This must run on the replica's loop."""
         self.head = head
         self.left = False
         self.length = head.body_length
@@ -50,7 +51,7 @@ class WsgiRequest:
         self._answer: HttpAnswer | None = None
 
     def receive(self) -> None:
-        """Receive a body of unknown length, since the application must be told its length.
+        """Receive the body if its length is unknown, because the application needs the length first.
 
         Raises:
             ConnectionResetError: The client has left.
@@ -62,12 +63,12 @@ class WsgiRequest:
             self._spooled.seek(0)
 
     def close(self) -> None:
-        """Close the temporary file, however the request ended."""
+        """Close the temporary file, if there is one."""
         if self._spooled is not None:
             self._spooled.close()
 
     def wait(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Return what *work* returns on the loop.
+        """Run *work* on the loop and return its result.
 
         Raises:
             Lost: The client has left.
@@ -75,7 +76,7 @@ class WsgiRequest:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def input(self) -> IO[bytes]:
-        """Return the request's body, as a file."""
+        """Return the request's body as a file."""
         if self._spooled is not None:
             return self._spooled
         return io.BytesIO(self.head.body) if self._body is None else self._received(self._body)
@@ -84,10 +85,10 @@ class WsgiRequest:
         return io.BufferedReader(_Input(self, body), INLINE_BODY_BYTES)
 
     def begin(self, status: int, headers: HeaderList) -> None:
-        """Take the answer's head; it leaves with what follows.
+        """Take the answer's head. It is sent with the first piece of the body, or with the end.
 
         Raises:
-            SerializationError: It cannot be sent.
+            SerializationError: The head cannot be sent.
         """
         status, headers = fit_head(status, headers)
         self._answer = HttpAnswer(status, headers, b"")
@@ -95,27 +96,27 @@ class WsgiRequest:
         self._answer_length = next((int(value) for name, value in headers if name == b"content-length"), None)
 
     def send(self, data: bytes) -> None:
-        """Send a piece of the body, as soon as the client takes it.
+        """Send a piece of the body, and wait while the client is slow to receive.
 
         Raises:
-            Lost: Nobody wants it.
+            Lost: The client has left, or the answer has no body.
         """
         if self._ended and (self._has_no_body or self._answer_length is None):
             raise Lost("unknown", "the answer has no body")
         if self._answer_length is not None and not self._has_no_body and self._sent + len(data) > self._answer_length:
-            _logger.warning("request %s: what is longer than its Content-Length was cut", self.head.request_id)
+            _logger.warning("request %s: the answer was cut to its Content-Length", self.head.request_id)
             data = data[: self._answer_length - self._sent]
         if self._ended:
             return
         self._sent += len(data)
-        # It ends with what was declared: the iterable may come to its own end much later.
+        # The answer ends at the declared length, because the iterable of the application may end much later.
         self._put(data, end=self._sent == self._answer_length)
 
     def end(self) -> None:
-        """Nothing follows.
+        """End the answer.
 
         Raises:
-            RuntimeError: The body is shorter than was declared.
+            RuntimeError: The body is shorter than its Content-Length.
         """
         if self._ended:
             return
@@ -131,7 +132,7 @@ class WsgiRequest:
         if not self._started and end and len(data) <= INLINE_BODY_BYTES:
             self._started = True
             whole = encode_head(HttpAnswer(self._answer.status, self._answer.headers, data))
-            # Nothing to wait for: the application may go on with what it has left to do.
+            # This thread need not wait for the loop, so the application can go on at once.
             self._loop.call_soon_threadsafe(lambda: self._stream.respond(whole, end=True))
             return
         self.wait(self._send(data, end=end))
@@ -146,7 +147,7 @@ class WsgiRequest:
 
 
 class _Input(io.RawIOBase):
-    """A body that comes in pieces, which the loop hands over as they are read."""
+    """A body in pieces. The loop passes each one to the reading thread."""
 
     def __init__(self, request: WsgiRequest, body: IncomingBody) -> None:
         self._request = request

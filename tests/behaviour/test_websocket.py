@@ -262,7 +262,7 @@ def test_code_that_cannot_serve_websockets_says_so(client: serve.Client, serving
     """501: only an `async def` that does not yield can."""
     answer = denied(client, serving(code).route)
     assert answer.status_code == 501
-    assert b"takes no WebSocket" in answer.body
+    assert b"does not accept WebSockets" in answer.body
 
 
 def test_no_route_and_no_method_deny_as_over_http(client: serve.Client, serving: Serving) -> None:

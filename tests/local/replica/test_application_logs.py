@@ -62,7 +62,7 @@ def test_a_mistake_is_named_in_the_log(
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"), [(None, "it did not come to its end"), ("no", "the application's shutdown failed: no")]
+    ("failure", "reason"), [(None, "it did not end in time"), ("no", "the application's shutdown failed: no")]
 )
 def test_a_failing_shutdown_is_logged(caplog: pytest.LogCaptureFixture, failure: str | None, reason: str) -> None:
     """And does not keep the replica."""
