@@ -7,27 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
 import socket
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h11
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Send
-from starlette.websockets import WebSocket
 
-import serve_bridge as serve
 from tests.support.edge_server import answers, wait_until_refused
 from tests.support.edge_server import running as edge_running
 from tests.support.raw_websocket import (
@@ -44,76 +35,10 @@ from tests.support.raw_websocket import (
     frame,
     handshake,
 )
-from tests.support.waiting import reached, wait_until
+from tests.support.waiting import wait_until
+from tests.support.websocket_proxy import MIB, Proxy, running
 
-MIB = 2**20
 LIMIT = 16 * MIB
-_numbers = itertools.count()
-SCALE = int(os.environ.get("FAULTS_SCALE", "1"))
-
-
-async def echo(websocket: Any) -> str | None:
-    """Send back what comes; a request is none of our handshakes."""
-    if not isinstance(websocket, WebSocket):
-        return "no WebSocket"
-    await websocket.accept()
-    while (message := await websocket.receive())["type"] == "websocket.receive":
-        if "text" in message:
-            await websocket.send_text(message["text"])
-        else:
-            await websocket.send_bytes(message["bytes"])
-    return None
-
-
-async def deaf(websocket: WebSocket) -> None:
-    """Accept, and read nothing until a file is there."""
-    await websocket.accept()
-    await reached(Path(websocket.query_params["until"]).exists, 3600)
-
-
-async def refusing(websocket: WebSocket) -> None:
-    """Deny with as much as the query says, or with less."""
-    pieces = int(websocket.query_params["pieces"])
-
-    async def body() -> AsyncIterator[bytes]:
-        for _ in range(pieces):
-            yield b"x" * MIB
-        if "broken" in websocket.query_params:
-            raise ValueError("a secret")
-
-    await websocket.send_denial_response(StreamingResponse(body(), 402))
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """The proxy, and a WebSocket that has been open all the time."""
-
-    address: tuple[str, int]
-    neighbour: RawWebSocket
-
-    def client(self, **options: Any) -> RawWebSocket:
-        """Connect."""
-        return RawWebSocket(self.address, **options)
-
-    def opened(self, *more: bytes) -> RawWebSocket:
-        """Open a WebSocket that echoes."""
-        return self.client().open("/echo", *more)
-
-
-@contextlib.contextmanager
-def running(**http_options: Any) -> Iterator[tuple[serve.Client, Proxy]]:
-    """Run an instance, whose proxy is looked at."""
-    name = f"websocket-edge-{next(_numbers)}"
-    client = serve.start(runtime="local", name=name, http_options={"port": 0, **http_options})
-    try:
-        for code in (echo, deaf, refusing):
-            client.create_backend(code.__name__, code, config={"graceful_shutdown_timeout_s": 0.5})
-            client.create_endpoint(code.__name__, backend=code.__name__, route=f"/{code.__name__}")
-        address = ("127.0.0.1", int(client.http_urls[0].rpartition(":")[2]))
-        with RawWebSocket(address) as neighbour:
-            yield client, Proxy(address, neighbour.open("/echo"))
-    finally:
-        client.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +52,7 @@ def shared() -> Iterator[Proxy]:
 def proxy(shared: Proxy) -> Iterator[Proxy]:
     """The same, and proof that a neighbour has noticed nothing."""
     yield shared
-    shared.neighbour.send(frame(TEXT, b"still here"))
-    while (got := shared.neighbour.frame())[0] == PING:
-        shared.neighbour.send(frame(PONG, got[1]))
-    assert got == (TEXT, b"still here")
+    shared.check_neighbour()
 
 
 # The handshake (W01, W12)
@@ -471,59 +393,3 @@ def test_a_handshake_that_crosses_with_a_drain_is_answered(proxy: Proxy) -> None
         assert client.frame() == (CLOSE, (1012).to_bytes(2))
         client.send(close_frame(1012))
         draining.result(20)
-
-
-# Any bytes
-
-_pieces = st.one_of(
-    st.builds(
-        frame,
-        st.integers(0, 15),
-        st.binary(max_size=200),
-        fin=st.booleans(),
-        reserved=st.sampled_from([0, 0, 0, 1, 2, 4]),
-        masked=st.sampled_from([True, True, True, False]),
-    ),
-    st.builds(frame, st.sampled_from([TEXT, BINARY, 0, PING]), st.binary(max_size=40)),
-    st.builds(close_frame, st.integers(0, 5000), st.binary(max_size=130)),
-    st.binary(max_size=40),
-)
-
-
-@settings(
-    max_examples=120 * SCALE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
-@given(st.lists(_pieces, max_size=8), st.booleans())
-def test_any_bytes_end_in_a_close_that_may_be(proxy: Proxy, pieces: list[bytes], deflate: bool) -> None:
-    """Never a hang, never an error of ours, and what comes back are right frames to the end."""
-    with proxy.opened(*[DEFLATE] * deflate) as client:
-        client.send(b"".join(pieces))
-        with contextlib.suppress(OSError):
-            client.socket.shutdown(socket.SHUT_WR)
-        code = client.closed()
-        assert code is None or code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, *range(1010, 1015)) or code >= 3000
-
-
-_fields = st.lists(
-    st.one_of(
-        st.sampled_from(FIELDS),
-        st.builds(
-            lambda name, value: name + b": " + value,
-            st.sampled_from([field.partition(b":")[0] for field in FIELDS] + [b"Sec-WebSocket-Extensions"]),
-            st.binary(max_size=40).filter(lambda value: not set(value) & set(b"\r\n")),
-        ),
-    ),
-    max_size=6,
-)
-
-
-@settings(
-    max_examples=120 * SCALE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
-@given(_fields)
-def test_any_handshake_is_answered(proxy: Proxy, more: list[bytes]) -> None:
-    """By a status that blames the client, by a WebSocket, or as a request if it asks for none."""
-    with proxy.client() as client:
-        client.send(handshake("/echo", *more))
-        status = int(client.head().split(b" ")[1])
-        assert status in (101, 200) or 400 <= status < 500
