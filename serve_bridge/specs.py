@@ -1,4 +1,4 @@
-"""What an instance, its replicas and its proxies are started from."""
+"""The values that start instances, replicas, proxies, backends and endpoints; all frozen."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from serve_bridge.wire.opaque import Opaque
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """What an instance is started from.
+    """The options of an instance.
 
     Attributes:
-        name, generation: Which instance, and which start of it.
+        name, generation: Its name, and the id of this start of the name.
         runtime: "ray" or "local".
-        directory: Where its sockets and its file are, on the node it is started on.
-        detached: Whether it outlives the process that started it.
-        tcp_host: Address to listen on for other nodes; None: unix sockets only.
-        http: Where proxies listen, and their limits.
-        node: The node it is started on; empty with the local runtime.
+        directory: Directory of its sockets and its file, on the node of its start.
+        detached: Whether it outlives the process of its starter.
+        tcp_host: Address on which to listen for other nodes; None: only unix sockets.
+        http: The options of its proxies.
+        node: The node of its start; "" with the local runtime.
     """
 
     name: str
@@ -41,15 +41,15 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """What a replica is started from.
+    """One replica.
 
     Attributes:
-        replica, backend: Its id, and the backend it is one of.
-        instance: The instance it belongs to, with the keys of Python code only.
-        directory: Where its unix socket goes, on the controller's node; on another node the runtime chooses.
-        tcp_host: Address to listen on for other nodes; None: no TCP.
-        code: What `frozen_code.freeze_code` returned.
-        config: The backend's options, resolved.
+        replica, backend: Its id, and the name of its backend.
+        instance: Its instance, with the keys of a replica only.
+        directory: Directory of its unix socket on the node of the controller. On another node the runtime chooses one.
+        tcp_host: Address on which to listen for other nodes; None: no TCP.
+        code: The result of `frozen_code.freeze_code`.
+        config: The options of the backend, with the defaults filled in.
     """
 
     replica: str
@@ -67,12 +67,12 @@ class ProxySpec:
 
     Attributes:
         proxy: Its id, unique in the instance.
-        node: The node it belongs on.
-        generation: The instance it belongs to.
-        controller: Where the controller publishes the routing table.
-        directory: Where its unix socket, for the controller, goes; on another node the runtime chooses.
-        tcp_host: Address to listen on for the controller of another node; None: no TCP.
-        http: Where it listens for the world, and its limits.
+        node: Its node.
+        generation: Generation of its instance.
+        controller: Address of the controller, which publishes the routing table.
+        directory: Directory of its unix socket for the controller. On another node the runtime chooses one.
+        tcp_host: Address on which to listen for the controller of another node; None: no TCP.
+        http: Its HTTP address and its limits.
     """
 
     proxy: str
@@ -86,14 +86,14 @@ class ProxySpec:
 
 @dataclass(frozen=True)
 class Origin:
-    """The deployment that a backend or an endpoint is from.
+    """The deployment of a backend or an endpoint.
 
     Attributes:
-        owner: The project that deploys it.
-        time: When that deployment began, in seconds since the epoch, by the clock of the process that deployed.
-        version: The `version` of a backend's declaration; "": it has none.
-        fingerprint: Of the code that the deployment started; "": the code was given by hand since.
-        declared: Names of the options that the deployment set.
+        owner: The project.
+        time: When the deployment began, in seconds since the epoch, by the clock of the deploying process.
+        version: The `version` in the declaration of a backend; "": it has none.
+        fingerprint: Fingerprint of the deployed code; "": the code was replaced by hand later.
+        declared: Names of the options in the declaration.
         search_path: Directories from which replicas import the code.
     """
 
@@ -107,17 +107,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """One backend as it should be.
+    """One backend.
 
     Attributes:
         name: Its name.
-        code: What `frozen_code.freeze_code` returned.
-        is_async: Decides the default of `max_concurrent_queries`.
-        config: Its options as given; `user_config` is an `Opaque`, or None.
-        actor_options: Its Ray actor options; the controller does not look inside.
-        revision: Grows with every change of the code.
-        origin: The deployment that it is from; None: it was made by hand.
-        is_application: Whether its code is an ASGI or WSGI application; it stays so.
+        code: The result of `frozen_code.freeze_code`.
+        is_async: Whether its code is asynchronous; decides the default of `max_concurrent_queries`.
+        config: Its options as given. Its `user_config` is an `Opaque`, or None.
+        actor_options: Its Ray actor options, packed.
+        revision: Number of its code; it grows with every change of the code.
+        origin: Its deployment; None: it was made by hand.
+        is_application: Whether its code is an ASGI or WSGI application. An update cannot change this.
     """
 
     name: str
@@ -131,14 +131,14 @@ class BackendSpec:
 
     @property
     def resolved(self) -> BackendConfig:
-        """Its options with the defaults that depend on the code filled in."""
+        """Its options, with the defaults for its code filled in."""
         return self.config.resolved(self.is_async)
 
     def check_same_kind(self, is_application: bool) -> None:
-        """Check that an update may bring code of this kind: the endpoints before it are made for the one that it has.
+        """Check whether an update may bring code of this kind. The endpoints of the backend depend on its kind.
 
         Raises:
-            ConfigError: It may not.
+            ConfigError: An application would become other code, or the other way round.
         """
         if is_application != self.is_application:
             raise ConfigError(
@@ -148,9 +148,9 @@ class BackendSpec:
             )
 
     def updated(self, update: BackendUpdate) -> BackendSpec:
-        """Return its next revision, with the code of *update* and the options that *update* gives.
+        """Return its next revision, with the code and options of *update*.
 
-        If the update has no origin, the code was given by hand. The project that deployed the backend still owns it.
+        An update without an origin is made by hand. The project of the backend still owns it.
         """
         origin = update.origin
         if origin is None and self.origin is not None:
@@ -168,15 +168,15 @@ class BackendSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendUpdate:
-    """New code of a backend, with the options that change with it.
+    """New code for a backend, with its new options.
 
     Attributes:
         name: Name of the backend.
-        code: What `frozen_code.freeze_code` returned.
-        is_async, is_application: As those of `BackendSpec`.
-        config: The options that change; None: no option changes.
+        code: The result of `frozen_code.freeze_code`.
+        is_async, is_application: See `BackendSpec`.
+        config: The changed options; None: the options stay.
         actor_options: The new Ray actor options; None: they stay.
-        origin: The deployment that makes the update; None: the update is made by hand.
+        origin: The deployment of the update; None: the update is made by hand.
     """
 
     name: str
@@ -190,15 +190,15 @@ class BackendUpdate:
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """One endpoint as it should be.
+    """One endpoint.
 
     Attributes:
         name: Its name.
-        route: Where it is over HTTP; None: Python callers only.
-        methods: HTTP methods.
+        route: Its path over HTTP; None: only Python callers reach it.
+        methods: Its HTTP methods.
         policy: Its traffic.
-        origin: The deployment that it is from; None: it was made by hand.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+        origin: Its deployment; None: it was made by hand.
+        timeout_s: Upper limit for a request, in seconds; None: only the caller's limit applies.
     """
 
     name: str
@@ -210,23 +210,22 @@ class EndpointSpec:
 
     @property
     def mount(self) -> bool:
-        """Whether it is over applications; all backends of its traffic are."""
+        """Whether its backends are applications: all are, or none is."""
         return self.methods == ANY_METHOD
 
 
 @dataclass(frozen=True)
 class DeclaredEndpoint:
-    """One endpoint as a deployment wants it.
+    """One endpoint in a deployment.
 
     Attributes:
         name: Its name.
-        backend: The backend that gets all its traffic if it does not exist yet and *traffic* is None.
-        route: Where it is over HTTP; None: Python callers only.
-        methods: HTTP methods.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
-        traffic: Weight of each backend; None: an existing endpoint keeps its split.
-        shadows: Share of the requests that each of these backends gets a copy of; None: an existing endpoint keeps
-            its shadows.
+        backend: The backend of all its traffic, if the endpoint is new and *traffic* is None.
+        route: Its path over HTTP; None: only Python callers reach it.
+        methods: Its HTTP methods.
+        timeout_s: Upper limit for a request, in seconds; None: only the caller's limit applies.
+        traffic: Weight of each backend; None: an existing endpoint keeps its weights.
+        shadows: Share of the requests to copy, for each backend; None: an existing endpoint keeps its shadows.
         origin: The deployment.
     """
 
@@ -240,7 +239,7 @@ class DeclaredEndpoint:
     origin: Origin | None = None
 
     def policy_after(self, old: TrafficPolicy | None) -> TrafficPolicy:
-        """Return the traffic that the endpoint has after the deployment; *old* is the one before."""
+        """Return the traffic of the endpoint after the deployment; *old* is the traffic before it."""
         weights = self.traffic or ({self.backend: 1.0} if old is None else old.weights)
         shadows = ({} if old is None else old.shadows) if self.shadows is None else self.shadows
         return TrafficPolicy(weights, shadows)
@@ -248,15 +247,15 @@ class DeclaredEndpoint:
 
 @dataclass(frozen=True)
 class UnfinishedDeployment:
-    """A deployment that has not ended: it runs, was interrupted, or stopped at a change that failed.
+    """An incomplete deployment: it runs, was interrupted, or stopped at a failed change.
 
     Attributes:
         project: Its owner.
         time: When it began, in seconds since the epoch.
-        begun: The changes that had begun last; the instance completes those of a deployment that was interrupted.
-        left: The changes that had not begun.
-        created: What it, or an unfinished deployment before it, creates: "backend b", "endpoint e".
-        failure: Why its change failed; "": none has.
+        begun: The last changes to begin. After an interruption the instance completes them.
+        left: The changes after these.
+        created: What the project's incomplete deployments create, such as "backend b" and "endpoint e".
+        failure: Why a change failed; "": no change has failed.
     """
 
     project: str
@@ -268,20 +267,20 @@ class UnfinishedDeployment:
 
 
 def packed_config(config: BackendConfig) -> BackendConfig:
-    """Return *config* with its `user_config` packed, so that the controller need not know its classes."""
+    """Return *config* with its `user_config` packed, because the controller may lack its classes."""
     if config.user_config is None:
         return config
     return config.merged({"user_config": packed("user_config", config.user_config)})
 
 
 def opened_config(config: BackendConfig) -> BackendConfig:
-    """Return a config of the controller's with its `user_config` as the user gave it."""
+    """Return a config of the controller with its `user_config` unpacked."""
     value = config.user_config
     return config.merged({"user_config": value.open()}) if isinstance(value, Opaque) else config
 
 
 def packed(name: str, value: object) -> Opaque:
-    """Return *value* packed, so that the controller need not know its classes.
+    """Return *value* packed, because the controller may lack its classes.
 
     Raises:
         SerializationError: It has no pickled form; the message begins with *name*.

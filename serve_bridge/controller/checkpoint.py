@@ -1,7 +1,8 @@
-"""The checkpoint: what a restarted controller must know, in a store that outlives it.
+"""The checkpoint: the state for a restarted controller, in a store that outlives it.
 
-Rule 1: one key holds all of it but the code, which is large, changes rarely, and has a key a backend and revision.
-Rule 2: a checkpoint of another format is refused, never guessed at.
+Rule 1: one key holds everything except code. Code is large and changes rarely, so each revision of a backend has its
+    own key for it.
+Rule 2: a checkpoint of another format is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _KEY: Final = "checkpoint"
 
 @dataclass(frozen=True)
 class ReplicaSnapshot:
-    """What a restarted controller must know of a replica; one that was still starting has no address."""
+    """A replica in a checkpoint. While it starts, its address is None."""
 
     id: str
     backend: str
@@ -33,7 +34,7 @@ class ReplicaSnapshot:
 
 @dataclass(frozen=True)
 class ProxySnapshot:
-    """What a restarted controller must know of a proxy."""
+    """A proxy in a checkpoint."""
 
     id: str
     node: str
@@ -43,14 +44,15 @@ class ProxySnapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was wanted and what ran when it was taken.
+    """The state of an instance at one moment.
 
     Attributes:
-        wanted: Backends and endpoints.
-        version: The newest routing table may be a few versions further.
-        http_port: Of every proxy; 0: none has started.
-        tcp_port: Of the controller; 0: none.
-        proxies, replicas: What ran.
+        wanted: The wanted state, with the backends and endpoints.
+        version: Version of the routing table. Newer tables may have been published since.
+        http_port: Port of every proxy; 0: no proxy has started.
+        tcp_port: TCP port of the controller; 0: it has none.
+        proxies, replicas: The running processes.
+        format: Format of the checkpoint.
     """
 
     wanted: WantedState
@@ -70,23 +72,23 @@ class Checkpoints:
         self._instance = instance
 
     async def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint; `save_code` has saved the code of its backends."""
+        """Replace the checkpoint. The code of its backends is not part of it; see `save_code`."""
         backends = {name: replace(backend, code=b"") for name, backend in checkpoint.wanted.backends.items()}
         stripped = replace(checkpoint, wanted=replace(checkpoint.wanted, backends=backends))
         await self._put(_KEY, payload.join(payload.pack(stripped)), "the options of all backends")
 
     async def load(self) -> Checkpoint | None:
-        """Return the checkpoint, with the code of its backends; None if there is none.
+        """Return the checkpoint, with the code of its backends; None if the store has none.
 
         Raises:
-            ConfigError: It is of another version of serve_bridge.
+            ConfigError: The checkpoint is of another version of serve_bridge.
         """
         data = await self._store.get(_KEY)
         if data is None:
             return None
         try:
             checkpoint = payload.unpack(data)
-        except SerializationError:  # it names a class that this version does not have
+        except SerializationError:  # it names a class of another version
             checkpoint = None
         if not isinstance(checkpoint, Checkpoint) or checkpoint.format != FORMAT:
             raise ConfigError(
@@ -98,20 +100,20 @@ class Checkpoints:
         return replace(checkpoint, wanted=wanted)
 
     async def save_code(self, backend: BackendSpec) -> None:
-        """Keep the code of this revision of *backend*.
+        """Store the code of this revision of *backend*.
 
         Raises:
-            ConfigError: It is too large for the store.
+            ConfigError: The code is too large for the store.
         """
         what = f"backend {backend.name!r}: its code and the arguments of its constructor"
         await self._put(_code_key(backend), backend.code, what)
 
     async def forget_code(self, backend: BackendSpec) -> None:
-        """Forget the code of this revision of *backend*."""
+        """Delete the code of this revision of *backend*."""
         await self._store.delete(_code_key(backend))
 
     async def forget(self) -> None:
-        """Forget everything."""
+        """Delete the checkpoint and all code."""
         await self._store.delete("")
 
     async def _put(self, key: str, value: bytes, what: str) -> None:

@@ -1,8 +1,8 @@
-"""The record of one instance: what is wanted, as it was checkpointed and as routers know it.
+"""The committed state of an instance: the wanted state, as it was checkpointed and published.
 
-Rule 1: a change is checkpointed before it counts; one that is refused or cannot be checkpointed leaves everything
-        as it was.
-Rule 2: checkpoints are written one after another, or an older one could come last.
+Rule 1: a change counts once it is checkpointed. A change that is refused, or cannot be checkpointed, leaves everything
+    as it was.
+Rule 2: checkpoints are written one after another. Otherwise an older one could overwrite a newer one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from serve_bridge.controller.table_publisher import TablePublisher
 from serve_bridge.controller.wanted_state import WantedState
 
 ACKNOWLEDGE_S: Final = 2.0
-"""How long a change waits for a router that does not acknowledge its table."""
+"""Upper limit for the wait of a change until the routers have acknowledged its table, in seconds."""
 UNKNOWN_VERSIONS: Final = 1000
-"""Far more tables than can have been published after the last checkpoint."""
+"""A recovered controller skips this many versions, since tables may have been published after the last checkpoint."""
 
 _Result = TypeVar("_Result")
 
 
 class CommittedState:
-    """What is wanted, its checkpoint, and its routing table.
+    """The wanted state, its checkpoint, and its routing table.
 
     Attributes:
-        wanted: To be changed by `change` only.
-        version: Of the newest routing table.
-        tcp_port: Where the controller listens for other nodes; 0: nowhere yet.
-        publisher: Feeds the routers.
+        wanted: The wanted state; only `change` and `note` replace it.
+        version: Version of the newest routing table.
+        tcp_port: Port of the controller for other nodes; 0: it has none yet.
+        publisher: Sends the table to the routers.
     """
 
     def __init__(self, generation: str, checkpoints: Checkpoints, replicas: Replicas, proxies: Proxies) -> None:
@@ -49,13 +49,13 @@ class CommittedState:
         self.tcp_port = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from *checkpoint*."""
+        """Take over the state of *checkpoint*."""
         self.wanted = checkpoint.wanted
         self.version = checkpoint.version + UNKNOWN_VERSIONS
         self.tcp_port = checkpoint.tcp_port
 
     async def change(self, apply: Callable[[WantedState], _Result]) -> _Result:
-        """Apply a change to a copy of what is wanted; checkpoint and publish it; wait until routers have it."""
+        """Apply a change to a copy of the wanted state, checkpoint and publish it, and wait until routers have it."""
         async with self._commit:
             draft = self.wanted.copy()
             result = apply(draft)
@@ -65,7 +65,7 @@ class CommittedState:
         return result
 
     async def note(self, apply: Callable[[WantedState], object]) -> None:
-        """Apply a change that no router needs to know to a copy of what is wanted, and checkpoint it."""
+        """Apply a change without an effect on routing to a copy of the wanted state, and checkpoint it."""
         async with self._commit:
             draft = self.wanted.copy()
             apply(draft)
@@ -73,7 +73,7 @@ class CommittedState:
             self.wanted = draft
 
     async def publish(self) -> int:
-        """Send routers what is wanted and ready by now; return the table's version."""
+        """Publish a table of the wanted state and the ready replicas; return its version."""
         self.version += 1
         version = self.version
         revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
@@ -83,16 +83,16 @@ class CommittedState:
         return version
 
     async def spread(self) -> None:
-        """Publish, and wait until routers have it, except those of the process that asked for the change."""
+        """Publish, and wait until the routers have the table, except those of the caller's process."""
         await self.publisher.acknowledged(await self.publish(), ACKNOWLEDGE_S)
 
     async def save(self) -> None:
-        """Checkpoint what is wanted and what runs."""
+        """Checkpoint the wanted state and the running processes."""
         async with self._commit:
             await self._write(self.wanted)
 
     async def _write(self, wanted: WantedState) -> None:
-        """Checkpoint *wanted* and what runs; by who holds `_commit` (Rule 2)."""
+        """Checkpoint *wanted* and the running processes. The caller holds `_commit` (Rule 2)."""
         await self._checkpoints.save(
             Checkpoint(
                 wanted=wanted,

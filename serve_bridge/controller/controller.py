@@ -1,11 +1,11 @@
-"""The controller: keeps what users want, makes it so, and publishes the routing table.
+"""The controller: keeps the wanted state, makes the processes follow it, and publishes the routing table.
 
-Rule 1: never on a request's path.
-Rule 2: a change is checkpointed before it is acted on or published; a refused change leaves everything as it was.
-Rule 3: changes of one backend happen one after another.
-Rule 4: a recovering controller adopts the replicas and proxies it finds, and neither publishes nor takes a change
-        before it has counted them.
-Rule 5: a change that has begun is seen through, whatever becomes of who asked for it; only `shutdown` ends it.
+Rule 1: no request passes through the controller.
+Rule 2: a change is checkpointed before it is acted on or published. A refused change leaves everything as it was.
+Rule 3: the changes of one backend happen one after another (see `backend_changes`).
+Rule 4: a recovering controller takes over the running replicas and proxies. Before it has counted them, it publishes
+    nothing and accepts no change.
+Rule 5: a change completes even if its caller disconnects. Only `shutdown` cancels it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _logger = logging.getLogger("serve_bridge.controller")
 
 
 class Controller:
-    """Runs one instance; `start` it on the loop it is to live on."""
+    """Runs one instance, on the event loop of `start`."""
 
     def __init__(self, spec: InstanceSpec, key: Key, runtime: Runtime) -> None:
         self._spec = spec
@@ -94,15 +94,15 @@ class Controller:
         }
 
     async def start(self) -> Instance:
-        """Listen, recover what a predecessor left or begin afresh, start the proxies; return how to be found.
+        """Listen, and start the proxies or recover the state of a former controller. Return the instance.
 
         Raises:
-            OSError, ValueError: A proxy cannot listen where it should.
+            OSError, ValueError: A proxy cannot listen at its address.
         """
         checkpoint = await self._checkpoints.load()
         if checkpoint is not None:
             await self._recover(checkpoint)
-        # Not before: a change that came now would be made to nothing, and checkpointed so.
+        # Listen only now: an earlier change would start from an empty state, and overwrite the old checkpoint.
         self._instance = await self._listen()
         self._launches.begin(self._instance)
         if checkpoint is not None:
@@ -127,7 +127,7 @@ class Controller:
         )
 
     async def _begin(self) -> None:
-        """Publish an empty table, start the proxies, and let the instance be found."""
+        """Begin a new instance: publish an empty table, start the proxies, and write the instance's file."""
         try:
             await self._state.publish()
             await self._proxies.start(self._spec.http, self._instance.controller)
@@ -142,7 +142,7 @@ class Controller:
     # recovery
 
     async def _recover(self, checkpoint: Checkpoint) -> None:
-        """Take over what a predecessor has started."""
+        """Take over the state, the replicas and the proxies of a former controller."""
         self._state.restore(checkpoint)
         backends = self._state.wanted.backends
         await asyncio.gather(
@@ -151,7 +151,7 @@ class Controller:
         )
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a predecessor ended; what it had running is known by now."""
+        """Continue the work of a former controller, whose replicas and proxies have been counted."""
         await self._state.publish()
         self._proxies.resume(replace(self._spec.http, port=checkpoint.http_port), self._instance.controller)
         self._backends.repair_all()
@@ -160,7 +160,7 @@ class Controller:
         self._tasks.start(self._announce())
 
     async def _announce(self) -> None:
-        """Tell who may look for the controller where it is now."""
+        """Publish the controller's new address to its processes, and in the instance's files."""
         await asyncio.gather(
             self._replicas.announce(self._instance.controller),
             self._proxies.announce(),
@@ -169,17 +169,17 @@ class Controller:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the instance shuts down, or is about to because the process that started it has gone."""
+        """Whether the instance shuts down, or will soon, because its starter has gone."""
         return self._closing or self._lease.is_lapsing
 
     # wire.replica_end.Service
 
     def load(self) -> int:
-        """Return how many operations are running."""
+        """Return the number of running operations."""
         return len(self._tasks)
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Take a subscription (REQUEST) or an operation (CALL)."""
+        """Accept a subscription to the routing table (REQUEST) or an operation (CALL)."""
         if frame.kind == Kind.REQUEST:
             self._serve(stream, self._state.publisher.serve(stream, str(frame.payload, "latin-1")))
             return
@@ -191,23 +191,23 @@ class Controller:
             stream.reject("closing", "the instance is shutting down")
         else:
             answer = self._answer(stream, head, operation)
-            if Operation(head.call_method).is_held:  # only these end with the process (Rule 5)
+            if Operation(head.call_method).is_held:  # these end with their caller, unlike changes (Rule 5)
                 self._serve(stream, answer)
             else:
                 self._tasks.start(answer)
 
     async def _answer(self, stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
-        """Run *operation* and send its result, with the version of the table that has it."""
+        """Run *operation*; send its result, and the version of a routing table with its effect."""
 
         async def versioned(*args: Any, **kwargs: Any) -> tuple[int, Any]:
             result = await operation(*args, **kwargs)
             return self._state.version, result
 
-        asked_by.set(head.submitter or None)  # in the context of this task alone
+        asked_by.set(head.submitter or None)  # in this task's context only
         await calls_answered.answer_control(stream, head, versioned)
 
     def _serve(self, stream: ReplicaStream, work: Coroutine[Any, Any, Any]) -> None:
-        """Run *work* for as long as *stream* lives."""
+        """Run *work* until it ends or *stream* does; then end the other one too."""
         task = self._tasks.start(work)
         stream.on_cancel = task.cancel
         task.add_done_callback(lambda _: stream.abort())
@@ -222,35 +222,35 @@ class Controller:
         methods: tuple[str, ...] | None,
         timeout_s: float | None = None,
     ) -> None:
-        """Let callers use *backend* under *name*; see `WantedState.create_endpoint`."""
+        """Create endpoint *name*; see `WantedState.create_endpoint`."""
         await self._state.change(lambda wanted: wanted.create_endpoint(name, backend, route, methods, timeout_s))
 
     async def declare_endpoints(self, declared: Sequence[DeclaredEndpoint], withdrawn: Sequence[str]) -> None:
-        """Bring endpoints to what a deployment declares, all at once; see `WantedState.declare_endpoints`."""
+        """Create, change and delete endpoints, all at once; see `WantedState.declare_endpoints`."""
         await self._state.change(lambda wanted: wanted.declare_endpoints(declared, withdrawn))
 
     async def delete_endpoint(self, name: str) -> None:
-        """Take the endpoint away; an unknown name is fine."""
+        """Delete the endpoint; an unknown name is no error."""
         await self._state.change(lambda wanted: wanted.endpoints.pop(name, None))
 
     async def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return every endpoint's route, methods and traffic."""
+        """Return the route, methods and traffic of every endpoint."""
         return self._state.wanted.describe_endpoints()
 
     async def set_traffic(self, endpoint: str, weights: Mapping[str, float]) -> None:
-        """Replace an endpoint's split; see `WantedState.set_traffic`."""
+        """Replace the weights of an endpoint; see `WantedState.set_traffic`."""
         await self._state.change(lambda wanted: wanted.set_traffic(endpoint, weights))
 
     async def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
-        """Copy a share of an endpoint's requests; see `WantedState.shadow_traffic`."""
+        """Copy a share of the requests of an endpoint; see `WantedState.shadow_traffic`."""
         await self._state.change(lambda wanted: wanted.shadow_traffic(endpoint, backend, proportion))
 
     # deployments
 
     async def begin_deployment(self, project: str, key: str, timeout_s: float) -> UnfinishedDeployment | None:
-        """Wait until the deployment *key* has the turn of *project*; return what an unfinished one before it left.
+        """Wait for the turn of deployment *key* of *project*; return the project's unfinished deployment, if any.
 
-        A change that an interrupted deployment has begun is completed first.
+        This waits also for the changes of an interrupted deployment to complete.
         """
         await self._deployments.wait(project, key, timeout_s)
         unfinished = self._state.wanted.unfinished.get(project)
@@ -259,23 +259,23 @@ class Controller:
         return unfinished
 
     async def note_deployment(self, unfinished: UnfinishedDeployment) -> None:
-        """Remember how far a deployment has come."""
+        """Note the progress of a deployment."""
         await self._state.note(lambda wanted: wanted.unfinished.update({unfinished.project: unfinished}))
 
     async def end_deployment(self, project: str) -> None:
-        """Forget the deployment of *project*, which has ended."""
+        """Forget the deployment of *project*, which is complete."""
         await self._state.note(lambda wanted: wanted.unfinished.pop(project, None))
 
     # the instance
 
     async def differences(self, http: HTTPOptions, detached: bool) -> list[str]:
-        """Return in what the options that the instance was started with differ from these."""
+        """Return the differences between the options of the instance and these."""
         was = self._spec.detached
         own = [] if was == detached else [f"detached is {was}, not {detached}"]
         return [*own, *http_differences(self._spec.http, http)]
 
     async def shutdown(self) -> None:
-        """Drain and end proxies and replicas, forget everything, and end."""
+        """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller."""
         if self._closing:
             return
         self._closing = True
@@ -284,9 +284,9 @@ class Controller:
         for step in (self._proxies.stop, self._replicas.end, self._forget):
             try:
                 await step()
-            except Exception:  # whatever cannot be ended must not keep the rest alive
+            except Exception:  # the other steps must run in any case
                 _logger.exception("instance %r: shutdown", self._spec.name)
-        asyncio.get_running_loop().call_later(0.05, self._end)  # once the answer is out
+        asyncio.get_running_loop().call_later(0.05, self._end)  # after the answer has been sent
 
     async def _forget(self) -> None:
         instances.remove(self._instance)
@@ -298,14 +298,14 @@ class Controller:
         self._tasks.start(self._runtime.end())
 
     def close(self) -> None:
-        """Drop every connection; what runs goes on running."""
+        """Close every connection. Replicas and proxies keep running."""
         self._replicas.close()
         self._listener.close()
 
     # replicas and proxies report
 
     def _replica_changed(self, replica: TrackedReplica) -> None:
-        """A replica was lost, or its health has changed: tell the routers, and replace it if need be."""
+        """Publish that a replica was lost or has another health, and replace it if necessary."""
         if self._closing:
             return
         self._tasks.start(self._state.publish())
@@ -315,7 +315,7 @@ class Controller:
         self._backends.replica_ended(replica, how)
 
     async def _proxies_changed(self) -> None:
-        """A proxy has come: routers may ask it where the controller is, and a successor must know it."""
+        """Publish and checkpoint a new proxy: routers may ask it for the controller, and a next controller needs it."""
         if not self._closing:
             await self._state.publish()
             await self._state.save()

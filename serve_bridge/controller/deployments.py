@@ -1,6 +1,6 @@
-"""The deployments that run at one instance: one a project at a time.
+"""The running deployments of one instance: at most one for each project.
 
-Rule 1: a deployment holds its project's turn until its process says that it has ended, or is gone.
+Rule 1: a deployment has the turn of its project until it ends, or until its process disconnects.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Deployments"]
 
 
 class Deployments:
-    """The deployments that run or wait for their turn, each by a key of its own."""
+    """The deployments that run or wait for their turn. Each has a unique key."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -26,7 +26,7 @@ class Deployments:
         return project in self._running
 
     async def hold(self, project: str, key: str) -> None:
-        """Wait for the turn of *project*, and hold it until cancelled; never returns."""
+        """Wait for the turn of *project*, and keep it until cancelled."""
         turn = self._turns.setdefault(key, asyncio.Event())
         lock = self._locks.get(project)
         if lock is None:
@@ -43,13 +43,13 @@ class Deployments:
             self._turns.pop(key, None)
 
     async def wait(self, project: str, key: str, timeout_s: float) -> None:
-        """Return when the deployment *key* of *project*, which calls `hold`, has its turn.
+        """Wait until the deployment *key* of *project* has its turn; it calls `hold` too.
 
         Raises:
-            ConfigError: Another deployment of the project has not ended in time.
+            ConfigError: Another deployment of the project did not end in time.
         """
         try:
-            # `hold` may be called later than this: both come over one connection, but run on their own.
+            # Both calls arrive over one connection, but run in separate tasks. So `hold` may begin after this one.
             await asyncio.wait_for(self._turns.setdefault(key, asyncio.Event()).wait(), timeout_s)
         except TimeoutError:
             self._turns.pop(key, None)

@@ -1,4 +1,4 @@
-"""The lease on a non-detached instance: who started it holds on, and when nobody does any more it ends."""
+"""The lease on a non-detached instance: the instance ends soon after the last holder disconnects."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Final
 
 GRACE_S: Final = 3.0
-"""How long an instance waits for a new lease: a process whose connection broke comes back."""
+"""Seconds before an instance without a holder ends. A holder with a broken connection reconnects within this time."""
 _logger = logging.getLogger("serve_bridge.controller")
 
 
 class Lease:
-    """Who holds on to one instance."""
+    """The holders of one instance."""
 
     def __init__(self, instance: str, on_end: Callable[[], object], *, grace_s: float = GRACE_S) -> None:
-        """Call *on_end* once nobody has held on to *instance* for *grace_s*."""
+        """Call *on_end* after *instance* has had no holder for *grace_s* seconds."""
         self._instance = instance
         self._grace_s = grace_s
         self._on_end = on_end
@@ -25,12 +25,12 @@ class Lease:
         self._closed = False
 
     def expect(self) -> None:
-        """Wait for somebody to hold on, but not for ever; somebody may do so already."""
+        """Start the grace time, unless there is a holder already."""
         if not self._holders and not self._closed:
             self._end = asyncio.get_running_loop().call_later(self._grace_s, self._ended)
 
     async def hold(self) -> None:
-        """Hold on until cancelled; never returns."""
+        """Hold the lease until cancelled."""
         self._holders += 1
         if self._end is not None:
             self._end.cancel()
@@ -43,7 +43,7 @@ class Lease:
 
     @property
     def is_lapsing(self) -> bool:
-        """Whether no process holds it, so that the instance is about to end."""
+        """Whether the lease has no holder, so that the instance will end soon."""
         return self._end is not None
 
     def _ended(self) -> None:
@@ -51,7 +51,7 @@ class Lease:
         self._on_end()
 
     def close(self) -> None:
-        """The instance ends anyway: expect nobody."""
+        """Stop the grace time, because the instance ends for another reason."""
         self._closed = True
         if self._end is not None:
             self._end.cancel()

@@ -1,10 +1,10 @@
-"""What becomes of a replica: its states, and the events that lead from one to the next.
+"""The life of a replica: its states, and the events between them.
 
-Rule 1: the life cycle is the table below; nobody else compares a state with an event.
-Rule 2: no I/O, no clock. Who launches, probes and stops replicas reports events, and acts on the new state.
-Rule 3: requests go to replicas in READY only.
-Rule 4: a report that may come late (a probe of a replica that drains, a second retirement) is legal and
-    changes nothing; a stopped replica takes no event at all, since whoever stopped it forgets it.
+Rule 1: the table below is the whole life cycle. No other code decides which state follows an event.
+Rule 2: no I/O and no clock. `replicas` and its helpers report events, and act on the new state.
+Rule 3: only replicas in READY get requests.
+Rule 4: a late report, such as a probe of a draining replica or a second retirement, is legal and changes nothing. A
+    stopped replica accepts no event, because the controller has forgotten it.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ __all__ = ["TRANSITIONS", "ReplicaEvent", "ReplicaState", "advance"]
 
 
 class ReplicaState(StrEnum):
-    """Where a replica is in its life."""
+    """A stage in the life of a replica."""
 
     STARTING = "starting"
-    """Launched; user code has not answered a probe yet."""
+    """Its process has been launched, but user code has not answered a probe yet."""
     READY = "ready"
-    """User code answers probes; requests are routed here."""
+    """User code answers probes, and routers send requests here."""
     UNHEALTHY = "unhealthy"
-    """A probe failed; nothing is routed here until one succeeds, or the replica is replaced."""
+    """The last probe failed. Routers send no requests here until a probe succeeds."""
     DRAINING = "draining"
-    """Takes nothing new, finishes what it has accepted."""
+    """It accepts no new requests, and finishes the accepted ones."""
     STOPPED = "stopped"
-    """Its process is gone."""
+    """Its process has ended."""
 
 
 class ReplicaEvent(StrEnum):
-    """What happens to a replica."""
+    """An event in the life of a replica."""
 
     PROBED = "probed"
-    """A health probe came back through user code."""
+    """User code answered a health probe."""
     PROBE_FAILED = "probe_failed"
-    """A health probe raised, said no, or was not back in time."""
+    """A health probe raised, or was not answered in time."""
     RETIRED = "retired"
-    """It is no longer wanted: scaled down, updated, replaced or deleted."""
+    """The replica is no longer wanted: it was scaled down, updated, replaced or deleted."""
     EMPTIED = "emptied"
-    """The work it had accepted is done, or its grace is over."""
+    """Its accepted requests are done, or its grace time is over."""
     DIED = "died"
-    """Its process ended, whoever ended it."""
+    """Its process ended, by itself or by the controller."""
 
 
 STARTING, READY, UNHEALTHY, DRAINING, STOPPED = ReplicaState
 PROBED, PROBE_FAILED, RETIRED, EMPTIED, DIED = ReplicaEvent
 
 TRANSITIONS: Final[Mapping[ReplicaState, Mapping[ReplicaEvent, ReplicaState]]] = MappingProxyType({
-    # A replica that never was ready has accepted nothing, so it is stopped at once.
+    # A replica without a first successful probe has no requests, so it is stopped at once.
     STARTING: {PROBED: READY, PROBE_FAILED: STARTING, RETIRED: STOPPED, DIED: STOPPED},
     READY: {PROBED: READY, PROBE_FAILED: UNHEALTHY, RETIRED: DRAINING, DIED: STOPPED},
     UNHEALTHY: {PROBED: READY, PROBE_FAILED: UNHEALTHY, RETIRED: DRAINING, DIED: STOPPED},
@@ -67,12 +67,12 @@ TRANSITIONS: Final[Mapping[ReplicaState, Mapping[ReplicaEvent, ReplicaState]]] =
 
 
 def advance(state: ReplicaState, event: ReplicaEvent) -> ReplicaState:
-    """Return the state that follows *state* upon *event*.
+    """Return the state after *event* in *state*.
 
     Raises:
-        RuntimeError: The event cannot happen in that state; the caller's bookkeeping is wrong.
+        RuntimeError: The event is not possible in this state, so the caller has an error.
     """
     try:
         return TRANSITIONS[state][event]
     except KeyError:
-        raise RuntimeError(f"a replica that is {state} takes no event '{event}'") from None
+        raise RuntimeError(f"a replica in the state {state} accepts no event '{event}'") from None

@@ -23,12 +23,12 @@ End = Callable[[TrackedReplica], Awaitable[None]]
 async def change_options(replicas: list[TrackedReplica], old: BackendSpec, new: BackendSpec, end: End) -> None:
     """Bring *replicas* from the options of *old* to those of *new*, all or none.
 
-    A new `user_config` reaches one replica after another, so that the others serve during that time. *end* gets a
-    replica that does not answer, so that its options are not known.
+    A new `user_config` reaches one replica after another, so the others serve during this time. *end* gets a replica
+    whose options are unknown, because it does not answer.
 
     Raises:
         ReplicaDied: A replica ended, or did not answer in time, while it took a new `user_config`.
-        Exception: The error of a replica that refuses the new options. All replicas have the old ones again.
+        Exception: A replica refuses the new options. All replicas have the old ones again.
     """
     if replace(old.resolved, num_replicas=1) == replace(new.resolved, num_replicas=1):
         return
@@ -44,14 +44,14 @@ async def change_options(replicas: list[TrackedReplica], old: BackendSpec, new: 
         for replica in done:
             try:
                 await _reconfigure(replica, old.resolved, end)
-            except Exception as error:  # its options are not known, so it is replaced by one that has the old ones
+            except Exception as error:  # its options are unknown, so it is replaced
                 _logger.warning("%s does not take its old options: %s", replica, error)
                 await end(replica)
         raise
 
 
 async def catch_up(replica: TrackedReplica) -> None:
-    """Give *replica* the options that it missed while it could not be reached."""
+    """Give *replica* the options that it missed while it was unreachable."""
     try:
         await _configure(replica, replica.config)
     except Exception as error:  # its probes find out what is wrong
@@ -59,15 +59,15 @@ async def catch_up(replica: TrackedReplica) -> None:
 
 
 async def _configure_all(replicas: list[TrackedReplica], old: BackendSpec, new: BackendSpec) -> None:
-    """Bring *replicas* to options that user code need not know of, all at once."""
+    """Bring *replicas* to options without an effect on user code, all at once."""
 
     async def configure(replica: TrackedReplica, config: BackendConfig) -> None:
         if replica.connection is not None:
             await _configure(replica, config)
-        replica.config = config  # a replica that cannot be reached gets it from `catch_up`
+        replica.config = config  # an unreachable replica gets it from `catch_up` later
 
     outcomes = await asyncio.gather(*(configure(r, new.resolved) for r in replicas), return_exceptions=True)
-    # A replica that died during that is no failure: its replacement starts with the new options.
+    # A dead replica is not a failure: its replacement starts with the new options.
     errors = [e for e in outcomes if isinstance(e, BaseException) and not isinstance(e, Lost)]
     if errors:
         done = [r for r, outcome in zip(replicas, outcomes, strict=True) if outcome is None]
@@ -80,7 +80,7 @@ async def _configure(replica: TrackedReplica, config: BackendConfig) -> None:
 
 
 async def _reconfigure(replica: TrackedReplica, config: BackendConfig, end: End) -> None:
-    """Give the `user_config` of *config* to user code. No health probe counts during that."""
+    """Give the `user_config` of *config* to user code. No health probe counts during this time."""
     replica.reconfiguring = True
     try:
         await replica.control("@configure", config, reconfigure=True, timeout_s=config.start_timeout_s)

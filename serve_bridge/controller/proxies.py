@@ -1,8 +1,8 @@
 """The proxies of an instance: one on the first node, or one on every node, or none.
 
-Rule 1: all proxies listen on one port. A proxy that replaces a dead one gets its port.
-Rule 2: the controller follows nodes that join or leave.
-Rule 3: a proxy that stands still is replaced (see `proxy_probes`).
+Rule 1: all proxies listen on one port. The replacement of a dead proxy gets the same port.
+Rule 2: the controller notices new nodes and lost nodes.
+Rule 3: a proxy with a blocked event loop is replaced (see `proxy_probes`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WATCH_S: Final = 2.0
 RELAUNCH: Final = Backoff(shortest_s=0.1, longest_s=10.0)
 """Waits between the tries to start a proxy on a node."""
 DRAIN_S: Final = 10.0
-"""Upper limit for the requests of a proxy that is shut down, in seconds."""
+"""Upper limit for the requests of a proxy during shutdown, in seconds."""
 STATISTICS_S: Final = 1.0
 """Upper limit for a proxy to tell its counters, and for the runtime to list the nodes, in seconds."""
 
@@ -65,7 +65,7 @@ class Proxies:
 
     @property
     def snapshots(self) -> list[ProxySnapshot]:
-        """What the checkpoint keeps of the proxies that run."""
+        """The running proxies, for the checkpoint."""
         return [proxy.snapshot for proxy in self._proxies.values()]
 
     @property
@@ -75,7 +75,7 @@ class Proxies:
 
     @property
     def urls(self) -> list[str]:
-        """Base URLs of the proxies that run."""
+        """Base URLs of the running proxies."""
         return [proxy.url for proxy in self._proxies.values()]
 
     # what `status` shows
@@ -113,7 +113,7 @@ class Proxies:
     # the instance begins and ends
 
     async def start(self, http: HTTPOptions, controller: SocketAddress) -> None:
-        """Start the proxies that *http* asks for, and keep them from then on.
+        """Start the proxies of the options *http*, and replace lost ones from then on.
 
         Raises:
             OSError, ValueError: The first proxy cannot listen at its address; no proxy is left.
@@ -130,7 +130,7 @@ class Proxies:
         self._watch()
 
     async def recover(self, found: ProxySnapshot) -> None:
-        """Take over a proxy that a former controller has started, unless it has ended."""
+        """Take over a proxy of a former controller, unless it has ended."""
         proxy = TrackedProxy(found.id, found.node, found.url, found.address)
         try:
             connection = await self._contact.connect(proxy)
@@ -145,7 +145,7 @@ class Proxies:
             self._attach(proxy, connection)
 
     def resume(self, http: HTTPOptions, controller: SocketAddress) -> None:
-        """Keep the proxies that *http* asks for, with those that were recovered."""
+        """Keep the recovered proxies, and start missing ones of the options *http*."""
         self._http, self._controller = http, controller
         if http.location != Location.NoServer:
             self._watch()
@@ -241,7 +241,7 @@ class Proxies:
             await asyncio.sleep(next(waits_s))
 
     async def _alive(self) -> dict[str, str]:
-        """Return the addresses of the nodes that are alive, by id, and note them."""
+        """Return the addresses of the live nodes, by id, and note them."""
         self._nodes = await self._runtime.nodes()
         self._failures = {node: failure for node, failure in self._failures.items() if node in self._nodes}
         return self._nodes
@@ -273,7 +273,7 @@ class Proxies:
 
 
 def reachable_url(url: str, address: str | None) -> str:
-    """Return *url* with the *address* of its node instead of a host that means all addresses."""
+    """Return *url* with the *address* of its node in place of 0.0.0.0 or [::]."""
     scheme, _, rest = url.partition("://")
     host, _, port = rest.rpartition(":")
     if address is None or host not in ("0.0.0.0", "[::]"):

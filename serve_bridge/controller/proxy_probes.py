@@ -1,7 +1,7 @@
-"""Probes of the proxies: the controller pings them, and finds those that stand still.
+"""Probes of the proxies: the controller pings them, and finds those with a blocked event loop.
 
-Rule 1: a proxy that does not answer is reported, but not while its loop makes progress: then it is busy, and to end it
-    would break all its connections.
+Rule 1: a silent proxy is reported only if its loop makes no progress. A busy proxy is left alone, since its end would
+    break all its connections.
 Rule 2: a proxy whose host cannot be reached is not reported: it may still serve others.
 Rule 3: a proxy is asked over the data plane. Only for a silent one is Ray asked, for the processor time of its loop.
 """
@@ -23,7 +23,7 @@ USED_TIMEOUT_S: Final = 2.0
 SUSPECT_S: Final = 5.0
 """Seconds of silence after which the controller looks whether the loop of a proxy makes progress."""
 SILENT_S: Final = 10.0
-"""Seconds of silence after which a proxy whose loop stands still is ended."""
+"""Seconds of silence after which a proxy with a blocked loop is ended."""
 BUSY_S: Final = 60.0
 """Seconds of silence after which a proxy is ended although its loop makes progress."""
 
@@ -34,12 +34,12 @@ class ProxyProbes:
     """The probes of all proxies of one instance."""
 
     def __init__(self, runtime: Runtime, on_dead: Callable[[TrackedProxy], None]) -> None:
-        """Report a proxy that stands still with *on_dead*."""
+        """Report a proxy with a blocked event loop with *on_dead*."""
         self._runtime = runtime
         self._on_dead = on_dead
 
     async def check_all(self, proxies: Iterable[TrackedProxy]) -> None:
-        """Check each of *proxies* that the controller is connected to."""
+        """Check all *proxies* with a connection to the controller."""
         connected = [(proxy, proxy.connection) for proxy in proxies if proxy.connection is not None]
         await asyncio.gather(*(self._check(proxy, connection) for proxy, connection in connected))
 

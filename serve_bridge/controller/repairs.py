@@ -19,7 +19,7 @@ class StartFailures:
     """The recent failures of one backend's replicas to start, and the wait before the next try.
 
     Attributes:
-        reason: Why the last replica could not start, or how the last replica that died has ended; "": neither happened.
+        reason: Why the last replica could not start, or how the last dead replica has ended; "": neither happened.
     """
 
     RECENT_S: Final = 60.0
@@ -59,7 +59,7 @@ class StartFailures:
         return self.RETRY.wait_s(self.recent())
 
     def are_many(self) -> bool:
-        """Whether there are so many recent failures that a user should act."""
+        """Whether the number of recent failures asks for an action of the user."""
         return self.recent() >= self.MANY
 
     def recent(self) -> int:

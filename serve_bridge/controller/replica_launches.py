@@ -43,12 +43,12 @@ class ReplicaLaunches:
         return planned
 
     async def launch(self, backend: BackendSpec, planned: list[TrackedReplica], *, all_or_none: bool = True) -> None:
-        """Start the *planned* replicas. They are ready after that, but no router has them yet.
+        """Start the *planned* replicas and wait until they are ready. No router has them yet.
 
         Args:
-            backend: The backend that they run.
+            backend: Their backend.
             planned: The result of `plan`.
-            all_or_none: Whether one replica that cannot start ends the others too.
+            all_or_none: Whether one failed start ends the other replicas too.
 
         Raises:
             BackendStartError: A replica could not start in time; nothing of it is left.

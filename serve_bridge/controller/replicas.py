@@ -1,8 +1,8 @@
 """The replicas of an instance: connected, watched, drained and ended.
 
 Rule 1: the state of a replica changes by `lifecycle.advance` only.
-Rule 2: a replica that may still hold requests is drained before it is ended. A replica that does not answer is ended at
-    once. A replica that cannot be reached is not ended: it may serve others (see `contact`).
+Rule 2: a replica with requests is drained before it is ended. A hanging replica is ended at once. An unreachable
+    replica is not ended: routers may still reach it (see `contact`).
 Rule 3: nothing here decides how many replicas there should be; `backend_changes` does.
 """
 
@@ -31,7 +31,7 @@ _logger = logging.getLogger("serve_bridge.controller")
 
 
 class Replicas:
-    """The replicas of all backends that are not stopped."""
+    """The replicas of all backends, without stopped ones."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Replicas:
         on_change: Callable[[TrackedReplica], None],
         on_end: Callable[[TrackedReplica, str], None],
     ) -> None:
-        """Report a replica that was lost, or whose health has changed, with *on_change*.
+        """Report a lost replica, or one with another health, with *on_change*.
 
-        *on_end* gets a lost replica and how its process has ended, once that is known.
+        *on_end* gets a lost replica and the way in which its process ended, once this is known.
         """
         self._runtime = runtime
         self._contact = contact
@@ -59,15 +59,15 @@ class Replicas:
 
     @property
     def snapshots(self) -> list[ReplicaSnapshot]:
-        """What the checkpoint keeps of the replicas that run or are about to."""
+        """The running and starting replicas, for the checkpoint."""
         return [replica.snapshot for replica in self]
 
     def of(self, backend: str, *states: ReplicaState) -> list[TrackedReplica]:
-        """Return the replicas of *backend* that are in one of *states*."""
+        """Return the replicas of *backend* in one of *states*."""
         return [r for r in self if r.backend == backend and r.state in states]
 
     def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[SocketAddress, ...]]:
-        """Return the addresses of the replicas that take requests, by backend; only replicas of these *revisions*."""
+        """Return the addresses of the ready replicas of these *revisions*, by backend."""
         found: dict[str, tuple[SocketAddress, ...]] = {}
         for replica in self:
             current = revisions.get(replica.backend) == replica.revision
@@ -98,7 +98,7 @@ class Replicas:
         self._probes.start(replica)
 
     async def recover(self, found: ReplicaSnapshot, backend: BackendSpec | None) -> None:
-        """Take over a replica that a former controller has started. Without a *backend* it is ended."""
+        """Take over a replica of a former controller. If its *backend* is None, end it."""
         if backend is None or found.address is None:
             await self._runtime.stop(found.id)
             return
@@ -120,14 +120,14 @@ class Replicas:
             self._tasks.start(self._retire(replica))
 
     async def announce(self, controller: SocketAddress) -> None:
-        """Tell all replicas that the controller is at *controller*; also those that are reached again later."""
+        """Tell all replicas the address of the controller. Unreachable replicas learn it on reconnection."""
         self._controller = controller
         await asyncio.gather(*(replica.announce(controller) for replica in self))
 
     # a replica is lost
 
     def _connection_changed(self, replica: TrackedReplica, connection: CallerConnection) -> None:
-        """React to a connection that has closed. A replica that drains only says goodbye, which changes nothing."""
+        """React to a closed connection. This is called also when a replica starts to drain, which changes nothing."""
         if not connection.closed or replica.state in (ReplicaState.DRAINING, ReplicaState.STOPPED):
             return
         if replica.state is ReplicaState.STARTING:  # the launch, which waits for the connection, reports it
@@ -139,9 +139,9 @@ class Replicas:
             self._tasks.start(self._reconnect(replica))
 
     async def _reconnect(self, replica: TrackedReplica) -> None:
-        """Connect again to *replica*, whose connection broke, or note that it died."""
+        """Connect again to *replica* after its connection broke, or note its death."""
         connection = await self._contact.reconnect(replica)
-        if not replica.is_serving:  # it was ended during that
+        if not replica.is_serving:  # it was ended during the await
             if connection is not None:
                 connection.close()
             return

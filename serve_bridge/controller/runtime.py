@@ -1,6 +1,6 @@
-"""The seam between the controller and whatever runs its processes.
+"""The interface through which the controller starts and ends processes.
 
-`runtimes.ray` is the only code that imports Ray; `runtimes.local` runs everything in this process.
+`runtimes.ray` implements it with Ray actors, `runtimes.local` with threads of this process.
 """
 
 from __future__ import annotations
@@ -14,87 +14,88 @@ from serve_bridge.wire.keys import Key
 
 
 class Store(Protocol):
-    """Where the controller's checkpoint outlives the controller.
+    """A key-value store for the checkpoint, which outlives the controller.
 
     Attributes:
-        most_bytes: The largest value that it keeps.
+        most_bytes: Upper limit for a value, in bytes.
     """
 
     most_bytes: int
 
     async def put(self, key: str, value: bytes) -> None:
-        """Keep *value* under *key*, for as long as the cluster lives."""
+        """Store *value* under *key*, for the life of the cluster."""
 
     async def get(self, key: str) -> bytes | None:
-        """Return what is kept under *key*, or None."""
+        """Return the value of *key*, or None."""
 
     async def delete(self, prefix: str) -> None:
-        """Forget every key that begins with *prefix*."""
+        """Delete every key that begins with *prefix*."""
 
 
 class Runtime(Protocol):
     """Starts and ends the processes of one instance.
 
     Attributes:
-        store: For the checkpoint.
+        store: The store of the checkpoint.
     """
 
     store: Store
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
-        """Start a replica; return where it listens, once its user code is constructed.
+        """Start a replica; return its address, once its user code is constructed.
 
         Raises:
             BackendStartError: User code raised, or the process ended.
+            ConfigError: *options* are bad.
         """
         ...
 
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
-        """Start a proxy on *spec*'s node; return where it listens for the controller, and its base URL.
+        """Start a proxy on its node; return its address for the controller, and its base URL.
 
         Raises:
-            OSError, ValueError: It cannot listen where it should.
+            OSError, ValueError: It cannot listen at its HTTP address.
         """
         ...
 
     async def stop(self, name: str) -> None:
-        """End the replica or proxy *name* at once, if it lives."""
+        """End the replica or proxy *name* at once, if it runs."""
         ...
 
     async def has_ended(self, name: str) -> bool:
-        """Return whether the replica or proxy *name* has ended for certain; False if that is not known in time."""
+        """Return whether the replica or proxy *name* has certainly ended; False if this is not known in time."""
         ...
 
     async def explain_end(self, name: str) -> str:
-        """Return how the process of replica *name* has ended, such as "exit code 3"; "" if it runs or is not known."""
+        """Return how the process of replica *name* has ended, such as "exit code 3"; "" if it runs, or if unknown."""
         ...
 
     async def used_s(self, name: str) -> float | None:
-        """Return how many seconds of processor time the loop of proxy *name* has used; None if it cannot be asked.
+        """Return the processor time of the event loop of proxy *name*, in seconds; None if it is not known.
 
-        A proxy whose loop is busy answers too: the loop does not take part.
+        The loop need not answer, so this works for a busy loop too.
         """
         ...
 
     async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
-        """Return which resources replica *name* still waits for, as a sentence for an error; "" if it has them.
+        """Return the resources for which replica *name* still waits, as a sentence; "" if it has its resources.
 
-        *options* are those that it was launched with.
+        *options* are those of its launch.
         """
         ...
 
     async def nodes(self) -> dict[str, str]:
-        """Return the addresses of the nodes that are alive, by id, the controller's own first."""
+        """Return the addresses of the live nodes, by id, with the node of the controller first."""
         ...
 
     async def update_files(self, instance: Instance) -> None:
-        """Let the files of *instance* on other nodes say where its controller is."""
+        """Write the address of the controller into the files of *instance* on other nodes."""
         ...
 
     async def remove_files(self, instance: Instance) -> None:
-        """Remove what *instance* has left on other nodes."""
+        """Remove the files and sockets of *instance* on other nodes."""
         ...
 
     async def end(self) -> None:
-        """End the controller itself, after it has answered."""
+        """End the process of the controller."""
         ...

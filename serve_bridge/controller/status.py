@@ -34,7 +34,7 @@ class Status:
         self._deployments = deployments
 
     async def collect(self) -> InstanceStatus:
-        """Return the status now. Nodes and proxies that do not answer in time are shown as last known."""
+        """Return the status now. If the runtime does not answer in time, the last known nodes are shown."""
         wanted = self._state.wanted
         return InstanceStatus(
             name=self._instance,
@@ -51,7 +51,7 @@ class Status:
         failures = self._repairs.start_failures[backend.name]
         ready = self._replicas.of(backend.name, ReplicaState.READY)
         short = len(ready) < backend.config.num_replicas
-        # A replica that dies soon after it is ready has failed, so being ready for a moment does not end a failure.
+        # A replica may die soon after it is ready, so a failure is over only when the ready replicas have lasted.
         over = not short and all(replica.has_lasted() for replica in ready)
         origin = backend.origin or Origin("")
         return BackendStatus(

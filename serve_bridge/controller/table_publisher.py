@@ -1,10 +1,10 @@
-"""Pushes the routing table to every router, and knows who has which version.
+"""Sends the routing table to every router, and knows which router has which version.
 
-Rule 1: a subscriber gets the newest table, not every one; a slow subscriber delays nobody's table.
-Rule 2: who waits for a version waits for those subscribers only that are still there, and not for ever; one
-        that was waited for in vain is not waited for again before it has caught up.
-Rule 3: a change does not wait for the process that asked for it: that process may have stopped its own loops until
-        the change is made, and its later calls wait for the version themselves (`known_instance`).
+Rule 1: a subscriber gets the newest table, but not every table. A slow subscriber does not delay the others.
+Rule 2: waiting for a version covers connected subscribers only, and has a timeout. A subscriber that missed the timeout
+    is skipped until it has caught up.
+Rule 3: a change does not wait for the process of its caller, whose loops may stand still until the change is made.
+    Later calls of this process wait for the version themselves (see `known_instance`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serve_bridge.wire.heads import encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
 
 asked_by: Final[ContextVar[str | None]] = ContextVar("asked_by", default=None)
-"""The process that asked for the change that is being made; None: no process did."""
+"""The process of the caller of the current change; None: no process asked for it."""
 
 
 class _Subscriber:
@@ -35,7 +35,7 @@ class _Subscriber:
 
 
 class TablePublisher:
-    """The newest routing table and its subscribers."""
+    """The newest routing table, and its subscribers."""
 
     def __init__(self) -> None:
         self._version = -1
@@ -44,7 +44,7 @@ class TablePublisher:
         self._changed = asyncio.Condition()
 
     async def publish(self, table: RoutingTable) -> None:
-        """Send *table* to every subscriber, now and to come."""
+        """Send *table* to every subscriber, also to later ones."""
         async with self._changed:
             if table.version > self._version:
                 self._version = table.version
@@ -52,7 +52,7 @@ class TablePublisher:
                 self._changed.notify_all()
 
     async def serve(self, stream: ReplicaStream, process: str) -> None:
-        """Feed one subscriber until it leaves; it lives in *process*."""
+        """Send the tables to one subscriber, in *process*, until it disconnects."""
         subscriber = _Subscriber(process)
         stream.accept_body()
         stream.respond(b"", end=False)
@@ -73,9 +73,9 @@ class TablePublisher:
             await self._notify()
 
     async def acknowledged(self, version: int, timeout_s: float) -> bool:
-        """Wait until every subscriber has *version*; return False if one has not after *timeout_s*.
+        """Wait until every subscriber has *version*; return False if one does not have it within *timeout_s*.
 
-        Subscribers of the process in `asked_by` do not count.
+        Subscribers in the process of `asked_by` do not count.
         """
         try:
             async with asyncio.timeout(timeout_s), self._changed:
@@ -87,7 +87,7 @@ class TablePublisher:
         return True
 
     def _fed(self) -> Iterable[_Subscriber]:
-        # Who has not been sent a table yet will get the newest one first.
+        # A subscriber without a table gets the newest one first, so it need not be waited for.
         spared = asked_by.get()
         return [s for s in self._subscribers if s.sent >= 0 and not s.late and s.process != spared]
 
@@ -98,7 +98,7 @@ class TablePublisher:
                 subscriber.late = subscriber.late and subscriber.acknowledged < self._version
                 await self._notify()
         except (Lost, ProtocolError):
-            stream.abort()  # one that acknowledges nonsense would be waited for until it leaves
+            stream.abort()  # a change would wait for a subscriber with bad acknowledgements
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -13,13 +13,13 @@ from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.keys import Role
 
 CONTROL_TIMEOUT_S: Final = 10.0
-"""Upper limit for an operation that a process completes at once, in seconds."""
+"""Upper limit for a short operation of a process, in seconds."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 
 
 class TrackedProcess:
-    """One replica or proxy. A broken connection does not mean that its process has ended (see `contact`).
+    """One replica or proxy. Its process may run even if its connection is broken (see `contact`).
 
     Attributes:
         kind: "replica" or "proxy", for the log.

@@ -1,4 +1,4 @@
-"""One proxy as the controller sees it, and the signs that its event loop makes progress."""
+"""One proxy as the controller sees it, and the progress of its event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Role
 
 PROGRESS: Final = 0.01
-"""Lower limit for the share of a processor that a loop which makes progress uses."""
+"""A loop with a smaller share of a processor than this makes no progress."""
 
 
 class TrackedProxy(TrackedProcess):
@@ -34,7 +34,7 @@ class TrackedProxy(TrackedProcess):
 
     @property
     def snapshot(self) -> ProxySnapshot:
-        """What the checkpoint keeps of it."""
+        """The proxy, for the checkpoint."""
         return ProxySnapshot(self.id, self.node, self.url, self.address)
 
 
@@ -53,7 +53,7 @@ class LoopProgress:
         self._looked_at = 0.0
 
     def note(self, used_s: float | None, now: float) -> None:
-        """Note that the loop has used *used_s* seconds of processor time in all by *now*; None: that is not known."""
+        """Note the total processor time of the loop by *now*, in seconds; None: it is not known."""
         before, self._used_s = self._used_s, used_s
         passed_s, self._looked_at = now - self._looked_at, now
         self.looks += 1

@@ -13,7 +13,7 @@ from serve_bridge.controller.tracked_process import TrackedProcess
 from serve_bridge.wire.keys import Role
 
 CRASH_S: Final = 5.0
-"""A replica that dies within this many seconds after it became ready counts as one that could not start."""
+"""A death within this many seconds after the replica became ready counts as a failed start."""
 SERVING: Final = (ReplicaState.READY, ReplicaState.UNHEALTHY)
 """The states in which a replica may hold requests and is not about to end."""
 
@@ -22,11 +22,11 @@ class TrackedReplica(TrackedProcess):
     """One replica.
 
     Attributes:
-        backend, revision: What it runs.
-        config: The options that it has, defaults filled in.
-        state: Where it is in its life.
-        probing: The task that probes it.
-        reconfiguring: Whether user code takes a new `user_config`; no probe counts during that.
+        backend, revision: The backend, and the revision of its code.
+        config: Its options, with the defaults filled in.
+        state: Its state.
+        probing: The task of its health probes.
+        reconfiguring: Whether user code takes a new `user_config`. No probe counts during this time.
     """
 
     kind: ClassVar[str] = "replica"
@@ -44,7 +44,7 @@ class TrackedReplica(TrackedProcess):
 
     @property
     def snapshot(self) -> ReplicaSnapshot:
-        """What the checkpoint keeps of it."""
+        """The replica, for the checkpoint."""
         return ReplicaSnapshot(self.id, self.backend, self.revision, self.address)
 
     @property
@@ -58,7 +58,7 @@ class TrackedReplica(TrackedProcess):
         return "unreachable" if self.is_serving and self.connection is None else str(self.state)
 
     def take(self, event: ReplicaEvent) -> None:
-        """Move to the state that follows *event*."""
+        """Move to the next state after *event*."""
         self.state = advance(self.state, event)
         if self._ready_since is None and self.state is ReplicaState.READY:
             self._ready_since = time.monotonic()
@@ -68,5 +68,5 @@ class TrackedReplica(TrackedProcess):
         return self.state is ReplicaState.STOPPED and not self.has_lasted()
 
     def has_lasted(self) -> bool:
-        """Whether it has been ready for so long that its end is not a failed start."""
+        """Whether it has been ready for too long for its death to count as a failed start."""
         return self._ready_since is not None and time.monotonic() - self._ready_since >= CRASH_S

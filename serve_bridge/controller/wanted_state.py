@@ -1,7 +1,7 @@
-"""What users have asked for: backends, endpoints and their traffic, and the routing table that follows.
+"""The wanted state: the backends, endpoints and traffic of users, and the resulting routing table.
 
-Rule 1: pure. A change is checked whole, then applied whole; a refused one leaves everything as it was.
-Rule 2: the checks that need no state were done in the caller; those here need to know what else there is.
+Rule 1: pure. A change is checked completely, then applied completely. A refused change leaves everything as it was.
+Rule 2: checks without state are made in the caller. The checks here depend on other backends and endpoints.
 """
 
 from __future__ import annotations
@@ -21,31 +21,37 @@ from serve_bridge.wire.address import SocketAddress
 
 @dataclass
 class WantedState:
-    """All that users have asked for; endpoints in the order of their creation, unfinished deployments by project."""
+    """The wish of all users.
+
+    Attributes:
+        backends: By name.
+        endpoints: By name, in the order of their creation.
+        unfinished: Incomplete deployments, by project.
+    """
 
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)
     unfinished: dict[str, UnfinishedDeployment] = field(default_factory=dict)
 
     def copy(self) -> WantedState:
-        """Return a copy, which can be changed by itself."""
+        """Return an independent copy."""
         return WantedState(dict(self.backends), dict(self.endpoints), dict(self.unfinished))
 
     def backend(self, name: str) -> BackendSpec:
         """Return backend *name*.
 
         Raises:
-            BackendNotFound: There is none.
+            BackendNotFound: It does not exist.
         """
         if name not in self.backends:
             raise BackendNotFound(name, tuple(self.backends))
         return self.backends[name]
 
     def check_free(self, name: str) -> None:
-        """Check that no backend is called *name*.
+        """Check the name of a new backend.
 
         Raises:
-            ConfigError: One is.
+            ConfigError: A backend has it already.
         """
         if name in self.backends:
             raise ConfigError(f"backend {name!r} exists already; update_backend changes its code")
@@ -54,7 +60,7 @@ class WantedState:
         """Return endpoint *name*.
 
         Raises:
-            EndpointNotFound: There is none.
+            EndpointNotFound: It does not exist.
         """
         if name not in self.endpoints:
             raise EndpointNotFound(name, tuple(self.endpoints))
@@ -85,11 +91,13 @@ class WantedState:
         methods: tuple[str, ...] | None,
         timeout_s: float | None = None,
     ) -> None:
-        """Add an endpoint whose traffic all goes to *backend*; *methods* None: those that its kind has by itself.
+        """Add an endpoint with all its traffic to *backend*.
+
+        Without *methods*, it has GET, or every method if the backend is an application.
 
         Raises:
             BackendNotFound: There is no such backend.
-            ConfigError: The name or the route is taken; or an application is given methods.
+            ConfigError: The name or the route is taken, or *methods* are given for an application.
             ValueError: The route cannot be the prefix of an application.
         """
         mount = self.backend(backend).is_application
@@ -106,14 +114,14 @@ class WantedState:
         )
 
     def declare_endpoints(self, declared: Iterable[DeclaredEndpoint], withdrawn: Iterable[str]) -> None:
-        """Take the *withdrawn* endpoints away, and bring the *declared* ones to what they should be.
+        """Delete the *withdrawn* endpoints, and create or change the *declared* ones.
 
-        An existing endpoint keeps its traffic unless the declaration brings some. All endpoints change at once, so they
+        An existing endpoint keeps its traffic unless its declaration has traffic. All endpoints change at once, so they
         may exchange their routes.
 
         Raises:
             BackendNotFound: A backend of the traffic does not exist.
-            ConfigError: Two endpoints would have one route; or one would have applications and other code behind it.
+            ConfigError: Two endpoints would have one route, or an endpoint would mix applications with other code.
             ValueError: A route cannot be the prefix of an application.
         """
         gone = set(withdrawn)
@@ -134,12 +142,11 @@ class WantedState:
         self.endpoints = endpoints
 
     def set_traffic(self, name: str, weights: Mapping[str, float]) -> None:
-        """Replace an endpoint's split; its shadows stay.
+        """Replace the weights of an endpoint. Its shadows stay.
 
         Raises:
-            EndpointNotFound, BackendNotFound: One is unknown.
-            ConfigError: The weights are none; or one backend is an application and the endpoint over other code, or the
-                other way round.
+            EndpointNotFound, BackendNotFound: The endpoint or a backend is unknown.
+            ConfigError: The weights are bad, or the endpoint would mix applications with other code.
         """
         endpoint = self.endpoint(name)
         policy = endpoint.policy.with_weights(weights)
@@ -147,11 +154,11 @@ class WantedState:
         self.endpoints[name] = replace(endpoint, policy=policy)
 
     def shadow_traffic(self, name: str, backend: str, proportion: float) -> None:
-        """Let *backend* get copies of a share of an endpoint's requests; 0 ends that.
+        """Send copies of a share of the requests of an endpoint to *backend*; 0 ends this.
 
         Raises:
-            EndpointNotFound, BackendNotFound: One is unknown.
-            TypeError: *proportion* is no number in [0, 1].
+            EndpointNotFound, BackendNotFound: The endpoint or a backend is unknown.
+            TypeError: *proportion* is not a number from 0 to 1.
             ConfigError: As `set_traffic`.
         """
         endpoint = self.endpoint(name)
@@ -160,15 +167,15 @@ class WantedState:
         self.endpoints[name] = replace(endpoint, policy=policy)
 
     def _check_kind(self, name: str, route: str | None, methods: tuple[str, ...], backends: Iterable[str]) -> None:
-        """Check that endpoint *name* and its *backends* are all of one kind: applications, or other code."""
+        """Check the *backends* of endpoint *name*: all must be applications, or all other code, as its methods say."""
         mount = methods == ANY_METHOD
         for backend in backends:
             if self.backend(backend).is_application == mount:
                 continue
             if mount:
                 raise ConfigError(
-                    f"endpoint {name!r} is over applications, and backend {backend!r} is none; "
-                    "create an endpoint of its own for it"
+                    f"endpoint {name!r} is for applications, and backend {backend!r} is not an application; "
+                    "create another endpoint for it"
                 )
             raise ConfigError(
                 f"backend {backend!r} is an application, which has methods of its own, and endpoint {name!r} has "
@@ -178,7 +185,7 @@ class WantedState:
             check_route(route, mount=True)
 
     def describe_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return what `list_endpoints` shows."""
+        """Return the endpoints as `list_endpoints` shows them."""
         return {
             endpoint.name: {
                 "route": endpoint.route,
@@ -191,7 +198,7 @@ class WantedState:
         }
 
     def table(self, generation: str, version: int, replicas: Mapping[str, tuple[SocketAddress, ...]]) -> RoutingTable:
-        """Return the routing table for these wanted things and the *replicas* that are ready, by backend."""
+        """Return the routing table for this state and the addresses of the ready *replicas*, by backend."""
         return RoutingTable(
             generation,
             version,

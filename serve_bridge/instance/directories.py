@@ -13,13 +13,13 @@ RUNTIME_VARIABLE: Final = "XDG_RUNTIME_DIR"
 
 
 def base_directory() -> Path:
-    """Return the directory that holds this user's instances."""
+    """Return the directory of this user's instances."""
     runtime = os.environ.get(RUNTIME_VARIABLE)
     return Path(runtime) / "serve_bridge" if runtime else _temporary_directory()
 
 
 def base_directories() -> set[Path]:
-    """Return the directories that may hold instances which were started on another machine."""
+    """Return the possible directories of instances from another machine."""
     return {base_directory(), _temporary_directory()}
 
 

@@ -14,7 +14,7 @@ from serve_bridge.wire.socket_files import private_directory
 def claim_directory(name: str, generation: str) -> Claim:
     """Make the directory of one instance, for its sockets and its file; return the caller's claim on it.
 
-    The directory stays while a process claims it. Each process that listens there claims it. The directories and files
+    The directory stays while a process claims it. Each process with a socket there claims it. The directories and files
     of killed instances are removed first.
 
     Raises:
@@ -37,7 +37,7 @@ def claim_directory(name: str, generation: str) -> Claim:
 
 
 def _remove_leftovers() -> None:
-    """Remove the directories that no process claims, and the files of their instances."""
+    """Remove unclaimed directories, and the files of their instances."""
     for directory in base_directory().iterdir():
         remove_unclaimed(directory)
     for path in base_directory().glob("*.json"):

@@ -16,12 +16,12 @@ FILE_NAME: Final = "instance.json"
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of an instance, with all that a client needs to reach it.
+    """One start of an instance, as a client needs it.
 
     Attributes:
         name: Its name.
         generation: The id of this start of the name.
-        runtime: The runtime that launches its replicas: "ray" or "local".
+        runtime: The runtime of its replicas: "ray" or "local".
         directory: The directory of its sockets on this machine.
         controller: Where its controller listens.
         secret: The key as `Key.text`; `repr` leaves it out.
@@ -36,11 +36,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> Key:
-        """The key that both ends of every connection hold."""
+        """The key at both ends of every connection."""
         return Key.of_text(self.secret)
 
     def only(self, *roles: Role) -> Instance:
-        """Return the same instance with the keys of *roles* only, for a process that acts in these roles."""
+        """Return the same instance with the keys of *roles* only, for a process in these roles."""
         return msgspec.structs.replace(self, secret=self.key.only(*roles).text)
 
     @property

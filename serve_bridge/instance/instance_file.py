@@ -1,6 +1,6 @@
 """The file by which an instance is found: where its controller listens, and the key.
 
-Rule 1: the file is 0600 in a 0700 directory of its user. A file that other users can read is refused.
+Rule 1: the file is 0600 in a 0700 directory of its user. A file with more permissions is refused.
 Rule 2: an address is the path of such a file. A running instance also has a copy in the base directory, where `connect`
     looks for it by name.
 Rule 3: a replica reads no such file: it is started with the instance (see `membership`).
@@ -26,7 +26,7 @@ from serve_bridge.wire.address import SocketAddress
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
 MAX_BYTES: Final = 65536
-"""Upper limit for the part of a file that is read, in bytes."""
+"""Upper limit for the size of a file, in bytes."""
 
 
 class UnusableFile(ConfigError):
@@ -52,7 +52,7 @@ def update_here(instance: Instance) -> None:
 
 
 def update(path: Path, generation: str, controller: SocketAddress) -> None:
-    """Write the new address of the *controller* into the file at *path*, if that is of the instance *generation*."""
+    """Write the new address of the *controller* into the file at *path*, if it belongs to *generation*."""
     found = read_if_valid(path)
     if found is not None and found.generation == generation and found.controller != controller:
         _write_private(path, msgspec.structs.replace(found, controller=controller))
@@ -91,7 +91,7 @@ def _copy_of(instance: Instance) -> Path:
 def find(address: str | None, name: str) -> Instance:
     """Return the instance at *address*, or at SERVE_BRIDGE_ADDRESS, or the one called *name* of this user.
 
-    The first of these that is given counts.
+    The first given one of these counts.
 
     Raises:
         NotConnected: There is no instance; the message names the three places.
@@ -179,7 +179,7 @@ def _write_private(path: Path, instance: Instance) -> None:
 
 
 def lasting_address(instance: Instance) -> str:
-    """Return an address that stays valid for the next start of the same name: the path of the copy.
+    """Return an address for this and the next start of the same name: the path of the copy.
 
     If another instance has the copy, it is the address of *instance* alone.
     """

@@ -29,7 +29,7 @@ class ProxyStatus:
 
     Attributes:
         url: Its base URL.
-        refused: Number of requests that it did not serve, by HTTP status; None: the proxy does not answer.
+        refused: Number of refused requests, by HTTP status; None: the proxy does not answer.
     """
 
     url: str
@@ -41,16 +41,16 @@ class BackendStatus:
     """One backend and its replicas.
 
     Attributes:
-        wanted: Number of replicas that it should have.
+        wanted: Number of replicas in its options.
         replicas: State of each replica, by the replica's id.
         failure: Why replicas are missing, or were until a moment ago; None: no known failure.
-        failed: Whether replicas have failed so often in a row that the user should act.
-        last_end: How the process of a replica ended that was lost in the last minute; None: no such replica.
-        owner: The project that deployed the backend; None: it was made by hand.
+        failed: Whether the replicas fail again and again, so the user should act.
+        last_end: How the process of the last lost replica ended; None: no replica was lost in the last minute.
+        owner: The project of its deployment; None: it was made by hand.
         version: The version in its declaration.
         deployed_at: When its deployment began, in seconds since the epoch.
         fingerprint: Fingerprint of the deployed code; "": the code was given by hand.
-        declared: Names of the options that the deployment set.
+        declared: Names of the options in its declaration.
         search_path: Directories from which replicas import the code.
     """
 
@@ -76,8 +76,8 @@ class EndpointStatus:
         methods: Its HTTP methods.
         timeout_s: Upper limit for a request, in seconds; None: only the caller has a limit.
         traffic: Weight of each backend.
-        shadows: Share of the requests that each of these backends gets a copy of.
-        owner: The project that deployed the endpoint; None: it was made by hand.
+        shadows: Share of the requests to copy, for each backend.
+        owner: The project of its deployment; None: it was made by hand.
         version: None; only backends have a version.
         deployed_at: When its deployment began, in seconds since the epoch.
     """
@@ -94,14 +94,14 @@ class EndpointStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentStatus:
-    """A deployment that runs, or that ended before it was complete.
+    """An incomplete deployment: it runs, was interrupted, or failed.
 
     Attributes:
         project: Its owner.
         begun_at: When it began, in seconds since the epoch.
         running: Whether it runs.
-        begun: The changes that began last.
-        left: The changes that had not begun.
+        begun: The last changes to begin.
+        left: The changes after these.
         failure: Why a change failed; None: no change has failed.
     """
 
@@ -124,7 +124,7 @@ class InstanceStatus:
         proxies: The proxies, by id.
         table_version: Version of the newest routing table.
         backends, endpoints: Its backends and endpoints, by name.
-        deployments: Deployments that are not complete.
+        deployments: Incomplete deployments.
     """
 
     name: str

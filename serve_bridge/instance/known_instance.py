@@ -1,8 +1,9 @@
-"""What one process knows of an instance, whichever of its loops and clients has learnt it.
+"""The knowledge of one process about an instance. All loops and clients of the process share it.
 
-Rule 1: a process that was told of a change routes by a table that has it: its links wait for that version.
-Rule 2: all calls of a process wait for an absent controller together. Once that was in vain, no call waits again until
-    a routing table has come; then waiting starts afresh.
+Rule 1: after a change, its caller's process routes by a table with the change: the links of the process wait for its
+    version.
+Rule 2: all calls of a process wait together for an absent controller. After they have waited in vain, no call waits
+    again until a routing table arrives.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from serve_bridge.wire.address import SocketAddress
 
 
 class KnownInstance:
-    """What this process knows of one instance; any thread may use it.
+    """The knowledge of this process about one instance. Any thread may use it.
 
     Attributes:
-        version: The newest routing table that this process has been told of.
-        given_up: Whether calls have waited for the controller in vain, and no table has come since.
-        failure: Why they did, as a sentence.
-        controller: Where the controller was found last; None: where the instance's file says.
+        version: Version of the newest known routing table.
+        given_up: Whether calls have waited in vain for the controller, and no table has arrived since.
+        failure: Why they waited in vain, as a sentence.
+        controller: The last known address of the controller; None: the address in the instance's file.
     """
 
     def __init__(self) -> None:
@@ -36,14 +37,14 @@ class KnownInstance:
         self.failure = ""
 
     def learn(self, version: int) -> None:
-        """Note that table *version* was published."""
+        """Note the *version* of a published table."""
         with self._lock:
             self.version = max(self.version, version)
 
     def begin_wait(self, most_s: float) -> float:
-        """Begin to wait for a table; return the seconds that are left for that.
+        """Begin to wait for a table; return the remaining seconds of the wait.
 
-        They are *most_s* for the first call that waits, and what is left of them for the others.
+        The first call has *most_s* seconds. The calls after it share its time.
         """
         now = time.monotonic()
         with self._lock:
@@ -53,7 +54,7 @@ class KnownInstance:
             return self._gives_up_at - now
 
     def end_wait(self, failure: str = "") -> None:
-        """End what `begin_wait` began; *failure* says why the time was not enough, if it was not."""
+        """End the wait of `begin_wait`. *failure* says why no table arrived in time; "": a table did."""
         with self._lock:
             self._waiting -= 1
             if failure:
@@ -62,7 +63,7 @@ class KnownInstance:
                 self._gives_up_at = None
 
     def table_came(self) -> None:
-        """Note that the controller has sent a table."""
+        """Note the arrival of a table from the controller."""
         if self._gives_up_at is not None:
             with self._lock:
                 self._gives_up_at, self.given_up = None, False
@@ -74,7 +75,7 @@ _process = ""
 
 
 def known_instance(generation: str) -> KnownInstance:
-    """Return what this process knows of the instance *generation*; all that use it at a time share it."""
+    """Return the knowledge of this process about the instance *generation*; all users at a time share it."""
     with _lock:
         known = _known.get(generation)
         if known is None:
@@ -83,12 +84,12 @@ def known_instance(generation: str) -> KnownInstance:
 
 
 def process_id() -> str:
-    """Return a name that no other process has, on any machine."""
+    """Return the unique name of this process, among all machines."""
     return _process
 
 
 def _start_afresh() -> None:
-    """Know nothing: in a new process, and after a fork, whose child makes links of its own."""
+    """Forget everything: in a new process, and in the child of a fork, which makes its own links."""
     global _lock, _known, _process
     _lock, _known, _process = threading.Lock(), weakref.WeakValueDictionary(), secrets.token_hex(8)
 

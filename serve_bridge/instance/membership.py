@@ -1,4 +1,4 @@
-"""The instances that this process is a part of, as a replica is. Their clients in this process need no file."""
+"""The instances of this process, which is one of their replicas. Clients of these instances need no file here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _joined: dict[str, Instance] = {}
 
 
 def join(instance: Instance) -> None:
-    """Note that this process is a part of *instance*."""
+    """Note *instance* as an instance of this process."""
     _joined[instance.generation] = instance
 
 
 def joined(generation: str) -> Instance | None:
-    """Return the instance of *generation* if this process is a part of it."""
+    """Return the instance of *generation*, if it is one of this process."""
     return _joined.get(generation)
 
 
 def leave(generation: str) -> None:
-    """Note that this process is no longer a part of the instance of *generation*."""
+    """Forget the instance of *generation*."""
     _joined.pop(generation, None)

@@ -1,4 +1,4 @@
-"""The operations of a controller, by the names that they have on the wire."""
+"""The operations of a controller, by their names on the wire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Operation(StrEnum):
-    """An operation that clients ask of the controller."""
+    """An operation of the controller for its clients."""
 
     CREATE_BACKEND = "create_backend"
     UPDATE_BACKEND = "update_backend"
@@ -30,5 +30,5 @@ class Operation(StrEnum):
 
     @property
     def is_held(self) -> bool:
-        """Whether the operation runs until the process that asks for it ends it, or ends itself."""
+        """Whether the operation runs for as long as its caller stays connected."""
         return self in (Operation.HOLD_DEPLOYMENT, Operation.LEASE)

@@ -77,7 +77,7 @@ def test_a_late_probe_does_not_bring_a_draining_replica_back() -> None:
 @pytest.mark.parametrize("event", ReplicaEvent)
 def test_nothing_happens_to_a_stopped_replica(event: ReplicaEvent) -> None:
     """An event for it is a mistake in the bookkeeping, and said so."""
-    with pytest.raises(RuntimeError, match=f"is stopped takes no event '{event}'"):
+    with pytest.raises(RuntimeError, match=f"in the state stopped accepts no event '{event}'"):
         advance(ReplicaState.STOPPED, event)
 
 
