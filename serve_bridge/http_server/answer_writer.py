@@ -1,7 +1,7 @@
 """The answer to one request: the ASGI messages of the application become bytes.
 
-Rule 1: an answer that would break the framing, or split in two, is an error in the application. Before its first byte,
-it becomes a 500. After its first byte, the connection is aborted. So no application can desynchronise a connection.
+Rule 1: no answer may break the framing or split in two. If the application asks for such an answer, it becomes a 500
+before its first byte. After the first byte, the server aborts the connection.
 Rule 2: the status is sent as given, except for 100 and 101, which are not final answers.
 Rule 3: the server sets hop-by-hop headers itself; those of the application are dropped.
 """
@@ -28,7 +28,7 @@ __all__ = ["AnswerWriter", "chunk", "status_line"]
 _SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 
 COPY_BYTES: Final = 64 * 1024
-"""Upper limit for the piece of a body, in bytes, that is copied behind the head to save a write."""
+"""Upper limit, in bytes, for the piece of a body copied after the head to save a write."""
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -36,7 +36,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 def status_line(status: int) -> bytes:
-    """Return the status line of an answer; a status without a registered phrase has an empty one."""
+    """Return the status line of an answer. A status without a registered phrase gets an empty phrase."""
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
@@ -51,7 +51,7 @@ class AnsweredRequests(Protocol):
     """The requests of a connection, as the writer of an answer sees them."""
 
     def may_keep_alive(self) -> bool:
-        """Return whether the connection may serve another request after the answer that begins now."""
+        """Return whether the connection may serve another request after the current answer."""
 
     def answer_problem(self, refusal: Refusal, request_id: str) -> None:
         """Answer a request with a problem document, then close. No byte of another answer may have been sent."""
@@ -65,7 +65,8 @@ class AnswerWriter:
 
     Attributes:
         keep_alive: Whether the connection may serve another request afterwards.
-        started, complete: How far the answer is.
+        started: Whether the application has sent the head.
+        complete: Whether the application has sent all of the answer.
         abandoned: Whether the request was refused although the application runs. Its messages are dropped.
     """
 
@@ -112,7 +113,7 @@ class AnswerWriter:
         return self.abandoned or self._connection.gave_up
 
     def most_to_come(self) -> int:
-        """Return the upper limit for the bytes of the answer that may be in memory and not yet written."""
+        """Return an upper limit for the bytes of the answer in the application's memory."""
         if self.complete or self._bodyless:
             return 0
         window = self._connection.server_state.answer_window_bytes
@@ -129,7 +130,7 @@ class AnswerWriter:
             self._connection.transport.abort()
 
     async def send(self, message: Message) -> None:
-        """Write one ASGI message; wait first while the client takes nothing."""
+        """Write one ASGI message. If the client is behind, wait first."""
         connection = self._connection
         if connection.flow.write_paused:
             await connection.flow.drain()
@@ -149,7 +150,7 @@ class AnswerWriter:
         status = message["status"]
         line = _STATUS_LINES.get(status)
         if line is None:
-            raise ValueError(f"{status!r} is no status of a final answer")
+            raise ValueError(f"{status!r} is not the status of a final answer")
         head = [line]
         keep_alive = self._headers(message.get("headers", ()), head, without_length=status < 200 or status == 204)
         keep_alive = keep_alive and self.keep_alive and status >= 200 and self._requests.may_keep_alive()
@@ -170,7 +171,7 @@ class AnswerWriter:
         self.started = True
         self._request_body.waiting_for_100_continue = False
         self._has_trailers = message.get("trailers", False)
-        # Most bodies follow in the same turn of the loop; one write costs half of two.
+        # Most bodies follow in the same turn of the loop. One write costs half as much as two, so the head waits.
         self._head = b"".join(head)
         self._connection.loop.call_soon(self._flush_head)
 
@@ -180,18 +181,18 @@ class AnswerWriter:
             self._connection.write(head)
 
     def _headers(self, headers: Iterable[Any], head: list[bytes], *, without_length: bool) -> bool:
-        """Append the application's headers and a date to *head*; return whether they keep the connection."""
+        """Append the application's headers and a date to *head*. Return whether the connection may stay open."""
         keep_alive, dated = True, False
         for name, value in headers:
             if _NO_VALUE.search(value):
-                raise ValueError("the value of a response header holds a character that it may not")
+                raise ValueError("the value of a response header holds a forbidden character")
             lowered = _NAMES[name]
             if lowered in _SPECIAL:
                 if lowered == b"date":
                     dated = True
                 elif lowered == b"content-length":
                     if self._left is not None or not _LENGTH.fullmatch(value):
-                        raise ValueError("the content-length of the response is no number, or given twice")
+                        raise ValueError("the content-length of the response is not a number, or is given twice")
                     self._left = int(value)
                     if without_length:
                         continue
@@ -223,10 +224,13 @@ class AnswerWriter:
             self._complete()
 
     def _end_with(self, lines: list[bytes], message: Message) -> None:
-        """Collect trailers, and end the answer with the last; only chunks can carry them, to who has asked for them."""
+        """Collect trailers in *lines*. After the last message, end the answer.
+
+        The trailers are sent only in a chunked answer, and only if the client has asked for them.
+        """
         for name, value in message.get("headers", ()):
             if _NO_VALUE.search(value):
-                raise ValueError("the value of a trailer holds a character that it may not")
+                raise ValueError("the value of a trailer holds a forbidden character")
             lowered = _NAMES[name]
             if lowered not in _SPECIAL:
                 lines += (lowered, b": ", value, b"\r\n")
@@ -258,10 +262,10 @@ def _header_name(name: bytes) -> bytes:
     """Return *name* in lower case.
 
     Raises:
-        ValueError: It holds a character that it may not.
+        ValueError: The name holds a forbidden character.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError("the name of a response header holds a character that it may not")
+        raise ValueError("the name of a response header holds a forbidden character")
     return name.lower()
 
 
@@ -269,6 +273,6 @@ _NAMES: Final = NameCache(_header_name)
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:
-    """Return *body* as a chunk (nothing, if it is empty), and after the last one the end of the body."""
+    """Return *body* as a chunk, with the end of the body if it is the *last*. An empty body is no chunk."""
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return framed + b"0\r\n\r\n" if last else framed

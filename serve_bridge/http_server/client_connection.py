@@ -18,7 +18,7 @@ __all__ = ["ClientConnection", "TurnFlow"]
 
 
 class TurnFlow(FlowControl):
-    """Flow control that reads nothing while the connection waits for its turn.
+    """Flow control for a connection with turns. It reads no bytes while the connection waits for its turn.
 
     Attributes:
         in_line: Whether the connection waits.

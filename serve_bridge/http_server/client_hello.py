@@ -1,4 +1,4 @@
-"""The first message of a TLS client, as far as it names the protocols that the client speaks."""
+"""The first message of a TLS client, with the protocols offered by the client."""
 
 from __future__ import annotations
 

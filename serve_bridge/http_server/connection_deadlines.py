@@ -1,6 +1,6 @@
-"""The times by which one client must act.
+"""The deadlines of one connection.
 
-A connection has no timers: it keeps its deadlines as numbers, and the server sweeps over all connections.
+They are numbers, not timers. The server sweeps over all connections and compares.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ConnectionDeadlines:
         self.next_s = min(self.next_s, now + seconds)
 
     def passed(self, now: float, impatience: float) -> bool:
-        """Return whether the connection has expired; *impatience* is the part of its time that a full server takes."""
+        """Return whether the connection has expired; *impatience*: part of its time taken away by a full server."""
         return now >= self.next_s - self._allowed_s * impatience
 
     def expect_body(self, least_rate: int) -> None:
@@ -51,7 +51,7 @@ class ConnectionDeadlines:
 
         Args:
             elapsed: Seconds since the last call.
-            received: Bytes of the body that have been received in all.
+            received: Number of all received bytes of the body.
             limit_s: Longest time in seconds without a byte.
         """
         moved, self._body_received = received - self._body_received, received

@@ -32,10 +32,10 @@ from serve_bridge.http_server.state import ServerState
 __all__ = ["HttpConnection"]
 
 GONE_AFTER_QUIET_S: Final = 0.5
-"""Time in seconds without a byte sent, after which a client that ended its side during its answer counts as gone."""
+"""Time in seconds without a sent byte after which a half-closed client counts as gone, during its answer."""
 
 RESET_AFTER_S: Final = 0.05
-"""Time in seconds in which a closed client resets the connection after a write."""
+"""Time in seconds after which a write has reset the connection of a closed client."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -62,7 +62,7 @@ class HttpConnection(asyncio.Protocol):
     # Events of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the header deadline: a client that sends nothing loses its connection."""
+        """Start the header deadline: a silent client loses its connection."""
         state = self.server_state
         cast(set[Any], state.connections).add(self)
         self.transport = transport
@@ -111,7 +111,7 @@ class HttpConnection(asyncio.Protocol):
         self.queue.count(0 if exchange is None else exchange.answer.most_to_come())
 
     def data_received(self, data: bytes) -> None:
-        """Serve the requests that these bytes complete."""
+        """Serve received bytes."""
         if self._closing.begun:
             self._closing.drop(len(data))
             return
@@ -135,7 +135,7 @@ class HttpConnection(asyncio.Protocol):
                 self.loop.call_later(GONE_AFTER_QUIET_S, self._abort_if_quiet, exchange, self.queue.written)
         elif exchange.scope["http_version"] == "1.1":
             # A FIN does not tell a half-closed connection from a closed one, but a write does: a closed client
-            # resets the connection. A client drops a 100 (Continue) that it did not ask for (RFC 9110 section 15.2.1).
+            # resets the connection. A client ignores a needless 100 (Continue) (RFC 9110 section 15.2.1).
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.loop.call_later(RESET_AFTER_S, self._abort_if_reset)
         return True
@@ -190,7 +190,7 @@ class HttpConnection(asyncio.Protocol):
             self._deadlines.shorten(self.loop.time(), self.server_state.idle_grace_s)
 
     def make_room(self) -> None:
-        """Close soon if the connection is kept alive for a request that may never be sent."""
+        """Close soon if the connection is only kept alive for another request."""
         if not self.requests.reading_head:
             self.drain()
 

@@ -63,7 +63,7 @@ class Exchange:
                 self.body.share.give_back()
 
     def disconnect(self) -> None:
-        """Tell the application that the client has left, or that its request was refused."""
+        """Tell the application about the end of the client or the refusal of its request."""
         self.body.close()
 
     def abandon(self) -> None:
@@ -75,5 +75,5 @@ class Exchange:
         """Note that the connection is lost."""
         if not self.answer.complete:
             self.body.close()
-        if self.body.share is not None:  # a task that is cancelled before its first step does not run at all
+        if self.body.share is not None:  # a task cancelled before its first step does not run `finally`
             self.body.share.give_back()

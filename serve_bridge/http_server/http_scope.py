@@ -15,7 +15,7 @@ __all__ = ["ConnectionScope"]
 
 
 class ConnectionScope:
-    """The part of a scope that all requests of one connection share.
+    """The facts shared by the scopes of all requests on one connection.
 
     Attributes:
         client: Address and port of the peer; None: unknown.

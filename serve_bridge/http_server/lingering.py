@@ -1,8 +1,8 @@
 """The end of a connection: its client gets the last answer, even if it still sends.
 
-If a socket with unread bytes is closed, the kernel resets the connection, and the client may lose an answer that is
-still on its way (RFC 9112 section 9.6). So the server first ends its own direction and drops what the client sends.
-nginx calls this a lingering close.
+If a process closes a socket with unread bytes, the kernel resets the connection. Then the client may lose an answer on
+its way (RFC 9112 section 9.6). So the server first ends its own direction, and drops the bytes of the client. nginx
+calls this a lingering close.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ So few bytes leave soon even to a slow client.
 """
 
 ANSWER_LINGER_S: Final = 1.0
-"""Time in seconds that a client has to take the last answer before a connection with unread bytes closes."""
+"""Time in seconds for the client to read the last answer before a connection with unread bytes closes."""
 DRAIN_LINGER_S: Final = 0.25
 """The same time while the server drains."""
 
 UPLOAD_LINGER_S: Final = 5.0
-"""Upper limit for the silence, in seconds, of a client that goes on with its upload while the connection lingers.
+"""Upper limit for a pause in the upload of a lingering connection, in seconds.
 
-A client that sends all of its body before it reads, such as Python's http.client, gets an early answer only if the
-server takes the body. nginx has the same limits: `lingering_timeout` and `lingering_time`.
+Some clients, such as Python's http.client, send their whole body before they read. They get an early answer only if the
+server reads the body. nginx has the same limits, `lingering_timeout` and `lingering_time`.
 """
 MOST_LINGER_S: Final = 30.0
-"""Upper limit for the whole time that such a client may go on, in seconds."""
+"""Upper limit for the whole time of such an upload after the answer, in seconds."""
 
 
 class LingeringClose:
     """Closes one connection.
 
     Attributes:
-        begun: The server has ended its own direction, and drops what the client sends.
+        begun: Whether the server has ended its own direction, and drops the bytes of the client.
     """
 
     __slots__ = ("_connection", "_deadlines", "_ends_s", "_framer", "_received_s", "_upload_left", "begun")
@@ -55,7 +55,7 @@ class LingeringClose:
         self._received_s = self._ends_s = 0.0
 
     def close(self) -> None:
-        """Close once the client has what was written. If the client still sends, linger."""
+        """Close once the client has received all written bytes. If the client still sends, linger."""
         connection = self._connection
         # asyncio limits the time in which a TLS connection closes, so a slow client could lose the end of its answer.
         is_slow = connection.is_tls and connection.queue.unsent() > QUICKLY_SENT_BYTES
@@ -65,7 +65,7 @@ class LingeringClose:
             self._end()
 
     def linger(self) -> None:
-        """End the server's own direction. Read on and drop what is received, until the client closes too."""
+        """End the server's own direction. Read on and drop the bytes until the client closes, too."""
         connection = self._connection
         framer = self._framer
         self.begun = True
@@ -80,7 +80,7 @@ class LingeringClose:
         connection.flow.resume_reading()
 
     def drop(self, count: int) -> None:
-        """Note that the client has sent *count* more bytes."""
+        """Count *count* dropped bytes of the client."""
         self._upload_left -= count
         self._received_s = self._connection.loop.time()
 
@@ -112,7 +112,7 @@ class LingeringClose:
 
     def _end_lingering(self) -> None:
         connection = self._connection
-        if self._upload_goes_on() or connection.queue.unsent():  # the sweep aborts a client that takes no bytes
+        if self._upload_goes_on() or connection.queue.unsent():  # the sweep aborts a client without progress
             self._wait()
         elif connection.is_tls and not connection.transport.is_closing():
             self._end()

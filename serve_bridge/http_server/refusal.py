@@ -13,7 +13,7 @@ class Refusal(Exception):
     Attributes:
         status: HTTP status of the answer.
         reason: One clause for the client.
-        headers: Header fields that belong to this status, such as Allow.
+        headers: Header fields of this status, such as Allow.
     """
 
     def __init__(self, status: int, reason: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

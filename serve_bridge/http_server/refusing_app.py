@@ -1,6 +1,6 @@
-"""The application that answers refused requests.
+"""The application for refused requests.
 
-A refused request that can be read passes the middlewares, like any other request. The connection puts the refusal into
+A readable request passes the middlewares even if it is refused. The connection puts the refusal into
 the scope under `REFUSAL`, and `RefusingApp`, inside the middlewares, answers it.
 """
 

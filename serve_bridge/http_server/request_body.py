@@ -14,21 +14,21 @@ from serve_bridge.http_server.client_connection import ClientConnection
 __all__ = ["RequestBody"]
 
 TOGETHER_BYTES: Final = 32 * 1024
-"""An application that waits for the whole body gets this many bytes at once, so that a slow client wakes it rarely.
+"""Number of bytes at which an application wakes if it waits for the whole body. So a slow client wakes it rarely.
 
-The number is below the mark at which the connection stops reading.
+The number is below the mark for a pause in reading.
 """
 MOST_PIECES: Final = 256
-"""Upper limit for the number of pieces in which a body waits for the application."""
+"""Upper limit for the number of separate pieces of a body in memory."""
 
 
 class RequestBody:
     """The body of one request, and the application's `receive`.
 
     Attributes:
-        held: Bytes of the body in memory: those that wait for the application, and those that it received last.
+        held: Bytes of the body in memory: bytes waiting for the application, and bytes of its last message.
         more: Whether more of the body may arrive.
-        share: The part of the server's buffers that the body may take; None: the request has no body.
+        share: The body's share of the server's buffers; None: the request has no body.
         waiting_for_100_continue: Whether the client holds its body back until the server asks for it.
         closed: Whether the application receives only `http.disconnect` from now on.
     """
@@ -59,7 +59,7 @@ class RequestBody:
         self.closed = False
 
     def add(self, piece: bytes) -> None:
-        """Add a piece that has arrived."""
+        """Add a received piece."""
         self._pieces.append(piece)
         if len(self._pieces) >= MOST_PIECES:  # each piece takes about 40 bytes more than its content
             self._pieces = [b"".join(self._pieces)]
@@ -68,14 +68,14 @@ class RequestBody:
             self._wake()
 
     def end(self, received: int) -> None:
-        """Note that the body is complete, with *received* bytes."""
+        """End the body after *received* bytes."""
         self.more = False
         self._wake()
         if self.share is not None and self.share.held > received:  # a chunked body was counted at its maximum size
             self.share.set(received)
 
     def close(self) -> None:
-        """Tell the application that the client has left, or that the answer is complete."""
+        """Tell the application about the end of the client or of the answer."""
         self.closed = True
         self._wake()
 
@@ -85,7 +85,7 @@ class RequestBody:
             self._news.set()
 
     async def receive(self) -> Message:
-        """Return the next ASGI message; wait until there is one."""
+        """Wait for the next ASGI message, and return it."""
         if self.waiting_for_100_continue:
             self.waiting_for_100_continue = False
             self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -35,7 +35,7 @@ from serve_bridge.http_server.state import NO_ROOM
 __all__ = ["RequestSequence"]
 
 UNREAD_BYTES: Final = 64 * 1024
-"""Upper limit for the unread rest of a body, in bytes, up to which the connection stays open for the next request."""
+"""Upper limit, in bytes, for the unread rest of a body on a connection kept alive."""
 
 BODY_HELD_BYTES: Final = HIGH_WATER_LIMIT + 256 * 1024
 """Upper limit for the bytes of one request's body in memory: the mark at which reading pauses, and one more read."""
@@ -56,7 +56,7 @@ class RequestSequence:
         exchange: The latest request; None before the first.
         busy: Whether the answer to the latest request is not complete.
         reading_head: Whether the client must send the head of a request, or the rest of one, within the header timeout.
-        refused: Whether the latest request was refused. Then no other request is read.
+        refused: Whether the latest request was refused. Then the connection reads no other request.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class RequestSequence:
     # From bytes to requests
 
     def serve_received(self) -> None:
-        """Serve the requests that the received bytes complete."""
+        """Serve all complete requests among the received bytes."""
         framer, connection = self._framer, self._connection
         if connection.flow.in_line:
             return
@@ -180,7 +180,7 @@ class RequestSequence:
     def _run(self, exchange: Exchange) -> Exchange:
         self.exchange = exchange
         self.busy = True
-        # No `TaskSet`: the task raises nothing that is not logged, and a callback in Python would cost each request.
+        # This is no `TaskSet`: `run` logs its own errors, and a callback in Python would cost time for each request.
         task = self._task = self._connection.loop.create_task(exchange.run())
         tasks = self._connection.server_state.tasks
         task.add_done_callback(tasks.discard)
@@ -203,7 +203,7 @@ class RequestSequence:
     # For the answer
 
     def may_keep_alive(self) -> bool:
-        """Return whether the connection may serve another request after the answer that begins now."""
+        """Return whether the connection may serve another request after the current answer."""
         framer = self._framer
         has_room = self._connection.server_state.idle_grace_s == math.inf
         return (framer.at_head or framer.body_left <= UNREAD_BYTES) and has_room
@@ -231,7 +231,7 @@ class RequestSequence:
     # RefusalLog
 
     def _serve_refusal(self, scope: Scope, refusal: Refusal) -> None:
-        """Let the application answer a readable request that is not served; the connection closes after the answer."""
+        """Let the application answer a refused, readable request. The connection closes after the answer."""
         request_id = request_id_of(scope["headers"])
         connection = self._connection
         connection.server_state.note_refusal(refusal, request_id)
@@ -243,7 +243,7 @@ class RequestSequence:
         self._run(exchange).body.end(0)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Refuse bytes that are not a request, or not the rest of one; then close.
+        """Refuse bytes that are not a request, or not the rest of a request. Then close.
 
         If the answer to the request has begun, abort the connection instead.
         """
@@ -281,7 +281,7 @@ class RequestSequence:
         self._connection.flow.resume_writing()
 
     def lose(self) -> None:
-        """Tell the latest request that the connection is lost."""
+        """Tell the latest request about the loss of the connection."""
         if self.exchange is not None:
             self.exchange.lose()
         if self._connection.server_state.cancels and self.busy and self._task is not None:

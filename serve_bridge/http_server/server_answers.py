@@ -1,4 +1,4 @@
-"""The answers that the server gives without the application, and answers that are sent as a whole."""
+"""The server's own answers, and complete answers as ASGI messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def send_answer(send: Send, answer: Answer) -> None:
 
 
 def closing_answer(answer: Answer, date_line: bytes) -> bytes:
-    """Return the bytes of *answer*, for a connection that closes after it."""
+    """Return the bytes of *answer*, after which the connection closes."""
     lines = [status_line(answer.status)]
     for name, value in answer.headers:
         lines += (name, b": ", value, b"\r\n")

@@ -1,4 +1,4 @@
-"""The state that all connections of one server share."""
+"""The state shared by all connections of one server."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ FULL_WRITE_TIMEOUT_S: Final = 1.0
 """Upper limit for `write_timeout_s`, in seconds, while the buffers are full."""
 
 SHARE_NOTED_S: Final = 60.0
-"""Time in seconds between two warnings of clients that use up their share of the connections."""
+"""Time in seconds between two warnings of clients with too many requests."""
 
 
 class ServerState(UvicornState):
-    """The state that all connections of one server share.
+    """The state shared by all connections of one server.
 
     Attributes:
         options: Limits and deadlines.
-        framing: The limits that the framer enforces.
+        framing: Upper limits for a request, for the framer.
         trusted: Peers whose forwarding headers the server believes.
         hosts: Hosts by which clients may address the server.
         origins: Hosts whose pages may open a WebSocket.
-        buffers: Bytes that the server holds for clients.
+        buffers: Bytes held for clients.
         places: Places of connections.
-        impatience: Part of each deadline that a full server takes away, as of the last sweep.
+        impatience: Part by which each deadline shrinks, as of the last sweep.
         turns: Budget for received bytes in one turn of the loop.
         refusals: Count and log of the refused requests.
         draining: Whether the server ends.
@@ -54,7 +54,7 @@ class ServerState(UvicornState):
             holds many bytes, or drains. Then each answer closes its connection.
         cancels: Whether the server cancels the task of a request when its client leaves. If not, the application learns
             of it only through `receive`.
-        answer_window_bytes: Upper limit for the bytes of one answer that the application may hold beside those it sent.
+        answer_window_bytes: Upper limit for the unsent bytes of one answer in the application's memory.
         date_line: The Date header of answers, as a line.
         changed: Set when a connection was opened or has closed, and at least once in each sweep.
     """
@@ -107,7 +107,7 @@ class ServerState(UvicornState):
             return Refusal(421, "the host is not one of this server (http option allowed_hosts)")
         if head.body_length != 0 and not self.buffers.take_bodies:
             self.buffers.refused()
-            return Refusal(NO_ROOM, "the server holds too much for others")
+            return Refusal(NO_ROOM, "the server has reached its memory limit")
         if head.websocket:
             for name, value in head.headers:
                 if name == b"origin" and not self.origins.allows_origin(value):
@@ -145,6 +145,6 @@ class ServerState(UvicornState):
         return min(given, FULL_WRITE_TIMEOUT_S) if self.buffers.full else given
 
     def connection_closed(self) -> None:
-        """Note that a connection left `connections`."""
+        """Note the removal of a connection from `connections`."""
         self.changed.set()
         self._resume()

@@ -1,12 +1,12 @@
-"""One WebSocket of the edge: uvicorn's protocol over `websockets`, with what it leaves open closed.
+"""One WebSocket connection: uvicorn's protocol over `websockets`, with limits and back-pressure.
 
-Rule 1: what is received and not yet taken is bounded: one whole message waits, and what one read has brought after it.
-        It is worked off in steps that share the turns of the loop with other connections.
-Rule 2: a message that grows long is given up with 1013 while there is no room for anything more.
-Rule 3: who does not read is not taken for dead while it is our side that does not.
-Rule 4: who takes nothing of what is sent is cut off as over HTTP, after `write_timeout_s`; too many pings end earlier.
-Rule 5: who is told to close has time to hear it: bytes that arrive after that are dropped, and reset nothing.
-Rule 6: a handshake that was denied is an answer like any other, and no error.
+Rule 1: one complete message waits for the application, and the bytes of one read after it. The connection handles
+received bytes in steps, and shares the turns of the loop with other connections.
+Rule 2: while the buffers are full, a growing message closes the WebSocket with 1013.
+Rule 3: a missing pong does not close the WebSocket while the server itself does not read from it.
+Rule 4: a client without progress is dropped as over HTTP, after `write_timeout_s`. Too many pings close the WebSocket.
+Rule 5: after a close, the client has time to read the close frame. The server drops later bytes instead of resetting.
+Rule 6: a denied handshake is an answer like any other, not an error.
 """
 
 from __future__ import annotations
@@ -41,20 +41,29 @@ __all__ = ["WebSocketConnection"]
 DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5, "level": 3}
 )
-"""Takes 45 KiB a connection. A level above makes text 5 % shorter, for half as much CPU again."""
+"""Compression settings. They take 45 KiB per connection. One level more makes text 5 % shorter, for 50 % more CPU."""
 HELD_BYTES: Final = 64 * 1024
-"""Bytes that are taken from a client which does not wait for the answer to its handshake."""
+"""Number of held bytes of one connection up to which it reads on, even before its handshake is answered.
+
+Up to this number, full buffers do not close the WebSocket.
+"""
 DRAIN_CLOSE_S: Final = 2.0
-"""How long a client may take to answer the close of a proxy that drains."""
+"""Upper limit for the time in seconds in which a client answers the close frame of a draining server."""
 CONTROLS_PER_S: Final = 1000
-"""Pings and pongs that a client may send, for longer than a moment."""
+"""Upper limit for the pings and pongs of one client per second, and for a burst of them."""
 FRAGMENTS_PER_S: Final = 1000
+"""Upper limit for the tiny fragments of one client per second."""
 MOST_FRAGMENTS: Final = 32 * 1024
-"""Upper limit for the number of tiny fragments that a client may send at once, beside `FRAGMENTS_PER_S`."""
+"""Upper limit for a burst of tiny fragments."""
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """uvicorn's protocol: handshake, frames, compression, pings, limits."""
+    """One WebSocket, from the handshake to its close.
+
+    Attributes:
+        place: The connection's place in the limit of the server.
+        conn: The frames of the connection.
+    """
 
     transport: LingeringTransport  # type: ignore[assignment]
     place: Place
@@ -78,12 +87,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._left_to_take = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over a connection of HTTP."""
+        """Take over an HTTP connection."""
         super().connection_made(transport)
         self.transport = LingeringTransport(cast(asyncio.Transport, transport), self.conn, self._state)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application that its client has gone: with 1006, if it has not said so."""
+        """Tell the application about the end of the connection: 1006 if the client sent no close frame."""
         if self.handshake_complete and not self.close_sent and self.conn.close_rcvd is None:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE, "reason": ""})
         super().connection_lost(exc)
@@ -94,7 +103,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._state.connection_closed()
 
     def sweep(self, now: float, elapsed: float) -> None:
-        """Abort if the client has taken nothing for too long; *elapsed* seconds after the last sweep."""
+        """Abort if the client has received no byte for too long; *elapsed*: seconds since the last sweep."""
         self._controls = max(0.0, self._controls - elapsed * CONTROLS_PER_S)
         self.conn.tiny_fragments = max(0, self.conn.tiny_fragments - int(elapsed * FRAGMENTS_PER_S))
         unsent, limit_s = self.transport.get_write_buffer_size(), self._state.write_timeout_s
@@ -108,7 +117,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close with 1012, as soon as the handshake is answered: the service restarts."""
+        """Close with 1012 (service restart) once the handshake is answered."""
         self.stop_keepalive()
         if self.handshake_complete and not self.close_sent and self.conn.state is State.OPEN:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.SERVICE_RESTART, "reason": ""})
@@ -124,7 +133,13 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def shake_hands(
         self, path: str, headers: list[tuple[bytes, bytes]], refused: tuple[Refusal, str] | None = None
     ) -> None:
-        """Begin the handshake that *headers* ask for; *refused*: why it is refused, and the request's id."""
+        """Begin the handshake.
+
+        Args:
+            path: The target of the request, with its query.
+            headers: The header fields of the request.
+            refused: The reason why the server refuses the request, and the id of the request; None: it does not.
+        """
         self._refused = refused
         fields = Headers()
         for name, value in headers:
@@ -132,7 +147,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.handle_connect(Request(path, fields))
 
     async def run_asgi(self) -> None:
-        """Serve; that a connection ends, or what is forwarded, is no error of the application."""
+        """Run the application. The end of the connection, or of a forwarded one, is not logged as an error."""
         if self._refused is not None:
             cast(dict[str, Any], self.scope)[REFUSAL] = self._refused
         try:
@@ -142,16 +157,16 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         except BaseException:
             self.logger.exception("a WebSocket failed")
         if self._denying and not self.close_sent:
-            self.transport.abort()  # so that nobody takes the answer for whole
+            self.transport.abort()  # otherwise the client could take the answer for complete
         elif not self.handshake_complete:
             self.send_500_response()
-        while not self.queue.empty():  # no reader takes these any more
+        while not self.queue.empty():  # the application has ended, and reads no more messages
             self.queue.get_nowait()
         if self.close_timer is None:
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """Write one ASGI message; wait first while the client takes nothing."""
+        """Write one ASGI message. If the client is behind, wait first."""
         if message["type"] == "websocket.http.response.body" and self.initial_response is not None:
             await self._deny(message["body"], last=not message.get("more_body", False))
         else:
@@ -169,7 +184,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._go_on()
 
     async def _deny(self, body: bytes, *, last: bool) -> None:
-        """Send a part of the answer that denies the handshake; the connection ends with it."""
+        """Send a part of the denying answer to the handshake. The connection ends after the last part."""
         await self.writable.wait()
         if self.disconnected:
             raise ClientDisconnected
@@ -198,7 +213,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     # From bytes to messages
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived, as far as the application is not behind."""
+        """Handle received bytes. If the application is behind, keep them."""
         if self.transport.is_closing():
             return
         self._received += data
@@ -215,9 +230,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         return message
 
     def _go_on(self, *, granted: bool = False) -> None:
-        """Work off what was received until a message is whole that the application has not yet taken.
+        """Handle received bytes until one message is complete. It then waits for the application.
 
-        The client is read from only if all of that was worked off. *granted*: it is this connection's turn.
+        The connection reads more bytes only if all bytes so far are handled.
+
+        Args:
+            granted: Whether this is the connection's own turn.
         """
         received, conn, turns = self._received, self.conn, self._state.turns
         while self.handshake_complete and not self.read_paused and not self.transport.is_closing():
@@ -252,26 +270,26 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._go_on(granted=True)
 
     def _count(self) -> None:
-        """Count what is here of messages, either way; give up one that grows where there is no room."""
+        """Count the bytes of messages in both directions. Close if a message grows while the buffers are full."""
         if self.disconnected:
             return
         growing = len(self._received) + self.conn.held
         self._share.set(growing + self._queued + self._taken + self._leaving())
-        behind = self.read_paused or self.close_sent  # then it is not the client who goes on
+        behind = self.read_paused or self.close_sent  # then the message grows through no fault of the client
         if growing > HELD_BYTES and self._state.buffers.full and not behind:
             self._state.buffers.refused()
-            self._fail(CloseCode.TRY_AGAIN_LATER, "the server holds too much for others")
+            self._fail(CloseCode.TRY_AGAIN_LATER, "the server has reached its memory limit")
 
     def _leaving(self) -> int:
-        """Return how many bytes of the answers are here: those on their way out, and those that may be behind them."""
+        """Return the number of sent bytes in memory: unsent ones, and others possibly waiting behind them."""
         unsent: int = self.transport.get_write_buffer_size()
         if not unsent:
             return 0
-        unsent = max(unsent, self._last)  # a message stays whole until its last byte has left
+        unsent = max(unsent, self._last)  # a message stays in memory until its last byte is sent
         return unsent if self.writable.is_set() else unsent + self._waiting + self._state.answer_window_bytes
 
     def handle_events(self) -> None:
-        """Handle control frames; messages do not come this way."""
+        """Handle control frames. Messages take another path."""
         for event in self.conn.events_received():
             assert isinstance(event, Frame)
             if event.opcode is Opcode.PING:
@@ -282,8 +300,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
                 self.handle_close(event)
 
     def _hand_over(self, message: str | bytes) -> None:
-        """Hand a whole message over, and work off no more until it is taken."""
-        if self.close_sent:  # the client did not know yet
+        """Queue a complete message, and pause until the application receives it."""
+        if self.close_sent:  # the client sent the message before it read the close frame
             return
         if isinstance(message, str):
             self.queue.put_nowait({"type": "websocket.receive", "text": message})
@@ -300,12 +318,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     # Pings
 
     def handle_ping(self) -> None:
-        """Answer."""
+        """Answer a ping."""
         super().handle_ping()
         self._count_control()
 
     def handle_pong(self, event: Frame) -> None:
-        """Take the answer to a ping of ours, or one to none."""
+        """Take a pong, asked for or not."""
         super().handle_pong(event)
         self._count_control()
 
@@ -315,7 +333,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._fail(CloseCode.POLICY_VIOLATION, "too many pings")
 
     def keepalive_timeout(self) -> None:
-        """Close, unless the pong may lie in what back-pressure keeps us from reading; then ask again."""
+        """Close, because the pong is missing. If back-pressure keeps the server from reading it, ping again instead."""
         if not self.read_paused:
             super().keepalive_timeout()
             return

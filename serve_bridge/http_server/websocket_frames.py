@@ -1,13 +1,13 @@
-"""The frames of one WebSocket of the edge: bytes in, messages and bytes to send out.
+"""The frames of one WebSocket: bytes in, messages out.
 
-`websockets`' sans-I/O protocol shakes hands, writes frames, and answers pings and closes. This module reads frames, in
-steps.
+The sans-I/O protocol of `websockets` makes the handshake, writes frames, and answers pings and closes. This module
+reads frames, in short steps.
 
-Rule 1: sans-I/O. The handshake was read, strictly, by `http_framing`.
-Rule 2: a step is short, whatever the client sends: it takes one head, or one piece of a payload, or inflates one piece.
-Rule 3: a message is kept once, in pieces, and `held` counts what they take. Text is decoded as it comes.
-Rule 4: a length is written in as few bytes as it needs (RFC 6455 section 5.2), or the connection fails with 1002.
-Rule 5: no single message holds up the loop for long when it leaves: a long one leaves uncompressed.
+Rule 1: sans-I/O. `http_framing` has read the head of the handshake.
+Rule 2: a step is short for any input: one head, or one piece of a payload, or one inflated piece.
+Rule 3: a message is kept once, in pieces, and `held` counts their memory. Text is decoded piece by piece.
+Rule 4: a length must use as few bytes as possible (RFC 6455 section 5.2). Otherwise the connection fails with 1002.
+Rule 5: compressing one message must not block the loop for long, so the server sends long messages uncompressed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve_bridge.http_server.websocket_pieces import PIECE_BYTES, MessagePieces
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # a build without its C part
+except ImportError:  # a build without the C extension
     from websockets.utils import apply_mask
 
 __all__ = [
@@ -34,29 +34,30 @@ __all__ = [
 ]
 
 COMPRESSED_BYTES: Final = 256 * 1024
-"""Longest message that is compressed; deflate takes up to 40 ms for each MB, in which nobody else is served."""
+"""Upper limit for a compressed message in bytes. Deflate takes up to 40 ms per MB, and blocks the loop."""
 FRAME_COST: Final = 2048
-"""What a frame costs of a turn beside its bytes. To read an empty one takes as long as to read so many bytes."""
+"""Cost of a frame in the budget of a turn, beside its bytes. Reading an empty frame takes as long as so many bytes."""
 TINY_BYTES: Final = 64
-"""A fragment with fewer bytes is tiny: its frame costs more than what it brings."""
+"""Number of bytes below which a fragment is tiny: its frame costs more time than its content."""
 
 _END_OF_BLOCK: Final = b"\x00\x00\xff\xff"
-"""What permessage-deflate leaves out at the end of each message (RFC 7692 section 7.2.1)."""
+"""Bytes left out by permessage-deflate at the end of each message (RFC 7692 section 7.2.1)."""
 
 _CONT, _TEXT, _BINARY = int(Opcode.CONT), int(Opcode.TEXT), int(Opcode.BINARY)
 _KNOWN: Final = frozenset(map(int, Opcode))
 _CONTROL: Final = 0x8
 _EXTRA: Final = {126: 2, 127: 8}
-"""How many bytes of length follow the first two bytes of a frame."""
+"""Number of length bytes after the first two bytes of a frame, by the length field in the second."""
 _LEAST: Final = {126: 126, 127: 2**16}
+"""Lower limit for the length in these bytes."""
 
 
 class FrameProtocol(ServerProtocol):
     """The server's side of a connection, after the head of the handshake.
 
     Attributes:
-        message: The message that is whole and was not taken; `take_message` takes it.
-        tiny_fragments: How many fragments have come that brought less than they cost.
+        message: A complete message for `take_message`; None: no message is complete.
+        tiny_fragments: Number of tiny fragments so far. The owner lowers the number over time.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -77,19 +78,19 @@ class FrameProtocol(ServerProtocol):
 
     @property
     def held(self) -> int:
-        """Bytes that the begun message takes."""
+        """Bytes of memory held by the incomplete message."""
         return 0 if self._pieces is None else self._pieces.held
 
     def parse(self) -> Generator[None]:
-        """Take nothing: frames are read by `read`."""
+        """Read no bytes: frames are read by `read`."""
         while True:
             yield
 
     def read(self, received: bytearray, budget: int) -> int:
-        """Take frames from *received* until a message is whole, the bytes or the *budget* are used up.
+        """Take frames from *received* until a message is complete, or the bytes or the *budget* are used up.
 
         Returns:
-            What it has cost. 0: nothing can be done before more bytes come.
+            The cost of the steps; 0: no step is possible without more bytes.
         """
         spent = 0
         try:
@@ -104,35 +105,35 @@ class FrameProtocol(ServerProtocol):
             spent += self._failed(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}", error)
         except PayloadTooBig as error:
             spent += self._failed(CloseCode.MESSAGE_TOO_BIG, "message too big", error)
-        if self.eof_sent:  # the client's close has come, or the connection has failed
+        if self.eof_sent:  # the client has sent a close frame, or the connection has failed
             received.clear()
             self.forget()
         return spent
 
     def take_message(self) -> str | bytes:
-        """Return the message that is whole."""
+        """Return the complete message."""
         message, self.message = self.message, None
         assert message is not None
         return message
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
-        """Fail the connection; nothing of a message is kept."""
+        """Fail the connection, and drop the incomplete message."""
         super().fail(code, reason)
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing of a message. The protocol itself is part of a cycle, which may be here for long."""
+        """Free the memory of messages. The protocol is part of a reference cycle, so it may stay in memory for long."""
         self._pieces = self._to_inflate = self.message = None
 
     def send_frame(self, frame: Frame) -> None:
-        """Send a frame, compressed if that was agreed on and the frame is short."""
+        """Send a frame. Compress it if the handshake has agreed on compression and the frame is short."""
         if len(frame.data) > COMPRESSED_BYTES:
             self.writes.append(frame.serialize(mask=False))
         else:
             super().send_frame(frame)
 
     def _failed(self, code: CloseCode, reason: str, error: Exception) -> int:
-        if not self.eof_sent:  # a close whose payload is malformed has come
+        if not self.eof_sent:  # otherwise the error is in a close frame, and the connection has failed already
             self.fail(code, reason)
         self.parser_exc = error
         return FRAME_COST
@@ -140,7 +141,7 @@ class FrameProtocol(ServerProtocol):
     # Steps
 
     def _step(self, received: bytearray) -> int:
-        """Take one step; return what it has cost."""
+        """Take one step. Return its cost."""
         if self._to_inflate is not None:
             return self._inflate(self._to_inflate)
         if self._left is not None:
@@ -148,7 +149,7 @@ class FrameProtocol(ServerProtocol):
         return self._head(received)
 
     def _head(self, received: bytearray) -> int:
-        """Take the head of a frame, and all of the frame if that is short."""
+        """Take the head of a frame, or a whole frame if it is short."""
         if len(received) < 2:
             return 0
         first, second = received[0], received[1]
@@ -193,10 +194,10 @@ class FrameProtocol(ServerProtocol):
         return FRAME_COST + self._payload(received, length)
 
     def _check_head(self, first: int, second: int, opcode: int, length: int) -> None:
-        """Check what the first two bytes of a frame say.
+        """Check the first two bytes of a frame.
 
         Raises:
-            ProtocolError: A client may not send such a frame, or not now.
+            ProtocolError: A client must not send such a frame, or not at this point.
         """
         if opcode not in _KNOWN:
             raise ProtocolError("invalid opcode")
@@ -233,7 +234,7 @@ class FrameProtocol(ServerProtocol):
             self._deflate = deflate
 
     def _payload(self, received: bytearray, left: int) -> int:
-        """Take a piece of a payload of which *left* bytes are to come."""
+        """Take a piece of a payload with *left* missing bytes."""
         piece = b""
         if left:
             piece = apply_mask(received[:PIECE_BYTES] if left > PIECE_BYTES else received[:left], self._mask)
@@ -254,7 +255,7 @@ class FrameProtocol(ServerProtocol):
         return len(piece) or 1
 
     def _inflate(self, data: bytes) -> int:
-        """Inflate *data*, or the first of what it becomes; the next step goes on with the rest."""
+        """Inflate *data*, but at most one piece of the result. The next step continues with the rest."""
         assert self._deflate is not None
         decoder = self._deflate.decoder
         try:
@@ -262,7 +263,7 @@ class FrameProtocol(ServerProtocol):
         except zlib.error as error:
             raise ProtocolError("decompression failed") from error
         rest = decoder.unconsumed_tail
-        # What is ready in the decoder itself comes without more data.
+        # A full piece means the decoder may hold more output, even if it needs no more input.
         self._to_inflate = rest if rest or len(piece) == PIECE_BYTES else None
         self._add(piece)
         if self._to_inflate is None and not self._left:

@@ -1,4 +1,4 @@
-"""The pieces of a WebSocket message that is not complete yet."""
+"""The pieces of an incomplete WebSocket message."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Final
 __all__ = ["PIECE_BYTES", "MessagePieces", "memory_of"]
 
 PIECE_BYTES: Final = 64 * 1024
-"""Upper limit, in bytes, for the part of a payload that one step reads or inflates."""
+"""Upper limit, in bytes, for the part of a payload read or inflated by one step."""
 
 _SHORT_BYTES: Final = 4096
 """Length below which a piece is short."""
 _SHORT_PIECES: Final = 256
-"""Upper limit for the number of short pieces that wait to be joined."""
+"""Upper limit for the number of short pieces before they are joined."""
 
 
 class MessagePieces:
     """A message that has begun. It joins short pieces early, because each object takes memory beside its content.
 
     Attributes:
-        held: Bytes of memory that the pieces take.
+        held: Bytes of memory taken by the pieces.
     """
 
     __slots__ = ("_empty", "_length", "_long", "_short", "held")
@@ -67,5 +67,5 @@ class MessagePieces:
 
 
 def memory_of(content: str | bytes) -> int:
-    """Return the bytes of memory that *content* takes. A text takes 1 to 4 bytes per character, by its widest one."""
+    """Return the size of *content* in memory, in bytes. A text takes 1 to 4 bytes per character, by its widest one."""
     return sys.getsizeof(content) - sys.getsizeof(content[:0])

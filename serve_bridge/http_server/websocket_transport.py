@@ -18,10 +18,10 @@ class LingeringTransport:
     """A transport like the wrapped one, except for `close`.
 
     If the client has not sent a close frame, `close` ends the server's own direction only, and the connection stays
-    for a moment. So bytes that the client still sends do not reset the connection before it has read the last frames.
+    open for a moment. So late bytes of the client do not reset the connection before it has read the last frames.
 
     Attributes:
-        written: Bytes that were written; the WebSocket sets the number to 0 as it likes.
+        written: Number of bytes written since the owner last set it to 0.
     """
 
     def __init__(self, transport: asyncio.Transport, frames: FrameProtocol, state: ServerState) -> None:

@@ -1,1 +1,1 @@
-"""The standalone HTTP proxy: from a path to an endpoint, over `http_server` and a router. Runs in proxies."""
+"""The standalone HTTP proxy, which routes a path to an endpoint. Runs in proxies; knows no client, replica or user code."""

@@ -1,8 +1,8 @@
-"""The proxy as an ASGI application: from a path to an endpoint, and what it answers by itself.
+"""The proxy as an ASGI application: it finds the endpoint of a path, and answers some requests itself.
 
-Rule 1: what a route decides is decided when the routing table arrives; a request costs one look-up.
-Rule 2: its own paths are answered even when there is no room for anything else.
-Rule 3: what happens to one request on its way is `forwarding`'s to say, as for the adapters.
+Rule 1: the index of routes is built when a routing table arrives. A request costs one look-up.
+Rule 2: the proxy answers its own paths even if it refuses all other requests for lack of room.
+Rule 3: `forwarding` handles a request from here on, as it does for the adapters.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.heads import HttpFailure, RawPathParams
 
 HELD_BYTES: Final = 256 * 1024
-"""A message of a backend may grow to this size when there is no room for anything more."""
+"""Upper limit for a message of a backend in bytes while the buffers are full."""
 
 _logger = logging.getLogger("serve_bridge.proxy")
 _request_ids: Final[Iterator[str]] = iter(new_request_id, "")
 
 
 class ProxyApp:
-    """Answers HTTP requests by forwarding them to endpoints."""
+    """Forwards HTTP requests and WebSockets to endpoints."""
 
     def __init__(self, router: Router, options: HTTPOptions, buffers: Buffers, refusals: RefusalLog) -> None:
         self._router = router
@@ -58,7 +58,7 @@ class ProxyApp:
         self._routes: tuple[Route, ...] = ()
 
     def apply(self, table: RoutingTable) -> None:
-        """Route by *table* from now on."""
+        """Use the routes of *table* from now on."""
         self._router.apply(table)
         routes = table.http_routes()
         if routes != self._routes:
@@ -146,7 +146,7 @@ class ProxyApp:
         await deny(scope, send, answer)
 
     async def _converse(self, request: Forwarded, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward a WebSocket; messages of its backend that have begun count as held."""
+        """Forward a WebSocket. Incomplete messages of its backend count as held bytes."""
         share = Share(self._buffers)
 
         def hold(count: int) -> bool:
@@ -177,8 +177,8 @@ class ProxyApp:
         return answer_of(refusal, request_id)
 
     def _failed(self, error: Refused | ServeBridgeError, request_id: str) -> Answer:
-        """Return the answer to a request that got none from user code; it is logged."""
-        if isinstance(error, BackendOverloaded):  # a flood of them is a few lines
+        """Return the answer to a request without an answer of user code, and log it."""
+        if isinstance(error, BackendOverloaded):  # the log of refusals limits the number of lines
             self._refusals.note(Refusal(503, str(error)), request_id, level=logging.WARNING)
         elif isinstance(error, ServeBridgeError):
             _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
@@ -188,7 +188,7 @@ class ProxyApp:
 
     def _no_room(self, request: Forwarded) -> Answer:
         self._buffers.refused()
-        error = BackendOverloaded("the proxy holds too much for others")
+        error = BackendOverloaded("the proxy has reached its memory limit")
         self._refusals.note(Refusal(503, str(error)), request.request_id, level=logging.DEBUG)
         return failed(error, request.request_id)
 
@@ -197,7 +197,7 @@ class ProxyApp:
         return Refusal(404, f"no route matches {path[:200]!r}{listed}")
 
     def _own(self, path: str, scope: Scope) -> Answer:
-        """Answer one of the paths under `/-/`."""
+        """Answer a path under `/-/`."""
         known = [f"/-/{name}" for name in ("routes", "live", "ready") if name != "routes" or self._lists_routes]
         if path not in known:
             return self._refused(scope, Refusal(404, f"nothing is at {path[:200]!r}; see {', '.join(known)}"))
@@ -224,7 +224,7 @@ class ProxyApp:
 
 
 def _log_failure(failed: HttpFailure, request_id: str) -> None:
-    # No ERROR: the replica has logged one, with the exception.
+    # Not an error here: the replica has logged one, with the exception.
     _logger.warning(failure_message(failed.backend) + ": %s", request_id, failed.type_name)
 
 

@@ -1,4 +1,4 @@
-"""A proxy process: the edge for the world, a router behind it, and a socket for the controller."""
+"""A proxy process: an HTTP server for clients, a router behind it, and a socket for the controller."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _logger = logging.getLogger("serve_bridge.proxy")
 
 
 class Proxy:
-    """One proxy, on the loop it is started on."""
+    """One proxy, on the loop of its start."""
 
     def __init__(self, spec: ProxySpec, key: Key) -> None:
         self._spec = spec
@@ -43,10 +43,10 @@ class Proxy:
         }
 
     async def start(self) -> tuple[SocketAddress, str]:
-        """Serve; return where the controller reaches this proxy, and its base URL.
+        """Serve. Return the address for the controller and the base URL for clients.
 
         Raises:
-            OSError, ValueError: It cannot listen where it should.
+            OSError, ValueError: The proxy cannot listen on its host and port.
         """
         spec = self._spec
         self._router = Router(self._key, Role.EDGE)
@@ -65,11 +65,11 @@ class Proxy:
         return await self._listener.listen(Path(spec.directory), spec.tcp_host), url
 
     def load(self) -> int:
-        """Return 0: nobody balances over proxies."""
+        """Return 0, because no caller balances load over proxies."""
         return 0
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Take a request of the controller, or the question where that is."""
+        """Accept an operation of the controller, or a question for the address of the controller."""
         if frame.kind == Kind.REQUEST and controller_question.is_question(frame):
             controller_question.answer(stream, self._link.controller)
             return
@@ -85,20 +85,20 @@ class Proxy:
         return [] if table is None else table.listeners()
 
     async def move(self, controller: SocketAddress) -> None:
-        """Look for the controller at *controller* from now on."""
+        """Connect to the controller at *controller* from now on."""
         self._link.move(controller)
 
     async def statistics(self) -> dict[str, Any]:
-        """Return what this proxy has counted: `refused`, the requests that it did not serve, by status."""
+        """Return the counters of this proxy: `refused`, its refused requests by status."""
         return {"refused": {str(status): count for status, count in sorted(self._refusals.counts.items())}}
 
     async def drain(self, grace_s: float) -> None:
-        """Finish what has arrived, within *grace_s*, then close."""
+        """Answer all accepted requests, then close. This takes at most *grace_s* seconds."""
         await self._server.drain(grace_s)
         await self._server.stop()
 
     def close(self) -> None:
-        """Drop everything at once."""
+        """Close all connections at once."""
         self._listener.close()
         if hasattr(self, "_server"):
             self._tasks.start(self._server.stop())
