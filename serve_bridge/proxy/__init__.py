@@ -1,1 +1,1 @@
-"""The standalone HTTP proxy, which routes a path to an endpoint. Runs in proxies; knows no client, replica or user code."""
+"""The standalone HTTP proxy: it routes paths to endpoints. Runs in proxies; knows no client, replica or user code."""
