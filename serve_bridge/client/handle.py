@@ -23,7 +23,7 @@ from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.request.frozen_request import FrozenRequest
 from serve_bridge.request.serve_request import ServeRequest
 from serve_bridge.request.whole_body import body_in_thread, body_on_loop
-from serve_bridge.routing.process_link import Link
+from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 class Handle:
     """Calls one endpoint."""
 
-    def __init__(self, link: Link, endpoint: str, options: CallOptions | None = None) -> None:
+    def __init__(self, link: ProcessLink, endpoint: str, options: CallOptions | None = None) -> None:
         self._link = link
         self.endpoint = endpoint
         self._options = options or CallOptions()
@@ -98,15 +98,15 @@ class Handle:
                 return calls.value_of(answer.head, answer.read_whole)
             finally:
                 answer.close()
-        return self._link.run(lambda lane: answer_of(lane, request), request.timeout_s)
+        return self._link.run(lambda channel: answer_of(channel, request), request.timeout_s)
 
     async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
         """Same as :meth:`call`, for a running event loop."""
         deadline = self._deadline()
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
-        lane = await self._link.lane(deadline.left_s())
-        return await answer_of(lane, self._request(data, segments, deadline))
+        channel = await self._link.channel(deadline.left_s())
+        return await answer_of(channel, self._request(data, segments, deadline))
 
     def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
         """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
@@ -114,7 +114,9 @@ class Handle:
         deadline = self._deadline()
         data = _held(data)
         request = self._request(data, _pack(data, kwargs), deadline, generator=True)
-        items: AsyncGenerator[Any, None] = self._link.run(lambda lane: opened_items(lane, request), request.timeout_s)
+        items: AsyncGenerator[Any, None] = self._link.run(
+            lambda channel: opened_items(channel, request), request.timeout_s
+        )
         return iterated(self._link, items, request.timeout_s)
 
     async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
@@ -122,8 +124,8 @@ class Handle:
         deadline = self._deadline()
         data = await _read(data)
         segments = await self._apack(data, kwargs, deadline)
-        lane = await self._link.lane(deadline.left_s())
-        items = items_of(lane, self._request(data, segments, deadline, generator=True))
+        channel = await self._link.channel(deadline.left_s())
+        items = items_of(channel, self._request(data, segments, deadline, generator=True))
         try:
             async for item in items:
                 yield item

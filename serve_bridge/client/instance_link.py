@@ -21,10 +21,10 @@ from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management.operator import OPERATION_S
-from serve_bridge.routing.blocking_calls import DirectAnswer
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.blocking_calls import PendingAnswer
+from serve_bridge.routing.channel import Channel
 from serve_bridge.routing.outgoing_request import OutgoingRequest
-from serve_bridge.routing.process_channels import Lanes
+from serve_bridge.routing.process_channels import ProcessChannels
 from serve_bridge.routing.process_link import SPARE_S, overdue
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import RoutingTable
@@ -58,7 +58,7 @@ class InstanceLink:
         if on_end is not None:
             registry.at_end(self.instance.generation, on_end)
         self._owner = os.getpid() if lease else None
-        self._process: Lanes | None = None
+        self._process: ProcessChannels | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._remote_calls: Any = None
@@ -112,9 +112,9 @@ class InstanceLink:
     def holding(self, operation: Operation, *args: Any) -> Iterator[None]:
         """See `Operator.holding`."""
         self.check_open()
-        lane = self._here().lane()
-        work = lane.control.call(operation, *args, timeout_s=HELD_S)
-        held = asyncio.run_coroutine_threadsafe(work, lane.loop)
+        channel = self._here().channel()
+        work = channel.controller.call(operation, *args, timeout_s=HELD_S)
+        held = asyncio.run_coroutine_threadsafe(work, channel.loop)
         try:
             yield
         finally:
@@ -122,7 +122,7 @@ class InstanceLink:
 
     def hold(self) -> None:
         """Take the lease on the instance now instead of on first use. The instance ends if no process holds a lease."""
-        self._here().lane()
+        self._here().channel()
 
     def shutdown(self) -> None:
         """Drain and stop the instance, and remove every key and file that it made. A second call does nothing."""
@@ -154,32 +154,32 @@ class InstanceLink:
         if process is not None:
             process.close()
 
-    # for handles and forwarded requests (`routing.process_link.Link`)
+    # for handles and forwarded requests (`routing.process_link.ProcessLink`)
 
-    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
-        """See `Link.send`."""
+    def send(self, request: OutgoingRequest) -> PendingAnswer | None:
+        """See `ProcessLink.send`."""
         self.check_open()
         process = self._here()
-        router = process.lane().router
-        return None if router.behind else process.direct.send(router, request)
+        router = process.channel().router
+        return None if router.behind else process.blocking_calls.send(router, request)
 
     def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
-        """See `Link.needs_whole_body`."""
+        """See `ProcessLink.needs_whole_body`."""
         # Without the newest table, the first request of a process could be taken for one whose backend streams.
         return self._current_router(request.timeout_s).needs_whole_body(request, method)
 
-    def begin(self, work: Callable[[Lane], Any]) -> concurrent.futures.Future[Any]:
-        """See `Link.begin`."""
+    def begin(self, work: Callable[[Channel], Any]) -> concurrent.futures.Future[Any]:
+        """See `ProcessLink.begin`."""
         self.check_open()
-        lane = self._here().lane()
+        channel = self._here().channel()
 
         async def begun() -> Any:
-            return await work(lane)
+            return await work(channel)
 
-        return asyncio.run_coroutine_threadsafe(begun(), lane.loop)
+        return asyncio.run_coroutine_threadsafe(begun(), channel.loop)
 
-    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
-        """See `Link.run`."""
+    def run(self, work: Callable[[Channel], Any], timeout_s: float) -> Any:
+        """See `ProcessLink.run`."""
         future = self.begin(work)
         try:
             return future.result(timeout_s + SPARE_S)
@@ -191,48 +191,48 @@ class InstanceLink:
             future.cancel()
 
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
-        """See `Link.discard`. A garbage collector may call it on any thread."""
+        """See `ProcessLink.discard`. A garbage collector may call it on any thread."""
         process = self._process
         if process is not None:
             process.discard(items)
 
-    async def lane(self, timeout_s: float = OPERATION_S) -> Lane:
-        """See `Link.lane`, and `ControlLink.ready` for the wait."""
+    async def channel(self, timeout_s: float = OPERATION_S) -> Channel:
+        """See `ProcessLink.channel`, and `ControllerLink.ready` for the wait."""
         self.check_open()
-        lane = self._here().lane_here()
-        if lane.router.behind:
-            await lane.control.ready(timeout_s)
-        return lane
+        channel = self._here().channel_here()
+        if channel.router.behind:
+            await channel.controller.ready(timeout_s)
+        return channel
 
-    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
-        """Return what `lane` returns on *loop*, which runs; None if that needs a wait."""
-        lane = self._process.lane_at(loop) if self._process is not None else None
-        return None if lane is None or lane.router.behind else lane
+    def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
+        """Return what `channel` returns on *loop*, which runs; None if that needs a wait."""
+        channel = self._process.channel_at(loop) if self._process is not None else None
+        return None if channel is None or channel.router.behind else channel
 
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        """See `Link.submit`."""
+        """See `ProcessLink.submit`."""
         self.check_open()
         if self._remote_calls is None:
             from serve_bridge.runtimes import remote_calls  # late: only callers of `remote` need Ray
 
             self._remote_calls = remote_calls(self.instance)
         self._current_router(head.timeout_s)
-        lane = self._here().lane()
-        return self._remote_calls.submit(lane, endpoint, shard_key, head, data, kwargs)
+        channel = self._here().channel()
+        return self._remote_calls.submit(channel, endpoint, shard_key, head, data, kwargs)
 
     def reference(self) -> Any:
-        """See `Link.reference`. No socket, thread or key is pickled."""
+        """See `ProcessLink.reference`. No socket, thread or key is pickled."""
         return _Reference(self.instance.generation, self._address)
 
     # the routing table
 
     def routing_table(self) -> RoutingTable | None:
-        """Return the newest routing table of the process's own lane. The first call waits for it."""
+        """Return the newest routing table of the process's own channel. The first call waits for it."""
         return self._current_router(OPERATION_S).table
 
     def routes_now(self, endpoint: str) -> bool:
         """Return whether the table that is here already has *endpoint*, without a wait."""
-        router = self._here().lane().router
+        router = self._here().channel().router
         table = None if router.behind else router.table
         return table is not None and endpoint in table.endpoints
 
@@ -252,25 +252,27 @@ class InstanceLink:
         self._remote_calls = None
 
     def _current_router(self, timeout_s: float) -> Router:
-        """Return the router of the process's own lane once it has the newest table; waits at most *timeout_s*."""
+        """Return the router of the process's own channel once it has the newest table; waits at most *timeout_s*."""
         self.check_open()
-        router = self._here().lane().router
+        router = self._here().channel().router
         if router.behind:
-            self.run(lambda lane: lane.control.ready(timeout_s), timeout_s)
+            self.run(lambda channel: channel.controller.ready(timeout_s), timeout_s)
         return router
 
-    def _here(self) -> Lanes:
+    def _here(self) -> ProcessChannels:
         if self._process is None:
             with self._lock:
                 if self._process is None:
                     registry.running(self)
-                    self._process = Lanes(self.instance, lease=self._owner == os.getpid(), address=self._address)
+                    self._process = ProcessChannels(
+                        self.instance, lease=self._owner == os.getpid(), address=self._address
+                    )
         return self._process
 
     def _run(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
-        lane = self._here().lane()
-        work = lane.control.call(operation, *args, timeout_s=timeout_s)
-        return asyncio.run_coroutine_threadsafe(work, lane.loop).result()
+        channel = self._here().channel()
+        work = channel.controller.call(operation, *args, timeout_s=timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, channel.loop).result()
 
 
 class _Reference:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serve_bridge.client.call_options import CallOptions
 from serve_bridge.errors import ReplicaDied
 from serve_bridge.http.methods import IDEMPOTENT
-from serve_bridge.routing.process_link import Link
+from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
 from serve_bridge.wire.endings import Aborted, Lost
@@ -17,7 +17,7 @@ from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import CallHead, encode_head
 
 if TYPE_CHECKING:
-    from serve_bridge.routing.channel import Lane
+    from serve_bridge.routing.channel import Channel
 
 
 class PythonCall:
@@ -60,9 +60,9 @@ class PythonCall:
         )
 
 
-async def answer_of(lane: Lane, request: PythonCall) -> Any:
-    """Send *request* and return its result, on the loop of *lane*."""
-    stream, frame = await lane.router.route(request)
+async def answer_of(channel: Channel, request: PythonCall) -> Any:
+    """Send *request* and return its result, on the loop of *channel*."""
+    stream, frame = await channel.router.route(request)
     try:
         return await calls.read_answer(stream, frame)
     except (Lost, Aborted):
@@ -71,9 +71,9 @@ async def answer_of(lane: Lane, request: PythonCall) -> Any:
         stream.cancel()
 
 
-async def items_of(lane: Lane, request: PythonCall) -> AsyncGenerator[Any, None]:
-    """Send *request* to a generator backend and yield its items, on the loop of *lane*."""
-    stream, frame = await lane.router.route(request)
+async def items_of(channel: Channel, request: PythonCall) -> AsyncGenerator[Any, None]:
+    """Send *request* to a generator backend and yield its items, on the loop of *channel*."""
+    stream, frame = await channel.router.route(request)
     try:
         async for item in calls.read_items(stream, frame):
             yield item
@@ -83,15 +83,15 @@ async def items_of(lane: Lane, request: PythonCall) -> AsyncGenerator[Any, None]
         stream.cancel()
 
 
-async def opened_items(lane: Lane, request: PythonCall) -> AsyncGenerator[Any, None]:
+async def opened_items(channel: Channel, request: PythonCall) -> AsyncGenerator[Any, None]:
     """Return the items of *request*, which another thread then reads one by one."""
-    return items_of(lane, request)
+    return items_of(channel, request)
 
 
 _END: Final = object()
 
 
-def iterated(link: Link, items: AsyncGenerator[Any, None], timeout_s: float) -> Iterator[Any]:
+def iterated(link: ProcessLink, items: AsyncGenerator[Any, None], timeout_s: float) -> Iterator[Any]:
     """Yield *items*, which `opened_items` returned on the loop of *link*, in the calling thread."""
 
     async def step() -> Any:

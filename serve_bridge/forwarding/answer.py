@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from serve_bridge.errors import ProtocolError, ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER, Allowance, Kept
 from serve_bridge.forwarding.headers import UNBUFFERED, is_open_ended, passing_headers
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.http.answers import AnswerBroken, is_bodyless, problem
 from serve_bridge.http.headers import REQUEST_ID, HeaderList, fault_of, length_of, lowered
 from serve_bridge.routing.router import Router
@@ -89,7 +89,7 @@ def _read_trailers(payload: bytes) -> HeaderList:
 
 
 async def forward(
-    router: Router, request: Forwarded, *, debug: bool = False, allowance: Allowance = WORKER
+    router: Router, request: ForwardedRequest, *, debug: bool = False, allowance: Allowance = WORKER
 ) -> ForwardedAnswer[StreamedBody]:
     """Send *request* and return the answer, as soon as its head has arrived.
 
@@ -130,7 +130,7 @@ async def forward(
     return ForwardedAnswer(head.status, headers, body, failure)
 
 
-def read_head(payload: bytes, request: Forwarded) -> tuple[HttpAnswer, HeaderList]:
+def read_head(payload: bytes, request: ForwardedRequest) -> tuple[HttpAnswer, HeaderList]:
     """Return the head of the answer to *request*, and the headers for the client.
 
     Raises:

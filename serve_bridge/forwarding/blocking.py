@@ -19,21 +19,21 @@ from serve_bridge.forwarding.answer import ForwardedAnswer, StreamedBody, forwar
 from serve_bridge.forwarding.blocking_upload import TOO_SHORT, BlockingUpload
 from serve_bridge.forwarding.declared_length import BlockingBody, WholeBody, declared_length
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.http.readable import Readable
-from serve_bridge.routing.blocking_calls import DirectAnswer
-from serve_bridge.routing.channel import Lane
-from serve_bridge.routing.process_link import Link
+from serve_bridge.routing.blocking_calls import PendingAnswer
+from serve_bridge.routing.channel import Channel
+from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpFailure
 
 BlockingForwardedAnswer: TypeAlias = ForwardedAnswer[BlockingBody]
 
 
 def forward_blocking(
-    link: Link,
-    request: Forwarded,
+    link: ProcessLink,
+    request: ForwardedRequest,
     body: bytes | Readable,
     *,
     length: int | None,
@@ -89,13 +89,13 @@ def forward_blocking(
     return ForwardedAnswer(head.status, headers, _SocketBody(answer, length, kept), head.failure)
 
 
-async def _forward(request: Forwarded, lane: Lane) -> ForwardedAnswer[StreamedBody]:
-    return await forward(lane.router, request)
+async def _forward(request: ForwardedRequest, channel: Channel) -> ForwardedAnswer[StreamedBody]:
+    return await forward(channel.router, request)
 
 
 def _from_loop(
-    link: Link,
-    request: Forwarded,
+    link: ProcessLink,
+    request: ForwardedRequest,
     answer: ForwardedAnswer[StreamedBody],
     timeout_s: float,
     upload: BlockingUpload | None = None,
@@ -138,7 +138,7 @@ def _read(body: Readable, length: int) -> bytes:
 class _SocketBody(BlockingBody):
     """A body that arrives on the thread's own socket, or has arrived and is *kept*."""
 
-    def __init__(self, answer: DirectAnswer, length: int | None, kept: Kept) -> None:
+    def __init__(self, answer: PendingAnswer, length: int | None, kept: Kept) -> None:
         super().__init__(length)
         self._answer = answer
         self._kept = kept
@@ -158,7 +158,7 @@ class _LoopThreadBody(BlockingBody):
     """A body that arrives on the client's loop thread, perhaps before the whole request was sent."""
 
     def __init__(
-        self, link: Link, body: StreamedBody, timeout_s: float, upload: BlockingUpload | None, length: int | None
+        self, link: ProcessLink, body: StreamedBody, timeout_s: float, upload: BlockingUpload | None, length: int | None
     ) -> None:
         super().__init__(length)
         self._link = link
@@ -168,7 +168,7 @@ class _LoopThreadBody(BlockingBody):
         self._pieces = body.pieces()
 
     def _next(self) -> bytes | None:
-        async def step(_: Lane) -> bytes | None:
+        async def step(_: Channel) -> bytes | None:
             return await anext(self._pieces, None)
 
         if self._upload is None:
@@ -180,7 +180,7 @@ class _LoopThreadBody(BlockingBody):
         return piece
 
     def close(self) -> None:
-        async def close(_: Lane) -> None:
+        async def close(_: Channel) -> None:
             await self._pieces.aclose()
             self._body.close()
 

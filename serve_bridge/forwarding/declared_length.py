@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.http.answers import AnswerBroken, is_bodyless
 from serve_bridge.http.headers import HeaderList, length_of
 
@@ -54,7 +54,7 @@ class DeclaredLength:
             raise AnswerBroken(f"the answer is {self._left} bytes shorter than its Content-Length")
 
 
-def declared_length(request: Forwarded, status: int, headers: HeaderList) -> int | None:
+def declared_length(request: ForwardedRequest, status: int, headers: HeaderList) -> int | None:
     """Return the declared length of the body that follows the head of an answer.
 
     None: no body follows, or a body of any length.

@@ -42,7 +42,7 @@ from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead, RawPathParams, 
 _LEFT: Final = "the client left during its upload"
 
 
-class Forwarded:
+class ForwardedRequest:
     """One HTTP request on its way to a replica (a `outgoing_request.OutgoingRequest`).
 
     Attributes:

@@ -19,7 +19,7 @@ from serve_bridge.config.http_options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.answer import read_head
 from serve_bridge.forwarding.refusals import failed
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket_client import WebSocketClient
 from serve_bridge.http.answers import Answer, AnswerBroken
 from serve_bridge.routing.outgoing_request import Routed
@@ -34,7 +34,7 @@ from serve_bridge.wire.websocket_messages import Hold
 
 async def forward_websocket(
     router: Router,
-    request: Forwarded,
+    request: ForwardedRequest,
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -82,7 +82,7 @@ async def forward_websocket(
 async def _answer(
     stream: CallerStream,
     frame: Frame,
-    request: Forwarded,
+    request: ForwardedRequest,
     scope: Scope,
     client: WebSocketClient,
     logger: logging.Logger,
@@ -124,9 +124,9 @@ async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[b
     return answer.status
 
 
-async def _shake_hands(router: Router, request: Forwarded, client: WebSocketClient) -> Routed | None:
+async def _shake_hands(router: Router, request: ForwardedRequest, client: WebSocketClient) -> Routed | None:
     """Send the handshake to a replica and return what answers it; None if the client leaves first."""
-    routing = asyncio.get_running_loop().create_task(router.route(request, whole=False))
+    routing = asyncio.get_running_loop().create_task(router.route(request, deadline_covers_body=False))
     try:
         await asyncio.wait((routing, client.first), return_when=asyncio.FIRST_COMPLETED)
         if routing.done() or not _is_disconnect(client.first.result()):

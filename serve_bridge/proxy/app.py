@@ -19,7 +19,7 @@ from serve_bridge.context import new_request_id
 from serve_bridge.errors import BackendOverloaded, ServeBridgeError, failure_message
 from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.refusals import Refused, UploadBroken, failed
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket import deny, forward_websocket
 from serve_bridge.http.answers import Answer, AnswerBroken, problem
 from serve_bridge.http.headers import TRAILERS
@@ -88,7 +88,9 @@ class ProxyApp:
     async def _forward(self, route: Route, params: RawPathParams, scope: Scope, receive: Receive, send: Send) -> None:
         request = None
         try:
-            request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids)
+            request = ForwardedRequest(
+                route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids
+            )
             if self._buffers.full:
                 await send_answer(send, self._no_room(request))
                 return
@@ -134,7 +136,9 @@ class ProxyApp:
             if route.mount:
                 scope = {**scope, "root_path": route.root_path(scope["path"])}
             try:
-                request = Forwarded(route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids)
+                request = ForwardedRequest(
+                    route.endpoint, params, scope, timeout_s=self._timeout_s, request_ids=_request_ids
+                )
             except Refused as error:
                 answer = self._failed(error, request_id_of(scope["headers"]))
             else:
@@ -145,7 +149,7 @@ class ProxyApp:
         await receive()
         await deny(scope, send, answer)
 
-    async def _converse(self, request: Forwarded, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _converse(self, request: ForwardedRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a WebSocket. Incomplete messages of its backend count as held bytes."""
         share = Share(self._buffers)
 
@@ -186,7 +190,7 @@ class ProxyApp:
             self._refusals.note(Refusal(error.http_status, str(error)), request_id)
         return failed(error, request_id)
 
-    def _no_room(self, request: Forwarded) -> Answer:
+    def _no_room(self, request: ForwardedRequest) -> Answer:
         self._buffers.refused()
         error = BackendOverloaded("the proxy has reached its memory limit")
         self._refusals.note(Refusal(503, str(error)), request.request_id, level=logging.DEBUG)

@@ -13,7 +13,7 @@ from serve_bridge.http_server.server import HttpServer
 from serve_bridge.instance import controller_question
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
-from serve_bridge.routing.controller_link import ControlLink
+from serve_bridge.routing.controller_link import ControllerLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_answered
@@ -53,7 +53,7 @@ class Proxy:
         refusals = self._refusals
         buffers = Buffers(spec.http.max_buffered_bytes, _logger)
         app = ProxyApp(self._router, spec.http, buffers, refusals)
-        self._link = ControlLink(
+        self._link = ControllerLink(
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, listeners=self._other_listeners
         )
         self._server = HttpServer(

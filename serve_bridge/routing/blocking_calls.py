@@ -17,11 +17,11 @@ from typing import TypeVar
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ReplicaDied
 from serve_bridge.routing.outgoing_request import OutgoingRequest
 from serve_bridge.routing.router import Router
-from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
+from serve_bridge.routing.threadsafe_replica_sets import Place, ThreadsafeReplicaSets
 from serve_bridge.routing_table import BackendRoute
 from serve_bridge.wire.address import SocketAddress
-from serve_bridge.wire.blocking_answer import BlockingAnswer
 from serve_bridge.wire.blocking_end import BlockingConnection
+from serve_bridge.wire.blocking_stream import BlockingStream
 from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.shortage import keep
@@ -48,13 +48,13 @@ class _Idle:
         return count
 
 
-class DirectAnswer:
+class PendingAnswer:
     """The answer to a request that went this way; it holds its slot until it has come or is closed."""
 
     __slots__ = ("_answer", "_overdue", "_release", "head")
 
     def __init__(
-        self, answer: BlockingAnswer, release: Callable[[int], None], overdue: Callable[[], DeadlineExceeded]
+        self, answer: BlockingStream, release: Callable[[int], None], overdue: Callable[[], DeadlineExceeded]
     ) -> None:
         self.head = answer.head
         self._answer = answer
@@ -116,16 +116,18 @@ class DirectAnswer:
             release(self._answer.load)
 
 
-class DirectCalls:
+class BlockingCalls:
     """The blocking connections of one client and process; used by any thread."""
 
     def __init__(self, key: Key, generation: str) -> None:
         self._key = key
         self._generation = generation
-        self._replicas: SharedReplicas[_Idle] = SharedReplicas(_Idle, limit=_limit, unlink=_close)
+        self._replicas: ThreadsafeReplicaSets[_Idle] = ThreadsafeReplicaSets(
+            _Idle, limit=_limit, disconnect=_Idle.close
+        )
         keep(self)
 
-    def send(self, router: Router, request: OutgoingRequest) -> DirectAnswer | None:
+    def send(self, router: Router, request: OutgoingRequest) -> PendingAnswer | None:
         """Send *request* and wait for the head of the answer; None if it has to go through *router*.
 
         Raises:
@@ -136,7 +138,7 @@ class DirectCalls:
         table = router.table
         if request.body is not None or table is None:
             return None
-        backend = router.bypass(request)
+        backend = router.backend_for_blocking_call(request)
         if backend is None:
             return None
         began = time.monotonic()
@@ -146,13 +148,13 @@ class DirectCalls:
             slot = self._replicas.acquire(table, place)
             if slot is None:
                 return None
-            connection = self._connection(slot.link)
+            connection = self._connection(slot.peer)
             head = request.encode(backend, table.version, request.timeout_s)
             answer = connection.exchange(
-                request.kind, head, request.timeout_s, lambda: router.doubt(backend, slot.name)
+                request.kind, head, request.timeout_s, lambda: router.suspect(backend, slot.name)
             )
             release = partial(self._end, answer, router, place, connection)
-            return DirectAnswer(answer, release, partial(router.overdue, request, "unknown"))
+            return PendingAnswer(answer, release, partial(router.overdue, request, "unknown"))
         except DeadlineExceeded:
             raise router.overdue(request, "unknown") from None
         except (Rejected, AuthenticationError):
@@ -175,7 +177,7 @@ class DirectCalls:
             return BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
 
     def _end(
-        self, answer: BlockingAnswer, router: Router, place: Place[_Idle], connection: BlockingConnection, load: int
+        self, answer: BlockingStream, router: Router, place: Place[_Idle], connection: BlockingConnection, load: int
     ) -> None:
         if not answer.ended:
             connection.close()
@@ -188,23 +190,19 @@ class DirectCalls:
         self._replicas.release(place, load)
         if slot is None:
             return
-        router.slot_freed(place.backend)
+        router.slot_released(place.backend)
         if connection is not None and not connection.closed:
-            slot.link.connections.append(connection)
+            slot.peer.connections.append(connection)
             if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
-                slot.link.close()
+                slot.peer.close()
 
     def give_back(self) -> int:
         """Close every idle connection, for this process lacks descriptors or memory; return how many there were."""
-        return sum(idle.close() for idle in self._replicas.links())
+        return sum(idle.close() for idle in self._replicas.peers())
 
     def close(self) -> None:
         """Close every idle connection."""
         self._replicas.close()
-
-
-def _close(idle: _Idle) -> None:
-    idle.close()
 
 
 def _limit(route: BackendRoute) -> int:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import KnownInstance
-from serve_bridge.routing.controller_link import ControlLink
+from serve_bridge.routing.controller_link import ControllerLink
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Role
 
 
-class Lane:
+class Channel:
     """A router and a control link on the running loop; they end when the loop cancels its tasks, or by `close`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Lane:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.router = Router(instance.key, Role.PYTHON, known)
-        self.control = ControlLink(
+        self.controller = ControllerLink(
             instance.controller,
             instance.key,
             instance.generation,
@@ -43,8 +43,8 @@ class Lane:
             listeners=lambda: [] if self.router.table is None else self.router.table.listeners(),
             on_moved=on_moved,
         )
-        self.router.catch_up = self.control.ready
-        self.control.start()
+        self.router.catch_up = self.controller.ready
+        self.controller.start()
         # asyncio.run() cancels what still runs before it closes its loop; sockets must not outlive that.
         self._guard = self.loop.create_task(self._until_cancelled())
 
@@ -52,7 +52,7 @@ class Lane:
         """Drop every connection."""
         self._guard.cancel()
         await asyncio.wait([self._guard])
-        await self.control.close()
+        await self.controller.close()
 
     async def _until_cancelled(self) -> None:
         try:
@@ -61,4 +61,4 @@ class Lane:
             # A loop that was closed without cancelling its tasks has taken its sockets with it.
             if not self.loop.is_closed():
                 self.router.close()
-                self.control.hang_up()
+                self.controller.hang_up()

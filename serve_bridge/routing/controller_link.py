@@ -37,7 +37,7 @@ LEASE_S: Final = 1e9
 """Timeout of the operation that holds a lease: longer than any process lives."""
 
 
-class ControlLink:
+class ControllerLink:
     """The link of one event loop; it runs from `start` until `close`.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""What one process has of a client: a loop thread with its lane, a lane for each loop that asked, blocking sockets.
+"""The channels of one process to an instance: one on a loop thread, one for each other loop, and blocking sockets.
 
 Rule 1: an exception may arrive in the calling thread at any line, as the time limit of a task queue does. The next call
-    then goes on with the thread and the lane that were begun.
+    then goes on with the thread and the channel that were begun.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
-from serve_bridge.routing.blocking_calls import DirectCalls
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.blocking_calls import BlockingCalls
+from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.shortage import is_shortage
 
 CLOSE_S: Final = 5.0
 
 
-class Lanes:
-    """What one process has of a client: the loop thread, and a lane for each loop that asked."""
+class ProcessChannels:
+    """What one process has of a client: the loop thread, and a channel for each loop that asked."""
 
     def __init__(self, instance: Instance, *, lease: bool, address: str = "") -> None:
         """Prepare for *instance*, whose file, or a copy of it, was found at *address*; nothing starts yet.
@@ -47,24 +47,24 @@ class Lanes:
         self.known = known_instance(instance.generation)
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
-        self._opening: concurrent.futures.Future[Lane] | None = None
-        self._lane: Lane | None = None
-        self.direct = DirectCalls(instance.key, instance.generation)
-        self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = weakref.WeakKeyDictionary()
+        self._opening: concurrent.futures.Future[Channel] | None = None
+        self._channel: Channel | None = None
+        self.blocking_calls = BlockingCalls(instance.key, instance.generation)
+        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
 
-    def lane(self) -> Lane:
-        """Return the loop thread's lane, started on first use.
+    def channel(self) -> Channel:
+        """Return the loop thread's channel, started on first use.
 
         Raises:
             NotConnected: This process lacks the descriptors or the memory for it.
         """
-        if self._lane is None:
+        if self._channel is None:
             with self._lock:
-                if self._lane is None:
-                    self._lane = self._opened()
-        return self._lane
+                if self._channel is None:
+                    self._channel = self._opened()
+        return self._channel
 
-    def _opened(self) -> Lane:
+    def _opened(self) -> Channel:
         if self._thread is None:
             self._thread = _loop_thread()
         opening = self._opening
@@ -73,8 +73,8 @@ class Lanes:
             opening = self._opening = contextvars.Context().run(self._thread.submit, self._open)
         return opening.result()
 
-    async def _open(self) -> Lane:
-        return Lane(self._instance, self.known, lease=self._lease, on_moved=self._moved)
+    async def _open(self) -> Channel:
+        return Channel(self._instance, self.known, lease=self._lease, on_moved=self._moved)
 
     def _moved(self, controller: SocketAddress) -> None:
         """Let the next process that reads the file find the controller where this one has found it."""
@@ -82,55 +82,55 @@ class Lanes:
             with contextlib.suppress(OSError):  # a copy in a directory that this process cannot write to
                 instances.update(Path(self._address), self._instance.generation, controller)
 
-    def lane_here(self) -> Lane:
-        """Return the running loop's lane, started on first use.
+    def channel_here(self) -> Channel:
+        """Return the running loop's channel, started on first use.
 
         Raises:
             NotConnected: The loop has none, and this process has waited for the controller in vain.
         """
         loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is None:
+        channel = self._channels.get(loop)
+        if channel is None:
             if self.known.given_up:
-                self.lane()  # it goes on trying, while loops may come and go with each request
+                self.channel()  # it goes on trying, while loops may come and go with each request
                 raise NotConnected(self.known.failure)
             with self._lock:
-                for old in [old for old in self._lanes if old.is_closed()]:
-                    del self._lanes[old]
-                lane = self._lanes[loop] = contextvars.Context().run(
-                    partial(Lane, self._instance, self.known, on_moved=self._moved)
+                for old in [old for old in self._channels if old.is_closed()]:
+                    del self._channels[old]
+                channel = self._channels[loop] = contextvars.Context().run(
+                    partial(Channel, self._instance, self.known, on_moved=self._moved)
                 )
-        return lane
+        return channel
 
-    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
-        """Return the lane of *loop*, if it has one."""
-        return self._lanes.get(loop)
+    def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
+        """Return the channel of *loop*, if it has one."""
+        return self._channels.get(loop)
 
     @property
     def lost(self) -> bool:
-        """Whether a lane has lost its controller."""
-        lane = self._lane
-        return (lane is not None and lane.control.lost) or any(
-            other.control.lost and not loop.is_closed() for loop, other in list(self._lanes.items())
+        """Whether a channel has lost its controller."""
+        channel = self._channel
+        return (channel is not None and channel.controller.lost) or any(
+            other.controller.lost and not loop.is_closed() for loop, other in list(self._channels.items())
         )
 
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
         """Close *items* on the loop thread."""
-        lane = self._lane
+        channel = self._channel
 
         async def close() -> None:
             await items.aclose()
 
-        if lane is not None:
+        if channel is not None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all there was to close
-                lane.loop.call_soon_threadsafe(lambda: lane.loop.create_task(close()))
+                channel.loop.call_soon_threadsafe(lambda: channel.loop.create_task(close()))
 
     def close(self) -> None:
-        """End the loop thread and every lane."""
-        self.direct.close()
+        """End the loop thread and every channel."""
+        self.blocking_calls.close()
         with self._lock:
             opening, thread = self._opening, self._thread
-            self._lane = self._opening = self._thread = None
+            self._channel = self._opening = self._thread = None
             if thread is not None:
                 try:
                     if opening is not None and opening.exception(CLOSE_S) is None:
@@ -138,7 +138,7 @@ class Lanes:
                 finally:
                     thread.stop()
                 thread.join(CLOSE_S)
-            for loop, other in list(self._lanes.items()):
+            for loop, other in list(self._channels.items()):
                 if not loop.is_closed():
                     asyncio.run_coroutine_threadsafe(other.close(), loop)
 

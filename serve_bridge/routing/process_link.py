@@ -11,8 +11,8 @@ from serve_bridge.wire.heads import CallHead
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from serve_bridge.routing.blocking_calls import DirectAnswer
-    from serve_bridge.routing.channel import Lane
+    from serve_bridge.routing.blocking_calls import PendingAnswer
+    from serve_bridge.routing.channel import Channel
     from serve_bridge.routing.outgoing_request import OutgoingRequest
 
 
@@ -20,25 +20,25 @@ SPARE_S: Final = 5.0
 """Seconds that a thread waits beyond the deadline, which the loop that it waits for keeps."""
 
 
-class Link(Protocol):
+class ProcessLink(Protocol):
     """What a handle needs of its client."""
 
-    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
+    def send(self, request: OutgoingRequest) -> PendingAnswer | None:
         """Send *request* from this thread and wait for its answer; None if `run` has to."""
 
     def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body."""
 
-    def begin(self, work: Callable[[Lane], Any]) -> Future[Any]:
+    def begin(self, work: Callable[[Channel], Any]) -> Future[Any]:
         """Start *work* on the process's own loop thread."""
 
-    def run(self, work: Callable[[Lane], Any], timeout_s: float) -> Any:
+    def run(self, work: Callable[[Channel], Any], timeout_s: float) -> Any:
         """Run *work* on the process's own loop thread and wait for its result."""
 
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
         """Close *items*, which `run` has opened, without waiting."""
 
-    async def lane(self, timeout_s: float) -> Lane:
+    async def channel(self, timeout_s: float) -> Channel:
         """Return the running loop's way into the instance, once that has its newest routing table."""
 
     def reference(self) -> Any:

@@ -84,7 +84,7 @@ class ReplicaPool:
         self.close(InstanceClosed("the client was closed"))
         for slot in list(self._retired):
             self._retired.discard(slot)
-            slot.link.abandon()
+            slot.peer.abandon()
 
     @property
     def emptied(self) -> bool:
@@ -97,20 +97,20 @@ class ReplicaPool:
         return len(self._line.queue)
 
     @property
-    def whole(self) -> bool:
+    def all_usable(self) -> bool:
         """Whether all replicas can be used, as far as this pool knows."""
-        return self.replicas.whole
+        return self.replicas.all_usable
 
     def look(self, now: float) -> None:
         """Find the replicas that have fallen silent; *now* is loop time."""
         for slot in self.replicas:
-            slot.link.look(now)
+            slot.peer.look(now)
 
     def suspect(self, replica: str) -> None:
         """Find out whether *replica* still lives: a blocking caller waits for its answer and hears nothing."""
         for slot in self.replicas:
             if slot.name == replica:
-                slot.link.suspect()
+                slot.peer.suspect()
 
     async def acquire(
         self, request: WaitingRequest[ReplicaPeer], *, again: bool
@@ -125,17 +125,17 @@ class ReplicaPool:
             slot = self.replicas.acquire() if again or not self._line.queue else None
             if slot is None:
                 slot = await self._line.wait(request, first=again)
-            connection = slot.link.connection
+            connection = slot.peer.connection
             if connection is not None and connection.usable:
                 return slot, connection
             again = True
             try:
-                shortage = await slot.link.connect(request)
+                shortage = await slot.peer.connect(request)
             except BaseException:
                 self.release(slot, slot.load)
                 raise
-            if slot.link.connection is not None:
-                return slot, slot.link.connection
+            if slot.peer.connection is not None:
+                return slot, slot.peer.connection
             self.release(slot, slot.load)
             if shortage is not None:
                 await self._wait_after(shortage, request)
@@ -169,7 +169,7 @@ class ReplicaPool:
         else:
             if reason in ("draining", "foreign") and not slot.down:
                 self.replicas.mark(slot, down=True)
-                self._loop.call_later(UNAVAILABLE_S * (1 + random.random()), slot.link.use_again)
+                self._loop.call_later(UNAVAILABLE_S * (1 + random.random()), slot.peer.use_again)
             self.replicas.release(slot, load)
         self._released(slot)
 
@@ -190,11 +190,11 @@ class ReplicaPool:
             self._line.serve()
 
     def _retire(self, slot: Slot[ReplicaPeer]) -> None:
-        slot.link.retire()
+        slot.peer.retire()
         self._retired.add(slot)
         if slot.in_flight == 0:
             self._hang_up(slot)
 
     def _hang_up(self, slot: Slot[ReplicaPeer]) -> None:
         self._retired.discard(slot)
-        slot.link.hang_up()
+        slot.peer.hang_up()

@@ -18,10 +18,10 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-Link = TypeVar("Link")
+Peer = TypeVar("Peer")
 
 
-class Slot(Generic[Link]):
+class Slot(Generic[Peer]):
     """One replica as one router sees it.
 
     Attributes:
@@ -33,11 +33,11 @@ class Slot(Generic[Link]):
         down: It cannot be reached or takes nothing new.
     """
 
-    __slots__ = ("down", "in_flight", "link", "load", "member", "name", "position", "window")
+    __slots__ = ("down", "in_flight", "load", "member", "name", "peer", "position", "window")
 
-    def __init__(self, name: str, link: Link, window: int) -> None:
+    def __init__(self, name: str, peer: Peer, window: int) -> None:
         self.name = name
-        self.link = link
+        self.peer = peer
         self.in_flight = 0
         self.window = window
         self.load = 0
@@ -54,7 +54,7 @@ class Slot(Generic[Link]):
         return f"Slot({self.name!r}, in_flight={self.in_flight}, load={self.load})"
 
 
-class ReplicaSet(Generic[Link]):
+class ReplicaSet(Generic[Peer]):
     """The replicas of one backend, and which of them have a free slot.
 
     Attributes:
@@ -66,15 +66,15 @@ class ReplicaSet(Generic[Link]):
         """Let each replica have at most *limit* requests of this router; *draw* gives numbers in [0, 1)."""
         self._limit = limit
         self._draw = draw
-        self._slots: dict[str, Slot[Link]] = {}
-        self._free: list[Slot[Link]] = []
+        self._slots: dict[str, Slot[Peer]] = {}
+        self._free: list[Slot[Peer]] = []
         self.unsettled = False
         self._up = 0
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def __iter__(self) -> Iterator[Slot[Link]]:
+    def __iter__(self) -> Iterator[Slot[Peer]]:
         return iter(list(self._slots.values()))
 
     def __contains__(self, name: str) -> bool:
@@ -98,7 +98,7 @@ class ReplicaSet(Generic[Link]):
         return self._up > 0
 
     @property
-    def whole(self) -> bool:
+    def all_usable(self) -> bool:
         """Whether every replica is usable, full or not."""
         return self._up == len(self._slots)
 
@@ -108,14 +108,14 @@ class ReplicaSet(Generic[Link]):
         left = self._up - 1
         return left >= 1 and left * 2 >= len(self._slots)
 
-    def add(self, name: str, link: Link) -> Slot[Link]:
+    def add(self, name: str, peer: Peer) -> Slot[Peer]:
         """Let *name*, which is not in the set, take part."""
-        slot = self._slots[name] = Slot(name, link, self._limit)
+        slot = self._slots[name] = Slot(name, peer, self._limit)
         self._up += 1
         self._sort_in(slot)
         return slot
 
-    def remove(self, name: str) -> Slot[Link]:
+    def remove(self, name: str) -> Slot[Peer]:
         """Let *name* get nothing more; what it has in flight may still be released."""
         slot = self._slots.pop(name)
         slot.member = False
@@ -123,7 +123,7 @@ class ReplicaSet(Generic[Link]):
         self._sort_in(slot)
         return slot
 
-    def acquire(self) -> Slot[Link] | None:
+    def acquire(self) -> Slot[Peer] | None:
         """Take a place on the less loaded of two replicas, or None if all are full or down."""
         slot = self.choose()
         if slot is not None:
@@ -131,7 +131,7 @@ class ReplicaSet(Generic[Link]):
             self.taken(slot)
         return slot
 
-    def choose(self) -> Slot[Link] | None:
+    def choose(self) -> Slot[Peer] | None:
         """Return the less loaded of two replicas, or None if all are full or down; see `taken`."""
         free = self._free
         count = len(free)
@@ -149,18 +149,18 @@ class ReplicaSet(Generic[Link]):
                 other.load -= 1
         return slot
 
-    def taken(self, slot: Slot[Link]) -> None:
+    def taken(self, slot: Slot[Peer]) -> None:
         """Note that one was added to what *slot*, which `choose` has returned, has in flight."""
         if slot.in_flight >= slot.window:
             self._sort_in(slot)
         self.unsettled = False
 
-    def release(self, slot: Slot[Link], load: int) -> None:
+    def release(self, slot: Slot[Peer], load: int) -> None:
         """Give a place back; the replica has reported *load*."""
         slot.in_flight -= 1
         self.given_back(slot, load)
 
-    def given_back(self, slot: Slot[Link], load: int) -> None:
+    def given_back(self, slot: Slot[Peer], load: int) -> None:
         """Note that one was taken from what *slot* has in flight; the replica has reported *load*."""
         slot.load = load
         if slot.window < self._limit:
@@ -169,32 +169,32 @@ class ReplicaSet(Generic[Link]):
             self._sort_in(slot)
         self.unsettled = False
 
-    def settle(self, slot: Slot[Link], done: int, load: int) -> None:
+    def settle(self, slot: Slot[Peer], done: int, load: int) -> None:
         """Give back the places of *done* requests at once; the replica has reported *load*."""
         slot.in_flight -= done
         slot.load = load
         self._sort_in(slot)
 
-    def refuse(self, slot: Slot[Link], load: int) -> None:
+    def refuse(self, slot: Slot[Peer], load: int) -> None:
         """Give a place back: the replica said that it is full. If nothing is left there, see `reopen`."""
         slot.in_flight -= 1
         slot.load = load
         slot.window = slot.in_flight
         self._sort_in(slot)
 
-    def reopen(self, slot: Slot[Link]) -> None:
+    def reopen(self, slot: Slot[Peer]) -> None:
         """Try a replica again that refused everything: with one request."""
         slot.window = max(slot.window, 1)
         self._sort_in(slot)
 
-    def mark(self, slot: Slot[Link], *, down: bool) -> None:
+    def mark(self, slot: Slot[Peer], *, down: bool) -> None:
         """Note whether the replica can be used at all."""
         if slot.member:
             self._up += slot.down - down
         slot.down = down
         self._sort_in(slot)
 
-    def _sort_in(self, slot: Slot[Link]) -> None:
+    def _sort_in(self, slot: Slot[Peer]) -> None:
         free = slot.member and not slot.down and slot.in_flight < slot.window
         if free is (slot.position >= 0):
             return

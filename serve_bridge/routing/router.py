@@ -46,7 +46,7 @@ from serve_bridge.wire.keys import Key, Role
 _logger = logging.getLogger("serve_bridge.router")
 
 
-class _Passage(WaitingRequest[ReplicaPeer]):
+class _Delivery(WaitingRequest[ReplicaPeer]):
     """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
 
     __slots__ = ("deadlines", "handed_over", "pool", "request", "router", "slot", "stream")
@@ -178,7 +178,7 @@ class Router:
             return no_answer(request.endpoint, own_s, executed, "the endpoint's own timeout_s is the limit")
         return no_answer(request.endpoint, request.limit_s, executed, CALL_HINT if request.kind == Kind.CALL else "")
 
-    def bypass(self, request: OutgoingRequest) -> str | None:
+    def backend_for_blocking_call(self, request: OutgoingRequest) -> str | None:
         """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
 
         It has to if shadows get copies, or if others wait for that backend already. From any thread.
@@ -192,7 +192,7 @@ class Router:
             return None
         backend = self._choose(policy, request.shard_key, request.draw)
         pool = self._pools.get(backend)
-        return None if pool is None or pool.waiting or not pool.whole else backend
+        return None if pool is None or pool.waiting or not pool.all_usable else backend
 
     def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
         """Return whether *method* of the backend that *request* goes to needs all of its body; from any thread.
@@ -205,13 +205,13 @@ class Router:
         pool = self._pools.get(self._choose(found[1], request.shard_key, request.draw))
         return pool is not None and method not in pool.streaming
 
-    def doubt(self, backend: str, replica: str) -> None:
+    def suspect(self, backend: str, replica: str) -> None:
         """Somebody waits for *replica* outside of this router, and hears nothing: find out. From any thread."""
         pool = self._pools.get(backend)
         if pool is not None:
             self._loop.call_soon_threadsafe(pool.suspect, replica)
 
-    def slot_freed(self, backend: str) -> None:
+    def slot_released(self, backend: str) -> None:
         """Somebody else's request to *backend* is done: who waits here because it was full may try. From any thread."""
         pool = self._pools.get(backend)
         if pool is not None and pool.waiting:
@@ -223,7 +223,7 @@ class Router:
             pool.look(now)
         self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
 
-    async def route(self, request: OutgoingRequest, *, whole: bool = True) -> Routed:
+    async def route(self, request: OutgoingRequest, *, deadline_covers_body: bool = True) -> Routed:
         """Send *request* to a replica; return its stream and the RESPONSE frame.
 
         Without *whole* its time bounds the head of the answer only, and what follows may take as long as it will.
@@ -246,7 +246,7 @@ class Router:
         if policy.shadows:
             self._shadows.copy(request, policy)
         self.statistics.routed += 1
-        return await self._send(self._pools[backend], request, whole)
+        return await self._send(self._pools[backend], request, deadline_covers_body)
 
     def _policy(self, request: OutgoingRequest) -> TrafficPolicy:
         """Return the policy of the endpoint of *request*, which has no more time than that gives from now on.
@@ -272,14 +272,14 @@ class Router:
     def _choose(self, policy: TrafficPolicy, shard_key: str | None, draw: float) -> str:
         return policy.choose(draw) if shard_key is None else policy.choose_for_key(shard_key)
 
-    async def _send(self, pool: ReplicaPool, request: OutgoingRequest, whole: bool = True) -> Routed:
+    async def _send(self, pool: ReplicaPool, request: OutgoingRequest, deadline_covers_body: bool = True) -> Routed:
         """Attempt *request* until it is answered or may not be sent again."""
-        passage = _Passage(self, pool, request, self._loop.time() + request.timeout_s)
+        delivery = _Delivery(self, pool, request, self._loop.time() + request.timeout_s)
         again, retried = False, request.retried
         try:
             while True:
                 try:
-                    stream = await self._open(passage, request, again=again)
+                    stream = await self._open(delivery, request, again=again)
                     frame = await stream.reply
                 except Rejected as rejected:
                     self._check_rejection(rejected.rejection, pool, request)
@@ -289,7 +289,7 @@ class Router:
                             raise ReplicaDied(f"the replica died before it answered: {lost.why}", "unknown") from None
                         retried = True
                 else:
-                    passage.handed_over = whole and passage.slot is not None
+                    delivery.handed_over = deadline_covers_body and delivery.slot is not None
                     return stream, frame
                 again = True
         except Aborted:
@@ -303,28 +303,28 @@ class Router:
                 error.executed = "unknown"
             raise
         except asyncio.CancelledError:
-            if passage.stream is not None:
-                passage.stream.cancel()
+            if delivery.stream is not None:
+                delivery.stream.cancel()
             raise
         finally:
-            if not passage.handed_over:
-                self.deadlines.discard(passage)
+            if not delivery.handed_over:
+                self.deadlines.discard(delivery)
 
-    async def _open(self, passage: _Passage, request: OutgoingRequest, *, again: bool) -> CallerStream:
+    async def _open(self, delivery: _Delivery, request: OutgoingRequest, *, again: bool) -> CallerStream:
         """Take a slot and send the head; a body follows by itself, on the replica's credit."""
-        pool = passage.pool
-        slot, connection = await pool.acquire(passage, again=again)
+        pool = delivery.pool
+        slot, connection = await pool.acquire(delivery, again=again)
         try:
-            if passage.expired:
-                raise passage.too_late()
+            if delivery.expired:
+                raise delivery.too_late()
             assert self.table is not None
-            head = request.encode(pool.name, self.table.version, passage.deadline - self._loop.time())
+            head = request.encode(pool.name, self.table.version, delivery.deadline - self._loop.time())
             stream = connection.open(request.kind, head, end=request.body is None)
         except BaseException:
             pool.release(slot, slot.load)
             raise
-        passage.slot, passage.stream = slot, stream
-        stream.on_done = passage.done
+        delivery.slot, delivery.stream = slot, stream
+        stream.on_done = delivery.done
         if request.body is not None:
             stream.start_upload(request.body)
         return stream

@@ -16,11 +16,11 @@ from serve_bridge.routing.replica_set import ReplicaSet, Slot
 from serve_bridge.routing_table import BackendRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
 
-Link = TypeVar("Link")
+Peer = TypeVar("Peer")
 
 
-class Place(Generic[Link]):
-    """Holds a slot on a replica of one backend, from `SharedReplicas.acquire` until `SharedReplicas.release`.
+class Place(Generic[Peer]):
+    """Holds a slot on a replica of one backend, from `acquire` of the replica sets until `release`.
 
     Attributes:
         backend: The backend's name.
@@ -29,17 +29,17 @@ class Place(Generic[Link]):
 
     __slots__ = ("_replicas", "backend", "slot")
 
-    def __init__(self, replicas: SharedReplicas[Link], backend: str) -> None:
+    def __init__(self, replicas: ThreadsafeReplicaSets[Peer], backend: str) -> None:
         self._replicas = replicas
         self.backend = backend
-        self.slot: Slot[Link] | None = None
+        self.slot: Slot[Peer] | None = None
 
     def __del__(self) -> None:
         if self.slot is not None:
             self._replicas.lost.append(self)  # only noted: this may run on a thread that has the lock
 
 
-class SharedReplicas(Generic[Link]):
+class ThreadsafeReplicaSets(Generic[Peer]):
     """The replicas of every backend, as the newest routing table lists them.
 
     Attributes:
@@ -48,21 +48,21 @@ class SharedReplicas(Generic[Link]):
 
     def __init__(
         self,
-        link: Callable[[SocketAddress], Link],
+        connect: Callable[[SocketAddress], Peer],
         *,
         limit: Callable[[BackendRoute], int],
-        unlink: Callable[[Link], None] = lambda link: None,
+        disconnect: Callable[[Peer], object] = lambda peer: None,
     ) -> None:
-        """Make a *link* to each new replica, *unlink* it once it is gone; each has up to *limit* requests from here."""
-        self._make_link = link
-        self._unlink = unlink
+        """Call *connect* for each new replica, and *disconnect* once it is gone. A replica has up to *limit* slots."""
+        self._connect = connect
+        self._disconnect = disconnect
         self._limit = limit
         self._lock = threading.Lock()
         self._table: RoutingTable | None = None
-        self._sets: dict[str, ReplicaSet[Link]] = {}
-        self.lost: deque[Place[Link]] = deque()
+        self._sets: dict[str, ReplicaSet[Peer]] = {}
+        self.lost: deque[Place[Peer]] = deque()
 
-    def acquire(self, table: RoutingTable, place: Place[Link]) -> Slot[Link] | None:
+    def acquire(self, table: RoutingTable, place: Place[Peer]) -> Slot[Peer] | None:
         """Take a slot on a replica of *place*'s backend, by *table*, and let *place* hold it; None if none is free."""
         while self.lost:
             self.release(self.lost.popleft())
@@ -80,7 +80,7 @@ class SharedReplicas(Generic[Link]):
                 replicas.taken(slot)
             return slot
 
-    def release(self, place: Place[Link], load: int | None = None) -> None:
+    def release(self, place: Place[Peer], load: int | None = None) -> None:
         """Give the slot of *place* back, if it holds one; the replica has reported *load*, or nothing."""
         slot = place.slot
         if slot is None:
@@ -95,26 +95,26 @@ class SharedReplicas(Generic[Link]):
                 place.slot, slot.in_flight, replicas.unsettled = None, slot.in_flight - 1, True
                 replicas.given_back(slot, slot.load if load is None else load)
         if not slot.member:
-            self._unlink(slot.link)
+            self._disconnect(slot.peer)
 
-    def slots(self, backend: str) -> list[Slot[Link]]:
+    def slots(self, backend: str) -> list[Slot[Peer]]:
         """Return the slots of *backend*'s replicas."""
         with self._lock:
             return list(self._sets.get(backend, ()))
 
-    def links(self) -> list[Link]:
+    def peers(self) -> list[Peer]:
         """Return what leads to every replica."""
         with self._lock:
-            return [slot.link for replicas in self._sets.values() for slot in replicas]
+            return [slot.peer for replicas in self._sets.values() for slot in replicas]
 
-    def settle(self, backend: str, slot: Slot[Link], done: int, load: int) -> None:
+    def settle(self, backend: str, slot: Slot[Peer], done: int, load: int) -> None:
         """Give back the places of *done* requests at once; the replica has reported *load*."""
         with self._lock:
             replicas = self._sets.get(backend)
             if replicas is not None:
                 replicas.settle(slot, done, load)
         if not slot.member and slot.in_flight == 0:
-            self._unlink(slot.link)
+            self._disconnect(slot.peer)
 
     def close(self) -> None:
         """Let go of every replica."""
@@ -123,7 +123,7 @@ class SharedReplicas(Generic[Link]):
             self._sets.clear()
             self._table = None
         for slot in slots:
-            self._unlink(slot.link)
+            self._disconnect(slot.peer)
 
     def _apply(self, table: RoutingTable) -> None:
         self._table = table
@@ -139,13 +139,13 @@ class SharedReplicas(Generic[Link]):
                     self._drop(replicas, slot)
             for replica, address in wanted.items():
                 if replica not in replicas:
-                    replicas.add(replica, self._make_link(address))
+                    replicas.add(replica, self._connect(address))
         for name in self._sets.keys() - table.backends.keys():
             replicas = self._sets.pop(name)
             for slot in replicas:
                 self._drop(replicas, slot)
 
-    def _drop(self, replicas: ReplicaSet[Link], slot: Slot[Link]) -> None:
+    def _drop(self, replicas: ReplicaSet[Peer], slot: Slot[Peer]) -> None:
         replicas.remove(slot.name)
         if slot.in_flight == 0:
-            self._unlink(slot.link)
+            self._disconnect(slot.peer)

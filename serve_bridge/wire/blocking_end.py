@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, ProtocolError
 from serve_bridge.wire.address import SocketAddress
-from serve_bridge.wire.blocking_answer import BlockingAnswer
+from serve_bridge.wire.blocking_stream import BlockingStream
 from serve_bridge.wire.caller_end import rejected
 from serve_bridge.wire.dialling import connect
 from serve_bridge.wire.endings import Lost, Rejected
@@ -78,7 +78,7 @@ class BlockingConnection:
 
     def exchange(
         self, kind: Kind, head: bytes, timeout_s: float, on_silence: Callable[[], None] | None = None
-    ) -> BlockingAnswer:
+    ) -> BlockingStream:
         """Send a request without DATA frames; return its answer as soon as the head of the answer arrives.
 
         Args:
@@ -95,7 +95,7 @@ class BlockingConnection:
         deadline = time.monotonic() + timeout_s
         stream = Stream(self._session.next_id(), State.WAITING, send_window=0, recv_window=ANSWER_WINDOW)
         self._session.streams[stream.id] = stream
-        answer = BlockingAnswer(self, stream, deadline, on_silence)
+        answer = BlockingStream(self, stream, deadline, on_silence)
         try:
             if not self._is_unix:
                 self._check_alive()
@@ -111,7 +111,7 @@ class BlockingConnection:
             raise
         return answer
 
-    def read_into(self, answer: BlockingAnswer) -> None:
+    def read_into(self, answer: BlockingStream) -> None:
         """Wait for the next frames, and give them to *answer*; raises as `exchange` does."""
         data = self._read_body(answer) if answer.space else self._receive(answer, self._recv)
         for stream, frame in self._session.feed(data):
@@ -127,7 +127,7 @@ class BlockingConnection:
         if answer.ended and self.closed:
             self._socket.close()
 
-    def _read_body(self, answer: BlockingAnswer) -> bytes:
+    def _read_body(self, answer: BlockingStream) -> bytes:
         """Read the next bytes into the buffer of the body. Return the bytes that do not belong there."""
         reader = self._session.reader
         if reader.space is None or not self._is_unix:
@@ -165,7 +165,7 @@ class BlockingConnection:
             except OSError as error:
                 raise Lost("unknown", f"the replica has gone: {error}") from error
 
-    def _receive(self, answer: BlockingAnswer, read: Callable[[], _Read]) -> _Read:
+    def _receive(self, answer: BlockingStream, read: Callable[[], _Read]) -> _Read:
         quiet = False
         while True:
             remaining = answer.deadline - time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 
 from serve_bridge.errors import DeadlineExceeded, ReplicaDied
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.routing.blocking_calls import DirectCalls
+from serve_bridge.routing.blocking_calls import BlockingCalls
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
@@ -79,7 +79,7 @@ class Stage:
         self.process = process
         self.there = SocketAddress("there", "/nowhere.sock", (host.address, int(self.printed())))
         self.thread = LoopThread("test-router")
-        self.calls = DirectCalls(KEY, "g")
+        self.calls = BlockingCalls(KEY, "g")
         self.listener = Listener(self, KEY, "g", "here")
         self.here, self.router = self.thread.submit(lambda: self._open(directory)).result(20)
         self.version = 0

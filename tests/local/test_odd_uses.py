@@ -103,7 +103,7 @@ def test_a_half_read_stream_can_be_dropped_on_the_clients_own_thread(local: serv
     assert next(items) == 0
     held = [items]
     del items
-    loop = link_of(local)._here().lane().loop
+    loop = link_of(local)._here().channel().loop
     dropped = asyncio.run_coroutine_threadsafe(_clear(held), loop)
     dropped.result(5)
     assert odd.call() == "alive"

@@ -95,7 +95,7 @@ PROGRAM = """
     client.close()
     client = serve.connect(str(elsewhere))
     said["over TCP"] = client.get_handle("e").call()
-    (replica,) = [a for a in link_of(client)._here().lane().router.table.backends["b"].replicas]
+    (replica,) = [a for a in link_of(client)._here().channel().router.table.backends["b"].replicas]
     said["replica"] = replica.tcp[0]
 
     cluster.remove_node(node)

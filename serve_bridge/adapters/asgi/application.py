@@ -200,8 +200,8 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _routes_of_instance(self, loop: asyncio.AbstractEventLoop) -> Patterns:
-        lane = self._bridge.lane_at(loop) or await (await self._bridge.alink()).lane()
-        return self._instance_routes.of(lane.router.table)
+        channel = self._bridge.channel_at(loop) or await (await self._bridge.alink()).channel()
+        return self._instance_routes.of(channel.router.table)
 
 
 class ForwardingApp:

@@ -217,8 +217,8 @@ async def ask(
     """Do as `Bridge.ask_async`, until *requester* leaves."""
     try:
         with requester:
-            lane = bridge.lane_at(requester.loop)
-            return await bridge.ask_async(route, scope, path_params, body, web_request, lane)
+            channel = bridge.channel_at(requester.loop)
+            return await bridge.ask_async(route, scope, path_params, body, web_request, channel)
     except ClientLeft as left:
         return refused(left)
 

@@ -30,11 +30,11 @@ from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.declared_length import LoopBody, declared_length
 from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.http.body_length import body_length
 from serve_bridge.http.readable import Readable
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.heads import RawPathParams
 
 
@@ -70,11 +70,11 @@ class Bridge(LastingClient):
         path_params: Mapping[str, Any],
         body: bytes | Receive,
         web_request: Any,
-        lane: Lane | None = None,
+        channel: Channel | None = None,
     ) -> Outcome:
         """Same as `ask`, on the running loop; *body* is all of it or an ASGI `receive` that streams it.
 
-        *lane* is the way into the instance, if the caller has looked for it.
+        *channel* is the way into the instance, if the caller has looked for it.
         """
         request = None
         try:
@@ -85,12 +85,12 @@ class Bridge(LastingClient):
                 request.take_body(body)
             else:
                 await request.receive_body(_limited(body, scope, route.max_body_bytes))
-            if lane is None:
-                lane = await self._lane(request)
+            if channel is None:
+                channel = await self._channel(request)
             streams = isinstance(request.body, AsyncIterator)
-            if streams and lane.router.needs_whole_body(request, request.method_name):
+            if streams and channel.router.needs_whole_body(request, request.method_name):
                 await request.collect(WORKER)
-            answer = await forward(lane.router, request)
+            answer = await forward(channel.router, request)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
         length = declared_length(request, answer.status, answer.headers)
@@ -118,25 +118,25 @@ class Bridge(LastingClient):
         request = None
         try:
             request = self._request(route, scope, path_params, web_request)
-            lane = await self._lane(request)
+            channel = await self._channel(request)
         except (Refused, ServeBridgeError) as error:
             await refuse_websocket(refused(error, request), scope, receive, send)
             return
         await forward_websocket(
-            lane.router, request, scope, receive, send, logger=logger, on_failure=log_backend_failure
+            channel.router, request, scope, receive, send, logger=logger, on_failure=log_backend_failure
         )
 
-    async def _lane(self, request: Forwarded) -> Lane:
+    async def _channel(self, request: ForwardedRequest) -> Channel:
         """Return the running loop's way into the instance; the time that it takes is time of *request*."""
         began = time.monotonic()
-        lane = await (await self.alink()).lane(request.timeout_s)
+        channel = await (await self.alink()).channel(request.timeout_s)
         request.timeout_s -= time.monotonic() - began
-        return lane
+        return channel
 
     def _request(
         self, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], web_request: Any
-    ) -> Forwarded:
-        return Forwarded(
+    ) -> ForwardedRequest:
+        return ForwardedRequest(
             route.endpoint,
             raw_params(path_params),
             _with_number_ports(scope),

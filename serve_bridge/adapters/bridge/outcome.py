@@ -15,7 +15,7 @@ from serve_bridge.http.answers import Answer
 from serve_bridge.http.headers import HeaderList
 
 if TYPE_CHECKING:
-    from serve_bridge.forwarding.request import Forwarded
+    from serve_bridge.forwarding.request import ForwardedRequest
     from serve_bridge.wire.heads import HttpFailure
 
 logger = logging.getLogger("serve_bridge.adapters")
@@ -65,7 +65,7 @@ def answered(status: int, headers: HeaderList, body: Any, raised: HttpFailure | 
     return Outcome(status, headers, body, _error_of(raised), raised.backend)
 
 
-def refused(error: ServeBridgeError | Refused, request: Forwarded | None = None) -> Outcome:
+def refused(error: ServeBridgeError | Refused, request: ForwardedRequest | None = None) -> Outcome:
     """Return the outcome of a *request* that got no answer of user code.
 
     An error of the engine is logged, unless its status is 500: then the framework reports it, or `report` does.

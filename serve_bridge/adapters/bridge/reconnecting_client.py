@@ -30,7 +30,7 @@ from serve_bridge.instance.instance_file import UnusableFile
 from serve_bridge.instance.liveness import refuses
 from serve_bridge.printable import shown
 from serve_bridge.process.daemon_threads import DaemonThreads
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.channel import Channel
 
 LOOK_AGAIN_S: Final = 0.5
 """How often an app asks itself whether its instance has gone, and if it has, looks for a new one."""
@@ -107,10 +107,10 @@ class LastingClient:
             return client
         return await asyncio.wrap_future(_looks.submit(self._find))
 
-    def lane_at(self, loop: asyncio.AbstractEventLoop) -> Lane | None:
+    def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
         """Return the way into the instance from *loop*, which runs, if that takes no waiting."""
         client = self._client
-        return None if client is None or self._is_doubtful(client) else link_of(client).lane_at(loop)
+        return None if client is None or self._is_doubtful(client) else link_of(client).channel_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
         """Return a handle of the app's instance, whose calls may take as long as a forwarded request.

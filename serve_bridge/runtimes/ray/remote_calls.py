@@ -24,9 +24,9 @@ from serve_bridge.errors import (
 )
 from serve_bridge.instance.instance import Instance
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.channel import Channel
 from serve_bridge.routing.replica_set import Slot
-from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
+from serve_bridge.routing.threadsafe_replica_sets import Place, ThreadsafeReplicaSets
 from serve_bridge.routing_table import BackendRoute
 from serve_bridge.runtimes.ray.actors import NAMESPACE, actor_name
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
@@ -53,11 +53,19 @@ class RemoteCalls:
         self._instance = instance
         self._id = secrets.token_hex(8)
         # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
-        self._replicas: SharedReplicas[_Actor] = SharedReplicas(_Actor, limit=_most_calls, unlink=_Actor.disconnect)
+        self._replicas: ThreadsafeReplicaSets[_Actor] = ThreadsafeReplicaSets(
+            _Actor, limit=_most_calls, disconnect=_Actor.disconnect
+        )
         self._asking: set[asyncio.Task[None]] = set()
 
     def submit(
-        self, lane: Lane, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]
+        self,
+        channel: Channel,
+        endpoint: str,
+        shard_key: str | None,
+        head: CallHead,
+        data: Any,
+        kwargs: Mapping[str, Any],
     ) -> Any:
         """Choose a backend and a replica and call it; return the ObjectRef.
 
@@ -66,25 +74,25 @@ class RemoteCalls:
             BackendOverloaded: No replica is ready, or too many calls wait already.
             SerializationError: Something in the arguments cannot be pickled, or they are too large for Ray.
         """
-        backend, shadows = lane.router.choose(endpoint, shard_key)
-        timeout_s = lane.router.within(endpoint, head.timeout_s)
+        backend, shadows = channel.router.choose(endpoint, shard_key)
+        timeout_s = channel.router.within(endpoint, head.timeout_s)
         encoded = encode_head(msgspec.structs.replace(head, submitter=self._id, timeout_s=timeout_s))
         for shadow in shadows:
             with contextlib.suppress(BackendOverloaded):
-                self._call(lane, shadow, encoded, data, kwargs)
-        return self._call(lane, backend, encoded, data, kwargs)
+                self._call(channel, shadow, encoded, data, kwargs)
+        return self._call(channel, backend, encoded, data, kwargs)
 
-    def _call(self, lane: Lane, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
-        table = lane.router.table
+    def _call(self, channel: Channel, backend: str, head: bytes, data: Any, kwargs: Mapping[str, Any]) -> Any:
+        table = channel.router.table
         assert table is not None
         place = Place(self._replicas, backend)
         slot = self._replicas.acquire(table, place)
         if slot is None:  # by what was last heard; now it has to be known
-            asyncio.run_coroutine_threadsafe(self._ask_all(backend), lane.loop).result()
+            asyncio.run_coroutine_threadsafe(self._ask_all(backend), channel.loop).result()
             slot = self._replicas.acquire(table, place)
         if slot is None:
             raise BackendOverloaded(_full(backend, table.backends.get(backend)))
-        actor = slot.link
+        actor = slot.peer
         try:
             method = actor.method(self._instance.generation)
             try:
@@ -98,7 +106,7 @@ class RemoteCalls:
             self._replicas.release(place)
         if time.monotonic() - actor.asked > ASK_S:
             actor.asked = time.monotonic()
-            lane.loop.call_soon_threadsafe(self._ask_soon, backend, slot)
+            channel.loop.call_soon_threadsafe(self._ask_soon, backend, slot)
         return reference
 
     def close(self) -> None:
@@ -116,8 +124,8 @@ class RemoteCalls:
         await asyncio.gather(*(self._ask(backend, slot) for slot in self._replicas.slots(backend)))
 
     async def _ask(self, backend: str, slot: Slot[_Actor]) -> None:
-        """Ask the replica of *slot* how many calls of this process it has done; on the lane's loop."""
-        actor = slot.link
+        """Ask the replica of *slot* how many calls of this process it has done; on the channel's loop."""
+        actor = slot.peer
         try:
             connection = await actor.connected(self._instance)
             count, load = await calls.control(connection, "@completed", self._id, timeout_s=ASK_TIMEOUT_S)

@@ -22,7 +22,7 @@ from serve_bridge.client.client import link_of
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
 from serve_bridge.http.readable import PIECE_BYTES
-from serve_bridge.routing.channel import Lane
+from serve_bridge.routing.channel import Channel
 from serve_bridge.testing.contract import SUBJECT, deploy_subject
 from tests.support.programs import start_program
 from tests.support.waiting import wait_until
@@ -287,7 +287,7 @@ def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed
     wait_until(lambda: old.lost)
     holding, go = threading.Event(), threading.Event()
 
-    async def hold(lane: Lane) -> None:
+    async def hold(channel: Channel) -> None:
         holding.set()
         go.wait()
 

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 import serve_bridge as serve
 from serve_bridge.client.client import link_of
 from serve_bridge.config.http_options import MESSAGE_BYTES
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.replica import websocket_session
 from serve_bridge.wire import websocket_messages as messages
@@ -121,10 +121,10 @@ async def forwarded(
         "query_string": b"how=" + how.encode(),
         "extensions": extensions,
     }
-    request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]), from_adapter=True, **options)
-    lane = await link_of(client).lane()
+    request = ForwardedRequest("talk", (), scope, timeout_s=20, request_ids=iter(["id"]), from_adapter=True, **options)
+    channel = await link_of(client).channel()
     work = forward_websocket(
-        lane.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
+        channel.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
     )
     task = asyncio.ensure_future(work)
     try:
@@ -195,11 +195,11 @@ def test_a_client_that_never_came_is_not_forwarded(client: serve.Client) -> None
         server = Server()
         server.received.get_nowait()
         server.leave()
-        lane = await link_of(client).lane()
+        channel = await link_of(client).channel()
         scope = {"type": "websocket", "path": "/talk", "headers": []}
-        request = Forwarded("talk", (), scope, timeout_s=20, request_ids=iter(["id"]))
+        request = ForwardedRequest("talk", (), scope, timeout_s=20, request_ids=iter(["id"]))
         work = forward_websocket(
-            lane.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
+            channel.router, request, scope, server.received.get, server.send, logger=LOGGER, on_failure=print
         )
         assert await work is None
 

@@ -15,11 +15,11 @@ import pytest
 
 from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding.blocking import forward_blocking
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.process.loop_thread import LoopThread
-from serve_bridge.routing.blocking_calls import DirectAnswer, DirectCalls
+from serve_bridge.routing.blocking_calls import BlockingCalls, PendingAnswer
 from serve_bridge.routing.outgoing_request import OutgoingRequest
-from serve_bridge.routing.process_link import Link
+from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.routing.retry_budget import RETRY_RESERVE
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
@@ -62,7 +62,7 @@ class Stage:
         self.fates: list[str] = []
         self.asked = 0
         self.cancelled = threading.Event()
-        self.calls = DirectCalls(KEY, "g")
+        self.calls = BlockingCalls(KEY, "g")
         self.thread = LoopThread("test-router")
         self.router = self.on_loop(lambda: Router(KEY, Role.PYTHON))
         self.listener = Listener(self, KEY, "g", "r1")
@@ -104,7 +104,7 @@ class Stage:
                 stream.on_cancel = self.cancelled.set
                 stream.respond(b"\xa1\xff", end=False)
 
-    def send(self, request: OutgoingRequest) -> DirectAnswer | None:
+    def send(self, request: OutgoingRequest) -> PendingAnswer | None:
         """Send *request* from this thread, as a client does."""
         return self.calls.send(self.router, request)
 
@@ -214,9 +214,9 @@ def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
     """The replica need not go on."""
     stage.fates = ["mumble"]
     scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
-    request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
+    request = ForwardedRequest("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
     with pytest.raises(ProtocolError, match="HttpAnswer"):
-        forward_blocking(cast(Link, stage), request, b"", length=0, most=None)
+        forward_blocking(cast(ProcessLink, stage), request, b"", length=0, most=None)
     assert stage.cancelled.wait(5)
 
 

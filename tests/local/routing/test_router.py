@@ -20,7 +20,7 @@ from serve_bridge.errors import (
     ReplicaDied,
 )
 from serve_bridge.forwarding.answer import forward
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
@@ -237,7 +237,7 @@ def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -
         replica = await stage.start(FakeReplica("r1", "mumble"))
         stage.publish("r1")
         scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
-        request = Forwarded("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
+        request = ForwardedRequest("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
         with pytest.raises(ProtocolError, match="HttpAnswer"):
             await forward(stage.router, request)
         await replica.streams[0].gone()

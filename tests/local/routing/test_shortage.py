@@ -62,14 +62,14 @@ NOTHING_IDLE = """
     loop = asyncio.new_event_loop()
     assert loop.run_until_complete(handle.acall("before")) == "before"
     process = link_of(client)._here()
-    process.direct.give_back()
-    pools = list(process.lane_at(loop).router._pools.values())
+    process.blocking_calls.give_back()
+    pools = list(process.channel_at(loop).router._pools.values())
     replicas = [slot for pool in pools for slot in pool.replicas]
     for slot in replicas:
-        if slot.link.connection is not None:
-            slot.link.connection.on_change = None
-            slot.link.connection.close()
-            slot.link.connection = None
+        if slot.peer.connection is not None:
+            slot.peer.connection.on_change = None
+            slot.peer.connection.close()
+            slot.peer.connection = None
     for _ in range(5):  # turns of the loop, in which the sockets close
         loop.run_until_complete(asyncio.sleep(0))
     taken = fill()
@@ -80,7 +80,7 @@ NOTHING_IDLE = """
             assert "Too many open files" in str(error), error
         else:
             raise AssertionError("it has found a descriptor")
-        assert all(pool.whole for pool in pools)
+        assert all(pool.all_usable for pool in pools)
     for descriptor in taken:
         os.close(descriptor)
     assert loop.run_until_complete(handle.acall("after")) == "after"

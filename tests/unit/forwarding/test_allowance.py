@@ -12,7 +12,7 @@ import pytest
 from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, Kept
 from serve_bridge.forwarding.refusals import UploadBroken
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 INLINE = INLINE_BODY_BYTES
@@ -55,7 +55,9 @@ def test_no_request_keeps_more_than_its_limit() -> None:
     assert not kept.take(1)
 
 
-def request_with(messages: list[Any], *fields: tuple[bytes, bytes], timeout_s: float = 10.0) -> tuple[Forwarded, Any]:
+def request_with(
+    messages: list[Any], *fields: tuple[bytes, bytes], timeout_s: float = 10.0
+) -> tuple[ForwardedRequest, Any]:
     """Return a request, and the `receive` that gives its *messages* one after the other."""
     scope = {
         "type": "http",
@@ -74,7 +76,7 @@ def request_with(messages: list[Any], *fields: tuple[bytes, bytes], timeout_s: f
         return message
 
     ids = map(str, count())
-    return Forwarded("e", (), scope, timeout_s=timeout_s, request_ids=ids), receive
+    return ForwardedRequest("e", (), scope, timeout_s=timeout_s, request_ids=ids), receive
 
 
 def body(data: bytes, *, more: bool = True) -> Any:
@@ -82,7 +84,7 @@ def body(data: bytes, *, more: bool = True) -> Any:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
-async def collected(request: Forwarded, receive: Any, room: Room) -> Any:
+async def collected(request: ForwardedRequest, receive: Any, room: Room) -> Any:
     """Return what follows the head after the body was collected."""
     await request.receive_body(receive)
     await request.collect(room)

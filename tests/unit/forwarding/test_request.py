@@ -16,14 +16,14 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.forwarding.refusals import BadControlHeader, failed
-from serve_bridge.forwarding.request import Forwarded
+from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")
 """The header of a request that came without a valid id."""
 
 
-def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any) -> Forwarded:
+def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any) -> ForwardedRequest:
     """Return a request with *headers*."""
     scope = {
         "method": method,
@@ -35,10 +35,10 @@ def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any
         "client": None,
         "server": None,
     }
-    return Forwarded("e", (), scope, timeout_s=1.0, request_ids=iter(["ours"]), **options)
+    return ForwardedRequest("e", (), scope, timeout_s=1.0, request_ids=iter(["ours"]), **options)
 
 
-def head_of(request: Forwarded) -> HttpHead:
+def head_of(request: ForwardedRequest) -> HttpHead:
     """Return the head as the replica reads it."""
     return msgspec.msgpack.decode(request.encode("b", 1, 1.0), type=HttpHead)
 

@@ -206,7 +206,7 @@ class Model(RuleBasedStateMachine):
             name: self.in_flight[name] for name in self.slots
         }
         assert self.replicas.usable == bool(self.slots.keys() - self.down)
-        assert self.replicas.whole == (not self.down)
+        assert self.replicas.all_usable == (not self.down)
 
 
 TestModel = Model.TestCase

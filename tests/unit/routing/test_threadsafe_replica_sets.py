@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from serve_bridge.routing.replica_set import Slot
-from serve_bridge.routing.threadsafe_replica_sets import Place, SharedReplicas
+from serve_bridge.routing.threadsafe_replica_sets import Place, ThreadsafeReplicaSets
 from serve_bridge.routing_table import BackendRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
 
@@ -17,10 +17,10 @@ class Links:
 
     def __init__(self) -> None:
         self.ended: list[str] = []
-        self.shared: SharedReplicas[str] = SharedReplicas(
+        self.shared: ThreadsafeReplicaSets[str] = ThreadsafeReplicaSets(
             lambda address: address.name,
             limit=lambda route: route.max_concurrent_queries,
-            unlink=self.ended.append,
+            disconnect=self.ended.append,
         )
         self.places: dict[int, list[Place[str]]] = {}
 
@@ -52,7 +52,7 @@ def test_each_replica_has_its_limit_and_no_more(links: Links) -> None:
     """Then nothing is free."""
     listed = table("r1", "r2")
     taken = [links.acquire(listed, "b") for _ in range(5)]
-    assert sorted(slot.link for slot in taken if slot) == ["r1", "r1", "r2", "r2"]
+    assert sorted(slot.peer for slot in taken if slot) == ["r1", "r1", "r2", "r2"]
     assert taken[4] is None
 
 
@@ -85,7 +85,7 @@ def test_an_idle_replica_that_leaves_the_table_is_let_go_at_once(links: Links) -
     """With the next use of the table."""
     links.acquire(table("r1"), "none")
     slot = links.acquire(table("r2"), "b")
-    assert (slot is not None and slot.link, links.ended) == ("r2", ["r1"])
+    assert (slot is not None and slot.peer, links.ended) == ("r2", ["r1"])
 
 
 def test_a_busy_replica_that_leaves_the_table_is_let_go_when_it_is_done(links: Links) -> None:
@@ -115,7 +115,7 @@ def test_the_replicas_of_a_deleted_backend_are_let_go(links: Links) -> None:
     slot = links.acquire(table("r1", "r2"), "b")
     assert slot is not None
     links.acquire(table("r3", backend="other"), "other")
-    (idle,) = {"r1", "r2"} - {slot.link}
+    (idle,) = {"r1", "r2"} - {slot.peer}
     assert links.ended == [idle]
     links.release(slot, 0)
     assert sorted(links.ended) == ["r1", "r2"]

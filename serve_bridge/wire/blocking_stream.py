@@ -1,4 +1,4 @@
-"""The answer to a request on a blocking connection. The calling thread reads the body as it needs it."""
+"""The stream of a request on a blocking connection. The calling thread reads the answer's body as it needs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST, Stream
 class Connection(Protocol):
     """The blocking connection that an answer arrives on."""
 
-    def read_into(self, answer: BlockingAnswer) -> None:
+    def read_into(self, answer: BlockingStream) -> None:
         """Wait for the next frames, and give them to *answer*."""
 
     def give_credit(self, stream: Stream, size: int) -> None:
@@ -26,8 +26,8 @@ class Connection(Protocol):
         """Close at once."""
 
 
-class BlockingAnswer:
-    """An answer whose head has arrived. The body is read from the connection as the caller asks for it.
+class BlockingStream:
+    """The stream of one request, with its answer. The body is read from the connection as the caller asks for it.
 
     Attributes:
         begun: Whether the head has arrived.
