@@ -28,6 +28,7 @@ from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.request_sequence import RequestSequence
 from serve_bridge.http_server.send_queue import SendQueue
 from serve_bridge.http_server.state import ServerState
+from serve_bridge.http_server.websocket_connection import WebSocketConnection
 
 __all__ = ["HttpConnection"]
 
@@ -148,7 +149,7 @@ class HttpConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _abort_if_quiet(self, exchange: Exchange, written: int) -> None:
-        """Drop a half-closed client if no bytes leave for it. Otherwise a write would tell, and it may still read."""
+        """Abort if no byte is being sent. A client that still reads gets bytes, and a write to a closed one fails."""
         if exchange is not self.requests.exchange or not self.requests.busy:
             return
         if self.queue.written == written and not self.queue.unsent():
@@ -168,7 +169,7 @@ class HttpConnection(asyncio.Protocol):
         self.gave_up = True
         self.queue.give_back()
         self.server_state.connections.discard(self)
-        websocket = cast(Any, self.config.ws_protocol_class)(self.config, self.server_state, {})
+        websocket = WebSocketConnection(self.config, self.server_state, {})
         websocket.place = self.place
         self.place.evict = self.transport.abort
         websocket.connection_made(self.transport)
@@ -195,7 +196,7 @@ class HttpConnection(asyncio.Protocol):
             self.drain()
 
     def _evict(self) -> None:
-        """Close, since another connection has taken the place. A kept-alive client may still be told."""
+        """Close, because another connection has taken the place. An idle client gets a FIN if possible, not a reset."""
         if self.requests.reading_head or self._closing.begun or self.transport.is_closing():
             self.transport.abort()
         else:

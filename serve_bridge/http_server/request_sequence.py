@@ -124,7 +124,7 @@ class RequestSequence:
             self._deadlines.allow(connection.loop.time(), connection.server_state.options.header_timeout_s)
 
     def _may_go_on(self, taken: int, size: int) -> bool:
-        """Pay for a piece of *size* bytes, *taken* with its framing. If this turn is over, wait in line for another."""
+        """Pay for a piece of *size* bytes, *taken* with its framing. If the budget is used up, wait for a turn."""
         connection = self._connection
         turns = connection.server_state.turns
         turns.spend(PIECE_COST + size + OVERHEAD_COST * (taken - size))
@@ -180,7 +180,7 @@ class RequestSequence:
     def _run(self, exchange: Exchange) -> Exchange:
         self.exchange = exchange
         self.busy = True
-        # This is no `TaskSet`: `run` logs its own errors, and a callback in Python would cost time for each request.
+        # Not a `TaskSet`: `run` logs its own errors, and a callback in Python would cost time for each request.
         task = self._task = self._connection.loop.create_task(exchange.run())
         tasks = self._connection.server_state.tasks
         task.add_done_callback(tasks.discard)
@@ -228,7 +228,7 @@ class RequestSequence:
             elif not connection.gave_up:
                 connection.place.wait(connection.loop.time())
 
-    # RefusalLog
+    # Refusals
 
     def _serve_refusal(self, scope: Scope, refusal: Refusal) -> None:
         """Let the application answer a refused, readable request. The connection closes after the answer."""

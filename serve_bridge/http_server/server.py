@@ -85,7 +85,7 @@ class HttpServer:
             interface="asgi3",
             http=HttpConnection,
             lifespan="off",
-            ws=WebSocketConnection,
+            ws="none",  # `HttpConnection` hands a WebSocket over itself
             ws_max_size=options.max_message_bytes,
             ws_ping_interval=options.ping_interval_s,
             ws_ping_timeout=options.ping_interval_s,

@@ -1,11 +1,13 @@
 """One WebSocket connection: uvicorn's protocol over `websockets`, with limits and back-pressure.
 
-Rule 1: one complete message waits for the application, and the bytes of one read after it. The connection handles
-received bytes in steps, and shares the turns of the loop with other connections.
+Rule 1: the connection holds at most one complete message for the application, and the bytes of one more read. It
+handles received bytes in steps, and shares the turns of the loop with other connections.
 Rule 2: while the buffers are full, a growing message closes the WebSocket with 1013.
 Rule 3: a missing pong does not close the WebSocket while the server itself does not read from it.
-Rule 4: a client without progress is dropped as over HTTP, after `write_timeout_s`. Too many pings close the WebSocket.
-Rule 5: after a close, the client has time to read the close frame. The server drops later bytes instead of resetting.
+Rule 4: if a client receives no byte for `write_timeout_s`, the connection is aborted, as over HTTP. Too many pings
+close the WebSocket.
+Rule 5: after a close, the client has time to read the close frame. In this time the server drops received bytes, so
+they do not reset the connection.
 Rule 6: a denied handshake is an answer like any other, not an error.
 """
 
@@ -184,7 +186,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._go_on()
 
     async def _deny(self, body: bytes, *, last: bool) -> None:
-        """Send a part of the denying answer to the handshake. The connection ends after the last part."""
+        """Deny the handshake: send a part of the answer. The connection ends after the last part."""
         await self.writable.wait()
         if self.disconnected:
             raise ClientDisconnected
@@ -323,7 +325,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._count_control()
 
     def handle_pong(self, event: Frame) -> None:
-        """Take a pong, asked for or not."""
+        """Take a pong, which may answer no ping."""
         super().handle_pong(event)
         self._count_control()
 
@@ -333,7 +335,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._fail(CloseCode.POLICY_VIOLATION, "too many pings")
 
     def keepalive_timeout(self) -> None:
-        """Close, because the pong is missing. If back-pressure keeps the server from reading it, ping again instead."""
+        """Close, because no pong was received. If reading is paused, the pong may be unread, so ping again instead."""
         if not self.read_paused:
             super().keepalive_timeout()
             return
