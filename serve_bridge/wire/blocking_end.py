@@ -121,7 +121,7 @@ class BlockingConnection:
             elif frame.kind == Kind.REJECT:
                 raise rejected(frame)
             elif frame.kind == Kind.ABORT:
-                answer.broken = Lost("unknown", "the replica broke the answer off")
+                answer.broken = Lost("unknown", "the replica aborted the answer")
             else:
                 answer.take(frame)
         if answer.ended and self.closed:
@@ -236,6 +236,6 @@ class BlockingConnection:
                 raise AuthenticationError("the peer closed the connection during the handshake")
             self._socket.sendall(handshake.feed(data))
         if handshake.rest:
-            raise ProtocolError("the listener spoke before it was asked")
+            raise ProtocolError("the listener sent a frame before any request")
         if not self._is_unix:
             self._seal_out, self._seal_in = handshake.seals()

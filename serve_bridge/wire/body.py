@@ -27,6 +27,7 @@ slower: the allocator gets it from the system and returns it page by page (see m
 """
 MAX_MESSAGE_BYTES: Final = 2 << 30
 """Upper limit for a message, in bytes, unless the reader sets another one."""
+_UNWANTED: Final = "the peer does not want more of this body"
 
 
 class BodyStream(Stream):
@@ -137,7 +138,7 @@ class BodyStream(Stream):
             await self._window_of(size)
         await self.connection.writable()
         if not self.may_send():
-            raise Lost("unknown", "the peer wants no more of this body")
+            raise Lost("unknown", _UNWANTED)
         self.send_window -= size
         self._send_data(piece, flags)
 
@@ -146,7 +147,7 @@ class BodyStream(Stream):
             self._credit = asyncio.get_running_loop().create_future()
             await self._credit
         if not self.may_send():
-            raise Lost("unknown", "the peer wants no more of this body")
+            raise Lost("unknown", _UNWANTED)
 
     def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
         self.connection.send_piece(encode_header(Kind.DATA, self.id, len(piece), flags), piece)

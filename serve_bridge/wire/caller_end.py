@@ -1,9 +1,8 @@
-"""The caller's end of a data-plane connection on an asyncio loop, and of the requests on it.
+"""The caller's end of a data-plane connection on an asyncio loop, and its requests.
 
-Rule 1: a stream's slot is given back exactly once, by `on_done`: when the replica has spoken its last, or
-    never will.
-Rule 2: a request that ends with the connection is "unknown", unless GOAWAY has denied it or no byte of it was
-    written.
+Rule 1: a stream releases its slot exactly once, by `on_done`: when the last frame has arrived, or can never arrive.
+Rule 2: if the connection ends during a request, it is "unknown" whether the request ran. It is "no" only if GOAWAY has
+    denied the request, or no byte of it was written.
 """
 
 from __future__ import annotations
@@ -32,17 +31,18 @@ _CREDIT, _GOAWAY = int(Kind.CREDIT), int(Kind.GOAWAY)
 _decode_rejection: Final = decoder(Rejection)
 
 Upload: TypeAlias = Sequence[Segment] | AsyncIterator[bytes | list[Segment]]
-"""The body of a request: all of it, or its messages, each as one or as several segments."""
+"""The body of a request: all of its segments, or an iterator over its messages, each with one or several segments."""
 
 
 class CallerStream(BodyStream):
     """One request at the caller's end.
 
     Attributes:
-        reply: The RESPONSE frame, or `Rejected`, `Lost`, `Aborted`.
-        uploading: Whether the end of the request's body is still to be sent.
-        opened: The connection's `writes` when it was opened; while that is the same, nothing of it was written.
-        on_done: Called once, with the replica's load, when the replica has spoken its last; frees the slot.
+        reply: The future RESPONSE frame. It fails with `Rejected`, `Lost` or `Aborted`.
+        uploading: Whether the end of the request's body was not sent yet.
+        opened: The connection's `writes` when the stream was opened. If `writes` is still the same, no byte of the
+            request was written.
+        on_done: Called once with the replica's load, when the last frame has arrived or can never arrive.
     """
 
     __slots__ = ("_upload", "on_done", "opened", "reply", "uploading")
@@ -59,21 +59,21 @@ class CallerStream(BodyStream):
         self._upload: asyncio.Task[None] | None = None
 
     def may_send(self) -> bool:
-        """Whether the replica still takes body bytes."""
+        """Return whether the replica still takes body bytes."""
         return self.state == _WAITING or self.state == _STREAMING
 
     def may_receive(self) -> bool:
-        """Whether more of the answer may come."""
+        """Return whether more of the answer may arrive."""
         return self.state == _STREAMING
 
     def start_upload(self, body: Upload) -> None:
-        """Send the request's body in a task; nothing is taken from *body* before the request is accepted."""
+        """Send the request's body in a task. The task reads from *body* only after the replica accepts the request."""
         self._upload = asyncio.get_running_loop().create_task(self._send_body(body))
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """Give the answer up: the replica stops the work where it can, *error* reaches who still waits.
+        """Give up the answer, and fail the waiting tasks with *error*. The replica stops its work if it can.
 
-        Pieces of the answer that were not read yet are dropped, unless the answer is whole.
+        Unread pieces of an incomplete answer are dropped.
         """
         if self.state == _GONE:
             return
@@ -83,25 +83,25 @@ class CallerStream(BodyStream):
         self.fail(error)
 
     def fail(self, error: BaseException | None) -> None:
-        """Let *error* reach whoever waits for the reply or its body."""
+        """Fail the tasks that wait for the reply or its body. Without *error*, the reply is cancelled."""
         if not self.reply.done():
             if error is None:
                 self.reply.cancel()
             else:
                 self.reply.set_exception(error)
-                self.reply.exception()  # whoever asked may have gone: then it is no news to anybody
+                self.reply.exception()  # otherwise asyncio logs it if the waiting task has ended
         self.end_body(error or Aborted())
         self._stop_upload()
 
     def answered(self, frame: Frame) -> None:
-        """The answer's head has come."""
+        """Handle the head of the answer."""
         if frame.flags & END:
             self.end_body()
         if not self.reply.done():
             self.reply.set_result(frame)
 
     def finish(self, load: int) -> None:
-        """The last frame has come, or never will."""
+        """Release the slot, because the last frame has arrived or can never arrive."""
         self._stop_upload()
         on_done, self.on_done = self.on_done, None
         if on_done is not None:
@@ -123,22 +123,23 @@ class CallerStream(BodyStream):
             if isinstance(body, AsyncIterator):
                 async for chunk in body:
                     await self.send_segments(chunk if isinstance(chunk, list) else [chunk], end=False)
-                    del chunk  # a long one must not stay while the next is waited for
+                    del chunk  # frees a long chunk during the wait for the next one
                 body = []
             await self.send_segments(body, end=True)
         except Exception as error:
-            # Either the exchange has ended, and the reply says how; or the source of the body broke.
+            # If the stream has ended, the reply has its error already. Otherwise the source of the body has failed.
             if self.may_send():
                 self.cancel(error)
 
 
 class CallerConnection(FrameTransport):
-    """The caller's end: opens streams.
+    """The caller's end of a connection, which opens streams.
 
     Attributes:
-        ready: Done once the listener has proved itself; fails with `Lost` or `AuthenticationError`.
-        going_away: The listener takes no new streams; the connection closes itself after the last one.
-        on_change: Called when the connection closes or the listener goes away.
+        session: The open streams.
+        ready: Done after the handshake. It fails with `Lost` or `AuthenticationError`.
+        going_away: Whether the listener has sent GOAWAY. Then the connection closes after its last stream.
+        on_change: Called when the connection closes, and when GOAWAY arrives.
     """
 
     def __init__(self, key: Key, role: Role, identity: bytes) -> None:
@@ -150,15 +151,15 @@ class CallerConnection(FrameTransport):
 
     @property
     def usable(self) -> bool:
-        """Whether `open` can succeed."""
+        """Whether `open` can send a request."""
         return not (self.closed or self.going_away)
 
     def open(self, kind: Kind, head: bytes, *, end: bool) -> CallerStream:
-        """Send a request's head, and with *end* all of it.
+        """Send the head of a request. With *end*, the head is the whole request.
 
         Raises:
-            Lost: The connection takes no new streams; nothing was sent.
-            SerializationError: *head* is too large for a frame; nothing was sent.
+            Lost: The connection closes and takes no new streams. Nothing was sent.
+            SerializationError: *head* is too large for a frame. Nothing was sent.
         """
         if self.closed or self.going_away:
             raise Lost("no", "the connection was closing")
@@ -175,17 +176,17 @@ class CallerConnection(FrameTransport):
         self._send_cancel(stream)
 
     def ping(self) -> None:
-        """Ask for a sign of life; `last_heard` moves when it comes."""
+        """Send a PING. The answer of a live peer updates `last_heard`."""
         self.send(encode(Kind.PING, 0))
 
     def frames_received(self, frames: Iterable[Frame]) -> None:
-        """Hand each frame to its stream."""
+        """Give each frame to its stream."""
         for stream, frame in self.session.accept(frames):
             kind = frame.kind
             if stream is None:
                 if kind == _GOAWAY:
                     self._refused_above(frame.stream)
-                continue  # PONG: last_heard has moved already
+                continue  # `data_received` has updated last_heard for a PONG
             if kind == _RESPONSE:
                 stream.answered(frame)
             elif kind == _DATA:
@@ -200,20 +201,20 @@ class CallerConnection(FrameTransport):
                 self._finished(stream, frame.load)
 
     def is_quiet(self) -> bool:
-        """Whether there is one request on this connection at most."""
+        """Return whether the connection has at most one request."""
         return len(self.session.streams) < 2
 
     def authenticated(self, role: Role) -> None:
-        """Let whoever dialled go on."""
+        """Let the dialling task continue."""
         if not self.ready.done():
             self.ready.set_result(None)
 
     def closing(self, error: BaseException | None) -> None:
-        """Fail what is in flight."""
+        """Fail the requests in flight."""
         if not self.ready.done():
             refused = error if isinstance(error, AuthenticationError) else None
             self.ready.set_exception(refused or Lost("no", str(error or "the connection was refused")))
-            self.ready.exception()  # whoever connects may have gone
+            self.ready.exception()  # otherwise asyncio logs it if the dialling task has ended
         streams = list(self.session.streams.values())
         self.session.streams.clear()
         for stream in streams:
@@ -235,7 +236,7 @@ class CallerConnection(FrameTransport):
         self.send(encode(Kind.CANCEL, stream.id, b"", END))
 
     def _refused_above(self, last: int) -> None:
-        """GOAWAY has come: nothing above *last* was or will be accepted."""
+        """Handle a GOAWAY: the replica did not and will not accept streams above *last*."""
         self.going_away = True
         for stream in self.session.refused_above(last):
             stream.fail(Lost("no", "the replica is going away"))
@@ -250,7 +251,7 @@ class CallerConnection(FrameTransport):
 
 
 def rejected(frame: Frame) -> Rejected | Lost:
-    """Return what a REJECT frame says, to be raised."""
+    """Return the exception for a REJECT frame."""
     try:
         return Rejected(_decode_rejection(frame.payload))
     except ProtocolError as error:

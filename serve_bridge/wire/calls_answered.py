@@ -1,4 +1,4 @@
-"""Python calls as the called process answers them: reading the arguments, sending the result or the failure."""
+"""Python calls at the called end: reading the arguments, and sending the result or the failure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ decode_call = decoder(CallHead)
 
 
 async def read_arguments(stream: ReplicaStream, head: CallHead) -> Any:
-    """Return the arguments of the call that *head* opened, reading its body if it has one.
+    """Return the arguments of the call with *head*. Long arguments are read from the body.
 
     Raises:
-        ProtocolError: The body is larger than `MAX_CALL_BYTES` or not what the head said.
-        SerializationError: They cannot be rebuilt here.
+        ProtocolError: The body is larger than `MAX_CALL_BYTES`, or has another size than in the head.
+        SerializationError: The arguments cannot be rebuilt in this process.
     """
     if head.size == len(head.body):
         return payload.unpack(head.body)
@@ -34,7 +34,7 @@ async def answer(stream: ReplicaStream, value: object) -> None:
     """Send *value* as the result.
 
     Raises:
-        SerializationError: *value* has no pickled form; nothing was sent.
+        SerializationError: *value* has no pickled form. Nothing was sent.
     """
     segments = await payload.apack(value)
     size = payload.size_of(segments)
@@ -48,33 +48,33 @@ async def answer(stream: ReplicaStream, value: object) -> None:
 def answer_failure(stream: ReplicaStream, error: BaseException) -> None:
     """Send *error* as the result."""
     data = failure.pack(error)
-    if len(data) > INLINE_BODY_BYTES:  # a traceback or an argument of enormous length
+    if len(data) > INLINE_BODY_BYTES:  # the traceback or an argument of the exception is very long
         data = failure.pack_short(error)
     stream.respond(encode_head(CallAnswer(True, len(data), data)), end=True)
 
 
 async def answer_item(stream: ReplicaStream, item: object) -> None:
-    """Send the next item of a generator, whose head has been sent."""
-    segments = [*await payload.apack(item), b"\0"]  # last, so that buffers stay aligned
+    """Send the next *item* of a generator. The head of the answer was sent before."""
+    segments = [*await payload.apack(item), b"\0"]  # the marker comes last, so that buffers stay aligned
     if payload.size_of(segments) < UNCOPIED_BYTES:
         segments = [payload.join(segments)]  # one frame
     await stream.send_segments(segments, end=False)
 
 
 async def answer_last(stream: ReplicaStream, error: BaseException | None) -> None:
-    """End a generator's items, with *error* if it raised."""
+    """End the items of a generator, with *error* if the generator raised it."""
     await stream.send_segments([failure.pack(error), b"\1"] if error is not None else [], end=True)
 
 
 async def answer_control(stream: ReplicaStream, head: CallHead, operation: Callable[..., Awaitable[Any]]) -> None:
-    """Run *operation* with the arguments of the call that *head* opened, and send its result."""
+    """Run *operation* with the arguments of the call with *head*, and send its result."""
     try:
         args, kwargs = await read_arguments(stream, head)
         await answer(stream, await operation(*args, **kwargs))
     except asyncio.CancelledError:
         stream.abort()
         raise
-    except BaseException as error:  # SystemExit, which a user's hook may raise, would end the loop
+    except BaseException as error:  # a user's hook may raise SystemExit, which would end the loop
         if stream.started:
             stream.abort()
         else:

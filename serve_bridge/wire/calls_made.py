@@ -1,4 +1,4 @@
-"""Python calls as the calling process makes them: a handle's call, and an operation of another process."""
+"""Python calls at the caller's end: calls of a handle, and calls of another process's operations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ decode_answer = decoder(CallAnswer)
 
 
 async def read_answer(stream: CallerStream, frame: Frame) -> Any:
-    """Return the result that *frame* begins, or raise what user code raised.
+    """Return the result that *frame* begins, or raise the exception of user code.
 
     Raises:
-        ProtocolError: The result is larger than `MAX_CALL_BYTES`, or no result.
-        SerializationError: The result cannot be rebuilt here.
+        ProtocolError: The result is larger than `MAX_CALL_BYTES`, or malformed.
+        SerializationError: The result cannot be rebuilt in this process.
     """
     head = decode_answer(frame.payload)
     data: bytes | memoryview = head.body
@@ -36,10 +36,9 @@ async def read_answer(stream: CallerStream, frame: Frame) -> Any:
 
 
 def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
-    """Return the result that *head* begins, or raise what user code raised; *read* reads a body of so many bytes.
+    """Return the result that *head* begins, or raise the exception of user code; for a blocking connection.
 
-    Raises:
-        As `read_answer`, and what *read* raises.
+    *read* reads a body of the given size. Raises as `read_answer` and *read* do.
     """
     answer = decode_answer(head)
     data: bytes | memoryview = answer.body
@@ -53,14 +52,14 @@ def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
 
 
 async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
-    """Iterate what a generator yields; a plain result is its only item. Raises as `read_answer` does."""
+    """Iterate over the items of a generator. Any other result is the only item. Raises as `read_answer` does."""
     head = decode_answer(frame.payload)
     if head.size >= 0:
         yield await read_answer(stream, frame)
         return
     async for message in stream.messages():
         if not message:
-            continue  # the empty last message
+            continue  # the last message is empty
         body = memoryview(message)[:-1]
         if message[-1]:
             raise failure.unpack(body)
@@ -70,12 +69,20 @@ async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
 async def control(
     connection: CallerConnection, name: str, *args: Any, timeout_s: float, process: str = "", **kwargs: Any
 ) -> Any:
-    """Call operation *name* of the process at the other end, and return its result; *process* asks for it.
+    """Call operation *name* of the process at the other end, and return its result.
+
+    Args:
+        connection: Connection to the process.
+        name: Name of the operation.
+        *args: Positional arguments of the operation.
+        timeout_s: Seconds to wait for the result.
+        process: Id of the calling process.
+        **kwargs: Keyword arguments of the operation.
 
     Raises:
-        Lost: The connection ended first; `started` says what is known.
-        DeadlineExceeded: No answer within *timeout_s*; the work is cancelled where that can be.
-        Exception: What the operation raised.
+        Lost: The connection ended first; `started` tells whether the operation may have run.
+        DeadlineExceeded: No answer came within *timeout_s*. The work is cancelled if possible.
+        Exception: The exception of the operation.
     """
     segments = await payload.apack((args, kwargs))
     size = payload.size_of(segments)
@@ -89,12 +96,12 @@ async def control(
                 stream.start_upload(segments)
             return await read_answer(stream, await stream.reply)
     except TimeoutError:
-        if limit.expired():  # else it is what the operation raised
+        if limit.expired():  # otherwise the operation itself has raised a TimeoutError
             raise DeadlineExceeded(f"{name}: no answer within {timeout_s:g} s", "unknown") from None
         raise
     except Rejected as rejected:
         raise ProtocolError(f"{name}: {rejected.rejection.reason} {rejected.rejection.detail}") from None
     except Aborted:
-        raise Lost("unknown", f"{name} was broken off") from None
+        raise Lost("unknown", f"{name} was aborted") from None
     finally:
         stream.cancel()

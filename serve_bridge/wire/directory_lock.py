@@ -67,7 +67,7 @@ def remove_unclaimed(directory: Path) -> None:
 
 
 def _locked(directory: Path, operation: int, flags: int = 0) -> int | None:
-    """Return a descriptor of the lock file of *directory*; None if the file does not exist or was just removed."""
+    """Return a descriptor of the lock file of *directory*; None if there is no file, or it was just removed."""
     path = directory / _LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)

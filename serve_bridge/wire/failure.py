@@ -1,11 +1,11 @@
 """Exceptions of user code as bytes.
 
-Rule 1: the type's name, its text and the remote traceback are written first and always arrive. Each is a field of its
-    own: nothing is read from a formatted traceback, whose lines may be text of the user.
-Rule 2: the exception itself travels as a pickle only if it survived a round trip where it was raised, so
-    that an odd exception class can cost its type and never the answer.
-Rule 3: SystemExit, KeyboardInterrupt and their like never arrive as themselves: raised in the caller they would end its
-    loop or its process, which is not the backend's to end.
+Rule 1: the name of the type, the text and the traceback always arrive. Each is a field of its own. No code reads them
+    from a formatted traceback, because its lines may contain text from users.
+Rule 2: the exception itself travels as a pickle only if the replica could pickle and unpickle it. So an odd exception
+    class loses at most its type, and the caller still gets an answer.
+Rule 3: SystemExit, KeyboardInterrupt and similar exceptions arrive as a `BackendError`. As themselves, they would end
+    the loop or the process of the caller.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ class RemoteTraceback(Exception):
 
 
 SHORT_TYPE: Final = 256
-"""Upper limit for a type's name in characters, where texts are cut."""
+"""Upper limit for the name of a type in characters, in a shortened failure."""
 SHORT_TEXT: Final = 4096
-"""Upper limit for an exception's text in characters, where texts are cut."""
+"""Upper limit for the text of an exception in characters, in a shortened failure."""
 
 _decode = decoder(_Failure)
 
 
 def pack(error: BaseException) -> bytes:
-    """Return *error* as bytes; never raises."""
+    """Return *error* as bytes. Never raises."""
     return encode_head(_Failure(type_of(error), text_of(error), traceback_of(error), _pickled(error)))
 
 
 def pack_short(error: BaseException) -> bytes:
-    """Return *error* as bytes with its texts cut: for one too long to send whole."""
+    """Return *error* as bytes with its texts cut, for an error that is too long for a frame."""
     return encode_head(
         _Failure(type_of(error)[:SHORT_TYPE], text_of(error)[:SHORT_TEXT], traceback_of(error)[-16384:], b"")
     )
 
 
 def of_http(backend: str, error: BaseException) -> HttpFailure:
-    """Return *error*, which code of *backend* raised for an HTTP request, with its texts cut; never raises."""
+    """Return the failure for *error*, which code of *backend* raised, with its texts cut. Never raises."""
     text, trace = text_of(error)[:SHORT_TEXT], traceback_of(error)[-8192:]
     return HttpFailure(backend, type_of(error)[:SHORT_TYPE], text, trace)
 
 
 def portable(error: BaseException) -> BaseException:
-    """Return *error* if it has a pickled form that keeps its type. Otherwise return the `BackendError` that says it."""
+    """Return *error* if its pickled form keeps its type. Otherwise return a `BackendError` with its texts."""
     return error if _pickled(error) else BackendError(type_of(error), text_of(error), traceback_of(error))
 
 
 def unpack(data: bytes | bytearray | memoryview) -> BaseException:
-    """Return the exception that `pack` has packed: as its own type, else as `BackendError`.
+    """Return the exception in *data*, with its own type if possible. Otherwise it is a `BackendError`.
 
     Raises:
-        ProtocolError: *data* is not what `pack` returns.
+        ProtocolError: *data* was not made by `pack`.
     """
     failure = _decode(data)
     error: BaseException = BackendError(failure.type_name, failure.text, failure.traceback)
@@ -78,7 +78,7 @@ def unpack(data: bytes | bytearray | memoryview) -> BaseException:
         try:
             own = payload.unpack(failure.pickled)
         except ServeBridgeError:
-            return error  # its class does not exist here; the text says all there is
+            return error  # its class does not exist in this process
         if isinstance(own, Exception):
             error = own
             error.__cause__ = RemoteTraceback(failure.traceback)
@@ -91,7 +91,7 @@ def type_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return what *error* says, even if its `__str__` raises."""
+    """Return the text of *error*, even if its `__str__` raises."""
     try:
         return _encodable(str(error))
     except Exception:

@@ -69,7 +69,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         kind: A `Kind` as an int, because members of an enum are slow to make.
         flags: `END`, `MORE` or both.
-        load: Number of requests that the replica serves.
+        load: Number of requests at the replica.
         stream: Number of the stream; 0 for a frame about the connection.
         payload: The payload; empty if it was read into a buffer (see `FrameReader`).
         placed: Bytes of payload that were read into a buffer.

@@ -1,24 +1,23 @@
-"""Both ends prove that they hold the key of the caller's role before anything else is read.
+"""The handshake by which both ends of a connection prove that they hold the key of the caller's role.
 
-Rule 1: bytes in, bytes out; no sockets, no clock.
-Rule 2: until the proofs are checked, nothing is parsed but fixed-length hellos.
+Rule 1: it takes bytes and returns bytes. It knows no socket and no clock.
+Rule 2: before the proofs are checked, only hellos of a fixed length are parsed.
 
 ::
 
     caller                                       listener
       hello: magic 7 | version 1 | role 1 | 0*7 | nonce 32 | identity 16     ->
-      <-   the listener's hello, 64 bytes alike, and its proof, 32 bytes
+      <-   the listener's hello, 64 bytes of the same layout, and its proof, 32 bytes
       proof, 32 bytes; frames may follow at once                             ->
 
     role key = HMAC-SHA256(secret, "role" | role)
     proof    = HMAC-SHA256(role key, side | caller's hello | listener's hello)        (RFC 2104)
 
-The first nine bytes of a hello mean the same in every version. A listener that is asked in another version answers with
-its hello alone before it closes, so that both sides can name both versions.
+The first nine bytes of a hello have the same meaning in every version. If the caller's version differs, the listener
+sends its own hello before it closes. So the errors of both sides can name both versions.
 
-Each proof covers both nonces, roles and identities, so neither can be replayed, reflected or downgraded. It
-gives no secrecy: over TCP every record carries a MAC (`Seal`), and who needs secrecy puts TLS or a private
-network around it.
+Each proof covers both nonces, roles and identities, so an attacker cannot replay, reflect or downgrade it. Over TCP,
+each record has a MAC as well (`Seal`). The data is not encrypted; for secrecy, use TLS or a private network around it.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ VERSION: Final = 2
 HELLO_BYTES: Final = 64
 PROOF_BYTES: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 1.0
+"""Upper limit for a handshake, in seconds."""
 _HELLO = struct.Struct("<7sBB7x32s16s")
 
 
@@ -46,7 +46,7 @@ class VersionMismatch(AuthenticationError):
 
 
 def identity(generation: str, name: str) -> bytes:
-    """Return the 16 bytes that stand for listener *name* of instance *generation* in a hello."""
+    """Return the 16 bytes in a hello by which listener *name* of instance *generation* is identified."""
     return hashlib.sha256(f"{generation}/{name}".encode()).digest()[:16]
 
 
@@ -54,14 +54,14 @@ class Handshake:
     """One side of the handshake.
 
     Attributes:
-        done: Whether the peer has proved itself.
-        peer_role: The peer's role, once done.
-        last_words: What to send to a peer that `feed` has refused, before the connection closes.
-        rest: Bytes that came after the handshake, once done.
+        done: Whether the peer's proof was valid.
+        peer_role: The peer's role, once `done`.
+        last_words: Bytes to send to a refused peer before the connection closes.
+        rest: Bytes that arrived after the handshake, once `done`.
     """
 
     def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool) -> None:
-        """Take part as *role*, whose key a caller holds; *identity* is the listener's, which both sides must mean."""
+        """Take part as *role*. A caller's *key* must hold that role. Both sides must give the listener's *identity*."""
         self._key = key
         self._role = role
         self._caller = caller
@@ -75,20 +75,20 @@ class Handshake:
         self.last_words = b""
 
     def start(self) -> bytes:
-        """Return what this side says first."""
+        """Return the bytes that this side sends first."""
         return self._hello if self._caller else b""
 
     def feed(self, data: bytes) -> bytes:
-        """Take in *data* and return what to send back; see `done`.
+        """Process the peer's *data*, and return the bytes to send back. Afterwards `done` tells whether it has ended.
 
         Raises:
-            AuthenticationError: The peer is not who it should be; close without a word but `last_words`.
+            AuthenticationError: The peer does not belong to the instance. Send `last_words`, and close.
         """
         self._buffer += data
         return self._feed_caller() if self._caller else self._feed_listener()
 
     def seals(self) -> tuple[Seal, Seal]:
-        """Return the seals for what this connection sends and receives."""
+        """Return the seals for sending and for receiving."""
         hellos = self._hellos()
         up, down = (Seal(self._sign(side, *hellos)) for side in (b"seal up", b"seal down"))
         return (up, down) if self._caller else (down, up)
@@ -128,7 +128,7 @@ class Handshake:
         if not fits:
             raise AuthenticationError("the peer claims a role that it cannot have")
         if identity != self._identity:
-            raise AuthenticationError("the peer is, or looks for, somebody else")
+            raise AuthenticationError("the peer is another process than expected, or wants to reach another one")
         self._peer_hello, self.peer_role = hello, Role(role)
 
     def _check_version(self, version: int) -> None:

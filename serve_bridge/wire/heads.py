@@ -1,8 +1,8 @@
-"""The values that cross processes: the routing table and the heads of requests and answers.
+"""The heads of requests and answers, which cross processes.
 
-Rule 1: frozen values only; whoever holds one may share it with any thread.
-Rule 2: what comes from HTTP is strictly typed here and read by msgpack; only the bodies of Python calls are pickles.
-Rule 3: bytes that are no such value are a `ProtocolError`, whatever is wrong with them.
+Rule 1: all values are frozen, so threads may share them.
+Rule 2: data from HTTP is strictly typed, and msgpack reads it. Only the bodies of Python calls are pickles.
+Rule 3: malformed bytes are always a `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -19,49 +19,47 @@ _Value = TypeVar("_Value")
 
 
 RawPathParams = tuple[tuple[str, str, str], ...]
-"""(name, Starlette converter, text) for each path parameter; converted again where the request is read."""
+"""Name, converter of Starlette and text of each path parameter. The replica converts the text."""
 
 MAX_CALL_BYTES: Final = 2 << 30
-"""Arguments or a result above this size are refused before anything is kept of them."""
+"""Upper limit for the arguments or the result of a Python call, in bytes. It is checked before any of them is kept."""
 INLINE_BODY_BYTES: Final = 64 * 1024
-"""A body up to this size travels inside its head's frame; a longer one follows in DATA frames."""
+"""Upper limit in bytes for a body inside the frame of its head. A longer body follows in DATA frames."""
 
 
 encode_head: Final = msgspec.msgpack.Encoder().encode
-"""Returns a value of this module, or another frozen value that crosses processes, as bytes."""
+"""Returns the bytes of a head, or of another frozen value that crosses processes."""
 
 
 def decoder(kind: type[_Value]) -> Callable[[Any], _Value]:
-    """Return the function that reads a value of *kind* from bytes.
-
-    It raises ProtocolError if they are none.
-    """
+    """Return the function that reads a value of *kind* from bytes. It raises ProtocolError for malformed bytes."""
     decode = msgspec.msgpack.Decoder(kind).decode
 
     def read(data: Any) -> _Value:
         try:
             return decode(data)
-        except ValueError as error:  # of msgspec, or of text that is no UTF-8
+        except ValueError as error:  # from msgspec, or because text is not UTF-8
             raise ProtocolError(f"a {kind.__name__} is malformed: {error}") from None
 
     return read
 
 
 class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The head of a REQUEST frame: an HTTP request, its body too if that is short.
+    """The head of a REQUEST frame: an HTTP request, with its body if that is short.
 
     Attributes:
-        endpoint, backend, version: Whom the caller means, by which table; a replica of another backend rejects it.
-        timeout_s: Seconds the caller still waits.
-        call_method: Which method of the backend to call; empty: `__call__`.
+        endpoint, backend: Target of the request. Replicas of other backends reject it.
+        version: Version of the caller's routing table.
+        timeout_s: Seconds for which the caller still waits.
+        call_method: Method of the backend to call; empty: `__call__`.
         forwarded: True from an adapter (the backend gets a ServeRequest), False from the proxy (Starlette's Request).
-        scheme, raw_path, root_path, client, server: As in the caller's ASGI scope; None: they are not known.
-        context: What the web app lets the backend know as `request.state`.
+        scheme, raw_path, root_path, client, server: As in the caller's ASGI scope; None: unknown.
+        context: Data from the web application for `request.state` in the backend.
         body: The whole body, if the frame ends the request.
-        subprotocols: What the client of a WebSocket offers; None: no WebSocket. One that is accepted is answered with
-            status 101, and its messages follow in both directions (`wire.websocket`).
-        trailers: Whether the caller passes trailers on.
-        body_length: Bytes of the body, as the server that framed it has said; None: only reading it tells.
+        subprotocols: Subprotocols offered by the client of a WebSocket; None if the request is not a WebSocket. An
+            accepted WebSocket is answered with status 101. Its messages follow (see `websocket_messages`).
+        trailers: Whether the caller passes trailers to its client.
+        body_length: Length of the body in bytes, from the server that framed the request; None: unknown until it ends.
     """
 
     endpoint: str
@@ -90,13 +88,13 @@ class HttpHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class HttpFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What user code raised for an HTTP request; the proxy and the adapters log it and never send it to the client.
+    """An exception of user code for an HTTP request. The proxy and the adapters log it and never send it to the client.
 
     Attributes:
         backend: Name of the backend.
         type_name: Name of the exception's class.
-        text: What the exception says.
-        traceback: Its traceback as text; the last part of a long one.
+        text: Text of the exception.
+        traceback: Traceback as text. Only the last part of a long traceback is kept.
     """
 
     backend: str
@@ -106,12 +104,13 @@ class HttpFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The head of the RESPONSE to a REQUEST; *body* is the whole body if the frame ends the stream.
+    """The head of the RESPONSE to a REQUEST.
 
     Attributes:
-        failure: What user code raised; None if it answered by itself.
-        trailers: Whether the frame that ends the stream holds trailers, as a list like the headers, and no body.
-        complete: Whether user code has made all of the body, which follows at once.
+        body: The whole body, if the frame ends the stream.
+        failure: Exception of user code; None if user code made the answer.
+        trailers: Whether the last frame of the stream has trailers instead of body bytes, encoded as the headers are.
+        complete: Whether user code has already made the whole body, so that it follows at once.
     """
 
     status: int
@@ -126,9 +125,9 @@ class CallHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The head of a CALL frame: a Python call.
 
     Attributes:
-        size: Bytes of the pickled arguments, which are *body* or, if longer, follow in DATA frames.
-        generator: Whether the caller iterates the answer.
-        submitter: The process that made a call over Ray, which counts its calls, or that asks for an operation of the
+        size: Size of the pickled arguments in bytes. They are *body*, or follow in DATA frames if they are longer.
+        generator: Whether the caller iterates over the answer.
+        submitter: Id of the calling process, for calls over Ray (which are counted) and for operations of the
             controller; empty for other calls.
     """
 
@@ -151,7 +150,7 @@ class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         failed: Whether the payload is a failure (see `wire.failure`) and not a value.
-        size: Bytes of the payload, inline or in DATA frames; -1: a generator's items follow, one message each.
+        size: Size of the payload in bytes, inline or in DATA frames; -1: each item of a generator follows as a message.
     """
 
     failed: bool
@@ -160,10 +159,10 @@ class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Rejection(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The payload of a REJECT frame: why nothing was started.
+    """The payload of a REJECT frame: the reason why the replica did not start the request.
 
     Attributes:
-        reason: One of "full", "draining", "expired", "foreign", "not exposed", "not allowed".
+        reason: "full", "draining", "expired", "foreign", "not exposed" or "not allowed".
         detail: A sentence for the caller.
     """
 

@@ -1,4 +1,4 @@
-"""Values that pass through processes without being rebuilt there."""
+"""Values that pass through a process in their pickled form."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from serve_bridge.wire.payload import join, pack, unpack
 
 
 class Opaque:
-    """A value that passes through processes without being rebuilt there; only `open` does.
+    """A pickled value. Only `open` rebuilds it.
 
-    The controller holds user configuration so, since it must never import user code. Two of them are equal if their
-    values have the same content; the pickles of equal values may differ.
+    The controller keeps user configuration in this form, because it must never import user code. Two objects are equal
+    if their values have the same content. Their pickles may differ nevertheless.
     """
 
     __slots__ = ("_data", "_digest")
 
     def __init__(self, value: object) -> None:
         """Pack *value*; raises SerializationError if it has no pickled form."""
-        # Late: a proxy moves bytes, and never looks into a value.
+        # Late, because a proxy imports this module and never packs a value.
         from serve_bridge.user_code.fingerprint import digest
 
         self._data = join(pack(value))

@@ -1,10 +1,10 @@
 """Python values as bytes: pickle protocol 5 with out-of-band buffers (PEP 574).
 
-Rule 1: beside `frozen_code` this is the one module of the package that unpickles. It is reached from CALL frames
-    and their answers, which travel between authenticated Python peers only; nothing that came in as HTTP gets here.
-Rule 2: large buffers are neither copied when packed nor when unpacked, and begin at multiples of `ALIGNMENT`.
-Rule 3: a long pickle is written and read piece by piece, between which other threads get their turn; `is_long` and
-    *most* tell a loop to leave it to a thread.
+Rule 1: only this module and `frozen_code` unpickle. This one reads CALL frames and their answers, which travel between
+    authenticated Python processes only. No data from HTTP reaches it.
+Rule 2: large buffers are not copied, neither by packing nor by unpacking. They begin at multiples of `ALIGNMENT`.
+Rule 3: a long pickle is written and read piece by piece, so that other threads can run in between. An event loop leaves
+    it to a thread; `is_long` and the argument *most* detect it.
 
 ::
 
@@ -27,29 +27,30 @@ from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS, UNPICKLING_ERRORS
 
-share_class_register()  # a Ray worker has loaded Ray before
+share_class_register()  # now, because a Ray worker has loaded Ray before this module
 
 Segment = bytes | memoryview
 
 ALIGNMENT: Final = 16
-"""Arrays that are not aligned are slow, or refused, in much of the numeric world."""
+"""Alignment of buffers, in bytes. Many numeric libraries are slow with unaligned arrays, or refuse them."""
 LONG_PICKLE_BYTES: Final = 512 * 1024
-"""Pickles above this size, out-of-band buffers not counted, may take longer than a loop has time for."""
+"""Size in bytes above which a pickle goes to a thread, because it would block the event loop for too long. Out-of-band
+buffers do not count."""
 _STEP: Final = 1 << 20
 _LONGEST_FRAME: Final = 128 * 1024
 _COUNT = struct.Struct("<I")
 
 
 class TooLong(Exception):
-    """The pickle has become longer than it should."""
+    """The pickle has become longer than the given limit."""
 
 
 def pack(value: object, most: int | None = None) -> list[Segment]:
-    """Return *value* as segments whose concatenation `unpack` reads.
+    """Return *value* as segments. `unpack` reads their concatenation.
 
     Raises:
-        SerializationError: Something in *value* has no pickled form.
-        TooLong: The pickle, out-of-band buffers not counted, is longer than *most*.
+        SerializationError: A part of *value* has no pickled form.
+        TooLong: The pickle is longer than *most* bytes. Out-of-band buffers do not count.
     """
     buffers: list[pickle.PickleBuffer] = []
     try:
@@ -63,28 +64,28 @@ def pack(value: object, most: int | None = None) -> list[Segment]:
     end = _COUNT.size + 8 * len(sizes) + sizes[0]
     for view in views:
         segments += [bytes(-end % ALIGNMENT), view]
-        end = view.nbytes  # what is before it is aligned
+        end = view.nbytes  # the buffer begins aligned, so its size alone gives the next padding
     return segments
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
-    """Return the value that `pack` has packed; large buffers in it are views of *data*.
+    """Return the value in *data*, which `pack` has made. Large buffers in the value are views of *data*.
 
     Raises:
-        SerializationError: Something in it cannot be rebuilt here: a class that is missing or differs, say.
+        SerializationError: A part of the value cannot be rebuilt here, for example because its class is missing.
     """
     try:
         (count,) = _COUNT.unpack_from(data)
         sizes = struct.unpack_from(f"<{count}Q", data, _COUNT.size)
         if count > 1 and isinstance(data, bytes):
-            data = bytearray(data)  # what could be written to where it came from can be written to here
+            data = bytearray(data)  # so that an array that was writable before is writable here too
         view = memoryview(data)
         pieces, offset = [], _COUNT.size + 8 * count
         for size in sizes:
             pieces.append(view[offset : offset + size])
             offset += size + -(offset + size) % ALIGNMENT
         if sum(piece.nbytes for piece in pieces) != sum(sizes):
-            raise ValueError("it is cut short")
+            raise ValueError("the data is incomplete")
         if sizes[0] > LONG_PICKLE_BYTES:
             return pickle.Unpickler(_Source(pieces[0]), buffers=pieces[1:]).load()
         return pickle.loads(pieces[0], buffers=pieces[1:])
@@ -93,18 +94,20 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
 
 
 def is_long(data: bytes | bytearray | memoryview) -> bool:
-    """Return whether to unpack *data* may take longer than a loop has time for."""
+    """Return whether unpacking *data* could block an event loop for too long."""
     if len(data) <= LONG_PICKLE_BYTES:
         return False
     return bool(struct.unpack_from("<Q", data, _COUNT.size)[0] > LONG_PICKLE_BYTES)
 
 
 async def apack(value: object, timeout_s: float | None = None) -> list[Segment]:
-    """Do as `pack` does, for code on a loop: a long pickle is written on a thread. *value* must not change until then.
+    """Do as `pack` does, for code on an event loop: a thread writes a long pickle.
+
+    *value* must not change until the return.
 
     Raises:
-        SerializationError: It has no pickled form.
-        DeadlineExceeded: It takes longer than *timeout_s* seconds; None: there is no limit.
+        SerializationError: A part of *value* has no pickled form.
+        DeadlineExceeded: Packing took longer than *timeout_s* seconds. None: there is no limit.
     """
     try:
         return pack(value, LONG_PICKLE_BYTES)
@@ -118,16 +121,16 @@ async def apack(value: object, timeout_s: float | None = None) -> list[Segment]:
 
 
 async def aunpack(data: bytes | bytearray | memoryview) -> Any:
-    """Do as `unpack` does, for code on a loop: a long pickle is read on a thread.
+    """Do as `unpack` does, for code on an event loop: a thread reads a long pickle.
 
     Raises:
-        SerializationError: It cannot be rebuilt here.
+        SerializationError: A part of the value cannot be rebuilt here.
     """
     return await on_engine_thread(unpack, data) if is_long(data) else unpack(data)
 
 
 def size_of(segments: Sequence[Segment]) -> int:
-    """Return how many bytes *segments* have together."""
+    """Return the number of bytes in all *segments*."""
     return sum(map(_size, segments))
 
 
@@ -144,7 +147,8 @@ def _size(segment: Segment) -> int:
 def _pickle(value: object, buffers: list[pickle.PickleBuffer], most: int | None) -> list[bytes]:
     if _is_brief(value):
         return [pickle.dumps(value, 5)]
-    # Plain pickle is several times faster, but names what lives in __main__ instead of carrying it.
+    # Plain pickle is several times faster. But it refers to objects of __main__ by name, and the peer has another
+    # __main__. So a value with such objects is packed again, by cloudpickle.
     try:
         sink = _Sink(most)
         pickle.Pickler(sink, 5, buffer_callback=buffers.append).dump(value)
@@ -163,7 +167,7 @@ _BRIEF: Final = frozenset((type(None), bool, int, float))
 
 
 def _is_brief(value: Any) -> bool:
-    """Return whether *value* is a scalar, a short text or a few of these: most calls are, and their answers."""
+    """Return whether *value* is a scalar, a short text or a few of these, as most arguments and results are."""
     for item in value[:8] if type(value) is tuple else (value,):
         kind = type(item)
         if kind not in _BRIEF and not ((kind is dict and not item) or (kind is str and len(item) < 1024)):
@@ -172,7 +176,7 @@ def _is_brief(value: Any) -> bool:
 
 
 class _Sink:
-    """Where a pickle is written to, in frames of about 64 KiB; long bytes come as they are, uncopied."""
+    """A file for the pickler. Pickle writes frames of about 64 KiB; long bytes are written whole, without a copy."""
 
     __slots__ = ("_left", "names_main", "pieces")
 
@@ -191,7 +195,7 @@ class _Sink:
 
 
 class _Source:
-    """Where a long pickle is read from."""
+    """A file for the unpickler, over a long pickle."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data

@@ -1,9 +1,9 @@
-"""The replica's end of a data-plane connection on an asyncio loop, and of the requests on it; the controller's, too.
+"""The listening end of a data-plane connection on an asyncio loop, and its requests; for replicas and the controller.
 
 Rule 1: each request gets exactly one last frame: an answer with END, REJECT, or ABORT.
-Rule 2: whatever works for a caller is stopped when that has gone.
-Rule 3: the requests of a caller that does not read its answers stay in the socket. If it goes on so, it is cut off.
-    Only this end stops reading: if both ends did, each might wait for the other.
+Rule 2: if a caller goes away, the work for it is stopped.
+Rule 3: if a caller does not read its answers, this end does not read its requests. If the caller reads nothing for
+    `STUCK_S`, the connection closes. Only this end stops reading; if both ends did, they could wait for each other.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from serve_bridge.wire.streams import FRAME_COST
 from serve_bridge.wire.transport import FLUSH_PIECES, UNCOPIED_BYTES, FrameTransport
 
 UPLOAD_WINDOW: Final = 1 << 20
+"""Bytes of a request's body that a caller may send before the replica gives more credit."""
 CALM_UNREAD_BYTES: Final = 1 << 20
-"""Upper limit for a caller's unread bytes while its requests are read."""
+"""Upper limit for the bytes that a caller has not read. Above it, this end stops reading the caller's requests."""
 STUCK_S: Final = 30.0
-"""Seconds after which a caller that has bytes to read, and reads none of them, is cut off."""
+"""Seconds after which the connection of a caller closes, if bytes wait for it and it reads none of them."""
 
 _GONE, _UPLOADING, _ANSWERING = int(State.GONE), int(State.UPLOADING), int(State.ANSWERING)
 _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
 _CANCEL, _CREDIT = int(Kind.CANCEL), int(Kind.CREDIT)
 
-_TOO_EARLY: Final = "the answer was sent before the whole body had come"
+_TOO_EARLY: Final = "the answer was sent before the whole body had arrived"
 
 
 class ReplicaStream(BodyStream):
     """One request at the replica's end.
 
     Attributes:
-        on_cancel: Called when the caller has given up or gone. A task that it cancels may not have had its first step,
-            so what must be done in the end belongs in a callback of the task.
-        has_body: Whether the request has a body in DATA frames; else its head is all.
-        started: Whether the answer's head has been sent.
+        on_cancel: Called when the caller has given up or gone. It may cancel a task before the task's first step, so
+            clean-up belongs in a callback of the task.
+        has_body: Whether DATA frames follow the head of the request.
+        started: Whether the head of the answer was sent.
     """
 
     __slots__ = ("_gone", "has_body", "on_cancel", "started")
@@ -61,23 +62,23 @@ class ReplicaStream(BodyStream):
             self.end_body()
 
     def may_send(self) -> bool:
-        """Whether the caller still wants the answer."""
+        """Return whether the caller still wants the answer."""
         return self.state == _UPLOADING or self.state == _ANSWERING
 
     def may_receive(self) -> bool:
-        """Whether more of the body may come."""
+        """Return whether more of the body may arrive."""
         return self.state == _UPLOADING
 
     def accept_body(self) -> None:
-        """Ask for the request's body; the request cannot be rejected any more."""
+        """Ask for the request's body. The replica must not reject the request afterwards."""
         if self.state == _UPLOADING:
             self.give_credit(UPLOAD_WINDOW)
 
     def respond(self, head: bytes, *, end: bool) -> None:
-        """Send the answer's head, and with *end* all of the answer.
+        """Send the head of the answer. With *end*, the head is the whole answer.
 
         Raises:
-            SerializationError: *head* is too large for a frame; nothing was sent.
+            SerializationError: *head* is too large for a frame. Nothing was sent.
         """
         if end:
             self._finish(Kind.RESPONSE, head)
@@ -86,9 +87,9 @@ class ReplicaStream(BodyStream):
         self.started = True
 
     def offer(self, piece: bytes) -> bool:
-        """Send the *piece* of the answer's body if nothing has to be waited for; return whether it was sent.
+        """Send a *piece* of the answer's body if that needs no wait. Return whether it was sent.
 
-        This is the short way for events and tokens, which `send_segments` sends too.
+        This is a faster way than `send_segments` for short events and tokens.
         """
         size = len(piece)
         left = self.send_window - size - FRAME_COST
@@ -99,25 +100,25 @@ class ReplicaStream(BodyStream):
         return True
 
     def reject(self, reason: str, detail: str = "") -> None:
-        """Refuse the request; only before anything of it has run."""
+        """Refuse the request. Only a request whose work has not started may be refused."""
         self._finish(Kind.REJECT, encode_head(Rejection(reason, detail)))
 
     def abort(self) -> None:
-        """End the answer where it is; the caller sees that it is not whole."""
+        """End the answer early. The caller learns that it is incomplete."""
         self._finish(Kind.ABORT, b"")
 
     async def gone(self) -> None:
-        """Wait until the caller has given up or gone, or the answer was sent."""
+        """Wait until the caller gives up or goes away, or the answer was sent."""
         if self.may_send():
             if self._gone is None:
                 self._gone = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._gone)
 
     def give_up(self) -> None:
-        """The caller has gone or cancelled: stop whatever works for it."""
+        """Stop the work of this request, because the caller has cancelled it or gone."""
         self._stop("the caller has gone")
         if self.on_cancel is not None:
-            # Now: a request that came with its own CANCEL behind it must not start.
+            # At once, so that a request whose CANCEL arrives right behind it does not start.
             self.on_cancel()
 
     def _send_data(self, piece: bytes | memoryview, flags: int) -> None:
@@ -144,17 +145,21 @@ class ReplicaStream(BodyStream):
 
 
 class Service(Protocol):
-    """What listens behind connections: a replica or the controller."""
+    """The service behind listening sockets: a replica, a proxy or the controller."""
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Take or reject the request that opened *stream*."""
+        """Start or reject the request that opened *stream*."""
 
     def load(self) -> int:
-        """Return how many requests are being served."""
+        """Return the number of running requests."""
 
 
 class ReplicaConnection(FrameTransport):
-    """The listening end: hands each request to its service."""
+    """The listening end of a connection, which gives each request to its service.
+
+    Attributes:
+        session: The open streams.
+    """
 
     def __init__(self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]) -> None:
         self.session = ReplicaSession(ReplicaStream)
@@ -167,19 +172,19 @@ class ReplicaConnection(FrameTransport):
         self._watch: asyncio.TimerHandle | None = None
 
     def load(self) -> int:
-        """Return the service's load as a frame carries it."""
+        """Return the service's load, at most `MAX_LOAD`."""
         return min(self._service.load(), MAX_LOAD)
 
     def go_away(self) -> None:
-        """Say that no further stream will be accepted, and keep to it."""
+        """Send GOAWAY, and reject new streams from now on."""
         if self._handshake is None and not self._going_away:
             self._going_away = True
             self.send(encode(Kind.GOAWAY, self.session.last))
 
     def frames_received(self, frames: Iterable[Frame]) -> None:
-        """Hand each new request to the service, and every other frame to its stream."""
+        """Give each new request to the service, and each other frame to its stream."""
         for stream, frame in self.session.accept(frames):
-            if self.closed:  # since one of the answers was too much
+            if self.closed:  # because the unread answers have exceeded their limit
                 return
             kind = frame.kind
             if stream is None:
@@ -200,18 +205,18 @@ class ReplicaConnection(FrameTransport):
                 stream.give_up()
 
     def pause_writing(self) -> None:
-        """Watch whether the caller reads at all."""
+        """Watch whether the caller still reads."""
         super().pause_writing()
         if self._watch is None and not self.closed:
             self._look_later()
 
     def resume_writing(self) -> None:
-        """The caller has read everything: go on with its requests."""
+        """Continue with the caller's requests, because it has read all answers."""
         super().resume_writing()
         self.read_on()
 
     def backed_up(self, unread: int) -> None:
-        """Read no more requests of a caller that has much to read."""
+        """Stop reading the requests of a caller that has too many unread bytes."""
         if unread > CALM_UNREAD_BYTES:
             self.stop_reading()
 
@@ -228,15 +233,15 @@ class ReplicaConnection(FrameTransport):
             self._look_later()
 
     def is_quiet(self) -> bool:
-        """Whether there is one request on this connection at most."""
+        """Return whether the connection has at most one request."""
         return len(self.session.streams) < 2
 
     def authenticated(self, role: Role) -> None:
-        """Remember what the caller may do."""
+        """Remember the caller's role."""
         self._role = role
 
     def closing(self, error: BaseException | None) -> None:
-        """Stop what works for callers that have gone."""
+        """Stop the work of the caller's requests."""
         self._open.discard(self)
         if self._watch is not None:
             self._watch.cancel()

@@ -10,10 +10,10 @@ from serve_bridge.errors import ProtocolError
 
 
 class Seal:
-    """A MAC over every record of one direction of a TCP connection: length u32 | MAC 16 | data."""
+    """The MACs of one direction of a TCP connection. A record is: length u32 | MAC 16 | data."""
 
     LIMIT: Final = 256 << 10
-    """Bytes of data in one record; what is longer becomes several."""
+    """Upper limit for the data of one record, in bytes. Longer data is split into several records."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -21,7 +21,7 @@ class Seal:
         self._rest = b""
 
     def close(self, data: bytes) -> bytes:
-        """Return *data* as records that only the peer's twin of this seal accepts, in this order."""
+        """Return *data* as records. Only the peer's seal of this direction accepts them, and only in this order."""
         pieces: list[bytes] = []
         for start in range(0, len(data), self.LIMIT):
             piece = data[start : start + self.LIMIT]

@@ -116,7 +116,7 @@ class ReplicaSession(Generic[S]):
 
     Attributes:
         reader: Cuts the received bytes into frames.
-        last: Number of the stream that was opened last; 0 if there was none.
+        last: Number of the last opened stream; 0 if there was none.
         streams: The open streams by their numbers.
     """
 

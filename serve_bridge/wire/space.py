@@ -1,4 +1,4 @@
-"""Memory for a body whose size is known before it arrives."""
+"""The buffer for a body whose size is known before it arrives."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import suppress
 from typing import Final
 
 HUGE_BYTES: Final = 4 << 20
-"""From this size on memory comes in huge pages: to fault in small ones takes longer than to fill them."""
+"""Size in bytes from which a buffer uses huge pages. The page faults of small pages would take longer than the copy."""
 
 
 def space_for(size: int) -> memoryview:
-    """Return *size* bytes to be written to, aligned.
+    """Return an aligned, writable buffer of *size* bytes.
 
     Raises:
-        MemoryError: There are not so many.
+        MemoryError: The system lacks memory.
     """
     if size < HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return memoryview(bytearray(size))
@@ -22,6 +22,6 @@ def space_for(size: int) -> memoryview:
         space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"no room for {size} bytes: {error}") from None
-    with suppress(OSError):  # a kernel without them
+    with suppress(OSError):  # a kernel without huge pages
         space.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(space)

@@ -27,8 +27,8 @@ class Stream:
     Attributes:
         id: Number of the stream on its connection, from 1 upwards.
         state: The state as an int (see `State`).
-        send_window: Bytes of a body that this end may send before it gets more credit.
-        recv_window: Bytes of a body that the peer may send before it gets more credit.
+        send_window: Bytes of a body for which this end has credit.
+        recv_window: Bytes of a body for which the peer has credit.
         space: Unfilled rest of the buffer for the peer's body; None if there is no such buffer.
     """
 

@@ -1,9 +1,10 @@
-"""The messages of a WebSocket on a stream: text and bytes, and one close at the end.
+"""The messages of a WebSocket on a stream: text, bytes, and one close at the end.
 
-Rule 1: a message is one message of DATA frames, and its last byte says what it is; so one that was torn can still be
-    ended, as void.
-Rule 2: messages flow on the stream's credit like any body: who does not read stops who sends.
-Rule 3: a close that leaves has a code that may leave; 1005, 1006 and 1015 only say what has happened (RFC 6455 §7.4.1).
+Rule 1: a message is one message of DATA frames. Its last byte gives its type: text, bytes, close or void. The type
+    comes last, so a sender that is cancelled halfway can still mark the message as void.
+Rule 2: messages use the credit of the stream, as any body does. So a reader that does not read pauses the sender.
+Rule 3: a close is sent only with a code that RFC 6455 section 7.4.1 allows on the wire. The codes 1005, 1006 and 1015
+    only describe how a WebSocket has ended.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from serve_bridge.wire.frames import MORE
 from serve_bridge.wire.payload import Segment
 
 LEAVE_GRACE_S: Final = 5.0
-"""How long user code may go on once its client has left; then it is stopped."""
+"""Seconds that user code may run after its client has disconnected. Then it is cancelled."""
 MAX_REASON_BYTES: Final = 123
+"""Upper limit for the reason of a close, in bytes (RFC 6455 section 5.5)."""
 SWITCHING: Final = 101
-"""The status of the answer to a handshake that user code has accepted."""
+"""Status of the answer to an accepted handshake."""
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
@@ -37,7 +39,7 @@ _CODE = struct.Struct(">H")
 
 
 class Close(NamedTuple):
-    """The end of a WebSocket, as one side has said it or as the other has seen it."""
+    """The end of a WebSocket: sent by one side, or noticed by the other."""
 
     code: int
     reason: str = ""
@@ -47,22 +49,22 @@ Message: TypeAlias = str | bytes | Close
 
 
 Hold: TypeAlias = Callable[[int], bool]
-"""Is told how many bytes are kept; returns whether there is room for them."""
+"""Takes the number of bytes of an incomplete message. Returns whether there is memory for them."""
 
 
 class MessageTooLong(Exception):
-    """The peer's message is longer than the reader takes."""
+    """The peer's message is longer than the reader's limit."""
 
 
 class NoRoom(Exception):
-    """There is no room for the rest of the peer's message."""
+    """There is no memory for the rest of the peer's message."""
 
 
 def encode(message: Message) -> list[Segment]:
-    """Return the segments of *message*; a short one is one segment.
+    """Return the segments of *message*. A short message is one segment.
 
     Raises:
-        UnicodeEncodeError: The text has surrogates, which no UTF-8 has.
+        UnicodeEncodeError: The text has surrogates, which UTF-8 cannot encode.
     """
     if isinstance(message, str):
         data, kind = message.encode(), _TEXT
@@ -75,10 +77,10 @@ def encode(message: Message) -> list[Segment]:
 
 
 def decode(data: bytes | bytearray) -> Message | None:
-    """Return the message that *data* is; None if it is void.
+    """Return the message in *data*; None if it is void.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: *data* is not a message.
     """
     view = memoryview(data)
     kind, content = bytes(view[-1:]), view[:-1]
@@ -97,37 +99,37 @@ def decode(data: bytes | bytearray) -> Message | None:
 
 
 def sendable(code: int) -> int:
-    """Return *code* if a close frame may carry it, else the nearest that may."""
+    """Return *code* if a close frame may have it. Otherwise return 1000 for "no status", and 1011 for all others."""
     if code in range(1000, 1004) or code in range(1007, 1015) or code in range(3000, 5000):
         return code
     return NORMAL if code == NO_STATUS else FAILED
 
 
 class MessageReader:
-    """Reads the messages of one stream; to cancel `next` loses nothing.
+    """Reads the messages of one stream. Cancelling `next` is safe: no message is lost.
 
     Args:
         stream: The stream.
-        limit: Most bytes of a message; None: any number.
-        hold: Is told how much is here of a message that takes several frames, and 0 after its end. None: there is
-            room for any message.
+        limit: Upper limit for a message in bytes; None: there is no limit.
+        hold: Called with the number of bytes kept of a message in several frames, and with 0 after its end. None:
+            there is memory for any message.
     """
 
     def __init__(self, stream: BodyStream, limit: int | None = None, hold: Hold | None = None) -> None:
         self._stream = stream
         self._most = None if limit is None else max(limit, MAX_REASON_BYTES + _CODE.size) + 1
         self._hold = hold
-        self._begun: list[bytes] = []  # joined once: a buffer that grows is copied, and leaves holes behind
+        self._begun: list[bytes] = []  # joined at the end, because a growing buffer is copied and fragments the heap
         self._size = 0
 
     async def next(self) -> Message | None:
         """Return the next message; None after the last.
 
         Raises:
-            MessageTooLong: It is longer than the limit.
-            NoRoom: It has begun, and there is no room for more of it.
-            ProtocolError: It is none.
-            Lost, Aborted: The stream ended without its end.
+            MessageTooLong: The message is longer than the limit.
+            NoRoom: There is no memory for the rest of the message.
+            ProtocolError: The bytes are not a message.
+            Lost, Aborted: The stream ended early.
         """
         while (frame := await self._stream.next_frame()) is not None:
             data = frame.payload
@@ -151,14 +153,14 @@ class MessageReader:
         return None
 
     def _drop(self) -> None:
-        """Keep nothing of a message that will not be read on."""
+        """Drop the begun message, whose rest will not be read."""
         self._begun.clear()
         if self._hold is not None:
             self._hold(0)
 
 
 class MessageWriter:
-    """Sends messages on one stream, from any number of tasks at once."""
+    """Sends messages on one stream. Several tasks may use it at once."""
 
     def __init__(self, stream: BodyStream) -> None:
         self._stream = stream
@@ -166,17 +168,17 @@ class MessageWriter:
         self._torn = False
 
     async def send(self, message: Message, *, end: bool = False) -> None:
-        """Send *message*, with *end* as the last one; waits while the peer does not read.
+        """Send *message*, with *end* as the last one. It waits while the peer does not read.
 
         Raises:
-            Lost: The peer wants no more, or has gone.
-            UnicodeEncodeError: The text has surrogates, which no UTF-8 has.
+            Lost: The peer does not want more messages, or has gone.
+            UnicodeEncodeError: The text has surrogates, which UTF-8 cannot encode.
         """
         segments = encode(message)
         async with self._turn:
             if self._torn:
                 await self._stream.send_segments([_VOID], end=False)
-            # Only what takes several frames can be cancelled with a part of it sent.
+            # A message of one frame is sent completely or not at all. A longer one may be cancelled halfway.
             self._torn = len(segments) > 1
             await self._stream.send_segments(segments, end=end)
             self._torn = False
