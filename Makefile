@@ -45,8 +45,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 fast: $(SETUP)
 	$(PYTEST) --numprocesses $$((2 * $$(nproc))) -m "not slow" tests/unit tests/local
 
-# All promises. Compared with `make ci`, property tests try 20 examples instead of 100, and fuzz tests make 5,000
-# requests instead of 50,000.
+# All promises. Compared with `make ci`: a test that runs on both runtimes runs on Ray with one row of its table only,
+# property tests try 20 examples instead of 100, and fuzz tests make 5,000 requests instead of 50,000.
 test: setup
 	$(PYTEST)
 
@@ -65,7 +65,7 @@ nodes: $(SETUP) system-packages
 
 # The tests that need Ray, with Ray's tokens on whatever its default is.
 tokens: $(SETUP)
-	RAY_AUTH_MODE=token $(BIN)/python -m pytest -m ray tests
+	FULL=1 RAY_AUTH_MODE=token $(BIN)/python -m pytest -m ray tests
 
 # All cases of the Autobahn test suite, of which `make test` runs the quick ones; ten minutes, on an idle machine.
 conformance: $(SETUP)

@@ -42,9 +42,8 @@ def pytest_report_header() -> str:
 _numbers = itertools.count()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-randomly: each worker must choose the same row
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests on Ray that their marks make superfluous."""
+    """Leave out the tests on Ray that this run can do without; all workers have one seed, so they agree."""
     left_out = surplus(items)
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
