@@ -8,7 +8,7 @@ SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup system-packages demo fast test ci faults nodes tokens conformance pythons matrix newer-python prose check docs bench clean
+.PHONY: setup system-packages demo fast test ci faults nodes tokens conformance pythons matrix newer-python prose typing check docs bench clean
 
 setup: $(SETUP) system-packages
 
@@ -88,11 +88,16 @@ newer-python: $(SETUP) system-packages
 prose: $(SETUP)
 	$(BIN)/python -m prose
 
+# The types of the public API, by mypy, pyright and ty.
+typing: $(SETUP)
+	$(BIN)/python -m tests.typing
+
 check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.typing
 
 # The documentation site, in site/. A link or a name that leads nowhere is an error.
 docs: $(SETUP)

@@ -82,7 +82,8 @@ class NameNotFound(ServeBridgeError, KeyError, ValueError):
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         names = tuple(sorted(known))
         super().__init__(name, names)  # all of them, or the error cannot be unpickled
-        self.name, self.known = name, names
+        self.name: str = name
+        self.known: tuple[str, ...] = names
 
     def __str__(self) -> str:  # a bare KeyError prints the repr of its argument
         if not self.known:
@@ -121,7 +122,8 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
 
     def __init__(self, backend: str, method: str) -> None:
         super().__init__(backend, method)
-        self.backend, self.method = backend, method
+        self.backend: str = backend
+        self.method: str = method
 
     def __str__(self) -> str:
         if self.method in ("", "__call__"):
@@ -203,7 +205,9 @@ class BackendError(ServeBridgeError, RuntimeError):
 
     def __init__(self, type_name: str, text: str, remote_traceback: str = "") -> None:
         super().__init__(type_name, text, remote_traceback)
-        self.type_name, self.text, self.remote_traceback = type_name, text, remote_traceback
+        self.type_name: str = type_name
+        self.text: str = text
+        self.remote_traceback: str = remote_traceback
         if remote_traceback:
             self.add_note(f"In the replica:\n{printable(remote_traceback, lines=True)}")
 
@@ -222,7 +226,9 @@ class BackendStartError(ServeBridgeError, RuntimeError):
 
     def __init__(self, backend: str, reason: str, remote_traceback: str = "") -> None:
         super().__init__(backend, reason, remote_traceback)
-        self.backend, self.reason, self.remote_traceback = backend, reason, remote_traceback
+        self.backend: str = backend
+        self.reason: str = reason
+        self.remote_traceback: str = remote_traceback
 
     def __str__(self) -> str:
         text = f"backend {self.backend!r} did not start: {printable(self.reason, lines=True)}"
@@ -241,7 +247,10 @@ class DeploymentError(ServeBridgeError, RuntimeError):
     """
 
     def __init__(self, failed: str, reason: str, done: Iterable[str] = (), left: Iterable[str] = ()) -> None:
-        self.failed, self.reason, self.done, self.left = failed, reason, tuple(done), tuple(left)
+        self.failed: str = failed
+        self.reason: str = reason
+        self.done: tuple[str, ...] = tuple(done)
+        self.left: tuple[str, ...] = tuple(left)
         super().__init__(failed, reason, self.done, self.left)  # all of them, or the error cannot be unpickled
 
     def __str__(self) -> str:

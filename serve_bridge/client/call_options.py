@@ -21,7 +21,8 @@ class CallOptions:
     """How a handle calls; see `Handle.options`.
 
     Attributes:
-        request_id: The id that *http_headers* chooses for each call; None if it chooses none.
+        positional: Names under which the positional arguments after the first one are sent.
+        request_id: The id that *http_headers* gives to each call; None: they give none.
     """
 
     method_name: str | None = None
@@ -29,6 +30,7 @@ class CallOptions:
     http_method: str | None = None
     http_headers: Mapping[str, str] | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
+    positional: tuple[str, ...] = ()
     request_id: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -51,3 +53,9 @@ class CallOptions:
             chosen = next((value for name, value in headers.items() if name.lower() == "x-request-id"), None)
             object.__setattr__(self, "request_id", valid_request_id(chosen))
         object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
+
+    def chosen(self) -> list[tuple[str, object]]:
+        """Return the name and the value of each option that is not at its default."""
+        names = ("method_name", "shard_key", "http_method", "http_headers", "timeout_s")
+        options = ((name, getattr(self, name)) for name in names)
+        return [(name, value) for name, value in options if value != getattr(CallOptions, name)]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from starlette.requests import Request
+
+from serve_bridge.client.backend_shapes import BackendClass, BackendFunction
 from serve_bridge.client.call_options import CallOptions
-from serve_bridge.client.handle import AsyncHandle, Handle
+from serve_bridge.client.handle import AsyncHandle, Data, Handle, Value
 from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.errors import EndpointNotFound
 from serve_bridge.management.arguments import existing_name
 from serve_bridge.management.management import Management
+from serve_bridge.request.serve_request import ServeRequest
 
 if TYPE_CHECKING:
     from serve_bridge.deployment.deploy import Deployment
@@ -21,10 +26,10 @@ class Client(Management):
     A client opens no socket and starts no thread before its first use. After a fork it works in the child too.
     """
 
-    def __init__(self, link: InstanceLink, /) -> None:
+    def __init__(self, link: Any, /) -> None:
         """Use *link*; `start` and `connect` make clients."""
         super().__init__(link)
-        self._link = link
+        self._link: InstanceLink = link  # not said in the signature, since nothing of it is public
 
     @property
     def name(self) -> str:
@@ -142,6 +147,91 @@ class Client(Management):
             if endpoint not in endpoints:
                 raise EndpointNotFound(endpoint, tuple(endpoints))
         return (Handle if sync else AsyncHandle)(self._link, endpoint, CallOptions())
+
+    @overload
+    def handle(
+        self, backend: type[BackendClass[[ServeRequest[Data]], Awaitable[Value]]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: type[BackendClass[[ServeRequest[Data]], Value]], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: type[BackendClass[[Request], Awaitable[Value]]], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def handle(self, backend: type[BackendClass[[Request], Value]], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def handle(
+        self, backend: type[BackendClass[[list[ServeRequest[Data]]], Awaitable[Sequence[Value]]]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(
+        self, backend: type[BackendClass[[list[ServeRequest[Data]]], Sequence[Value]]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: type[Any], /) -> Handle: ...
+
+    @overload
+    def handle(self, backend: Callable[[ServeRequest[Data]], Awaitable[Value]], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: Callable[[ServeRequest[Data]], Value], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: Callable[[Request], Awaitable[Value]], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def handle(self, backend: Callable[[Request], Value], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def handle(
+        self, backend: Callable[[list[ServeRequest[Data]]], Awaitable[Sequence[Value]]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: Callable[[list[ServeRequest[Data]]], Sequence[Value]], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def handle(self, backend: BackendFunction[Awaitable[Value]], /) -> Handle[[], Value]: ...
+
+    @overload
+    def handle(self, backend: BackendFunction[Value], /) -> Handle[[], Value]: ...
+
+    def handle(self, backend: Any, /) -> Handle[..., Any]:
+        """Return a typed handle of a declared backend: it calls the backend's endpoint.
+
+        ::
+
+            @serve.backend("mood")
+            class Mood:
+                def __call__(self, request: serve.ServeRequest[str]) -> float: ...
+                def count(self, by: int = 1) -> int: ...
+
+            serve.handle(Mood).call("a fine day")  # a float
+            serve.handle(Mood).method(Mood.count).call(5)  # an int
+
+        A backend takes a request, so a call takes one value: the request's `data`. `ServeRequest[str]` gives its type.
+        The result has the type that the backend returns. Of an `async def` it is the awaited type, and of batched code
+        the type of one item.
+
+        Args:
+            backend: A function or class with `@serve.backend(...)`. If several backends share the endpoint, its traffic
+                decides which of them answers a call.
+
+        Raises:
+            TypeError: *backend* is not declared.
+            ConfigError: *backend* is an application, which is called over HTTP only.
+            EndpointNotFound: The endpoint does not exist. It is a KeyError.
+            NotConnected: The instance does not answer, or this process has no current client.
+            InstanceClosed: The instance was shut down.
+        """
+        from serve_bridge.deployment.declaration import called_declaration  # late: most workers call by name
+
+        return self.get_handle(called_declaration(backend).endpoint)
 
     def __reduce__(self) -> Any:
         raise TypeError("a client cannot be pickled; pass a handle, or client.address to serve_bridge.connect()")

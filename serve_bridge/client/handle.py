@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    cast,
+    overload,
+)
 
 from starlette.requests import Request
 
-from serve_bridge.client.call_options import CallOptions
+from serve_bridge.client.call_options import DEFAULT_TIMEOUT_S, CallOptions
+from serve_bridge.client.called_method import name_of_method, positional_names
 from serve_bridge.client.python_call import PythonCall, answer_of, items_of, iterated, opened_items
 from serve_bridge.context import new_request_id, request_id, within_time_left
 from serve_bridge.errors import DeadlineExceeded, SerializationError, no_answer
@@ -29,35 +41,69 @@ from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 
-_Result = TypeVar("_Result")
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
+    Parameters = ParamSpec("Parameters", default=...)
+    Result = TypeVar("Result", covariant=True, default=Any)
+    Data = TypeVar("Data")
+    Value = TypeVar("Value")
+    Own = ParamSpec("Own")
+else:  # Python 3.11 has no defaults of type variables; at run time none is needed
+    from typing import ParamSpec, TypeVar
+
+    Parameters, Own = ParamSpec("Parameters"), ParamSpec("Own")
+    Result, Data, Value = TypeVar("Result", covariant=True), TypeVar("Data"), TypeVar("Value")
+
+UNCHANGED: Final[Any] = ...
+"""Stands for an option that is not given."""
 
 
-class Handle:
-    """Calls one endpoint."""
+class ObjectRef(Protocol[Result]):
+    """What `remote` returns: a Ray `ObjectRef`, for `ray.get`, `ray.wait` and `await`."""
 
-    def __init__(self, link: ProcessLink, endpoint: str, options: CallOptions | None = None) -> None:
-        self._link = link
-        self.endpoint = endpoint
-        self._options = options or CallOptions()
+    def __await__(self) -> Generator[Any, Any, Result]:
+        """Wait for the result, on a running event loop."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of Ray's class."""
+
+
+class Handle(Generic[Parameters, Result]):
+    """Calls one endpoint. `get_handle` and `handle` make it.
+
+    `handle` returns a typed one, `Handle[Parameters, Result]`: type checkers know what its calls take and return.
+    A handle of `get_handle` takes at most one positional argument, the data of the call, and any keyword arguments.
+
+    Attributes:
+        endpoint: Name of the endpoint.
+    """
+
+    def __init__(self, link: Any, endpoint: str, options: Any = None) -> None:
+        """Call *endpoint* over *link*; `get_handle` and `handle` make handles."""
+        self._link: ProcessLink = link  # not said in the signature, since nothing of it is public
+        self.endpoint: str = endpoint
+        self._options: CallOptions = options or CallOptions()
 
     def options(
         self,
         *,
-        method_name: str | None = None,
-        shard_key: str | None = None,
-        http_method: str | None = None,
-        http_headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-    ) -> Handle:
-        """Return a new handle; what is not given stays as it is here.
+        method_name: str | None = UNCHANGED,
+        shard_key: str | None = UNCHANGED,
+        http_method: str | None = UNCHANGED,
+        http_headers: Mapping[str, str] | None = UNCHANGED,
+        timeout_s: float | None = UNCHANGED,
+    ) -> Self:
+        """Return a new handle with other options. An option that is not given stays as it is; None is its default.
 
         Args:
-            method_name: Method of the backend to call instead of `__call__`.
-            shard_key: Requests with one key go to one backend.
-            http_method: What the backend sees as `request.method`. An idempotent one allows a retry.
-            http_headers: What the backend sees as `request.headers`. A valid `X-Request-Id` among them is the id of
-                each call; otherwise the id is that of the request that makes the call, or a new one.
-            timeout_s: Seconds that a call may take; past it `DeadlineExceeded`.
+            method_name: Method of the backend's class to call. Default: `__call__`. For a typed result use `method`.
+            shard_key: Requests with the same key go to the same backend. Default: each request is drawn by weight.
+            http_method: The backend's `request.method`, default GET. With an idempotent one, and without *method_name*,
+                a call is sent again if its replica dies.
+            http_headers: The backend's `request.headers`. A valid `X-Request-Id` among them is the id of each call.
+                Otherwise a call has the id of the request that makes it, or a new one.
+            timeout_s: Time limit of a call in seconds, default 60. Past it the call raises `DeadlineExceeded`.
 
         Raises:
             TypeError, ConfigError: A value is of the wrong type or out of range.
@@ -67,62 +113,135 @@ class Handle:
             "shard_key": shard_key,
             "http_method": http_method,
             "http_headers": http_headers,
-            "timeout_s": timeout_s,
+            "timeout_s": DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s,
         }
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not UNCHANGED}
+        if "method_name" in changes:
+            changes["positional"] = ()
         return type(self)(self._link, self.endpoint, replace(self._options, **changes))
 
-    def call(self, data: Any = None, /, **kwargs: Any) -> Any:
-        """Send one request to the endpoint over the data plane and return its result; needs no Ray here.
+    @overload
+    def method(self, method: Callable[[Any, ServeRequest[Data]], Awaitable[Value]], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def method(self, method: Callable[[Any, ServeRequest[Data]], Value], /) -> Handle[[Data], Value]: ...
+
+    @overload
+    def method(self, method: Callable[[Any, Request], Awaitable[Value]], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def method(self, method: Callable[[Any, Request], Value], /) -> Handle[[Any], Value]: ...
+
+    @overload
+    def method(
+        self, method: Callable[[Any, list[ServeRequest[Data]]], Awaitable[Sequence[Value]]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def method(
+        self, method: Callable[[Any, list[ServeRequest[Data]]], Sequence[Value]], /
+    ) -> Handle[[Data], Value]: ...
+
+    @overload
+    def method(self, method: Callable[Concatenate[Any, Own], Awaitable[Value]], /) -> Handle[Own, Value]: ...
+
+    @overload
+    def method(self, method: Callable[Concatenate[Any, Own], Value], /) -> Handle[Own, Value]: ...
+
+    def method(self, method: Callable[..., Any], /) -> Handle[..., Any]:
+        """Return a typed handle that calls another method of the backend's class.
+
+        ::
+
+            mood = serve.handle(Mood)
+            mood.method(Mood.count).call(5)
+
+        Its calls take the parameters of the method without `self`, and return its result. The first argument travels as
+        the data of the call, and every other one as a keyword argument. A method that takes a `ServeRequest` takes one
+        value, the request's `data`.
 
         Args:
-            data: What the backend finds in the request: `request.data`, `await request.json()`, ...
-            kwargs: `request.query_params`, or the keyword arguments of another method.
+            method: A method of the class, such as `Mood.count`. For static methods and class methods use
+                `options(method_name=...)`.
 
         Raises:
-            EndpointNotFound: Nobody created the endpoint, or it was deleted meanwhile.
-            BackendOverloaded: Every replica and the waiting line were full; nothing was started.
-            DeadlineExceeded: Time is up; the work is cancelled.
-            ReplicaDied: The replica stopped before answering; the work may have run, so nothing was retried.
-            SerializationError: An argument or the result has no pickled form.
-            RuntimeError: An event loop runs in this thread; `await handle.acall(...)` there.
-            Exception: What user code raised, as its own type.
+            TypeError: *method* is not such a method, or has parameters that no call can set: those after the first one
+                that are positional only.
+        """
+        options = replace(self._options, method_name=name_of_method(method), positional=positional_names(method))
+        return type(self)(self._link, self.endpoint, options)
+
+    def call(self, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        """Send one request to the endpoint over the data plane, wait for its result and return it; needs no Ray here.
+
+        Args:
+            args: The data of the call: the backend's `request.data`, also `await request.json()` and so on. A method
+                that takes no request gets it as its first argument.
+            kwargs: The backend's `request.query_params`, or the keyword arguments of a method that takes no request.
+
+        Raises:
+            EndpointNotFound: The endpoint does not exist, or was deleted.
+            MethodNotExposed: The backend has no such method for callers.
+            BackendOverloaded: Every replica and the queue were full; nothing was started.
+            DeadlineExceeded: The time limit has passed. The work is cancelled; `def` code runs to its end.
+            ReplicaDied: The replica ended before it answered. The work may have run, so the call was not repeated.
+            SerializationError: An argument or the result cannot be pickled.
+            ConfigError: The endpoint's backend is an application, which is called over HTTP only.
+            NotConnected: The instance does not answer.
+            InstanceClosed: The instance was shut down.
+            TypeError: The backend does not take these arguments.
+            RuntimeError: An event loop runs in this thread; use `await handle.acall(...)` there.
+            BackendError: User code raised an error whose class cannot be unpickled here.
+            Exception: The error that user code raised, with its own type.
         """
         refuse_on_running_loop("call", "await handle.acall(...)")
         deadline = self._deadline()  # packing counts
-        data = _held(data)
+        data = _held(args[0] if len(args) == 1 else self._data(args, kwargs))
         request = self._request(data, _pack(data, kwargs), deadline)
         answer = self._link.send(request)
         if answer is not None:
             try:
-                return calls.value_of(answer.head, answer.read_whole)
+                return cast(Result, calls.value_of(answer.head, answer.read_whole))
             finally:
                 answer.close()
-        return self._link.run(lambda channel: answer_of(channel, request), request.timeout_s)
+        return cast(Result, self._link.run(lambda channel: answer_of(channel, request), request.timeout_s))
 
-    async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
-        """Same as :meth:`call`, for a running event loop."""
+    async def acall(self, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        """Same as `call`, for a running event loop."""
         deadline = self._deadline()
-        data = await _read(data)
+        data = await _read(args[0] if len(args) == 1 else self._data(args, kwargs))
         segments = await self._apack(data, kwargs, deadline)
         channel = await self._link.channel(deadline.left_s())
-        return await answer_of(channel, self._request(data, segments, deadline))
+        return cast(Result, await answer_of(channel, self._request(data, segments, deadline)))
 
-    def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
-        """Iterate what a generator backend yields; errors as :meth:`call`, while iterating too."""
+    def stream(
+        self: Handle[Parameters, Iterator[Value] | AsyncIterator[Value]],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Iterator[Value]:
+        """Send one request to a generator backend, and yield its items as they arrive.
+
+        The arguments and errors are those of `call`. An error of the backend can be raised by each item.
+        """
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
         deadline = self._deadline()
-        data = _held(data)
+        data = _held(args[0] if len(args) == 1 else self._data(args, kwargs))
         request = self._request(data, _pack(data, kwargs), deadline, generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(
             lambda channel: opened_items(channel, request), request.timeout_s
         )
         return iterated(self._link, items, request.timeout_s)
 
-    async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
-        """Same as :meth:`stream`, for a running event loop."""
+    async def astream(
+        self: Handle[Parameters, Iterator[Value] | AsyncIterator[Value]],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> AsyncIterator[Value]:
+        """Same as `stream`, for a running event loop."""
         deadline = self._deadline()
-        data = await _read(data)
+        data = await _read(args[0] if len(args) == 1 else self._data(args, kwargs))
         segments = await self._apack(data, kwargs, deadline)
         channel = await self._link.channel(deadline.left_s())
         items = items_of(channel, self._request(data, segments, deadline, generator=True))
@@ -132,18 +251,34 @@ class Handle:
         finally:
             await items.aclose()
 
-    def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> ObjectRef[Result]:
         """Send one request as a Ray actor call and return its ObjectRef at once, for `ray.get` and `ray.wait`.
 
-        ObjectRefs among the arguments are resolved first.
+        The arguments are those of `call`. Ray resolves ObjectRefs among them first.
 
         Raises:
-            NotConnected: This process does not use Ray; use :meth:`call`.
-            EndpointNotFound, BackendOverloaded: As :meth:`call`.
+            NotConnected: This process does not use Ray; use `call`.
+            EndpointNotFound, BackendOverloaded: As `call`.
         """
-        data = _held(data)
+        data = _held(args[0] if len(args) == 1 else self._data(args, kwargs))
         head = self._head(data, 0, b"", False, within_time_left(self._options.timeout_s))
-        return self._link.submit(self.endpoint, self._options.shard_key, head, data, kwargs)
+        return cast(ObjectRef[Result], self._link.submit(self.endpoint, self._options.shard_key, head, data, kwargs))
+
+    def _data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the data of a call. Its other positional arguments become keyword arguments."""
+        if not args:
+            return None
+        names = self._options.positional
+        if len(args) > 1 + len(names):
+            raise TypeError(
+                f"a call of this handle takes at most {1 + len(names)} positional arguments, got {len(args)}: the data "
+                "of the call comes first, and other arguments are passed by name"
+            )
+        for name, value in zip(names, args[1:], strict=False):
+            if name in kwargs:
+                raise TypeError(f"the call got {name!r} twice, by position and by name")
+            kwargs[name] = value
+        return args[0]
 
     async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[payload.Segment]:
         """Same as `_pack`, for a running loop, until *deadline*."""
@@ -195,7 +330,8 @@ class Handle:
         return (type(self), (self._link.reference(), self.endpoint, self._options))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.endpoint!r})"
+        given = "".join(f", {name}={value!r}" for name, value in self._options.chosen())
+        return f"{type(self).__name__}({self.endpoint!r}{given})"
 
 
 class _Deadline(NamedTuple):
@@ -214,13 +350,15 @@ class _Deadline(NamedTuple):
         return self.at - time.monotonic()
 
 
-class AsyncHandle(Handle):
-    """A handle whose `remote` is awaited, as `get_handle(..., sync=False)` returns."""
+class AsyncHandle(Handle[Parameters, Result]):
+    """A handle whose `remote` is awaited, as `get_handle(..., sync=False)` returns it."""
 
-    async def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
-        """Same as :meth:`Handle.remote`, without holding the loop up."""
-        data = await _read(data)
-        return await on_engine_thread(partial(super().remote, data, **kwargs))
+    async def remote(  # type: ignore[override]  # awaited: that is the difference
+        self, /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> ObjectRef[Result]:
+        """Same as `Handle.remote`, without blocking the event loop."""
+        data = await _read(args[0] if len(args) == 1 else self._data(args, kwargs))
+        return cast(ObjectRef[Result], await on_engine_thread(partial(super().remote, data, **kwargs)))
 
 
 def _pack(data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:

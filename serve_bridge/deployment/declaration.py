@@ -306,3 +306,21 @@ def declaration_of(what: object) -> Declaration | None:
     may_be = inspect.isfunction(what) or inspect.isclass(what) or isinstance(what, Application)
     found = vars(what).get(_MARK) if may_be else None
     return found if isinstance(found, Declaration) else None
+
+
+def called_declaration(backend: object) -> Declaration:
+    """Return the declaration of a backend that Python code calls.
+
+    Raises:
+        TypeError: *backend* is not declared.
+        ConfigError: *backend* is an application.
+    """
+    declaration = declaration_of(backend)
+    if declaration is None:
+        raise TypeError(
+            f"{shown(backend)} is not declared: put @serve.backend(...) over its definition, or call an endpoint by "
+            "its name, serve.get_handle(name)"
+        )
+    if isinstance(declaration.code, Application):
+        raise ConfigError(f"backend {declaration.name!r} is an application, which is called over HTTP only")
+    return declaration

@@ -29,9 +29,9 @@ _check_timeout: Final = optional(seconds())
 class Management:
     """The operations of an instance: its backends, its endpoints and their traffic."""
 
-    def __init__(self, operator: Operator, /) -> None:
+    def __init__(self, operator: Any, /) -> None:
         """Use *operator* to reach the controller."""
-        self._operator = operator
+        self._operator: Operator = operator
 
     @property
     def http_urls(self) -> list[str]:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, cast
 
 from starlette.datastructures import URL, Address, Headers, State
 from starlette.requests import Request
@@ -35,11 +35,22 @@ __all__ = [
 
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Data = TypeVar("Data", covariant=True, default=Any)
+else:  # Python 3.11 has no defaults of type variables; at run time none is needed
+    from typing import TypeVar
+
+    Data = TypeVar("Data", covariant=True)
+
 _JSON_TYPES: Final = (dict, list, str, int, float, bool, type(None))
 
 
-class ServeRequest(ApplicationAttributes):
+class ServeRequest(ApplicationAttributes, Generic[Data]):
     """One request as user code sees it.
+
+    `ServeRequest[str]` is a request whose `data` is a str. Typed handles of the backend then take a str.
 
     As a mapping it is its ASGI scope, as Starlette's `Request` is.
 
@@ -66,8 +77,11 @@ class ServeRequest(ApplicationAttributes):
     _caller: Caller | None
     _channel: Receive | None
     _scope: Scope
+
     # As in Starlette: a request equals itself only.
-    __eq__ = object.__eq__
+    def __eq__(self, other: object, /) -> bool:
+        return self is other
+
     __hash__ = object.__hash__
 
     def __init__(
@@ -130,11 +144,14 @@ class ServeRequest(ApplicationAttributes):
         return self._scope
 
     @property
-    def data(self) -> Any:
-        """The object passed to the handle; of a forwarded request the raw body once it is read, else None."""
+    def data(self) -> Data:
+        """The object that was passed to the handle.
+
+        Of a forwarded request it is the raw body as bytes, once that has been read; before, it is None.
+        """
         if self._body is None:
-            return self._data
-        return self._body if isinstance(self._body, bytes) else getattr(self._web, "_body", None)
+            return cast(Data, self._data)
+        return cast(Data, self._body if isinstance(self._body, bytes) else getattr(self._web, "_body", None))
 
     @property
     def method(self) -> str:

@@ -34,7 +34,8 @@ class Application:
         self._target = target
         self.path: str | None = target if isinstance(target, str) else path_of_object(target)
         self.__module__ = module  # where it is written, as for a function or a class
-        self.__name__ = self.__qualname__ = f"{kind}_app({self.path or type(target).__qualname__})"
+        self.__name__: str = f"{kind}_app({self.path or type(target).__qualname__})"
+        self.__qualname__: str = self.__name__
 
     @property
     def is_async(self) -> bool:

@@ -24,34 +24,34 @@ def view_handle(client: Client, endpoint: str, options: CallOptions) -> Handle:
 class ViewHandle(Handle):
     """A handle whose errors of `errors.UNAVAILABLE` are answered with 503 where a view does not catch them."""
 
-    def call(self, data: Any = None, /, **kwargs: Any) -> Any:
+    def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Handle.call`."""
         with unavailable_in_app():
-            return super().call(data, **kwargs)
+            return super().call(*args, **kwargs)
 
-    async def acall(self, data: Any = None, /, **kwargs: Any) -> Any:
+    async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Handle.acall`."""
         with unavailable_in_app():
-            return await super().acall(data, **kwargs)
+            return await super().acall(*args, **kwargs)
 
-    def stream(self, data: Any = None, /, **kwargs: Any) -> Iterator[Any]:
+    def stream(self, /, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """See `Handle.stream`."""
         with unavailable_in_app():
-            items = super().stream(data, **kwargs)
+            items = super().stream(*args, **kwargs)
         return _iterated(items)
 
-    async def astream(self, data: Any = None, /, **kwargs: Any) -> AsyncIterator[Any]:
+    async def astream(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """See `Handle.astream`."""
-        items: Any = super().astream(data, **kwargs)
+        items: Any = super().astream(*args, **kwargs)
         with unavailable_in_app():
             async with aclosing(items):
                 async for item in items:
                     yield item
 
-    def remote(self, data: Any = None, /, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Handle.remote`."""
         with unavailable_in_app():
-            return super().remote(data, **kwargs)
+            return super().remote(*args, **kwargs)
 
     def __reduce__(self) -> Any:
         return (Handle, super().__reduce__()[1])  # elsewhere it belongs to no view
