@@ -1,1 +1,1 @@
-"""The controller keeps what users want, makes it so and publishes the routing table. One process per instance."""
+"""The controller of an instance, in a process of its own. It imports no client, router, proxy or replica."""

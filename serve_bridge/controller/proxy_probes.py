@@ -20,11 +20,11 @@ from serve_bridge.wire.peer import HOST_GONE_AFTER_S
 
 USED_TIMEOUT_S: Final = 2.0
 """Upper limit for the question how much processor time a loop has used, in seconds."""
-SUSPECT_S: Final = 5.0
+LOOK_AFTER_SILENCE_S: Final = 5.0
 """Seconds of silence after which the controller looks whether the loop of a proxy makes progress."""
-SILENT_S: Final = 10.0
+END_AFTER_SILENCE_S: Final = 10.0
 """Seconds of silence after which a proxy with a blocked loop is ended."""
-BUSY_S: Final = 60.0
+END_BUSY_AFTER_SILENCE_S: Final = 60.0
 """Seconds of silence after which a proxy is ended although its loop makes progress."""
 
 _logger = logging.getLogger("serve_bridge.controller")
@@ -48,7 +48,7 @@ class ProxyProbes:
         if connection.is_host_silent(HOST_GONE_AFTER_S):
             connection.close()  # so the controller dials it again, until it answers or has ended
             return
-        if _silent_s(connection) <= SUSPECT_S:
+        if _silent_s(connection) <= LOOK_AFTER_SILENCE_S:
             proxy.progress = LoopProgress()
         else:
             await self._look_at_loop(proxy)
@@ -57,7 +57,7 @@ class ProxyProbes:
         silent_s = _silent_s(connection)  # the answer may have come during the look
         progress = proxy.progress
         # Progress shows at the second look. The controller itself may have stood still before the first one.
-        if progress.looks > 1 and silent_s > (BUSY_S if progress.is_busy else SILENT_S):
+        if progress.looks > 1 and silent_s > (END_BUSY_AFTER_SILENCE_S if progress.is_busy else END_AFTER_SILENCE_S):
             _logger.warning("%s has not answered for %.0f s", proxy, silent_s)
             self._on_dead(proxy)
         else:

@@ -1,1 +1,1 @@
-"""How a process finds an instance: the file of its address and key, and what the process has learnt of it since."""
+"""How a process finds an instance and what it knows of it. Runs in every process; imports only the data plane."""

@@ -17,5 +17,5 @@ def is_question(frame: Frame) -> bool:
 
 
 def answer(stream: ReplicaStream, controller: SocketAddress) -> None:
-    """Tell the caller that the controller is at *controller*."""
+    """Answer with the address of the controller."""
     stream.respond(encode_head(controller), end=True)

@@ -1,4 +1,4 @@
-"""A search for a controller that has left its address: the controller has told replicas and proxies its new one.
+"""The search for a controller with a new address. The controller has told it to the replicas and proxies.
 
 Rule 1: an answer is a hint. The controller proves itself when it is dialled.
 """
@@ -19,7 +19,9 @@ from serve_bridge.wire.heads import decoder
 from serve_bridge.wire.keys import Key, Role
 
 MOST_ASKED: Final = 8
+"""Upper limit for the number of replicas and proxies to ask."""
 ANSWER_S: Final = 2.0
+"""Upper limit for the answer of one of them, in seconds."""
 
 _decode = decoder(SocketAddress)
 
@@ -27,10 +29,10 @@ _decode = decoder(SocketAddress)
 async def find_controller(
     known: Sequence[SocketAddress], key: Key, generation: str, *, left: SocketAddress
 ) -> SocketAddress | None:
-    """Ask some of the replicas and proxies at *known* where the controller is, which has *left* a place.
+    """Ask some of the replicas and proxies at *known* for the address of the controller.
 
     Returns:
-        The first place that differs from that; None if there is no such answer.
+        The first answer other than *left*, the old address; None: there was no such answer.
     """
     if not known or not key.holds(Role.EDGE):
         return None

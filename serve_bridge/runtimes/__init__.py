@@ -1,4 +1,4 @@
-"""What launches replicas and proxies: `ray`, or `local` (this process)."""
+"""The runtimes, which launch the processes of an instance: `ray` as actors, `local` as threads of this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from serve_bridge.instance.instance import Instance
 
 
 def remote_calls(instance: Instance) -> Any:
-    """Return what makes calls to *instance* as Ray actor calls.
+    """Return an object for calls to *instance* as Ray actor calls.
 
     Raises:
-        NotConnected: *instance* does not run on Ray, or this process uses no Ray.
+        NotConnected: *instance* does not run on Ray, or this process does not use Ray.
     """
     if instance.runtime != "ray":
         raise NotConnected(
@@ -23,8 +23,8 @@ def remote_calls(instance: Instance) -> Any:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         raise NotConnected(
-            "handle.remote() returns a Ray ObjectRef, and this process uses no Ray; use handle.call() or "
-            "await handle.acall(), which need none, or ray.init() first"
+            "handle.remote() returns a Ray ObjectRef, and this process does not use Ray; use handle.call() or "
+            "await handle.acall(), which do not need it, or call ray.init() first"
         )
     from serve_bridge.runtimes.ray.remote_calls import RemoteCalls  # late: only callers of `remote` need Ray
 

@@ -1,8 +1,8 @@
 """The local runtime: controller, replicas and proxies as threads of this process, for tests and development.
 
-It is the same controller, router, data plane and replica as on Ray, over the same sockets; a thread with an event loop
-stands where a process would. What differs is what threads cannot do: a replica that hangs is abandoned, not killed, and
-`os._exit` in user code ends this process.
+It uses the same controller, router, data plane and replica as the Ray runtime, over the same sockets. Each process is a
+thread with an event loop instead. Threads have two limits: a hanging replica is abandoned instead of killed, and
+`os._exit` in user code ends the whole process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NODE = "local"
 
 
 class MemoryStore:
-    """A checkpoint that lives as long as this process, as everything local does."""
+    """A store in memory, for the life of this process."""
 
     most_bytes: int = sys.maxsize
 
@@ -40,15 +40,15 @@ class MemoryStore:
         self._values: dict[str, bytes] = {}
 
     async def put(self, key: str, value: bytes) -> None:
-        """Keep *value*."""
+        """Store *value* under *key*."""
         self._values[key] = value
 
     async def get(self, key: str) -> bytes | None:
-        """Return what is kept."""
+        """Return the value of *key*, or None."""
         return self._values.get(key)
 
     async def delete(self, prefix: str) -> None:
-        """Forget what begins with *prefix*."""
+        """Delete every key that begins with *prefix*."""
         for key in [key for key in self._values if key.startswith(prefix)]:
             del self._values[key]
 
@@ -57,13 +57,13 @@ class LocalRuntime:
     """Launches replicas and proxies as threads."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
-        """Call *on_end* when the controller has shut down."""
+        """Call *on_end* after the controller has shut down."""
         self.store: Store = MemoryStore()
         self._on_end = on_end
         self._running: dict[str, tuple[LoopThread, Any]] = {}
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
-        """Start a replica on a thread; Ray's *options* mean nothing here."""
+        """Start a replica on a thread. Ray's *options* have no effect here."""
         address: SocketAddress = await self._launch(spec.replica, Replica(spec, key))
         return address
 
@@ -81,7 +81,7 @@ class LocalRuntime:
         return await asyncio.wrap_future(thread.submit(process.start))
 
     async def stop(self, name: str) -> None:
-        """Drop the replica's connections and let its thread end; one that hangs is left behind."""
+        """Close the connections of *name* and end its thread. A hanging thread stays behind."""
         found = self._running.pop(name, None)
         if found is not None:
             thread, process = found
@@ -93,20 +93,20 @@ class LocalRuntime:
         return name not in self._running
 
     async def explain_end(self, name: str) -> str:
-        """Return nothing: a replica's process is this one."""
+        """Return "": a replica has no process to end."""
         return ""
 
     async def used_s(self, name: str) -> float | None:
-        """Return how many seconds of processor time the thread of *name* has used; None if it has ended."""
+        """Return the processor time of the thread of *name*, in seconds; None if it has ended."""
         found = self._running.get(name)
         return None if found is None else found[0].used_s()
 
     async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
-        """Return nothing: a thread has no resources to wait for."""
+        """Return "": a thread waits for no resources."""
         return ""
 
     async def nodes(self) -> dict[str, str]:
-        """Return the one node there is."""
+        """Return the only node."""
         return {NODE: "127.0.0.1"}
 
     async def update_files(self, instance: Instance) -> None:
@@ -116,7 +116,7 @@ class LocalRuntime:
         """Do nothing: there is one node."""
 
     async def end(self) -> None:
-        """Let the owner of the controller's thread end it."""
+        """End the thread of the controller."""
         self._on_end()
 
 
@@ -125,11 +125,11 @@ _lock = threading.Lock()
 
 
 def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
-    """Start an instance in this process; return how it is found, and what to call once it was shut down.
+    """Start an instance in this process; return it, and a function to call after its shutdown.
 
     Raises:
-        ConfigError: An instance of that name runs here.
-        OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+        ConfigError: An instance of this name runs in this process.
+        OSError, ValueError: The proxy cannot listen at its address; nothing of the instance is left.
     """
     with _lock:
         if name in _names:
@@ -162,7 +162,7 @@ def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) ->
     )
     thread = LoopThread("serve_bridge-controller")
 
-    def stopped() -> None:  # whichever client ended it, of this process or of another
+    def stopped() -> None:  # the client that ends it may be in another process
         _names.discard(name)
         membership.leave(generation)
         thread.stop()

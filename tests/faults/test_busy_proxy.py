@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
 from serve_bridge.controller.proxies import WATCH_S
-from serve_bridge.controller.proxy_probes import SILENT_S
+from serve_bridge.controller.proxy_probes import END_AFTER_SILENCE_S
 from tests.faults.conftest import actors
 from tests.support.raw_websocket import TEXT, RawWebSocket, frame
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
-BUSY_S: Final = SILENT_S + 2 * WATCH_S
+BUSY_S: Final = END_AFTER_SILENCE_S + 2 * WATCH_S
 
 
 class Working:

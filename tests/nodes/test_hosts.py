@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 CUT_S = 22.0
 """More than TCP's own limit for a silent peer (`wire.peer.TCP_SILENCE_S`)."""
 PAUSE_S = 12.0
-"""More than a proxy may be silent (`proxies.SILENT_S`)."""
+"""More than a proxy may be silent (`proxy_probes.END_AFTER_SILENCE_S`)."""
 
 STARTS = 5 if "NODES_ALL" in os.environ else 1
 """How often an instance is started on each node."""

@@ -1,10 +1,11 @@
 """The Ray runtime: controller, replicas and proxies as detached actors. The only code that imports Ray.
 
-Rule 1: Ray places, starts and ends processes; no request travels over it but those of `handle.remote`.
-Rule 2: actors are detached, so that replicas outlive a controller that Ray restarts; they end because the instance ends
-        them: at `shutdown`, or when the process that started a non-detached instance lets go of its lease.
-Rule 3: engine actors ask for 0 CPUs and never restart but for the controller; tasks are never retried by Ray.
-Rule 4: nothing is imported here, since an actor imports this package: a replica needs no controller, nor the other way.
+Rule 1: Ray places, starts and ends processes. Only the requests of `handle.remote` travel over it.
+Rule 2: actors are detached, so replicas outlive a controller during its restart. The controller ends them at
+    `shutdown`, or when a non-detached instance has lost the lease of its starter.
+Rule 3: the actors of serve_bridge itself ask for 0 CPUs. Ray restarts only the controller, and retries no call.
+Rule 4: nothing is imported here, because every actor imports this package. A replica needs no code of the controller,
+    and the controller none of replicas.
 """
 
 from serve_bridge.process.extras import require

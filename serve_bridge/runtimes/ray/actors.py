@@ -1,4 +1,4 @@
-"""Replicas and proxies as Ray actors, shells around plain classes; how the engine names and makes actors."""
+"""Replicas and proxies as Ray actors, which are shells around plain classes; names and options of actors."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ share_class_register()
 NAMESPACE: Final = "serve_bridge"
 KV_NAMESPACE: Final = b"serve_bridge"
 PULSE: Final = "pulse"
-"""Concurrency group of the calls that a proxy answers while its loop is busy."""
+"""Concurrency group of the calls to a proxy with a busy loop; Ray runs them on another loop."""
 MAX_CONCURRENCY: Final = 100_000
-"""Of Ray's own queue in front of an actor; the replica's admission is what limits."""
+"""Upper limit for the calls in Ray's queue of an actor. The replica itself has a lower limit."""
 
 
 def actor_name(generation: str, name: str) -> str:
@@ -41,12 +41,12 @@ def actor_name(generation: str, name: str) -> str:
 
 
 def controller_name(name: str) -> str:
-    """Return the Ray name of the controller of instance *name*: one per cluster and user."""
+    """Return the Ray name of the controller of instance *name*. It is unique in a cluster for each user."""
     return f"{NAMESPACE}:{os.geteuid()}:{name}:controller"
 
 
 def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
-    """Return the options of an actor of the engine, on *node* if that lives; None: anywhere."""
+    """Return the options of an actor of serve_bridge, on *node* if it lives; None: on any node."""
     engine = {
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -56,16 +56,16 @@ def engine_options(node: str | None, **options: Any) -> dict[str, Any]:
         "max_concurrency": MAX_CONCURRENCY,
     }
     if node is not None:
-        # Ray places an actor that needs nothing at all on a random node, whatever it is asked for.
+        # Ray ignores the strategy for an actor without any resource, and places it on a random node.
         engine["memory"] = 1
         engine["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
     return engine | options
 
 
 def new_actor(cls: type, options: dict[str, Any], *args: Any, groups: dict[str, int] | None = None) -> Any:
-    """Create an actor and return its handle, whose methods Ray makes up at run time.
+    """Create an actor and return its handle, with the methods of *cls*.
 
-    Each of *groups* is a loop of its own, which runs so many calls at once.
+    Each of *groups* has its own loop, and a limit for its calls at a time.
     """
     decorate: Any = ray.remote
     remote = decorate(concurrency_groups=groups)(cls) if groups else decorate(cls)
@@ -76,8 +76,10 @@ class ReplicaActor:
     """A replica in its process."""
 
     def __init__(self, spec: ReplicaSpec, key: Key, node: str) -> None:
-        """Take what to run, and the *node* for which *spec* was made."""
-        from serve_bridge.replica.replica import Replica  # late: the controller has no use for it
+        """Prepare the process for *spec*, which was made on *node*."""
+        from serve_bridge.replica.replica import (
+            Replica,
+        )  # late: the controller does not need it
 
         log_to_stderr()
         spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, node))
@@ -85,14 +87,14 @@ class ReplicaActor:
         note_exits(note_key(spec.instance.generation, spec.replica), KV_NAMESPACE)  # before user code is loaded
 
     async def place(self) -> tuple[str, int]:
-        """Return the node and the process that this replica has."""
+        """Return the node and the process of this replica."""
         return own_node(), os.getpid()
 
     async def start(self) -> SocketAddress:
-        """Construct the user's code and listen; return where."""
+        """Construct the user code and listen; return the address."""
         keep_heap()
         gc.collect()
-        gc.freeze()  # before user code: its objects, such as a model that `reconfigure` replaces, must not be immortal
+        gc.freeze()  # before user code, whose objects must remain collectable: `reconfigure` may replace a model
         return await self._replica.start()
 
     async def call(self, head: bytes, data: Any = None, /, **kwargs: Any) -> Any:
@@ -104,7 +106,7 @@ class ProxyActor:
     """A proxy in its process."""
 
     def __init__(self, spec: ProxySpec, key: Key, node: str) -> None:
-        """Take what to run, and the *node* for which *spec* was made."""
+        """Prepare the process for *spec*, which was made on *node*."""
         log_to_stderr()
         self._spec, self._key, self._node = spec, key, node
 
@@ -129,12 +131,12 @@ class ProxyActor:
         return where
 
     async def used_s(self) -> float | None:
-        """Return how many seconds of processor time the proxy's loop has used; called on a loop of its own."""
+        """Return the processor time of the proxy's loop, in seconds. Ray runs this on another loop."""
         return thread_used_s(self._loop_thread)
 
 
 def log_to_stderr() -> None:
-    """Let what the engine logs in an actor, a process of its own, go to the files that Ray keeps of its stderr."""
+    """Log to stderr in an actor. Ray keeps its stderr in files."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("serve_bridge")
@@ -143,9 +145,10 @@ def log_to_stderr() -> None:
 
 
 def _calm_collector() -> None:
-    """Let the garbage collector look less often at what a request leaves, and never at what start-up left.
+    """Let the garbage collector run less often, and skip the objects of the start.
 
-    Reference counting frees nearly all of it; at the default thresholds an eighth of a proxy's time goes to looking.
+    Reference counting frees nearly all objects of a request. With the default thresholds, a proxy spends an eighth of
+    its time in the collector.
     """
     gc.collect()
     gc.freeze()
@@ -153,26 +156,26 @@ def _calm_collector() -> None:
 
 
 def own_host(tcp_host: str | None) -> str | None:
-    """Return the address to listen on for other nodes here, if *tcp_host* says that there are some."""
+    """Return the address of this node to listen on, or None if *tcp_host* says that no other node exists."""
     return None if tcp_host is None else node_ip()
 
 
 def own_node() -> str:
-    """Return the id of the node this process runs on."""
+    """Return the id of the node of this process."""
     return str(ray.get_runtime_context().get_node_id())
 
 
 def own_directory(directory: str, node: str) -> str:
-    """Return where the sockets of this process go: *directory*, which is one of *node*, or its like on this node."""
+    """Return the directory of the sockets of this process: *directory* on *node*, or a similar one on this node."""
     return directory if node == own_node() else str(directory_here(Path(directory).name))
 
 
 def node_ip() -> str:
-    """Return the address of the node this process runs on, as its cluster knows it."""
+    """Return the address of the node of this process in its cluster."""
     util: Any = ray.util  # its functions have no types
     return str(util.get_node_ip_address())
 
 
 def user_error(error: BaseException) -> BaseException:
-    """Return what user code or the engine raised in an actor, without Ray's wrapping."""
+    """Return the error that an actor raised, without the wrapper of Ray."""
     return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error

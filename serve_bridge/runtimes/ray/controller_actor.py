@@ -17,7 +17,7 @@ from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 
 RESTART_S: Final = 1.0
-"""Seconds before a controller that cannot recover ends its process, so that Ray starts it again."""
+"""Seconds before a controller ends its process after a failed recovery. Ray then starts it again."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 

@@ -1,8 +1,8 @@
-"""How the process of a replica has ended: its exit code or its signal. Ray reaps its workers, and tells neither.
+"""How the process of a replica ended: its exit code or its signal. Ray reaps its workers, but reports neither.
 
-Rule 1: a process notes the code of `os._exit` by itself, in Ray's key-value store, for a controller on any node.
-Rule 2: the controller holds a pidfd of each process on its own node. From Linux 6.15 on that tells how the process has
-    ended, by a signal too.
+Rule 1: a process itself notes the code of `os._exit` in Ray's key-value store, for a controller on any node.
+Rule 2: the controller holds a pidfd of each process on its own node. Since Linux 6.15 a pidfd tells how its process
+    ended, also by a signal.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import Final
 from ray.experimental import internal_kv
 
 NOTE_S: Final = 0.5
-"""How long `os._exit` waits for its note to be taken."""
+"""Upper limit for the wait of `os._exit` until its note is stored, in seconds."""
 EXIT_S: Final = 0.3
-"""How long a process may take to exit after its sockets were closed."""
+"""Upper limit for the exit of a process after its sockets were closed, in seconds."""
 REAP_S: Final = 1.0
-"""How long Ray may take to reap it."""
+"""Upper limit for Ray to reap an ended process, in seconds."""
 _POLL_S: Final = 0.01
 _INFO: Final = struct.Struct("=Q52xi")
-"""The fields `mask` and `exit_code` of Linux's `struct pidfd_info`."""
+"""The fields `mask` and `exit_code` of `struct pidfd_info` in Linux."""
 _HAS_EXIT: Final = 1 << 3
 _GET_INFO: Final = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11
 
 
 def note_key(generation: str, replica: str) -> bytes:
-    """Return the key of the note about how *replica* has ended."""
+    """Return the key of the note about the end of *replica*."""
     return f"{generation}/exit/{replica}".encode()
 
 
 def note_exits(key: bytes, namespace: bytes) -> None:
-    """Let `os._exit` of this process, not of its forked children, note its code under *key*."""
+    """Let `os._exit` note its code under *key*, in this process but not in forked children."""
     end, process = os._exit, os.getpid()
 
     def noted(status: int) -> None:
@@ -52,11 +52,11 @@ def note_exits(key: bytes, namespace: bytes) -> None:
                 note.join(NOTE_S)
         end(status)
 
-    os._exit = noted  # type: ignore[assignment]  # it returns as little
+    os._exit = noted  # type: ignore[assignment]  # neither function returns
 
 
 def watched(process: int) -> int | None:
-    """Return a pidfd of *process*, which runs on this node; None if it has ended or the system has none."""
+    """Return a pidfd of *process* on this node; None if it has ended, or if the system has no pidfds."""
     if not hasattr(os, "pidfd_open"):
         return None
     with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def watched(process: int) -> int | None:
 
 
 async def end_of(watch: int) -> str:
-    """Return how the process behind the pidfd *watch* has ended; "" if it runs, or the system does not tell."""
+    """Return how the process of the pidfd *watch* ended; "" if it runs, or if the system does not tell."""
     loop = asyncio.get_running_loop()
     until = loop.time() + EXIT_S
     while True:
@@ -78,7 +78,7 @@ async def end_of(watch: int) -> str:
 
 
 def described(code: int) -> str:
-    """Return *code*, which is negative for a signal, in words."""
+    """Return *code* in words. A negative code is a signal."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):

@@ -1,8 +1,8 @@
-"""What the C library's allocator keeps of memory that was freed, in the processes that are the engine's own.
+"""The freed memory that the C library's allocator keeps, in proxies and replicas.
 
-By default it gives blocks above 128 KiB, and what is free at the heap's end, back to the system at once; the next body
-of some megabytes then takes its memory page by page, which costs more than all else that is done with it. So memory is
-kept while there is work, and given back when there is none.
+By default it returns blocks above 128 KiB, and free memory at the end of the heap, to the system at once. The next
+large body then gets its memory page by page, and these page faults cost more than the rest of its processing. So a
+process keeps freed memory while it works, and returns it when it is idle.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import threading
 from typing import Final
 
 KEPT_BYTES: Final = 32 << 20
-"""The most that stays with the heap, and the longest block that comes from there; longer ones come and go."""
-LOOK_S: Final = 2.0
-"""How often to see whether there is work, and to give back at most: to fault all in again takes a hundredth of that."""
+"""Upper limit for the kept memory, in bytes. Longer blocks are always returned at once."""
+CHECK_S: Final = 2.0
+"""Seconds between two checks for work. Getting all kept memory back takes a hundredth of this time."""
 IDLE_SHARE: Final = 0.1
-"""A process that takes less of a processor than this has none."""
+"""A process that uses a smaller share of a processor than this is idle."""
 WORTH_BYTES: Final = 1 << 20
-"""A process that has taken less than this from the system, since it last gave back, has nothing worth giving back."""
+"""Lower limit for the memory to return, in bytes: the memory taken from the system since the last return."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _LONG_BLOCK_BYTES: Final = 128 << 10
-"""To free a block of this size makes the allocator look at the heap's end; shorter ones are put by."""
+"""Size of a block whose release makes the allocator check the end of the heap, in bytes; shorter ones do not."""
 
 
 def keep_heap() -> None:
-    """Let this process keep `KEPT_BYTES` of what it frees until it is idle, unless its environment says what it keeps.
+    """Let this process keep `KEPT_BYTES` of freed memory until it is idle, unless its environment has such options.
 
-    To be called on the loop on which bodies pass: its thread's memory is what is given back.
+    Call it on the loop that transfers bodies, because it returns the memory of this thread.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -44,7 +44,7 @@ def keep_heap() -> None:
 
 
 class _Heap:
-    """Gives back once each time that there has been work which took memory, as starting does, and there is none now."""
+    """Returns memory once after each period of work that took memory; the start is such a period."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._malloc, self._free = library.malloc, library.free
@@ -55,26 +55,26 @@ class _Heap:
         self._mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         self._loop = asyncio.get_running_loop()
         self._used_s, self._pages_before = 0.0, 0
-        self._loop.call_later(LOOK_S, self._look)
+        self._loop.call_later(CHECK_S, self._look)
 
     def _look(self) -> None:
         used_s, pages = _used()
-        idle = used_s - self._used_s < IDLE_SHARE * LOOK_S
+        idle = used_s - self._used_s < IDLE_SHARE * CHECK_S
         self._used_s = used_s
         if idle and (pages - self._pages_before) * mmap.PAGESIZE >= WORTH_BYTES:
             self._give_back()
             self._pages_before = pages
-        self._loop.call_later(LOOK_S, self._look)
+        self._loop.call_later(CHECK_S, self._look)
 
     def _give_back(self) -> None:
-        # `malloc_trim` leaves the end of each heap but the main thread's; this loop's is not, and bodies lie there.
+        # `malloc_trim` checks the end of the heap of the main thread only. Bodies lie in the heap of this thread.
         self._mallopt(_M_TRIM_THRESHOLD, 0)
         self._free(self._malloc(_LONG_BLOCK_BYTES))
         self._mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        threading.Thread(target=self._malloc_trim, args=(0,), daemon=True).start()  # it looks at all that is free
+        threading.Thread(target=self._malloc_trim, args=(0,), daemon=True).start()  # it visits all free memory
 
 
 def _used() -> tuple[float, int]:
-    """Return how many seconds this process has run, and how many pages it has taken from the system."""
+    """Return the processor time of this process in seconds, and the number of its page faults."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime, usage.ru_minflt

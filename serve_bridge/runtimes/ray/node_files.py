@@ -1,7 +1,7 @@
-"""What an instance has on Ray nodes other than its controller's: the sockets' directory, and copies of its file.
+"""The files of an instance on other Ray nodes than that of its controller: its sockets, and copies of its file.
 
-Rule 1: no process of the instance need run there; a task of Ray does the work on each node.
-Rule 2: it is worth some seconds and no failure: a node may have gone.
+Rule 1: a Ray task does the work on each node, because a node may have no process of the instance.
+Rule 2: a failure is only logged, because a node may have gone. The work has a time limit.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance import Instance
 
 WAIT_S: Final = 10.0
+"""Upper limit for the work on all nodes, in seconds."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 
 
 async def update_files(instance: Instance, nodes: Iterable[str]) -> None:
-    """Let the files of *instance* on *nodes* say where its controller is; a node without one gets none."""
+    """Write the address of the controller into the existing files of *instance* on *nodes*."""
     await _done(begin_on(nodes, instances.update_here, instance))
 
 
 async def remove_files(instance: Instance, nodes: Iterable[str]) -> None:
-    """Remove what *instance* has on *nodes*."""
+    """Remove the files and sockets of *instance* on *nodes*."""
     await _done(begin_on(nodes, instances.remove_here, instance.name, instance.generation))
 
 
@@ -45,7 +46,7 @@ async def _done(begun: list[Any]) -> None:
 
 
 def begin_on(nodes: Iterable[str], work: Callable[..., None], *arguments: Any) -> list[Any]:
-    """Begin *work* with *arguments* on each of *nodes*; return the references of the results."""
+    """Start *work* with *arguments* on each of *nodes*; return the references of the results."""
     task: Any = ray.remote(work)
     begun = []
     for node in nodes:
@@ -55,7 +56,7 @@ def begin_on(nodes: Iterable[str], work: Callable[..., None], *arguments: Any) -
 
 
 def remove_now(name: str, generation: str, nodes: Iterable[str]) -> None:
-    """Do as `remove_files` does, from a process without a loop."""
+    """Do the same as `remove_files`, in a process without an event loop."""
     begun = begin_on(nodes, instances.remove_here, name, generation)
     if begun:
         ray.wait(begun, num_returns=len(begun), timeout=WAIT_S)

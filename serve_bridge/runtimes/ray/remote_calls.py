@@ -1,4 +1,4 @@
-"""Calls that return an ObjectRef: `handle.remote`, made in the process that calls."""
+"""Calls of `handle.remote`, which return an ObjectRef. They are made in the process of the caller."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from serve_bridge.errors import (
 )
 from serve_bridge.instance.instance import Instance
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS
+from serve_bridge.process.task_set import TaskSet
 from serve_bridge.routing.channel import Channel
 from serve_bridge.routing.replica_set import Slot
 from serve_bridge.routing.threadsafe_replica_sets import Place, ThreadsafeReplicaSets
@@ -39,24 +40,25 @@ from serve_bridge.wire.heads import CallHead, encode_head
 from serve_bridge.wire.keys import Role
 
 ASK_S: Final = 0.05
-"""How old the account of a replica's calls may grow while more are made."""
+"""Seconds between two questions to a replica for the number of its completed calls."""
 ASK_TIMEOUT_S: Final = 2.0
+"""Upper limit for the answer, in seconds."""
 _SIZES: Final = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 _logger = logging.getLogger("serve_bridge.client")
 
 
 class RemoteCalls:
-    """Makes `handle.remote` calls; one per client and process, used by any thread."""
+    """Makes the `handle.remote` calls of one client in one process. Any thread may use it."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._id = secrets.token_hex(8)
-        # A call waits inside its replica, in order; how many may is what a router lets run there and wait here.
+        # Calls wait inside their replica, in order. Their limit is as for requests: the running and the queued ones.
         self._replicas: ThreadsafeReplicaSets[_Actor] = ThreadsafeReplicaSets(
             _Actor, limit=_most_calls, disconnect=_Actor.disconnect
         )
-        self._asking: set[asyncio.Task[None]] = set()
+        self._questions = TaskSet(_logger)
 
     def submit(
         self,
@@ -72,7 +74,7 @@ class RemoteCalls:
         Raises:
             EndpointNotFound: There is no such endpoint.
             BackendOverloaded: No replica is ready, or too many calls wait already.
-            SerializationError: Something in the arguments cannot be pickled, or they are too large for Ray.
+            SerializationError: An argument cannot be pickled, or the arguments are too large for Ray.
         """
         backend, shadows = channel.router.choose(endpoint, shard_key)
         timeout_s = channel.router.within(endpoint, head.timeout_s)
@@ -87,7 +89,7 @@ class RemoteCalls:
         assert table is not None
         place = Place(self._replicas, backend)
         slot = self._replicas.acquire(table, place)
-        if slot is None:  # by what was last heard; now it has to be known
+        if slot is None:  # the last known numbers may be old, so ask the replicas now
             asyncio.run_coroutine_threadsafe(self._ask_all(backend), channel.loop).result()
             slot = self._replicas.acquire(table, place)
         if slot is None:
@@ -101,7 +103,7 @@ class RemoteCalls:
                 raise unpicklable_arguments(data, kwargs, error) from error
             except (RpcError, ObjectStoreFullError, OutOfDiskError) as error:
                 raise _too_large(error) from error
-            place.slot = None  # the call has it until the replica says that it is done
+            place.slot = None  # the call keeps the slot until the replica reports its end
         finally:
             self._replicas.release(place)
         if time.monotonic() - actor.asked > ASK_S:
@@ -110,15 +112,13 @@ class RemoteCalls:
         return reference
 
     def close(self) -> None:
-        """Let go of the replicas; calls that were made go on."""
+        """Close the connections to the replicas. Calls in progress continue."""
         self._replicas.close()
 
-    # Ray could tell when a call is done, but would rebuild its result a second time for that. The replicas know too.
+    # The replicas report completed calls. Ray could too, but would rebuild each result a second time for it.
 
     def _ask_soon(self, backend: str, slot: Slot[_Actor]) -> None:
-        asking = asyncio.get_running_loop().create_task(self._ask(backend, slot))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
+        self._questions.start(self._ask(backend, slot))
 
     async def _ask_all(self, backend: str) -> None:
         await asyncio.gather(*(self._ask(backend, slot) for slot in self._replicas.slots(backend)))
@@ -130,7 +130,7 @@ class RemoteCalls:
             connection = await actor.connected(self._instance)
             count, load = await calls.control(connection, "@completed", self._id, timeout_s=ASK_TIMEOUT_S)
         except (Lost, TimeoutError, AuthenticationError, ServeBridgeError) as error:
-            _logger.info("replica %s does not tell what it has done: %s", slot.name, error or type(error).__name__)
+            _logger.info("replica %s does not report its completed calls: %s", slot.name, error or type(error).__name__)
             return
         if count > actor.done:
             self._replicas.settle(backend, slot, count - actor.done, load)
@@ -138,11 +138,11 @@ class RemoteCalls:
 
 
 class _Actor:
-    """A replica as an actor; looked up when it is first called.
+    """A replica as a Ray actor. The first call looks the actor up.
 
     Attributes:
-        done: Calls of this process that it has done.
-        asked: When it was last asked for that.
+        done: Number of its completed calls of this process.
+        asked: Time of the last question for this number.
     """
 
     __slots__ = ("_connection", "_dialling", "_method", "address", "asked", "done")
@@ -156,10 +156,10 @@ class _Actor:
         self._method: Any = None
 
     async def connected(self, instance: Instance) -> CallerConnection:
-        """Return a connection on the running loop.
+        """Return a connection, on the running loop.
 
         Raises:
-            Lost, AuthenticationError: There is none to be had.
+            Lost, AuthenticationError: No connection can be made.
         """
         async with self._dialling:
             if self._connection is None or not self._connection.usable:
@@ -167,7 +167,7 @@ class _Actor:
             return self._connection
 
     def disconnect(self) -> None:
-        """Close the connection, if there is one; from any thread."""
+        """Close the connection, if there is one. Any thread may call this."""
         if self._connection is not None:
             self._connection.close_threadsafe()
 
@@ -178,7 +178,7 @@ class _Actor:
                 self._method = ray.get_actor(name, namespace=NAMESPACE).call
             except ValueError:
                 raise NotConnected(
-                    f"replica {self.address.name} is no actor of the Ray cluster that this process uses: it has "
+                    f"replica {self.address.name} is not an actor of the Ray cluster of this process: it has "
                     "just ended, or its instance runs without Ray or on another cluster; use handle.call()"
                 ) from None
         return self._method
@@ -195,7 +195,7 @@ def _full(backend: str, route: BackendRoute | None) -> str:
 
 
 def _too_large(error: RayError) -> RayError | SerializationError:
-    """Return what says that the arguments of a call are too large for Ray; *error* itself if it says something else."""
+    """Return an error for arguments that are too large for Ray; *error* itself if it has another reason."""
     sizes = _SIZES.search(str(error))
     if sizes is not None:
         size, most = (int(each) / (1 << 20) for each in sizes.groups())
@@ -210,5 +210,5 @@ def _too_large(error: RayError) -> RayError | SerializationError:
 
 
 def _most_calls(route: BackendRoute) -> int:
-    """Return how many calls of this process one replica may have, so that all have `max_queued_queries` waiting."""
+    """Return the limit for the calls of this process to one replica; all replicas share `max_queued_queries`."""
     return route.max_concurrent_queries + -(-route.max_queued_queries // max(1, len(route.replicas)))

@@ -1,4 +1,4 @@
-"""What the controller launches replicas and proxies with, and where its checkpoint is kept."""
+"""The runtime of the controller on Ray: it launches actors, and stores the checkpoint in Ray's GCS."""
 
 from __future__ import annotations
 
@@ -37,34 +37,35 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 
 ANSWER_S: Final = 5.0
+"""Upper limit for an answer of Ray about an actor, in seconds."""
 _EXIT_CODE: Final = re.compile(r"[Ee]xit code:? (\d+)")
-"""How Ray words the exit code of a worker that has ended by itself."""
+"""The exit code of a worker in an error of Ray."""
 
 
 class KVStore:
-    """The controller's checkpoint in the key-value store of Ray's GCS; every key carries the generation."""
+    """The store of the checkpoint: the key-value store of Ray's GCS. Every key begins with the generation."""
 
     most_bytes = (512 << 20) - (64 << 10)
-    """Ray's limit for one message, less what surrounds a value in it."""
+    """Ray's limit for one message, less the space for its other fields, in bytes."""
 
     def __init__(self, generation: str) -> None:
         self._prefix = f"{generation}/"
 
     async def put(self, key: str, value: bytes) -> None:
-        """Keep *value*."""
+        """Store *value* under *key*."""
         await asyncio.to_thread(
             internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=KV_NAMESPACE
         )
 
     async def get(self, key: str) -> bytes | None:
-        """Return what is kept."""
+        """Return the value of *key*, or None."""
         found: bytes | None = await asyncio.to_thread(
             internal_kv._internal_kv_get, self._key(key), namespace=KV_NAMESPACE
         )
         return found
 
     async def delete(self, prefix: str) -> None:
-        """Forget what begins with *prefix*."""
+        """Delete every key that begins with *prefix*."""
         await asyncio.to_thread(
             internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=KV_NAMESPACE
         )
@@ -74,7 +75,7 @@ class KVStore:
 
 
 class RayRuntime:
-    """Launches replicas and proxies as actors; lives in the controller."""
+    """Launches replicas and proxies as actors, for the controller of its process."""
 
     def __init__(self, spec: InstanceSpec) -> None:
         self.store: Store = KVStore(spec.generation)
@@ -88,7 +89,7 @@ class RayRuntime:
         """Start a replica as an actor with the user's *options*."""
         name = actor_name(self._spec.generation, spec.replica)
         engine = engine_options(None, name=name)
-        del engine["num_cpus"]  # the user's replicas count as Ray's actors do by default
+        del engine["num_cpus"]  # Ray's default for actors applies to replicas
         try:
             actor = new_actor(ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
@@ -118,7 +119,7 @@ class RayRuntime:
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
         """Start a proxy as an actor on its node."""
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
-        # Not "soft": when its node has just gone, it would take another node's port.
+        # Not soft: if its node has just gone, the proxy would take the port on another node.
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
         actor = new_actor(ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
         self._actors[spec.proxy] = actor
@@ -131,18 +132,18 @@ class RayRuntime:
         return address, url
 
     async def stop(self, name: str) -> None:
-        """Kill the actor *name*, if it lives."""
+        """Kill the actor *name*, if it runs."""
         await asyncio.to_thread(self._kill, name)
 
     async def explain_end(self, name: str) -> str:
-        """Return how the process of replica *name* has ended, as far as it or Ray or the kernel knows."""
+        """Return how the process of replica *name* ended, if the process itself, Ray or the kernel knows."""
         found = ""
         if (watch := self._watches.get(name)) is not None:
             found = await end_of(watch)
         if not found:
             return await self._noted_end(name) or await self._end_by_ray(name)
         if found.startswith("exit code") and await self._end_by_ray(name) == "signal SIGTERM":
-            return "signal SIGTERM"  # which Ray's workers catch, to end with a code
+            return "signal SIGTERM"  # a worker of Ray catches it, and ends with a code
         return found
 
     async def _noted_end(self, name: str) -> str:
@@ -175,20 +176,20 @@ class RayRuntime:
         return ""
 
     async def has_ended(self, name: str) -> bool:
-        """Return whether Ray says that the actor *name* has ended, as it does when its node has gone."""
+        """Return whether the actor *name* has ended, according to Ray. The loss of its node is an end too."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 await asyncio.to_thread(self._find, name)
         except ValueError:
             return True
-        except (RayError, TimeoutError):  # Ray's own control plane is away
+        except (RayError, TimeoutError):  # Ray's control plane does not answer
             return False
         return False
 
     async def used_s(self, name: str) -> float | None:
-        """Return how many seconds of processor time the loop of proxy *name* has used; None if it does not answer."""
+        """Return the processor time of the loop of proxy *name*, in seconds; None if the proxy does not answer."""
         try:
-            if name not in self._actors:  # of a controller that has ended
+            if name not in self._actors:  # a former controller started it
                 self._actors[name] = await asyncio.to_thread(self._find, name)
             used_s: float | None = await self._actors[name].used_s.options(concurrency_group=PULSE).remote()
         except (ValueError, RayError):
@@ -207,7 +208,7 @@ class RayRuntime:
             ray.kill(self._find(name) if actor is None else actor, no_restart=True)
 
     async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
-        """Return what replica *name* asks for, and how much of that is free and exists; "" if it has a place."""
+        """Return the requested resources of replica *name*, and the free and total ones; "" if it has a node."""
         placed = self._placed.get(name)
         if placed is not None and (await asyncio.to_thread(ray.wait, [placed], timeout=0))[0]:
             return ""
@@ -218,31 +219,31 @@ class RayRuntime:
         return f"it asks for {_amounts(asked)}; free in the cluster: {found}"
 
     async def nodes(self) -> dict[str, str]:
-        """Return the addresses of the nodes that are alive, by id, the controller's own first."""
+        """Return the addresses of the live nodes, by id, with the node of the controller first."""
         nodes: Any = await asyncio.to_thread(ray.nodes)
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         return dict(sorted(alive.items(), key=lambda node: node[0] != self._own_node))
 
     async def update_files(self, instance: Instance) -> None:
-        """Let the files of *instance* on other nodes say where its controller is."""
+        """Write the address of the controller into the files of *instance* on other nodes."""
         await node_files.update_files(instance, await self._other_nodes())
 
     async def remove_files(self, instance: Instance) -> None:
-        """Remove what *instance* has left on other nodes."""
+        """Remove the files and sockets of *instance* on other nodes."""
         await node_files.remove_files(instance, await self._other_nodes())
 
     async def _other_nodes(self) -> list[str]:
         return [node for node in await self.nodes() if node != self._own_node]
 
     async def end(self) -> None:
-        """Kill the controller's own actor."""
+        """Kill the actor of the controller."""
         name = controller_name(self._spec.name)
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
         ray.kill(actor, no_restart=True)
 
 
 def _asked(options: Mapping[str, Any]) -> dict[str, float]:
-    """Return the resources that an actor with *options* needs to be placed, by Ray's names for them."""
+    """Return the resources for the placement of an actor with *options*, by their names in Ray."""
     named = {"CPU": options.get("num_cpus"), "GPU": options.get("num_gpus"), "memory": options.get("memory")}
     named.update(options.get("resources") or {})
     return {name: float(amount) for name, amount in named.items() if amount} or {"CPU": 1.0}  # Ray's own default
@@ -253,7 +254,7 @@ def _amounts(resources: Mapping[str, float]) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    """Return the last line of *error*'s text: below the tracebacks of Ray is what went wrong."""
+    """Return the last line of the text of *error*. It has the reason, below the tracebacks of Ray."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Starting an instance on Ray: joining or beginning a cluster, and the controller as an actor."""
+"""Starts an instance on Ray: joins or begins a cluster, and creates the actor of the controller."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 
 START_S: Final = 60.0
+"""Upper limit for the start of a controller, in seconds."""
 CONNECT_S: Final = 5.0
+"""Upper limit for a connection or an answer, in seconds."""
 ENDING_S: Final = 60.0
-"""Longest wait for an instance of the same name that is about to end."""
+"""Upper limit for the wait for the end of an instance with the same name, in seconds."""
 
 _logger = logging.getLogger("serve_bridge.client")
 
@@ -51,11 +53,11 @@ _logger = logging.getLogger("serve_bridge.client")
 def start_instance(
     name: str, http: HTTPOptions, *, detached: bool, address: str | None
 ) -> tuple[Instance, Callable[[], None]]:
-    """Start an instance on Ray; return how it is found, and what to call once it was shut down.
+    """Start an instance on Ray; return it, and a function to call after its shutdown.
 
     Raises:
-        ConfigError: An instance of that name runs on the cluster.
-        OSError, ValueError: The proxy cannot listen where it should; nothing is left.
+        ConfigError: An instance of this name runs on the cluster.
+        OSError, ValueError: The proxy cannot listen at its address; nothing of the instance is left.
         AuthenticationError: The cluster refuses the token of this process.
         ConnectionError: There is no cluster at *address*.
     """
@@ -78,14 +80,14 @@ def start_instance(
 
 
 def running_instance(name: str, address: str | None) -> Instance | None:
-    """Return the instance *name* of the cluster at *address*, which this process joins; None if there is none.
+    """Join the cluster at *address*; return its instance *name*, or None if it does not exist.
 
-    One that is just starting is waited for.
+    This waits for an instance during its start.
 
     Raises:
         AuthenticationError: The cluster refuses the token of this process.
         ConnectionError: There is no cluster at *address*.
-        OSError, ValueError: The instance was just starting, and could not.
+        OSError, ValueError: The start of the instance failed.
     """
     if not ray.is_initialized():
         _join_cluster(address)
@@ -103,7 +105,7 @@ def running_instance(name: str, address: str | None) -> Instance | None:
 
 
 def _join_cluster(address: str | None) -> bool:
-    """Make this process a Ray driver; return whether that began a new cluster.
+    """Make this process a Ray driver; return whether this began a new cluster.
 
     Raises:
         AuthenticationError: A cluster refuses the token of this process.
@@ -125,7 +127,7 @@ def _join_cluster(address: str | None) -> bool:
                 return False
             except AuthenticationError:
                 raise
-            except ConnectionError:  # Ray's way to say that no cluster runs on this machine
+            except ConnectionError:  # no cluster runs on this machine
                 pass
         ray.init(address="local", include_dashboard=False, **options)
         return True
@@ -135,7 +137,7 @@ def _check_reachable(address: str | None) -> None:
     """Raise ConnectionError at once if nothing listens at "host:port"; Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or "/" in host or not port.isdecimal():
-        return  # "auto", "local" and "ray://...": Ray's to look for
+        return  # "auto", "local" or "ray://...", which Ray resolves
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
@@ -144,7 +146,7 @@ def _check_reachable(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _kept_signal_handler() -> Iterator[None]:
-    """Keep the process's SIGTERM handler, which `ray.init` replaces when called on the main thread."""
+    """Keep the SIGTERM handler of the process, which `ray.init` replaces on the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -174,7 +176,7 @@ def _start_controller_in(
         runtime="ray",
         directory=str(directory),
         detached=detached,
-        # A cluster that this process began has one node, and its unix sockets reach everybody.
+        # A new cluster of this process has one node, so unix sockets suffice.
         tcp_host=host if shared and not is_loopback(host) else None,
         http=http,
         node=node,
@@ -188,7 +190,7 @@ def _start_controller_in(
             ray.kill(controller, no_restart=True)
         _remove_rest(spec)
         raise user_error(error) from None
-    if instance.directory != spec.directory:  # no room here, so Ray has placed the controller on another node
+    if instance.directory != spec.directory:  # Ray had no room on this node, and placed the controller on another one
         instance = msgspec.structs.replace(instance, directory=spec.directory)
         instances.write(instance)
 
@@ -196,10 +198,10 @@ def _start_controller_in(
 
 
 def _new_controller(name: str, options: dict[str, Any], spec: InstanceSpec) -> Any:
-    """Create the controller's actor; one of the same name that is about to end is waited for.
+    """Create the actor of the controller. Wait first for the end of an instance of the same name, if it ends soon.
 
     Raises:
-        ConfigError: An instance of that name runs.
+        ConfigError: An instance of this name runs.
     """
     key = Key()
     deadline = time.monotonic() + ENDING_S
@@ -215,14 +217,14 @@ def _new_controller(name: str, options: dict[str, Any], spec: InstanceSpec) -> A
             )
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"instance {name!r} runs on this cluster still: the process that started it has gone, and it has not "
-                f"ended within {ENDING_S:g} s; try again, or use another name"
+                f"instance {name!r} still runs on this cluster: its starter has gone, but it has not ended within "
+                f"{ENDING_S:g} s; try again, or use another name"
             )
         time.sleep(0.1)
 
 
 def _is_ending(name: str) -> bool:
-    """Return whether the instance *name* has ended or is about to: its starter was killed, or it was shut down."""
+    """Return whether the instance *name* has ended or ends soon, because its starter has gone or shut it down."""
     try:
         controller: Any = ray.get_actor(controller_name(name), namespace=NAMESPACE)
         return bool(ray.get(controller.is_ending.remote(), timeout=CONNECT_S))
@@ -233,7 +235,7 @@ def _is_ending(name: str) -> bool:
 
 
 def _remove_rest(spec: InstanceSpec) -> None:
-    """End what a controller may have begun that was killed while it started, and remove its traces on all nodes."""
+    """Undo the start of a controller: end its actors, and remove its files on all nodes."""
     prefix = actor_name(spec.generation, "")
     try:
         for actor in ray.util.list_named_actors(all_namespaces=True):
@@ -244,13 +246,13 @@ def _remove_rest(spec: InstanceSpec) -> None:
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         others = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] != spec.node]
         node_files.remove_now(spec.name, spec.generation, others)
-    except Exception as error:  # the cluster has gone, and all of it
+    except Exception as error:  # the cluster has gone
         _logger.warning("instance %r: not all of its start could be undone: %s", spec.name, error)
 
 
 def _wait_until_gone(actor: Any) -> None:
     deadline = time.monotonic() + 10
-    # A call without a cluster would start one.
+    # Without a cluster, `ray.get` would start one.
     while ray.is_initialized() and time.monotonic() < deadline:
         try:
             ray.get(actor.ping.remote(), timeout=1)

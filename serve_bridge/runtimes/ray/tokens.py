@@ -1,7 +1,7 @@
 """Whether a Ray cluster accepts the token of this process.
 
-Ray tries for 20 seconds to reach a cluster that refuses it, and then reports a lost connection. So the token is tried
-first, and what Ray reports is searched for a refusal.
+If a cluster refuses the token, Ray retries for 20 seconds and then reports a lost connection. So the token is tried
+first, and the errors of Ray are searched for a refusal.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from ray.exceptions import AuthenticationError as RayAuthenticationError
 from serve_bridge.errors import AuthenticationError
 
 CONNECT_S: Final = 5.0
+"""Upper limit for a connection to the cluster, in seconds."""
 
 _REFUSED: Final = "InvalidAuthToken"
 
 
 @contextlib.contextmanager
 def told_refusals(address: str) -> Iterator[None]:
-    """Try the token at *address*, and turn each report of a refusal into one error.
+    """Try the token at *address*, and turn every kind of refusal into one error.
 
     Raises:
-        AuthenticationError: The cluster refuses the token of this process, or wants one and there is none.
+        AuthenticationError: The cluster refuses the token of this process, or the process lacks a token.
     """
     try:
         _try_token(address)
@@ -40,9 +41,9 @@ def told_refusals(address: str) -> Iterator[None]:
 
 
 def _try_token(address: str) -> None:
-    """Raise Ray's AuthenticationError if the cluster at *address* refuses the token; nothing if that cannot be told."""
+    """Raise Ray's AuthenticationError if the cluster at *address* refuses the token. Otherwise return."""
     try:
-        # Private parts of Ray: where they have changed, only `ray.init` finds out, later.
+        # Private parts of Ray. If another version lacks them, `ray.init` finds a refusal later.
         from ray._private.authentication import authentication_token_setup as setup
         from ray._private.services import canonicalize_bootstrap_address
 
@@ -50,9 +51,9 @@ def _try_token(address: str) -> None:
         found: Any = canonicalize_bootstrap_address(address)
         if found is not None:
             host, _, port = found.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()  # Ray would wait for long
-            # As `ray.init` does. A token in Ray's own file is only for clusters of this machine, and a client of the
-            # GCS that has no token in the mode "token" ends the process.
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()  # Ray would wait much longer
+            # The same steps as in `ray.init`. Ray's own file has a token only for clusters of this machine. In the mode
+            # "token", a client of the GCS without a token would end the process.
             if address == "auto":
                 setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
             setup.ensure_token_if_auth_enabled(create_token_if_missing=False)

@@ -53,7 +53,7 @@ class Holding:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller that waits a fifth as long as it does."""
     monkeypatch.setattr(proxies, "WATCH_S", proxies.WATCH_S / 5)
-    for name in ("USED_TIMEOUT_S", "SUSPECT_S", "SILENT_S", "BUSY_S"):
+    for name in ("USED_TIMEOUT_S", "LOOK_AFTER_SILENCE_S", "END_AFTER_SILENCE_S", "END_BUSY_AFTER_SILENCE_S"):
         monkeypatch.setattr(proxy_probes, name, getattr(proxy_probes, name) / 5)
 
 
