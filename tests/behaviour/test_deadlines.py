@@ -190,6 +190,7 @@ class Subject:
 
     async def endless(self, request: Any) -> AsyncIterator[str]:
         """Yield for ever."""
+        _note("started", request)
         try:
             while True:
                 yield "item\n"
@@ -199,6 +200,7 @@ class Subject:
 
     def endless_in_def(self, request: Any) -> Iterator[str]:
         """Yield for ever, on a thread."""
+        _note("started", request)
         try:
             while True:
                 yield "item\n"
