@@ -17,8 +17,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.context import ReplicaContext, RequestIdFilter, get_replica_context, request_id, time_left
 from serve_bridge.errors import (
     AuthenticationError,
@@ -63,6 +61,8 @@ if TYPE_CHECKING:
     )
     from serve_bridge.client.client import Client
     from serve_bridge.client.handle import AsyncHandle, Handle
+    from serve_bridge.config.backend_config import BackendConfig
+    from serve_bridge.config.http_options import HTTPOptions, Location
     from serve_bridge.deployment.declaration import backend
     from serve_bridge.deployment.deploy import Deployment
     from serve_bridge.deployment.endpoint_declaration import endpoint
@@ -135,9 +135,12 @@ make_logs_printable()
 
 _LATE = {
     "AsyncHandle": "serve_bridge.client.handle",
+    "BackendConfig": "serve_bridge.config.backend_config",
     "Client": "serve_bridge.client.client",
     "Deployment": "serve_bridge.deployment.deploy",
+    "HTTPOptions": "serve_bridge.config.http_options",
     "Handle": "serve_bridge.client.handle",
+    "Location": "serve_bridge.config.http_options",
     "ServeRequest": "serve_bridge.request",
     "asgi_app": "serve_bridge.user_code.application",
     "accept_batch": "serve_bridge.user_code.batch_marks",

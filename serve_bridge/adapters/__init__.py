@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
 from serve_bridge.adapters.bridge.outcome import Outcome, report
 from serve_bridge.adapters.bridge.patterns import translate
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import nearest, shown
 

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi.exchange import http_exception
+from serve_bridge.adapters.asgi.answers import fail, http_exception
 from serve_bridge.adapters.bridge.outcome import refused
+from serve_bridge.adapters.bridge.websocket_refusal import deny_websocket
 from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 
 
@@ -47,3 +49,24 @@ def _in_app(error: ServeBridgeError) -> Exception:
     raised.__dict__.update(error.__dict__)
     raised.status_code, raised.detail, raised.headers = answer.status_code, answer.detail, answer.headers
     return raised  # type: ignore[no-any-return]
+
+
+async def answer_unavailable(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run *app*; if it raises one of `errors.UNAVAILABLE` before it has answered, answer with 503."""
+    answered = False
+
+    async def sending(message: Message) -> None:
+        nonlocal answered
+        answered = True
+        await send(message)
+
+    try:
+        await app(scope, receive, sending)
+    except UNAVAILABLE as error:
+        if answered:
+            raise
+        outcome = refused(error)
+        if scope["type"] == "http":
+            await fail(outcome, scope, send, handled=False)
+        else:
+            await deny_websocket(outcome, scope, send)

@@ -1,16 +1,14 @@
-"""What the generic adapters share: an app's bridge with the routes that it answers, and what it answers to others."""
+"""What the bridges of ASGI and WSGI apps share: the options, the routes, and the life of the bridge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
-from serve_bridge.adapters.bridge.forwarded_route import parse_routes
-from serve_bridge.adapters.bridge.outcome import Outcome
-from serve_bridge.adapters.bridge.patterns import Match, Patterns
+from serve_bridge.adapters.bridge.patterns import Patterns
+from serve_bridge.adapters.bridge.route_spec import parse_routes
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError
-from serve_bridge.http.answers import problem
 from serve_bridge.printable import nearest, shown
 
 if TYPE_CHECKING:
@@ -108,14 +106,6 @@ class AppBridge:
         return patterns
 
 
-def route_of(patterns: Patterns, path: str, method: str) -> Match | Outcome:
-    """Return what *path* leads to; or the answer that says that there is nothing, or nothing for *method*."""
-    found = patterns.match(path)
-    if found is None:
-        return Outcome.of(problem(404, "Not Found", f"no route matches {path[:200]!r}"))
-    if found.takes(method):
-        return found
-    allowed = ", ".join(sorted(found.methods or ()))
-    answer = problem(405, "Method Not Allowed", f"allowed: {allowed}")
-    answer.headers.append((b"allow", allowed.encode()))
-    return Outcome.of(answer)
+def bridge_of(owner: AppBridge) -> Bridge:
+    """Return the bridge of *owner*: for parts of this package that need more than the public methods."""
+    return owner._bridge

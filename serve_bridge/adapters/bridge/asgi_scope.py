@@ -6,7 +6,7 @@ Rule 2: a part that every server has gets its default here, because scopes that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Scope
 
@@ -20,3 +20,28 @@ def readable(scope: Scope) -> Scope:
         return scope
     changed: dict[str, Any] = {"headers": lowered([(bytes(name), bytes(value)) for name, value in headers or ()])}
     return {"http_version": "1.1", "query_string": b"", **scope, **changed}
+
+
+REQUEST_ID: Final = "serve_bridge.request_id"
+"""Key in a scope of the id of its request, once something has asked for it."""
+
+
+def request_id_of(scope: Scope) -> str | None:
+    """Return the header X-Request-Id of *scope*; None if there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+
+
+def path_below(scope: Scope) -> str:
+    """Return the path below the mount: `root_path` is where that is, and `path` holds all of it."""
+    path: str = scope["path"]
+    root_path: str = scope.get("root_path") or ""
+    if root_path and path.startswith(root_path):
+        below = path[len(root_path) :]
+        path = below if below.startswith("/") else path if below else "/"
+    return path[:-1] if path[-1:] == "/" and len(path) > 1 and _is_added_slash(scope) else path
+
+
+def _is_added_slash(scope: Scope) -> bool:
+    """Return whether the client did not send the slash that the path ends with: Litestar adds one below its mounts."""
+    sent: bytes = scope.get("raw_path") or b"/"
+    return not sent.endswith(b"/") and not sent.upper().endswith(b"%2F")

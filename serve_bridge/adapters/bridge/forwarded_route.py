@@ -6,15 +6,14 @@ Rule 2: every option is declared once, in `RouteOptions`, for all frameworks; it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict
 
 from serve_bridge.adapters.bridge.request_context import Context, compile_context
 from serve_bridge.config import checks
 from serve_bridge.errors import ConfigError
-from serve_bridge.printable import CONTROL, nearest, shown
+from serve_bridge.printable import nearest, shown
 
 
 class RouteOptions(TypedDict, total=False):
@@ -41,12 +40,17 @@ class RouteOptions(TypedDict, total=False):
     max_body_bytes: int | None
 
 
-def _name(option: str, value: Any) -> str:
+def method_token(option: str, value: Any) -> str:
+    """Return *value*, the name of a method.
+
+    Raises:
+        TypeError, ConfigError: It is not a name.
+    """
     return checks.token(option, checks.text(option, value))
 
 
-_CHECKS: Final[Mapping[str, checks.Check]] = {
-    "method_name": checks.optional(_name),
+OPTION_CHECKS: Final[Mapping[str, checks.Check]] = {
+    "method_name": checks.optional(method_token),
     "method_header": checks.flag,
     "timeout_s": checks.optional(checks.seconds()),
     "timeout_header": checks.flag,
@@ -81,10 +85,10 @@ class ForwardedRoute:
         given = dict(options or {})
         if not isinstance(endpoint, str) or not endpoint:
             raise TypeError(f"{where}endpoint must be the name of an endpoint, got {shown(endpoint)}")
-        for name in given.keys() - _CHECKS.keys():
-            near = "; methods are the framework's route's" if name == "methods" else nearest(name, _CHECKS)
-            raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(_CHECKS)}")
-        checked = {name: _CHECKS[name](where + name, value) for name, value in given.items()}
+        for name in given.keys() - OPTION_CHECKS.keys():
+            near = "; methods are the framework's route's" if name == "methods" else nearest(name, OPTION_CHECKS)
+            raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(OPTION_CHECKS)}")
+        checked = {name: OPTION_CHECKS[name](where + name, value) for name, value in given.items()}
         chosen = checked.get("method_name")
         if chosen is not None and checked.get("method_header"):
             raise ConfigError(f"{where}method_name and method_header exclude each other; give one of them")
@@ -111,75 +115,6 @@ def forwarded_route_of(view: Any) -> ForwardedRoute | None:
             return route
         view = getattr(view, "__wrapped__", None) or (view.func if isinstance(view, partial) else None)
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """One entry of a setting that lists forwarded routes.
-
-    Attributes:
-        pattern: In the framework's own syntax; in Starlette's where an `Adapter` is given it.
-        endpoint: Whom the requests are for.
-        methods: Upper-case HTTP methods; None: every one.
-        options: The options of the route.
-        extra: What else the framework allows in an entry.
-        mount: The pattern is the prefix of an application: what follows is its parameter `path`.
-    """
-
-    pattern: str
-    endpoint: str
-    methods: tuple[str, ...] | None = None
-    options: RouteOptions = field(default_factory=RouteOptions)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    mount: bool = False
-
-
-def parse_routes(
-    value: object, where: str = "ROUTES", *, extra: Mapping[str, checks.Check] | None = None
-) -> tuple[RouteSpec, ...]:
-    """Return the entries of a setting `{pattern: endpoint}` or `{pattern: {"endpoint": ..., "methods": [...], ...}}`.
-
-    *extra* names what else an entry may hold, each with its check.
-
-    Raises:
-        TypeError: It is no dict, or an entry is neither a name nor a dict.
-        ConfigError: A key is unknown, the message suggests the nearest one; a value is none that it can have; or a
-            pattern has a control character.
-    """
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{where} must be a dict of patterns and endpoints, got {type(value).__name__}")
-    return tuple(_parse(pattern, entry, f"{where}[{pattern!r}]", extra or {}) for pattern, entry in value.items())
-
-
-def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, checks.Check]) -> RouteSpec:
-    if not isinstance(pattern, str):
-        raise TypeError(f"{where}: a pattern is a str, got {type(pattern).__name__}")
-    if control := CONTROL.search(pattern):
-        raise ConfigError(f"{where}: the pattern has the control character {control[0]!r}; a route is printable text")
-    given: Mapping[str, Any] = {"endpoint": entry} if isinstance(entry, str) else cast("Mapping[str, Any]", entry)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{where} must be the name of an endpoint, or a dict of options, got {shown(entry)}")
-    known = ("endpoint", "methods", *extra, *_CHECKS)
-    for name in given:
-        if name not in known:
-            near = nearest(name, known)
-            raise ConfigError(f"{where} has an unknown key {shown(name)}{near}; known: {', '.join(known)}")
-    if "endpoint" not in given:
-        raise ConfigError(f"{where} has no 'endpoint'; say whom the requests are for")
-    options = cast(RouteOptions, {name: item for name, item in given.items() if name in _CHECKS})
-    ForwardedRoute(given["endpoint"], options, where=f"{where}.")
-    return RouteSpec(
-        pattern,
-        given["endpoint"],
-        None if given.get("methods") is None else _methods(f"{where}.methods", given["methods"]),
-        options,
-        {name: check(f"{where}.{name}", given[name]) for name, check in extra.items() if name in given},
-    )
-
-
-def _methods(name: str, value: object) -> tuple[str, ...]:
-    listed: Iterable[Any] = checks.listed(name, value)
-    return tuple(dict.fromkeys(_name(name, method).upper() for method in listed))
 
 
 SYNC_TIMEOUT_S: Final = 25.0

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.errors import ConfigError
 from serve_bridge.http.path_params import check_route, compile_route, convert
 from serve_bridge.http.route import Route

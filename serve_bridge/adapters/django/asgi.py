@@ -17,9 +17,11 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_bridge.adapters.asgi.application import answer_unavailable, forward_match, path_below, request_id_of
-from serve_bridge.adapters.bridge.forwarded_route import parse_routes
+from serve_bridge.adapters.asgi.forwarding import forward_match
+from serve_bridge.adapters.asgi.unavailable import answer_unavailable
+from serve_bridge.adapters.bridge.asgi_scope import path_below, request_id_of
 from serve_bridge.adapters.bridge.patterns import Patterns
+from serve_bridge.adapters.bridge.route_spec import parse_routes
 from serve_bridge.adapters.django.current_bridge import bridge, close, load_bridge
 from serve_bridge.context import in_request
 

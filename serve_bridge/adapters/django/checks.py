@@ -18,7 +18,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.routes import url_patterns

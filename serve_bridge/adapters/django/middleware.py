@@ -18,7 +18,8 @@ from django.urls import Resolver404, resolve
 
 from serve_bridge.adapters.bridge.outcome import refused
 from serve_bridge.adapters.django.current_bridge import load_bridge
-from serve_bridge.adapters.django.responses import ForwardedResponse, whole_response
+from serve_bridge.adapters.django.forwarded_response import ForwardedResponse
+from serve_bridge.adapters.django.responses import whole_response
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.settings import options
 from serve_bridge.adapters.django.views import REQUEST_ID

@@ -9,17 +9,17 @@ Rule 2: what user code raised, and what is wrong with the project, is raised: `h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
 from django.core.exceptions import BadRequest
 from django.core.handlers.asgi import ASGIRequest
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.http.response import ResponseHeaders
+from django.http import Http404, HttpRequest, HttpResponseBase
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.outcome import Outcome
+from serve_bridge.adapters.django.forwarded_response import StreamedResponse, WholeResponse
 from serve_bridge.forwarding.refusals import UploadBroken
 
 _RAISED: Final = frozenset({400, 404, 500})
@@ -47,12 +47,12 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
             raise error
     if isinstance(outcome.body, bytes):
         return whole_response(outcome, request)
-    return _with_headers(_Streamed(_streamed(outcome.body, request), content_type="", status=status), outcome)
+    return _with_headers(StreamedResponse(_streamed(outcome.body, request), content_type="", status=status), outcome)
 
 
 def whole_response(outcome: Outcome, request: HttpRequest) -> HttpResponseBase:
     """Return the response to *request* with all of the body of *outcome*."""
-    response = _Whole(outcome.body, content_type="", status=outcome.status)
+    response = WholeResponse(outcome.body, content_type="", status=outcome.status)
     response.is_head = request.method == "HEAD"
     return _with_headers(response, outcome)
 
@@ -62,66 +62,6 @@ def _streamed(body: Any, request: HttpRequest) -> Any:
     if not hasattr(body, "__next__"):
         return _AsyncChunks(body)
     return _ThreadedChunks(body) if isinstance(request, ASGIRequest) else body
-
-
-class ForwardedResponse:
-    """What both kinds of responses have: headers that are there several times, and an id that caches do not keep."""
-
-    headers: Any
-    repeated: Mapping[str, tuple[str, list[str]]] = {}
-    """Names, each with its values joined, as `headers` shows them to middleware, and one by one."""
-    raw_cookies: tuple[str, ...] = ()
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        """Iterate what is sent; a header that has been changed meanwhile is what it was changed to."""
-        for name, value in self.headers.items():
-            joined, values = self.repeated.get(name.lower(), ("", []))
-            if values and joined == value:
-                for each in values:
-                    yield name, each
-            else:
-                yield name, value
-        for cookie in self.raw_cookies:
-            yield "Set-Cookie", cookie
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the request's id out: a pickled response is one in a cache, and answers other requests."""
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
-        kept = {name: value for name, value in self.headers.items() if name.lower() != "x-request-id"}
-        return {**state, "headers": ResponseHeaders(kept)}
-
-
-class _Whole(ForwardedResponse, HttpResponse):
-    """One whose body is there; middleware may put another in its place, as Django's own responses allow.
-
-    Attributes:
-        is_head: Whether it answers HEAD. Then it has no body, and not every server sees to that.
-    """
-
-    is_head = False
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        """Iterate what is sent; the length of the body that HEAD does not have is not that of the answer to GET."""
-        for name, value in super().items():
-            if not (self.is_head and value == "0" and name.lower() == "content-length"):
-                yield name, value
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter((b"",)) if self.is_head else super().__iter__()
-
-    @property
-    def content(self) -> bytes:
-        """The body."""
-        return bytes(HttpResponse.content.fget(self))
-
-    @content.setter
-    def content(self, value: Any) -> None:
-        self.headers.pop("content-length", None)
-        HttpResponse.content.fset(self, value)
-
-
-class _Streamed(ForwardedResponse, StreamingHttpResponse):
-    """One whose body is to come."""
 
 
 class _AsyncChunks:

@@ -13,8 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, clear_url_caches, get_resolver, include, path
 from django.views.decorators.http import require_http_methods
 
-from serve_bridge.adapters.bridge.forwarded_route import RouteSpec
 from serve_bridge.adapters.bridge.patterns import refuse_braces
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.django.settings import on_change, options
 from serve_bridge.adapters.django.views import abridge_view, bridge_view
 from serve_bridge.errors import ConfigError

@@ -15,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S, RouteSpec, parse_routes
+from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S
+from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.config import checks
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError

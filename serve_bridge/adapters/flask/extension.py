@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flask import Blueprint, Flask
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec, parse_routes
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
 from serve_bridge.adapters.bridge.patterns import refuse_braces
+from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.adapters.flask.commands import group
 from serve_bridge.adapters.flask.current_bridge import EXTENSION, current_bridge
 from serve_bridge.adapters.flask.routing import add_routes, check_patterns, register_routes, view_name

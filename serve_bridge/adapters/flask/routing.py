@@ -14,8 +14,9 @@ from flask import Blueprint, Flask, request, request_started
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.patterns import refuse_braces
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.flask.view import ForwardingView
 from serve_bridge.errors import ConfigError
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from flask import Flask
 
-from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S, RouteSpec, parse_routes
+from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S
+from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.config import checks
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError

@@ -25,10 +25,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Scope
 
 from serve_bridge.adapters.asgi import application as asgi
-from serve_bridge.adapters.asgi.application import ForwardingApp, ServeBridgeMiddleware
-from serve_bridge.adapters.asgi.exchange import running_loop
+from serve_bridge.adapters.asgi.application import ServeBridgeMiddleware
+from serve_bridge.adapters.asgi.forwarding import ForwardingApp
+from serve_bridge.adapters.asgi.requester import running_loop
 from serve_bridge.adapters.asgi.unavailable import unavailable_in_app
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions, RouteSpec
+from serve_bridge.adapters.bridge.app_bridge import bridge_of
+from serve_bridge.adapters.bridge.asgi_scope import REQUEST_ID, request_id_of
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
+from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.starlette.fastapi_endpoint import Operation, operation_of
 from serve_bridge.context import new_request_id, running_request, valid_request_id
 from serve_bridge.printable import shown
@@ -137,17 +141,17 @@ def get_handle(
             client = await bridge.aclient()
         from serve_bridge.adapters.asgi.view_handle import view_handle  # late: it is loaded with the bridge
 
-        own = options if timeout_s is not None else replace(options, timeout_s=bridge._bridge.timeout_s)
+        own = options if timeout_s is not None else replace(options, timeout_s=bridge_of(bridge).timeout_s)
         return view_handle(client, endpoint, own)
 
     return handle
 
 
 def _request_id_of(scope: Scope) -> str:
-    found: str | None = scope.get(asgi.REQUEST_ID)
+    found: str | None = scope.get(REQUEST_ID)
     if found is None:
-        given = asgi.request_id_of(scope)
-        found = scope[asgi.REQUEST_ID] = valid_request_id(given) or new_request_id()
+        given = request_id_of(scope)
+        found = scope[REQUEST_ID] = valid_request_id(given) or new_request_id()
     return found
 
 

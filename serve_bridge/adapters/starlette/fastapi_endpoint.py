@@ -13,11 +13,10 @@ Rule 4: the answer is the backend's, but JSON passes the response model of the r
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from starlette.datastructures import FormData
@@ -25,7 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_bridge.adapters.asgi.exchange import Requester, ask, consumed, http_exception, send_answer
+from serve_bridge.adapters.asgi.answers import http_exception, send_answer
+from serve_bridge.adapters.asgi.forwarding import ask
+from serve_bridge.adapters.asgi.requester import Requester, consumed
 from serve_bridge.adapters.bridge.asgi_scope import readable
 from serve_bridge.adapters.bridge.file_body import receive_from
 from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
@@ -39,22 +40,13 @@ from serve_bridge.adapters.starlette.response_model import (
     has_model,
     without_length,
 )
+from serve_bridge.adapters.starlette.stub import REQUEST_PARAMETER, RESPONSE_PARAMETER, is_empty, with_own_parameters
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 if TYPE_CHECKING:
     from serve_bridge.adapters.bridge.bridge import Bridge
 
 Operation = Callable[..., Coroutine[Any, Any, Any]]
-
-_REQUEST: Final = "serve_bridge_request"
-_RESPONSE: Final = "serve_bridge_response"
-_EMPTY: Final = frozenset(
-    [
-        *("RESUME", "NOP", "COPY_FREE_VARS", "MAKE_CELL", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"),
-        *("RETURN_GENERATOR", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"),
-    ]
-)
-"""What a function without a body compiles to, in the versions of Python."""
 
 
 def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute) -> Operation:
@@ -65,7 +57,7 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
     """
     if not inspect.isfunction(stub):
         raise TypeError(f"@bridge.endpoint decorates a function, got {type(stub).__name__}")
-    if not _is_empty(stub):
+    if not is_empty(stub):
         raise TypeError(
             f"{stub.__qualname__} has a body, and it would never run: {route.endpoint!r} answers. "
             "Leave a docstring, `...` or `pass`; what has to happen before belongs in a dependency"
@@ -74,8 +66,8 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
 
     @functools.wraps(stub)
     async def operation(**arguments: Any) -> Any:
-        request: Request = arguments.pop(_REQUEST)
-        response: Response = arguments.pop(_RESPONSE)
+        request: Request = arguments.pop(REQUEST_PARAMETER)
+        response: Response = arguments.pop(RESPONSE_PARAMETER)
         path_params = {
             name: arguments[name] if type(arguments.get(name)) in path_types else text
             for name, text in request.path_params.items()
@@ -91,7 +83,7 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
             outcome = without_length(outcome)
         return ForwardedResponse(outcome, requester)
 
-    operation.__signature__ = _with_own(inspect.signature(stub))  # type: ignore[attr-defined]
+    operation.__signature__ = with_own_parameters(inspect.signature(stub))  # type: ignore[attr-defined]
     return operation
 
 
@@ -179,19 +171,3 @@ def _parts(form: FormData) -> Iterator[FormPart]:
 def _utf8(text: str) -> str:
     """Return the text of a part's header, of which Starlette has made each byte a character."""
     return text.encode("latin-1", "replace").decode("utf-8", "replace")
-
-
-def _with_own(signature: inspect.Signature) -> inspect.Signature:
-    """Return *signature* with parameters that FastAPI fills with the request, and with what it takes for its answer.
-
-    Of each kind the last parameter gets it.
-    """
-    kinds = {_REQUEST: Request, _RESPONSE: Response}
-    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in kinds.items()]
-    return signature.replace(parameters=[*signature.parameters.values(), *own])
-
-
-def _is_empty(stub: Callable[..., Any]) -> bool:
-    instructions = list(dis.get_instructions(stub))
-    constants = [each.argval for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST")]
-    return all(each.opname in _EMPTY for each in instructions) and constants.count(None) == len(constants)

@@ -16,7 +16,8 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.types import Scope
 
-from serve_bridge.adapters.asgi.exchange import ClientLeft, Requester, http_exception
+from serve_bridge.adapters.asgi.answers import http_exception
+from serve_bridge.adapters.asgi.requester import ClientLeft, Requester
 from serve_bridge.adapters.bridge.outcome import Outcome, refused
 from serve_bridge.errors import ConfigError, ReplicaDied
 from serve_bridge.http.answers import AnswerBroken

@@ -4,12 +4,12 @@ from serve_bridge.adapters.wsgi.application import (
     ADAPTER,
     ServeBridge,
     ServeBridgeMiddleware,
-    WebRequest,
     headers_of,
     peer_of,
     scope_of,
     server_of,
 )
+from serve_bridge.adapters.wsgi.forwarding import WebRequest
 
 __all__ = [
     "ADAPTER",

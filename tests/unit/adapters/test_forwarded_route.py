@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteSpec, parse_routes
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.patterns import Patterns, translate
+from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.config.checks import flag
 from serve_bridge.errors import ConfigError
 

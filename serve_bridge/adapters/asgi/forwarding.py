@@ -1,0 +1,126 @@
+"""One request or WebSocket over ASGI: it is forwarded, and its outcome is sent to the server.
+
+Rule 1: the client of a request that has a `context` is described by Starlette's request; no other request pays for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Receive, Scope, Send
+
+from serve_bridge.adapters.asgi.answers import fail, send_answer
+from serve_bridge.adapters.asgi.requester import ClientLeft, Requester, running_loop
+from serve_bridge.adapters.bridge.asgi_scope import readable
+from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.outcome import Outcome, refused
+from serve_bridge.adapters.bridge.patterns import Match
+
+if TYPE_CHECKING:
+    from serve_bridge.adapters.bridge.bridge import Bridge
+
+
+async def forward_over_asgi(
+    bridge: Bridge,
+    route: ForwardedRoute,
+    scope: Scope,
+    path_params: Mapping[str, Any],
+    receive: Receive,
+    send: Send,
+    *,
+    handled: bool = True,
+) -> None:
+    """Forward the request of *scope* and send what comes back.
+
+    Args:
+        bridge: Leads to the instance.
+        route: Of the request.
+        scope: Of an HTTP request.
+        path_params: Of the request, converted.
+        receive: Of the request; nothing of it was taken.
+        send: Of the request.
+        handled: Whether errors may be raised: the caller has no application inside.
+
+    Raises:
+        HTTPException: The request failed inside an application, whose own handlers shape the answer.
+    """
+    scope = readable(scope)
+    requester = Requester(scope, receive)
+    web_request = Request(scope, receive) if route.context is not None else None
+    outcome = await ask(bridge, route, scope, path_params, requester, web_request, requester)
+    if outcome.error is not None:
+        await fail(outcome, scope, send, handled=handled)
+    else:
+        await send_answer(outcome.status, outcome.headers, outcome.body, scope, send, requester)
+
+
+async def ask(
+    bridge: Bridge,
+    route: ForwardedRoute,
+    scope: Scope,
+    path_params: Mapping[str, Any],
+    body: bytes | Receive,
+    web_request: Any,
+    requester: Requester,
+) -> Outcome:
+    """Do as `Bridge.ask_async`, until *requester* leaves."""
+    try:
+        with requester:
+            channel = bridge.channel_at(requester.loop)
+            return await bridge.ask_async(route, scope, path_params, body, web_request, channel)
+    except ClientLeft as left:
+        return refused(left)
+
+
+class ForwardingApp:
+    """One forwarded route; an object and no function, which Starlette would call with a Request."""
+
+    def __init__(self, bridge: Bridge, route: ForwardedRoute) -> None:
+        self._bridge = bridge
+        self._route = route
+        # Starlette names the route after it, and error trackers and tracers the request.
+        self.__name__ = self.__qualname__ = f"serve_bridge_{route.endpoint}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request or WebSocket."""
+        path_params = scope.get("path_params") or {}
+        if scope["type"] == "http":
+            await forward_over_asgi(self._bridge, self._route, scope, path_params, receive, send)
+        else:
+            await carry_websocket(self._bridge, self._route, scope, path_params, receive, send)
+
+
+async def forward_match(
+    bridge: Bridge, found: Match, scope: Scope, receive: Receive, send: Send, *, handled: bool = True
+) -> None:
+    """Forward one request or WebSocket to what its path led to; see `forward_over_asgi` for *handled*."""
+    # In place, as Starlette's router does: an outer middleware names the request after them.
+    scope["route"] = scope["endpoint"] = found.named
+    outer = scope.get("path_params")
+    path_params = {**outer, **found.path_params} if outer else found.path_params
+    if scope["type"] == "http":
+        await forward_over_asgi(bridge, found.route, scope, path_params, receive, send, handled=handled)
+    else:
+        await carry_websocket(bridge, found.route, scope, path_params, receive, send)
+
+
+async def carry_websocket(
+    bridge: Bridge, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], receive: Receive, send: Send
+) -> None:
+    """Carry a WebSocket."""
+    check_kind(scope["type"])
+    running_loop()
+    connection = HTTPConnection[Any](scope) if route.context is not None else None
+    await bridge.websocket(route, readable(scope), path_params, receive, send, connection)
+
+
+def check_kind(kind: str) -> None:
+    """Check that a scope of *kind* can be forwarded.
+
+    Raises:
+        ValueError: It is neither an HTTP request nor a WebSocket.
+    """
+    if kind not in ("http", "websocket"):
+        raise ValueError(f"serve_bridge answers HTTP requests and WebSockets, not {kind!r}")
