@@ -109,7 +109,7 @@ class AnswerWriter:
 
     @property
     def dropped(self) -> bool:
-        """Whether messages of the application are dropped: its request was refused, or no client is there to read."""
+        """Whether messages of the application are dropped: the request was refused, or no client can receive them."""
         return self.abandoned or self._connection.gave_up
 
     def most_to_come(self) -> int:
@@ -273,6 +273,6 @@ _NAMES: Final = NameCache(_header_name)
 
 
 def chunk(body: bytes, *, last: bool) -> bytes:
-    """Return *body* as a chunk, with the end of the body if it is the *last*. An empty body is no chunk."""
+    """Return *body* as a chunk, with the end of the body if it is the *last*. An empty body is not a chunk."""
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return framed + b"0\r\n\r\n" if last else framed

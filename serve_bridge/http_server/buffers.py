@@ -80,7 +80,7 @@ class Buffers:
         return True
 
     def give_back(self, size: int) -> None:
-        """Keep *size* bytes no longer."""
+        """Stop keeping *size* bytes."""
         self.held -= size
 
     def refused(self) -> None:

@@ -33,7 +33,7 @@ from serve_bridge.http_server.websocket_connection import WebSocketConnection
 __all__ = ["HttpConnection"]
 
 GONE_AFTER_QUIET_S: Final = 0.5
-"""Time in seconds without a sent byte after which a half-closed client counts as gone, during its answer."""
+"""Time in seconds without a sent byte, after which a client that ended its side during its answer counts as gone."""
 
 RESET_AFTER_S: Final = 0.05
 """Time in seconds after which a write has reset the connection of a closed client."""

@@ -63,7 +63,7 @@ class Exchange:
                 self.body.share.give_back()
 
     def disconnect(self) -> None:
-        """Tell the application about the end of the client or the refusal of its request."""
+        """Tell the application that its client has left, or that the request was refused."""
         self.body.close()
 
     def abandon(self) -> None:

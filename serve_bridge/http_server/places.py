@@ -120,7 +120,10 @@ class Places:
         return self.held >= self.most
 
     def opens_in(self, now: float) -> float:
-        """Return the seconds until another connection can get a place; infinite: not before `changed` is called."""
+        """Return the seconds until another connection can get a place.
+
+        The time is infinite if a connection must close, or end its request, first.
+        """
         if self.held < self.most:
             return 0.0
         if not self.waiting:

@@ -75,7 +75,7 @@ class RequestBody:
             self.share.set(received)
 
     def close(self) -> None:
-        """Tell the application about the end of the client or of the answer."""
+        """Tell the application that its client has left, or that the answer is complete."""
         self.closed = True
         self._wake()
 

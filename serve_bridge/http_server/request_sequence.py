@@ -281,7 +281,7 @@ class RequestSequence:
         self._connection.flow.resume_writing()
 
     def lose(self) -> None:
-        """Tell the latest request about the loss of the connection."""
+        """Tell the latest request that the connection is lost."""
         if self.exchange is not None:
             self.exchange.lose()
         if self._connection.server_state.cancels and self.busy and self._task is not None:

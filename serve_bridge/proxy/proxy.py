@@ -35,6 +35,7 @@ class Proxy:
         self._key = key
         self._listener = Listener(self, key, spec.generation, spec.proxy)
         self._tasks = TaskSet(_logger)
+        self._server: HttpServer | None = None
         self._refusals = RefusalLog(_logger)
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
@@ -94,13 +95,14 @@ class Proxy:
 
     async def drain(self, grace_s: float) -> None:
         """Answer all accepted requests, then close. This takes at most *grace_s* seconds."""
-        await self._server.drain(grace_s)
-        await self._server.stop()
+        if self._server is not None:
+            await self._server.drain(grace_s)
+            await self._server.stop()
 
     def close(self) -> None:
         """Close all connections at once."""
         self._listener.close()
-        if hasattr(self, "_server"):
+        if self._server is not None:
             self._tasks.start(self._server.stop())
             self._tasks.start(self._link.close())
             self._router.close()

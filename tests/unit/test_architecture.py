@@ -94,6 +94,7 @@ LOADED_NOWHERE = {
     "replica.replica": ("client", "controller", "forwarding", "proxy", "routing", "runtimes"),
     "controller.controller": ("client", "forwarding", "proxy", "replica", "routing", "runtimes"),
     "proxy.proxy": ("client", "controller", "replica", "runtimes", "user_code"),
+    "http_server.server": ("client", "controller", "forwarding", "instance", "proxy", "replica", "routing", "wire"),
 }
 """For each process, by the module it begins with: the rooms whose modules it never loads."""
 
