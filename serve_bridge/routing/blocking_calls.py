@@ -1,9 +1,9 @@
-"""Requests that a synchronous caller sends itself, over a blocking socket, past the loop thread.
+"""Requests of synchronous callers on blocking sockets. The calling thread sends them, without the loop thread.
 
-Rule 1: only what is simple goes this way: a short body, nobody waiting before it, no shadows. For anything else,
-        and for every rejection, `send` returns None and the router takes over.
-Rule 2: a request is given up to the router only where `router` Rule 2 would send it again. What it has spent by then,
-        of its time and of the one retry, goes with it.
+Rule 1: Only simple requests are sent here: with a short body, without shadows, and with no other request in the queue.
+    For all others, and after every rejection, `send` returns None and the router sends the request.
+Rule 2: After a failure, a request is left to the router only if the router's own Rule 2 allows a retry. The time and
+    the retry which the request has spent count there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 
 
 class _Idle:
-    """A replica's idle connections; each is used by one thread at a time. List operations are atomic."""
+    """The idle connections to one replica. One thread at a time uses a connection. List operations are atomic."""
 
     __slots__ = ("address", "connections")
 
@@ -39,17 +39,21 @@ class _Idle:
         self.connections: list[BlockingConnection] = []
 
     def close(self) -> int:
-        """Close them; return how many there were."""
+        """Close all connections; return their number."""
         count = 0
         while self.connections:
-            with contextlib.suppress(IndexError):  # another thread has taken the last one
+            with contextlib.suppress(IndexError):  # another thread has taken the last connection
                 self.connections.pop().close()
                 count += 1
         return count
 
 
 class PendingAnswer:
-    """The answer to a request that went this way; it holds its slot until it has come or is closed."""
+    """The answer to a blocking call. It holds its slot until it has arrived, or is closed.
+
+    Attributes:
+        head: The head of the answer, encoded.
+    """
 
     __slots__ = ("_answer", "_overdue", "_release", "head")
 
@@ -65,31 +69,31 @@ class PendingAnswer:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes from the replica; parts that have come may be there to be read."""
+        """Whether the whole answer has arrived. Parts of it may still be unread."""
         return self._answer.ended
 
     def next_part(self) -> bytes | None:
         """Return the next part of the body; None after the last.
 
         Raises:
-            DeadlineExceeded: The time is up; the work is cancelled.
-            ReplicaDied: The rest will not come.
+            DeadlineExceeded: The deadline has passed; the work is cancelled.
+            ReplicaDied: The replica died before the end of the body.
         """
         return self._attempt(self._answer.next_part)
 
     def receive(self, size: int) -> None:
-        """Wait until all of the body is here, which has *size* bytes; its slot is free then. Raises as `next_part`."""
+        """Wait for the whole body, which has *size* bytes. Its slot is free then. Raises as `next_part`."""
         self._attempt(lambda: self._answer.receive(size))
 
     def read(self) -> bytes:
-        """Return all that is left of the body; raises as `next_part`."""
+        """Return the rest of the body; raises as `next_part`."""
         return b"".join(iter(self.next_part, None))
 
     def read_whole(self, size: int) -> memoryview:
         """Return the whole body, which has *size* bytes; raises as `next_part`.
 
         Raises:
-            ProtocolError: It has another size.
+            ProtocolError: The body has another size.
         """
         return self._attempt(lambda: self._answer.read(size))
 
@@ -110,14 +114,14 @@ class PendingAnswer:
         return result
 
     def close(self) -> None:
-        """Give up what has not come; the replica stops the work where it can."""
+        """Drop the rest of the answer. The replica stops the work if it can."""
         release, self._release = self._release, None
         if release is not None:
             release(self._answer.load)
 
 
 class BlockingCalls:
-    """The blocking connections of one client and process; used by any thread."""
+    """The blocking connections of one process to one instance. Any thread may use them."""
 
     def __init__(self, key: Key, generation: str) -> None:
         self._key = key
@@ -128,11 +132,11 @@ class BlockingCalls:
         keep(self)
 
     def send(self, router: Router, request: OutgoingRequest) -> PendingAnswer | None:
-        """Send *request* and wait for the head of the answer; None if it has to go through *router*.
+        """Send *request* and wait for the head of the answer; None: *router* must send it.
 
         Raises:
             EndpointNotFound: There is no such endpoint.
-            DeadlineExceeded: No answer in time; the work is cancelled.
+            DeadlineExceeded: The deadline has passed; the work is cancelled.
             ReplicaDied: The replica died after the request was sent.
         """
         table = router.table
@@ -158,7 +162,7 @@ class BlockingCalls:
         except DeadlineExceeded:
             raise router.overdue(request, "unknown") from None
         except (Rejected, AuthenticationError):
-            pass  # the router meets the same, and knows what follows from it
+            pass  # the router gets the same error, and handles it
         except Lost as lost:
             if lost.started != "no":
                 if not router.may_retry(request):
@@ -193,11 +197,11 @@ class BlockingCalls:
         router.slot_released(place.backend)
         if connection is not None and not connection.closed:
             slot.peer.connections.append(connection)
-            if not slot.member:  # the replica was dropped meanwhile, and nobody will look here again
+            if not slot.member:  # the replica was dropped, so its connections must be closed here
                 slot.peer.close()
 
     def give_back(self) -> int:
-        """Close every idle connection, for this process lacks descriptors or memory; return how many there were."""
+        """Close every idle connection, since this process lacks descriptors or memory; return their number."""
         return sum(idle.close() for idle in self._replicas.peers())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One event loop's way into an instance: a router and the control link that feeds it."""
+"""The channel of one event loop to an instance: a router, and the controller link which brings its tables."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from serve_bridge.wire.keys import Role
 
 
 class Channel:
-    """A router and a control link on the running loop; they end when the loop cancels its tasks, or by `close`.
+    """A router and a controller link on the running loop. They end by `close`, or when the loop cancels its tasks.
 
     Attributes:
-        loop: Where all of it happens.
-        router: Sends requests.
-        control: Tables and operations.
+        loop: The loop of the channel.
+        router: Sends requests to replicas.
+        controller: The link to the controller.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Channel:
         )
         self.router.catch_up = self.controller.ready
         self.controller.start()
-        # asyncio.run() cancels what still runs before it closes its loop; sockets must not outlive that.
+        # asyncio.run() cancels the running tasks before it closes the loop. The cancelled guard closes the sockets.
         self._guard = self.loop.create_task(self._until_cancelled())
 
     async def close(self) -> None:
@@ -58,7 +58,7 @@ class Channel:
         try:
             await self.loop.create_future()
         finally:
-            # A loop that was closed without cancelling its tasks has taken its sockets with it.
+            # If the loop was closed without cancelling its tasks, its sockets are closed already.
             if not self.loop.is_closed():
                 self.router.close()
                 self.controller.hang_up()

@@ -1,7 +1,7 @@
 """The link of an event loop to the controller: it brings routing tables, and carries operations.
 
 Rule 1: The link never gives up. It reconnects for ever, with back-off, and logs the exceptions of its callbacks.
-Rule 2: An operation is sent once. If the connection breaks before its answer, the caller gets an error that says so.
+Rule 2: An operation is sent once. If the connection breaks before its answer, the error tells the caller so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
 SEARCH_AFTER_FAILURES: Final = 3
 """Failed tries in a row after which the link asks replicas and proxies where the controller is."""
 FIRST_TABLE_S: Final = 5.0
-"""Seconds that all calls of a process wait for an absent controller, together."""
+"""Seconds for which all calls of a process together wait for an absent controller."""
 LEASE_S: Final = 1e9
 """Timeout of the operation that holds a lease: longer than any process lives."""
 
@@ -66,7 +66,7 @@ class ControllerLink:
             role: Role of this process.
             on_table: Called with every routing table.
             known: What this process knows of the instance. None: this link is the only one, and makes no changes.
-            lease: Whether this link keeps an instance alive that is not detached.
+            lease: Whether this link keeps a non-detached instance alive.
             listeners: Returns the replicas and proxies to ask where an absent controller is.
             on_moved: Called with the address at which the controller was found then.
         """
@@ -101,7 +101,7 @@ class ControllerLink:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ready(self, timeout_s: float = FIRST_TABLE_S) -> None:
-        """Wait at most *timeout_s* for the newest routing table that this process has been told of.
+        """Wait at most *timeout_s* for the newest routing table known to this process.
 
         All calls of a process wait together for `FIRST_TABLE_S`. After that, no call waits until a table has arrived
         again. A router with an older table keeps using it.
@@ -138,7 +138,7 @@ class ControllerLink:
         Raises:
             NotConnected: The controller cannot be reached, or was lost before it answered.
             DeadlineExceeded: The controller did not answer in time; it may still make the change.
-            Exception: An exception that the operation raised.
+            Exception: The exception of the operation.
         """
         try:
             await asyncio.wait_for(self._connected.wait(), min(timeout_s, FIRST_TABLE_S))
@@ -166,7 +166,7 @@ class ControllerLink:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the connection. A link that was not closed connects again, unless its loop ends."""
+        """Close the connection. An open link connects again, unless its loop ends."""
         if self._connection is not None:
             self._connection.close()
 

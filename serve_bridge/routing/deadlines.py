@@ -1,10 +1,10 @@
-"""When the requests of one event loop run out of time: one timer for all of them.
+"""The deadlines of the requests of one event loop, on one timer.
 
-A hashed timing wheel (Varghese and Lauck 1987, scheme 6). A timer a request would cost more than finding its
-replica, and nearly every request ends long before its time.
+They are a hashed timing wheel (Varghese and Lauck 1987, scheme 6). A timer for each request would cost more than the
+choice of its replica, and nearly every request ends long before its deadline.
 
-Rule 1: to add and to discard is O(1), and nothing expires early; it may expire two ticks late.
-Rule 2: a wheel that holds nothing stops turning.
+Rule 1: To add and to discard an item is O(1). No item expires early; an item may expire two ticks late.
+Rule 2: An empty wheel stops turning.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from typing import Final, Protocol
 __all__ = ["Deadlines", "Expiring"]
 
 TICK_S: Final = 0.01
+"""Length of a tick in seconds."""
 SLOTS: Final = 1024
+"""Number of slots of the wheel. Each tick turns the wheel by one slot."""
 
 
 class Expiring(Protocol):
-    """What has a deadline.
+    """An item with a deadline.
 
     Attributes:
-        deadline: Loop time at which it is no longer wanted; it does not change while a wheel holds it.
+        deadline: Loop time at which the item expires. It must not change while a wheel holds the item.
     """
 
     deadline: float
 
     def expire(self) -> None:
-        """Called once, after the deadline."""
+        """Handle the deadline; called once, after it."""
         ...
 
 
 class Deadlines:
-    """The deadlines of one event loop; touched from that loop only."""
+    """The deadlines of one event loop. Only the loop itself uses them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -51,11 +53,11 @@ class Deadlines:
             self._timer = self._loop.call_later(TICK_S, self._turn)
 
     def discard(self, item: Expiring) -> None:
-        """Forget *item*, if it is held."""
+        """Remove *item*, if the wheel holds it."""
         self._slots[int(item.deadline / TICK_S) % SLOTS].discard(item)
 
     def close(self) -> None:
-        """Turn no more."""
+        """Stop turning."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -65,8 +67,8 @@ class Deadlines:
         try:
             for tick in range(max(first, self._tick - SLOTS), self._tick):
                 self._expire(self._slots[tick % SLOTS], now)
-        finally:  # whatever an item raises, the others' time goes on
-            turning = self._empty < SLOTS  # after a whole turn without any there is none
+        finally:  # if an item raises, the other deadlines must still be kept
+            turning = self._empty < SLOTS  # after a whole turn of empty slots, the wheel is empty
             self._timer = self._loop.call_later(TICK_S, self._turn) if turning else None
 
     def _expire(self, slot: set[Expiring], now: float) -> None:

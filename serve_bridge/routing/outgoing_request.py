@@ -8,7 +8,7 @@ from serve_bridge.wire.caller_end import CallerStream, Upload
 from serve_bridge.wire.frames import Frame, Kind
 
 Routed: TypeAlias = tuple[CallerStream, Frame]
-"""What a sent request gets: its stream, and the RESPONSE frame with the head of the answer."""
+"""The stream of a sent request, and the RESPONSE frame with the head of its answer."""
 
 
 class OutgoingRequest(Protocol):
@@ -18,13 +18,13 @@ class OutgoingRequest(Protocol):
         endpoint: Name of the endpoint.
         kind: REQUEST for HTTP, CALL for Python.
         shard_key: Decides the backend; None: *draw* decides it.
-        limit_s: Seconds that the sender allowed for the whole request, for error texts.
-        timeout_s: Seconds that are left for the whole request. The router lowers them to the limit of the endpoint.
+        limit_s: Time limit of the whole request in seconds, as its sender gave it; for error texts.
+        timeout_s: Remaining seconds for the whole request. The router lowers them to the limit of the endpoint.
         idempotent: Whether the request may run twice without harm.
         draw: Number in [0, 1) that decides the backend without a shard key. It is drawn once, with the request. A
-            second draw after a full backend would move traffic to the backends that are not full.
+            second draw after a full backend would move traffic to the other backends.
         retried: Whether the request was sent before the router got it, and may have run. It is not sent a third time.
-        body: What follows the head: segments that can be sent again, or an iterator that cannot. None: nothing follows.
+        body: The body after the head: segments can be sent again, an iterator cannot. None: nothing follows the head.
     """
 
     timeout_s: float

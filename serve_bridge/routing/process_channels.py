@@ -1,7 +1,7 @@
 """The channels of one process to an instance: one on a loop thread, one for each other loop, and blocking sockets.
 
-Rule 1: an exception may arrive in the calling thread at any line, as the time limit of a task queue does. The next call
-    then goes on with the thread and the channel that were begun.
+Rule 1: An exception may arrive in the calling thread at any line, such as the time limit of a task queue. The next call
+    then continues with the thread and the channel which the interrupted call has begun.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.shortage import is_shortage
 
-CLOSE_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 5.0
+"""Timeout in seconds for each step of closing: the start of the channel, its close, the end of the thread."""
 
 
 class ProcessChannels:
-    """What one process has of a client: the loop thread, and a channel for each loop that asked."""
+    """The channels of one process: one on the process's loop thread, and one for each loop which asks."""
 
     def __init__(self, instance: Instance, *, lease: bool, address: str = "") -> None:
-        """Prepare for *instance*, whose file, or a copy of it, was found at *address*; nothing starts yet.
+        """Prepare for *instance*. Its file, or a copy of the file, was found at *address*. Nothing starts yet.
 
         Raises:
-            ConfigError: The sockets and threads of this process are not Python's own.
+            ConfigError: A library has replaced the sockets or threads of this process (`process.monkey_patches`).
         """
         check_not_patched()
         self._instance = instance
@@ -53,10 +54,10 @@ class ProcessChannels:
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
 
     def channel(self) -> Channel:
-        """Return the loop thread's channel, started on first use.
+        """Return the channel of the loop thread; the first call starts it.
 
         Raises:
-            NotConnected: This process lacks the descriptors or the memory for it.
+            NotConnected: This process lacks descriptors or memory for the loop thread.
         """
         if self._channel is None:
             with self._lock:
@@ -69,7 +70,7 @@ class ProcessChannels:
             self._thread = _loop_thread()
         opening = self._opening
         if opening is None or (opening.done() and opening.exception() is not None):
-            # In an empty context: it outlives the request that needs it first.
+            # In an empty context, because the channel outlives the request which needs it first.
             opening = self._opening = contextvars.Context().run(self._thread.submit, self._open)
         return opening.result()
 
@@ -77,22 +78,22 @@ class ProcessChannels:
         return Channel(self._instance, self.known, lease=self._lease, on_moved=self._moved)
 
     def _moved(self, controller: SocketAddress) -> None:
-        """Let the next process that reads the file find the controller where this one has found it."""
+        """Write the new address of the controller to the file, for the next process to read."""
         if self._address:
-            with contextlib.suppress(OSError):  # a copy in a directory that this process cannot write to
+            with contextlib.suppress(OSError):  # this process may not write to the directory
                 instances.update(Path(self._address), self._instance.generation, controller)
 
     def channel_here(self) -> Channel:
-        """Return the running loop's channel, started on first use.
+        """Return the channel of the running loop; the first call starts it.
 
         Raises:
-            NotConnected: The loop has none, and this process has waited for the controller in vain.
+            NotConnected: The loop has no channel, and this process has waited for the controller in vain.
         """
         loop = asyncio.get_running_loop()
         channel = self._channels.get(loop)
         if channel is None:
             if self.known.given_up:
-                self.channel()  # it goes on trying, while loops may come and go with each request
+                self.channel()  # keeps trying to connect, while each request may have a loop of its own
                 raise NotConnected(self.known.failure)
             with self._lock:
                 for old in [old for old in self._channels if old.is_closed()]:
@@ -103,7 +104,7 @@ class ProcessChannels:
         return channel
 
     def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
-        """Return the channel of *loop*, if it has one."""
+        """Return the channel of *loop*; None: it has no channel."""
         return self._channels.get(loop)
 
     @property
@@ -122,7 +123,7 @@ class ProcessChannels:
             await items.aclose()
 
         if channel is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed, and with it all there was to close
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the generator with it
                 channel.loop.call_soon_threadsafe(lambda: channel.loop.create_task(close()))
 
     def close(self) -> None:
@@ -133,11 +134,11 @@ class ProcessChannels:
             self._channel = self._opening = self._thread = None
             if thread is not None:
                 try:
-                    if opening is not None and opening.exception(CLOSE_S) is None:
-                        thread.submit(opening.result().close).result(CLOSE_S)
+                    if opening is not None and opening.exception(CLOSE_TIMEOUT_S) is None:
+                        thread.submit(opening.result().close).result(CLOSE_TIMEOUT_S)
                 finally:
                     thread.stop()
-                thread.join(CLOSE_S)
+                thread.join(CLOSE_TIMEOUT_S)
             for loop, other in list(self._channels.items()):
                 if not loop.is_closed():
                     asyncio.run_coroutine_threadsafe(other.close(), loop)

@@ -1,4 +1,4 @@
-"""What handles need of the process that they are used in."""
+"""The link of a process to an instance, as handles and adapters use it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 SPARE_S: Final = 5.0
-"""Seconds that a thread waits beyond the deadline, which the loop that it waits for keeps."""
+"""Seconds for which a thread waits beyond the deadline of a request. The loop thread keeps the deadline itself."""
 
 
 class ProcessLink(Protocol):
-    """What a handle needs of its client."""
+    """The link of one process to one instance, for callers in any thread and on any loop."""
 
     def send(self, request: OutgoingRequest) -> PendingAnswer | None:
-        """Send *request* from this thread and wait for its answer; None if `run` has to."""
+        """Send *request* from this thread and wait for its answer; None: the caller must use `run`."""
 
     def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
-        """Return whether *method* of the backend that *request* goes to needs all of its body."""
+        """Return whether *method* of the backend for *request* needs the whole body."""
 
     def begin(self, work: Callable[[Channel], Any]) -> Future[Any]:
         """Start *work* on the process's own loop thread."""
@@ -36,18 +36,18 @@ class ProcessLink(Protocol):
         """Run *work* on the process's own loop thread and wait for its result."""
 
     def discard(self, items: AsyncGenerator[Any, None]) -> None:
-        """Close *items*, which `run` has opened, without waiting."""
+        """Close *items*, which `run` has opened, without a wait."""
 
     async def channel(self, timeout_s: float) -> Channel:
-        """Return the running loop's way into the instance, once that has its newest routing table."""
+        """Return the channel of the running loop, once it has the newest routing table."""
 
     def reference(self) -> Any:
-        """Return what unpickles as a link to the same instance."""
+        """Return an object which unpickles as a link to the same instance."""
 
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """Make the call as a Ray actor call; return its ObjectRef."""
 
 
 def overdue(timeout_s: float) -> DeadlineExceeded:
-    """Return the error for a call that the process's own loop thread did not finish in time."""
+    """Return the error for a call which the loop thread did not finish in time."""
     return DeadlineExceeded(f"no answer within {timeout_s:g} s", "unknown")

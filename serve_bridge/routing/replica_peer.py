@@ -1,13 +1,13 @@
 """One replica as a router's pool reaches it: the connection, the tries to connect, and the pings.
 
-Rule 1: A replica that cannot be reached gets no requests. The peer dials again with back-off, for as long as the
-    routing table lists the replica.
-Rule 2: A replica that owes answers and does not answer pings gets no requests until the peer hears from it. At least
+Rule 1: An unreachable replica gets no requests. The peer dials again with back-off, for as long as the routing table
+    lists the replica.
+Rule 2: If a replica owes answers and does not answer pings, it gets no requests until the peer hears from it. At least
     half of the replicas stay in use even if none answers pings: if all are silent at once, they are more likely busy
     than dead.
 Rule 3: If this process lacks descriptors or memory for a connection, the replica stays in use (`wire.shortage`).
-Rule 4: A replica that is busy or hangs keeps its requests until their deadlines. The requests of a replica whose host
-    has gone fail at once: the kernel of that host does not acknowledge the pings (`wire.peer`).
+Rule 4: A busy or hanging replica keeps its requests until their deadlines. If the host of a replica has gone, its
+    kernel does not acknowledge the pings, and the requests fail at once (`wire.peer`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ REDIAL: Final = Backoff(shortest_s=0.05, longest_s=2.0)
 LOOK_EVERY_S: Final = 0.5
 """Seconds between two calls of `ReplicaPeer.look`."""
 PING_AFTER_QUIET_S: Final = 0.5
-"""Seconds of silence after which the peer pings a replica that owes answers."""
+"""Seconds of silence after which the peer pings a replica with requests in flight."""
 PING_TIMEOUT_S: Final = 1.5
-"""Seconds that a replica has to answer a ping. After that it gets no requests."""
+"""Timeout of a ping in seconds. After it, the replica gets no requests."""
 
 Dial: TypeAlias = Callable[[SocketAddress], Awaitable[CallerConnection]]
 
@@ -79,7 +79,7 @@ class ReplicaPeer:
         self.slot: Slot[ReplicaPeer] = replicas.add(address.name, self)
 
     async def connect(self, request: WaitingRequest[ReplicaPeer]) -> Shortage | None:
-        """Wait until the next try to connect has ended. Requests that come at the same time share one try.
+        """Wait until the next try to connect has ended. Simultaneous requests share one try.
 
         Returns:
             What this process lacked, if there is no connection for that reason.
@@ -87,7 +87,7 @@ class ReplicaPeer:
         Raises:
             DeadlineExceeded: The deadline of *request* passed first.
         """
-        # `wait` does not cancel the task: a request that gives up must not stop the dialling for other requests.
+        # `wait` does not cancel the task: the dialling must go on for other requests after this request gives up.
         dialling = self._dialled()
         await asyncio.wait([dialling], timeout=max(0, request.deadline - self._loop.time()))
         if request.expired:
@@ -125,18 +125,18 @@ class ReplicaPeer:
             self._avoid()
 
     def suspect(self) -> None:
-        """Ping the replica soon: a blocking caller waits for its answer and hears nothing."""
+        """Ping the replica soon: a blocking caller gets no answer from it."""
         self._is_suspect = True
         if self.connection is None and not self.slot.down:
             self._dialled()
 
     def use_again(self) -> None:
-        """Use the replica again, unless this peer knows that it cannot answer."""
+        """Use the replica again, unless it is silent or cannot be reached."""
         if self.slot.member and not self._is_silent and self._redialling is None:
             self._use()
 
     def retire(self) -> None:
-        """Take the replica out of the set. Its connection stays open for the requests that it has."""
+        """Take the replica out of the set. Its connection stays open for its requests in flight."""
         self._replicas.remove(self.slot.name)
         if self._redialling is not None:
             self._redialling.cancel()
@@ -181,7 +181,7 @@ class ReplicaPeer:
         except Shortage as shortage:
             _logger.warning("%s", shortage)
             return shortage
-        except Exception as error:  # Lost, AuthenticationError, or an address that is not one
+        except Exception as error:  # Lost, AuthenticationError, or an invalid address
             _logger.info("replica %s cannot be reached: %s", self.slot.name, error)
             self._lose()
             return None
@@ -198,7 +198,7 @@ class ReplicaPeer:
         return None
 
     def _changed(self, connection: CallerConnection) -> None:
-        """Note that *connection* has closed, or that its replica accepts no more requests."""
+        """Handle the end of *connection*, or the retirement of its replica."""
         if self.connection is not connection:
             return
         if is_shortage(connection.ended_by):

@@ -1,7 +1,7 @@
 """The replicas of one backend in one router: a request gets a slot and a connection here.
 
 Rule 1: A request waits only if no slot is free, or other requests wait already (`waiting_line`).
-Rule 2: A replica that cannot be reached is skipped at once (`replica_peer`).
+Rule 2: A request skips unreachable replicas at once (`replica_peer`).
 Rule 3: Every event that frees a slot also serves the queue.
 Rule 4: If this process lacks descriptors or memory for a connection, the request tries again after a short wait, with
     any replica that is free then (`wire.shortage`).
@@ -26,9 +26,10 @@ from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.shortage import Shortage
 
 FULL_RETRY_S: Final = 0.005
-"""Shortest time in seconds after which a replica that rejected everything as full gets one request again."""
+"""Shortest time in seconds until a replica gets one request again after it has rejected everything as full."""
 UNAVAILABLE_S: Final = 1.0
-"""Shortest time in seconds without requests for a replica that said it accepts none, unless it leaves the table."""
+"""Shortest time in seconds until a replica gets requests again after it has rejected one as
+draining or foreign."""
 SHORTAGE: Final = Backoff(shortest_s=0.05, longest_s=0.8)
 """Waits of a request between its tries, if this process lacks descriptors or memory for a connection."""
 MAX_SHORTAGES: Final = 6
@@ -102,12 +103,12 @@ class ReplicaPool:
         return self.replicas.all_usable
 
     def look(self, now: float) -> None:
-        """Find the replicas that have fallen silent; *now* is loop time."""
+        """Find the silent replicas; *now* is loop time."""
         for slot in self.replicas:
             slot.peer.look(now)
 
     def suspect(self, replica: str) -> None:
-        """Find out whether *replica* still lives: a blocking caller waits for its answer and hears nothing."""
+        """Find out whether *replica* still lives: a blocking caller gets no answer from it."""
         for slot in self.replicas:
             if slot.name == replica:
                 slot.peer.suspect()
@@ -115,7 +116,7 @@ class ReplicaPool:
     async def acquire(
         self, request: WaitingRequest[ReplicaPeer], *, again: bool
     ) -> tuple[Slot[ReplicaPeer], CallerConnection]:
-        """Return a slot and a connection that takes requests; *again* after a rejection.
+        """Return a slot and a usable connection; *again* after a rejection.
 
         Raises:
             BackendOverloaded: The queue is full, there is no replica, or this process cannot open a connection.

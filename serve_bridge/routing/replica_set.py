@@ -1,15 +1,15 @@
-"""Which replica of a backend gets the next request.
+"""The choice of a replica for the next request to a backend.
 
-Rule 1: no I/O, no clock; randomness comes in as an argument.
-Rule 2: every operation is O(1), however many replicas there are.
+Rule 1: This module does no I/O and reads no clock. Its source of randomness is an argument.
+Rule 2: Every operation for a request is O(1) in the number of replicas.
 
-Of two replicas drawn from those with a free place, the less loaded one is taken (Mitzenmacher, "The power of
-two choices in randomized load balancing", 2001); its load is what it last reported, or what this router has
-there if that is more. A report ages: it counts for one less each time that it loses, or a replica that was
-busy once with other routers' requests would get nothing again.
+The set draws two replicas with a free slot and takes the less loaded one (Mitzenmacher, "The power of two choices in
+randomized load balancing", 2001). The load of a replica is its last report, or the number of requests of this router if
+it is higher. Each time a replica is drawn and not taken, its report counts for one less. Otherwise a replica which was
+busy once with the requests of other routers would never get requests again.
 
-A replica that says it is full gets no more than what it has, and one more after each answer: many routers
-share its places without asking it again and again.
+If a replica is full, the router sends it only as many requests as it has in flight there, and one more after each
+answer. So many routers share a replica without many rejections.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ Peer = TypeVar("Peer")
 
 
 class Slot(Generic[Peer]):
-    """One replica as one router sees it.
+    """The slots of one replica in one router.
 
     Attributes:
-        name: The replica's id.
-        link: What leads to it; the router's own.
-        in_flight: Requests this router has there.
-        window: Requests this router may have there; at most the set's limit.
-        load: Requests it had over all callers when it last answered.
-        down: It cannot be reached or takes nothing new.
+        name: The id of the replica.
+        peer: The owner's object for the replica, such as its connection.
+        in_flight: Number of requests of this router on the replica.
+        window: Upper limit for `in_flight`; at most the limit of the set.
+        load: Number of requests of all callers, by the last report of the replica.
+        down: Whether the replica cannot be reached, or accepts no requests.
+        member: Whether the replica is still in the set.
+        position: Position in the set's list of free slots; -1: not in it.
     """
 
     __slots__ = ("down", "in_flight", "load", "member", "name", "peer", "position", "window")
@@ -47,7 +49,7 @@ class Slot(Generic[Peer]):
 
     @property
     def full(self) -> bool:
-        """Whether it has refused everything; see `ReplicaSet.reopen`."""
+        """Whether the replica has rejected all requests; see `ReplicaSet.reopen`."""
         return self.window == 0
 
     def __repr__(self) -> str:
@@ -58,12 +60,12 @@ class ReplicaSet(Generic[Peer]):
     """The replicas of one backend, and which of them have a free slot.
 
     Attributes:
-        unsettled: A change has begun. If it still has when the next begins, an exception has arrived in between; see
-            `repair`.
+        unsettled: Whether a change has begun and not ended. If it is set when the next change begins, an exception has
+            interrupted the last one; see `repair`.
     """
 
     def __init__(self, limit: int, draw: Callable[[], float] = random.random) -> None:
-        """Let each replica have at most *limit* requests of this router; *draw* gives numbers in [0, 1)."""
+        """Give each replica at most *limit* requests of this router; *draw* returns numbers in [0, 1)."""
         self._limit = limit
         self._draw = draw
         self._slots: dict[str, Slot[Peer]] = {}
@@ -82,7 +84,7 @@ class ReplicaSet(Generic[Peer]):
 
     @property
     def limit(self) -> int:
-        """Requests of this router that one replica may have at once."""
+        """Upper limit for the requests of this router on one replica."""
         return self._limit
 
     @limit.setter
@@ -94,12 +96,12 @@ class ReplicaSet(Generic[Peer]):
 
     @property
     def usable(self) -> bool:
-        """Whether any replica could ever answer, were it not full."""
+        """Whether at least one replica is not down; it may be full."""
         return self._up > 0
 
     @property
     def all_usable(self) -> bool:
-        """Whether every replica is usable, full or not."""
+        """Whether no replica is down; replicas may be full."""
         return self._up == len(self._slots)
 
     @property
@@ -109,14 +111,14 @@ class ReplicaSet(Generic[Peer]):
         return left >= 1 and left * 2 >= len(self._slots)
 
     def add(self, name: str, peer: Peer) -> Slot[Peer]:
-        """Let *name*, which is not in the set, take part."""
+        """Add the replica *name*, which is not in the set."""
         slot = self._slots[name] = Slot(name, peer, self._limit)
         self._up += 1
         self._sort_in(slot)
         return slot
 
     def remove(self, name: str) -> Slot[Peer]:
-        """Let *name* get nothing more; what it has in flight may still be released."""
+        """Remove the replica *name*. Its requests in flight may still be released."""
         slot = self._slots.pop(name)
         slot.member = False
         self._up -= not slot.down
@@ -124,7 +126,7 @@ class ReplicaSet(Generic[Peer]):
         return slot
 
     def acquire(self) -> Slot[Peer] | None:
-        """Take a place on the less loaded of two replicas, or None if all are full or down."""
+        """Take a slot on the less loaded of two replicas; None if all are full or down."""
         slot = self.choose()
         if slot is not None:
             slot.in_flight += 1
@@ -132,7 +134,7 @@ class ReplicaSet(Generic[Peer]):
         return slot
 
     def choose(self) -> Slot[Peer] | None:
-        """Return the less loaded of two replicas, or None if all are full or down; see `taken`."""
+        """Return the less loaded of two replicas; None if all are full or down. `taken` must follow."""
         free = self._free
         count = len(free)
         if count == 0:
@@ -150,18 +152,18 @@ class ReplicaSet(Generic[Peer]):
         return slot
 
     def taken(self, slot: Slot[Peer]) -> None:
-        """Note that one was added to what *slot*, which `choose` has returned, has in flight."""
+        """Note a new request in flight on *slot*, which `choose` has returned."""
         if slot.in_flight >= slot.window:
             self._sort_in(slot)
         self.unsettled = False
 
     def release(self, slot: Slot[Peer], load: int) -> None:
-        """Give a place back; the replica has reported *load*."""
+        """Give a slot back; the replica has reported *load*."""
         slot.in_flight -= 1
         self.given_back(slot, load)
 
     def given_back(self, slot: Slot[Peer], load: int) -> None:
-        """Note that one was taken from what *slot* has in flight; the replica has reported *load*."""
+        """Note one request less in flight on *slot*; the replica has reported *load*."""
         slot.load = load
         if slot.window < self._limit:
             slot.window += 1
@@ -170,25 +172,25 @@ class ReplicaSet(Generic[Peer]):
         self.unsettled = False
 
     def settle(self, slot: Slot[Peer], done: int, load: int) -> None:
-        """Give back the places of *done* requests at once; the replica has reported *load*."""
+        """Give back the slots of *done* requests at once; the replica has reported *load*."""
         slot.in_flight -= done
         slot.load = load
         self._sort_in(slot)
 
     def refuse(self, slot: Slot[Peer], load: int) -> None:
-        """Give a place back: the replica said that it is full. If nothing is left there, see `reopen`."""
+        """Give a slot back after a rejection as full. If no request is left there, see `reopen`."""
         slot.in_flight -= 1
         slot.load = load
         slot.window = slot.in_flight
         self._sort_in(slot)
 
     def reopen(self, slot: Slot[Peer]) -> None:
-        """Try a replica again that refused everything: with one request."""
+        """Let a replica get one request again after it has rejected all requests."""
         slot.window = max(slot.window, 1)
         self._sort_in(slot)
 
     def mark(self, slot: Slot[Peer], *, down: bool) -> None:
-        """Note whether the replica can be used at all."""
+        """Note whether the replica is down."""
         if slot.member:
             self._up += slot.down - down
         slot.down = down
@@ -209,7 +211,7 @@ class ReplicaSet(Generic[Peer]):
             slot.position = -1
 
     def repair(self) -> None:
-        """Sort every slot in from the beginning."""
+        """Rebuild the list of free slots after an interrupted change."""
         self._free.clear()
         for slot in self._slots.values():
             slot.position = -1

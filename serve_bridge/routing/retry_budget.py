@@ -7,15 +7,15 @@ from typing import Final
 from serve_bridge.routing.router_statistics import RouterStatistics
 
 RETRY_SHARE: Final = 0.1
-"""Retries that each routed request pays into the budget."""
+"""Number of retries by which each routed request raises the budget."""
 RETRY_RESERVE: Final = 3.0
-"""Retries in the budget at the start."""
+"""Number of retries in the budget at the start."""
 RETRY_CAP: Final = 100.0
-"""Upper limit for the retries in the budget."""
+"""Upper limit for the number of retries in the budget."""
 
 
 class RetryBudget:
-    """A bounded share of the routed requests, so that retries cannot multiply the load of an outage."""
+    """Limits retries to a share of the routed requests, because retries of all requests would double the load."""
 
     __slots__ = ("_left", "_routed", "_statistics")
 
@@ -27,7 +27,7 @@ class RetryBudget:
     def spend(self) -> bool:
         """Take one retry out of the budget, if one is left; return whether it was.
 
-        It may be called from any thread. Two threads that spend at the same instant may pay once for both.
+        It may be called from any thread. If two threads spend at the same instant, they may pay once for both.
         """
         routed, self._routed = self._routed, self._statistics.routed
         self._left = min(RETRY_CAP, self._left + RETRY_SHARE * (self._routed - routed))

@@ -1,15 +1,15 @@
-"""The router of one event loop: picks the backend, then the replica, and sees the request through.
+"""The router of one event loop: it chooses the backend and the replica of a request, and delivers the request.
 
-Rule 1: touched from its own loop only; nothing here waits for Ray, the controller or a lock.
-Rule 2: a request is sent again only where that is safe: it provably did not start, or it is idempotent,
-    whole in hand, and the retry budget allows it.
-Rule 3: O(1) work a request; what a table decides is computed when the table arrives.
+Rule 1: Only the router's own loop uses it, except for the methods whose docstrings name other threads. It waits for no
+    lock, and not for Ray.
+Rule 2: The router sends a request again only if it is safe. Either the request provably did not start. Or it is
+    idempotent, its whole body is in memory, and the retry budget allows it.
+Rule 3: The work for a request is O(1). Decisions of a routing table are computed when the table arrives.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -43,11 +43,15 @@ from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import Rejection
 from serve_bridge.wire.keys import Key, Role
 
-_logger = logging.getLogger("serve_bridge.router")
-
 
 class _Delivery(WaitingRequest[ReplicaPeer]):
-    """One request's way through a pool: its deadline, and the slot and stream it holds at the moment."""
+    """One request on its way through a pool, over one attempt or several.
+
+    Attributes:
+        slot: The slot of the current attempt.
+        stream: The stream of the current attempt.
+        handed_over: Whether the caller reads the stream now. If so, the deadline covers the body of the answer.
+    """
 
     __slots__ = ("deadlines", "handed_over", "pool", "request", "router", "slot", "stream")
 
@@ -63,7 +67,7 @@ class _Delivery(WaitingRequest[ReplicaPeer]):
         self.deadlines.add(self)
 
     def expire(self) -> None:
-        """Time is up: stop whatever stage the request is in."""
+        """End the request at its deadline, whether it waits for a slot or for its answer."""
         self.expired = True
         if self.stream is not None:
             self.stream.cancel(self.router.overdue(self.request, "unknown"))
@@ -71,11 +75,11 @@ class _Delivery(WaitingRequest[ReplicaPeer]):
             super().expire()
 
     def too_late(self) -> DeadlineExceeded:
-        """Return the error for a request that has not been sent."""
+        """Return the error for a request which was not sent before its deadline."""
         return self.router.overdue(self.request, "no")
 
     def done(self, load: int) -> None:
-        """The replica has spoken its last on this stream: its slot is free."""
+        """Free the slot: the last frame of the stream has arrived, or never will."""
         slot, self.slot = self.slot, None
         stream, self.stream = self.stream, None
         if self.handed_over:
@@ -90,15 +94,15 @@ class _Delivery(WaitingRequest[ReplicaPeer]):
 
 
 class Router:
-    """Sends requests to replicas, by the newest routing table it was given.
+    """Sends requests to replicas, by the newest routing table.
 
     Attributes:
-        table: That table, or None before the first.
-        version: The version of that table; -1 before the first.
-        known: What this process knows of the instance. A request waits for the table version that it names.
-        catch_up: Waits for that table, for so many seconds at most; None: nothing here waits.
-        deadlines: When the requests on their way run out of time.
-        statistics: Counters since it was made.
+        table: The newest table; None before the first.
+        version: The version of the table; -1 before the first.
+        known: What this process knows of the instance, such as the newest table version.
+        catch_up: Waits for the newest table for at most the given seconds. None: requests do not wait for tables.
+        deadlines: The deadlines of the requests in flight.
+        statistics: The counters of this router.
     """
 
     def __init__(self, key: Key, role: Role, known: KnownInstance | None = None) -> None:
@@ -119,7 +123,7 @@ class Router:
         self._shadows = Shadows(self._pools, self._send, self.statistics)
 
     def apply(self, table: RoutingTable) -> None:
-        """Route by *table* from now on; what is in flight goes on."""
+        """Route by *table* from now on. Requests in flight continue."""
         self.table, self.version = table, table.version
         for name, backend in table.backends.items():
             if name in self._pools:
@@ -140,7 +144,7 @@ class Router:
         }
 
     def close(self) -> None:
-        """Drop every connection; what is in flight fails."""
+        """Drop every connection. Requests in flight fail."""
         self._looking.cancel()
         self.deadlines.close()
         self._shadows.close()
@@ -149,29 +153,29 @@ class Router:
 
     @property
     def behind(self) -> bool:
-        """Whether this process has been told of a newer table than this one; from any thread."""
+        """Whether this process knows of a newer table. Any thread may ask."""
         return self.version < self.known.version
 
     def choose(self, endpoint: str, shard_key: str | None) -> tuple[str, tuple[str, ...]]:
-        """Return the backend that gets a request to *endpoint*, and the shadows; from any thread.
+        """Return the backend and the shadows for a request to *endpoint*. Any thread may call it.
 
         Raises:
-            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+            EndpointNotFound: The endpoint was never created, or was deleted.
         """
         policy = self._endpoint(endpoint)[1]
         return self._choose(policy, shard_key, random.random()), policy.shadows_for(random.random)
 
     def within(self, endpoint: str, timeout_s: float) -> float:
-        """Return *timeout_s*, or what a request to *endpoint* may take, if that is less; from any thread.
+        """Return *timeout_s*, or the time limit of *endpoint* in seconds if it is shorter. Any thread may call it.
 
         Raises:
-            EndpointNotFound: Nobody created the endpoint, or it was deleted.
+            EndpointNotFound: The endpoint was never created, or was deleted.
         """
-        most = self._endpoint(endpoint)[0].timeout_s
-        return timeout_s if most is None else min(timeout_s, most)
+        limit_s = self._endpoint(endpoint)[0].timeout_s
+        return timeout_s if limit_s is None else min(timeout_s, limit_s)
 
     def overdue(self, request: OutgoingRequest, executed: Executed) -> DeadlineExceeded:
-        """Return the error for *request*, whose time is up; from any thread."""
+        """Return the error for *request*, whose deadline has passed. Any thread may call it."""
         found = self._endpoints.get(request.endpoint)
         own_s = found[0].timeout_s if found is not None else None
         if own_s is not None and own_s <= request.limit_s:
@@ -179,13 +183,14 @@ class Router:
         return no_answer(request.endpoint, request.limit_s, executed, CALL_HINT if request.kind == Kind.CALL else "")
 
     def backend_for_blocking_call(self, request: OutgoingRequest) -> str | None:
-        """Return the backend for *request* that its caller's own thread sends; None if it has to come through here.
+        """Return the backend for *request* if the calling thread may send it; None if this router must send it.
 
-        It has to if shadows get copies, or if others wait for that backend already. From any thread.
+        The router must send it if shadows get copies, if other requests wait for the backend, or if a replica of the
+        backend cannot be reached. Any thread may call it.
 
         Raises:
-            EndpointNotFound: Nobody created the endpoint, or it was deleted.
-            DeadlineExceeded: Its time is up.
+            EndpointNotFound: The endpoint was never created, or was deleted.
+            DeadlineExceeded: The deadline of the request has passed.
         """
         policy = self._policy(request)
         if policy.shadows:
@@ -195,9 +200,9 @@ class Router:
         return None if pool is None or pool.waiting or not pool.all_usable else backend
 
     def needs_whole_body(self, request: OutgoingRequest, method: str) -> bool:
-        """Return whether *method* of the backend that *request* goes to needs all of its body; from any thread.
+        """Return whether *method* of the backend for *request* needs the whole body. Any thread may call it.
 
-        An endpoint that does not exist needs nothing: `route` says so.
+        False for an endpoint that does not exist: `route` raises the error.
         """
         found = self._endpoints.get(request.endpoint)
         if found is None:
@@ -206,13 +211,19 @@ class Router:
         return pool is not None and method not in pool.streaming
 
     def suspect(self, backend: str, replica: str) -> None:
-        """Somebody waits for *replica* outside of this router, and hears nothing: find out. From any thread."""
+        """Find out whether *replica* still lives: a blocking caller gets no answer from it.
+
+        Any thread may call it.
+        """
         pool = self._pools.get(backend)
         if pool is not None:
             self._loop.call_soon_threadsafe(pool.suspect, replica)
 
     def slot_released(self, backend: str) -> None:
-        """Somebody else's request to *backend* is done: who waits here because it was full may try. From any thread."""
+        """Let waiting requests try *backend* again: a blocking caller's request to it has ended.
+
+        Any thread may call it.
+        """
         pool = self._pools.get(backend)
         if pool is not None and pool.waiting:
             self._loop.call_soon_threadsafe(pool.reopen_all)
@@ -226,16 +237,16 @@ class Router:
     async def route(self, request: OutgoingRequest, *, deadline_covers_body: bool = True) -> Routed:
         """Send *request* to a replica; return its stream and the RESPONSE frame.
 
-        Without *whole* its time bounds the head of the answer only, and what follows may take as long as it will.
+        Without *deadline_covers_body* the deadline limits the head of the answer only, and not its body.
 
         Raises:
-            EndpointNotFound: Nobody created the endpoint, or it was deleted.
-            BackendOverloaded: Nothing was started: the line was full or no replica ready.
-            DeadlineExceeded: Time is up; `executed` says whether it may have run.
-            ReplicaDied: The replica stopped before answering, and sending again was not safe.
-            MethodNotExposed: The backend has no such method.
-            BackendError: The replica broke the answer off.
-            NotConnected: No table has come, and the controller cannot be reached.
+            EndpointNotFound: The endpoint was never created, or was deleted.
+            BackendOverloaded: Nothing was started: the queue was full, or no replica was ready.
+            DeadlineExceeded: The deadline has passed; `executed` says whether the request may have run.
+            ReplicaDied: The replica ended before its answer, and a retry was not safe.
+            MethodNotExposed: The backend does not expose the method.
+            BackendError: The replica ended the answer early.
+            NotConnected: No routing table has arrived, and the controller cannot be reached.
         """
         if self.version < self.known.version and self.catch_up is not None:
             began = self._loop.time()
@@ -249,10 +260,10 @@ class Router:
         return await self._send(self._pools[backend], request, deadline_covers_body)
 
     def _policy(self, request: OutgoingRequest) -> TrafficPolicy:
-        """Return the policy of the endpoint of *request*, which has no more time than that gives from now on.
+        """Return the policy of the endpoint of *request*, and limit the request to the time of the endpoint.
 
         Raises:
-            DeadlineExceeded: It has none.
+            DeadlineExceeded: The request has no time left.
         """
         route, policy = self._endpoint(request.endpoint)
         if request.timeout_s <= 0:
@@ -266,14 +277,14 @@ class Router:
         if found is not None:
             return found
         if self.table is None:
-            raise NotConnected("no routing table has come yet; is the instance running?")
+            raise NotConnected("no routing table has arrived yet; is the instance running?")
         raise EndpointNotFound(endpoint, tuple(self._endpoints))
 
     def _choose(self, policy: TrafficPolicy, shard_key: str | None, draw: float) -> str:
         return policy.choose(draw) if shard_key is None else policy.choose_for_key(shard_key)
 
     async def _send(self, pool: ReplicaPool, request: OutgoingRequest, deadline_covers_body: bool = True) -> Routed:
-        """Attempt *request* until it is answered or may not be sent again."""
+        """Send *request* until a replica answers, or a retry is not safe."""
         delivery = _Delivery(self, pool, request, self._loop.time() + request.timeout_s)
         again, retried = False, request.retried
         try:
@@ -295,11 +306,11 @@ class Router:
         except Aborted:
             raise BackendError("Aborted", "the replica broke the answer off") from None
         except BackendOverloaded:
-            if retried:  # its proof is of the second attempt, and the first may have run
+            if retried:  # the second attempt did not start, but the first may have run
                 raise ReplicaDied("the replica died before it answered; no other was free", "unknown") from None
             raise
         except DeadlineExceeded as error:
-            if retried:  # that the second attempt did not start says nothing of the first
+            if retried:  # "no" is true of the second attempt only: the first may have run
                 error.executed = "unknown"
             raise
         except asyncio.CancelledError:
@@ -311,7 +322,7 @@ class Router:
                 self.deadlines.discard(delivery)
 
     async def _open(self, delivery: _Delivery, request: OutgoingRequest, *, again: bool) -> CallerStream:
-        """Take a slot and send the head; a body follows by itself, on the replica's credit."""
+        """Take a slot and send the head. A task sends the body when the replica gives credit."""
         pool = delivery.pool
         slot, connection = await pool.acquire(delivery, again=again)
         try:
@@ -330,7 +341,7 @@ class Router:
         return stream
 
     def _check_rejection(self, rejection: Rejection, pool: ReplicaPool, request: OutgoingRequest) -> None:
-        """Return if the request, which was not started, may be sent again; else raise."""
+        """Return if the rejected *request* may be sent again; otherwise raise."""
         self.statistics.rejected += 1
         if rejection.reason == "expired":
             raise self.overdue(request, "no")
@@ -340,9 +351,9 @@ class Router:
             raise BackendError("Rejected", rejection.detail or rejection.reason)
 
     def may_retry(self, request: OutgoingRequest) -> bool:
-        """Return whether a lost *request* may be sent once more although it may have run; if so, the budget pays.
+        """Return whether the lost *request* may be sent again although it may have run; if so, the budget pays.
 
-        It may be called from any thread.
+        Any thread may call it.
         """
         if not request.idempotent or isinstance(request.body, AsyncIterator) or not self._retries.spend():
             return False

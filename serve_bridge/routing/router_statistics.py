@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass
 class RouterStatistics:
-    """What a router has done since it was made.
+    """Counts what a router does.
 
     Attributes:
-        routed: Requests that got a backend; shadows do not count.
-        retried: Requests that were sent a second time although they may have run.
+        routed: Requests that got a backend, without shadows.
+        retried: Requests sent a second time although they may have run.
         rejected: Rejections by replicas.
-        shadows_sent: Shadow requests that were answered.
-        shadows_dropped: Shadow requests that were not sent, or failed.
+        shadows_sent: Answered shadow requests.
+        shadows_dropped: Shadow requests which were not sent, or failed.
     """
 
     routed: int = 0

@@ -14,7 +14,7 @@ from serve_bridge.routing.router_statistics import RouterStatistics
 from serve_bridge.traffic import TrafficPolicy
 
 MAX_SHADOWS_IN_FLIGHT: Final = 256
-"""Upper limit for the shadow requests of one router that run at the same time; further ones are dropped."""
+"""Upper limit for the running shadow requests of one router. Above it, shadows are dropped."""
 
 Send: TypeAlias = Callable[[ReplicaPool, OutgoingRequest], Awaitable[Routed]]
 
@@ -32,7 +32,7 @@ class Shadows:
         self._running = TaskSet(_logger)
 
     def copy(self, request: OutgoingRequest, policy: TrafficPolicy) -> None:
-        """Send copies of *request* to the shadows that *policy* draws."""
+        """Send copies of *request* to the shadows drawn by *policy*."""
         for backend in policy.shadows_for(random.random):
             pool = self._pools.get(backend)
             is_busy = len(self._running) >= MAX_SHADOWS_IN_FLIGHT
@@ -43,7 +43,7 @@ class Shadows:
                 self._running.start(self._send_copy(pool, request))
 
     def close(self) -> None:
-        """Cancel the shadow requests that still run."""
+        """Cancel the running shadow requests."""
         for task in list(self._running):
             task.cancel()
 
@@ -52,7 +52,7 @@ class Shadows:
             stream, _ = await self._send(pool, request)
             try:
                 async for _ in stream.chunks():
-                    pass  # an answer that is not read would stop its generator, which holds a slot
+                    pass  # an unread answer would stop its generator, which holds a slot
             finally:
                 stream.cancel()
             self._statistics.shadows_sent += 1

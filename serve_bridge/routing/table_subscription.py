@@ -1,4 +1,4 @@
-"""The routing tables that one event loop gets from the controller."""
+"""The routing tables of one event loop, as the controller sends them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.frames import Kind
 
 LATE_TIMER_S: Final = 0.5
-"""A timer that fires this many seconds late ran on a loop that was blocked. Then a table may have arrived unread, so
-the wait goes on for as many seconds."""
+"""If a timer fires this many seconds late, its loop was blocked, and may not have read a table that has arrived. The
+wait then goes on for as many seconds."""
 
 _logger = logging.getLogger("serve_bridge.client")
 
 
 class TableSubscription:
-    """Applies each routing table that the controller sends, and lets calls wait for a version.
+    """Applies each routing table of the controller, and lets calls wait for a version.
 
     Attributes:
-        version: The version of the newest table that has arrived; -1 before the first.
+        version: The version of the newest table; -1 before the first.
         hopeless: Whether waiting is in vain, because the controller speaks another version of the protocol.
     """
 
@@ -39,7 +39,7 @@ class TableSubscription:
         self._arrived = asyncio.Event()
 
     async def follow(self, connection: CallerConnection) -> None:
-        """Apply the tables that come on *connection*, until it ends.
+        """Apply the tables from *connection*, until it ends.
 
         Raises:
             Lost: The connection ended.
@@ -81,5 +81,5 @@ class TableSubscription:
     def _apply(self, table: RoutingTable) -> None:
         try:
             self._on_table(table)
-        except Exception:  # a callback that raises must not end the link
+        except Exception:  # an exception of the callback must not end the link
             _logger.exception("routing table %d could not be applied", table.version)

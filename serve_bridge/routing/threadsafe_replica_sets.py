@@ -1,8 +1,9 @@
-"""Replica sets that any thread may use: for callers that wait in their own thread, or make Ray calls.
+"""Replica sets for any thread: for callers which wait in their own thread, or make Ray calls.
 
-Rule 1: the lock guards bookkeeping only; dialling, sending and waiting happen outside of it.
-Rule 2: a place is given back even if an exception arrives at any line, as the time limit of a task queue does. What is
-in flight and which place holds it change in one statement, and a place that is lost gives its slot back.
+Rule 1: The lock guards bookkeeping only. Dialling, sending and waiting happen without it.
+Rule 2: A slot is given back even if an exception arrives at any line, such as the time limit of a task queue. Therefore
+    one statement changes both the count in flight and the place which holds the slot. A place also gives its slot back
+    when it is garbage collected.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Place(Generic[Peer]):
 
     Attributes:
         backend: The backend's name.
-        slot: The slot; None: it holds none.
+        slot: The slot; None: the place holds no slot.
     """
 
     __slots__ = ("_replicas", "backend", "slot")
@@ -36,14 +37,14 @@ class Place(Generic[Peer]):
 
     def __del__(self) -> None:
         if self.slot is not None:
-            self._replicas.lost.append(self)  # only noted: this may run on a thread that has the lock
+            self._replicas.lost.append(self)  # `acquire` releases it later, because this thread may hold the lock
 
 
 class ThreadsafeReplicaSets(Generic[Peer]):
     """The replicas of every backend, as the newest routing table lists them.
 
     Attributes:
-        lost: Places whose holders have gone without giving them back.
+        lost: Places which were garbage collected while they held a slot.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ThreadsafeReplicaSets(Generic[Peer]):
         self.lost: deque[Place[Peer]] = deque()
 
     def acquire(self, table: RoutingTable, place: Place[Peer]) -> Slot[Peer] | None:
-        """Take a slot on a replica of *place*'s backend, by *table*, and let *place* hold it; None if none is free."""
+        """Take a slot on a replica of *place*'s backend, by *table*, and let *place* hold it; None: all are taken."""
         while self.lost:
             self.release(self.lost.popleft())
         with self._lock:
@@ -81,7 +82,7 @@ class ThreadsafeReplicaSets(Generic[Peer]):
             return slot
 
     def release(self, place: Place[Peer], load: int | None = None) -> None:
-        """Give the slot of *place* back, if it holds one; the replica has reported *load*, or nothing."""
+        """Give the slot of *place* back, if it holds one. *load* is the report of the replica, if there was one."""
         slot = place.slot
         if slot is None:
             return
@@ -103,12 +104,12 @@ class ThreadsafeReplicaSets(Generic[Peer]):
             return list(self._sets.get(backend, ()))
 
     def peers(self) -> list[Peer]:
-        """Return what leads to every replica."""
+        """Return the peers of all replicas."""
         with self._lock:
             return [slot.peer for replicas in self._sets.values() for slot in replicas]
 
     def settle(self, backend: str, slot: Slot[Peer], done: int, load: int) -> None:
-        """Give back the places of *done* requests at once; the replica has reported *load*."""
+        """Give back the slots of *done* requests at once; the replica has reported *load*."""
         with self._lock:
             replicas = self._sets.get(backend)
             if replicas is not None:
@@ -117,7 +118,7 @@ class ThreadsafeReplicaSets(Generic[Peer]):
             self._disconnect(slot.peer)
 
     def close(self) -> None:
-        """Let go of every replica."""
+        """Drop every replica."""
         with self._lock:
             slots = [slot for replicas in self._sets.values() for slot in replicas]
             self._sets.clear()

@@ -1,7 +1,7 @@
-"""The queue of requests that wait for a free slot of one backend.
+"""The queue of requests for a free slot of one backend.
 
-Rule 1: The queue is first in, first out. A request that a replica rejected returns to the head.
-Rule 2: The queue is bounded. A request that had a place in it before gets one again, however long the queue is.
+Rule 1: The queue is first in, first out. A rejected request returns to the head.
+Rule 2: The queue is bounded. A request always gets its place again, however long the queue is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from serve_bridge.errors import BackendOverloaded, DeadlineExceeded
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 
 NO_REPLICA_WAIT_S: Final = 1.0
-"""Seconds that requests wait for a new routing table when all replicas of the old one have gone."""
+"""Seconds for which requests wait for a new routing table when all replicas of the old one have gone."""
 
 Peer = TypeVar("Peer")
 
 
 class WaitingRequest(Generic[Peer]):
-    """A request that needs a slot.
+    """A request in need of a slot.
 
     Attributes:
         deadline: Loop time at which the request expires.
@@ -40,13 +40,13 @@ class WaitingRequest(Generic[Peer]):
         self.granted: asyncio.Future[Slot[Peer]] | None = None
 
     def expire(self) -> None:
-        """Note that the deadline has passed; a request in the queue gets `too_late`."""
+        """Note the passed deadline; a request in the queue raises `too_late`."""
         self.expired = True
         if self.granted is not None and not self.granted.done():
             self.granted.set_exception(self.too_late())
 
     def too_late(self) -> DeadlineExceeded:
-        """Return the error for a request that was not sent before its deadline."""
+        """Return the error for a request which was not sent before its deadline."""
         return DeadlineExceeded("no replica had a free slot in time", "no")
 
 
