@@ -1,1 +1,1 @@
-"""An HTTP request or WebSocket on its way to an endpoint, and its answer. Runs in proxies and web workers."""
+"""An HTTP request or WebSocket on its way to an endpoint. Runs in proxies and web workers; must not know frameworks."""

@@ -1,31 +1,31 @@
-"""How many bytes a process keeps for slow clients, so that their requests hold no slot of a backend meanwhile."""
+"""Limits for the memory which a process uses for slow clients. Buffered requests of slow clients hold no slots."""
 
 from __future__ import annotations
 
 import threading
 from typing import Final, Protocol
 
-__all__ = ["MOST_KEPT_BYTES", "WORKER", "Allowance", "Kept"]
+__all__ = ["MAX_KEPT_BYTES", "WORKER_ALLOWANCE", "Allowance", "KeptBytes"]
 
-MOST_KEPT_BYTES: Final = 16 << 20
-"""Upper limit for what is kept of one body, in bytes."""
+MAX_KEPT_BYTES: Final = 16 << 20
+"""Upper limit for the buffered bytes of one request."""
 
 WORKER_BYTES: Final = 256 << 20
-"""Upper limit for what the adapters of one process keep, in bytes."""
+"""Upper limit for the buffered bytes of all adapters in one process."""
 
 
 class Allowance(Protocol):
-    """Bytes that may be kept for clients."""
+    """A number of bytes which may be buffered."""
 
     def take(self, size: int) -> bool:
-        """Take *size* bytes if there is room for them; return whether there is."""
+        """Take *size* bytes if there is room for them; return whether there was."""
 
     def give_back(self, size: int) -> None:
         """Give *size* bytes back."""
 
 
-class Kept:
-    """What is kept for one request; it must be given back in the end."""
+class KeptBytes:
+    """The share of one request in an allowance. The owner must give it back."""
 
     __slots__ = ("_allowance", "_size")
 
@@ -34,14 +34,14 @@ class Kept:
         self._size = 0
 
     def take(self, size: int) -> bool:
-        """Keep *size* bytes more if there is room for them; return whether there is."""
-        if self._size + size > MOST_KEPT_BYTES or not self._allowance.take(size):
+        """Take *size* more bytes if there is room for them; return whether there was."""
+        if self._size + size > MAX_KEPT_BYTES or not self._allowance.take(size):
             return False
         self._size += size
         return True
 
     def give_back(self) -> None:
-        """Keep nothing any more."""
+        """Give all bytes back."""
         size, self._size = self._size, 0
         if size:
             self._allowance.give_back(size)
@@ -50,7 +50,7 @@ class Kept:
 class _Counted:
     def __init__(self, limit: int) -> None:
         self._left = limit
-        self._lock = threading.Lock()  # the threads of a web worker take and give back at once
+        self._lock = threading.Lock()  # several threads of a web worker use it at the same time
 
     def take(self, size: int) -> bool:
         with self._lock:
@@ -64,5 +64,5 @@ class _Counted:
             self._left += size
 
 
-WORKER: Final[Allowance] = _Counted(WORKER_BYTES)
-"""What the adapters of this process may keep."""
+WORKER_ALLOWANCE: Final[Allowance] = _Counted(WORKER_BYTES)
+"""The allowance of all adapters in this process."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from serve_bridge.errors import ProtocolError, ServeBridgeError
-from serve_bridge.forwarding.allowance import WORKER, Allowance, Kept
+from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE, Allowance, KeptBytes
 from serve_bridge.forwarding.headers import UNBUFFERED, is_open_ended, passing_headers
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.http.answers import AnswerBroken, is_bodyless, problem
@@ -32,7 +32,7 @@ class ForwardedAnswer(Generic[_Body]):
     Attributes:
         status: The status.
         headers: The headers, with the id of the request.
-        body: The whole body, or an object that gives its pieces and must be closed: a `StreamedBody` on a loop, a
+        body: The whole body, or an object with its pieces, which must be closed: a `StreamedBody` on a loop, a
             `BlockingBody` in a thread.
         failure: The exception of user code, for the log; None: user code made the answer.
     """
@@ -44,7 +44,7 @@ class ForwardedAnswer(Generic[_Body]):
 
 
 class StreamedBody:
-    """A body that arrives in pieces, on the loop of its stream.
+    """A body in pieces, on the loop of its stream.
 
     Attributes:
         trailers: The trailers, once the body was read; None: the answer has none.
@@ -52,8 +52,8 @@ class StreamedBody:
 
     __slots__ = ("_kept", "_stream", "trailers")
 
-    def __init__(self, stream: CallerStream, trailers: HeaderList | None, kept: Kept | None) -> None:
-        """Read *stream*; *kept* is the share of an allowance that the body takes."""
+    def __init__(self, stream: CallerStream, trailers: HeaderList | None, kept: KeptBytes | None) -> None:
+        """Read *stream*; *kept* is the share of the body in an allowance."""
         self.trailers = trailers
         self._stream = stream
         self._kept = kept
@@ -70,7 +70,7 @@ class StreamedBody:
                     self.trailers = passing_headers(_read_trailers(frame.payload))
                 elif frame.payload:
                     yield self._stream.joined(frame)
-        except (Lost, Aborted, ServeBridgeError) as error:  # a ServeBridgeError says that the time is up
+        except (Lost, Aborted, ServeBridgeError) as error:  # a ServeBridgeError: the deadline has passed
             raise AnswerBroken("the answer broke off") from error
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ def _read_trailers(payload: bytes) -> HeaderList:
 
 
 async def forward(
-    router: Router, request: ForwardedRequest, *, debug: bool = False, allowance: Allowance = WORKER
+    router: Router, request: ForwardedRequest, *, debug: bool = False, allowance: Allowance = WORKER_ALLOWANCE
 ) -> ForwardedAnswer[StreamedBody]:
     """Send *request* and return the answer, as soon as its head has arrived.
 
@@ -123,7 +123,7 @@ async def forward(
     length = length_of(headers) or 0
     if length > ANSWER_WINDOW and stream.may_receive():
         if request.kept is None:
-            request.kept = Kept(allowance)
+            request.kept = KeptBytes(allowance)
         if request.kept.take(length - ANSWER_WINDOW):  # the replica may send `ANSWER_WINDOW` bytes in any case
             stream.give_credit(length)
     body = StreamedBody(stream, [] if head.trailers else None, request.kept)

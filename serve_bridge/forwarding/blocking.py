@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 from serve_bridge.errors import InstanceClosed, ProtocolError, ServeBridgeError
-from serve_bridge.forwarding.allowance import WORKER, Kept
+from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE, KeptBytes
 from serve_bridge.forwarding.answer import ForwardedAnswer, StreamedBody, forward, read_head
 from serve_bridge.forwarding.blocking_upload import TOO_SHORT, BlockingUpload
 from serve_bridge.forwarding.declared_length import BlockingBody, WholeBody, declared_length
@@ -37,7 +37,7 @@ def forward_blocking(
     body: bytes | Readable,
     *,
     length: int | None,
-    most: int | None,
+    max_bytes: int | None,
 ) -> BlockingForwardedAnswer:
     """Send *request* with *body* and return the answer, as soon as its head has arrived.
 
@@ -46,16 +46,16 @@ def forward_blocking(
         request: The request without its body.
         body: The whole body, or the file from which it is read.
         length: The Content-Length of the body; None: it has none.
-        most: Upper limit for the body in bytes; None: no limit.
+        max_bytes: Upper limit for the body in bytes; None: no limit.
 
     Raises:
         ServeBridgeError: As `Router.route`.
         Refused: The client caused the error.
-        Exception: Any exception but OSError that `read` of the body raises.
+        Exception: Any exception but OSError from `read` of the body.
     """
     timeout_s = request.timeout_s
-    if most is not None and (length or 0) > most:
-        raise BodyTooLarge(most)
+    if max_bytes is not None and (length or 0) > max_bytes:
+        raise BodyTooLarge(max_bytes)
     if isinstance(body, bytes):
         request.take_body(body)
     elif length is not None and length <= INLINE_BODY_BYTES:
@@ -64,7 +64,7 @@ def forward_blocking(
         request.timeout_s -= time.monotonic() - began
     else:
         began = time.monotonic()
-        upload = BlockingUpload(body, length, most)
+        upload = BlockingUpload(body, length, max_bytes)
         request.stream_body(upload, length)
         if link.needs_whole_body(request, request.method_name):
             upload.read_before()
@@ -82,7 +82,7 @@ def forward_blocking(
     length = declared_length(request, head.status, headers)
     if answer.ended:
         return _whole(head.status, headers, head.body + answer.read(), head.failure, length)
-    kept = Kept(WORKER)
+    kept = KeptBytes(WORKER_ALLOWANCE)
     if head.complete and length is not None and kept.take(length):
         with contextlib.suppress(ServeBridgeError):  # the body raises the error where it is read
             answer.receive(length)
@@ -136,9 +136,9 @@ def _read(body: Readable, length: int) -> bytes:
 
 
 class _SocketBody(BlockingBody):
-    """A body that arrives on the thread's own socket, or has arrived and is *kept*."""
+    """A body on the thread's own socket; *kept* is its share of an allowance."""
 
-    def __init__(self, answer: PendingAnswer, length: int | None, kept: Kept) -> None:
+    def __init__(self, answer: PendingAnswer, length: int | None, kept: KeptBytes) -> None:
         super().__init__(length)
         self._answer = answer
         self._kept = kept
@@ -155,7 +155,7 @@ class _SocketBody(BlockingBody):
 
 
 class _LoopThreadBody(BlockingBody):
-    """A body that arrives on the client's loop thread, perhaps before the whole request was sent."""
+    """A body on the client's loop thread. The request may still be uploading."""
 
     def __init__(
         self, link: ProcessLink, body: StreamedBody, timeout_s: float, upload: BlockingUpload | None, length: int | None

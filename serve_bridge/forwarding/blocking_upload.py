@@ -1,4 +1,4 @@
-"""The long body of a request that a web worker's thread forwards."""
+"""The long body of a request from a web worker's thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any, Final
 
-from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES
+from serve_bridge.forwarding.allowance import MAX_KEPT_BYTES
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
 from serve_bridge.http.readable import PIECE_BYTES, Readable
 from serve_bridge.routing.process_link import SPARE_S, overdue
@@ -20,33 +20,33 @@ TOO_SHORT: Final = "the body ended before its Content-Length"
 
 
 class BlockingUpload(AsyncIterator[bytes]):
-    """A body that a worker's thread reads, and the client's loop thread sends.
+    """A body which a worker's thread reads, and the client's loop thread sends.
 
     The loop asks for the next piece when the replica gives credit. The worker's thread waits in `feed_until`, and reads
     the piece there.
     """
 
-    def __init__(self, body: Readable, length: int | None, most: int | None) -> None:
-        """Read *body*, whose Content-Length is *length* (None: it has none); it may have *most* bytes (None: any)."""
+    def __init__(self, body: Readable, length: int | None, max_bytes: int | None) -> None:
+        """Read *body*, with a Content-Length of *length* and at most *max_bytes* bytes; None: no length, no limit."""
         self._body = body
         self._length = length
-        self._most = most
+        self._max_bytes = max_bytes
         self._read = 0
         self._before: deque[bytes] = deque()
         self._wake = threading.Event()
         self._asked: asyncio.Future[bytes] | None = None
 
     def read_before(self) -> None:
-        """Read the body now, up to `MOST_KEPT_BYTES`, so that no slot of a backend waits for a slow client.
+        """Read the body now, up to `MAX_KEPT_BYTES`. The request then takes its slot after the slow part.
 
         Raises:
             UploadBroken: The body cannot be read, or ends too early.
             BodyTooLarge: The body is longer than allowed.
-            Exception: Any exception but OSError that `read` of the body raises.
+            Exception: Any exception but OSError from `read` of the body.
         """
-        if (self._length or 0) > MOST_KEPT_BYTES:
+        if (self._length or 0) > MAX_KEPT_BYTES:
             return
-        while len(self._before) * PIECE_BYTES < MOST_KEPT_BYTES:
+        while len(self._before) * PIECE_BYTES < MAX_KEPT_BYTES:
             try:
                 piece = self._next_piece()
             except OSError as broken:
@@ -67,7 +67,7 @@ class BlockingUpload(AsyncIterator[bytes]):
         return piece
 
     def feed_until(self, future: Future[Any], timeout_s: float) -> Any:
-        """Wait for *future* and return its result; until then, read the pieces that the loop asks for.
+        """Wait for *future* and return its result; until then, read a piece whenever the loop asks for it.
 
         Raises:
             DeadlineExceeded: *future* was not done within *timeout_s* and `SPARE_S`.
@@ -95,8 +95,8 @@ class BlockingUpload(AsyncIterator[bytes]):
         self._read += len(piece)
         if not piece and self._read < (self._length or 0):
             raise UploadBroken(TOO_SHORT)
-        if self._most is not None and self._read > self._most:
-            raise BodyTooLarge(self._most)
+        if self._max_bytes is not None and self._read > self._max_bytes:
+            raise BodyTooLarge(self._max_bytes)
         return piece
 
     def _answer(self, asked: asyncio.Future[bytes]) -> None:

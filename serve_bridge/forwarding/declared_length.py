@@ -1,4 +1,4 @@
-"""The body of an answer, counted against the Content-Length that its backend has declared.
+"""The body of an answer, counted against the declared Content-Length.
 
 Rule 1: If a body has another length, its iterator raises `AnswerBroken`, and the server closes the connection.
     Otherwise a server would keep the connection and take the surplus bytes for the next answer.
@@ -27,7 +27,7 @@ class DeclaredLength:
         self._is_long = False
 
     def take(self, piece: bytes) -> bytes:
-        """Return the part of *piece* that is within the declared length.
+        """Return the part of *piece* within the declared length.
 
         Raises:
             AnswerBroken: The body is longer, and all declared bytes were taken before.
@@ -55,7 +55,7 @@ class DeclaredLength:
 
 
 def declared_length(request: ForwardedRequest, status: int, headers: HeaderList) -> int | None:
-    """Return the declared length of the body that follows the head of an answer.
+    """Return the declared length of the body after the head of an answer.
 
     None: no body follows, or a body of any length.
     """
@@ -94,7 +94,7 @@ class BlockingBody(Iterator[bytes]):
 
 
 class WholeBody(BlockingBody):
-    """A whole body that does not have its declared length."""
+    """A whole body with another length than declared."""
 
     def __init__(self, body: bytes, length: int) -> None:
         super().__init__(length)

@@ -1,6 +1,6 @@
-"""Which header fields of a request are forwarded, which control it, and which of an answer leave.
+"""The headers of a request on its way to a backend, and of its answer on the way back.
 
-Rule 1: the control headers named X-Serve-* are consumed; none of them passes, in either direction.
+Rule 1: Control headers, named X-Serve-*, end here in both directions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from serve_bridge.http.headers import (
 
 _CONSUMED: Final = frozenset({CALL_METHOD, SHARD_KEY, TIMEOUT})
 NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect"}
-"""Request headers that end here: a 100 (Continue) is sent by the server that the client speaks to."""
+"""Request headers which are not forwarded. The server in front of the client sends a 100 (Continue) itself."""
 NOT_FORWARDED_NOR_CREDENTIALS: Final = NOT_FORWARDED | CREDENTIALS
 
 
 _NOT_PASSED_ON: Final = HOP_BY_HOP | {REQUEST_ID}
-"""Response headers that the server sets itself; the same headers from user code are dropped."""
+"""Response headers which the server sets itself; the same headers from user code are dropped."""
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """Response header of a stream. Without it nginx would collect events before it passes them on."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
@@ -39,10 +39,13 @@ _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 def split_headers(
     headers: HeaderList, dropped: frozenset[bytes], *, from_adapter: bool
 ) -> tuple[HeaderList, dict[bytes, bytes]]:
-    """Return the headers that pass, and those that are consumed.
+    """Return the headers to forward, and the control headers by name.
 
-    The proxy has removed the headers that an adapter must still drop: the names that begin like `FORWARDING`, and the
-    names with "_", which WSGI cannot tell from names with "-".
+    With *from_adapter*, the function also drops the names which begin like `FORWARDING`, and names with "_", because WSGI cannot tell
+    them from names with "-". The proxy has dropped these headers before.
+
+    Raises:
+        BadControlHeader: A control header is repeated.
     """
     passing: HeaderList = []
     control: dict[bytes, bytes] = {}
@@ -88,7 +91,7 @@ def control_text(control: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 
 def control_seconds(value: bytes) -> float:
-    """Return the seconds that the control header `TIMEOUT` grants.
+    """Return the seconds in the control header `TIMEOUT`.
 
     Raises:
         BadControlHeader: *value* is not a number above 0.
@@ -100,7 +103,7 @@ def control_seconds(value: bytes) -> float:
 
 
 def passing_headers(headers: HeaderList) -> HeaderList:
-    """Return the headers of an answer that may leave; a fresh list or *headers* itself."""
+    """Return the *headers* of an answer without those that user code may not set; the list itself if it has none."""
     for name, _ in headers:
         if name in _NOT_PASSED_ON or name[:8] == b"x-serve-":
             return [pair for pair in end_to_end(headers, _NOT_PASSED_ON) if pair[0][:8] != b"x-serve-"]
@@ -108,5 +111,5 @@ def passing_headers(headers: HeaderList) -> HeaderList:
 
 
 def is_open_ended(headers: HeaderList) -> bool:
-    """Return whether an answer of *headers* is streamed, and its backend does not say how proxies buffer it."""
+    """Return whether an answer with *headers* is streamed, and does not tell proxies how to buffer it."""
     return not any(name == b"content-length" or name == b"x-accel-buffering" for name, _ in headers)

@@ -1,6 +1,6 @@
-"""Requests that get no answer of user code: the errors which a client caused, and the problem documents for all.
+"""Requests without an answer of user code: the errors of clients, and the problem documents for all errors.
 
-Rule 1: a failure is an `application/problem+json` with the id of the request; the cause is for the log.
+Rule 1: A failure becomes an `application/problem+json` with the id of the request. The cause is in the log only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from serve_bridge.http.answers import Answer, refusal_answer
 
 
 class Refused(Exception):
-    """The client is to blame: its request is not forwarded, or not to its end."""
+    """The client caused the error. Its request was not forwarded, or not completely."""
 
     http_status: ClassVar[int] = 400
 
 
 class BadControlHeader(Refused):
-    """A control header is repeated, or holds nothing that it may."""
+    """A control header is repeated, or has an invalid value."""
 
 
 class BodyTooLarge(Refused):
@@ -26,12 +26,12 @@ class BodyTooLarge(Refused):
 
     http_status = 413
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"the body is longer than {most} bytes")
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is longer than {max_bytes} bytes")
 
 
 class LengthRequired(Refused):
-    """The end of the body cannot be known."""
+    """The server cannot know where the body ends."""
 
     http_status = 411
 
@@ -40,13 +40,13 @@ class LengthRequired(Refused):
 
 
 class UploadBroken(Refused):
-    """The client left before all of the body had come."""
+    """The client left before the whole body had arrived."""
 
 
 def failed(error: ServeBridgeError | Refused, request_id: str | None, *, from_adapter: bool = False) -> Answer:
-    """Return the answer for a request that got none from user code.
+    """Return the problem document for a request without an answer of user code.
 
-    With *from_adapter* a missing endpoint is a 503, as everything in `errors.UNAVAILABLE`.
+    With *from_adapter*, a missing endpoint is a 503, as is every error in `errors.UNAVAILABLE`.
     """
     is_unavailable = isinstance(error, UNAVAILABLE) and (from_adapter or error.http_status == 503)
     return refusal_answer(
@@ -59,7 +59,7 @@ def failed(error: ServeBridgeError | Refused, request_id: str | None, *, from_ad
 
 
 def _detail(error: ServeBridgeError | Refused) -> str | None:
-    # Of our own errors only these say nothing about the inside.
+    # Other errors of serve_bridge may tell the client about the inside of the site.
     if isinstance(error, Refused):
         return str(error)
     return "the server is too busy, or starting" if isinstance(error, BackendOverloaded) else None

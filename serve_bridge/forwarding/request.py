@@ -1,6 +1,6 @@
 """An HTTP request on its way to an endpoint, from the proxy or from an adapter.
 
-Rule 1: an ASGI scope describes the request, whichever server received it.
+Rule 1: An ASGI scope describes the request, also if a WSGI server received it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serve_bridge.context import valid_request_id
 from serve_bridge.errors import (
     DeadlineExceeded,
 )
-from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, Allowance, Kept
+from serve_bridge.forwarding.allowance import MAX_KEPT_BYTES, Allowance, KeptBytes
 from serve_bridge.forwarding.headers import (
     NOT_FORWARDED,
     NOT_FORWARDED_NOR_CREDENTIALS,
@@ -43,13 +43,14 @@ _LEFT: Final = "the client left during its upload"
 
 
 class ForwardedRequest:
-    """One HTTP request on its way to a replica (a `outgoing_request.OutgoingRequest`).
+    """One HTTP request on its way to a replica (an `OutgoingRequest`).
 
     Attributes:
-        request_id: The client's own if it is a valid one, else the next of *request_ids*. User code finds it in the
-            header X-Request-Id.
-        body: What follows the head; see `outgoing_request.OutgoingRequest`.
-        from_adapter: Whether an adapter forwards it, and not the proxy.
+        request_id: The id which the client gave, if it is valid; otherwise the next of *request_ids*. User code finds
+            it in the header X-Request-Id.
+        body: The body after the head; see `OutgoingRequest`.
+        kept: The share of an allowance for the body; None: it takes none.
+        from_adapter: Whether an adapter forwards the request, and not the proxy.
     """
 
     __slots__ = (
@@ -89,19 +90,28 @@ class ForwardedRequest:
         from_adapter: bool = False,
         context: dict[str, Any] | None = None,
     ) -> None:
-        """Take the request that *scope* describes; its body comes by `take_body` or `receive_body`.
+        """Take the head of the request from *scope*. `take_body` and the methods beside it take the body.
 
-        *call_method* None leaves the choice of the method to the request's header; with *timeout_header* another one
-        may shorten *timeout_s*. Without *credentials* the headers Cookie and Authorization stay. An adapter's framework
-        has decided about scheme, client and host: *from_adapter* drops the headers in which a client claims others.
+        Args:
+            endpoint: Name of the endpoint.
+            params: Path parameters.
+            scope: ASGI scope of the request.
+            timeout_s: Time limit of the whole request in seconds.
+            request_ids: Ids for requests without a valid one.
+            call_method: Method of the backend; None: the header X-Serve-Call-Method chooses it.
+            timeout_header: Whether the header X-Serve-Timeout may shorten *timeout_s*.
+            credentials: Whether to forward the headers Cookie and Authorization.
+            from_adapter: Whether an adapter forwards the request. Its framework has decided about scheme, client and
+                host, so the headers in which a client claims other ones are dropped.
+            context: The request context of the app, for user code.
 
         Raises:
-            BadControlHeader: The client is to blame.
+            BadControlHeader: A control header of the client is repeated or invalid.
         """
         self.endpoint = endpoint
         self.draw = random()
         self.retried = False
-        self.kept: Kept | None = None
+        self.kept: KeptBytes | None = None
         self.body: Upload | None = None
         self._inline = b""
         self._length: int | None = 0
@@ -140,7 +150,7 @@ class ForwardedRequest:
         return bool(self._scope["method"] == "HEAD")
 
     def take_body(self, body: bytes) -> None:
-        """Take the whole *body*, which can be sent again where that is safe."""
+        """Take the whole *body*. It can be sent again if a retry is safe."""
         self._length = len(body)
         if len(body) <= INLINE_BODY_BYTES:
             self._inline = body
@@ -148,13 +158,13 @@ class ForwardedRequest:
             self.body = [body]
 
     async def receive_body(self, receive: Receive) -> None:
-        """Take a short body into the head; leave a longer one to be streamed from *receive*.
+        """Take a short body into the head; stream a longer one from *receive* later.
 
-        Nothing is received while the client waits for a 100 (Continue), which user code sends by reading.
+        While the client waits for a 100 (Continue), no part is received. User code sends the 100 by reading the body.
 
         Raises:
-            UploadBroken: The client has left; later `forward` raises it.
-            DeadlineExceeded: Nothing of it comes in time.
+            UploadBroken: The client has left. If it leaves later, `forward` raises it.
+            DeadlineExceeded: No part of the body arrived in time.
         """
         length = body_length(self._scope)
         if length == 0:
@@ -183,24 +193,24 @@ class ForwardedRequest:
         self.body = _stream(message, receive)
 
     def stream_body(self, pieces: AsyncIterator[bytes], length: int | None) -> None:
-        """Take a body that comes in *pieces*; *length* bytes in all, or None."""
+        """Take a body in *pieces*. *length* is its length in bytes; None: unknown."""
         self.body = pieces
         self._length = length
 
     async def collect(self, allowance: Allowance) -> None:
-        """Wait for the whole body, which streams so far; what *allowance* has no room for is left to stream.
+        """Wait for the whole body of a streamed request, before a backend which needs the whole body gets the request.
 
-        A backend that needs the whole body is sent the request after that, so a slow upload holds no slot. `forward`
-        gives back what was taken of the allowance.
+        A slow upload then holds no slot. If *allowance* has no room for the rest of the body, the rest is streamed.
+        `forward` gives the share of the allowance back.
 
         Raises:
             UploadBroken: The client has left.
-            DeadlineExceeded: The body does not come in time.
+            DeadlineExceeded: The body did not arrive in time.
         """
-        if (self._length or 0) > MOST_KEPT_BYTES:
+        if (self._length or 0) > MAX_KEPT_BYTES:
             return
         stream = cast(AsyncIterator[bytes], self.body)
-        kept = self.kept = Kept(allowance)
+        kept = self.kept = KeptBytes(allowance)
         pieces: list[bytes] = []
         began = time.monotonic()
         self._scope[COLLECTED] = True
@@ -228,11 +238,11 @@ class ForwardedRequest:
 
     @property
     def method_name(self) -> str:
-        """The method of the backend that is called."""
+        """The called method of the backend."""
         return self._call_method or "__call__"
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
-        """Return the head; see `outgoing_request.OutgoingRequest`."""
+        """Return the head; see `OutgoingRequest`."""
         scope = self._scope
         head = HttpHead(
             self.endpoint,
@@ -263,12 +273,12 @@ class ForwardedRequest:
 
 
 def _handshake(scope: Scope) -> Scope:
-    """Return the scope of a WebSocket with what one of HTTP has: its handshake is a GET (RFC 6455)."""
+    """Return the scope of a WebSocket with the keys of an HTTP scope. Its handshake is a GET (RFC 6455)."""
     return {**scope, "method": "GET", "subprotocols": tuple(scope.get("subprotocols") or ())}
 
 
 async def _after(pieces: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Iterate *pieces*, which are freed one by one, then *rest*."""
+    """Iterate *pieces*, and free each one, then iterate *rest*."""
     pieces.reverse()
     while pieces:
         yield pieces.pop()

@@ -3,8 +3,8 @@
 Rule 1: One stream carries the WebSocket. The client's messages are the body of the request, and the messages of user
     code are the body of the answer.
 Rule 2: At most one message is buffered in each direction. Beyond it, back-pressure reaches the sender.
-Rule 3: The side that ends the WebSocket gives the other side a close code. A WebSocket that breaks closes with 1011,
-    or with 1001 if the replica retires.
+Rule 3: The side which ends the WebSocket gives the other side a close code. A broken WebSocket closes with 1011, or
+    with 1001 if the replica retires.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ async def forward_websocket(
         receive: The receive of the ASGI WebSocket.
         send: The send of the ASGI WebSocket.
         logger: The logger of the proxy or the adapter.
-        on_failure: Called with the exception that user code raised before it accepted, and the id of the request.
+        on_failure: Called with the exception of user code before it accepted, and the id of the request.
         max_message_bytes: Upper limit for a message in bytes, in both directions. A longer message closes the
             WebSocket with 1009.
-        hold: Called with the bytes that are here of an incomplete message of user code; see `MessageReader`. If it
-            returns that there is no room, the WebSocket closes with 1013.
+        hold: Called with the number of received bytes of an incomplete message of user code; see `MessageReader`. If it
+            returns False, there is no room for them, and the WebSocket closes with 1013.
 
     Returns:
         The status of the handshake: 101 if it was accepted, otherwise the status of the denial. None: the client left
@@ -102,7 +102,7 @@ async def _answer(
 
 
 async def deny(scope: Scope, send: Send, answer: Answer, chunks: AsyncIterator[bytes] | None = None) -> int:
-    """Deny the handshake with *answer*, and return the status that the client gets.
+    """Deny the handshake with *answer*, and return the status for the client.
 
     If *chunks* are given, they are the body of the answer. A server without the ASGI extension for denials can only
     close, with 403.
@@ -139,7 +139,7 @@ async def _shake_hands(router: Router, request: ForwardedRequest, client: WebSoc
 
 
 def _withdraw(routing: asyncio.Task[Routed]) -> None:
-    """Cancel the handshake, or the stream that it has already opened."""
+    """Cancel the handshake, or the stream which it has already opened."""
 
     def close(routing: asyncio.Task[Routed]) -> None:
         if not routing.cancelled() and routing.exception() is None:

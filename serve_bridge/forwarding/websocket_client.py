@@ -75,7 +75,7 @@ class WebSocketClient(AsyncIterator[bytes | list[Segment]]):
         return websocket.encode(close)
 
     def _leave(self) -> None:
-        """Note that the client has left. User code gets the close, and `LEAVE_GRACE_S` to end by itself."""
+        """Handle that the client has left. User code gets the close, and `LEAVE_GRACE_S` to end by itself."""
         self._left = True
         if self._grace is None and self._stream is not None:
             loop = asyncio.get_running_loop()
@@ -107,7 +107,7 @@ class WebSocketClient(AsyncIterator[bytes | list[Segment]]):
         await self._close(close)
 
     async def _send_all(self, reader: MessageReader) -> Close:
-        """Send the messages of user code; return the close that it ends with."""
+        """Send the messages of user code; return its close."""
         while (message := await reader.next()) is not None:
             if isinstance(message, Close):
                 return message
@@ -132,7 +132,7 @@ class WebSocketClient(AsyncIterator[bytes | list[Segment]]):
 
 
 def _empty_future() -> asyncio.Future[Message]:
-    """Return a future that is done and holds no result."""
+    """Return a finished future without a result."""
     done: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
     done.cancel()
     return done

@@ -1,1 +1,1 @@
-"""Which backend, which replica, which socket. Runs in proxies and in callers; knows no handle or framework."""
+"""Which backend, which replica, which socket. Runs in proxies and callers; must not know forwarding or clients."""

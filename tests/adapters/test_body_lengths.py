@@ -27,7 +27,7 @@ from werkzeug.serving import make_server
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
-from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES
+from serve_bridge.forwarding.allowance import MAX_KEPT_BYTES
 from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.replica.wsgi_request import SPOOL_BYTES
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
@@ -275,7 +275,7 @@ def test_a_broken_upload_leaves_no_temporary_file(client: serve.Client) -> None:
     before = _unnamed_files()
 
     def part() -> Iterator[bytes]:
-        yield b"x" * (MOST_KEPT_BYTES + 2 * SPOOL_BYTES)  # more than is kept in front of the replica
+        yield b"x" * (MAX_KEPT_BYTES + 2 * SPOOL_BYTES)  # more than is kept in front of the replica
         wait_until(lambda: _unnamed_files() - before)
         raise InterruptedError
 
@@ -311,7 +311,7 @@ def test_a_broken_upload_is_an_error_to_a_wsgi_application(client: serve.Client,
 
     bridge = Bridge(client.address)
     application = load_adapter("asgi").application(bridge, [RouteSpec("/reading", "reading", ("POST",))])
-    headers = {"Content-Length": str(MOST_KEPT_BYTES + 1)}
+    headers = {"Content-Length": str(MAX_KEPT_BYTES + 1)}
     with serve_asgi(application) as url:
         with httpx.Client(base_url=url, trust_env=False) as leaving, pytest.raises(InterruptedError):
             leaving.post("/reading", content=part(), headers=headers)

@@ -25,7 +25,7 @@ from serve_bridge.adapters.bridge.outcome import (
 from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
 from serve_bridge.adapters.bridge.websocket_refusal import refuse_websocket
 from serve_bridge.errors import ServeBridgeError
-from serve_bridge.forwarding.allowance import WORKER
+from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE
 from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.declared_length import LoopBody, declared_length
@@ -58,7 +58,7 @@ class Bridge(LastingClient):
         try:
             request = self._request(route, scope, path_params, web_request)
             length = body_length(scope)
-            answer = forward_blocking(self.link(), request, body, length=length, most=route.max_body_bytes)
+            answer = forward_blocking(self.link(), request, body, length=length, max_bytes=route.max_body_bytes)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)
         return answered(answer.status, answer.headers, answer.body, answer.failure)
@@ -89,7 +89,7 @@ class Bridge(LastingClient):
                 channel = await self._channel(request)
             streams = isinstance(request.body, AsyncIterator)
             if streams and channel.router.needs_whole_body(request, request.method_name):
-                await request.collect(WORKER)
+                await request.collect(WORKER_ALLOWANCE)
             answer = await forward(channel.router, request)
         except (Refused, ServeBridgeError) as error:
             return refused(error, request)

@@ -216,7 +216,7 @@ def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
     scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
     request = ForwardedRequest("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
     with pytest.raises(ProtocolError, match="HttpAnswer"):
-        forward_blocking(cast(ProcessLink, stage), request, b"", length=0, most=None)
+        forward_blocking(cast(ProcessLink, stage), request, b"", length=0, max_bytes=None)
     assert stage.cancelled.wait(5)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.forwarding.allowance import MOST_KEPT_BYTES, Kept
+from serve_bridge.forwarding.allowance import MAX_KEPT_BYTES, KeptBytes
 from serve_bridge.forwarding.refusals import UploadBroken
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
@@ -38,7 +38,7 @@ class Room:
 def test_what_is_kept_is_given_back_once() -> None:
     """However often that is asked for."""
     room = Room(100)
-    kept = Kept(room)
+    kept = KeptBytes(room)
     assert kept.take(60)
     assert kept.take(40)
     assert not kept.take(1)
@@ -50,8 +50,8 @@ def test_what_is_kept_is_given_back_once() -> None:
 
 def test_no_request_keeps_more_than_its_limit() -> None:
     """Even if there is room for more."""
-    kept = Kept(Room(10 * MOST_KEPT_BYTES))
-    assert kept.take(MOST_KEPT_BYTES)
+    kept = KeptBytes(Room(10 * MAX_KEPT_BYTES))
+    assert kept.take(MAX_KEPT_BYTES)
     assert not kept.take(1)
 
 
@@ -117,7 +117,7 @@ def test_a_body_without_room_streams() -> None:
 
 def test_a_body_that_is_known_to_be_too_long_is_not_collected() -> None:
     """User code begins at once, as it does for any stream."""
-    length = (b"content-length", b"%d" % (MOST_KEPT_BYTES + 1))
+    length = (b"content-length", b"%d" % (MAX_KEPT_BYTES + 1))
     request, receive = request_with([body(b"a")], length)
 
     async def first() -> bytes:
