@@ -41,8 +41,8 @@ def split_headers(
 ) -> tuple[HeaderList, dict[bytes, bytes]]:
     """Return the headers to forward, and the control headers by name.
 
-    With *from_adapter*, the function also drops the names which begin like `FORWARDING`, and names with "_", because WSGI cannot tell
-    them from names with "-". The proxy has dropped these headers before.
+    With *from_adapter*, the function also drops the names which begin like `FORWARDING`, and names with "_", because
+    WSGI cannot tell them from names with "-". The proxy has dropped these headers before.
 
     Raises:
         BadControlHeader: A control header is repeated.
