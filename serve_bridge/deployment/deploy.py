@@ -38,6 +38,7 @@ from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
 from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
+from serve_bridge.management import time_limits
 from serve_bridge.management.management import Management
 from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.specs import (
@@ -300,14 +301,13 @@ def _make_backend(client: Operator, change: Change, backend: BackendSpec | None)
     if backend is None:
         Management(client).delete_backend(change.name)
     elif change.kind == "create backend":
-        client.operate(Operation.CREATE_BACKEND, backend, timeout_s=backend.config.start_timeout_s + OPERATION_S)
+        client.operate(Operation.CREATE_BACKEND, backend, timeout_s=time_limits.to_create(backend.config))
     else:
         options = packed_config(BackendConfig(**change.options))
         if change.kind == "configure backend":
             _configure(client, backend, options)
         else:
             longest = Management(client).get_backend_config(change.name).merged(options)
-            timeout_s = longest.start_timeout_s + longest.graceful_shutdown_timeout_s + OPERATION_S
             update = BackendUpdate(
                 name=change.name,
                 code=backend.code,
@@ -317,13 +317,12 @@ def _make_backend(client: Operator, change: Change, backend: BackendSpec | None)
                 actor_options=backend.actor_options,
                 origin=backend.origin,
             )
-            client.operate(Operation.UPDATE_BACKEND, update, timeout_s=timeout_s)
+            client.operate(Operation.UPDATE_BACKEND, update, timeout_s=time_limits.to_update(longest))
 
 
 def _configure(client: Operator, backend: BackendSpec, options: BackendConfig) -> None:
     new = Management(client).get_backend_config(backend.name).merged(options)
-    # One replica after another takes a new `user_config`, and the old one again if a later one refuses.
-    timeout_s = new.start_timeout_s * 2 * new.num_replicas + new.graceful_shutdown_timeout_s + OPERATION_S
+    timeout_s = time_limits.to_configure(new)
     client.operate(
         Operation.UPDATE_BACKEND_CONFIG, backend.name, options, backend.origin, backend.code, timeout_s=timeout_s
     )

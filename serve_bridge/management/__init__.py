@@ -1,1 +1,1 @@
-"""What users change and ask about an instance: checked in the caller, then sent to the controller."""
+"""The operations of an instance: checked in the process of the caller, then sent to the controller."""

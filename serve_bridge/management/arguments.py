@@ -1,6 +1,6 @@
-"""What users pass to a client, checked where they pass it and made ready for the controller.
+"""The arguments of operations: checked in the caller, and packed for the controller.
 
-Rule 1: every check that needs no state is made here, in the caller: nothing was sent when one fails.
+Rule 1: every check without state is made here. If a check fails, nothing has been sent.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def checked_backend(
     ray_actor_options: dict[str, Any] | None,
     base: BackendConfig | None = None,
 ) -> BackendSpec:
-    """Check everything that the caller gave, and return it ready for the controller.
+    """Check the arguments of a new or updated backend, and return the backend for the controller.
 
-    *base* is the config that *config* changes, where there is one already.
+    *base* has the current options of an existing backend, which *config* changes.
     """
-    # Late: a web process that calls backends, and creates none, has no use for what looks into code.
+    # Late, because a process that only calls backends does not need to examine code.
     from serve_bridge.user_code.frozen_code import freeze_code
     from serve_bridge.user_code.served_methods import is_async_code
     from serve_bridge.user_code.validation import check_backend_code, check_config
@@ -56,12 +56,12 @@ def checked_backend(
 
 
 def _check_no_options(func_or_class: object, init_kwargs: Mapping[str, Any]) -> None:
-    """Check that no keyword is an option of the engine, which a constructor with `**kwargs` would swallow.
+    """Check the keywords of a constructor: an option of serve_bridge among them is a mistake.
 
-    A constructor may have a parameter of that name: then the keyword is its own.
+    A constructor with `**kwargs` would accept the option silently. A parameter of that name is the user's own.
 
     Raises:
-        ConfigError: One is.
+        ConfigError: A keyword is an option.
     """
     own = _parameters_of(func_or_class)
     for name in init_kwargs:
@@ -83,7 +83,7 @@ def _parameters_of(func_or_class: object) -> Collection[str]:
 
 
 def existing_name(kind: str, name: object) -> str:
-    """Return the name of what exists already; what else it must be was checked when that was created."""
+    """Return the name of an existing backend or endpoint. Only its type is checked, because it was created with it."""
     if not isinstance(name, str):
         raise TypeError(f"{kind} name must be a str, got {shown(name)}")
     return name

@@ -1,4 +1,4 @@
-"""What the operations of an instance need: a way to its controller."""
+"""The way to the controller of an instance, for its operations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from serve_bridge.instance.operations import Operation
 
 OPERATION_S: Final = 30.0
-"""Time limit of an operation that starts and ends nothing, in seconds."""
+"""Upper limit for an operation without starts or ends of replicas, in seconds."""
 
 
 class Operator(Protocol):
