@@ -1,9 +1,10 @@
-"""What running code can learn: its replica, its request's id, and how much time that request has left.
+"""The context of running code: its replica, the id of its request, and the time left for the request.
 
-Rule 1: values travel by contextvars, so threads and tasks of one request see their own. A thread that user code makes
-    has none: in a process that is one replica it sees the replica, and what the requests that run there agree on.
-Rule 2: a web application's own views have the id that their adapter found; an adapter whose framework knows the
-    running request is asked for it.
+Rule 1: contextvars carry the values, so the threads and tasks of a request have its values. A thread made by user code
+    has none. If its process is one replica, it gets the replica's values, and values on which all running requests
+    agree.
+Rule 2: views of a web application have the id found by their adapter. If the framework knows the running request, the
+    adapter is asked for the id.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class ReplicaContext:
-    """Where the running code is.
+    """The replica in which code runs.
 
     Attributes:
         backend: Name of the backend.
-        replica: Id of this replica, unique in the instance.
-        generation: Which start of the instance this is.
+        replica: Id of the replica, unique in the instance.
+        generation: Id of this start of the instance.
     """
 
     backend: str
@@ -37,39 +38,39 @@ class ReplicaContext:
 
 replica_context: ContextVar[ReplicaContext | None] = ContextVar("serve_bridge_replica", default=None)
 request_deadline: ContextVar[float | None] = ContextVar("serve_bridge_deadline", default=None)
-"""When the running request's time is up, by `time.monotonic`."""
+"""The deadline of the running request, by `time.monotonic`."""
 running_request: ContextVar[str | None] = ContextVar("serve_bridge_request_id", default=None)
-"""The id of the running request; code asks `request_id` for it, which knows more."""
+"""The id of the running request. `request_id` returns it, and knows further sources."""
 
 _own_replica: ReplicaContext | None = None
-"""What this process is, if it is one replica and nothing else."""
+"""The replica of this process, if the process is one replica and nothing else."""
 _running: Final[dict[object, tuple[float | None, str | None]]] = {}
-"""Deadline and id of each request that runs in this process, by its task."""
+"""Deadline and id of each running request in this process, by its task."""
 
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _sources: list[Callable[[], str | None]] = []
 
 
 def own_process(context: ReplicaContext) -> None:
-    """Note that this process is the replica of *context*, and nothing else, as an actor on Ray is."""
+    """Note that this process is one replica and nothing else, as an actor on Ray is."""
     global _own_replica
     _own_replica = context
 
 
 def current_replica() -> ReplicaContext | None:
-    """Return the replica that the calling code runs in; None if it runs in none."""
+    """Return the replica in which the calling code runs; None outside of replicas."""
     return replica_context.get() or _own_replica
 
 
 def begin_request(deadline: float, request_id: str | None) -> None:
-    """Let the running task serve a request until `end_request`; *deadline* is by `time.monotonic`."""
+    """Begin a request in the running task, until `end_request`. *deadline* is by `time.monotonic`."""
     request_deadline.set(deadline)
     running_request.set(request_id)
     _running[asyncio.current_task()] = deadline, request_id
 
 
 def lift_deadline() -> None:
-    """Let the request that the running task serves take as long as it likes from now on."""
+    """Remove the deadline of the running task's request."""
     request_deadline.set(None)
     task = asyncio.current_task()
     if task in _running:
@@ -77,17 +78,17 @@ def lift_deadline() -> None:
 
 
 def end_request() -> None:
-    """End what `begin_request` has begun."""
+    """End the request of the running task."""
     _running.pop(asyncio.current_task(), None)
 
 
 def _is_strange_thread() -> bool:
-    """Whether the calling code runs in a replica's process, but in a thread without a request's values."""
+    """Return whether the calling code runs in a replica's process, in a thread made by user code."""
     return _own_replica is not None and replica_context.get() is None
 
 
 def _deadline() -> float | None:
-    """Return when the time of the running request is up; in a thread of user code, of the request that has longest."""
+    """Return the deadline of the running request. In a thread made by user code, return the latest deadline of all."""
     deadline = request_deadline.get()
     if deadline is None and _is_strange_thread():
         deadlines = [found for found, _ in list(_running.values())]
@@ -96,10 +97,10 @@ def _deadline() -> float | None:
 
 
 def get_replica_context() -> ReplicaContext:
-    """Return which backend and replica the calling code runs in.
+    """Return the backend and the replica in which the calling code runs.
 
     Raises:
-        RuntimeError: The caller does not run inside a replica.
+        RuntimeError: The calling code does not run in a replica.
     """
     context = current_replica()
     if context is None:
@@ -108,32 +109,33 @@ def get_replica_context() -> ReplicaContext:
 
 
 def time_left() -> float | None:
-    """Return how many seconds the request that runs here has left, before its caller gives it up; 0 if none.
+    """Return the seconds until the caller of the running request gives it up; 0 if its time is up.
 
-    It counts in everything that the request runs: `async def` and `def` code, generators, what they call. A batch has
-    as long as the one of its requests that has longest; so has a thread that user code made, on Ray, as long as the one
-    of the replica's requests that has longest. None: nothing is being served here, or it has no limit, as an open
-    WebSocket has none.
+    It works in all code of the request: `async def` and `def` functions, generators and the functions that they call. A
+    batch has the time of its request with the latest deadline. On Ray, a thread made by user code has the time of the
+    replica's request with the latest deadline. The result is None if no request runs here, or if it has no deadline, as
+    an open WebSocket.
     """
     deadline = _deadline()
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def within_time_left(timeout_s: float) -> float:
-    """Return *timeout_s*, or what the request that makes a call has left, if that is less; not above 0 if none."""
+    """Return *timeout_s*, or the time left of the running request if that is shorter. It may be negative."""
     deadline = _deadline()
     return timeout_s if deadline is None else min(timeout_s, deadline - time.monotonic())
 
 
 def request_id() -> str | None:
-    """Return the id of the request that runs here: what logs and the header `X-Request-Id` of its answer say.
+    """Return the id of the running request. Logs and the header `X-Request-Id` of the answer have the same id.
 
-    It counts in everything that the request runs: `async def` and `def` code, generators, background tasks, WebSockets,
-    and in the calls of handles that it makes, down to the replicas that answer them. A call that belongs to no request
-    has an id of its own. In the views of a web application it is the id that the adapter's extension or middleware
-    found. A batch has the id that all of its requests share; if they differ it is None, and each request has its own
-    in `request.headers["x-request-id"]`. The same holds for a thread that user code made, on Ray, and the requests that
-    run in the replica. None: nothing is being served here.
+    It works in all code of the request: `async def` and `def` functions, generators, background tasks and WebSockets.
+    The replicas that answer the request's calls of handles have the same id. A call without a request has an id of its
+    own. In the views of a web application, it is the id found by the adapter's extension or middleware.
+
+    A batch has the common id of its requests. If they differ, the result is None, and each request has its own id in
+    `request.headers["x-request-id"]`. On Ray, a thread made by user code has the common id of the replica's running
+    requests in the same way. The result is None if no request runs here.
     """
     found = running_request.get()
     if found is None and _is_strange_thread():
@@ -148,30 +150,29 @@ def request_id() -> str | None:
 
 
 def add_request_id_source(source: Callable[[], str | None]) -> None:
-    """Have `request_id` ask *source* where no request of the engine runs; it returns None if it knows of none."""
+    """Let `request_id` ask *source* outside of the engine's requests. *source* returns None if it has no id."""
     if source not in _sources:
         _sources.append(source)
 
 
 def valid_request_id(text: object) -> str | None:
-    """Return *text* if a client may choose it as the id of its request: 1 to 128 letters, digits, `.`, `_` and `-`."""
+    """Return *text* if it is a valid id from a client: 1 to 128 letters, digits, `.`, `_` and `-`. Otherwise None."""
     return text if isinstance(text, str) and _VALID_ID.fullmatch(text) else None
 
 
 def new_request_id() -> str:
     """Return a new id: 16 hexadecimal digits."""
-    # Not a prefix for each process: forked workers would share it. `random` seeds itself again after a fork, and makes
-    # no system call for each request.
+    # There is no prefix for each process, because forked workers would share it. `random` seeds itself again after a
+    # fork, and needs no system call for each request.
     return f"{getrandbits(64):016x}"
 
 
 @contextmanager
 def in_request(given: object) -> Iterator[str]:
-    """Let what runs meanwhile belong to the request whose header X-Request-Id is *given*; None: it has none.
+    """Run the block as part of the request with the header X-Request-Id *given*, and yield the id of the request.
 
-    It yields the id.
-
-    A header that is not valid does not count. Then the id is that of the request that runs here already, or a new one.
+    *given* is None for a request without the header. Without a valid header, the id is that of the running request. If
+    no request runs, it is a new id.
     """
     found = valid_request_id(given) or request_id() or new_request_id()
     token = running_request.set(found)
@@ -182,9 +183,9 @@ def in_request(given: object) -> Iterator[str]:
 
 
 class RequestIdFilter(logging.Filter):
-    """A filter for logging handlers that gives each record the attribute `request_id`, "-" outside of a request.
+    """A filter for logging handlers. It gives each record the attribute `request_id`, which is "-" outside of requests.
 
-    A record that has the attribute already keeps it.
+    If a record already has the attribute, the filter keeps it.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

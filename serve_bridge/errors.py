@@ -1,8 +1,9 @@
-"""Every error that the engine itself raises: one tree, one HTTP status each.
+"""The errors of the engine: one tree, with one HTTP status for each.
 
-Rule 1: a leaf is also the builtin that users already catch (`except ValueError` works).
-Rule 2: an error survives pickling with all its fields: most are raised in one process and seen in another.
-Rule 3: `str` says what happened and what to do about it. It never holds a key or the value of an argument.
+Rule 1: each leaf is also the builtin that users already catch, so `except ValueError` works.
+Rule 2: an error keeps all its fields when it is pickled, because most errors are raised in one process and caught in
+    another.
+Rule 3: `str` tells what happened and what to do. It never contains a key or the value of an argument.
 
     ServeBridgeError
      ├─ ConfigError             ValueError
@@ -21,7 +22,7 @@ Rule 3: `str` says what happened and what to do about it. It never holds a key o
      ├─ ProtocolError           ConnectionError         502
      └─ AuthenticationError     ConnectionError         502
 
-An error without a status here has 500.
+Errors without a status in this list have 500.
 """
 
 from __future__ import annotations
@@ -51,41 +52,42 @@ __all__ = [
     "ServeBridgeError",
 ]
 
-NAMES_SHOWN = 20
+NAMES_SHOWN: Final = 20
+"""Upper limit for the names that an error lists."""
 NAMES_COMPARED: Final = 1000
-"""Upper limit for the names among which the nearest one is looked for."""
+"""Upper limit for the names among which an error searches the nearest one."""
 
 Executed = Literal["no", "unknown"]
-"""Whether the request's work ran: "no" is a proof, "unknown" is the absence of one."""
+"""Whether the request ran: "no" if it provably did not start; otherwise "unknown"."""
 
 
 class ServeBridgeError(Exception):
-    """Root of every error of the engine.
+    """Root of all errors of the engine.
 
     Attributes:
-        http_status: Status that the proxy and the adapters answer with when this error ends a request.
+        http_status: Status of the answer if this error ends a request.
     """
 
     http_status: ClassVar[int] = 500
 
 
 class ConfigError(ServeBridgeError, ValueError):
-    """An option is unknown, of the wrong type or out of range; the message names it."""
+    """An option is unknown, has the wrong type or is out of range. The message names it."""
 
 
 class NameNotFound(ServeBridgeError, KeyError, ValueError):
-    """What the two look-ups by name share; raised as one of them only."""
+    """The base of the two errors for unknown names. It is never raised itself."""
 
     http_status = 404
     kind: ClassVar[str] = "name"
 
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         names = tuple(sorted(known))
-        super().__init__(name, names)  # all of them, or the error cannot be unpickled
+        super().__init__(name, names)  # all arguments, because unpickling needs them
         self.name: str = name
         self.known: tuple[str, ...] = names
 
-    def __str__(self) -> str:  # a bare KeyError prints the repr of its argument
+    def __str__(self) -> str:  # because KeyError prints the repr of its argument
         if not self.known:
             return f"no {self.kind} {shown(self.name)}: the instance has no {self.kind}s yet"
         listed = ", ".join(self.known[:NAMES_SHOWN])
@@ -96,7 +98,7 @@ class NameNotFound(ServeBridgeError, KeyError, ValueError):
 
 
 class EndpointNotFound(NameNotFound):
-    """The call names an endpoint that nobody has created, or that was deleted."""
+    """The call names an endpoint that does not exist: it was never created, or it was deleted."""
 
     kind = "endpoint"
 
@@ -106,7 +108,7 @@ class EndpointNotFound(NameNotFound):
 
 
 class BackendNotFound(NameNotFound):
-    """The call names a backend that nobody has created, or that was deleted."""
+    """The call names a backend that does not exist: it was never created, or it was deleted."""
 
     kind = "backend"
 
@@ -116,7 +118,7 @@ class BackendNotFound(NameNotFound):
 
 
 class MethodNotExposed(ServeBridgeError, AttributeError):
-    """The call names a method that the backend does not offer. Which ones it offers is told to nobody."""
+    """The call names a method that the backend does not expose. The error does not list the exposed methods."""
 
     http_status = 404
 
@@ -148,42 +150,42 @@ class NothingStarted(ServeBridgeError):
 
 
 class BackendOverloaded(NothingStarted):
-    """Every replica and the waiting line were full; nothing was started, so calling again later is safe."""
+    """All replicas and the queue were full. The request was not started, so a later retry is safe."""
 
     http_status = 503
 
 
 class DeadlineExceeded(ServeBridgeError, TimeoutError):
-    """The request's time was up before its answer came.
+    """The request got no answer before its deadline.
 
     Attributes:
-        executed: "no" if the request had provably not been started, else "unknown".
+        executed: "no" if the request provably did not start; otherwise "unknown".
     """
 
     http_status = 504
 
     def __init__(self, message: str, executed: Executed = "unknown") -> None:
-        super().__init__(message)  # a second argument would make OSError take the first for an errno
+        super().__init__(message)  # only one argument, because OSError takes the first of two as an errno
         self.executed: Executed = executed
 
 
 CALL_HINT: Final = "handle.options(timeout_s=...) gives more time"
-"""The way out for a call of a handle whose own time is up."""
+"""The remedy in the error for a call of a handle that has reached its own timeout."""
 
 
 def no_answer(endpoint: str, timeout_s: float, executed: Executed, hint: str = "") -> DeadlineExceeded:
-    """Return the error for a request to *endpoint* that got no answer within *timeout_s*; *hint* is a way out."""
+    """Return the error for a request to *endpoint* without an answer within *timeout_s*; *hint* is a remedy."""
     said = f"endpoint {endpoint!r}: no answer within {round(max(timeout_s, 0), 3):g} s"
     ran = "nothing was started" if executed == "no" else "it may have run"
     return DeadlineExceeded(f"{said} ({ran}{'; ' + hint if hint else ''})", executed)
 
 
 class ReplicaDied(ServeBridgeError, ConnectionError):
-    """The replica stopped before it had answered.
+    """The replica stopped before it answered.
 
     Attributes:
-        executed: "no" if the request had provably not been started, else "unknown": then it may have run, and
-            only the caller can know whether to send it again.
+        executed: "no" if the request provably did not start; otherwise "unknown". An unknown request may have run, so
+            only the caller can decide about a retry.
     """
 
     http_status = 502
@@ -198,9 +200,9 @@ class BackendError(ServeBridgeError, RuntimeError):
 
     Attributes:
         type_name: Name of the exception's class in the replica.
-        text: Its text. In `str` control characters are escapes, since frameworks log that.
-        remote_traceback: The replica's traceback as text; empty if there is none. Shown below a printed
-            traceback, but no part of `str`, which may end up in an answer to a client.
+        text: Text of the exception. `str` has escapes instead of its control characters, because frameworks log `str`.
+        remote_traceback: The replica's traceback as text; empty if there is none. Python prints it below a printed
+            traceback. It is not part of `str`, because a framework may send `str` to a client.
     """
 
     def __init__(self, type_name: str, text: str, remote_traceback: str = "") -> None:
@@ -216,11 +218,11 @@ class BackendError(ServeBridgeError, RuntimeError):
 
 
 class BackendStartError(ServeBridgeError, RuntimeError):
-    """A backend's replicas did not become ready; nothing of them is left running and the name is free again.
+    """The replicas of a backend did not become ready. All of them were stopped, and the name is free again.
 
     Attributes:
         backend: Name of the backend.
-        reason: What went wrong, in one sentence.
+        reason: The reason in one sentence.
         remote_traceback: The replica's traceback as text; empty if there is none.
     """
 
@@ -238,12 +240,13 @@ class BackendStartError(ServeBridgeError, RuntimeError):
 
 
 class DeploymentError(ServeBridgeError, RuntimeError):
-    """A deployment stopped at a change that failed; those before it stay, and the failed one has changed nothing.
+    """A deployment stopped at a failed change. Earlier changes stay, and the failed one has changed nothing.
 
     Attributes:
-        failed: The change that failed, or those that are made in one step.
-        reason: Why.
-        done, left: The changes that were made before it, and those that were not begun.
+        failed: The failed change, or the failed changes if one step makes several.
+        reason: The reason.
+        done: The changes made before.
+        left: The changes not begun.
     """
 
     def __init__(self, failed: str, reason: str, done: Iterable[str] = (), left: Iterable[str] = ()) -> None:
@@ -251,7 +254,7 @@ class DeploymentError(ServeBridgeError, RuntimeError):
         self.reason: str = reason
         self.done: tuple[str, ...] = tuple(done)
         self.left: tuple[str, ...] = tuple(left)
-        super().__init__(failed, reason, self.done, self.left)  # all of them, or the error cannot be unpickled
+        super().__init__(failed, reason, self.done, self.left)  # all arguments, because unpickling needs them
 
     def __str__(self) -> str:
         return (
@@ -261,37 +264,37 @@ class DeploymentError(ServeBridgeError, RuntimeError):
 
 
 class SerializationError(ServeBridgeError, TypeError):
-    """A value cannot leave its process, or has no form of the kind asked for; the message names it."""
+    """A value cannot leave its process, or cannot be encoded in the requested form. The message names it."""
 
 
 class NotConnected(NothingStarted, ConnectionError):
-    """No instance could be reached; the message says where it was looked for."""
+    """No instance could be reached. The message tells where the client has searched."""
 
     http_status = 503
 
 
 class InstanceClosed(NothingStarted, RuntimeError):
-    """The client or instance was used after `shutdown`; `start` or `connect` gives a new one."""
+    """The client or instance was used after `shutdown`. `start` or `connect` returns a new client."""
 
     http_status = 503
 
 
 UNAVAILABLE: Final = (BackendOverloaded, EndpointNotFound, InstanceClosed, NotConnected)
-"""Errors for which an application answers 503 with `Retry-After`: what it needs is not there now, and may be later.
+"""Errors for which a web application answers 503 with `Retry-After`, because a later request may succeed.
 
-A missing endpoint is among them although its own status is 404: the URL belongs to the application, and caches would
-keep a 404.
+They include a missing endpoint, whose own status is 404. The URL belongs to the application, and caches would keep a
+404.
 """
 
 
 class ProtocolError(ServeBridgeError, ConnectionError):
-    """A peer broke the data plane's protocol; its connection was closed."""
+    """A peer broke the protocol of the data plane, so its connection was closed."""
 
     http_status = 502
 
 
 class AuthenticationError(ServeBridgeError, ConnectionError):
-    """A peer could not prove that it belongs to the instance, or a Ray cluster refused the token of this process."""
+    """A peer could not prove its membership in the instance, or a Ray cluster refused the token of this process."""
 
     http_status = 502
 

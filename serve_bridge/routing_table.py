@@ -1,6 +1,6 @@
-"""The routing table: the numbered snapshot which every router reads, and its encoding.
+"""The routing table: the numbered snapshot for all routers, and its encoding.
 
-Rule 1: a table is frozen, so any thread may read it. A change makes a table with the next version.
+Rule 1: a table is frozen, so any thread may read it. Each change makes a new table with the next version.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from serve_bridge.wire.heads import decoder
 
 
 class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
-    """What routers know of one backend."""
+    """The part of the table about one backend.
+
+    Attributes:
+        replicas: Addresses of the replicas.
+        max_concurrent_queries: Upper limit for the running requests of one replica.
+        max_queued_queries: Upper limit for the waiting requests in one calling process.
+    """
 
     replicas: tuple[SocketAddress, ...]
     max_concurrent_queries: int
@@ -24,14 +30,15 @@ class BackendRoute(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EndpointRoute(msgspec.Struct, frozen=True, array_like=True):
-    """What routers know of one endpoint.
+    """The part of the table about one endpoint.
 
     Attributes:
-        path: Its HTTP route; None: no route leads to it.
+        path: HTTP route; None if the endpoint has no route.
         methods: HTTP methods of the route.
-        weights, shadows: Its traffic, by backend.
-        timeout_s: Seconds that a request to it may take, whoever sends it; None: as the sender has it.
-        mount: Whether it is over an application: the path is a prefix, and every method leads there.
+        weights: Weight of each backend.
+        shadows: Share of each backend that gets copies of requests.
+        timeout_s: Timeout of requests in seconds, for all callers; None: the caller's own timeout.
+        mount: Whether the endpoint serves an application. Then the path is a prefix, and all methods are allowed.
     """
 
     path: str | None
@@ -43,12 +50,14 @@ class EndpointRoute(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
-    """The numbered snapshot all routers read; endpoints are in the order of their creation.
+    """One snapshot.
 
     Attributes:
-        generation: The instance this table belongs to; versions compare only within one.
-        version: Grows with every change.
-        proxies: Where the proxies listen for questions of where the controller is.
+        generation: Generation of the instance. Versions of two generations must not be compared.
+        version: Number of the snapshot. Each change increases it.
+        backends: Backends by name.
+        endpoints: Endpoints by name, in the order of their creation.
+        proxies: Addresses of the proxies. Other processes ask a proxy there for the address of the controller.
     """
 
     generation: str
@@ -66,22 +75,22 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def listeners(self) -> list[SocketAddress]:
-        """Return where all replicas and proxies listen."""
+        """Return the addresses of all proxies and replicas."""
         return [*self.proxies, *(replica for backend in self.backends.values() for replica in backend.replicas)]
 
 
 VERSION_BYTES: Final = 8
-"""Length in bytes of a version, as a subscriber acknowledges it."""
+"""Length in bytes of a version in an acknowledgement."""
 decode_table: Final = decoder(RoutingTable)
 
 
 def encode_version(version: int) -> bytes:
-    """Return *version* as a subscriber acknowledges it."""
+    """Return *version* as bytes, for an acknowledgement by a subscriber."""
     return version.to_bytes(VERSION_BYTES, "little")
 
 
 def decode_version(data: bytes) -> int:
-    """Return the version that `encode_version` made *data* from.
+    """Return the version in *data*, which `encode_version` has made.
 
     Raises:
         ProtocolError: *data* does not have `VERSION_BYTES` bytes.

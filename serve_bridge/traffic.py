@@ -1,9 +1,9 @@
-"""Which backend of an endpoint answers a request, and which ones get a copy of it.
+"""The choice of the backend that answers a request, and of the backends that get a copy.
 
-Rule 1: every traffic decision is made here; no other module reads a weight.
-Rule 2: no I/O, no clock, no randomness of its own. A policy is arithmetic, and is tested as arithmetic.
-Rule 3: what depends on the policy alone is computed once; a decision costs O(log n) without a key and O(n)
-    with one, n being the backends with a weight above 0.
+Rule 1: all traffic decisions are made here. No other module reads a weight.
+Rule 2: the module has no I/O, no clock and no randomness of its own. A policy is arithmetic, and is tested so.
+Rule 3: the derived values of a policy are computed once. For n backends with a weight above 0, a decision costs
+    O(log n) without a key and O(n) with a key.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from serve_bridge.printable import shown
 
 __all__ = ["TrafficPolicy"]
 
-SUM_TOLERANCE: Final = 1e-5 + 1e-12  # the sum of floats may miss the tolerance itself by a rounding error
+SUM_TOLERANCE: Final = 1e-5 + 1e-12
+"""Upper limit for the difference between the sum of weights and 1. The small part allows for rounding errors."""
 
 
 @dataclass(frozen=True)
 class TrafficPolicy:
-    """An endpoint's split and shadows: immutable, picklable, and the same decision in every process.
+    """The weights and shadows of an endpoint. A policy is immutable and picklable, and decides alike in each process.
 
     Attributes:
-        weights: Share of the requests that each backend answers, 0 included; they sum to 1 within 1e-5.
-        shadows: Probability, above 0 and at most 1, with which each of these backends gets a copy.
+        weights: Share of requests for each backend, from 0 to 1. The sum is 1, with a tolerance of 1e-5.
+        shadows: Probability of a copy for each of these backends, above 0 and at most 1.
 
     Raises:
-        ConfigError: There are no weights, one is no number from 0 to 1, or they do not sum to 1.
-        TypeError: The weights are no mapping of names, or a shadow's share is no number in [0, 1].
+        ConfigError: There are no weights, a weight is not a number from 0 to 1, or the sum is not 1.
+        TypeError: The weights are not a mapping of names, or a shadow's share is not a number from 0 to 1.
     """
 
     weights: Mapping[str, float]
@@ -46,7 +47,7 @@ class TrafficPolicy:
         object.__setattr__(self, "weights", checked_weights(self.weights))
         object.__setattr__(self, "shadows", checked_shadows(self.shadows))
 
-    # Derived once, and no fields: neither equality nor a wire format sees them.
+    # These values are derived once. They are not fields, so equality and encodings ignore them.
 
     @cached_property
     def _shares(self) -> tuple[tuple[str, float], ...]:
@@ -59,7 +60,7 @@ class TrafficPolicy:
     @cached_property
     def _bounds(self) -> tuple[float, ...]:
         bounds = tuple(accumulate(weight for _, weight in self._shares))
-        # Without the last bound every point finds a backend, though floats rarely sum to 1 exactly.
+        # Sums of floats are rarely exactly 1. Without the last bound, each point below 1 still finds a backend.
         return tuple(bound / bounds[-1] for bound in bounds[:-1])
 
     @cached_property
@@ -75,16 +76,16 @@ class TrafficPolicy:
         """Return a policy without shadows.
 
         Args:
-            weights: Share of each backend, 0 or more; they sum to 1 within 1e-5.
+            weights: Share of each backend, from 0 to 1. The sum is 1, with a tolerance of 1e-5.
 
         Raises:
-            ConfigError: There are no weights, one is no number from 0 to 1, or they do not sum to 1.
-            TypeError: *weights* is no mapping of names.
+            ConfigError: There are no weights, a weight is not a number from 0 to 1, or the sum is not 1.
+            TypeError: *weights* is not a mapping of names.
         """
         return cls(weights)
 
     def with_weights(self, weights: Mapping[str, float]) -> TrafficPolicy:
-        """Return this policy with another split; its shadows stay.
+        """Return this policy with other weights and the same shadows.
 
         Raises:
             ConfigError: As :meth:`split`.
@@ -93,45 +94,45 @@ class TrafficPolicy:
         return TrafficPolicy(weights, self.shadows)
 
     def with_shadow(self, backend: str, share: float) -> TrafficPolicy:
-        """Return this policy with *backend* as a shadow, one that answers too if it likes.
+        """Return this policy with *backend* as a shadow. A backend with a weight may be a shadow too.
 
         Args:
-            backend: Who gets the copies.
-            share: Probability of a copy, in [0, 1]. 0 removes the shadow, if there is one.
+            backend: Backend that gets the copies.
+            share: Probability of a copy, from 0 to 1. 0 removes the shadow.
 
         Raises:
-            TypeError: *share* is no number in [0, 1]; a bool or NaN is none.
+            TypeError: *share* is not a number from 0 to 1. A bool or NaN is not a number here.
         """
         return TrafficPolicy(self.weights, {**self.shadows, backend: share})
 
     def backends(self) -> frozenset[str]:
-        """Return every backend that the policy names, those with weight 0 and the shadows included."""
+        """Return all backends of the policy, including shadows and backends with weight 0."""
         return frozenset(self.weights).union(self.shadows)
 
     def choose(self, point: float) -> str:
-        """Return the backend that answers a request without a key.
+        """Return the backend for a request without a key.
 
         Args:
-            point: A random number in [0, 1), drawn by the caller.
+            point: A random number of the caller, at least 0 and below 1.
         """
         return self._names[bisect_right(self._bounds, point)]
 
     def choose_for_key(self, key: str) -> str:
-        """Return the backend that owns *key*: weighted rendezvous hashing.
+        """Return the backend for requests with *key*, by weighted rendezvous hashing.
 
-        Every process agrees, today and after a restart. When weights change, a key moves only to a backend
-        whose weight rose relative to its old owner's; with two backends exactly the changed share moves.
+        All processes agree, also after a restart. After a change of weights, a key can move only to a backend whose
+        weight has risen relative to that of the old backend. With two backends, exactly the changed share moves.
         """
         if len(self._names) == 1:
             return self._names[0]
-        encoded = key.encode("utf-8", "surrogatepass")  # any str is a key, even half of a surrogate pair
+        encoded = key.encode("utf-8", "surrogatepass")  # any str is a valid key, even half of a surrogate pair
         return min((arrival(prefix + encoded, weight), name) for name, prefix, weight in self._candidates)[1]
 
     def shadows_for(self, draw: Callable[[], float]) -> tuple[str, ...]:
-        """Return the backends that get a copy of one request, each decided on its own.
+        """Return the backends for copies of one request. Each shadow is decided independently.
 
         Args:
-            draw: Returns a new random number in [0, 1); called once a shadow, and not at all without shadows.
+            draw: Returns a new random number, at least 0 and below 1. It is called once for each shadow.
         """
         if not self._draws:
             return ()
@@ -139,22 +140,22 @@ class TrafficPolicy:
 
 
 def arrival(text: bytes, weight: float) -> float:
-    """Return when a backend of this weight "arrives" at a key; the first one to arrive owns it.
+    """Return the time at which a backend with this *weight* "arrives" at a key. The first backend owns the key.
 
-    The digest is spread evenly over (0, 1), so arrivals are exponential with rate *weight*, and a backend is
-    first with a probability of its weight over the sum of all weights.
+    The digest is uniform over (0, 1), so arrival times are exponential with rate *weight*. A backend is therefore first
+    with the probability of its weight divided by the sum of all weights.
     """
     point = (int.from_bytes(sha256(text).digest()[:6], "big") + 0.5) / 2**48
     return -math.log(point) / weight
 
 
 def is_number(value: object) -> bool:
-    """Return whether *value* is a real number; a bool is none."""
+    """Return whether *value* is a real number. A bool does not count."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def checked_weights(weights: Any) -> dict[str, float]:
-    """Return a copy of the weights, every one a float, once they make a split."""
+    """Check the *weights*, and return a copy with floats."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"traffic must be a dict of weights by backend, got {shown(weights)}")
     if not weights:
@@ -167,12 +168,12 @@ def checked_weights(weights: Any) -> dict[str, float]:
             )
     total = math.fsum(weights.values())
     if abs(total - 1) > SUM_TOLERANCE:
-        raise ConfigError(f"the weights of an endpoint must sum to 1, these sum to {total:.6g}")
+        raise ConfigError(f"the weights of an endpoint must sum to 1, but these sum to {total:.6g}")
     return {backend: float(weight) for backend, weight in weights.items()}
 
 
 def checked_shadows(shadows: Any) -> dict[str, float]:
-    """Return a copy of the shadows, every share a float, without those that get nothing."""
+    """Check the *shadows*, and return a copy with floats and without shares of 0."""
     for backend, share in shadows.items():
         check_backend(backend)
         if not is_number(share) or not 0 <= share <= 1:
@@ -181,6 +182,6 @@ def checked_shadows(shadows: Any) -> dict[str, float]:
 
 
 def check_backend(backend: object) -> None:
-    """Raise TypeError unless *backend* can be a name; whether it names anything is known elsewhere."""
+    """Raise TypeError if *backend* is not a str. The controller checks whether the backend exists."""
     if not isinstance(backend, str):
-        raise TypeError(f"a backend is named by a str, got {shown(backend)}")
+        raise TypeError(f"the name of a backend must be a str, got {shown(backend)}")

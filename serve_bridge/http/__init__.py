@@ -1,1 +1,1 @@
-"""What HTTP says: headers, paths, routes and bodies as values. Knows no endpoint, no socket and no framework."""
+"""HTTP as values. Runs in every process; knows headers, paths and answers; must not know sockets or frameworks."""

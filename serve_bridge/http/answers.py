@@ -1,7 +1,7 @@
-"""HTTP answers as values, and the checks which make them safe to send.
+"""HTTP answers as values, and the checks before they are sent.
 
-Rule 1: status, header fields and length are checked here, so no answer can be split in two on its way.
-Rule 2: every failure that a client sees is a problem document (RFC 9457) made by `problem`.
+Rule 1: status, header fields and length are checked here. So user code cannot inject a header or a second answer.
+Rule 2: a client sees each failure as a problem document (RFC 9457), and `problem` makes all of them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from serve_bridge.http.json_encoding import as_json
 MAX_TRAILERS: Final = 100
 """Upper limit for the trailers of one answer."""
 RETRY_AFTER_S: Final = 1
-"""Seconds in `Retry-After`: queues are short, and an instance starts again within seconds."""
+"""Value of `Retry-After` in seconds. It is short, because queues are short and an instance restarts within seconds."""
 _PROBLEM: Final = b"application/problem+json"
 _TITLES: Final = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}
-"""Python 3.11 and 3.12 name 413 by an older RFC."""
+"""Titles of problem documents. Python 3.11 and 3.12 have the title of an older RFC for 413."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer: status, headers with their length, body."""
+    """A complete answer. The headers include the length of the body."""
 
     status: int
     headers: HeaderList
@@ -33,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def unavailable(title: str, detail: str | None = None, request_id: str | None = None) -> Answer:
-    """Return a 503 that asks the client to try again soon."""
+    """Return a 503 with `Retry-After`."""
     answer = problem(503, title, detail, request_id)
     answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     return answer
@@ -42,7 +42,7 @@ def unavailable(title: str, detail: str | None = None, request_id: str | None = 
 def problem(
     status: int, title: str, detail: str | None = None, request_id: str | None = None, **members: Any
 ) -> Answer:
-    """Return an `application/problem+json` answer (RFC 9457); members that are None are left out."""
+    """Return an `application/problem+json` answer (RFC 9457). Members with the value None are left out."""
     known = {
         "type": "about:blank",
         "title": title,
@@ -55,16 +55,17 @@ def problem(
 
 
 def is_bodyless(status: int) -> bool:
-    """Return whether an answer of this status never has a body (RFC 9110 section 6.4.1)."""
+    """Return whether an answer with this status never has a body (RFC 9110 section 6.4.1)."""
     return status < 200 or status == 204 or status == 304
 
 
 def check_head(status: object, headers: HeaderList) -> int:
-    """Return the status as an int, once it and the headers are known to be fit for the wire.
+    """Check the status and the headers of an answer, and return the status as an int.
 
     Raises:
-        SerializationError: The status is not one of 102..599; a header is no pair of bytes; a name is no
-            token; a value holds a control character; a length is there twice; all is above MAX_HEADER_BYTES.
+        SerializationError: The status is not from 102 to 599. Or a header is not a pair of bytes, a name is not a
+            token, a value has a control character, `Content-Length` is repeated, or the headers are longer than
+            `MAX_HEADER_BYTES`.
     """
     if not isinstance(status, int) or not (101 < status < 600):
         raise SerializationError(f"status {status!r} cannot be sent: a final status is an int of 102..599")
@@ -74,9 +75,9 @@ def check_head(status: object, headers: HeaderList) -> int:
 
 
 def fit_head(status: object, headers: HeaderList) -> tuple[int, HeaderList]:
-    """Return status and headers of an answer as they enter the engine: names in lower case.
+    """Check the head of an answer from user code, and return it with the names of the headers in lower case.
 
-    User code may write names as it likes (ASGI and WSGI allow it); behind this function all compare them as they are.
+    ASGI and WSGI allow names in any case. The engine compares names without another conversion.
 
     Raises:
         SerializationError: As `check_head`.
@@ -86,15 +87,15 @@ def fit_head(status: object, headers: HeaderList) -> tuple[int, HeaderList]:
 
 
 def fit_trailers(headers: HeaderList) -> HeaderList:
-    """Return those of *headers* that may follow a body, in lower case.
+    """Return the *headers* that are allowed as trailers, with their names in lower case.
 
     Raises:
-        SerializationError: They cannot be sent: as `check_head` says of headers, or there are above `MAX_TRAILERS`.
+        SerializationError: A header is unfit as in `check_head`, or there are more than `MAX_TRAILERS`.
     """
     if headers:
         _check_headers(headers)
     if len(headers) > MAX_TRAILERS:
-        raise SerializationError(f"{len(headers)} trailers cannot be sent: {MAX_TRAILERS} are the most")
+        raise SerializationError(f"{len(headers)} trailers cannot be sent; the limit is {MAX_TRAILERS}")
     return [
         pair
         for pair in lowered(headers)
@@ -109,7 +110,7 @@ def _check_headers(headers: HeaderList) -> None:
 
 
 def whole_answer(body: bytes, media_type: bytes, status: int = 200) -> Answer:
-    """Return *body* as an answer whose headers give its length and its media type."""
+    """Return an answer with *body*, its length and its media type."""
     return Answer(status, [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)], body)
 
 
@@ -120,14 +121,14 @@ class AnswerBroken(ConnectionError):
 def refusal_answer(
     status: int, detail: str | None, request_id: str | None, *, executed: str | None = None, retry: bool = False
 ) -> Answer:
-    """Return the problem document of a request that is not served, or failed.
+    """Return the problem document for a refused or failed request.
 
     Args:
         status: Status of the answer.
         detail: One clause for the client.
-        request_id: Id of the request; None: it has none.
-        executed: "no" or "unknown": whether user code may have run.
-        retry: Whether the client may try again soon.
+        request_id: Id of the request, if it has one.
+        executed: "no" if user code provably did not run; otherwise "unknown". None: the answer does not tell.
+        retry: Whether the answer has `Retry-After`.
     """
     answer = problem(status, _TITLES.get(status, "Error"), detail, request_id)
     if request_id is not None:

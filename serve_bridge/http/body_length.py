@@ -1,11 +1,11 @@
-"""The length of a request's body: a fact that the server of the request decides once, and that no header changes.
+"""The length of a request's body. The server of the request finds it once, and no header changes it later.
 
-The server that frames a request knows how many bytes its body has. The edge puts that into the ASGI scope under
-`BODY_LENGTH`; from there it travels with the request to the replica, and into the scope of user code.
+The server frames the request, so it knows the length of the body. Our own HTTP server puts the length into the ASGI
+scope under `BODY_LENGTH`. From there the length travels with the request to the replica and into user code's scope.
 
-Rule 1: a length is a number of bytes; 0: there is no body; None: only reading the body tells.
-Rule 2: only for a request that another server has framed is the length read from what that server reports. This module
-        is the one place for that.
+Rule 1: a length is a number of bytes. 0 means no body. None means unknown until the body ends.
+Rule 2: for a request from another server, this module reads the length from the headers or the environment that the
+    server reports. No other module does so.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Final
 __all__ = ["BODY_LENGTH", "COLLECTED", "body_length", "environ_body_length"]
 
 BODY_LENGTH: Final = "serve_bridge.body_length"
-"""Key of an ASGI scope."""
+"""Key of an ASGI scope: the length of the body."""
 COLLECTED: Final = "serve_bridge.collected"
-"""Key of an ASGI scope while the application waits for the whole body, and need not be told of each piece."""
+"""Key of an ASGI scope while the application waits for the whole body. The server then does not report each piece."""
 
 _SAYS_IF_BODY: Final = frozenset({"1.0", "1.1"})
-"""Later versions of HTTP need no header for a body."""
+"""Versions of HTTP in which a header announces each body. Later versions do not need a header."""
 
 
 def body_length(scope: Mapping[str, Any]) -> int | None:
-    """Return the length of the body that follows *scope*."""
+    """Return the length of the body of the request with the ASGI *scope*."""
     if BODY_LENGTH in scope:
         length: int | None = scope[BODY_LENGTH]
         return length
@@ -39,7 +39,7 @@ def body_length(scope: Mapping[str, Any]) -> int | None:
 
 
 def environ_body_length(environ: Mapping[str, Any]) -> int | None:
-    """Return the length of the body in a WSGI *environ*."""
+    """Return the length of the body of the request with the WSGI *environ*."""
     announced = str(environ.get("CONTENT_LENGTH") or "")
     if not announced and "HTTP_TRANSFER_ENCODING" in environ:
         return None

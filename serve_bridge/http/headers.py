@@ -1,7 +1,7 @@
-"""HTTP header fields: which names decide what passes from one connection to the next, and what a field may hold.
+"""HTTP header fields: the names with a meaning for the engine, and the check of fields before they are sent.
 
-Rule 1: names are bytes in lower case. The names of an answer are lowered once, where the answer enters the engine.
-Rule 2: proxy, adapters and replicas read these sets; no other module lists such names.
+Rule 1: names are bytes in lower case. The names of an answer are converted once, where the answer enters the engine.
+Rule 2: the proxy, the adapters and the replicas use these sets. No other module lists such names.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ __all__ = [
 
 
 HeaderList = list[tuple[bytes, bytes]]
-"""Header fields as ASGI has them: lower-case names, order and duplicates kept."""
+"""Header fields as in ASGI: names in lower case, in order, with duplicates."""
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-"""Upper limit for the names and values of one answer together, in bytes."""
+"""Upper limit for all names and values of one answer together, in bytes."""
 
 HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-"""Fields that concern one connection only (RFC 9110 section 7.6.1). `Proxy` is not a field of HTTP: CGI programs would
-read it as the variable HTTP_PROXY."""
+"""Fields for one connection only (RFC 9110 section 7.6.1). `Proxy` is not a field of HTTP. It is in this set because
+CGI programs would read it as the variable HTTP_PROXY."""
 
 CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
-"""Request fields that belong to the web application and its user."""
+"""Request fields with credentials, which belong to the web application and its user."""
 
 FORWARDING: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")
-"""How the names of the request fields begin that tell where a request came from."""
+"""Beginnings of the names of request fields about the origin of a request."""
 
 NO_TRAILERS: Final = (
     HOP_BY_HOP
@@ -58,17 +58,17 @@ NO_TRAILERS: Final = (
         b"location max-forwards pragma range retry-after set-cookie vary warning www-authenticate x-request-id".split()
     )
 )
-"""Fields that a client must know before the body, or that it must not take after it (RFC 9110 section 6.5.1)."""
+"""Fields that are not allowed as trailers, because a client needs them before the body (RFC 9110 section 6.5.1)."""
 
 TRAILERS: Final = "http.response.trailers"
-"""The extension of ASGI by which an answer has trailers, and the message with them."""
+"""Name of the ASGI extension for trailers, and of its message."""
 
 CALL_METHOD: Final = b"x-serve-call-method"
-"""Request header that names the method of the backend."""
+"""Request header with the name of the backend's method."""
 SHARD_KEY: Final = b"x-serve-shard-key"
 """Request header whose value decides which backend of a split answers."""
 TIMEOUT: Final = b"x-serve-timeout-s"
-"""Request header with the seconds that a client grants its request."""
+"""Request header with the client's timeout in seconds."""
 REQUEST_ID: Final = b"x-request-id"
 """Header of requests and answers with the id of the request."""
 
@@ -76,7 +76,7 @@ SUBPROTOCOL: Final = b"sec-websocket-protocol"
 """The field by which a WebSocket's client offers subprotocols and its server accepts one."""
 
 _NOT_NOMINATED: Final = frozenset(b"authorization content-length content-type cookie host transfer-encoding".split())
-"""Fields that `Connection` cannot take away: with them a request would become another request."""
+"""Fields that `Connection` cannot remove, because without them a request would have another meaning."""
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
@@ -84,45 +84,45 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 
 def fault_of(headers: HeaderList) -> str | None:
-    """Return what makes the *headers* of an answer unfit to be sent; None: nothing does."""
+    """Return the reason why the *headers* of an answer cannot be sent; None if they can."""
     try:
         names = [name for name, _ in headers]
         values = b"".join([value for _, value in headers])
         all_names = b"".join(names)
     except (TypeError, ValueError):
         return "a header cannot be sent: each is a pair of bytes"
-    # Each answer comes here twice; `translate` takes less than half of the time of a regular expression.
+    # Each answer is checked twice. `translate` takes less than half the time of a regular expression.
     if not all(names) or all_names.translate(None, _TOKEN):
-        return "a header name cannot be sent: it is empty or holds a character that a name may not have"
+        return "a header name cannot be sent: it is empty or has a character that is not allowed in names"
     if len(values.translate(None, _CONTROLS)) != len(values):
-        return "a header value cannot be sent: it holds a control character, such as a line end"
+        return "a header value cannot be sent: it has a control character, such as a line end"
     if len(values) + len(all_names) > MAX_HEADER_BYTES:
-        return f"the headers are above {MAX_HEADER_BYTES} bytes"
+        return f"the headers are longer than {MAX_HEADER_BYTES} bytes"
     lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
     if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
-        return "Content-Length must be there at most once, with digits only"
+        return "there must be at most one Content-Length, with digits only"
     return None
 
 
 def lowered(headers: HeaderList) -> HeaderList:
-    """Return *headers* with their names in lower case; *headers* itself if they are."""
+    """Return *headers* with their names in lower case; *headers* itself if all names are in lower case."""
     names = b"".join([name for name, _ in headers])
     return headers if names == names.lower() else [(name.lower(), value) for name, value in headers]
 
 
 def length_of(headers: HeaderList) -> int | None:
-    """Return the Content-Length in *headers* without a fault; None: there is none."""
+    """Return the Content-Length in checked *headers*; None if there is none."""
     return next((int(value) for name, value in headers if name == b"content-length"), None)
 
 
 def nominated(connection_options: Iterable[bytes]) -> frozenset[bytes]:
-    """Return the names of the fields that the values of `Connection` nominate as belonging to that connection."""
+    """Return the field names in the values of `Connection`. Such fields are for that connection only."""
     options = {option.strip(b" \t").lower() for value in connection_options for option in value.split(b",")}
     return frozenset(options - _NOT_NOMINATED)
 
 
 def end_to_end(headers: HeaderList, dropped: frozenset[bytes] = HOP_BY_HOP) -> HeaderList:
-    """Return *headers* without those in *dropped* and those that `Connection` nominates."""
+    """Return *headers* without the fields in *dropped* and the fields named by `Connection`."""
     options = [value for name, value in headers if name == b"connection"]
     if options:
         dropped = dropped | nominated(options)

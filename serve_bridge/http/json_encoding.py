@@ -1,10 +1,10 @@
 """Values of user code as JSON.
 
-Bytes are UTF-8 text, a Decimal is a string, sets are lists, and a missing value of NumPy or pandas is null. NaN and
-infinity are errors, since JSON has neither (RFC 8259 section 6) and null would hide a model's failure. A pydantic model
-is what its `model_dump(mode="json")` gives.
+Bytes become text (UTF-8), a Decimal becomes a string, sets become lists, and a missing value of NumPy or pandas becomes
+null. A pydantic model becomes the result of its `model_dump(mode="json")`. NaN and infinity are errors, because JSON
+has neither (RFC 8259 section 6) and null would hide the failure of a model.
 
-Rule 1: an error names the path of the value that cannot be encoded, and its class.
+Rule 1: an error names the path and the class of the value that cannot be encoded.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def as_json(value: object) -> bytes:
     """Return *value* as JSON.
 
     Raises:
-        SerializationError: Something in *value* cannot be encoded; the message names its path and its class.
+        SerializationError: A part of *value* cannot be encoded. The message names its path and its class.
     """
     try:
         plain = value if _is_plain(value) else _built(value)
         encoded = msgspec.json.encode(plain)
     except RecursionError:
         raise SerializationError(f"{class_of(value)} cannot be encoded: it is nested too deep, or in itself") from None
-    except Exception as error:  # foreign `tolist` and `model_dump` run here
+    except Exception as error:  # `tolist` and `model_dump` of foreign classes may raise anything
         raise _explained(value, error) from error
-    # msgspec writes NaN and infinity as null: an encoding without a null holds neither.
+    # msgspec writes NaN and infinity as null, so an encoding without a null has neither.
     if b"null" in encoded and not _is_finite(plain):
         path, number = _not_finite(plain, "")
-        raise SerializationError(f"the result{path} is {number!r}, which JSON cannot hold; return None, or a str")
+        raise SerializationError(f"the result{path} is {number!r}, which JSON does not have; return None, or a str")
     return encoded
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether *value* is made of nothing but plain lists, dicts and scalars; most results are."""
+    """Return whether *value* consists of plain lists, dicts and scalars only, as most results do."""
     kind = type(value)
     if kind is dict:
         if not _KEYS.issuperset(map(type, value)):
@@ -58,7 +58,7 @@ def _is_plain(value: Any) -> bool:
         value = value.values()
     elif kind is not list and kind is not tuple:
         return kind in SCALARS
-    # One pass in C; only what is no scalar is looked into.
+    # One pass in C finds the types. Only containers are searched further.
     odd = set(map(type, value)) - SCALARS
     if not odd:
         return True
@@ -68,7 +68,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Return whether plain *value* holds no NaN and no infinity."""
+    """Return whether plain *value* has neither NaN nor infinity."""
     kind = type(value)
     if kind not in _CONTAINERS:
         return kind is not float or math.isfinite(value)
@@ -87,7 +87,7 @@ def _built(value: object) -> Any:
 
 
 def _not_finite(value: Any, path: str) -> tuple[str, float]:
-    """Return the path and value of the first float in plain *value*, which holds one, that is NaN or infinite."""
+    """Return the path and value of the first NaN or infinity in plain *value*, which must have one."""
     while type(value) is not float:
         step, value = next((step, item) for step, item in _entries(value) if not _is_finite(item))
         path += step
@@ -95,7 +95,7 @@ def _not_finite(value: Any, path: str) -> tuple[str, float]:
 
 
 def _explained(value: object, error: Exception) -> SerializationError:
-    """Return the error for *value*, which failed with *error*: it names the innermost part that fails by itself."""
+    """Return the error for *value*, whose encoding failed with *error*. It names the innermost failing part."""
     path = ""
     narrowed = True
     while narrowed:
@@ -121,7 +121,7 @@ def _failure(part: object) -> Exception | None:
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Iterate over the parts of *value*, each with how Python would reach it."""
+    """Iterate over the parts of *value*, each with the Python expression for it."""
     if isinstance(value, Mapping):
         yield from ((f"[{_shown_key(key)}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | deque):
@@ -130,7 +130,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
         names: Iterable[str] = (field.name for field in dataclasses.fields(value))
         yield from ((f".{name}", getattr(value, name, None)) for name in names)
     else:
-        with contextlib.suppress(Exception):  # foreign code runs here; without its help the value itself is named
+        with contextlib.suppress(Exception):  # code of foreign classes may raise; then the error names *value* itself
             inner = as_known(value)
             if type(inner) in _CONTAINERS:
                 yield from _entries(inner)

@@ -1,6 +1,7 @@
-"""Values of user code as plain Python values that JSON can hold.
+"""Values of user code, converted to plain Python values for JSON.
 
-Rule 1: NumPy, pandas, pydantic and their like are known by the shape of their types and never imported.
+Rule 1: values of NumPy, pandas, pydantic and similar libraries are recognised by the attributes of their types. The
+    libraries are never imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID
 
 from serve_bridge.errors import SerializationError
 
-# What msgspec.json encodes as this module promises, without a look inside.
+# Types that msgspec.json encodes in the promised form.
 SCALARS: Final = frozenset((str, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta))
 KEPT: Final = (bytes, bytearray, memoryview, Decimal, UUID, datetime, date, time, timedelta)
 
@@ -29,12 +30,12 @@ def class_of(value: object) -> str:
 
 
 def as_known(value: Any) -> Any:
-    """Return what msgspec does not know as something that it knows."""
+    """Return *value*, whose type msgspec does not know, as a value of a type that it knows."""
     kind = type(value)
     dump = getattr(kind, "model_dump", None)
     if dump is not None:
         return dump(value, mode="json")
-    if kind.__name__ in _MISSING and _is_pandas(kind):  # before datetime, of which NaT is one
+    if kind.__name__ in _MISSING and _is_pandas(kind):  # before datetime, because NaT is a datetime
         return None
     if hasattr(kind, "tolist"):  # numpy arrays and scalars, tensors, pandas series, Arrow and stdlib arrays
         return _listed(value)
@@ -58,27 +59,27 @@ def _is_pandas(kind: type) -> bool:
 
 
 def _is_row(kind: type) -> bool:
-    """Return whether *kind* is a row of a database, such as `sqlite3.Row`; a data frame, by columns, is not."""
+    """Return whether *kind* is a row of a database, such as `sqlite3.Row`. A data frame has columns, so it is not."""
     return hasattr(kind, "keys") and hasattr(kind, "__getitem__") and not hasattr(kind, "__array__")
 
 
 def _listed(value: Any) -> Any:
-    """Return what `tolist` gives, with times of NumPy as times, which it would give as numbers below a microsecond."""
+    """Return the result of `tolist`, but with datetimes for NumPy's times. `tolist` gives numbers for nanoseconds."""
     listed = value.tolist()
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in _TIME_UNITS and _first(listed) is int:
         return value.astype(_TIME_UNITS[kind]).tolist()
-    if kind == "O" and _is_pandas(type(value)):  # NaN stands for a missing text there, and is not a result
+    if kind == "O" and _is_pandas(type(value)):  # in a column of texts, NaN means a missing text
         return [None if type(item) is float and math.isnan(item) else item for item in listed]
-    return float(listed) if type(listed) is type(value) else listed  # a long double stays what it is
+    return float(listed) if type(listed) is type(value) else listed  # `tolist` does not convert a long double
 
 
 _TIME_UNITS: Final = {"M": "datetime64[us]", "m": "timedelta64[us]"}
-"""What NumPy's kinds of times are cast to, since `tolist` gives finer ones as numbers."""
+"""Types to which NumPy's times are cast, because `tolist` gives numbers for finer ones."""
 
 
 def _first(listed: Any) -> type:
-    """Return the type of the first value in nested lists that is not None."""
+    """Return the type of the first value in nested lists, ignoring None."""
     if not isinstance(listed, list):
         return type(listed)
     return next((kind for kind in map(_first, listed) if kind is not type(None)), type(None))
@@ -98,7 +99,7 @@ def _plain_time(value: time) -> time:
     return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
 
 
-# A subclass counts as its base; its own `__str__` or `__int__` does not.
+# A value of a subclass is encoded as its base class would be; its own `__str__` or `__int__` is ignored.
 _PLAIN_BASES: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...]] = (
     (str, str.__str__),
     (int, int.__int__),
@@ -116,7 +117,7 @@ _PLAIN_BASES: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], 
 
 
 def with_text(value: Any) -> Any:
-    """Return builtins with bytes decoded and every key a str, as JSON wants them."""
+    """Return *value*, which is made of builtins, with its bytes decoded and its keys converted for JSON."""
     kind = type(value)
     if kind is dict:
         return {_key(key): with_text(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""HTTP methods: the ones that an endpoint takes, and the ones that are safe to send twice."""
+"""HTTP methods: the methods of an endpoint, and the methods of requests that may be sent twice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Methods whose requests may be sent twice with the effect of one (RFC 9110 section 9.2.2)."""
+"""Methods whose requests have the same effect if they are sent twice (RFC 9110 section 9.2.2)."""
 ANY_METHOD: Final = ("*",)
-"""The methods of an endpoint over an application, as they are shown: the application has methods of its own."""
+"""The methods shown for an endpoint over an application. The application decides about methods itself."""
 
 
 def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
-    """Return HTTP methods as they are stored: upper-case, once each, without the HEAD that comes with GET."""
+    """Return HTTP methods in their stored form: upper case, without duplicates, without the HEAD that GET implies.
+
+    Raises:
+        TypeError: *methods* is not a list of strings.
+        ConfigError: There are no methods, or one is not an HTTP method.
+    """
     if isinstance(methods, str | bytes) or not isinstance(methods, Iterable):
         raise TypeError(f"methods must be a list of methods such as ['GET'], got {shown(methods)}")
     found: dict[str, None] = {}
@@ -27,7 +32,7 @@ def checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     if "GET" in found:
         found.pop("HEAD", None)
     if ANY_METHOD[0] in found:
-        raise ConfigError("'*' is no HTTP method; name those that the endpoint takes")
+        raise ConfigError("'*' is not an HTTP method; name the methods of the endpoint")
     if not found:
         raise ConfigError("methods must name at least one HTTP method")
     return tuple(found)

@@ -1,7 +1,7 @@
-"""A cache of what names stand for, bounded in bytes as well as in entries.
+"""A cache of the meanings of names, with limits in bytes and in entries.
 
-Names come from clients and backends, so one name can be as long as a whole head. A cache that counts entries alone
-would keep a thousand of these.
+Names come from clients and backends, so one name can be as long as a whole head. A cache with a limit for entries only
+would keep a thousand such names.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ __all__ = ["NameCache"]
 LONGEST: Final = 64
 """Upper limit for the length of a cached name. Registered header names have at most 36 characters."""
 ENTRIES: Final = 1024
+"""Upper limit for the entries of a cache."""
 
 Name = TypeVar("Name", str, bytes)
 Meaning = TypeVar("Meaning")
 
 
 class NameCache(dict[Name, Meaning]):
-    """Maps a name to what *find* returns for it: ``cache[name]``. A hit costs one look-up in a dict.
+    """Maps a name to the result of *find*: ``cache[name]``. A hit costs one look-up in a dict.
 
-    A long name is looked up each time. A cache that is full is emptied, and fills again with the names in use. Threads
-    may share a cache.
+    Long names are not cached. A full cache is emptied, and then fills again with the names in use. Threads may share a
+    cache.
     """
 
     _find: Callable[[Name], Meaning]
@@ -33,7 +34,7 @@ class NameCache(dict[Name, Meaning]):
         self._find = find
 
     def __missing__(self, name: Name) -> Meaning:
-        """Find the meaning of *name*; raises what *find* raises, and then keeps nothing."""
+        """Find and cache the meaning of *name*. If *find* raises, its exception leaves and nothing is cached."""
         meaning = self._find(name)
         if len(name) <= LONGEST:
             if len(self) >= ENTRIES:

@@ -1,4 +1,4 @@
-"""Parameters of a route that share one piece of a path, and the cuts that separate them.
+"""Several parameters of a route in one piece of a path, and the cuts between them.
 
 Rule 1: the cuts are made from the end of the text, each in time linear in the text.
 Rule 2: a run is refused if a single cut from the end could miss a match.
@@ -28,7 +28,7 @@ _UUID_BACKWARDS: Final = re.compile(
 )
 _WHOLE: Final = {name: re.compile(regex) for name, regex in POSSESSIVE.items()}
 _WIDTHS: Final = {"path": 2, "str": 1, "int": 0}
-"""Types whose texts can be cut anywhere and stay of the type; a wider type takes every text of a narrower one."""
+"""Types whose texts can be cut anywhere without a change of type. A wider type takes each text of a narrower type."""
 Param = tuple[str, str]
 """Name and converter of a parameter."""
 
@@ -37,8 +37,8 @@ class _Step(NamedTuple):
     """One cut of a run, from its end.
 
     Attributes:
-        converter: Type of the parameter that the cut frees.
-        literal: Text before that parameter, backwards.
+        converter: Type of the parameter behind the cut.
+        literal: Literal text before the parameter, reversed.
     """
 
     converter: str
@@ -46,14 +46,15 @@ class _Step(NamedTuple):
 
 
 class ParameterRun:
-    """Parameters that share one piece of text, with literal text between them.
+    """Parameters in one piece of text, with literal texts between them.
 
-    The text is searched backwards for the last literal, then for the one before it, and so on. `str.find` is linear
-    for long literals too; `str.rfind` is not. In one corner it finds less than Starlette: if a parameter of type `path`
-    begins the run, only its last literal is tried, even if the path holds a line feed, which `path` does not take.
+    The reversed text is searched for the last literal, then for the literal before it, and so on. `str.find` is linear
+    for long literals too; `str.rfind` is not. In one case a run finds fewer matches than Starlette. If it begins with a
+    parameter of type `path`, only the last place of the literal is tried, even if the path has a line feed, which a
+    `path` cannot contain.
 
     Raises:
-        ValueError: The cut nearest to the end could leave out a match that Starlette finds.
+        ValueError: The cut nearest to the end could miss a match of Starlette.
     """
 
     __slots__ = ("_first", "_steps", "_suffix")
@@ -80,7 +81,7 @@ class ParameterRun:
         backwards, end = text[::-1], len(self._suffix)
         values: list[str] = []
         for converter, literal in self._steps:
-            if converter == "uuid":  # has a fixed form, and may contain the text before it
+            if converter == "uuid":  # match its fixed form, because a UUID may contain the literal
                 found = _UUID_BACKWARDS.match(backwards, end)
                 start = found.end() if found is not None and backwards.startswith(literal, found.end()) else -1
             else:
@@ -104,7 +105,7 @@ def _way_out(converter: str) -> str:
 
 
 def _has_certain_start(converter: str, literal: str) -> bool:
-    """Return whether only one place of *literal* can come before a parameter whose end is known."""
+    """Return whether only one place of *literal* is possible before a parameter with a known end."""
     if converter == "uuid":
         return True
     if converter == "path":
@@ -115,6 +116,6 @@ def _has_certain_start(converter: str, literal: str) -> bool:
 
 
 def _all_wider(converters: Sequence[str], converter: str) -> bool:
-    """Return whether each of *converters* takes every text that *converter* takes."""
+    """Return whether each of *converters* takes every text of *converter*."""
     width = _WIDTHS.get(converter)
     return width is not None and all(_WIDTHS.get(each, -1) >= width for each in converters)

@@ -1,7 +1,8 @@
-"""What a route may look like, and the typed values that its parameters have.
+"""The syntax of routes, and the typed values of their parameters.
 
-Rule 1: Starlette's path syntax is the only one, and Starlette parses it; nothing here parses a route again.
-Rule 2: pure. The client checks a route with it, the proxy compiles it, the replica turns texts into values.
+Rule 1: routes have the path syntax of Starlette, and Starlette parses them. No code here parses a route a second time.
+Rule 2: the module is pure. The client checks a route with it, the proxy compiles routes, and the replica converts the
+    texts of parameters to values.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ __all__ = [
 ]
 
 RESERVED_PREFIX = "/-/"
-"""Everything under it is answered by the proxy itself."""
+"""The proxy itself answers all paths below this prefix."""
 
 CONVERTERS = ("str", "int", "float", "path", "uuid")
-"""The converters a route may name; one that a process registers with Starlette is unknown to the others."""
+"""The converters of routes. A converter registered with Starlette in one process would be unknown in the others."""
 
 PathParam = tuple[str, str, str]
-"""Name, converter and matched text of one path parameter; the form in which it travels to a replica."""
+"""Name, converter and matched text of one path parameter, as it travels to a replica."""
 
 _ANGLES = re.compile(r"<(?:(?P<converter>\w+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
 """A parameter as Flask and Django write it."""
@@ -44,11 +45,11 @@ _CONVERT = {name: CONVERTOR_TYPES[name].convert for name in CONVERTERS}
 
 
 class CompiledPath(NamedTuple):
-    """A route as Starlette understands it.
+    """A route as Starlette parses it.
 
     Attributes:
         params: Name and converter of each parameter, in order.
-        pieces: The literal text before, between and after the parameters; one more than there are parameters.
+        pieces: Literal texts before, between and after the parameters, one more than parameters.
     """
 
     params: tuple[tuple[str, str], ...]
@@ -59,10 +60,10 @@ def compile_route(route: str) -> CompiledPath:
     """Compile *route* with Starlette.
 
     Raises:
-        ValueError: Starlette cannot compile it, it names a converter that is not in `CONVERTERS`, names a
-            parameter twice, has a brace that belongs to no parameter, or a "<" or ">" as in Flask's syntax.
+        ValueError: Starlette cannot compile the route. Or a converter is not in `CONVERTERS`, two parameters have the
+            same name, a brace belongs to no parameter, or there is a "<" or ">" as in Flask's syntax.
     """
-    # Late: starlette.routing loads most of Starlette, which `import serve_bridge` must not.
+    # Late, because starlette.routing loads most of Starlette, and `import serve_bridge` must not load it.
     from starlette.routing import PARAM_REGEX, compile_path
 
     found = [(match.group(1), (match.group(2) or ":str")[1:]) for match in PARAM_REGEX.finditer(route)]
@@ -89,7 +90,7 @@ def compile_route(route: str) -> CompiledPath:
 
 
 def _braces(parameter: re.Match[str]) -> str:
-    """Return a *parameter* of Flask or Django in Starlette's syntax."""
+    """Return a *parameter* in Flask's or Django's syntax as one in Starlette's syntax."""
     converter = parameter["converter"]
     return f"{{{parameter['name']}:{converter}}}" if converter in CONVERTERS else f"{{{parameter['name']}}}"
 
@@ -98,19 +99,19 @@ def check_route(route: object, *, mount: bool = False) -> str:
     """Return *route* if an endpoint may have it.
 
     Args:
-        route: What the user passed.
-        mount: The endpoint is a mount, and the route the prefix of all it answers.
+        route: The argument of the user.
+        mount: Whether the route is the prefix of a mount.
 
     Raises:
-        TypeError: It is no str, or does not start with "/".
-        ConfigError: It lies under `RESERVED_PREFIX`, has a control character, does not compile as a Starlette path,
-            cannot be matched in linear time, or is the prefix of a mount with a parameter of the converter ``path``,
-            which leaves open where the prefix ends. It is a ValueError.
+        TypeError: The route is not a str, or does not start with "/".
+        ConfigError: The route is below `RESERVED_PREFIX`, has a control character, does not compile, or cannot be
+            matched in linear time. Or it is the prefix of a mount with a parameter of type ``path``, so the end of the
+            prefix would be ambiguous. The error is a ValueError too.
     """
     if not isinstance(route, str):
-        raise TypeError(f"a route is a str that starts with '/', not {type(route).__name__}")
+        raise TypeError(f"a route must be a str that starts with '/', not {type(route).__name__}")
     if not route.startswith("/"):
-        raise TypeError(f"a route starts with '/': {route!r}")
+        raise TypeError(f"a route must start with '/': {route!r}")
     if is_reserved(route) or (mount and route == RESERVED_PREFIX[:-1]):
         raise ConfigError(f"route {route!r}: everything under {RESERVED_PREFIX} is reserved for the proxy")
     if control := CONTROL.search(route):
@@ -122,20 +123,20 @@ def check_route(route: object, *, mount: bool = False) -> str:
         raise ConfigError(str(error)) from error
     if mount and any(converter == "path" for _, converter in compiled.params):
         raise ConfigError(
-            f"route {route!r}: the prefix of a mounted application cannot hold a parameter of type 'path'"
+            f"route {route!r}: the prefix of a mounted application cannot have a parameter of type 'path'"
         )
     return route
 
 
 def is_reserved(path: str) -> bool:
-    """Return whether *path* lies under `RESERVED_PREFIX`, also as frameworks spell it that merge slashes and dots."""
+    """Return whether *path* is below `RESERVED_PREFIX`, also after a framework merges its slashes and dots."""
     return path.startswith(RESERVED_PREFIX) or posixpath.normpath("/" + path.lstrip("/")).startswith(RESERVED_PREFIX)
 
 
 def convert(params: Iterable[PathParam]) -> dict[str, Any]:
-    """Return the typed value of each parameter, as Starlette gives it in ``request.path_params``.
+    """Return the typed value of each parameter, as in Starlette's ``request.path_params``.
 
     Raises:
-        ValueError: A text has no such value, like an integer with more digits than Python reads.
+        ValueError: A text cannot be converted, such as an integer with more digits than Python allows.
     """
     return {name: _CONVERT[converter](text) for name, converter, text in params}

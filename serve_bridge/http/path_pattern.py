@@ -1,10 +1,11 @@
-"""The pattern of a route, matched in time linear in the path.
+"""The pattern of a route, which matches in time linear in the path.
 
-Rule 1: A match gives what Starlette's own regex gives: each parameter takes as much as it can, the first one first.
-Rule 2: No parameter backtracks over another. A parameter whose end is certain is possessive in the regex. The other
-    parameters of a segment (or of the rest of the path, behind a parameter of type `path`) are matched as one piece
-    of text, which `ParameterRun` cuts from its end.
-Rule 3: A route for which a single cut from the end could miss a match is refused; the error says how to write it.
+Rule 1: a match has the result of Starlette's own regex. Each parameter takes as much text as it can, the first one
+    first.
+Rule 2: no parameter backtracks over another. A parameter with a certain end is possessive in the regex. The other
+    parameters of a segment are matched as one piece of text, which `ParameterRun` cuts from its end. Behind a parameter
+    of type `path`, the piece is the whole rest of the path.
+Rule 3: a route is refused if a single cut from the end could miss a match. The error tells how to write the route.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ MOST_PARAMS: Final = 64
 
 
 class PathPattern:
-    """A compiled route; immutable.
+    """A compiled route. A pattern is immutable.
 
     Args:
         route: The route as the user wrote it, for errors.
-        pieces: Literal text before, between and after the parameters; one more than there are parameters.
+        pieces: Literal texts before, between and after the parameters, one more than parameters.
         params: Name and converter of each parameter, in order.
-        mount: The route is a prefix: a match may end at any slash behind it.
+        mount: Whether the route is a prefix. A match may then end at any slash behind it.
 
     Attributes:
-        regex: Matches a whole path with ``fullmatch``; reads each character once, since no repeat gives back.
+        regex: Matches a whole path with ``fullmatch``. It never backtracks, so it reads each character once.
 
     Raises:
         ValueError: The end of a parameter is ambiguous (see rule 3), or there are too many parameters.
@@ -64,7 +65,7 @@ class PathPattern:
         self.regex = re.compile("".join(regex))
 
     def match(self, path: str) -> Sequence[str] | None:
-        """Return the text of each parameter in *path*, or None if the route does not match it."""
+        """Return the text of each parameter in *path*; None if the route does not match."""
         found = self.regex.fullmatch(path)
         if found is None:
             return None
@@ -85,7 +86,7 @@ class PathPattern:
 
 
 def _has_certain_end(converter: str, literal: str, *, is_last: bool) -> bool:
-    """Return whether a parameter that takes all it can ends where Starlette's does, if *literal* follows it."""
+    """Return whether a possessive parameter before *literal* ends at the same place as Starlette's parameter."""
     if converter == "uuid" or (is_last and not literal):
         return True
     if not literal or converter == "path":
@@ -94,7 +95,7 @@ def _has_certain_end(converter: str, literal: str, *, is_last: bool) -> bool:
 
 
 def _end_of_run(pieces: Sequence[str], params: Sequence[Param], start: int) -> int:
-    """Return the index behind the last parameter of the run that begins with parameter *start*."""
+    """Return the index behind the last parameter of the run with the first parameter *start*."""
     if params[start][1] == "path":
         return len(params)
     end = start + 1

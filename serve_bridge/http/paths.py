@@ -1,6 +1,6 @@
-"""The path of a request as bytes: PEP 3333 and RFC 3986 know nothing of its encoding.
+"""The path of a request as bytes. Neither PEP 3333 nor RFC 3986 gives its encoding.
 
-Rule 1: a decoded path has lost the bytes that are not UTF-8. Only the raw path has them.
+Rule 1: a decoded path has lost all bytes outside UTF-8. Only the raw path has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HIGH_ESCAPE: Final = re.compile(rb"%([89A-Fa-f][0-9A-Fa-f])")
 
 
 def quoted(path: bytes) -> bytes | None:
-    """Return *path* as a raw path if its bytes are not UTF-8; None: its text says all."""
+    """Return *path* as a raw path if its bytes are not UTF-8. Otherwise return None, because the text is enough."""
     try:
         path.decode()
     except UnicodeDecodeError:
@@ -26,22 +26,22 @@ def quoted(path: bytes) -> bytes | None:
 
 
 def without_high_escapes(path: str) -> bytes:
-    """Return the bytes of *path* with escapes of bytes above 127 in place of those bytes, as Django writes them."""
+    """Return the bytes of *path*. Django writes escapes for bytes above 127; they are decoded here."""
     return _HIGH_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), path.encode())
 
 
 def split_path(path: str, raw_path: bytes | None, root_path: str) -> tuple[bytes, bytes]:
-    """Return the bytes of a path at its mount point: what is above, and what is below.
+    """Split the bytes of a path at its mount point. Return the part above and the part below.
 
     Args:
         path: Decoded path, with *root_path*.
-        raw_path: Path as the client sent it; None: not known.
+        raw_path: Path as the client sent it; None if unknown.
         root_path: Decoded path of the mount point.
     """
     whole = _bytes_of(path, raw_path)
     if not root_path:
         return b"", whole
-    # Decoding keeps every slash, so the mount point ends at the same slash in both.
+    # Decoding keeps each slash, so the mount point ends at the same slash in the decoded and the raw path.
     parts = whole.split(b"/")
     slashes = root_path.count("/") + 1
     above = b"/".join(parts[:slashes])
@@ -52,7 +52,7 @@ def split_path(path: str, raw_path: bytes | None, root_path: str) -> tuple[bytes
 
 
 def _bytes_of(path: str, raw_path: bytes | None) -> bytes:
-    """Return the bytes that *raw_path* stands for, if it still is the raw form of *path*; otherwise those of *path*."""
+    """Return the decoded bytes of *raw_path* if it is the raw form of *path*. Otherwise return those of *path*."""
     if raw_path and (b"%" in raw_path or not path.isascii()):
         raw = unquote_to_bytes(raw_path)
         if is_text_of(path, raw):
@@ -61,7 +61,7 @@ def _bytes_of(path: str, raw_path: bytes | None) -> bytes:
 
 
 def is_text_of(text: str, raw: bytes) -> bool:
-    """Return whether *text* is the path *raw* decoded, with replacements or as in Django with escapes."""
+    """Return whether *text* is *raw* decoded, with replacement characters, or with escapes as in Django."""
     return text == raw.decode("utf-8", "replace") or ("%" in text and text == raw.decode("utf-8", _ESCAPED))
 
 

@@ -1,4 +1,4 @@
-"""A request body that is read in pieces, as WSGI servers give it."""
+"""The type of a WSGI request's body."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ PIECE_BYTES: Final = 64 * 1024
 
 
 class Readable(Protocol):
-    """A request's body as WSGI gives it."""
+    """A body that is read in pieces, as in WSGI."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to *size* bytes; none at its end."""
+        """Return up to *size* bytes; no bytes at the end."""
         ...

@@ -10,10 +10,10 @@ class Route:
     """One row of the routing table.
 
     Attributes:
-        endpoint: Name of the endpoint that answers.
-        path: Path in Starlette's syntax; of a mount the prefix.
-        methods: Upper-case methods, as they are shown. HEAD is not stored, and a mount takes every method.
-        mount: The endpoint answers the prefix itself and all below it.
+        endpoint: Name of the endpoint.
+        path: Path in Starlette's syntax; the prefix of a mount.
+        methods: Methods in upper case, without HEAD. A mount takes all methods.
+        mount: Whether the endpoint answers the prefix and all paths below it.
     """
 
     endpoint: str
@@ -22,5 +22,5 @@ class Route:
     mount: bool = False
 
     def root_path(self, path: str) -> str:
-        """Return the part of *path* that this mount's prefix matched; "" for a mount at "/"."""
+        """Return the part of *path* that the prefix of this mount matches; "" for a mount at "/"."""
         return "/".join(path.split("/")[: self.path.rstrip("/").count("/") + 1])

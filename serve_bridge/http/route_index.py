@@ -1,11 +1,9 @@
-"""Which route a path belongs to.
+"""The index that finds the route of a path.
 
-Rule 1: the first created route that matches wins, as in a scan over all of them in order.
-Rule 2: no such scan is made. A static path is one dict look-up with the winner decided beforehand; for the
-others a trie over the literal text of the segments leaves the few that can match; `PathPattern` decides, in time
-linear in the path.
-Rule 3: matching is exact: no slash is added, nothing is normalised, and nothing under ``/-/`` ever matches, however
-that is spelt.
+Rule 1: if several routes match, the route that was created first wins.
+Rule 2: a look-up does not scan all routes. For a static path it is one look-up in a dict. For other paths, a trie over
+    the literal text of the segments finds the few candidates, and `PathPattern` checks them in time linear in the path.
+Rule 3: matching is exact. No slash is added and no path is normalised. No path below ``/-/`` matches, in any spelling.
 """
 
 from __future__ import annotations
@@ -22,19 +20,19 @@ from serve_bridge.http.route import Route
 __all__ = ["Match", "RouteIndex"]
 
 Match = tuple["Route", tuple[PathParam, ...]]
-"""A route and the texts of its path parameters."""
+"""A route and its path parameters."""
 
 _BRACE: Final = re.compile("[{}]")
 
 
 class RouteIndex:
-    """Finds the route of a path; immutable.
+    """Finds the route of a path. An index is immutable.
 
     Args:
         routes: All routes in the order of their creation.
 
     Raises:
-        ValueError: A route does not compile; `serve_bridge.http.path_params.check_route` refuses it earlier.
+        ValueError: A route does not compile. Routes from users were checked before, by `path_params.check_route`.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
@@ -42,7 +40,7 @@ class RouteIndex:
         static: list[tuple[int, Route]] = []
         for order, route in enumerate(routes):
             if not route.mount and not _BRACE.search(route.path):
-                static.append((order, route))  # nothing to compile, which would cost 30 us for each route of a table
+                static.append((order, route))  # not compiled, which would cost 30 us for each route of a table
                 continue
             prefix = route.path.rstrip("/") if route.mount else route.path
             compiled = compile_route(prefix) if prefix else _EMPTY
@@ -55,9 +53,9 @@ class RouteIndex:
             self._static.setdefault(route.path, self._search(route.path, before=order) or (route, ()))
 
     def match(self, path: str) -> Match | None:
-        """Return the route that answers the decoded *path* and its raw path parameters, or None.
+        """Return the route for the decoded *path*, and its path parameters as text; None if no route matches.
 
-        A parameter whose converter refuses the text, like an integer of 5,000 digits, is no match.
+        If a converter refuses the text of a parameter, such as an integer of 5,000 digits, the route does not match.
         """
         if "-/" in path and is_reserved(path):
             return None
@@ -71,7 +69,7 @@ class RouteIndex:
 
 
 class _Candidate(NamedTuple):
-    """A route in the trie; sorts by creation."""
+    """A route in the trie. Candidates sort by the order of their creation."""
 
     order: int
     route: Route
@@ -96,13 +94,13 @@ class _Candidate(NamedTuple):
 
 
 class _Node:
-    """The routes that agree on the literal text of their first segments.
+    """The routes with the same literal text in their first segments.
 
     Attributes:
-        literals: Next nodes by a segment without parameters.
-        prefixes: Next nodes by length and text of what a segment has before its first parameter.
-        ends: Routes that end here.
-        tails: Routes that take whatever follows: mounts, and those with a ``path`` parameter.
+        literals: Next nodes, by a segment without parameters.
+        prefixes: Next nodes, by the length and the text of a segment's literal before its first parameter.
+        ends: Routes whose last segment is this node.
+        tails: Routes with any further segments: mounts, and routes with a ``path`` parameter.
     """
 
     __slots__ = ("ends", "literals", "prefixes", "tails")
@@ -143,7 +141,10 @@ class _Node:
 
 
 def _segments(compiled: CompiledPath) -> Iterator[tuple[str, bool]]:
-    """Yield the text before the first parameter of each segment, and whether there is one; `path` ends it."""
+    """Yield the text before the first parameter of each segment, and whether there is a parameter.
+
+    A parameter of type ``path`` ends the segments.
+    """
     text, has_params = "", False
     for piece, param in zip_longest(compiled.pieces, compiled.params):
         head, *rest = piece.split("/")
@@ -159,4 +160,4 @@ def _segments(compiled: CompiledPath) -> Iterator[tuple[str, bool]]:
 
 
 _EMPTY = CompiledPath((), ("",))
-"""The prefix of a mount at "/"; Starlette would read an empty string as a host name."""
+"""The prefix of a mount at "/". It is written here because Starlette would read an empty string as a host name."""

@@ -1,1 +1,1 @@
-"""What a Python process has, whatever its role: threads with event loops, daemon threads, installed extras."""
+"""Parts of a process. Runs in every process; knows threads, tasks and packages; must not know the instance."""

@@ -1,6 +1,6 @@
-"""How long to wait before the next try of something that has failed.
+"""The wait before a retry.
 
-Rule 1: pure but for the jitter. The jitter keeps processes that failed together from trying again together.
+Rule 1: the module is pure except for the jitter. With jitter, processes that failed together do not retry together.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 __all__ = ["Backoff"]
 
 _MAX_DOUBLINGS: Final = 30
-"""Upper limit for the doublings of a wait, so that the power of two stays a small number."""
+"""Upper limit for the doublings of a wait. It keeps the power of two small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """Waits that double with each failure. Jitter takes off up to half of each.
+    """Waits before retries. They double with each failure, and jitter shortens each by up to half.
 
     Attributes:
         shortest_s: The wait after the first failure, in seconds, before jitter.

@@ -1,8 +1,8 @@
 """The register of classes that travel by value, such as those of `__main__`.
 
-cloudpickle gives each of these classes an id. A process that meets the id again takes the class that it has. Ray has a
-copy of cloudpickle, with another register. Without this module, a class that leaves by one pickler and returns by the
-other would be two classes, and an `except` clause with the first would not catch the second.
+cloudpickle gives each of these classes an id. If a process unpickles a known id, it uses its existing class. Ray has a
+copy of cloudpickle with a register of its own. Without this module, a class could leave by one pickler and return by
+the other as a second class. An `except` clause with the first class would not catch the second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BY_CLASS, _BY_ID, _LOCK = (f"_DYNAMIC_CLASS_TRACKER_{name}" for name in ("BY_CL
 
 
 def share_class_register() -> None:
-    """Let Ray's pickler, if this process has loaded Ray, use the register of cloudpickle; the second time is free."""
+    """Let Ray's pickler use the register of cloudpickle, if this process has loaded Ray. Later calls are free."""
     rays: Any = sys.modules.get(_RAYS)  # not imported: most processes do not use Ray
     if rays is None or getattr(rays, _LOCK, None) is getattr(_own, _LOCK):
         return

@@ -1,7 +1,7 @@
 """A pool of daemon threads.
 
-`concurrent.futures.ThreadPoolExecutor` is all but right; its threads, though, are waited for when the interpreter
-exits, and user code that never returns would keep a process from ever ending.
+The interpreter waits at its exit for the threads of `concurrent.futures.ThreadPoolExecutor`. User code that never
+returns would therefore prevent the end of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, A
 
 
 class _Worker:
-    """One thread of a pool: its own work, and how many pins keep it."""
+    """One thread of a pool: its pinned work, and the number of its pins."""
 
     __slots__ = ("pins", "work")
 
@@ -29,9 +29,9 @@ class _Worker:
 
 
 class DaemonThreads(Executor):
-    """Runs calls on up to *count* threads, in the order in which they were submitted.
+    """Runs calls on up to *count* threads, in the order of their submission.
 
-    With *idle_s*, a thread that has had nothing to do for so many seconds ends.
+    With *idle_s*, a thread ends after so many seconds without work.
     """
 
     def __init__(self, count: int, name: str, *, idle_s: float | None = None) -> None:
@@ -48,16 +48,19 @@ class DaemonThreads(Executor):
         self._closed = self._cancelled = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Run ``fn(*args, **kwargs)`` on a thread, when it is its turn.
+        """Queue ``fn(*args, **kwargs)`` for the next free thread.
 
         Raises:
             RuntimeError: The pool was shut down.
-            ConfigError: The process has no real threads.
+            ConfigError: gevent or eventlet has replaced the threads of this process.
         """
         return self._submit(None, fn, args, kwargs)
 
     def pin(self, thread: int | None = None) -> Pin:
-        """Return what runs its calls on one thread: that with the identifier *thread*, or the one of its first call."""
+        """Return a pin, which runs all its calls on one thread of the pool.
+
+        It is the thread with the identifier *thread*. Without one, it is the thread of the pin's first call.
+        """
         with self._changed:
             worker = None if thread is None else self._workers.get(thread)
             if worker is not None:
@@ -65,9 +68,9 @@ class DaemonThreads(Executor):
         return Pin(self, worker)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Take nothing new, but from pins; threads end once they have nothing to do. It never waits, despite *wait*.
+        """Refuse new calls, except those of pins. The threads end when the queue is empty. *wait* is ignored.
 
-        With *cancel_futures*, what waits is cancelled, and pins take nothing new either.
+        With *cancel_futures*, the queued calls are cancelled, and pins refuse new calls too.
         """
         with self._changed:
             self._closed = True
@@ -92,7 +95,7 @@ class DaemonThreads(Executor):
             if worker is not None:
                 worker.work.append(work)
                 self._pinned += 1
-                self._changed.notify_all()  # one thread alone can take it
+                self._changed.notify_all()  # all, because only one certain thread can take the call
                 return future
             self._work.append(work)
             if self._idle < len(self._work) + self._pinned and self._threads < self._count:
@@ -102,7 +105,7 @@ class DaemonThreads(Executor):
         return future
 
     def _settle(self, pin: Pin) -> None:
-        """Tie *pin* to the calling thread, unless it is tied already."""
+        """Tie *pin* to the calling thread, if it has no thread."""
         with self._changed:
             if pin._worker is None:
                 pin._worker = self._workers[threading.get_ident()]
@@ -123,9 +126,9 @@ class DaemonThreads(Executor):
                 continue
             try:
                 future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # the future's owner is the one to know it
+            except BaseException as error:  # the owner of the future gets it
                 future.set_exception(error)
-            del work, future, fn, args, kwargs  # an idle thread holds nothing alive
+            del work, future, fn, args, kwargs  # otherwise an idle thread keeps these objects alive
 
     def _next(self, worker: _Worker) -> _Work | None:
         late = False
@@ -134,13 +137,13 @@ class DaemonThreads(Executor):
             try:
                 while True:
                     own, shared = worker.work, self._work
-                    if own and not (shared and shared[0][0] < own[0][0]):  # the older one first
+                    if own and not (shared and shared[0][0] < own[0][0]):  # the older call first
                         self._pinned -= 1
                         return own.popleft()
                     if shared:
                         return shared.popleft()
                     if (self._closed or late) and (self._cancelled or not worker.pins):
-                        del self._workers[threading.get_ident()]  # under the lock, so that nothing pins it any more
+                        del self._workers[threading.get_ident()]  # under the lock, so no call can pin the thread now
                         self._threads -= 1
                         return None
                     late = not self._changed.wait(self._idle_s)
@@ -149,7 +152,7 @@ class DaemonThreads(Executor):
 
 
 class Pin:
-    """Runs its calls on one thread of a pool, until it is released."""
+    """Runs its calls on one thread of a pool, until `release`."""
 
     __slots__ = ("_pool", "_worker")
 
@@ -158,13 +161,13 @@ class Pin:
         self._worker = worker
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """See `DaemonThreads.submit`. A call that comes before the first has begun may run on another thread."""
+        """See `DaemonThreads.submit`. Calls before the start of the first call may run on another thread."""
         if self._worker is None:
             return self._pool.submit(self._settle, fn, args, kwargs)
         return self._pool._submit(self._worker, fn, args, kwargs)
 
     def release(self) -> None:
-        """Let the thread go; twice is once."""
+        """Release the thread. A second call does nothing."""
         worker, self._worker = self._worker, None
         if worker is not None:
             self._pool._release(worker)

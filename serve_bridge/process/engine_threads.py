@@ -1,6 +1,6 @@
-"""The engine's own threads, for work that takes too long on an event loop.
+"""The engine's own threads, for work that would block an event loop for too long.
 
-User code may have filled the executor of the loop, so the engine does not use that one.
+The engine does not use the executor of the event loop, because user code may fill it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The extras of serve_bridge that a process needs: which packages are missing, and what to install.
+"""The check of the extras of serve_bridge: are their packages installed?
 
-Rule 1: an extra has one line here and one in pyproject.toml; a test holds them together.
-Rule 2: one error names everything that is missing.
+Rule 1: an extra has one line here and one in pyproject.toml. A test compares the lines.
+Rule 2: one error names all missing packages and the command that installs them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "proxy": ("uvicorn", "websockets"),
     "cli": ("click",),
 }
-"""The packages of an extra, which are called as their modules are."""
+"""The packages of each extra. The packages have the names of their modules."""
 
 PRIVATELY_USED: Final[Mapping[str, tuple[str, str]]] = {"uvicorn": ("0.54", "0.55"), "websockets": ("17", "18")}
-"""Packages of which the proxy uses private parts: the lowest version that was tried, and the first one that was not."""
+"""Packages whose private parts the proxy uses, each with its lowest tested version and its first untested version."""
 
 
 def require(purpose: str, extras: Iterable[str], *, also: Iterable[str] = (), way_out: str = "") -> None:
-    """Check that what *purpose* needs is installed.
+    """Check that the packages for *purpose* are installed.
 
     Args:
         purpose: The subject of the error, such as "the proxy".
-        extras: Names of extras.
-        also: Extras that are needed next, perhaps in another process. The error names them too, but they cause none.
-        way_out: What the error says beside the installation.
+        extras: Names of the required extras.
+        also: Extras for the next step, perhaps in another process. They cause no error, but an error names them too.
+        way_out: Another remedy beside the installation, for the error.
 
     Raises:
-        ImportError: A package is missing, or has a version that was not tried; the message says what to install.
+        ImportError: A package is missing or has an untested version. The message has the command that installs it.
     """
     faults = _faults(extras)
     if faults:
@@ -45,7 +45,7 @@ def require(purpose: str, extras: Iterable[str], *, also: Iterable[str] = (), wa
 
 
 def require_proxy() -> None:
-    """Check that this process can run a proxy; to be called before anything of the proxy's server is imported.
+    """Check that this process can run a proxy. Call it before the import of the proxy's server.
 
     Raises:
         ImportError: As `require`.
@@ -54,21 +54,21 @@ def require_proxy() -> None:
 
 
 def _faults(extras: Iterable[str]) -> dict[str, list[str]]:
-    """Return what is wrong with the packages of each extra; an extra without a fault is left out."""
+    """Return the faults of the packages of each extra. Extras without a fault are left out."""
     found = {extra: [fault for package in EXTRAS[extra] if (fault := _fault(package))] for extra in extras}
     return {extra: faults for extra, faults in found.items() if faults}
 
 
 def _fault(package: str) -> str | None:
-    """Return what is wrong with *package*, if anything is."""
+    """Return the fault of *package*; None if it is installed in a tested version."""
     if not _is_there(package):
         return f"{package} is not installed"
     if package not in PRIVATELY_USED:
         return None
     try:
         installed = version(package)
-    except PackageNotFoundError:  # without its metadata nothing is known of it
-        return f"{package} has no metadata that tell its version"
+    except PackageNotFoundError:
+        return f"{package} has no metadata with its version"
     lowest, first_untried = PRIVATELY_USED[package]
     if _numbers(lowest) <= _numbers(installed) < _numbers(first_untried):
         return None
@@ -80,7 +80,7 @@ def _is_there(package: str) -> bool:
         spec = find_spec(package)
     except (ImportError, ValueError):
         return False
-    return spec is not None and spec.origin is not None  # without an origin: a folder that is called so
+    return spec is not None and spec.origin is not None  # without an origin, it is only a folder of this name
 
 
 def _numbers(text: str) -> tuple[int, ...]:

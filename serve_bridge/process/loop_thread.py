@@ -18,54 +18,55 @@ from serve_bridge.process.monkey_patches import check_not_patched
 
 _Result = TypeVar("_Result")
 DESCRIPTORS: Final = 12
-"""How many a loop takes at most before it has a connection: two pipes for signals, one for other threads, epoll."""
+"""Upper limit for the file descriptors of a loop without connections: pipes for signals and threads, and epoll."""
 
 
 class LoopThread:
-    """A daemon thread with an event loop of its own; it ends with this object, if it was not stopped before.
+    """A daemon thread with an event loop of its own. `stop` ends it, and so does the deletion of this object.
 
-    An exception that arrives at any line, such as the time limit of a task queue, may lose the object as it is made.
+    The deletion ends it because the time limit of a task queue can raise at any line, also before the caller has the
+    object.
     """
 
     def __init__(self, name: str) -> None:
         """Start the thread.
 
         Raises:
-            ConfigError: The process has no real threads, so the loop would block all of it.
-            OSError: It lacks file descriptors for a loop.
+            ConfigError: gevent or eventlet has replaced the threads, so the loop would block the whole process.
+            OSError: The process lacks file descriptors for a loop.
         """
         check_not_patched()
         _check_room()
         self._process = os.getpid()
         self.loop = uvloop.new_event_loop()
-        # An empty context: what the thread that starts a replica knows is not the replica's.
+        # The context is empty, because a replica must not inherit context variables from the thread that starts it.
         context = contextvars.Context()
-        # The thread knows the loop and not this object, which it would keep.
+        # The thread refers to the loop only. A reference to this object would keep it alive.
         self._thread = threading.Thread(target=context.run, args=(_run, self.loop), name=name, daemon=True)
         try:
             self._thread.start()
-        except BaseException:  # such as the time limit of a task queue, which may come while it waits for the thread
+        except BaseException:  # such as the time limit of a task queue, during the wait for the thread
             self.stop()
             raise
 
     def submit(self, work: Callable[[], Awaitable[_Result]]) -> concurrent.futures.Future[_Result]:
-        """Run *work* on the loop, in an empty context; return its future."""
+        """Run *work* on the loop, in an empty context, and return its future."""
 
         async def run() -> _Result:
             return await work()
 
-        # What *work* starts lives as long as the loop, so it must not inherit the context of the request that started
-        # it: a replica would find the request's thread for synchronous code in it.
+        # Tasks started by *work* may live as long as the loop, so they must not inherit the context of one request. A
+        # replica would find the request's thread for synchronous code in that context.
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, run(), self.loop)
 
     def stop(self) -> None:
-        """Let the loop end, once what it has begun to close is closed; does not wait."""
+        """End the loop soon. It can still close the connections that are closing now. `stop` does not wait."""
         loop = self.loop
         loop.call_soon_threadsafe(lambda: loop.call_later(0.01, loop.stop))
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, RuntimeError):  # it was never whole, or the loop is closed
-            if self._process == os.getpid():  # a forked child has the object, and not the thread
+        with contextlib.suppress(AttributeError, RuntimeError):  # `__init__` has failed, or the loop is closed
+            if self._process == os.getpid():  # a forked child has the object, but not the thread
                 self.stop()
 
     def join(self, timeout_s: float) -> None:
@@ -73,7 +74,7 @@ class LoopThread:
         self._thread.join(timeout_s)
 
     def used_s(self) -> float | None:
-        """Return how many seconds of processor time the thread has used; None if it has ended."""
+        """Return the processor time of the thread in seconds; None if it has ended."""
         return thread_used_s(self._thread)
 
 
@@ -91,21 +92,21 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        # Without a limit: to close the loop under user code that hangs would break it off half-way, noisily. This
-        # thread is a daemon, so what never ends is left behind with it.
+        # There is no timeout. Closing the loop during hanging user code would stop the code halfway, with many log
+        # records. If it never ends, this thread does not either, and a daemon thread does not keep the process alive.
         loop.run_until_complete(asyncio.wait(tasks))
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def thread_used_s(thread: threading.Thread) -> float | None:
-    """Return how many seconds of processor time *thread* has used; None if it has ended, or the system cannot tell."""
+    """Return the processor time of *thread* in seconds; None if it has ended, or the system does not know."""
     if not thread.is_alive() or thread.ident is None or not hasattr(time, "pthread_getcpuclockid"):
         return None
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
 
 def _check_room() -> None:
-    """Raise OSError if a loop has not room for its descriptors: libuv would end the process (abort) then."""
+    """Raise OSError if the process lacks file descriptors for a loop. libuv would abort the process in this case."""
     opened: list[int] = []
     try:
         for _ in range(DESCRIPTORS):

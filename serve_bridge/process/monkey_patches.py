@@ -1,6 +1,7 @@
-"""Libraries that replace Python's sockets and threads, without which the data plane cannot run.
+"""Libraries that replace Python's sockets and threads. The data plane cannot run in such a process.
 
-A thread of a patched process is a greenlet. The loop of serve_bridge would keep it for ever, so the process would hang.
+A thread of a patched process is a greenlet. The event loop of serve_bridge would never leave it, so the process would
+hang.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 from serve_bridge.errors import ConfigError
 
 _NEEDED: Final = ("socket", "threading", "thread")
-"""Modules of the standard library that must be Python's own, by the names that either library gives them."""
+"""Modules of the standard library that must not be replaced, by their names in both libraries."""
 
 
 def patched_by() -> str | None:
@@ -28,7 +29,7 @@ def check_not_patched() -> None:
     """Refuse a process whose sockets or threads are not Python's own.
 
     Raises:
-        ConfigError: The message names the library and the way out.
+        ConfigError: A library has replaced them. The message names it and the remedy.
     """
     patch = patched_by()
     if patch is not None:

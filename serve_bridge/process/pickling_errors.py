@@ -1,7 +1,6 @@
-"""The exceptions by which a value turns out to have no pickled form.
+"""The exceptions by which pickling or unpickling fails.
 
-Any other exception leaves the engine as it is. The time limit of a task queue, for example, can be raised at any line,
-and the engine must not swallow it.
+The engine does not catch others. The time limit of a task queue, for example, can be raised at any line.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ PICKLING_ERRORS: Final = (
     TypeError,
     ValueError,
 )
-"""Raised by pickle, or by an object that has no pickled form."""
+"""Raised by pickle, or by an object without a pickled form."""
 UNPICKLING_ERRORS: Final = (
     *PICKLING_ERRORS,
     ArithmeticError,

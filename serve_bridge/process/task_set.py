@@ -1,4 +1,4 @@
-"""Background tasks that nothing awaits."""
+"""Background tasks without an awaiting task."""
 
 from __future__ import annotations
 

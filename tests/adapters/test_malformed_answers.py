@@ -105,5 +105,5 @@ def test_malformed_trailers_break_the_answer_off(malformed: serve.Client, caplog
             http.get("/trailing", headers={"te": "trailers"})
         assert http.get("/alive").text == "alive"
     (logged,) = [each for each in caplog.records if each.name == "serve_bridge.proxy"]
-    assert "holds a control character" in logged.getMessage()
+    assert "has a control character" in logged.getMessage()
     assert logged.exc_info is None

@@ -43,7 +43,7 @@ def test_a_starlette_path_is_a_route(route: str) -> None:
 @pytest.mark.parametrize("route", [None, 5, b"/a", "", "a", "a/b", " /a", "{x}"])
 def test_a_route_is_a_str_that_starts_with_a_slash(route: object) -> None:
     """Anything else has the wrong type."""
-    with pytest.raises(TypeError, match="starts with '/'"):
+    with pytest.raises(TypeError, match=r"starts? with '/'"):
         check_route(route)
 
 
