@@ -1,4 +1,4 @@
-"""Limits for the memory which a process uses for slow clients. Buffered requests of slow clients hold no slots."""
+"""Limits for the memory that a process uses for slow clients. Buffered requests of slow clients hold no slots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORKER_BYTES: Final = 256 << 20
 
 
 class Allowance(Protocol):
-    """A number of bytes which may be buffered."""
+    """A number of bytes that may be buffered."""
 
     def take(self, size: int) -> bool:
         """Take *size* bytes if there is room for them; return whether there was."""

@@ -20,7 +20,7 @@ TOO_SHORT: Final = "the body ended before its Content-Length"
 
 
 class BlockingUpload(AsyncIterator[bytes]):
-    """A body which a worker's thread reads, and the client's loop thread sends.
+    """A body that a worker's thread reads, and the client's loop thread sends.
 
     The loop asks for the next piece when the replica gives credit. The worker's thread waits in `feed_until`, and reads
     the piece there.

@@ -25,12 +25,12 @@ from serve_bridge.http.headers import (
 
 _CONSUMED: Final = frozenset({CALL_METHOD, SHARD_KEY, TIMEOUT})
 NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect"}
-"""Request headers which are not forwarded. The server in front of the client sends a 100 (Continue) itself."""
+"""Request headers that are not forwarded. The server in front of the client sends a 100 (Continue) itself."""
 NOT_FORWARDED_NOR_CREDENTIALS: Final = NOT_FORWARDED | CREDENTIALS
 
 
 _NOT_PASSED_ON: Final = HOP_BY_HOP | {REQUEST_ID}
-"""Response headers which the server sets itself; the same headers from user code are dropped."""
+"""Response headers that the server sets itself; the same headers from user code are dropped."""
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """Response header of a stream. Without it nginx would collect events before it passes them on."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,15})?")
@@ -41,7 +41,7 @@ def split_headers(
 ) -> tuple[HeaderList, dict[bytes, bytes]]:
     """Return the headers to forward, and the control headers by name.
 
-    With *from_adapter*, the function also drops the names which begin like `FORWARDING`, and names with "_", because
+    With *from_adapter*, the function also drops the names that begin like `FORWARDING`, and names with "_", because
     WSGI cannot tell them from names with "-". The proxy has dropped these headers before.
 
     Raises:

@@ -46,7 +46,7 @@ class ForwardedRequest:
     """One HTTP request on its way to a replica (an `OutgoingRequest`).
 
     Attributes:
-        request_id: The id which the client gave, if it is valid; otherwise the next of *request_ids*. User code finds
+        request_id: The id that the client gave, if it is valid; otherwise the next of *request_ids*. User code finds
             it in the header X-Request-Id.
         body: The body after the head; see `OutgoingRequest`.
         kept: The share of an allowance for the body; None: it takes none.
@@ -198,7 +198,7 @@ class ForwardedRequest:
         self._length = length
 
     async def collect(self, allowance: Allowance) -> None:
-        """Wait for the whole body of a streamed request, before a backend which needs the whole body gets the request.
+        """Wait for the whole body of a streamed request, before a backend that needs the whole body gets the request.
 
         A slow upload then holds no slot. If *allowance* has no room for the rest of the body, the rest is streamed.
         `forward` gives the share of the allowance back.

@@ -3,7 +3,7 @@
 Rule 1: One stream carries the WebSocket. The client's messages are the body of the request, and the messages of user
     code are the body of the answer.
 Rule 2: At most one message is buffered in each direction. Beyond it, back-pressure reaches the sender.
-Rule 3: The side which ends the WebSocket gives the other side a close code. A broken WebSocket closes with 1011, or
+Rule 3: The side that ends the WebSocket gives the other side a close code. A broken WebSocket closes with 1011, or
     with 1001 if the replica retires.
 """
 
@@ -139,7 +139,7 @@ async def _shake_hands(router: Router, request: ForwardedRequest, client: WebSoc
 
 
 def _withdraw(routing: asyncio.Task[Routed]) -> None:
-    """Cancel the handshake, or the stream which it has already opened."""
+    """Cancel the handshake, or the stream that it has already opened."""
 
     def close(routing: asyncio.Task[Routed]) -> None:
         if not routing.cancelled() and routing.exception() is None:

@@ -3,7 +3,7 @@
 Rule 1: Only simple requests are sent here: with a short body, without shadows, and with no other request in the queue.
     For all others, and after every rejection, `send` returns None and the router sends the request.
 Rule 2: After a failure, a request is left to the router only if the router's own Rule 2 allows a retry. The time and
-    the retry which the request has spent count there.
+    the retry that the request has spent count there.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class PendingAnswer:
             result = work()
         except Lost as lost:
             self.close()
-            raise ReplicaDied(f"the replica died before all of the answer came: {lost.why}", "unknown") from None
+            raise ReplicaDied(f"the replica died before the whole answer had arrived: {lost.why}", "unknown") from None
         except DeadlineExceeded:
             self.close()
             raise self._overdue() from None

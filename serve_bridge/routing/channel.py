@@ -1,4 +1,4 @@
-"""The channel of one event loop to an instance: a router, and the controller link which brings its tables."""
+"""The channel of one event loop to an instance: a router, and the controller link that brings its tables."""
 
 from __future__ import annotations
 

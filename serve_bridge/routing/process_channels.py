@@ -1,7 +1,7 @@
 """The channels of one process to an instance: one on a loop thread, one for each other loop, and blocking sockets.
 
 Rule 1: An exception may arrive in the calling thread at any line, such as the time limit of a task queue. The next call
-    then continues with the thread and the channel which the interrupted call has begun.
+    then continues with the thread and the channel that the interrupted call has begun.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -23,6 +24,7 @@ from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
+from serve_bridge.process.task_set import TaskSet
 from serve_bridge.routing.blocking_calls import BlockingCalls
 from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.address import SocketAddress
@@ -31,9 +33,11 @@ from serve_bridge.wire.shortage import is_shortage
 CLOSE_TIMEOUT_S: Final = 5.0
 """Timeout in seconds for each step of closing: the start of the channel, its close, the end of the thread."""
 
+_logger = logging.getLogger("serve_bridge.client")
+
 
 class ProcessChannels:
-    """The channels of one process: one on the process's loop thread, and one for each loop which asks."""
+    """The channels of one process: one on the process's loop thread, and one for each loop that asks."""
 
     def __init__(self, instance: Instance, *, lease: bool, address: str = "") -> None:
         """Prepare for *instance*. Its file, or a copy of the file, was found at *address*. Nothing starts yet.
@@ -50,6 +54,7 @@ class ProcessChannels:
         self._thread: LoopThread | None = None
         self._opening: concurrent.futures.Future[Channel] | None = None
         self._channel: Channel | None = None
+        self._closing = TaskSet(_logger)
         self.blocking_calls = BlockingCalls(instance.key, instance.generation)
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
 
@@ -70,7 +75,7 @@ class ProcessChannels:
             self._thread = _loop_thread()
         opening = self._opening
         if opening is None or (opening.done() and opening.exception() is not None):
-            # In an empty context, because the channel outlives the request which needs it first.
+            # In an empty context, because the channel outlives the request that needs it first.
             opening = self._opening = contextvars.Context().run(self._thread.submit, self._open)
         return opening.result()
 
@@ -93,7 +98,7 @@ class ProcessChannels:
         channel = self._channels.get(loop)
         if channel is None:
             if self.known.given_up:
-                self.channel()  # keeps trying to connect, while each request may have a loop of its own
+                self.channel()  # this one keeps trying to connect, since each request may have a short loop of its own
                 raise NotConnected(self.known.failure)
             with self._lock:
                 for old in [old for old in self._channels if old.is_closed()]:
@@ -124,7 +129,7 @@ class ProcessChannels:
 
         if channel is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the generator with it
-                channel.loop.call_soon_threadsafe(lambda: channel.loop.create_task(close()))
+                channel.loop.call_soon_threadsafe(lambda: self._closing.start(close()))
 
     def close(self) -> None:
         """End the loop thread and every channel."""

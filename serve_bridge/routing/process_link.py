@@ -42,12 +42,12 @@ class ProcessLink(Protocol):
         """Return the channel of the running loop, once it has the newest routing table."""
 
     def reference(self) -> Any:
-        """Return an object which unpickles as a link to the same instance."""
+        """Return an object that unpickles as a link to the same instance."""
 
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """Make the call as a Ray actor call; return its ObjectRef."""
 
 
 def overdue(timeout_s: float) -> DeadlineExceeded:
-    """Return the error for a call which the loop thread did not finish in time."""
+    """Return the error for a call that the loop thread did not finish in time."""
     return DeadlineExceeded(f"no answer within {timeout_s:g} s", "unknown")

@@ -5,7 +5,8 @@ Rule 1: An unreachable replica gets no requests. The peer dials again with back-
 Rule 2: If a replica owes answers and does not answer pings, it gets no requests until the peer hears from it. At least
     half of the replicas stay in use even if none answers pings: if all are silent at once, they are more likely busy
     than dead.
-Rule 3: If this process lacks descriptors or memory for a connection, the replica stays in use (`wire.shortage`).
+Rule 3: If this process lacks descriptors or memory for a connection, the replica stays in use, since the lack says
+    nothing about the replica (`wire.shortage`).
 Rule 4: A busy or hanging replica keeps its requests until their deadlines. If the host of a replica has gone, its
     kernel does not acknowledge the pings, and the requests fail at once (`wire.peer`).
 """

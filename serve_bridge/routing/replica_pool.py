@@ -28,12 +28,11 @@ from serve_bridge.wire.shortage import Shortage
 FULL_RETRY_S: Final = 0.005
 """Shortest time in seconds until a replica gets one request again after it has rejected everything as full."""
 UNAVAILABLE_S: Final = 1.0
-"""Shortest time in seconds until a replica gets requests again after it has rejected one as
-draining or foreign."""
+"""Shortest time in seconds until a replica gets requests again after a rejection as draining or foreign."""
 SHORTAGE: Final = Backoff(shortest_s=0.05, longest_s=0.8)
 """Waits of a request between its tries, if this process lacks descriptors or memory for a connection."""
 MAX_SHORTAGES: Final = 6
-"""Number of such shortages after which the request fails."""
+"""Number of such shortages after which a request fails."""
 
 
 class ReplicaPool:
@@ -169,6 +168,7 @@ class ReplicaPool:
                 self._loop.call_later(FULL_RETRY_S * (1 + random.random()), self._reopen, slot)
         else:
             if reason in ("draining", "foreign") and not slot.down:
+                # A retired replica soon leaves the table. If the replica stays listed, only another try can tell why.
                 self.replicas.mark(slot, down=True)
                 self._loop.call_later(UNAVAILABLE_S * (1 + random.random()), slot.peer.use_again)
             self.replicas.release(slot, load)

@@ -5,11 +5,11 @@ Rule 2: Every operation for a request is O(1) in the number of replicas.
 
 The set draws two replicas with a free slot and takes the less loaded one (Mitzenmacher, "The power of two choices in
 randomized load balancing", 2001). The load of a replica is its last report, or the number of requests of this router if
-it is higher. Each time a replica is drawn and not taken, its report counts for one less. Otherwise a replica which was
+it is higher. Each time a replica is drawn and not taken, its report counts for one less. Otherwise a replica that was
 busy once with the requests of other routers would never get requests again.
 
 If a replica is full, the router sends it only as many requests as it has in flight there, and one more after each
-answer. So many routers share a replica without many rejections.
+answer. Several routers can therefore share a replica with few rejections.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Slot(Generic[Peer]):
         name: The id of the replica.
         peer: The owner's object for the replica, such as its connection.
         in_flight: Number of requests of this router on the replica.
-        window: Upper limit for `in_flight`; at most the limit of the set.
+        window: Upper limit for `in_flight`; at most the limit of the set. 0: the replica has rejected all requests.
         load: Number of requests of all callers, by the last report of the replica.
         down: Whether the replica cannot be reached, or accepts no requests.
         member: Whether the replica is still in the set.
@@ -47,17 +47,12 @@ class Slot(Generic[Peer]):
         self.member = True
         self.position = -1
 
-    @property
-    def full(self) -> bool:
-        """Whether the replica has rejected all requests; see `ReplicaSet.reopen`."""
-        return self.window == 0
-
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, in_flight={self.in_flight}, load={self.load})"
 
 
 class ReplicaSet(Generic[Peer]):
-    """The replicas of one backend, and which of them have a free slot.
+    """The replicas of one backend, and their free slots.
 
     Attributes:
         unsettled: Whether a change has begun and not ended. If it is set when the next change begins, an exception has

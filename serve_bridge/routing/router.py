@@ -75,7 +75,7 @@ class _Delivery(WaitingRequest[ReplicaPeer]):
             super().expire()
 
     def too_late(self) -> DeadlineExceeded:
-        """Return the error for a request which was not sent before its deadline."""
+        """Return the error for a request that was not sent before its deadline."""
         return self.router.overdue(self.request, "no")
 
     def done(self, load: int) -> None:

@@ -14,7 +14,7 @@ class RouterStatistics:
         retried: Requests sent a second time although they may have run.
         rejected: Rejections by replicas.
         shadows_sent: Answered shadow requests.
-        shadows_dropped: Shadow requests which were not sent, or failed.
+        shadows_dropped: Shadow requests that were not sent, or failed.
     """
 
     routed: int = 0

@@ -1,8 +1,8 @@
-"""Replica sets for any thread: for callers which wait in their own thread, or make Ray calls.
+"""Replica sets for any thread: for callers that wait in their own thread, or make Ray calls.
 
 Rule 1: The lock guards bookkeeping only. Dialling, sending and waiting happen without it.
 Rule 2: A slot is given back even if an exception arrives at any line, such as the time limit of a task queue. Therefore
-    one statement changes both the count in flight and the place which holds the slot. A place also gives its slot back
+    one statement changes both the count in flight and the place that holds the slot. A place also gives its slot back
     when it is garbage collected.
 """
 
@@ -44,7 +44,7 @@ class ThreadsafeReplicaSets(Generic[Peer]):
     """The replicas of every backend, as the newest routing table lists them.
 
     Attributes:
-        lost: Places which were garbage collected while they held a slot.
+        lost: Places that were garbage collected while they held a slot.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The queue of requests for a free slot of one backend.
 
 Rule 1: The queue is first in, first out. A rejected request returns to the head.
-Rule 2: The queue is bounded. A request always gets its place again, however long the queue is.
+Rule 2: The queue is bounded. A request that had a place before always gets one again, however long the queue
+    is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class WaitingRequest(Generic[Peer]):
             self.granted.set_exception(self.too_late())
 
     def too_late(self) -> DeadlineExceeded:
-        """Return the error for a request which was not sent before its deadline."""
+        """Return the error for a request that was not sent before its deadline."""
         return DeadlineExceeded("no replica had a free slot in time", "no")
 
 

@@ -68,7 +68,7 @@ def test_a_replica_that_refused_all_waits_to_be_reopened_and_then_gets_one() -> 
     replicas = made("r1", limit=10)
     slot = taken(replicas)
     replicas.refuse(slot, 99)
-    assert (slot.full, replicas.acquire()) == (True, None)
+    assert (slot.window, replicas.acquire()) == (0, None)
     replicas.reopen(slot)
     assert [replicas.acquire(), replicas.acquire()] == [slot, None]
 
@@ -207,6 +207,8 @@ class Model(RuleBasedStateMachine):
         }
         assert self.replicas.usable == bool(self.slots.keys() - self.down)
         assert self.replicas.all_usable == (not self.down)
+        usable = len(self.slots.keys() - self.down)
+        assert self.replicas.can_spare_one == (usable > 1 and 2 * (usable - 1) >= len(self.slots))
 
 
 TestModel = Model.TestCase
