@@ -104,7 +104,7 @@ class WsgiRequest:
         if self._ended and (self._has_no_body or self._answer_length is None):
             raise Lost("unknown", "the answer has no body")
         if self._answer_length is not None and not self._has_no_body and self._sent + len(data) > self._answer_length:
-            _logger.warning("request %s: the answer was cut to its Content-Length", self.head.request_id)
+            _logger.warning("request %s: an answer longer than its Content-Length was cut", self.head.request_id)
             data = data[: self._answer_length - self._sent]
         if self._ended:
             return
