@@ -1,4 +1,4 @@
-"""What a backend receives: `ServeRequest`, with its JSON bodies and forms."""
+"""The request that user code gets: runs in replicas and callers; knows Starlette, but no process and no connection."""
 
 from serve_bridge.request.serve_request import ServeRequest
 

@@ -1,4 +1,4 @@
-"""The attributes of a request that belong to the web application, which runs in another process."""
+"""Attributes of a request which belong to the web application in another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 
 class ApplicationAttributes(Mapping[str, Any]):
-    """The part of a `ServeRequest` that has no value here: each attribute raises an error with a way out."""
+    """The attributes of a `ServeRequest` without a value here: each one raises an error with a way out."""
 
     __slots__ = ()
     _scope: Scope
@@ -22,7 +22,7 @@ class ApplicationAttributes(Mapping[str, Any]):
     def _request(self) -> Request: ...
 
     def url_for(self, name: str, /, **path_params: Any) -> URL:
-        """Raise: the routes are the web application's.
+        """Raise an error, because the routes belong to the web application.
 
         Raises:
             RuntimeError: Always, unless user code has put a router into the scope.
@@ -36,7 +36,7 @@ class ApplicationAttributes(Mapping[str, Any]):
 
     @property
     def app(self) -> Any:
-        """The web application, which is not here.
+        """The web application, which runs in another process.
 
         Raises:
             AttributeError: Always, unless user code has put one into the scope.

@@ -1,4 +1,4 @@
-"""The ASGI channel from which Starlette reads a body that is held here, or that arrives in pieces."""
+"""The ASGI channel from which Starlette reads a body."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from typing import Final, Protocol
 from starlette.types import Message
 
 PIECE_BYTES: Final = 64 * 1024
-"""Upper limit in bytes for a message of ASGI `receive` that is a part of a longer body which is here."""
+"""Upper limit in bytes for one message of ASGI `receive`, if the whole body is here and is longer."""
 TURN_S: Final = 0.002
-"""Time in seconds after which a body that is being read lets other work of the loop run before its next piece. The
-reader, such as the parser of a form, may take long for each piece.
+"""Seconds of reading after which a body lets other tasks of the loop run before its next piece.
+
+The reader, such as the parser of a form, may need long for each piece.
 """
 
 
 class Caller(Protocol):
-    """The peer that waits for the answer to a request."""
+    """The peer waiting for the answer to a request."""
 
     def may_send(self) -> bool:
-        """Return whether it still does."""
+        """Return whether the peer still waits."""
 
     async def gone(self) -> None:
-        """Wait until it does not any more."""
+        """Wait until the peer has left."""
 
 
 class BodyChannel:
-    """The ASGI channel from which Starlette reads *body*; after it comes that *caller* has left.
+    """The ASGI channel of *body*. After the body, it reports when *caller* has left.
 
-    With *repeats* it gives the whole body whenever it is asked.
+    With *repeats*, it starts again with the first byte after the end of the body.
 
     Attributes:
-        loop: The loop on which it is called; None: any.
-        whole: The whole body; None: it comes in pieces.
-        begun: Whether something of the body was taken.
+        loop: The loop on which the channel must be called; None: any.
+        whole: The whole body; None: the body arrives in pieces.
+        begun: Whether a part of the body was read.
     """
 
     __slots__ = ("_caller", "_chunks", "_ended", "_repeats", "begun", "loop", "whole")
@@ -73,7 +74,7 @@ class BodyChannel:
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """Yield *body* in pieces."""
+    """Yield *body* in pieces of at most `PIECE_BYTES`."""
     turn_began = monotonic()
     for start in range(0, len(body), PIECE_BYTES):
         yield body[start : start + PIECE_BYTES]

@@ -1,4 +1,4 @@
-"""What `request.form()` returns."""
+"""The result of `request.form()`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class FormReading:
-    """A form that is being asked for: awaitable, or an asynchronous context manager that closes its files."""
+    """A form to be read: await it, or use it as an asynchronous context manager, which closes the files."""
 
     __slots__ = ("_close", "_read")
 

@@ -1,4 +1,4 @@
-"""A Starlette request in the form in which it is pickled."""
+"""A Starlette request in its pickled form."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from serve_bridge.http.headers import REQUEST_ID
 from serve_bridge.request.body_channel import BodyChannel
 
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
-_DEEPEST: Final = 20  # levels of lists and dicts in a request's state; what is deeper, or a cycle, stays behind
+_DEEPEST: Final = 20
+"""Upper limit for nested lists and dicts in a value of a request's state. Deeper values, and cycles, are left out."""
 _TRAVELLING: Final = (
     *("http_version", "method", "scheme", "path", "raw_path", "query_string"),
     *("root_path", "app_root_path", "client", "server"),
 )
-"""Keys of a scope that mean the same in another process; application, router and session do not."""
+"""Keys of a scope with the same meaning in another process, unlike application, router and session."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenRequest:
-    """A Starlette request on its way to another process: what its scope says, and its whole body.
+    """A Starlette request on its way to another process.
 
     Attributes:
-        scope: The part of the ASGI scope that makes sense elsewhere; of its state only text, bytes, numbers,
+        scope: The part of the ASGI scope with a meaning elsewhere. Its state keeps only text, bytes, numbers,
             bool, None, and lists, tuples and dicts of these.
         body: The whole body.
     """
@@ -38,7 +39,7 @@ class FrozenRequest:
 
     @classmethod
     def of(cls, request: Request[Any], body: bytes) -> FrozenRequest:
-        """Return *request* with *body*, which is all of its body, ready to be pickled."""
+        """Return *request* with *body*, its whole body, in a form for pickle."""
         scope = {key: request.scope[key] for key in _TRAVELLING if key in request.scope}
         scope[BODY_LENGTH] = len(body)
         scope["headers"] = [(bytes(name), bytes(value)) for name, value in request.scope["headers"]]
@@ -49,21 +50,21 @@ class FrozenRequest:
 
     @property
     def request_id(self) -> str | None:
-        """The id that the request came with; None if it has no valid one."""
+        """The id in the request's headers; None if there is none, or if it is not valid."""
         given = next((value for name, value in self.scope["headers"] if name == REQUEST_ID), b"")
         return valid_request_id(given.decode("latin-1"))
 
     def thaw(self, request_id: str) -> Request:
-        """Return a request that reads like the original; each call returns another, with its own state.
+        """Return a request which reads like the original. Each call returns a new one, with its own state.
 
-        Its header X-Request-Id is *request_id*, the id of the call that it came with.
+        Its header X-Request-Id is *request_id*, the id of the call which carried it.
         """
         headers = [pair for pair in self.scope["headers"] if pair[0] != REQUEST_ID]
         scope = {
             **self.scope,
             "headers": [*headers, (REQUEST_ID, request_id.encode())],
             "type": "http",
-            "app": None,  # its presence makes Starlette answer a malformed form with 400
+            "app": None,  # if this key is there, Starlette answers a malformed form with 400
             "path_params": dict(self.scope["path_params"]),
             "state": dict(self.scope["state"]),
         }

@@ -1,4 +1,4 @@
-"""JSON bodies, parsed without holding up an event loop."""
+"""JSON bodies, parsed without blocking an event loop."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any, Final
 __all__ = ["parse_json"]
 
 LONG_JSON_BYTES: Final = 512 * 1024
-"""A longer body is parsed on a thread."""
+"""Upper limit in bytes for a body parsed on the loop. A longer body is parsed on a thread."""
 
 
 async def parse_json(body: bytes) -> Any:
-    """Return the value that *body* holds.
+    """Return the value of the JSON document *body*.
 
     Raises:
-        ValueError: It is not JSON.
-        RecursionError: It is nested too deeply.
+        ValueError: *body* is not JSON.
+        RecursionError: *body* is nested too deeply.
     """
     return json.loads(body) if len(body) <= LONG_JSON_BYTES else await asyncio.to_thread(_parse_in_turns, body)
 
 
 def _parse_in_turns(body: bytes) -> Any:
-    """Parse *body* by way of Python functions: between two of them other threads run, which C code never allows."""
+    """Parse *body* with callbacks in Python: other threads run between two callbacks. C code alone blocks them."""
     with _no_collection:
         return json.loads(body, parse_int=_integer, parse_float=_number, object_hook=_mapping)
 
 
 class _NoCollection:
-    """Keeps the cyclic garbage collector off while any thread is inside.
+    """Switches the cyclic garbage collector off while a thread is inside.
 
-    Of new lists and dicts none is garbage while the parser makes them. The collector would look at them again and
-    again, and take five times as long as the parser, in which no other thread runs.
+    The lists and dicts of the parser are not garbage while it runs. The collector would visit them again and again, and
+    take five times as long as the parser. Other threads do not run during its visits.
     """
 
     def __init__(self) -> None:

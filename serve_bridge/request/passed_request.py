@@ -1,4 +1,4 @@
-"""A web request that arrived as the data of a Python call."""
+"""A web request as the data of a Python call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from serve_bridge.request.serve_request import ServeRequest
 
 
 def web_request_in(data: object, request_id: str, caller: Caller | None) -> Request | ServeRequest | None:
-    """Return the web request that a call has passed on as *data*, with the id of that call; None: *data* is a value.
+    """Return *data* as a web request with the id of the call, if a caller passed a web request on; otherwise None.
 
-    A request from the proxy arrives as Starlette's `Request`, and one from an adapter as a `ServeRequest`.
+    A request from the proxy becomes Starlette's `Request`, a request from an adapter a `ServeRequest`.
     """
     if type(data) is FrozenRequest:
         return data.thaw(request_id)

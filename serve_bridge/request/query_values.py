@@ -1,4 +1,4 @@
-"""The query parameters of a request, with the types that the caller gave them."""
+"""The query parameters of a request, with the types of the caller's values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from starlette.datastructures import ImmutableMultiDict
 
 
 class QueryValues(ImmutableMultiDict[str, Any]):
-    """Query parameters that keep their Python types; a list or tuple counts as a repeated parameter."""
+    """Query parameters with Python types. A list or tuple counts as a repeated parameter."""
 
     def getlist(self, key: str) -> list[Any]:
-        """Return every value given for *key*; empty when there is none."""
+        """Return all values of *key*, in order; an empty list if there is none."""
         return [value for name, value in self.multi_items() if name == key]
 
     def multi_items(self) -> list[tuple[str, Any]]:

@@ -1,11 +1,11 @@
-"""What a backend receives: `ServeRequest`, which reads like a `starlette.requests.Request`.
+"""`ServeRequest`, the request of a handle call or of an adapter. It reads like a `starlette.requests.Request`.
 
-Rule 1: a request is around a Python value (a handle call), or around a web request that an adapter forwarded.
-Rule 2: a forwarded body is read by Starlette, so limits, caching and errors are the ones its users know.
-Rule 3: `ServeRequest` is no subclass of Starlette's `Request`: `isinstance` tells web from Python. Whatever is public
-    there is here too: it works, or it is an error that says why not and what to do.
-Rule 4: a web request that is passed on with a handle arrives as what it was, and not inside another request. The
-    `Request` of Starlette travels as a `FrozenRequest`.
+Rule 1: a `ServeRequest` wraps a Python value (a handle call), or a web request forwarded by an adapter.
+Rule 2: Starlette reads a forwarded body, so its users find the limits, caching and errors that they know.
+Rule 3: `ServeRequest` is not a subclass of Starlette's `Request`: `isinstance` tells the two apart.
+    Each public attribute of `Request` exists here, too. It works, or it raises an error with the reason and a way out.
+Rule 4: a web request passed on with a handle arrives as the same kind of request, not inside another one. Starlette's
+    `Request` travels as a `FrozenRequest`.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     `ServeRequest[str]` is a request whose `data` is a str. Typed handles of the backend then take a str.
 
-    As a mapping it is its ASGI scope, as Starlette's `Request` is.
+    As a mapping, it is its ASGI scope, like Starlette's `Request`.
 
     Args:
         data: The Python value of a handle call; not used with *body*.
-        kwargs: Keyword arguments of the call; they are the query parameters, after those of *query_string*.
+        kwargs: Keyword arguments of the call. They follow *query_string* in the query parameters.
         method: HTTP method.
-        headers: A mapping of names to values, or raw lower-case pairs.
-        path: Path without the query, below *root_path* or including it, as in an ASGI scope.
+        headers: A mapping of names to values, or pairs of bytes with names in lower case.
+        path: Path without the query, with or without *root_path*, as in an ASGI scope.
         path_params: Typed parameters of the matched route.
         query_string: Raw query of a forwarded request.
-        body: The forwarded body, bytes or an asynchronous iterator of bytes. None: a request around *data*.
+        body: The forwarded body, bytes or an asynchronous iterator of bytes; None: the request wraps *data*.
         client: Host and port of the peer.
         scheme: "http" or "https".
-        server: Host and port of the server, for `url` where there is no Host header.
-        root_path: Where the application is mounted.
-        state: Context of the caller, in `request.state`.
-        caller: The peer that waits for the answer; None: it cannot leave.
+        server: Host and port of the server, for `url` of a request without a Host header.
+        root_path: Path below which the application is mounted.
+        state: Context of the caller, for `request.state`.
+        caller: The peer waiting for the answer; None: it cannot leave.
     """
 
     __slots__ = ("_body", "_caller", "_channel", "_data", "_kwargs", "_query", "_scope", "_web")
@@ -78,7 +78,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
     _channel: Receive | None
     _scope: Scope
 
-    # As in Starlette: a request equals itself only.
+    # As in Starlette, a request equals only itself.
     def __eq__(self, other: object, /) -> bool:
         return self is other
 
@@ -106,7 +106,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
-            "app": None,  # its presence makes Starlette answer a malformed form with 400
+            "app": None,  # if this key is there, Starlette answers a malformed form with 400
             "method": method,
             "headers": _raw_headers(headers) if headers else [],
             "path": path,
@@ -123,7 +123,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     @classmethod
     def of_scope(cls, scope: Scope, body: bytes | AsyncIterable[bytes], caller: Caller | None = None) -> ServeRequest:
-        """Return the forwarded request that *scope* describes, which is an HTTP request's and from now on its own."""
+        """Return the forwarded request of *scope*, a scope for HTTP. The request takes *scope* over, without a copy."""
         request = cls.__new__(cls)
         request.__setstate__((None, {}, scope, body))
         request._caller = caller
@@ -140,14 +140,14 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     @property
     def scope(self) -> Scope:
-        """The ASGI scope; of a handle call one that describes it as an HTTP request."""
+        """The ASGI scope. A handle call has one, too, as if it were an HTTP request."""
         return self._scope
 
     @property
     def data(self) -> Data:
-        """The object that was passed to the handle.
+        """The object passed to the handle.
 
-        Of a forwarded request it is the raw body as bytes, once that has been read; before, it is None.
+        For a forwarded request, this is the raw body as bytes; None until the body is read.
         """
         if self._body is None:
             return cast(Data, self._data)
@@ -167,24 +167,24 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     @property
     def headers(self) -> Headers:
-        """The headers, case-insensitive."""
+        """The headers; names are case-insensitive."""
         return self._request.headers
 
     @property
     def query_params(self) -> QueryValues:
-        """The query of a forwarded request as strings, then the call's keyword arguments as passed."""
+        """The query of a forwarded request, as strings; then the keyword arguments of the call, as passed."""
         if self._query is None:
             self._query = QueryValues([*self._request.query_params.multi_items(), *self._kwargs.items()])
         return self._query
 
     @property
     def url(self) -> URL:
-        """The URL as the caller sent it; of a handle call only the path."""
+        """The URL as the caller sent it; for a handle call, only the path."""
         return self._request.url
 
     @property
     def base_url(self) -> URL:
-        """The URL of the application's root; of a handle call only the path."""
+        """The URL of the application's root; for a handle call, only the path."""
         return self._request.base_url
 
     @property
@@ -194,20 +194,20 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     @property
     def client(self) -> Address | None:
-        """Host and port of the peer, if there is one."""
+        """Host and port of the peer; None if there is none."""
         return self._request.client
 
     @property
     def state(self) -> State:
-        """The caller's context, and room for user code to keep something of its own."""
+        """The caller's context. User code may add attributes of its own."""
         return self._request.state
 
     @property
     def receive(self) -> Receive:
-        """The ASGI channel of the body: it ends with `http.disconnect` once the caller has left.
+        """The ASGI channel of the body. Its last message is `http.disconnect`, after the caller has left.
 
         Raises:
-            SerializationError: The value passed to the handle is neither bytes, str nor None.
+            SerializationError: The value passed to the handle is not bytes, str or None.
         """
         if self._body is not None:
             return self._request.receive
@@ -216,41 +216,41 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
         return self._channel
 
     async def is_disconnected(self) -> bool:
-        """Return whether the caller has left; False where it cannot, as that of a call over Ray.
+        """Return whether the caller has left. False for a caller that cannot leave, such as the caller of a Ray call.
 
-        Code that waits anywhere is cancelled as well when its caller leaves, so this is for loops that do not.
+        User code is cancelled at its next `await` when its caller leaves. This method is for loops without one.
         """
-        await asyncio.sleep(0)  # it is the loop that hears from the caller
+        await asyncio.sleep(0)  # the loop must run, to read the message of the caller
         return self._caller is not None and not self._caller.may_send()
 
     async def send_push_promise(self, path: str) -> None:
-        """Do nothing, as Starlette does where the server cannot push."""
+        """Do nothing, as Starlette does if the server cannot push."""
 
     async def send_early_hints(self, link: str, /, *additional_links: str) -> None:
-        """Do nothing, as Starlette does where the server cannot send them."""
+        """Do nothing, as Starlette does if the server cannot send early hints."""
 
     async def close(self) -> None:
-        """Close the files of the form, if it was read."""
+        """Close the files of the form, if the form was read."""
         await self._close_form()
 
     async def body(self) -> Any:
-        """Return what was passed to the handle, None if nothing, or the bytes of a forwarded request."""
+        """Return the value passed to the handle (None without a value), or the bytes of a forwarded body."""
         return self._data if self._body is None else await self._request.body()
 
     async def hold(self) -> None:
-        """Receive a forwarded body, so that the request can be passed on.
+        """Receive a forwarded body completely, so the request can be passed on.
 
         Raises:
-            SerializationError: A part of it was streamed before.
+            SerializationError: User code has streamed a part of the body.
         """
         if self._body is not None:
             await body_on_loop(self._request)
 
     def hold_in_thread(self) -> None:
-        """Do as `hold`, from a thread that runs no loop.
+        """Do as `hold` does, from a thread without a loop.
 
         Raises:
-            SerializationError: The body is not here, and this thread cannot wait for it.
+            SerializationError: The body has not arrived, and this thread cannot wait for it.
         """
         if self._body is not None:
             self._request._body = body_in_thread(self._request)
@@ -259,7 +259,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
         """Yield the body in chunks, and an empty one at its end.
 
         Raises:
-            SerializationError: The value passed to the handle is neither bytes, str nor None.
+            SerializationError: The value passed to the handle is not bytes, str or None.
             RuntimeError: A forwarded body was streamed before.
         """
         if self._body is None:
@@ -276,26 +276,26 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
         """Return the value passed to the handle, or the parsed JSON of a forwarded body.
 
         Raises:
-            SerializationError: The value passed to the handle is none that JSON knows.
-            ValueError: A forwarded body is no JSON.
+            SerializationError: The value passed to the handle has no type of JSON.
+            ValueError: A forwarded body is not JSON.
         """
         if self._body is not None:
             request = self._request
-            if not hasattr(request, "_json"):  # where Starlette keeps it
+            if not hasattr(request, "_json"):  # Starlette keeps it under this name
                 request._json = await parse_json(await request.body())
             return request._json
         if not isinstance(self._data, _JSON_TYPES):
-            raise SerializationError(f"request data of type {_kind(self._data)} is no JSON; use request.data")
+            raise SerializationError(f"request data of type {_kind(self._data)} is not JSON; use request.data")
         return self._data
 
     def form(self, **limits: Any) -> FormReading:
         """Read the form; use it with `await` or `async with`.
 
         Args:
-            limits: `max_files`, `max_fields`, `max_part_size` as Starlette has them; a handle call has none.
+            limits: `max_files`, `max_fields` and `max_part_size` of Starlette; ignored for a handle call.
 
         Raises:
-            SerializationError: The value passed to the handle is no dict.
+            SerializationError: The value passed to the handle is not a dict.
         """
         return FormReading(partial(self._read_form, limits), self._close_form)
 
@@ -303,11 +303,11 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
         if self._body is not None:
             request = self._request
             body = getattr(request, "_body", b"")
-            if len(body) > PIECE_BYTES and request._form is None:  # Starlette would parse it in one step
+            if len(body) > PIECE_BYTES and request._form is None:  # in one step, Starlette would block the loop
                 request._form = await Request(self._scope, BodyChannel(body)).form(**limits)
             return await request.form(**limits)
         if not isinstance(self._data, dict):
-            raise SerializationError(f"request data of type {_kind(self._data)} is no form; pass a dict")
+            raise SerializationError(f"request data of type {_kind(self._data)} is not a form; pass a dict")
         return self._data
 
     async def _close_form(self) -> None:
@@ -316,7 +316,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
     @property
     def _request(self) -> Request:
-        # Most calls read only the data, so Starlette's request is built when something else is asked for.
+        # Most calls read only the data. So Starlette's request is built when user code reads another attribute.
         if self._web is None:
             self._web = Request(self._scope, BodyChannel(b"" if self._body is None else self._body, self._caller))
         return self._web
@@ -343,7 +343,7 @@ class ServeRequest(ApplicationAttributes, Generic[Data]):
 
 def _raw_headers(headers: Mapping[str, str] | RawHeaders) -> list[tuple[bytes, bytes]]:
     if isinstance(headers, Mapping):
-        # `items` of Starlette's Headers repeats a repeated name, so none is lost.
+        # `items` of Starlette's Headers has each value of a repeated name, so no value is lost.
         return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     return [(name.lower(), value) for name, value in headers]
 

@@ -1,4 +1,4 @@
-"""The whole body of a web request that a caller passes on with a handle."""
+"""The whole body of a web request, for a caller that passes the request on with a handle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNREAD: Final = "the request's body has not been read; `await request.body()` b
 
 
 def cached_body(request: Request[Any]) -> bytes | None:
-    """Return the whole body if that takes no waiting: it is here, or there is none; else None."""
+    """Return the whole body if it is here, or if the request has none; None if it has yet to arrive."""
     body: bytes | None = getattr(request, "_body", None)
     if body is not None:
         return body
@@ -25,10 +25,10 @@ def cached_body(request: Request[Any]) -> bytes | None:
 
 
 async def body_on_loop(request: Request[Any]) -> bytes:
-    """Return the whole body, on the loop that receives it.
+    """Return the whole body, on the loop of its connection.
 
     Raises:
-        SerializationError: A part of it was streamed before, so that it cannot be passed on whole.
+        SerializationError: A part of the body was streamed before, so the rest is not the whole body.
     """
     if not hasattr(request, "_body") and _is_begun(request):
         raise SerializationError(_UNREAD)
@@ -36,12 +36,12 @@ async def body_on_loop(request: Request[Any]) -> bytes:
 
 
 def body_in_thread(request: Request[Any]) -> bytes:
-    """Return the whole body, from a thread that runs no loop.
+    """Return the whole body, from a thread without a loop.
 
-    What was read already is not read again. What is still on its way is awaited on the loop that receives it.
+    A body read before is not read again. For a body still on its way, this thread waits for the loop of its connection.
 
     Raises:
-        SerializationError: No other thread's loop can be asked for the body, or it was streamed before.
+        SerializationError: The body belongs to no loop of another thread, or a part of it was streamed before.
     """
     body = cached_body(request)
     if body is not None:
@@ -53,5 +53,5 @@ def body_in_thread(request: Request[Any]) -> bytes:
 
 
 def _is_begun(request: Request[Any]) -> bool:
-    """Return whether something of the body was taken and not kept."""
+    """Return whether a part of the body was read and not kept."""
     return request._stream_consumed or getattr(request.receive, "begun", False)
