@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import SystemRandom
 from typing import Any
 
 import httpx
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
-from tests.support.effort import FULL
+from tests.support.effort import FULL, SEED
 from tests.support.runtimes import surplus
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until_equal
@@ -28,15 +27,12 @@ settings.register_profile("full", settings.default, deadline=None, suppress_heal
 settings.register_profile("quick", settings.get_profile("full"), max_examples=20)
 settings.load_profile("full" if FULL else "quick")
 
-# One seed for all workers of a run, which inherit the environment.
-os.environ.setdefault("FUZZ_SEED", str(SystemRandom().getrandbits(32)))
-
 CPUS = 8
 
 
 def pytest_report_header() -> str:
-    """Say what makes the inputs of the fuzz tests again."""
-    return f"FUZZ_SEED={os.environ['FUZZ_SEED']}, {'full' if FULL else 'quick'}"
+    """Say what makes the inputs of the fuzz tests again, and the sample of a quick run."""
+    return f"FUZZ_SEED={SEED} EFFORT={os.environ.get('EFFORT', '')}"
 
 
 _numbers = itertools.count()

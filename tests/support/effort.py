@@ -1,9 +1,16 @@
-"""How much work a run does: the quick one of `make test`, or the full one of `.ci/run`, which sets FULL."""
+"""How much a run does: EFFORT is "quick" in `make test` and "full" in `make ci`.
+
+Both the inputs of the fuzz tests and the sample of a quick run come from one seed, which the head of a run shows.
+"""
 
 from __future__ import annotations
 
 import os
+from random import SystemRandom
 from typing import Final
 
-FULL: Final = bool(os.environ.get("FULL"))
-"""Whether this run does everything."""
+FULL: Final = os.environ.get("EFFORT") == "full"
+QUICK: Final = os.environ.get("EFFORT") == "quick"
+
+# All workers of a run have one seed, since they inherit the environment.
+SEED: Final = int(os.environ.setdefault("FUZZ_SEED", str(SystemRandom().getrandbits(32))))

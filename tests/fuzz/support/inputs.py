@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from tests.support.effort import FULL
+from tests.support.effort import FULL, SEED
 
 SCALE: Final = float(os.environ.get("FAULTS_SCALE", "10" if FULL else "1"))
-SEED: Final = int(os.environ["FUZZ_SEED"])
-"""The seed of all inputs; `tests/conftest.py` chooses one for all workers unless the environment has one."""
 
 
 def numbers(count: int) -> range:
