@@ -17,12 +17,14 @@ from serve_bridge.errors import DeadlineExceeded, ProtocolError, ReplicaDied
 from serve_bridge.forwarding.blocking import forward_blocking
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.process.loop_thread import LoopThread
+from serve_bridge.routing import blocking_calls, replica_set, threadsafe_replica_sets
 from serve_bridge.routing.blocking_calls import BlockingCalls, PendingAnswer
 from serve_bridge.routing.outgoing_request import OutgoingRequest
 from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.routing.retry_budget import RETRY_RESERVE
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
+from serve_bridge.wire import blocking_end, blocking_stream, dialling, open_connections
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
@@ -32,6 +34,16 @@ from serve_bridge.wire.replica_end import ReplicaStream
 
 KEY = Key(b"k" * 32)
 TIMEOUT_S = 10.0
+INTERRUPTED = (
+    blocking_calls,
+    threadsafe_replica_sets,
+    replica_set,
+    blocking_end,
+    blocking_stream,
+    dialling,
+    open_connections,
+)
+"""Modules whose lines a blocking call runs in the calling thread."""
 _Result = TypeVar("_Result")
 
 
@@ -225,13 +237,13 @@ class TimeLimit(Exception):
 
 
 def raising_at(number: int) -> tuple[Callable[..., Any], list[str]]:
-    """Return a trace function that raises at the given line of the way of a direct call, and what it has raised at."""
-    files = ("blocking_calls.py", "threadsafe_replica_sets.py", "replica_set.py", "blocking_end.py")
+    """Return a trace function that raises at line *number* of a blocking call, and a list of where it has raised."""
+    files = {str(module.__file__) for module in INTERRUPTED}
     left = [number]
     raised: list[str] = []
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(files) or "serve_bridge" not in frame.f_code.co_filename:
+        if frame.f_code.co_filename not in files:
             return None
         if event == "line" and not raised and not _is_with(frame):
             left[0] -= 1
