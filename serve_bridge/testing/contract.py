@@ -26,7 +26,9 @@ from serve_bridge.adapters import Adapter, Bridge, RouteSpec
 from serve_bridge.client.client import Client
 from serve_bridge.client.handle import Handle
 from serve_bridge.errors import DeadlineExceeded
-from serve_bridge.testing.front_contract import METHODS, ROUTES, SINGLE, SUBJECT, FrontContract, deploy_subject, needs
+from serve_bridge.testing.front_contract import FrontContract
+from serve_bridge.testing.fronts.front import needs
+from serve_bridge.testing.fronts.routes import METHODS, ROUTES, SINGLE, SUBJECT, deploy_subject
 from serve_bridge.testing.raw_exchange import Exchange
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 

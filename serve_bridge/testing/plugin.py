@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RAY_MARKER = "serve_bridge_ray"
 
-pytest.register_assert_rewrite("serve_bridge.testing.contract", "serve_bridge.testing.front_contract")
+pytest.register_assert_rewrite("serve_bridge.testing.contract", "serve_bridge.testing.fronts")
 _numbers = itertools.count()
 
 

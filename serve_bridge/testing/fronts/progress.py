@@ -1,0 +1,17 @@
+"""How far a subject has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serve_bridge.client.handle import Handle
+
+
+def at_rest(value: Callable[[], int], subject: Handle) -> int:
+    """Return *value* once it stays the same while other requests are answered."""
+    before = -1
+    while (now := value()) != before:
+        before = now
+        for _ in range(100):
+            subject.options(method_name="produced").call("")
+    return now
