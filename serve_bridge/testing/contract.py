@@ -29,7 +29,7 @@ from serve_bridge.errors import DeadlineExceeded
 from serve_bridge.testing.front_contract import FrontContract
 from serve_bridge.testing.fronts.front import needs
 from serve_bridge.testing.fronts.routes import METHODS, ROUTES, SINGLE, SUBJECT, deploy_subject
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from serve_bridge.testing.servers import serve_asgi, serve_wsgi
 
 __all__ = ["SUBJECT", "AdapterContract", "FrontContract", "deploy_subject"]
@@ -171,7 +171,7 @@ class AdapterContract(FrontContract):
     @needs("early answers")
     def test_a_body_above_the_limit_is_refused_before_it_comes(self, serve_bridge_front: str) -> None:
         """Its Content-Length is enough."""
-        with Exchange(serve_bridge_front, "POST", "/short/digest", [("content-length", str(10**9))]) as exchange:
+        with RawExchange(serve_bridge_front, "POST", "/short/digest", [("content-length", str(10**9))]) as exchange:
             assert exchange.head().status_code == 413
 
     def test_a_request_that_takes_too_long_is_a_504(self, serve_bridge_http: httpx.Client) -> None:
@@ -216,13 +216,13 @@ class AdapterContract(FrontContract):
             answer = httpx.get(f"{serve_bridge_front}/hasty/hanging?gate={gate}", trust_env=False, verify=False)
             return answer.status_code, answer.headers["x-serve-executed"]
 
-        with Exchange(serve_bridge_front, "GET", f"/single/hanging?gate={gate}") as holding:
+        with RawExchange(serve_bridge_front, "GET", f"/single/hanging?gate={gate}") as holding:
             holding.end()
             _until(lambda: probed() == (504, "no"))
             is_full = False
             while not is_full:
                 left.append(secrets.token_hex(8))
-                with Exchange(serve_bridge_front, "GET", f"/single/hanging?gate={left[-1]}") as waiting:
+                with RawExchange(serve_bridge_front, "GET", f"/single/hanging?gate={left[-1]}") as waiting:
                     waiting.end()
                     is_full = probed()[0] == 503
                     waiting.leave()

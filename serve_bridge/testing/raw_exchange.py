@@ -16,7 +16,7 @@ TIMEOUT_S: Final = 15.0
 _READ_BYTES: Final = 64 * 1024
 
 
-class Exchange:
+class RawExchange:
     """Use it as a context manager; the connection is closed at its end. One thread may send while another receives.
 
     Args:

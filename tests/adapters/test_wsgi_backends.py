@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 import serve_bridge as serve
 from serve_bridge.adapters import RouteSpec
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from tests.adapters.support.all_fronts import FRONTS, front
 
 
@@ -89,7 +89,7 @@ def http(request: pytest.FixtureRequest, engine: serve.Client) -> Iterator[httpx
 )
 def test_path_info_has_the_paths_own_bytes(http: httpx.Client, tenant: str, below: str) -> None:
     """Each as one character (PEP 3333), though they may not be UTF-8; so has SCRIPT_NAME."""
-    with Exchange(str(http.base_url).rstrip("/"), "GET", f"/paths/{tenant}{below}") as exchange:
+    with RawExchange(str(http.base_url).rstrip("/"), "GET", f"/paths/{tenant}{below}") as exchange:
         exchange.end()
         head = exchange.head()
         body = exchange.read_at_least(10_000)

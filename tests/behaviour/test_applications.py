@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import serve_bridge as serve
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from tests.behaviour.support import applications, framework_applications
 from tests.behaviour.support.applications import (
     FLOOD,
@@ -290,24 +290,24 @@ def test_a_piece_leaves_before_the_next_is_made(
 
 
 @pytest.fixture
-def silent(serving: Serving, http: httpx.Client, tmp_path: Path) -> Iterator[tuple[Silent, Exchange]]:
+def silent(serving: Serving, http: httpx.Client, tmp_path: Path) -> Iterator[tuple[Silent, RawExchange]]:
     """An application that has said its head and nothing more, and the exchange that is asking it."""
     app = Silent(str(tmp_path))
     mounted = serving.mount(serve.asgi_app(app))
-    with Exchange(str(http.base_url), "GET", mounted.route) as exchange:
+    with RawExchange(str(http.base_url), "GET", mounted.route) as exchange:
         exchange.end()
         assert exchange.head().status_code == 200
         yield app, exchange
 
 
-def test_a_head_does_not_wait_for_its_body(silent: tuple[Silent, Exchange]) -> None:
+def test_a_head_does_not_wait_for_its_body(silent: tuple[Silent, RawExchange]) -> None:
     """The application has sent it by itself."""
     app, exchange = silent
     app.note("go")
     assert exchange.read_at_least(3) == b"all"
 
 
-def test_what_fails_after_its_head_breaks_off(silent: tuple[Silent, Exchange]) -> None:
+def test_what_fails_after_its_head_breaks_off(silent: tuple[Silent, RawExchange]) -> None:
     """Though nothing of the body has left: an empty answer must not look whole."""
     app, exchange = silent
     app.note("fail")

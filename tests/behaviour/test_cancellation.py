@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from tests.support.serving import Served, Serving
 from tests.support.waiting import reached, wait_until
 
@@ -238,15 +238,15 @@ def single(narrow: Served, tmp_path: Path) -> Iterator[Place]:
 # HTTP clients
 
 
-def ask(place: Place, http: httpx.Client, name: str, method: str | None = None) -> Exchange:
+def ask(place: Place, http: httpx.Client, name: str, method: str | None = None) -> RawExchange:
     """Send a request through the proxy."""
     headers = [(METHOD_HEADER, method)] if method else []
-    exchange = Exchange(str(http.base_url), "GET", place.target(name), headers)
+    exchange = RawExchange(str(http.base_url), "GET", place.target(name), headers)
     exchange.end()
     return exchange
 
 
-def leave(exchange: Exchange, reset: bool) -> None:
+def leave(exchange: RawExchange, reset: bool) -> None:
     """Go, by RST or by FIN."""
     if reset:
         exchange.leave()
@@ -291,7 +291,7 @@ def test_a_client_that_leaves_during_its_upload_cancels_the_work(
 ) -> None:
     """The rest will not come."""
     headers = [(METHOD_HEADER, "upload"), ("content-length", "1000000")]
-    with Exchange(str(http.base_url), "POST", single.target("a"), headers) as exchange:
+    with RawExchange(str(http.base_url), "POST", single.target("a"), headers) as exchange:
         exchange.send(b"x" * 200_000)
         single.wait("started", "a")
         leave(exchange, reset)

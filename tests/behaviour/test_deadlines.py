@@ -15,7 +15,7 @@ import pytest
 from starlette.responses import StreamingResponse
 
 import serve_bridge as serve
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from tests.support.serving import Served, Serving
 from tests.support.waiting import POLL_S, reached, wait_until
 
@@ -403,7 +403,7 @@ def test_a_body_that_does_not_come_takes_the_requests_time(
 ) -> None:
     """It is a part of the request; nothing was started."""
     headers = [(TIME_HEADER, str(SHORT_S)), ("content-length", "5")]
-    with Exchange(str(http.base_url), "POST", at(subject).route, headers) as exchange:
+    with RawExchange(str(http.base_url), "POST", at(subject).route, headers) as exchange:
         head = exchange.head()
     assert (head.status_code, dict(head.headers)[b"x-serve-executed"]) == (504, b"no")
 

@@ -22,7 +22,7 @@ from serve_bridge.adapters.bridge.outcome import (
     refused,
     request_ids,
 )
-from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
+from serve_bridge.adapters.bridge.reconnecting_client import ReconnectingClient
 from serve_bridge.adapters.bridge.websocket_refusal import refuse_websocket
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE
@@ -38,7 +38,7 @@ from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.heads import RawPathParams
 
 
-class Bridge(LastingClient):
+class Bridge(ReconnectingClient):
     """One app's link to an instance: it asks endpoints for their answers."""
 
     def ask(

@@ -38,7 +38,7 @@ LOOK_AGAIN_S: Final = 0.5
 _logger = logging.getLogger("serve_bridge.adapters")
 
 
-class LastingClient:
+class ReconnectingClient:
     """An app's client, whatever becomes of the instance."""
 
     def __init__(

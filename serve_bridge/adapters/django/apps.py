@@ -6,7 +6,7 @@ from django.apps import AppConfig
 from django.core import checks
 
 from serve_bridge.adapters.django import checks as own
-from serve_bridge.adapters.django import testcase_connections as lent_connections  # noqa: F401 - it notes connections from now on
+from serve_bridge.adapters.django import testcase_connections  # noqa: F401 - it notes connections from now on
 
 
 class ServeBridgeConfig(AppConfig):

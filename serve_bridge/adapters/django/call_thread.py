@@ -24,7 +24,7 @@ from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django import testcase_connections
 
 IDLE_S: Final = 1.0
 """Seconds without work after which the thread closes its connections and ends; the next work starts another one."""
@@ -83,7 +83,7 @@ class CallThread(Executor):
 
     def _run(self, gone: Future[None]) -> None:
         try:
-            taken = lent_connections.take().values()
+            taken = testcase_connections.take().values()
 
             def own() -> list[Any]:
                 return [each for each in connections.all(initialized_only=True) if each not in taken]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django import testcase_connections
 from serve_bridge.adapters.django.settings import on_change, options
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def get_handle(endpoint: str) -> Handle:
     """Return a handle for a view to call: `handle.call(...)`, or `await handle.acall(...)`."""
     found = bridge()
     if found.is_local:
-        lent_connections.lend()
+        testcase_connections.lend()
     return found.get_handle(endpoint)
 
 

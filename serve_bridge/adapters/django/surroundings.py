@@ -17,7 +17,7 @@ from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE
 from django.db import close_old_connections, connections, reset_queries
 
-from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django import testcase_connections
 from serve_bridge.adapters.django.call_thread import CallThread
 from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
@@ -61,7 +61,7 @@ class DjangoSurroundings:
         reset_queries()
         close_old_connections()
         try:
-            with lent_connections.borrowed():
+            with testcase_connections.borrowed():
                 yield
         finally:
             close_old_connections()

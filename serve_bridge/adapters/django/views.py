@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponseBase
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
 from serve_bridge.adapters.bridge.outcome import Outcome
-from serve_bridge.adapters.django import testcase_connections as lent_connections
+from serve_bridge.adapters.django import testcase_connections
 from serve_bridge.adapters.django.current_bridge import bridge
 from serve_bridge.adapters.django.requests import async_body_of, body_of, scope_of
 from serve_bridge.adapters.django.responses import response_of
@@ -64,7 +64,7 @@ def ask(route: ForwardedRoute, request: HttpRequest, path_params: Mapping[str, A
     body = body_of(request, scope)
     link = bridge()
     if link.is_local:
-        lent_connections.lend()
+        testcase_connections.lend()
     outcome = link.ask(route, scope, path_params, body, request)
     signal, facts = _news(request, route, outcome)
     signal.send_robust(sender, request=request, **facts)
@@ -85,7 +85,7 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
         body = await async_body_of(request, scope)
         link = bridge()
         if link.is_local:
-            lent_connections.lend()
+            testcase_connections.lend()
         facts = await _facts(route, request)
         outcome = await link.ask_async(sent, scope, path_params, body, facts)
         signal, told = _news(request, route, outcome)

@@ -13,7 +13,7 @@ from serve_bridge.client.handle import Handle
 from serve_bridge.testing.fronts.front import Front, needs
 from serve_bridge.testing.fronts.progress import at_rest
 from serve_bridge.testing.fronts.routes import HELD_BYTES, LONG_BYTES, PIECE
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 
 
 class BodyContract(Front):
@@ -49,7 +49,7 @@ class BodyContract(Front):
     @needs("early answers")
     def test_an_answer_may_come_before_the_body(self, serve_bridge_front: str) -> None:
         """A backend need not read what it has no use for."""
-        with Exchange(serve_bridge_front, "POST", "/early", [("content-length", str(len(PIECE) * 12))]) as exchange:
+        with RawExchange(serve_bridge_front, "POST", "/early", [("content-length", str(len(PIECE) * 12))]) as exchange:
             exchange.send(PIECE)
             assert exchange.head().status_code == 202
 
@@ -57,9 +57,9 @@ class BodyContract(Front):
     def test_a_client_that_waits_is_asked_for_its_body_when_the_backend_reads(self, serve_bridge_front: str) -> None:
         """With a 100 (Continue); an answer that needs no body comes without."""
         expecting = [("content-length", "4"), ("expect", "100-continue")]
-        with Exchange(serve_bridge_front, "POST", "/early", expecting) as exchange:
+        with RawExchange(serve_bridge_front, "POST", "/early", expecting) as exchange:
             assert exchange.next_status() == 202
-        with Exchange(serve_bridge_front, "POST", "/digest", expecting) as exchange:
+        with RawExchange(serve_bridge_front, "POST", "/digest", expecting) as exchange:
             assert exchange.next_status() == 100
             exchange.send(b"body")
             assert exchange.next_status() == 200
@@ -68,7 +68,7 @@ class BodyContract(Front):
         """A long body is answered, byte for byte, by a backend that keeps none of it."""
         length = len(PIECE) * 12
         with (
-            Exchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(length))]) as exchange,
+            RawExchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(length))]) as exchange,
             ThreadPoolExecutor(1) as sender,
         ):
             sent = sender.map(exchange.send, [PIECE] * 12)
@@ -79,7 +79,7 @@ class BodyContract(Front):
     @needs("duplex")
     def test_what_has_come_is_answered_while_more_is_awaited(self, serve_bridge_front: str) -> None:
         """The client may have to see it before it knows what to send next."""
-        with Exchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(len(PIECE) * 2))]) as exchange:
+        with RawExchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(len(PIECE) * 2))]) as exchange:
             exchange.send(PIECE)
             assert exchange.head().status_code == 200
             first = exchange.read_at_least(len(PIECE) // 4)
@@ -101,7 +101,7 @@ class BodyContract(Front):
                 sent[0] += len(PIECE)
 
         with (
-            Exchange(serve_bridge_front, "POST", f"/paused?gate={gate}", length) as exchange,
+            RawExchange(serve_bridge_front, "POST", f"/paused?gate={gate}", length) as exchange,
             ThreadPoolExecutor(1) as sender,
         ):
             sending = sender.submit(upload)
@@ -119,7 +119,7 @@ class BodyContract(Front):
         """The backend does not wait for the rest, and the front goes on answering."""
         gate = secrets.token_hex(8)
         length = [("content-length", str(len(PIECE) * 2))]
-        with Exchange(serve_bridge_front, "POST", f"/upload?gate={gate}", length) as exchange:
+        with RawExchange(serve_bridge_front, "POST", f"/upload?gate={gate}", length) as exchange:
             exchange.send(PIECE)
             serve_bridge_subject.options(method_name="begun").call(gate)
             exchange.leave()

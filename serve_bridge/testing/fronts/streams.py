@@ -12,7 +12,7 @@ from serve_bridge.testing.behaviours import PARTS
 from serve_bridge.testing.fronts.front import Front, needs
 from serve_bridge.testing.fronts.progress import at_rest
 from serve_bridge.testing.fronts.routes import HELD_BYTES, LONG_BYTES, STREAMED_OR_NOT
-from serve_bridge.testing.raw_exchange import Exchange
+from serve_bridge.testing.raw_exchange import RawExchange
 from serve_bridge.testing.subject import PART
 
 
@@ -43,7 +43,7 @@ class StreamContract(Front):
     def test_a_head_does_not_wait_for_its_body(self, serve_bridge_front: str, serve_bridge_subject: Handle) -> None:
         """Who waits for events sees that they will come."""
         gate = secrets.token_hex(8)
-        with Exchange(serve_bridge_front, "GET", f"/silent?gate={gate}") as exchange:
+        with RawExchange(serve_bridge_front, "GET", f"/silent?gate={gate}") as exchange:
             exchange.end()
             assert exchange.head().status_code == 200
             serve_bridge_subject.options(method_name="open").call(gate)
@@ -55,7 +55,7 @@ class StreamContract(Front):
         """No more is made than fits on the way; once the client reads, all of it arrives."""
         gate = secrets.token_hex(8)
         target = f"/counted?gate={gate}&parts={LONG_BYTES // len(PART)}"
-        with Exchange(serve_bridge_front, "GET", target) as exchange:
+        with RawExchange(serve_bridge_front, "GET", target) as exchange:
             exchange.end()
             assert exchange.head().status_code == 200
             produced = partial(serve_bridge_subject.options(method_name="produced").call, gate)
@@ -67,7 +67,7 @@ class StreamContract(Front):
     ) -> None:
         """The backend does not work for nobody."""
         gate = secrets.token_hex(8)
-        with Exchange(serve_bridge_front, "GET", f"/endless?gate={gate}") as exchange:
+        with RawExchange(serve_bridge_front, "GET", f"/endless?gate={gate}") as exchange:
             exchange.end()
             assert exchange.head().status_code == 200
             assert exchange.read()
@@ -79,7 +79,7 @@ class StreamContract(Front):
     ) -> None:
         """`while not await request.is_disconnected()` sends until then; a WSGI server notices with the next event."""
         gate = secrets.token_hex(8)
-        with Exchange(serve_bridge_front, "GET", f"/events?gate={gate}") as exchange:
+        with RawExchange(serve_bridge_front, "GET", f"/events?gate={gate}") as exchange:
             exchange.end()
             assert exchange.head().status_code == 200
             assert exchange.read_at_least(50).startswith(b"data: tick\n\n" * 4)
@@ -92,7 +92,7 @@ class StreamContract(Front):
     ) -> None:
         """Also while nothing is sent either way."""
         gate = secrets.token_hex(8)
-        with Exchange(serve_bridge_front, "GET", f"/hanging?gate={gate}") as exchange:
+        with RawExchange(serve_bridge_front, "GET", f"/hanging?gate={gate}") as exchange:
             exchange.end()
             serve_bridge_subject.options(method_name="begun").call(gate)
             exchange.leave()

@@ -17,7 +17,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
-from serve_bridge.adapters.bridge import reconnecting_client as lasting_client
+from serve_bridge.adapters.bridge import reconnecting_client as reconnecting_client
 from serve_bridge.client.client import link_of
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
@@ -275,7 +275,7 @@ def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed
     names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The request that finds it gone closes it; for others it is gone at once. Another process had the instance."""
-    monkeypatch.setattr(lasting_client, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(reconnecting_client, "LOOK_AGAIN_S", 0.0)
     name = names("closing")
     with start_program(ELSEWHERE, name, str(tmp_path / "ended")) as process:
         assert process.stdout is not None

@@ -121,9 +121,9 @@ FIRST_USE = """
     import os, resource, sys
     import serve_bridge as serve
     from serve_bridge.client.client import link_of
-    from serve_bridge.adapters.bridge.reconnecting_client import LastingClient
+    from serve_bridge.adapters.bridge.reconnecting_client import ReconnectingClient
 
-    link = LastingClient(sys.argv[1])
+    link = ReconnectingClient(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     taken = []
     try:
