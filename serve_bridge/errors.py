@@ -131,8 +131,8 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
         if self.method in ("", "__call__"):
             return f"backend {self.backend!r} has no `__call__`; name a method: handle.options(method_name=...)"
         return (
-            f"backend {self.backend!r} exposes no method {shown(self.method)}; callable are `__call__` and "
-            "the public methods of its class, or those that `exposed_methods` lists"
+            f"backend {self.backend!r} exposes no method {shown(self.method)}; a call can use `__call__` and the "
+            "public methods of its class, or the methods in `exposed_methods`"
         )
 
 

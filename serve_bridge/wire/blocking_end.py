@@ -33,7 +33,7 @@ from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, Stream
 
 RECEIVE_BYTES: Final = 256 * 1024
 ASK_AFTER_SILENCE_S: Final = 1.0
-"""Seconds of silence after which a caller asks the rest of its process whether the replica still lives."""
+"""Seconds of silence after which `on_silence` is called, which can check whether the replica still lives."""
 _TIMEVAL = struct.Struct("@ll")
 _Read = TypeVar("_Read", bytes, int)
 
@@ -131,7 +131,7 @@ class BlockingConnection:
         """Read the next bytes into the buffer of the body. Return the bytes that do not belong there."""
         reader = self._session.reader
         if reader.space is None or not self._is_unix:
-            # Read a header alone, because its payload may belong into the buffer.
+            # Read a header alone, because its payload may belong in the buffer.
             size = HEADER_BYTES if self._is_unix else RECEIVE_BYTES
             return self._receive(answer, partial(self._socket.recv, size))
         while not reader.filled(self._receive(answer, partial(self._socket.recv_into, reader.space))):

@@ -13,11 +13,12 @@ from typing import Final
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.frame_writer import UNCOPIED_BYTES
 from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.space import space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
-from serve_bridge.wire.transport import UNCOPIED_BYTES, FrameTransport
+from serve_bridge.wire.transport import FrameTransport
 
 CHUNK_BYTES: Final = 125 * 1024
 """Upper limit for a piece of a body, in bytes.

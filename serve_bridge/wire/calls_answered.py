@@ -8,9 +8,9 @@ from typing import Any
 
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire import failure, payload
+from serve_bridge.wire.frame_writer import UNCOPIED_BYTES
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.transport import UNCOPIED_BYTES
 
 decode_call = decoder(CallHead)
 

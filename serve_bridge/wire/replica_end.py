@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.frame_writer import FLUSH_PIECES, UNCOPIED_BYTES
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
 from serve_bridge.wire.handshake import Handshake
 from serve_bridge.wire.heads import Rejection, encode_head
@@ -22,7 +23,7 @@ from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.sessions import ReplicaSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import FRAME_COST
-from serve_bridge.wire.transport import FLUSH_PIECES, UNCOPIED_BYTES, FrameTransport
+from serve_bridge.wire.transport import FrameTransport
 
 UPLOAD_WINDOW: Final = 1 << 20
 """Bytes of a request's body that a caller may send before the replica gives more credit."""

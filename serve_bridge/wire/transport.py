@@ -1,9 +1,8 @@
-"""The shared part of both ends of a data-plane connection: handshake, seal, batched writes, back-pressure.
+"""The shared part of both ends of a data-plane connection: handshake, reading and closing. `FrameWriter` writes.
 
 Rule 1: only the connection's own event loop touches it.
-Rule 2: the frames of one loop turn leave together, `FLUSH_FRAMES` at a time. No frame waits longer than its loop turn.
-Rule 3: no frame is read before the handshake ends. The handshake times out after `HANDSHAKE_TIMEOUT_S`.
-Rule 4: a read with many short frames takes several loop turns, `TURN_FRAMES` in each. The socket is read again only
+Rule 2: no frame is read before the handshake ends. The handshake times out after `HANDSHAKE_TIMEOUT_S`.
+Rule 3: a read with many short frames takes several loop turns, `TURN_FRAMES` in each. The socket is read again only
     after the last of them.
 """
 
@@ -15,10 +14,11 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.bulk_receiver import BulkReceiver
+from serve_bridge.wire.frame_writer import FrameWriter
 from serve_bridge.wire.frames import Frame, FrameReader
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake
 from serve_bridge.wire.keys import Role
@@ -26,51 +26,33 @@ from serve_bridge.wire.open_connections import drop_after_fork
 from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer
 from serve_bridge.wire.seal import Seal
 
-FLUSH_FRAMES: Final = 8
-"""Frames of one loop turn that leave in one write. The peer handles them while this process makes the next ones."""
-FLUSH_PIECES: Final = 32
-"""Pieces of streams that leave in one write. They are made quickly, and one write costs as much as ten of them."""
 TURN_FRAMES: Final = 64
 """Upper limit for the frames of one read that are handled in one loop turn. As requests they take about 2 ms."""
-UNCOPIED_BYTES: Final = 16 * 1024
-"""Size in bytes from which a piece of a body is written without a copy. For a shorter one, a copy costs less than a
-separate write."""
-MOST_UNREAD_BYTES: Final = 64 << 20
-"""Upper limit for the bytes that a peer has not read. Above it, the connection closes."""
 CLOSE_LINGER_S: Final = 1.0
 """Seconds that a closed connection has to send the remaining bytes."""
 
 _logger = logging.getLogger("serve_bridge.wire")
 
 
-class FrameTransport(asyncio.Protocol):
-    """An authenticated connection that carries frames.
+class FrameTransport(FrameWriter, asyncio.Protocol):
+    """An authenticated connection for frames.
 
     Attributes:
         closed: Whether the connection has ended.
         ended_by: The error that ended the connection; None if it is open or ended without an error.
-        writes: Number of writes to the socket.
-        written: Number of bytes written to the socket.
-        paused: Done once the socket takes bytes again; None while it takes them.
         last_heard: Loop time at which the peer last sent any bytes.
         is_of_this_process: Whether the peer is this process. Always False on systems other than Linux.
     """
 
     def __init__(self, handshake: Handshake, reader: FrameReader) -> None:
+        super().__init__()
         self._reader = reader
         self._bulk: BulkReceiver | None = None
-        self._loop = asyncio.get_running_loop()
         self._handshake: Handshake | None = handshake
         self._deadline: asyncio.TimerHandle | None = None
-        self._transport: Any = None  # uvloop's transports are not subclasses of asyncio.Transport
-        self._seal_out: Seal | None = None
         self._seal_in: Seal | None = None
-        self._out: list[bytes] = []
-        self._turn_ends = False
-        self.writes = self.written = 0
         self._reads = True
         self._held: Iterator[Frame] | None = None
-        self.paused: asyncio.Future[None] | None = None
         self.closed = False
         self.ended_by: BaseException | None = None
         self.last_heard = self._loop.time()
@@ -113,17 +95,6 @@ class FrameTransport(asyncio.Protocol):
         """Fail the requests in flight."""
         self.close(exc or EOFError("the peer closed the connection"))
 
-    def pause_writing(self) -> None:
-        """Let the senders of bodies wait."""
-        if self.paused is None:
-            self.paused = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """Let the waiting senders continue."""
-        if self.paused is not None:
-            self.paused.set_result(None)
-            self.paused = None
-
     # for the two ends
 
     def frames_received(self, frames: Iterable[Frame]) -> None:
@@ -149,48 +120,6 @@ class FrameTransport(asyncio.Protocol):
     def is_host_silent(self, for_s: float) -> bool:
         """Return whether data was sent and the peer's host has acknowledged nothing for *for_s* seconds."""
         return not self.closed and acknowledges_nothing(self._transport.get_extra_info("socket"), for_s)
-
-    def is_quiet(self) -> bool:
-        """Return whether the connection has at most one request, so no other frame is likely to follow soon."""
-        raise NotImplementedError  # abstract
-
-    # writing
-
-    def send(self, frame: bytes, together: int = FLUSH_FRAMES) -> None:
-        """Send *frame*: at once on a quiet connection, otherwise with the other frames of this loop turn.
-
-        At most *together* frames leave in one write.
-        """
-        out = self._out
-        if not self._turn_ends:
-            if self._seal_out is None and self.is_quiet():
-                self._write(frame)
-                return
-            self._turn_ends = True
-            self._loop.call_soon(self._end_turn)
-        out.append(frame)
-        if len(out) >= together:
-            self._flush()
-
-    def send_piece(self, header: bytes, piece: bytes | memoryview) -> None:
-        """Send a DATA frame. The caller must not change *piece* before `writable` returns."""
-        if len(piece) < UNCOPIED_BYTES or self._seal_out is not None:
-            self.send(header + piece)
-            return
-        self._flush()
-        if not self._transport.is_closing():
-            self.writes += 1
-            self.written += len(header) + len(piece)
-            self._transport.writelines((header, piece))
-
-    def backed_up(self, unread: int) -> None:
-        """React to a peer that reads slowly: *unread* bytes wait, more than the socket takes."""
-
-    def unread(self) -> int:
-        """Return the number of bytes that wait for the peer, not counting those in the socket's buffer."""
-        return int(self._transport.get_write_buffer_size())
-
-    # reading
 
     def stop_reading(self) -> None:
         """Stop reading from the socket until `read_on`."""
@@ -260,11 +189,6 @@ class FrameTransport(asyncio.Protocol):
             if self._reads:
                 self._transport.resume_reading()
 
-    async def writable(self) -> None:
-        """Wait until the socket takes more bytes."""
-        while self.paused is not None:
-            await asyncio.shield(self.paused)
-
     def close(self, error: BaseException | None = None) -> None:
         """Close at once. The requests in flight fail. A second call does nothing."""
         if self.closed:
@@ -300,33 +224,6 @@ class FrameTransport(asyncio.Protocol):
         self._transport.close()
         if self._transport.get_write_buffer_size():  # a peer that does not read must not keep the socket open
             self._loop.call_later(CLOSE_LINGER_S, self._transport.abort)
-
-    def _end_turn(self) -> None:
-        self._turn_ends = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if not out:
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._write(data if self._seal_out is None else self._seal_out.close(data))
-
-    def _write(self, data: bytes) -> None:
-        if data and self._transport is not None and not self._transport.is_closing():
-            self.writes += 1
-            self.written += len(data)
-            self._transport.write(data)
-            if self.paused is not None:
-                self._check_unread()
-
-    def _check_unread(self) -> None:
-        unread = self.unread()
-        if unread > MOST_UNREAD_BYTES:
-            self.close(ProtocolError(f"the peer does not read: {unread} bytes wait; the limit is {MOST_UNREAD_BYTES}"))
-        else:
-            self.backed_up(unread)
 
     def _greet(self, handshake: Handshake, data: bytes) -> bytes:
         """Give *data* to the handshake. Return the bytes after it, which belong to frames."""

@@ -21,13 +21,13 @@ from serve_bridge.instance.instance_file import find
 from serve_bridge.wire import payload, replica_end
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.frame_writer import MOST_UNREAD_BYTES
 from serve_bridge.wire.frames import END, Frame, FrameReader, Kind, encode
 from serve_bridge.wire.handshake import Handshake, identity
 from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
-from serve_bridge.wire.transport import MOST_UNREAD_BYTES
 from tests.support.waiting import wait_until
 
 ANSWER_BYTES = 60_000

@@ -22,6 +22,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.dialling import NoListener, dial, dial_running
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
+from serve_bridge.wire.frame_writer import FLUSH_PIECES
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, MAGIC
 from serve_bridge.wire.keys import Key, Role
@@ -29,7 +30,7 @@ from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.socket_files import MAX_UNIX_PATH
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
-from serve_bridge.wire.transport import FLUSH_PIECES, TURN_FRAMES
+from serve_bridge.wire.transport import TURN_FRAMES
 from tests.support.waiting import reached
 
 KEY = Key(b"k" * 32)
