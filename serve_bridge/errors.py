@@ -137,10 +137,10 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
 
 
 class NothingStarted(ServeBridgeError):
-    """Base of the errors which prove that the request was not started.
+    """Base of the errors which prove that the request did not start.
 
     Attributes:
-        executed: "no". It is "unknown" when the error reaches the caller of user code which failed with it, since that
+        executed: "no". If user code fails with such an error, it is "unknown" for the caller of that code, because the
             code did run.
     """
 

@@ -58,7 +58,8 @@ NO_TRAILERS: Final = (
         b"location max-forwards pragma range retry-after set-cookie vary warning www-authenticate x-request-id".split()
     )
 )
-"""Fields that are not allowed as trailers, because a client needs them before the body (RFC 9110 section 6.5.1)."""
+"""Fields that are not allowed as trailers (RFC 9110 section 6.5.1). A client needs them before the body, or must not
+accept them after it."""
 
 TRAILERS: Final = "http.response.trailers"
 """Name of the ASGI extension for trailers, and of its message."""

@@ -36,7 +36,7 @@ class Claim:
         """
         self.directory = directory
         self._lock: int | None = None
-        while self._lock is None:  # another process may just remove the directory of a dead process
+        while self._lock is None:  # another process may be removing the directory of a dead process
             private_directory(directory)
             self._lock = _locked(directory, fcntl.LOCK_SH, os.O_CREAT)
 

@@ -1,4 +1,4 @@
-"""Facts about the peer of a socket that the kernel knows: the user and process of a unix peer, the host of a TCP peer.
+"""The kernel's knowledge of a socket's peer: the user and process of a unix peer, and the host of a TCP peer.
 
 The kernel of the peer's host acknowledges all data that arrives, or answers that its buffer is full. It does so even if
 the peer's process hangs or was stopped. If nothing is acknowledged, the host has gone or the network is broken. TCP
