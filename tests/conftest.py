@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 import serve_bridge as serve
 from tests.support.effort import FULL, SEED
 from tests.support.runtimes import surplus
+from tests.support.schedule import turn
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until_equal
 
@@ -38,11 +39,12 @@ def pytest_report_header() -> str:
 _numbers = itertools.count()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests on Ray that this run can do without; all workers have one seed, so they agree."""
+    """Leave out the tests on Ray that this run can do without, and order the files. All workers have the same seeds."""
     left_out = surplus(items)
     config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+    items[:] = sorted((item for item in items if item not in left_out), key=turn)
 
 
 @pytest.fixture(scope="session", autouse=True)
