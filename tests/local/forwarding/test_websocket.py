@@ -1,4 +1,4 @@
-"""A forwarded WebSocket under an ASGI server of the tests' own, which does what servers may do."""
+"""A forwarded WebSocket under an ASGI server of the tests, which uses the freedom of the ASGI specification."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DENIAL = {"websocket.http.response": {}}
 
 
 class Server:
-    """One WebSocket of an ASGI server: what it has received and what it was sent."""
+    """One WebSocket of an ASGI server: its received and its sent messages."""
 
     def __init__(self) -> None:
         self.received: asyncio.Queue[Any] = asyncio.Queue()
@@ -53,14 +53,14 @@ class Server:
 
 
 class Talk:
-    """Serves WebSockets, and remembers what became of them."""
+    """A backend which serves WebSockets, and remembers how they ended."""
 
     def __init__(self) -> None:
         self.ended: list[Any] = []
         self.begun = 0
 
     async def __call__(self, websocket: WebSocket) -> None:
-        """Do what the query says."""
+        """Serve the WebSocket as its query says."""
         how = websocket.query_params["how"]
         self.begun += 1
         try:
@@ -79,7 +79,7 @@ class Talk:
             raise
 
     async def echo(self, websocket: WebSocket) -> None:
-        """Send back what comes, with the caller's context."""
+        """Send each message back, with the context of the caller."""
         while True:
             await websocket.send_json([await websocket.receive_json(), websocket.state._state])
 
@@ -94,7 +94,7 @@ class Talk:
             await asyncio.sleep(0)
 
     async def so_far(self) -> tuple[int, list[Any]]:
-        """Return how many have begun, and how they ended."""
+        """Return the number of begun WebSockets, and how they ended."""
         return self.begun, self.ended
 
 
@@ -112,7 +112,7 @@ def client() -> Iterator[serve.Client]:
 async def forwarded(
     client: serve.Client, how: str, *, extensions: Any = DENIAL, **options: Any
 ) -> AsyncIterator[tuple[Server, asyncio.Task[int | None]]]:
-    """Forward one WebSocket; the task is done when it has ended."""
+    """Forward one WebSocket in a task, which ends with it."""
     server = Server()
     scope = {
         "type": "websocket",
@@ -135,7 +135,7 @@ async def forwarded(
 
 
 async def told(client: serve.Client, condition: Callable[[int, list[Any]], bool]) -> None:
-    """Wait until *condition* holds for how many WebSockets have begun and how they ended."""
+    """Wait until *condition* is true of the number of begun WebSockets, and of how they ended."""
     handle = client.get_handle("talk").options(method_name="so_far")
     async with asyncio.timeout(60):
         while not condition(*(await handle.acall())):  # noqa: ASYNC110 - what is waited for happens in a replica
@@ -143,12 +143,12 @@ async def told(client: serve.Client, condition: Callable[[int, list[Any]], bool]
 
 
 async def ended(client: serve.Client, expected: list[Any]) -> None:
-    """Wait until the backend's WebSockets have ended so."""
+    """Wait until the WebSockets of the backend have ended like this."""
     await told(client, lambda _, ends: ends == expected)
 
 
 def test_what_the_app_knows_reaches_the_backend(client: serve.Client) -> None:
-    """As the state of the WebSocket; its other state is empty."""
+    """The context of the app is the state of the WebSocket, and the only state."""
 
     async def run() -> None:
         async with forwarded(client, "echo", context={"user": 7}) as (server, _):
@@ -160,7 +160,7 @@ def test_what_the_app_knows_reaches_the_backend(client: serve.Client) -> None:
 
 @pytest.mark.parametrize("extensions", [DENIAL, {}, None])
 def test_a_denial_is_what_the_server_can_send(client: serve.Client, extensions: Any) -> None:
-    """With its status and body, or a bare close that servers answer with 403."""
+    """The client gets its status and body, or a bare 403 if the server can only close."""
 
     async def run() -> None:
         async with forwarded(client, "deny", extensions=extensions) as (server, task):
@@ -175,7 +175,7 @@ def test_a_denial_is_what_the_server_can_send(client: serve.Client, extensions: 
 
 
 def test_a_client_that_leaves_before_the_answer_ends_the_handshake(client: serve.Client) -> None:
-    """User code that has not accepted is cancelled, as over HTTP."""
+    """User code is cancelled before it accepts, as over HTTP."""
 
     async def run() -> None:
         async with forwarded(client, "wait") as (server, task):
@@ -189,7 +189,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_handshake(client: serve
 
 
 def test_a_client_that_never_came_is_not_forwarded(client: serve.Client) -> None:
-    """It left before its handshake was taken."""
+    """The client left before the first message of its handshake."""
 
     async def run() -> None:
         server = Server()
@@ -210,7 +210,7 @@ def test_a_client_that_never_came_is_not_forwarded(client: serve.Client) -> None
 def test_user_code_that_goes_on_without_its_client_is_stopped(
     client: serve.Client, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who sends is told by the next message; who does nothing is cancelled after a grace."""
+    """The next `send` of user code fails. User code which does not send is cancelled after a grace."""
     monkeypatch.setattr(messages, "LEAVE_GRACE_S", 0.01)
     monkeypatch.setattr(websocket_session, "LEAVE_GRACE_S", 0.01)
 
@@ -225,7 +225,7 @@ def test_user_code_that_goes_on_without_its_client_is_stopped(
 
 
 def test_a_server_that_takes_no_more_is_one_whose_client_has_left(client: serve.Client) -> None:
-    """Each has its own error for it; the code comes with its `receive`."""
+    """Each server raises an error of its own. The close code comes with its `receive`."""
 
     async def run() -> None:
         async with forwarded(client, "echo") as (server, task):
@@ -241,7 +241,7 @@ def test_a_server_that_takes_no_more_is_one_whose_client_has_left(client: serve.
 
 
 def test_a_server_that_stops_ends_the_websocket(client: serve.Client) -> None:
-    """Its task is cancelled, and user code is told."""
+    """The server cancels the task, and user code gets the close."""
 
     async def run() -> None:
         async with forwarded(client, "echo") as (server, task):
@@ -255,7 +255,7 @@ def test_a_server_that_stops_ends_the_websocket(client: serve.Client) -> None:
 
 
 def test_a_message_above_the_limit_closes_both_ends(client: serve.Client) -> None:
-    """Where the server lets it through."""
+    """This holds for servers without a limit of their own."""
 
     async def run() -> None:
         async with forwarded(client, "echo") as (server, task):
@@ -269,7 +269,7 @@ def test_a_message_above_the_limit_closes_both_ends(client: serve.Client) -> Non
 
 
 def test_no_code_that_may_not_leave_comes_from_here(client: serve.Client) -> None:
-    """A backend that is deleted under an open WebSocket ends it with one that may."""
+    """If a backend is deleted under an open WebSocket, the close has an allowed code."""
 
     async def run() -> None:
         async with forwarded(client, "deaf") as (server, task):

@@ -1,4 +1,4 @@
-"""Calls on blocking sockets: when the router takes over, and what is spent by then."""
+"""Calls on blocking sockets: when the router takes over, and which time and retries the call has spent by then."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Request:
-    """A request as the router takes it."""
+    """A request for the router."""
 
     idempotent: bool = False
     timeout_s: float = TIMEOUT_S
@@ -67,7 +67,7 @@ class Request:
 
 
 class Stage:
-    """A router and one replica on a loop of their own, and direct calls from the test's thread."""
+    """A router and one replica on a loop of their own, and blocking calls from the test's thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -82,7 +82,7 @@ class Stage:
         self.publish(listening.result(5))
 
     def on_loop(self, work: Callable[[], _Result]) -> _Result:
-        """Run *work* where the router lives."""
+        """Run *work* on the loop of the router."""
 
         async def run() -> _Result:
             return work()
@@ -101,7 +101,7 @@ class Stage:
         return 0
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Answer, unless the test has another fate for this request."""
+        """Answer, unless the test has planned another fate for this request."""
         self.asked += 1
         match self.fates.pop(0) if self.fates else "answer":
             case "answer":
@@ -138,7 +138,7 @@ class Stage:
         return self.thread.submit(run).result(TIMEOUT_S)
 
     def close(self) -> None:
-        """End everything."""
+        """Close the router and the replica."""
 
         async def close() -> None:
             self.router.close()
@@ -161,7 +161,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_a_simple_call_is_answered_on_its_own_socket(stage: Stage) -> None:
-    """The router has nothing to do with it."""
+    """The router does not send it."""
     request, answer = stage.exchange("answer")
     assert answer == (b"answer", b"")
     assert (stage.router.statistics.routed, request.timeout_s) == (0, TIMEOUT_S)
@@ -182,7 +182,7 @@ def test_a_lost_call_is_not_sent_again(stage: Stage) -> None:
 
 
 def test_a_lost_idempotent_call_goes_to_the_router_as_its_one_retry(stage: Stage) -> None:
-    """With the time that is left, and paid for from the router's budget."""
+    """The router gets the remaining time, and the budget pays for the retry."""
     request, answer = stage.exchange("die", idempotent=True)
     assert (answer, request.retried, stage.router.statistics.retried) == (None, True, 1)
     assert request.timeout_s < TIMEOUT_S
@@ -190,7 +190,7 @@ def test_a_lost_idempotent_call_goes_to_the_router_as_its_one_retry(stage: Stage
 
 
 def test_a_call_that_was_lost_twice_is_not_sent_a_third_time(stage: Stage) -> None:
-    """A call that kills replicas does not kill all of them."""
+    """A call which kills its replica does not kill all replicas."""
     request, _ = stage.exchange("die", idempotent=True)
     with pytest.raises(ReplicaDied):
         stage.route(request, "die")
@@ -198,7 +198,7 @@ def test_a_call_that_was_lost_twice_is_not_sent_a_third_time(stage: Stage) -> No
 
 
 def test_without_budget_nothing_is_sent_again(stage: Stage) -> None:
-    """When many replicas die, retries would be the load that kills the rest."""
+    """If many replicas die, the load of retries would kill the rest."""
     for _ in range(int(RETRY_RESERVE)):
         stage.exchange("die", idempotent=True)
     with pytest.raises(ReplicaDied):
@@ -207,7 +207,7 @@ def test_without_budget_nothing_is_sent_again(stage: Stage) -> None:
 
 
 def test_a_retry_that_comes_too_late_does_not_hide_that_the_first_may_have_run(stage: Stage) -> None:
-    """That the second attempt did not start proves nothing."""
+    """The second attempt did not start, but the first may have run."""
     request, _ = stage.exchange("die", idempotent=True)
     request.timeout_s = 0.05
     with pytest.raises(DeadlineExceeded) as caught:
@@ -216,14 +216,14 @@ def test_a_retry_that_comes_too_late_does_not_hide_that_the_first_may_have_run(s
 
 
 def test_a_call_past_its_deadline_is_cancelled(stage: Stage) -> None:
-    """And does not go to the router."""
+    """The router does not get it."""
     with pytest.raises(DeadlineExceeded):
         stage.exchange("hold", timeout_s=0.05)
     assert stage.cancelled.wait(5)
 
 
 def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
-    """The replica need not go on."""
+    """The replica stops its work."""
     stage.fates = ["mumble"]
     scope = dict.fromkeys(("method", "scheme", "http_version", "path"), "") | {"query_string": b"", "headers": []}
     request = ForwardedRequest("e", (), scope, timeout_s=3600.0, request_ids=iter(["id"]))
@@ -233,7 +233,7 @@ def test_an_answer_whose_head_is_malformed_is_given_up(stage: Stage) -> None:
 
 
 class TimeLimit(Exception):
-    """What a task queue raises in the middle of anything."""
+    """The exception of a task queue at the time limit of a task."""
 
 
 def raising_at(number: int) -> tuple[Callable[..., Any], list[str]]:
@@ -260,7 +260,7 @@ def _is_with(frame: Any) -> bool:
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
 
 
-# A socket that was just being made is closed by the garbage collector.
+# The garbage collector closes a socket whose constructor was interrupted.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_at_any_line_keeps_no_slot(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Exceptions that arrive in the middle of a call, as the time limits of task queues do."""
+"""Exceptions in the middle of a call, such as the time limits of task queues."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ PROGRAM = """
     print(interrupted, psutil.Process().num_threads() - threads)
 """
 CALLS = 150
-MOST_LEFT = 2
-"""Threads that CPython may leave: one whose `Thread.start` was interrupted can wait for the lock of its own event."""
+MAX_THREADS_LEFT = 2
+"""Upper limit for threads left by CPython: after an interrupted `Thread.start`, a thread can wait for its own lock."""
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[serve.Client]:
-    """An instance whose backend returns what it gets, one request at a time."""
+    """An instance whose backend returns its argument, one request at a time."""
 
     async def same(request: Any) -> Any:
         return request.data
@@ -67,7 +67,7 @@ def client() -> Iterator[serve.Client]:
 
 
 def test_an_interrupted_first_call_leaves_no_thread_and_no_place_taken(client: serve.Client) -> None:
-    """Wherever it is interrupted; the next call of the process works."""
+    """The call may be interrupted at any line. The next call of the process works."""
     interrupted, threads = map(int, run_program(PROGRAM, client.address, str(CALLS)).split())
     assert interrupted > 0
-    assert threads <= MOST_LEFT
+    assert threads <= MAX_THREADS_LEFT

@@ -34,7 +34,7 @@ KEY = Key(b"k" * 32)
 
 
 class FakeReplica:
-    """Answers with its name, or does what the test says; counts what it was sent."""
+    """A replica which answers with its name or as the test says, and counts its requests."""
 
     behaviour: Callable[[ReplicaStream], object]
 
@@ -47,11 +47,11 @@ class FakeReplica:
         self.listener = Listener(self, KEY, "g", name)
 
     def load(self) -> int:
-        """Return the load that it claims to have."""
+        """Return the load which the test has set."""
         return self.reported
 
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
-        """Take a request."""
+        """Accept a request."""
         self.streams.append(stream)
         self.arrived.set()
         self.behaviour(stream)
@@ -61,34 +61,34 @@ class FakeReplica:
         stream.respond(self.name.encode(), end=True)
 
     def mumble(self, stream: ReplicaStream) -> None:
-        """Begin an answer that is none."""
+        """Answer with a malformed head."""
         stream.respond(b"\xa1\xff", end=False)
 
     def die(self, stream: ReplicaStream) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         self.listener.close()
 
     def hold(self, stream: ReplicaStream) -> None:
         """Answer later, or never."""
 
     def full(self, stream: ReplicaStream) -> None:
-        """Refuse."""
+        """Reject the request as full."""
         stream.reject("full")
 
     def leave_once(self, stream: ReplicaStream) -> None:
-        """Say that it drains, then go on as if nothing had been said."""
+        """Reject as draining once, then serve."""
         self.behaviour = self.answer
         stream.reject("draining")
 
     def deny_once(self, stream: ReplicaStream) -> None:
-        """Say that it serves another backend, then serve this one."""
+        """Reject as foreign once, then serve."""
         self.behaviour = self.answer
         stream.reject("foreign")
 
 
 @dataclass
 class Request:
-    """A request as the router takes it."""
+    """A request for the router."""
 
     timeout_s: float = 10.0
     limit_s: float = 10.0
@@ -107,7 +107,7 @@ class Request:
 
 @dataclass
 class Stage:
-    """A router, and replicas that can be started and listed."""
+    """A router and its replicas."""
 
     directory: Path
     limit: int = 10
@@ -121,7 +121,7 @@ class Stage:
         self.router = Router(KEY, Role.PYTHON)
 
     async def start(self, replica: FakeReplica) -> FakeReplica:
-        """Let a replica listen."""
+        """Start a replica."""
         address = await replica.listener.listen(self.directory / "s")
         self.running[replica.name] = replica, address
         return replica
@@ -143,7 +143,7 @@ class Stage:
         return frame.payload.decode()
 
     def close(self) -> None:
-        """End everything."""
+        """Close the router and the replicas."""
         self.router.close()
         for replica, _ in self.running.values():
             replica.listener.close()
@@ -171,7 +171,7 @@ async def turns(condition: Callable[[], object]) -> None:
 
 
 def test_of_two_replicas_the_less_loaded_gets_the_request(tmp_path: Path) -> None:
-    """By what they reported with their answers."""
+    """The router compares the loads which came with their answers."""
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1", load=1000))
@@ -184,7 +184,7 @@ def test_of_two_replicas_the_less_loaded_gets_the_request(tmp_path: Path) -> Non
 
 
 def test_a_full_replica_is_skipped(tmp_path: Path) -> None:
-    """Its rejection costs the caller nothing."""
+    """The caller does not notice the rejection."""
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1", "full"))
@@ -195,8 +195,8 @@ def test_a_full_replica_is_skipped(tmp_path: Path) -> None:
     staged(tmp_path, main)
 
 
-def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
-    """One place, and three requests."""
+def test_waiting_requests_are_served_in_order(tmp_path: Path) -> None:
+    """Three requests wait for one slot."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1", "hold"))
@@ -218,7 +218,7 @@ def test_who_waits_is_served_in_order(tmp_path: Path) -> None:
 
 
 def test_a_rejected_request_waits_until_its_replica_has_room(tmp_path: Path) -> None:
-    """Others' requests fill it; the router tries again by itself."""
+    """Requests of other routers fill the replica. The router tries again by itself."""
 
     async def main(stage: Stage) -> None:
         replica = FakeReplica("r1")
@@ -230,8 +230,8 @@ def test_a_rejected_request_waits_until_its_replica_has_room(tmp_path: Path) -> 
     staged(tmp_path, main)
 
 
-def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -> None:
-    """Which says so; adapters and the proxy answer it as they do others, and the replica need not go on."""
+def test_an_answer_whose_head_is_malformed_is_a_protocol_error(tmp_path: Path) -> None:
+    """Adapters and the proxy answer the ProtocolError like other errors. The replica stops its work."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1", "mumble"))
@@ -245,8 +245,8 @@ def test_an_answer_whose_head_is_malformed_is_an_error_of_ours(tmp_path: Path) -
     staged(tmp_path, main)
 
 
-def test_a_line_that_is_full_refuses_at_once(tmp_path: Path) -> None:
-    """With nothing started; those whose time was up leave their place."""
+def test_a_queue_that_is_full_refuses_at_once(tmp_path: Path) -> None:
+    """No replica starts the request. An expired request leaves its place in the queue."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1", "hold"))
@@ -267,7 +267,7 @@ def test_a_line_that_is_full_refuses_at_once(tmp_path: Path) -> None:
 
 
 def test_without_a_replica_nothing_waits(tmp_path: Path) -> None:
-    """There is nothing to wait for."""
+    """No slot can become free."""
 
     async def main(stage: Stage) -> None:
         stage.publish()
@@ -278,7 +278,7 @@ def test_without_a_replica_nothing_waits(tmp_path: Path) -> None:
 
 
 def test_replicas_that_all_went_away_are_not_waited_for_till_the_deadline(tmp_path: Path) -> None:
-    """Only as long as a new table may take."""
+    """A request waits only as long as a new routing table may take."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1"))
@@ -291,7 +291,7 @@ def test_replicas_that_all_went_away_are_not_waited_for_till_the_deadline(tmp_pa
 
 
 def test_a_deadline_that_passes_before_sending_proves_that_nothing_ran(tmp_path: Path) -> None:
-    """The request was in line."""
+    """The request was still in the queue."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1", "hold"))
@@ -307,7 +307,7 @@ def test_a_deadline_that_passes_before_sending_proves_that_nothing_ran(tmp_path:
 
 
 def test_a_deadline_that_passes_after_sending_leaves_it_unknown_and_cancels(tmp_path: Path) -> None:
-    """The slot is free once the replica has confirmed."""
+    """The slot is free once the replica has confirmed the cancel."""
 
     async def main(stage: Stage) -> None:
         replica = FakeReplica("r1")
@@ -336,7 +336,7 @@ def test_a_deadline_that_passes_after_sending_leaves_it_unknown_and_cancels(tmp_
 
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_a_lost_request_is_sent_again_only_if_that_is_safe(tmp_path: Path, idempotent: bool) -> None:
-    """Once, to another replica."""
+    """It is sent once more, to another replica."""
 
     async def main(stage: Stage) -> None:
         dying = await stage.start(FakeReplica("r1", "die"))
@@ -355,8 +355,8 @@ def test_a_lost_request_is_sent_again_only_if_that_is_safe(tmp_path: Path, idemp
     staged(tmp_path, main)
 
 
-def test_a_second_attempt_that_finds_nobody_proves_nothing_of_the_first(tmp_path: Path) -> None:
-    """The request may have run, whatever its line said afterwards."""
+def test_a_second_attempt_that_finds_no_replica_proves_nothing_of_the_first(tmp_path: Path) -> None:
+    """The first attempt may have run, even if the second one only waited in the queue."""
 
     async def main(stage: Stage) -> None:
         dying = await stage.start(FakeReplica("r1", "die"))
@@ -372,7 +372,7 @@ def test_a_second_attempt_that_finds_nobody_proves_nothing_of_the_first(tmp_path
 
 
 def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:
-    """A request that kills replicas does not kill all of them."""
+    """A request which kills its replica does not kill all replicas."""
 
     async def main(stage: Stage) -> None:
         for name in ("r1", "r2", "r3"):
@@ -387,7 +387,7 @@ def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fate", ["full", "die", "hold", "nobody"])
 def test_a_shadow_never_affects_the_primary(tmp_path: Path, fate: str) -> None:
-    """Whatever becomes of it."""
+    """The shadow may fail in any way."""
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1"))
@@ -399,7 +399,7 @@ def test_a_shadow_never_affects_the_primary(tmp_path: Path, fate: str) -> None:
 
 
 def test_shadows_get_copies(tmp_path: Path) -> None:
-    """Each is counted when it was answered."""
+    """A copy is counted when it was answered."""
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1"))
@@ -414,7 +414,7 @@ def test_shadows_get_copies(tmp_path: Path) -> None:
 
 
 def test_a_replica_that_leaves_the_table_finishes_what_it_has(tmp_path: Path) -> None:
-    """And gets nothing more; its connection closes then."""
+    """It gets no further requests, and its connection closes after the last answer."""
 
     async def main(stage: Stage) -> None:
         leaving = await stage.start(FakeReplica("r1", "hold"))
@@ -433,7 +433,7 @@ def test_a_replica_that_leaves_the_table_finishes_what_it_has(tmp_path: Path) ->
 
 @pytest.mark.parametrize("behaviour", ["leave_once", "deny_once"])
 def test_a_replica_that_refused_for_a_wrong_reason_is_asked_again(tmp_path: Path, behaviour: str) -> None:
-    """It was set aside for a while, not for ever; a request that comes meanwhile waits for it or goes elsewhere."""
+    """The router avoids the replica for a while only. Until then, a request waits or goes to another replica."""
 
     async def main(stage: Stage) -> None:
         await stage.start(FakeReplica("r1", behaviour))
@@ -448,7 +448,7 @@ def test_a_replica_that_refused_for_a_wrong_reason_is_asked_again(tmp_path: Path
 
 
 def test_a_draining_replica_loses_nothing(tmp_path: Path) -> None:
-    """What is under way to it goes to another one."""
+    """Requests on their way to it go to another replica."""
 
     async def main(stage: Stage) -> None:
         draining = await stage.start(FakeReplica("r1"))
@@ -463,7 +463,7 @@ def test_a_draining_replica_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_replica_that_comes_back_is_dialled_again(tmp_path: Path) -> None:
-    """For as long as it is listed."""
+    """The router dials for as long as the replica is listed."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1"))
@@ -476,8 +476,8 @@ def test_a_replica_that_comes_back_is_dialled_again(tmp_path: Path) -> None:
     staged(tmp_path, main)
 
 
-def test_a_body_that_is_streamed_goes_whole_to_whoever_accepts_it(tmp_path: Path) -> None:
-    """A rejection before has lost nothing of it."""
+def test_a_body_that_is_streamed_goes_whole_to_the_replica_that_accepts_it(tmp_path: Path) -> None:
+    """A rejection before has lost no byte of it."""
 
     async def main(stage: Stage) -> None:
         replica = FakeReplica("r1")
@@ -509,7 +509,7 @@ def test_a_body_that_is_streamed_goes_whole_to_whoever_accepts_it(tmp_path: Path
 
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path, deleted: bool) -> None:
-    """Nobody waits for ever, not even for a backend that was deleted meanwhile."""
+    """No request waits for ever, not even for a deleted backend."""
 
     async def main(stage: Stage) -> None:
         replica = await stage.start(FakeReplica("r1", "hold"))
@@ -526,7 +526,7 @@ def test_a_closed_router_fails_what_is_in_flight(tmp_path: Path, deleted: bool) 
 
 
 def test_an_unknown_endpoint_is_told_from_a_missing_table(tmp_path: Path) -> None:
-    """One is the caller's mistake."""
+    """Only the unknown endpoint is a mistake of the caller."""
 
     async def main(stage: Stage) -> None:
         with pytest.raises(NotConnected):

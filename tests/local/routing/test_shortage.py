@@ -1,4 +1,4 @@
-"""A caller that runs out of file descriptors: its replicas are well, and it goes on as soon as it has some."""
+"""A caller without free file descriptors: its replicas stay in use, and its calls work again with the next one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ NOTHING_IDLE = """
 
 
 async def echo(request: serve.ServeRequest) -> object:
-    """Answer after a while, so that many calls are under way at once."""
+    """Answer after a while, so many calls are in flight at the same time."""
     import asyncio
 
     await asyncio.sleep(0.05)
@@ -108,12 +108,12 @@ def address() -> Iterator[str]:
 
 @pytest.mark.parametrize("situation", [NEW_LOOP, MANY_THREADS], ids=["a new loop", "many threads"])
 def test_idle_connections_are_given_back_for_new_ones(situation: str, address: str) -> None:
-    """They have all the descriptors that the process may have."""
+    """They use all descriptors of the process."""
     assert run_program(f"{CALLER}{situation}\n    print('well')\n", address) == "well\n"
 
 
 def test_a_call_without_a_descriptor_fails_and_the_replicas_stay(address: str) -> None:
-    """The error names the shortage; as soon as there are descriptors, calls go on."""
+    """The error names the shortage. Calls work again as soon as descriptors are free."""
     assert run_program(f"{CALLER}{NOTHING_IDLE}\n    print('well')\n", address) == "well\n"
 
 
@@ -147,5 +147,5 @@ FIRST_USE = """
 
 
 def test_an_app_whose_first_use_finds_no_descriptor_answers_503_until_there_is_one(address: str) -> None:
-    """The instance's file is not to blame, and neither is the instance."""
+    """Neither the file of the instance nor the instance is at fault."""
     assert run_program(FIRST_USE, address) == "well\n"

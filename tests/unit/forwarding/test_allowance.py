@@ -1,4 +1,4 @@
-"""What a process keeps for slow clients."""
+"""The memory which a process uses for slow clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Room:
         self.left = limit
 
     def take(self, size: int) -> bool:
-        """Take *size* bytes if they are there."""
+        """Take *size* bytes, if there is room for them."""
         fits = size <= self.left
         self.left -= size if fits else 0
         return fits
@@ -36,7 +36,7 @@ class Room:
 
 
 def test_what_is_kept_is_given_back_once() -> None:
-    """However often that is asked for."""
+    """A second `give_back` does nothing."""
     room = Room(100)
     kept = KeptBytes(room)
     assert kept.take(60)
@@ -49,7 +49,7 @@ def test_what_is_kept_is_given_back_once() -> None:
 
 
 def test_no_request_keeps_more_than_its_limit() -> None:
-    """Even if there is room for more."""
+    """The limit holds even if the allowance has room."""
     kept = KeptBytes(Room(10 * MAX_KEPT_BYTES))
     assert kept.take(MAX_KEPT_BYTES)
     assert not kept.take(1)
@@ -58,7 +58,7 @@ def test_no_request_keeps_more_than_its_limit() -> None:
 def request_with(
     messages: list[Any], *fields: tuple[bytes, bytes], timeout_s: float = 10.0
 ) -> tuple[ForwardedRequest, Any]:
-    """Return a request, and the `receive` that gives its *messages* one after the other."""
+    """Return a request, and a `receive` with its *messages*."""
     scope = {
         "type": "http",
         "method": "POST",
@@ -85,7 +85,7 @@ def body(data: bytes, *, more: bool = True) -> Any:
 
 
 async def collected(request: ForwardedRequest, receive: Any, room: Room) -> Any:
-    """Return what follows the head after the body was collected."""
+    """Return the body after the head, once it was collected."""
     await request.receive_body(receive)
     await request.collect(room)
     if isinstance(request.body, AsyncIterator):
@@ -95,7 +95,7 @@ async def collected(request: ForwardedRequest, receive: Any, room: Room) -> Any:
 
 @pytest.mark.parametrize("size", [INLINE - 1, INLINE, INLINE + 1])
 def test_a_body_that_comes_in_pieces_is_whole_before_the_request_is_sent(size: int) -> None:
-    """A short one travels in the head, a longer one can be sent again."""
+    """A short body travels in the head. A longer one can be sent again."""
     messages = [body(b"a" * 100), body(b"b" * (size - 100)), body(b"", more=False)]
     request, receive = request_with(messages)
     room = Room(1 << 20)
@@ -109,14 +109,14 @@ def test_a_body_that_comes_in_pieces_is_whole_before_the_request_is_sent(size: i
 
 
 def test_a_body_without_room_streams() -> None:
-    """Nothing of it is lost."""
+    """No byte of it is lost."""
     pieces = [bytes([number]) * 1000 for number in range(10)]
     request, receive = request_with([*map(body, pieces), body(b"", more=False)])
     assert asyncio.run(collected(request, receive, Room(3500))) == pieces
 
 
 def test_a_body_that_is_known_to_be_too_long_is_not_collected() -> None:
-    """User code begins at once, as it does for any stream."""
+    """User code begins at once, as for every stream."""
     length = (b"content-length", b"%d" % (MAX_KEPT_BYTES + 1))
     request, receive = request_with([body(b"a")], length)
 
@@ -133,7 +133,7 @@ def test_a_body_that_is_known_to_be_too_long_is_not_collected() -> None:
     ("messages", "error"), [([body(b"a"), {"type": "http.disconnect"}], UploadBroken), ([body(b"a")], DeadlineExceeded)]
 )
 def test_a_body_that_does_not_come_gives_everything_back(messages: list[Any], error: type[Exception]) -> None:
-    """The client has left, or the time is up; nothing was sent to a backend."""
+    """The client has left, or the deadline has passed. No backend got the request."""
     request, receive = request_with(messages, timeout_s=0.1)
     room = Room(1 << 20)
     with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""The head of a forwarded request, and the answers for those that fail."""
+"""The head of a forwarded request, and the answers to failed requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")
-"""The header of a request that came without a valid id."""
+"""The header of a request without a valid id."""
 
 
 def forwarded(*headers: tuple[bytes, bytes], method: str = "GET", **options: Any) -> ForwardedRequest:
@@ -44,20 +44,20 @@ def head_of(request: ForwardedRequest) -> HttpHead:
 
 
 def test_a_valid_request_id_is_kept() -> None:
-    """So that logs of several services can be joined; user code has it in the header that the client sent."""
+    """Logs of several services can then be joined. User code has the id in the same header as the client sent."""
     request = forwarded((b"x-request-id", b"abc-1"))
     assert (request.request_id, head_of(request).headers) == ("abc-1", [(b"x-request-id", b"abc-1")])
 
 
 @pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"\xff"])
 def test_an_invalid_request_id_is_replaced(given: bytes) -> None:
-    """It ends up in logs and headers, and does not reach user code."""
+    """An id appears in logs and headers, so an invalid one must not reach user code."""
     request = forwarded((b"x-request-id", given))
     assert (request.request_id, head_of(request).headers) == ("ours", [OWN_ID])
 
 
 def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
-    """Known ones are consumed, unknown ones dropped."""
+    """Known control headers are consumed, and unknown ones are dropped."""
     names = [b"x-serve-shard-key", b"x-serve-invented", b"x-request-id", b"connection", b"te", b"accept"]
     request = forwarded(*((name, b"v") for name in names))
     assert head_of(request).headers == [(b"accept", b"v"), (b"x-request-id", b"v")]
@@ -66,7 +66,7 @@ def test_no_control_or_hop_by_hop_header_reaches_user_code() -> None:
 
 @pytest.mark.parametrize(("credentials", "left"), [(True, [b"cookie", b"authorization"]), (False, [])])
 def test_credentials_travel_where_they_are_meant_to(credentials: bool, left: list[bytes]) -> None:
-    """And nothing else is taken for one."""
+    """No other header counts as a credential."""
     request = forwarded(
         (b"cookie", b"a=b"), (b"authorization", b"Basic eDp5"), (b"cookies", b"c"), credentials=credentials
     )
@@ -83,7 +83,7 @@ def test_credentials_travel_where_they_are_meant_to(credentials: bool, left: lis
     ],
 )
 def test_an_unclear_control_header_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
-    """Nothing is guessed."""
+    """The server does not guess."""
     with pytest.raises(BadControlHeader, match="x-serve-"):
         forwarded(*headers)
 
@@ -92,7 +92,7 @@ def test_an_unclear_control_header_is_refused(headers: list[tuple[bytes, bytes]]
     ("given", "timeout_s"), [(b"0.25", 0.25), (b"1", 1.0), (b"00.5", 0.5), (b"3600", 1.0), (b"9" * 15, 1.0)]
 )
 def test_a_header_can_only_shorten_the_time(given: bytes, timeout_s: float) -> None:
-    """What it asks for above that is not heard."""
+    """A longer time in the header is ignored."""
     assert forwarded((b"x-serve-timeout-s", given)).timeout_s == timeout_s
 
 
@@ -104,24 +104,24 @@ NO_SECONDS = [
 
 @pytest.mark.parametrize("given", NO_SECONDS, ids=lambda given: repr(given[:12]))
 def test_a_header_that_is_no_number_of_seconds_is_refused(given: bytes) -> None:
-    """Whatever Python would take for one."""
+    """So is text which Python would read as a number."""
     with pytest.raises(BadControlHeader, match="x-serve-timeout-s must be a number of seconds"):
         forwarded((b"x-serve-timeout-s", given))
 
 
 def test_a_route_that_takes_no_time_from_clients_ignores_the_header() -> None:
-    """Whatever is in it, and it goes no further."""
+    """The header may have any value, and is not forwarded."""
     request = forwarded((b"x-serve-timeout-s", b"0"), timeout_header=False)
     assert (request.timeout_s, head_of(request).headers) == (1.0, [OWN_ID])
 
 
 def test_an_invented_header_is_ignored_however_often_it_is_there() -> None:
-    """It means nothing, so nothing can be unclear."""
+    """It has no meaning, so a repetition is not ambiguous."""
     assert head_of(forwarded((b"x-serve-x", b""), (b"x-serve-x", b"1"))).headers == [OWN_ID]
 
 
 def test_a_route_that_names_the_method_ignores_the_header() -> None:
-    """An empty name is `__call__`."""
+    """An empty name means `__call__`."""
     request = forwarded((b"x-serve-call-method", b"m"), call_method="")
     assert head_of(request).call_method == ""
 
@@ -130,7 +130,7 @@ def test_a_route_that_names_the_method_ignores_the_header() -> None:
     ("method", "call_method", "idempotent"), [("PUT", "", True), ("POST", "", False), ("GET", "m", False)]
 )
 def test_only_what_may_run_twice_is_idempotent(method: str, call_method: str, idempotent: bool) -> None:
-    """A method of the backend may do anything, whatever the HTTP method says."""
+    """A method of the backend may change state, whatever the HTTP method is."""
     assert forwarded(method=method, call_method=call_method).idempotent is idempotent
 
 
@@ -157,7 +157,7 @@ def test_a_short_body_travels_in_the_head_and_a_long_one_behind_it() -> None:
 def test_a_failure_says_what_is_known(
     error: ServeBridgeError, status: int, executed: bytes | None, retry_after: bytes | None
 ) -> None:
-    """And when to come back, where that is safe."""
+    """If a retry is safe, it also says when to retry."""
     answer = failed(error, "id")
     headers = dict(answer.headers)
     assert (answer.status, headers.get(b"x-serve-executed"), headers.get(b"retry-after")) == (
@@ -169,5 +169,5 @@ def test_a_failure_says_what_is_known(
 
 
 def test_a_failure_tells_nothing_of_the_inside() -> None:
-    """Names and texts are for the log."""
+    """Names and texts are in the log only."""
     assert b"secret" not in failed(EndpointNotFound("secret", ["secret2"]), "id").body

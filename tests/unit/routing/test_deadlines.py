@@ -1,4 +1,4 @@
-"""The timing wheel of a router: nothing expires early, everything does in the end, and an idle wheel stands still."""
+"""The timing wheel of a router: no item expires early, every item expires in the end, and an empty wheel stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_bridge.routing.deadlines import SLOTS, TICK_S, Deadlines
 
 
 class Loop:
-    """A loop's clock and its one timer, moved by hand."""
+    """The clock and the only timer of a loop; the test moves them."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -42,7 +42,7 @@ class Loop:
 
 
 class Item:
-    """Notes when it expired."""
+    """An item which notes the time of its expiry."""
 
     def __init__(self, loop: Loop, after_s: float) -> None:
         self._loop = loop
@@ -55,7 +55,7 @@ class Item:
 
 
 def wheel_of(loop: Loop) -> Deadlines:
-    """Return a wheel that *loop* turns."""
+    """Return a wheel on *loop*."""
     return Deadlines(cast(Any, loop))
 
 
@@ -65,7 +65,7 @@ def wheel_of(loop: Loop) -> Deadlines:
 def test_an_item_expires_once_soon_after_its_deadline_unless_it_was_discarded(
     plan: list[tuple[float, float, bool]],
 ) -> None:
-    """Deadlines within one turn of the wheel and far beyond it, added at different times."""
+    """Deadlines lie within one turn of the wheel and far beyond it, and items are added at different times."""
     loop = Loop()
     wheel = wheel_of(loop)
     items = []
@@ -84,7 +84,7 @@ def test_an_item_expires_once_soon_after_its_deadline_unless_it_was_discarded(
 
 
 def test_a_loop_that_stood_still_expires_what_is_overdue_when_it_goes_on() -> None:
-    """However long it stood still, each slot is looked at once."""
+    """The wheel looks at each slot once, however long the loop was blocked."""
     loop = Loop()
     wheel = wheel_of(loop)
     items = [Item(loop, after_s) for after_s in (0.1, 5.0, 3 * SLOTS * TICK_S, 1e6)]
@@ -99,7 +99,7 @@ def test_a_loop_that_stood_still_expires_what_is_overdue_when_it_goes_on() -> No
 
 
 def test_a_wheel_without_items_stops_and_turns_again_for_the_next() -> None:
-    """An idle process has no timer that wakes it."""
+    """An idle process has no timer to wake it."""
     loop = Loop()
     wheel = wheel_of(loop)
     first = Item(loop, 0.5)
@@ -114,7 +114,7 @@ def test_a_wheel_without_items_stops_and_turns_again_for_the_next() -> None:
 
 
 def test_an_item_that_comes_when_the_wheel_is_about_to_stop_keeps_it_turning() -> None:
-    """What counts is how long the wheel has been empty since the last item came."""
+    """The wheel counts its empty slots from the last added item."""
     loop = Loop()
     wheel = wheel_of(loop)
     first = Item(loop, 0.5)

@@ -1,4 +1,4 @@
-"""Which replica is taken, against a model of few words."""
+"""The choice of a replica, compared with a simple model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_bridge.routing.replica_set import ReplicaSet, Slot
 
 
 def made(*names: str, limit: int = 1) -> ReplicaSet[str]:
-    """Return a set of replicas, drawn from with a seed."""
+    """Return a set of replicas with a seeded draw."""
     replicas: ReplicaSet[str] = ReplicaSet(limit, random.Random(1).random)
     for name in names:
         replicas.add(name, name)
@@ -21,14 +21,14 @@ def made(*names: str, limit: int = 1) -> ReplicaSet[str]:
 
 
 def taken(replicas: ReplicaSet[str]) -> Slot[str]:
-    """Take a place that must be there."""
+    """Take a slot; there must be one."""
     slot = replicas.acquire()
     assert slot is not None
     return slot
 
 
 def test_full_replicas_are_skipped() -> None:
-    """A replica at its limit gets nothing more until it gives a place back."""
+    """A replica at its limit gets no request until it gives a slot back."""
     replicas = made("r1", "r2")
     slots = [taken(replicas), taken(replicas)]
     assert {slot.name for slot in slots} == {"r1", "r2"}
@@ -38,7 +38,7 @@ def test_full_replicas_are_skipped() -> None:
 
 
 def test_of_two_the_less_loaded_is_taken() -> None:
-    """By what they reported."""
+    """The set compares the loads of the last reports."""
     replicas = made("r1", "r2", limit=100)
     for slot in replicas:
         slot.load = 50 if slot.name == "r1" else 0
@@ -46,13 +46,13 @@ def test_of_two_the_less_loaded_is_taken() -> None:
 
 
 def test_what_is_in_flight_counts_where_a_report_is_older() -> None:
-    """A burst spreads before the first answer."""
+    """A burst spreads over the replicas before the first answer."""
     replicas = made("r1", "r2", limit=100)
     assert Counter(taken(replicas).name for _ in range(20)) == {"r1": 10, "r2": 10}
 
 
 def test_a_report_of_old_is_not_believed_for_ever() -> None:
-    """A replica that was busy with others' requests once gets some again."""
+    """A replica gets requests again after it was busy with the requests of other routers."""
     replicas = made("r1", "r2", limit=100)
     next(iter(replicas)).load = 10
     names = set()
@@ -64,7 +64,7 @@ def test_a_report_of_old_is_not_believed_for_ever() -> None:
 
 
 def test_a_replica_that_refused_all_waits_to_be_reopened_and_then_gets_one() -> None:
-    """Not everything that waits is thrown at it."""
+    """The set does not send all waiting requests to it."""
     replicas = made("r1", limit=10)
     slot = taken(replicas)
     replicas.refuse(slot, 99)
@@ -74,7 +74,7 @@ def test_a_replica_that_refused_all_waits_to_be_reopened_and_then_gets_one() -> 
 
 
 def test_each_answer_after_a_refusal_lets_one_more_through() -> None:
-    """So a replica that has room again fills up soon."""
+    """A replica with free slots fills up soon."""
     replicas = made("r1", limit=3)
     slot = taken(replicas)
     replicas.refuse(slot, 9)
@@ -85,7 +85,7 @@ def test_each_answer_after_a_refusal_lets_one_more_through() -> None:
 
 
 def test_a_refusal_leaves_a_replica_what_it_has_accepted() -> None:
-    """Its next answer makes room."""
+    """Its next answer opens a slot again."""
     replicas = made("r1", limit=3)
     slot, _ = taken(replicas), taken(replicas)
     replicas.refuse(slot, 9)
@@ -95,7 +95,7 @@ def test_a_refusal_leaves_a_replica_what_it_has_accepted() -> None:
 
 
 def test_a_removed_replica_gets_nothing_and_may_still_be_released() -> None:
-    """What it has in flight ends by itself."""
+    """Its requests in flight end as usual."""
     replicas = made("r1", limit=2)
     slot = taken(replicas)
     replicas.remove("r1")
@@ -104,7 +104,7 @@ def test_a_removed_replica_gets_nothing_and_may_still_be_released() -> None:
 
 
 def test_a_replica_that_is_down_is_skipped_until_it_is_up() -> None:
-    """And a set that is all down is not usable."""
+    """If all replicas are down, the set is not usable."""
     replicas = made("r1")
     [slot] = replicas
     replicas.mark(slot, down=True)
@@ -114,7 +114,7 @@ def test_a_replica_that_is_down_is_skipped_until_it_is_up() -> None:
 
 
 class Model(RuleBasedStateMachine):
-    """A set of replicas beside a dictionary of how many requests each may have, and has."""
+    """A set of replicas, and the number of requests of each replica in a dictionary."""
 
     taken = Bundle("taken")
 
@@ -129,12 +129,12 @@ class Model(RuleBasedStateMachine):
         self.number = 2
 
     def free(self) -> set[str]:
-        """Return who has a free place."""
+        """Return the replicas with a free slot."""
         return {n for n in self.slots if n not in self.down and self.in_flight[n] < self.window[n]}
 
     @rule(target=taken)
     def acquire(self) -> object:
-        """Take a place, if there is one."""
+        """Take a slot, if one is free."""
         free = self.free()
         slot = self.replicas.acquire()
         if slot is None:
@@ -146,7 +146,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(slot=consumes(taken), load=st.integers(0, 9))
     def release(self, slot: Slot[str], load: int) -> None:
-        """Give one back."""
+        """Give a slot back."""
         self.replicas.release(slot, load)
         if slot.name in self.slots:
             self.in_flight[slot.name] -= 1
@@ -154,7 +154,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(slot=consumes(taken))
     def refuse(self, slot: Slot[str]) -> None:
-        """Have one refused."""
+        """Reject a request as full."""
         self.replicas.refuse(slot, 9)
         if slot.name in self.slots:
             self.in_flight[slot.name] -= 1
@@ -162,13 +162,13 @@ class Model(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def change_limit(self, limit: int) -> None:
-        """Follow another table."""
+        """Follow another routing table."""
         self.replicas.limit = self.limit = limit
         self.window = dict.fromkeys(self.slots, limit)
 
     @rule(data=st.data(), down=st.booleans())
     def mark(self, data: st.DataObject, down: bool) -> None:
-        """Lose or find a connection."""
+        """Mark a replica as down or up."""
         if self.slots:
             name = data.draw(st.sampled_from(sorted(self.slots)))
             self.replicas.mark(self.slots[name], down=down)
@@ -176,7 +176,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def reopen(self, data: st.DataObject) -> None:
-        """Try one again."""
+        """Reopen a replica."""
         if self.slots:
             name = data.draw(st.sampled_from(sorted(self.slots)))
             self.replicas.reopen(self.slots[name])
@@ -184,7 +184,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def add(self) -> None:
-        """Start a replica."""
+        """Add a replica."""
         name = f"r{self.number}"
         self.number += 1
         self.slots[name] = self.replicas.add(name, name)
@@ -192,7 +192,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        """Retire a replica."""
+        """Remove a replica."""
         if self.slots:
             name = data.draw(st.sampled_from(sorted(self.slots)))
             self.replicas.remove(name)
@@ -201,7 +201,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        """The set knows what the model knows."""
+        """The set and the model have the same replicas and requests."""
         assert {slot.name: slot.in_flight for slot in self.replicas} == {
             name: self.in_flight[name] for name in self.slots
         }

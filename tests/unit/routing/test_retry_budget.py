@@ -1,4 +1,4 @@
-"""The retries that a router may make although the requests may have run."""
+"""The budget of a router for retries of requests which may have run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serve_bridge.routing.router_statistics import RouterStatistics
 
 
 def spent(budget: RetryBudget) -> int:
-    """Spend the whole budget; return the number of retries that were in it."""
+    """Spend the whole budget; return the number of retries in it."""
     count = 0
     while budget.spend():
         count += 1
@@ -17,13 +17,13 @@ def spent(budget: RetryBudget) -> int:
 
 
 def test_a_new_budget_has_its_reserve() -> None:
-    """A router that has just started may retry before it has routed ten requests."""
+    """A new router may retry before it has routed ten requests."""
     assert spent(RetryBudget(RouterStatistics())) == RETRY_RESERVE
 
 
 @pytest.mark.parametrize(("routed", "retries"), [(9, 0), (10, 1), (25, 2), (50, 5)])
 def test_routed_requests_pay_for_retries(routed: int, retries: int) -> None:
-    """A tenth of the requests that were routed since the last retry may be sent again."""
+    """A tenth of the requests since the last retry may be sent again."""
     statistics = RouterStatistics()
     budget = RetryBudget(statistics)
     spent(budget)
