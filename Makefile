@@ -93,7 +93,7 @@ newer-python: $(SETUP) system-packages
 prose: $(SETUP)
 	$(BIN)/python -m prose
 
-# The types of the public API, by mypy, pyright and ty.
+# The types of the public API, by mypy, pyright and pyrefly.
 typing: $(SETUP)
 	$(BIN)/python -m tests.typing
 

@@ -59,7 +59,9 @@ def start() -> dict[str, str]:
 
     client: Any = serve.start(http_options={"port": 0})
     for size in SIZES:
-        config = {"max_concurrent_queries": IN_FLIGHT, "max_batch_size": size, "batch_wait_timeout": 2 * BATCH_S}
+        config = serve.BackendConfig(
+            max_concurrent_queries=IN_FLIGHT, max_batch_size=size, batch_wait_timeout=2 * BATCH_S
+        )
         serve.create_backend(f"batch-{size}", model, config=config, ray_actor_options={"num_cpus": 0})
         serve.create_endpoint(f"batch-{size}", backend=f"batch-{size}", route=f"/batch-{size}")
     return {"url": client.http_urls[0].rstrip("/") + "/batch-", "address": client.address}

@@ -48,8 +48,9 @@ def start() -> str:
     import serve_bridge as serve
 
     client: Any = serve.start(http_options={"port": 0})
-    limits = {"max_concurrent_queries": AT_ONCE, "max_queued_queries": LINE}
-    for name, handler, config in (("busy", wait, limits), ("noop", noop, {"max_concurrent_queries": IN_FLIGHT})):
+    limits = serve.BackendConfig(max_concurrent_queries=AT_ONCE, max_queued_queries=LINE)
+    wide = serve.BackendConfig(max_concurrent_queries=IN_FLIGHT)
+    for name, handler, config in (("busy", wait, limits), ("noop", noop, wide)):
         serve.create_backend(name, handler, config=config, ray_actor_options={"num_cpus": 0})
         serve.create_endpoint(name, backend=name, route=f"/{name}")
     return str(client.http_urls[0]).rstrip("/")

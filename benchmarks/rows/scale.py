@@ -71,9 +71,9 @@ def start(replicas: int, endpoints: int) -> dict[str, Any]:
     from serve_bridge.instance.operations import Operation
     from serve_bridge.specs import DeclaredEndpoint
 
-    patient = {"port": 0, "keep_alive_timeout_s": IDLE_LIMIT_S, "max_connections": 2 * IDLE}
+    patient = serve.HTTPOptions(port=0, keep_alive_timeout_s=IDLE_LIMIT_S, max_connections=2 * IDLE)
     client: Any = serve.start(http_options=patient)
-    config = {"num_replicas": replicas, "max_concurrent_queries": IN_FLIGHT}
+    config = serve.BackendConfig(num_replicas=replicas, max_concurrent_queries=IN_FLIGHT)
     serve.create_backend("noop", noop, config=config, ray_actor_options={"num_cpus": 0})
     declared = [DeclaredEndpoint(f"noop-{n}", "noop", f"/noop/{n}", ("GET",)) for n in range(endpoints - 1)]
     began = perf_counter()

@@ -49,7 +49,7 @@ class BridgeStart(OnRay):
 
         began = perf_counter()
         client: Any = serve.start(http_options={"port": 0})
-        serve.create_backend("noop", noop, config=self.config, ray_actor_options={"num_cpus": 0})
+        serve.create_backend("noop", noop, config=serve.BackendConfig(**self.config), ray_actor_options={"num_cpus": 0})
         serve.create_endpoint("noop", backend="noop", route="/noop")
         web_load.wait_until_answering(client.http_urls[0].rstrip("/") + "/noop")
         return perf_counter() - began

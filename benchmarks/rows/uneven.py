@@ -92,9 +92,9 @@ def start(mark: str) -> str:
     import serve_bridge as serve
 
     client: Any = serve.start(http_options={"location": "NoServer"})
-    config = {"max_concurrent_queries": IN_FLIGHT}
+    config = serve.BackendConfig(max_concurrent_queries=IN_FLIGHT)
     free = {"num_cpus": 0}
-    together = config | {"num_replicas": REPLICAS}
+    together = config.merged({"num_replicas": REPLICAS})
     serve.create_backend("uneven", UnevenWork, mark, config=together, ray_actor_options=free)
     serve.create_endpoint("uneven", backend="uneven")
     for number in range(REPLICAS):

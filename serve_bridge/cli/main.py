@@ -19,6 +19,7 @@ from serve_bridge.cli import verbs as commands
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import ensure_started, lasting_address
+from serve_bridge.config.http_options import HTTPOptionsDict
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
@@ -76,10 +77,10 @@ def start(
 
     If it runs already, with the same options, its address is printed and the exit code is 0 as well.
     """
-    http_options = {
+    http_options: HTTPOptionsDict = {
         "host": host,
         "port": port,
-        "location": location,
+        "location": serve.Location(location),
         "ssl_certfile": ssl_certfile,
         "ssl_keyfile": ssl_keyfile,
         "allowed_hosts": allowed_hosts or None,

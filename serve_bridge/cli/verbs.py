@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from serve_bridge.client.client import Client, link_of
+from serve_bridge.config.deploy_options import DeployOptions
 from serve_bridge.deployment.deploy import Change, Confirm, Interrupted, listed
 from serve_bridge.deployment.deploy import deploy as deploy_to
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError
@@ -87,16 +88,7 @@ class Report:
 
 
 def deploy(
-    client: Client,
-    what: Iterable[object],
-    *,
-    project: str | None = None,
-    traffic: bool = False,
-    prune: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    take_over: bool = False,
-    confirm: Confirm | None = None,
+    client: Client, what: Iterable[object], *, confirm: Confirm | None = None, **options: Unpack[DeployOptions]
 ) -> Report:
     """Bring the instance to what *what* declares: modules, declared objects, or import paths of both.
 
@@ -108,17 +100,7 @@ def deploy(
         Exception: As `serve_bridge.deploy`.
     """
     try:
-        deployment = deploy_to(
-            *what,
-            client=link_of(client),
-            project=project,
-            traffic=traffic,
-            prune=prune,
-            force=force,
-            dry_run=dry_run,
-            take_over=take_over,
-            confirm=confirm,
-        )
+        deployment = deploy_to(*what, client=link_of(client), confirm=confirm, **options)
     except Interrupted as interrupted:
         raise Stopped(str(interrupted)) from None
     return Report(deployment.as_dict(), str(deployment))
@@ -144,7 +126,7 @@ def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
 
 def status(client: Client) -> Report:
     """Show the instance's proxies, backends, replicas and endpoints."""
-    found = {"address": client.address, **client.status()}
+    found: dict[str, Any] = {"address": client.address, **client.status()}
     for endpoint in found["endpoints"].values():
         endpoint["methods"] = _taken(endpoint)
     backends = [

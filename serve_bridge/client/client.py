@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from starlette.requests import Request
 
@@ -11,6 +11,8 @@ from serve_bridge.client.backend_shapes import BackendClass, BackendFunction
 from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.handle import AsyncHandle, Data, Handle, Value
 from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
+from serve_bridge.config.signatures import shows_options
 from serve_bridge.errors import EndpointNotFound
 from serve_bridge.management.arguments import existing_name
 from serve_bridge.management.management import Management
@@ -62,56 +64,44 @@ class Client(Management):
         """
         self._link.close()
 
-    def deploy(
-        self,
-        *what: object,
-        project: str | None = None,
-        traffic: bool = False,
-        prune: bool = False,
-        force: bool = False,
-        dry_run: bool = False,
-        take_over: bool = False,
-    ) -> Deployment:
-        """Bring the instance to what is declared, by rolling updates; a second deployment changes nothing.
+    @shows_options(DeployOptions, DEPLOY_DEFAULTS)
+    def deploy(self, *what: object, **options: Unpack[DeployOptions]) -> Deployment:
+        """Bring the instance to what is declared, by rolling updates. A second deployment changes nothing.
 
-        Backends get their code and declared options, endpoints their route, methods and time. An option that is not
-        declared stays as the operator set it; an option that is no longer declared goes back to its default.
+        Backends get their code and declared options, endpoints their route, HTTP methods and time limit. An option that
+        is not declared stays as the operator set it. An option that is no longer declared returns to its default.
 
         Args:
             what: Modules, or their import paths "package.module"; or declared functions, classes and endpoints.
-            project: The owner of the deployment. Names that another project deployed, or that were made by hand, are an
-                error. None: the top package of the first declaration.
-            traffic: Let declared traffic and shadows replace those of endpoints that exist. Otherwise the declared ones
-                apply only to new endpoints; the result has a note where they differ.
-            prune: Also delete the backends and endpoints that this project deployed before and that *what* does not
-                declare. The log of `serve_bridge.deployment` has them first. What was made by hand is never deleted.
-            force: Replace the replicas of every declared backend, changed or not.
-            dry_run: Change nothing; the result says what would change.
-            take_over: Take over what another project, or a person, has made under the declared names.
+            options: Options of the deployment:
+
+                - project (str, default: top package of the first declaration): The owner of the deployment. Names that
+                  another project deployed, or that were made by hand, are an error.
+                - traffic (bool, default False): Let declared traffic and shadows replace those of existing endpoints.
+                  Otherwise they apply to new endpoints only, and the result has a note where they differ.
+                - prune (bool, default False): Delete the backends and endpoints that this project deployed before and
+                  that *what* does not declare. The log of `serve_bridge.deployment` names them first. It never deletes
+                  what was made by hand.
+                - force (bool, default False): Replace the replicas of every declared backend, changed or not.
+                - dry_run (bool, default False): Change nothing. The result says what would change.
+                - take_over (bool, default False): Take over the declared names that another project, or a person, has
+                  made.
 
         Returns:
-            What has changed.
+            The changes that were made.
 
         Raises:
-            TypeError: Something in *what* is not declared.
-            ConfigError: Nothing is named, or a module declares nothing; declarations contradict each other; a name has
+            TypeError: An object is not declared, or an option is unknown.
+            ConfigError: No object is named; a module declares nothing; declarations contradict each other; a name has
                 another owner; or a new endpoint has several backends and no declared traffic. Nothing has changed.
-            SerializationError: Something declared cannot be pickled; nothing has changed.
-            NotConnected: The instance does not answer.
-            DeploymentError: A change failed; it says how far the deployment has come.
+            SerializationError: A declared object cannot be pickled. Nothing has changed.
+            DeploymentError: A change failed. The error says which changes were made.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         from serve_bridge.deployment.deploy import deploy  # late: few processes deploy
 
-        return deploy(
-            *what,
-            client=self._link,
-            project=project,
-            traffic=traffic,
-            prune=prune,
-            force=force,
-            dry_run=dry_run,
-            take_over=take_over,
-        )
+        return deploy(*what, client=self._link, **options)
 
     @overload
     def get_handle(self, endpoint: str, missing_ok: bool = False, sync: Literal[True] = True) -> Handle: ...
@@ -136,7 +126,7 @@ class Client(Management):
 
         Raises:
             EndpointNotFound: The endpoint does not exist, and *missing_ok* is not set. It is a KeyError.
-            NotConnected: The instance does not answer.
+            NotConnected: No instance answers.
             InstanceClosed: The instance was shut down.
         """
         self._link.check_open()
@@ -226,7 +216,7 @@ class Client(Management):
             TypeError: *backend* is not declared.
             ConfigError: *backend* is an application, which is called over HTTP only.
             EndpointNotFound: The endpoint does not exist. It is a KeyError.
-            NotConnected: The instance does not answer, or this process has no current client.
+            NotConnected: No instance answers.
             InstanceClosed: The instance was shut down.
         """
         from serve_bridge.deployment.declaration import called_declaration  # late: most workers call by name

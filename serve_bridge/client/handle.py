@@ -187,7 +187,7 @@ class Handle(Generic[Parameters, Result]):
             ReplicaDied: The replica ended before it answered. The work may have run, so the call was not repeated.
             SerializationError: An argument or the result cannot be pickled.
             ConfigError: The endpoint's backend is an application, which is called over HTTP only.
-            NotConnected: The instance does not answer.
+            NotConnected: No instance answers.
             InstanceClosed: The instance was shut down.
             TypeError: The backend does not take these arguments.
             RuntimeError: An event loop runs in this thread; use `await handle.acall(...)` there.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.current import started_here
 from serve_bridge.client.instance_link import InstanceLink
-from serve_bridge.config.http_options import HTTPOptions, Location
+from serve_bridge.config.http_options import HTTPOptions, HTTPOptionsDict, Location
 from serve_bridge.config.names import check_name
+from serve_bridge.config.signatures import check_options_of
+from serve_bridge.config.start_options import START_DEFAULTS, StartOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.operations import Operation
@@ -18,28 +19,24 @@ from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 
 
-def start_instance(
-    *,
-    detached: bool,
-    name: str,
-    http_options: HTTPOptions | Mapping[str, Any] | None,
-    address: str | None,
-    runtime: str,
-) -> Client:
+def start_instance(**options: Unpack[StartOptions]) -> Client:
     """Start an instance; see `serve_bridge.start`. Its client does not become the current one."""
-    options = _checked(name, http_options)
+    check_options_of("start", options, START_DEFAULTS)
+    name, detached, address = options.get("name", "default"), options.get("detached", False), options.get("address")
+    runtime = options.get("runtime", "ray")
+    http = _checked(name, options.get("http_options"))
     if runtime == "ray":
-        _require_ray(options)
+        _require_ray(http)
         from serve_bridge.runtimes.ray import start as ray_start  # late: Ray is an extra, and slow to import
 
-        instance, ended = ray_start.start_instance(name, options, detached=bool(detached), address=address)
+        instance, ended = ray_start.start_instance(name, http, detached=bool(detached), address=address)
     elif runtime == "local":
         for option, given in (("detached", detached), ("address", address is not None)):
             if given:
                 raise ConfigError(
                     f"{option} means nothing to runtime='local', which is inside this process; leave it out"
                 )
-        return _started_locally(name, options)
+        return _started_locally(name, http)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
     return Client(started_here(instance, ended, lease=not detached))
@@ -50,7 +47,7 @@ def start_local(name: str) -> Client:
     return _started_locally(name, HTTPOptions.of({"location": "NoServer"}))
 
 
-def ensure_started(name: str, http_options: Mapping[str, Any], address: str) -> tuple[Client, list[str]]:
+def ensure_started(name: str, http_options: HTTPOptionsDict, address: str) -> tuple[Client, list[str]]:
     """Start a detached instance on the Ray cluster at *address*, or join the one of that name that runs there.
 
     Returns:
@@ -82,7 +79,7 @@ def lasting_address(client: Client) -> str:
     return instances.lasting_address(link_of(client).instance)
 
 
-def _checked(name: str, http_options: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+def _checked(name: str, http_options: HTTPOptions | HTTPOptionsDict | None) -> HTTPOptions:
     """Check what can be checked before anything starts; return the options."""
     check_name("instance", name)
     check_not_patched()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self, TypedDict
+from typing import Any, Final, Self, TypedDict
 
 from serve_bridge.config.checks import (
     anything,
@@ -21,6 +21,7 @@ from serve_bridge.config.options import (
     option,
     options_of,
 )
+from serve_bridge.config.signatures import signature_of
 
 __all__ = ["BackendConfig", "BackendOptions"]
 
@@ -91,7 +92,7 @@ class BackendConfig:
         check_options(self)
 
     @classmethod
-    def of(cls, value: BackendConfig | Mapping[str, Any] | None) -> BackendConfig:
+    def of(cls, value: BackendConfig | BackendOptions | Mapping[str, Any] | None) -> BackendConfig:
         """Return *value* as a config: itself, built from a mapping of options, or all defaults for None.
 
         Raises:
@@ -108,7 +109,7 @@ class BackendConfig:
         given: frozenset[str] = self.__dict__["_given"]
         return given
 
-    def merged(self, update: BackendConfig | Mapping[str, Any]) -> BackendConfig:
+    def merged(self, update: BackendConfig | BackendOptions | Mapping[str, Any]) -> BackendConfig:
         """Return this config with the options changed that *update* was given, and no others.
 
         Raises:
@@ -138,3 +139,9 @@ class BackendConfig:
 
 
 # Options of the actor behind a replica
+
+
+setattr(BackendConfig, "__signature__", signature_of(BackendConfig))  # noqa: B010  # `__new__` hides the options
+
+BACKEND_DEFAULTS: Final[Mapping[str, Any]] = {each.name: each.default for each in fields(BackendConfig)}
+"""The default of each option."""

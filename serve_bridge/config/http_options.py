@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 from serve_bridge.config.checks import (
     anything,
@@ -22,6 +22,7 @@ from serve_bridge.config.checks import (
     whole_number,
 )
 from serve_bridge.config.options import MOST_BYTES, MOST_REQUESTS, check_keys, check_options, option, options_of
+from serve_bridge.config.signatures import signature_of
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import nearest, shown
 
@@ -56,6 +57,40 @@ def place(name: str, value: Any) -> Location:
     except ValueError:
         allowed = ", ".join(Location)
         raise ConfigError(f"{name} must be one of {allowed}, got {shown(value)}{nearest(value, Location)}") from None
+
+
+class HTTPOptionsDict(TypedDict, total=False):
+    """The options of `HTTPOptions` as a dict, for type checkers. A test compares the two."""
+
+    host: str | None
+    port: int
+    location: Placement | None
+    middlewares: Sequence[Middleware]
+    max_request_line_bytes: int
+    max_header_bytes: int
+    max_headers: int
+    max_body_bytes: int
+    max_message_bytes: int
+    header_timeout_s: float
+    min_body_rate: int
+    body_timeout_s: float
+    min_answer_rate: int
+    write_timeout_s: float
+    request_timeout_s: float
+    keep_alive_timeout_s: float
+    ping_interval_s: float
+    max_connections: int
+    max_connections_per_client: int | None
+    max_buffered_bytes: int
+    trusted_proxies: Sequence[str]
+    allowed_hosts: Sequence[str] | None
+    allowed_origins: Sequence[str] | None
+    list_routes: bool
+    ssl_certfile: str | None
+    ssl_keyfile: str | None
+    ssl_keyfile_password: str | None
+    ssl_ca_certs: str | None
+    debug: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +195,7 @@ class HTTPOptions:
             )
 
     @classmethod
-    def of(cls, value: HTTPOptions | Mapping[str, Any] | None) -> HTTPOptions:
+    def of(cls, value: HTTPOptions | HTTPOptionsDict | Mapping[str, Any] | None) -> HTTPOptions:
         """Return *value* as options: itself, built from a mapping, or all defaults for None.
 
         Raises:
@@ -170,6 +205,9 @@ class HTTPOptions:
         if isinstance(value, HTTPOptions):
             return value
         return cls(**options_of(cls, value))
+
+
+setattr(HTTPOptions, "__signature__", signature_of(HTTPOptions))  # noqa: B010  # `__new__` hides the options
 
 
 def http_differences(old: HTTPOptions, new: HTTPOptions) -> list[str]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
 from serve_bridge.config.actor_options import check_ray_actor_options
-from serve_bridge.config.backend_config import BackendConfig, BackendOptions
+from serve_bridge.config.backend_config import BACKEND_DEFAULTS, BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
+from serve_bridge.config.signatures import shows_options
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError
-from serve_bridge.http.methods import ANY_METHOD, checked_methods
+from serve_bridge.http.methods import ANY_METHOD, Methods, checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.printable import nearest, shown
 from serve_bridge.specs import BackendSpec, Origin, packed_config
@@ -167,7 +168,7 @@ def backend(
     *,
     endpoint: str | None = None,
     route: str | None = None,
-    methods: Iterable[str] | None = None,
+    methods: Methods | None = None,
     timeout_s: float | None = None,
     init_args: Sequence[Any] = (),
     init_kwargs: Mapping[str, Any] | None = None,
@@ -178,12 +179,13 @@ def backend(
 ) -> _Decorator: ...
 
 
+@shows_options(BackendOptions, BACKEND_DEFAULTS)
 def backend(
     name: Any = None,
     *,
     endpoint: str | None = None,
     route: str | None = None,
-    methods: Iterable[str] | None = None,
+    methods: Methods | None = None,
     timeout_s: float | None = None,
     init_args: Sequence[Any] = (),
     init_kwargs: Mapping[str, Any] | None = None,
@@ -291,13 +293,11 @@ def _check_keywords(value: object) -> dict[str, Any]:
 
 
 def _check_options(config: Mapping[str, Any]) -> None:
-    own = inspect.signature(backend).parameters.values()
-    known = [each.name for each in fields(BackendConfig)]
     for option in config:
         if option == "config":
             raise TypeError("backend() takes no config, it takes the options themselves, such as num_replicas=2")
-        if option not in known:
-            near = nearest(option, [*known, *(p.name for p in own if p.kind is not p.VAR_KEYWORD)])
+        if option not in BACKEND_DEFAULTS:
+            near = nearest(option, inspect.signature(backend).parameters)
             raise TypeError(f"backend() has no option {shown(option)}{near}")
 
 

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
 from serve_bridge.config.names import check_name
+from serve_bridge.config.signatures import check_options_of
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
@@ -124,20 +126,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def deploy(
-    *what: object,
-    client: Operator,
-    project: str | None = None,
-    traffic: bool = False,
-    prune: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    take_over: bool = False,
-    confirm: Confirm | None = None,
+    *what: object, client: Operator, confirm: Confirm | None = None, **options: Unpack[DeployOptions]
 ) -> Deployment:
     """Bring the instance of *client* to what is declared; see `serve_bridge.deploy`.
 
     *confirm* gets the deletions before the first change.
     """
+    check_options_of("deploy", options, DEPLOY_DEFAULTS)
+    project, prune = options.get("project"), options.get("prune", False)
     if not what:
         raise ConfigError("deploy needs at least one module or declared object, such as 'shop.backends'")
     found = declared_in(*what)
@@ -149,8 +145,14 @@ def deploy(
     backends = {each.name: each.frozen(owner, origin.time, sources) for each in declarations}
     declared = [_declared(each, backends[each.name]) for each in declarations]
     endpoints = [replace(each, origin=origin) for each in _endpoints(found)]
-    order = Order(owner, traffic=traffic, prune=prune, force=force, take_over=take_over)
-    if dry_run:
+    order = Order(
+        owner,
+        traffic=options.get("traffic", False),
+        prune=prune,
+        force=options.get("force", False),
+        take_over=options.get("take_over", False),
+    )
+    if options.get("dry_run"):
         planned = plan(declared, endpoints, _running(client, backends), order)
         return Deployment(client.name, planned.changes, planned.notes, True, owner)
     key = secrets.token_hex(8)

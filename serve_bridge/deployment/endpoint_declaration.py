@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, Unpack
 
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError
-from serve_bridge.http.methods import checked_methods
+from serve_bridge.http.methods import Methods, checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.printable import nearest, shown
 from serve_bridge.traffic import TrafficPolicy
@@ -71,7 +71,7 @@ def endpoint(
     name: str,
     *,
     route: str | None = None,
-    methods: Iterable[str] | None = None,
+    methods: Methods | None = None,
     timeout_s: float | None = None,
     traffic: Mapping[str, float] | None = None,
     shadows: Mapping[str, float] | None = None,

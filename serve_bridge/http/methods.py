@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Set
+from typing import Final, TypeAlias
 
 from serve_bridge.config.checks import token
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
 
+Methods: TypeAlias = list[str] | tuple[str, ...] | Set[str]
+"""HTTP methods as users give them. A str is not a list of methods, although it is an iterable of str."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods whose requests have the same effect if they are sent twice (RFC 9110 section 9.2.2)."""
 ANY_METHOD: Final = ("*",)

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from serve_bridge.config.actor_options import check_ray_actor_options
-from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
@@ -26,7 +26,7 @@ def checked_backend(
     func_or_class: Any,
     init_args: tuple[Any, ...],
     init_kwargs: dict[str, Any],
-    config: BackendConfig | Mapping[str, Any] | None,
+    config: BackendConfig | BackendOptions | None,
     ray_actor_options: dict[str, Any] | None,
     base: BackendConfig | None = None,
 ) -> BackendSpec:

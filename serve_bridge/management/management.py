@@ -1,24 +1,25 @@
-"""The operations of an instance for users: its backends, its endpoints and their traffic.
+"""The operations of an instance: what clients change and ask of its backends, endpoints and traffic.
 
-Rule 1: every check without state is made here, in the caller. If a check fails, nothing has been sent.
+Rule 1: the caller makes every check that needs no state. If a check fails, nothing was sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
 
-from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import BackendNotFound
-from serve_bridge.http.methods import checked_methods
+from serve_bridge.http.methods import Methods, checked_methods
 from serve_bridge.http.path_params import check_route
 from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management import time_limits
 from serve_bridge.management.arguments import checked_backend, existing_name
 from serve_bridge.management.operator import OPERATION_S, Operator
+from serve_bridge.management.status_dicts import EndpointDict, InstanceStatusDict
 from serve_bridge.printable import shown
 from serve_bridge.specs import BackendUpdate, opened_config, packed_config
 from serve_bridge.traffic import TrafficPolicy
@@ -37,39 +38,46 @@ class Management:
     @property
     def http_urls(self) -> list[str]:
         """Base URLs of the instance's proxies."""
-        urls: list[str] = self.status()["http_urls"]
-        return urls
+        return self.status()["http_urls"]
 
-    def status(self) -> dict[str, Any]:
-        """Return the status: nodes, proxies, backends, the states of replicas, endpoints and incomplete deployments."""
+    def status(self) -> InstanceStatusDict:
+        """Return the status of the instance: nodes, proxies, backends with their replicas, endpoints, deployments.
+
+        Raises:
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
+        """
         status: InstanceStatus = self._operator.operate(Operation.STATUS)
-        return status.as_dict()
+        return cast(InstanceStatusDict, status.as_dict())
 
     # backends
 
     def create_backend(
         self,
         name: str,
-        func_or_class: Any,
+        func_or_class: Callable[..., Any] | Application | str,
         *init_args: Any,
-        config: BackendConfig | Mapping[str, Any] | None = None,
+        config: BackendConfig | BackendOptions | None = None,
         ray_actor_options: dict[str, Any] | None = None,
         **init_kwargs: Any,
     ) -> None:
-        """Start a backend, and return when its replicas are ready.
+        """Start a backend. Returns when its replicas are ready.
 
         Args:
-            name: Its name, for endpoints.
-            func_or_class: A function, a class, an import path "package.module:Attr", or an application from
-                `asgi_app` or `wsgi_app`.
+            name: The backend's name, by which endpoints refer to it.
+            func_or_class: A function, a class, an import path "package.module:Attr", or an application, as `asgi_app`
+                and `wsgi_app` return it.
             init_args: Arguments of the class's constructor.
-            config: Its options.
-            ray_actor_options: Resources and environment of its actors, as for Ray's `actor.options(...)`.
+            config: Options of the backend, such as `{"num_replicas": 2}`; None: the defaults of `BackendConfig`.
+            ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
             init_kwargs: Keyword arguments of the constructor.
 
         Raises:
-            TypeError, ConfigError, SerializationError: An argument is bad; nothing was started.
-            BackendStartError: It cannot start; nothing of it is left, and the name is free.
+            TypeError, ConfigError: An argument has a wrong type or value, or the name is taken. Nothing was started.
+            SerializationError: The code or an argument cannot be pickled. Nothing was started.
+            BackendStartError: The backend cannot start. Nothing is left of it, and the name is free.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         backend = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options)
         self._operator.operate(Operation.CREATE_BACKEND, backend, timeout_s=time_limits.to_create(backend.config))
@@ -77,22 +85,34 @@ class Management:
     def update_backend(
         self,
         name: str,
-        func_or_class: Any,
+        func_or_class: Callable[..., Any] | Application | str,
         *init_args: Any,
-        config: BackendConfig | Mapping[str, Any] | None = None,
+        config: BackendConfig | BackendOptions | None = None,
         ray_actor_options: dict[str, Any] | None = None,
         **init_kwargs: Any,
     ) -> None:
         """Replace the code of a backend by a rolling update: new replicas are ready before old ones drain.
 
+        Args:
+            name: The backend's name.
+            func_or_class: The new code, as in `create_backend`.
+            init_args: Arguments of the class's constructor.
+            config: Options to change; None: all options stay.
+            ray_actor_options: Resources and environment of its actors; None: they stay.
+            init_kwargs: Keyword arguments of the constructor.
+
         Raises:
             BackendNotFound: The backend does not exist.
-            TypeError, ConfigError, SerializationError: An argument is bad, or an application would become other code
-                or the other way round; nothing has changed.
-            BackendStartError: The new code cannot start; the old code still serves.
+            TypeError, ConfigError: An argument has a wrong type or value, or an application would become other code or
+                the other way round. Nothing has changed.
+            SerializationError: The code or an argument cannot be pickled. Nothing has changed.
+            BackendStartError: The new code cannot start. The old code keeps serving.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         old = self._config(name)
-        base = None if isinstance(func_or_class, Application) else old  # its kind is checked before its options
+        # The controller checks first whether an application would become other code, and then the options.
+        base = None if isinstance(func_or_class, Application) else old
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
         self._operator.operate(
             Operation.UPDATE_BACKEND,
@@ -107,15 +127,21 @@ class Management:
             timeout_s=time_limits.to_update(old.merged(new.config)),
         )
 
-    def update_backend_config(self, name: str, config: BackendConfig | Mapping[str, Any]) -> None:
-        """Change the options in *config*, and return when they are in force. The replicas keep running.
+    def update_backend_config(self, name: str, config: BackendConfig | BackendOptions) -> None:
+        """Change options of a backend, and keep its replicas running. Returns when the change is in force.
+
+        Args:
+            name: The backend's name.
+            config: The options to change. Other options stay.
 
         Raises:
             BackendNotFound: The backend does not exist.
-            TypeError, ConfigError: An option is bad; nothing has changed.
-            BackendStartError: More replicas cannot start; nothing has changed.
-            ReplicaDied: A replica ended in `reconfigure`; the old value stays in force.
-            Exception: The error of the backend's `reconfigure`; the old value stays in force.
+            TypeError, ConfigError: An option has a wrong type or value. Nothing has changed.
+            BackendStartError: Added replicas cannot start. Nothing has changed.
+            ReplicaDied: A replica ended in `reconfigure`. The old value stays in force.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
+            Exception: The error that the backend's `reconfigure` raised. The old value stays in force.
         """
         if config is None:
             raise TypeError("config must be a BackendConfig or a dict, got None")
@@ -128,27 +154,39 @@ class Management:
         )
 
     def get_backend_config(self, name: str) -> BackendConfig:
-        """Return the options of a backend, with the defaults filled in.
+        """Return the options of a backend, with defaults filled in.
+
+        Args:
+            name: The backend's name.
 
         Raises:
             BackendNotFound: The backend does not exist.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         return self._config(name)
 
     def list_backends(self) -> dict[str, BackendConfig]:
-        """Return the options of every backend, with the defaults filled in, by name."""
+        """Return the options of each backend by its name, with defaults filled in.
+
+        Raises:
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
+        """
         return {name: opened_config(config) for name, config in self._operator.operate(Operation.LIST_BACKENDS).items()}
 
     def delete_backend(self, name: str, force: bool = False) -> None:
-        """Stop a backend. An unknown name is no error.
+        """Stop a backend. An unknown name is not an error.
 
         Args:
-            name: The name of the backend.
-            force: End its replicas at once, without their grace time, so running requests fail. Also remove the backend
-                from shadows. A backend with traffic is refused in any case.
+            name: The backend's name.
+            force: Remove the backend as a shadow too, and end its replicas at once: requests in flight fail, and
+                `graceful_shutdown_timeout_s` is not waited for.
 
         Raises:
-            ConfigError: The backend gets traffic, or copies of requests without *force*; nothing has changed.
+            ConfigError: The traffic of an endpoint names the backend, or a shadow does and *force* is not set.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         config = self.list_backends().get(existing_name("backend", name))
         timeout_s = OPERATION_S if config is None else time_limits.to_delete(config)
@@ -168,25 +206,29 @@ class Management:
         *,
         backend: str,
         route: str | None = None,
-        methods: Iterable[str] | None = None,
+        methods: Methods | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """Create an endpoint for *backend*, and return when every proxy routes it.
+        """Create an endpoint, which callers reach by its name, and over HTTP by its route.
+
+        Returns when every proxy routes it.
 
         Args:
-            name: Its name, for handles.
-            backend: The backend of its traffic, until `set_traffic`.
-            route: A Starlette path such as "/api/{user_id:int}"; None: only Python callers reach it. For an application
-                it is a prefix: "/site" matches "/site" and all paths below it, "/" all paths without another route.
-            methods: HTTP methods; GET includes HEAD. None: GET, or all methods for an application.
-            timeout_s: Upper limit for each request, in seconds. A shorter limit of the caller applies instead. None:
-                only the caller's limit applies.
+            name: The endpoint's name, by which handles and adapters refer to it.
+            backend: The backend that gets all traffic, until `set_traffic`.
+            route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only. For an application it is a
+                prefix: "/site" covers "/site" and all paths below, and "/" every path that no earlier route covers.
+            methods: HTTP methods; HEAD comes with GET. None: GET, or all methods of an application.
+            timeout_s: Time limit of a request in seconds, for every caller. A caller may have a shorter one. None: only
+                callers have a limit.
 
         Raises:
-            TypeError: *backend* is not a str, *route* is not a str with a leading "/", or *methods* is a str.
+            TypeError: *backend* is not a str, *route* is not a str that begins with "/", or *methods* is a str.
             BackendNotFound: The backend does not exist.
-            ConfigError, ValueError: The name or the route is taken or malformed, *timeout_s* is out of range, or an
-                application is given *methods*.
+            ConfigError: The name or the route is taken or malformed, *timeout_s* is out of range, or *methods* are
+                given for an application. It is a ValueError.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         check_name("endpoint", name)
         if not isinstance(backend, str):
@@ -198,36 +240,58 @@ class Management:
         self._operator.operate(Operation.CREATE_ENDPOINT, name, backend, route, listed, checked)
 
     def delete_endpoint(self, name: str) -> None:
-        """Delete an endpoint. An unknown name is no error. Old handles then raise `EndpointNotFound`."""
+        """Delete an endpoint. An unknown name is not an error. Existing handles then raise `EndpointNotFound`.
+
+        Args:
+            name: The endpoint's name.
+
+        Raises:
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
+        """
         self._operator.operate(Operation.DELETE_ENDPOINT, existing_name("endpoint", name))
 
-    def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return `{name: {"route", "methods", "timeout_s", "traffic", "shadows"}}`; an unset value is None."""
-        endpoints: dict[str, dict[str, Any]] = self._operator.operate(Operation.LIST_ENDPOINTS)
+    def list_endpoints(self) -> dict[str, EndpointDict]:
+        """Return the route, HTTP methods, time limit, traffic and shadows of each endpoint by its name.
+
+        Raises:
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
+        """
+        endpoints: dict[str, EndpointDict] = self._operator.operate(Operation.LIST_ENDPOINTS)
         return endpoints
 
     def set_traffic(self, endpoint: str, traffic: Mapping[str, float]) -> None:
-        """Replace the weights of an endpoint in one step. Its shadows stay.
+        """Replace the traffic split of an endpoint in one step. Its shadows stay.
 
         Args:
-            endpoint: The name of the endpoint.
+            endpoint: The endpoint's name.
             traffic: Weight of each backend, at least 0. The weights sum to 1 within 1e-5.
 
         Raises:
-            EndpointNotFound, BackendNotFound: The endpoint or a backend does not exist; nothing has changed.
-            ConfigError: The weights are bad, or the endpoint would mix applications with other code; nothing has
-                changed.
+            EndpointNotFound, BackendNotFound: A name is unknown. The old split stays.
+            ConfigError: A weight is not a number of at least 0, the weights do not sum to 1, or applications and other
+                backends are mixed. The old split stays.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         TrafficPolicy.split(traffic)
         self._operator.operate(Operation.SET_TRAFFIC, existing_name("endpoint", endpoint), dict(traffic))
 
     def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
-        """Send copies of a share of the requests of an endpoint to *backend*; 0 ends this.
+        """Send copies of a share of an endpoint's requests to another backend. Callers never wait for the copies.
+
+        Args:
+            endpoint: The endpoint's name.
+            backend: The backend that gets the copies; their answers are dropped.
+            proportion: Share of the requests to copy, from 0 to 1; 0 removes the shadow.
 
         Raises:
-            EndpointNotFound, BackendNotFound: The endpoint or the backend does not exist.
+            EndpointNotFound, BackendNotFound: A name is unknown.
             TypeError: *proportion* is not a number from 0 to 1.
-            ConfigError: The endpoint would mix applications with other code.
+            ConfigError: Applications and other backends are mixed.
+            NotConnected: No instance answers.
+            InstanceClosed: The instance was shut down.
         """
         TrafficPolicy.split({"-": 1.0}).with_shadow(str(backend), proportion)
         self._operator.operate(

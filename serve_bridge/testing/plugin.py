@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -60,7 +60,7 @@ def current(client: Client) -> Iterator[Client]:
 
 
 @contextmanager
-def instance(runtime: str) -> Iterator[Client]:
+def instance(runtime: Literal["ray", "local"]) -> Iterator[Client]:
     """Run an instance, with a proxy on a free port; the process's current client stays what it is."""
     before = set_current(None)
     try:

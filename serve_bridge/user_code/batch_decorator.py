@@ -7,15 +7,31 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from serve_bridge.user_code.batch_queue import BatchQueue, check_limits
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Owner = TypeVar("Owner")
 
-def batch(
-    max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+
+class BatchDecorator(Protocol):
+    """What `batch` returns: code that takes a list becomes code that takes one item."""
+
+    @overload
+    def __call__(
+        self, func: Callable[[list[Item]], Awaitable[Sequence[Result]]], /
+    ) -> Callable[[Item], Coroutine[Any, Any, Result]]: ...
+
+    @overload
+    def __call__(
+        self, func: Callable[[Owner, list[Item]], Awaitable[Sequence[Result]]], /
+    ) -> Callable[[Owner, Item], Coroutine[Any, Any, Result]]: ...
+
+
+def batch(max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0) -> BatchDecorator:
     """Decorate an `async def` of one argument so that concurrent calls run as one, with a list of arguments.
 
     Each instance of a class, and each event loop, has a queue of its own.
@@ -32,7 +48,7 @@ def batch(
         raise TypeError("write @serve.batch() with parentheses")
     check_limits(max_batch_size, batch_wait_timeout_s)
 
-    def decorate(func: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def decorate(func: Any) -> Any:
         if not inspect.iscoroutinefunction(func):
             raise TypeError(f"serve.batch decorates an `async def`, got {func!r}")
         parameters = list(inspect.signature(func).parameters.values())

@@ -64,14 +64,14 @@ def pyright() -> Errors:
     }
 
 
-def ty() -> Errors:
-    """Return the errors of ty, by file and line."""
-    environment = str(Path(sys.executable).parents[1])
-    output = _run("ty", "check", "--python", environment, "--output-format", "concise", *_paths())
-    return _located(output, r"^\S*?(\w+\.py):(\d+):\d+: error(.*)$")
+def pyrefly() -> Errors:
+    """Return the errors of pyrefly, by file and line."""
+    options = ("--output-format", "min-text", "--summary", "none", "--python-interpreter-path", sys.executable)
+    output = _run("pyrefly", "check", *options, *_paths())
+    return _located(output, r"^ERROR \S*?(\w+\.py):(\d+):\S+ (.*)$")
 
 
-CHECKERS: Final[dict[str, Callable[[], Errors]]] = {"mypy": mypy, "pyright": pyright, "ty": ty}
+CHECKERS: Final[dict[str, Callable[[], Errors]]] = {"mypy": mypy, "pyright": pyright, "pyrefly": pyrefly}
 
 
 def unknown_types() -> list[str]:

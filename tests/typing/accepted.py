@@ -1,4 +1,4 @@
-"""Types that type checkers must infer from the public API. `make typing` runs mypy, pyright and ty over this file."""
+"""Types that type checkers must infer from the public API. `make typing` runs mypy, pyright and pyrefly over it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.typing.backends import (
     Methods,
     Mood,
     Plain,
+    Sizes,
     either,
     greet,
     lengths,
@@ -22,6 +23,7 @@ from tests.typing.backends import (
     score,
     score_async,
     shout,
+    sizes,
     words,
     words_async,
 )
@@ -78,6 +80,19 @@ assert_type(serve.get_handle("mood").stream("x"), Iterator[Any])
 assert_type(serve.get_handle("mood", sync=False), AsyncHandle)
 assert_type(serve.get_handle("mood", sync=False).options(timeout_s=2.0), AsyncHandle)
 
+# What an instance runs.
+assert_type(serve.status()["backends"]["mood"]["wanted"], int)
+assert_type(serve.list_endpoints()["mood"]["traffic"], dict[str, float])
+assert_type(serve.list_endpoints()["mood"]["timeout_s"], float | None)
+serve.start(runtime="local", name="n", http_options={"port": 0, "location": None})
+serve.start(http_options=serve.HTTPOptions(port=0))
+serve.create_backend("mood", Mood, "model", config={"num_replicas": 2, "user_config": {"a": 1}})
+serve.create_backend("mood", "shop.backends:Mood", config=serve.BackendConfig(num_replicas=2))
+serve.update_backend_config("mood", {"num_replicas": 3})
+serve.create_endpoint("mood", backend="mood", methods=("GET", "POST"))
+serve.deploy("shop.backends", project="shop", dry_run=True)
+serve.endpoint("mood", traffic={"mood": 1}, methods=["POST"])
+
 # Clients have the same methods.
 client = serve.connect()
 assert_type(client.handle(Mood), Handle[[str], float])
@@ -89,5 +104,7 @@ async def asynchronous() -> None:
     """Await calls."""
     assert_type(await serve.handle(score).acall("x"), float)
     assert_type(await serve.handle(score).remote("x"), float)
+    assert_type(await sizes("x"), int)
+    assert_type(await Sizes().of("x"), int)
     async for word in serve.handle(words).astream("x"):
         assert_type(word, str)

@@ -154,3 +154,18 @@ class Methods:
     def count(self, by: int) -> int:
         """Take data."""
         return by
+
+
+@serve.batch(max_batch_size=8)
+async def sizes(texts: list[str]) -> list[int]:
+    """Take several items at once."""
+    return [len(text) for text in texts]
+
+
+class Sizes:
+    """A class with a batched method."""
+
+    @serve.batch()
+    async def of(self, texts: list[str]) -> list[int]:
+        """Take several items at once."""
+        return [len(text) for text in texts]

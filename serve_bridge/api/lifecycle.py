@@ -1,0 +1,119 @@
+"""The functions that start, join, fill and end an instance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from serve_bridge.client.client import Client
+from serve_bridge.client.current import current_client, own_client, set_current, shut_down_current
+from serve_bridge.client.instance_search import find_client
+from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
+from serve_bridge.config.signatures import shows_options
+from serve_bridge.config.start_options import START_DEFAULTS, StartOptions
+
+if TYPE_CHECKING:
+    from serve_bridge.deployment.deploy import Deployment
+
+
+@shows_options(StartOptions, START_DEFAULTS)
+def start(**options: Unpack[StartOptions]) -> Client:
+    """Start an instance: a controller, and the HTTP proxies of *http_options*.
+
+    Args:
+        options: Options of the instance:
+
+            - detached (bool, default False): Let the instance outlive this process; `shutdown` ends it. Not with
+              `runtime="local"`.
+            - name (str, default "default"): Its name, unique for each cluster and user.
+            - http_options (`HTTPOptions` or a dict, default: one proxy on 127.0.0.1:8000): Where proxies listen, and
+              their limits.
+            - address (str): The Ray cluster to join if this process does not use one yet. Default: the cluster that
+              Ray's own rules find, otherwise a new local one. Not with `runtime="local"`.
+            - runtime ("ray" or "local", default "ray"): "local" runs the instance inside this process, without Ray, for
+              tests and development.
+
+    Returns:
+        The client, which becomes the current client of this process. The proxy answers.
+
+    Raises:
+        TypeError: An option is unknown.
+        ConfigError: An option has a bad value, a TLS file cannot be used, an instance of that name runs, or gevent or
+            eventlet has replaced the sockets of this process. It is a ValueError.
+        OSError, ValueError: A proxy cannot listen on its address. Nothing is left running.
+        AuthenticationError: The Ray cluster refuses the token of this process. It is a ConnectionError.
+        ImportError: Ray, or a package of the proxy, is missing or has an untried version. The message names the extras
+            to install.
+    """
+    from serve_bridge.client.instance_start import start_instance  # late: web workers join an instance
+
+    client = start_instance(**options)
+    set_current(client)
+    return client
+
+
+def connect(address: str | None = None, *, name: str = "default") -> Client:
+    """Join a running instance. This process does not become a Ray driver.
+
+    Args:
+        address: The value of `client.address`. None: that of SERVE_BRIDGE_ADDRESS, otherwise this user's instance
+            *name* on this machine.
+        name: The instance's name, if no address is given.
+
+    Returns:
+        The client, which becomes the current client of this process. Inside a replica: a client of the replica's own
+        instance.
+
+    Raises:
+        NotConnected: No instance runs. The message names all three places of the search.
+        ConfigError: *address* is not an address, or gevent or eventlet has replaced the sockets of this process.
+    """
+    own = own_client()
+    if own is not None and address is None:
+        return own
+    client = find_client(address, name)
+    set_current(client)
+    return client
+
+
+def shutdown() -> None:
+    """Drain and stop the whole instance, and remove every key and file that it made. A second call does nothing."""
+    shut_down_current()
+
+
+@shows_options(DeployOptions, DEPLOY_DEFAULTS)
+def deploy(*what: object, client: Client | None = None, **options: Unpack[DeployOptions]) -> Deployment:
+    """Bring the instance to what is declared, by rolling updates. A second deployment changes nothing.
+
+    Backends get their code and declared options, endpoints their route, HTTP methods and time limit. An option that is
+    not declared stays as the operator set it. An option that is no longer declared returns to its default.
+
+    Args:
+        what: Modules, or their import paths "package.module"; or declared functions, classes and endpoints.
+        client: The instance; None: the current one.
+        options: Options of the deployment:
+
+            - project (str, default: top package of the first declaration): The owner of the deployment. Names that
+              another project deployed, or that were made by hand, are an error.
+            - traffic (bool, default False): Let declared traffic and shadows replace those of existing endpoints.
+              Otherwise they apply to new endpoints only, and the result has a note where they differ.
+            - prune (bool, default False): Delete the backends and endpoints that this project deployed before and that
+              *what* does not declare. The log of `serve_bridge.deployment` names them first. It never deletes what was
+              made by hand.
+            - force (bool, default False): Replace the replicas of every declared backend, changed or not.
+            - dry_run (bool, default False): Change nothing. The result says what would change.
+            - take_over (bool, default False): Take over the declared names that another project, or a person, has made.
+
+    Returns:
+        The changes that were made.
+
+    Raises:
+        TypeError: An object is not declared, or an option is unknown.
+        ConfigError: No object is named; a module declares nothing; declarations contradict each other; a name has
+            another owner; or a new endpoint has several backends and no declared traffic. Nothing has changed.
+        SerializationError: A declared object cannot be pickled. Nothing has changed.
+        DeploymentError: A change failed. The error says which changes were made.
+        NotConnected: No instance answers.
+        InstanceClosed: The instance was shut down.
+    """
+    given = current_client() if client is None else client
+    return given.deploy(*what, **options)

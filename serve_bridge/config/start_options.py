@@ -1,0 +1,28 @@
+"""The options of `start`, for the functions that have them all."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypedDict
+
+from serve_bridge.config.http_options import HTTPOptions, HTTPOptionsDict
+
+Runtime = Literal["ray", "local"]
+
+
+class StartOptions(TypedDict, total=False):
+    """The options of `start` as keyword arguments; its docstring says what they mean."""
+
+    detached: bool
+    name: str
+    http_options: HTTPOptions | HTTPOptionsDict | None
+    address: str | None
+    runtime: Runtime
+
+
+START_DEFAULTS: Final[StartOptions] = {
+    "detached": False,
+    "name": "default",
+    "http_options": None,
+    "address": None,
+    "runtime": "ray",
+}
