@@ -60,7 +60,7 @@ from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
 
-QUIET_S: Final = 0.1
+DRAINED_AFTER_QUIET_S: Final = 0.1
 """Seconds without a request after which a replica is drained. Until then a Ray call may still be on its way.
 
 The drain also waits this long for the tasks of WebSockets, after telling them to close.
@@ -292,12 +292,12 @@ class Replica:
         self._listener.stop_accepting()
         self._listener.go_away()
         while time.monotonic() < deadline:
-            if self.load() == 0 and time.monotonic() - self._admission.last_release >= QUIET_S:
+            if self.load() == 0 and time.monotonic() - self._admission.last_release >= DRAINED_AFTER_QUIET_S:
                 return True
-            await asyncio.sleep(QUIET_S / 4)
+            await asyncio.sleep(DRAINED_AFTER_QUIET_S / 4)
         if self._websockets:  # a WebSocket has no deadline
             self._websockets.go_away()
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(DRAINED_AFTER_QUIET_S)
         return self.load() == 0
 
     def close(self) -> None:
