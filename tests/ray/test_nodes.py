@@ -30,9 +30,11 @@ PROGRAM = """
     from ray.cluster_utils import Cluster
 
     import serve_bridge as serve
-    from serve_bridge.instance import instance_file as instances
+    from serve_bridge.client.client import link_of
     from serve_bridge.config.http_options import HTTPOptions
     from serve_bridge.controller.controller import Controller
+    from serve_bridge.instance.directories import base_directory
+    from serve_bridge.instance.instance import new_generation
     from serve_bridge.process.loop_thread import LoopThread
     from serve_bridge.runtimes.ray.runtime import RayRuntime
     from serve_bridge.specs import InstanceSpec
