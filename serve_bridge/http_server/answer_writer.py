@@ -154,9 +154,12 @@ class AnswerWriter:
         head = [line]
         keep_alive = self._headers(message.get("headers", ()), head, without_length=status < 200 or status == 204)
         keep_alive = keep_alive and self.keep_alive and status >= 200 and self._requests.may_keep_alive()
-        if self._request_body.waiting_for_100_continue and self._request_body.more:
-            # A client that never got 100 Continue may or may not send the body, so its next byte would be ambiguous.
-            keep_alive = False
+        request_body = self._request_body
+        if request_body.waiting_for_100_continue:
+            request_body.waiting_for_100_continue = False
+            if request_body.more:
+                # A client that never got 100 Continue may or may not send the body, so its next byte is ambiguous.
+                keep_alive = False
         self._bodyless = is_bodyless(status) or self._scope["method"] == "HEAD"
         if self._left is None and not self._bodyless:
             if self._scope["http_version"] == "1.1":
@@ -169,7 +172,6 @@ class AnswerWriter:
         head.append(b"\r\n")
         self.keep_alive = keep_alive
         self.started = True
-        self._request_body.waiting_for_100_continue = False
         self._has_trailers = message.get("trailers", False)
         # Most bodies follow in the same turn of the loop. One write costs half as much as two, so the head waits.
         self._head = b"".join(head)

@@ -77,7 +77,8 @@ class RequestBody:
     def close(self) -> None:
         """Tell the application that its client has left, or that the answer is complete."""
         self.closed = True
-        self._wake()
+        if self._news is not None:
+            self._news.set()
 
     def _wake(self) -> None:
         self._has_news = True

@@ -205,8 +205,9 @@ class RequestSequence:
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the current answer."""
         framer = self._framer
-        has_room = self._connection.server_state.idle_grace_s == math.inf
-        return (framer.at_head or framer.body_left <= UNREAD_BYTES) and has_room
+        return (framer.at_head or framer.body_left <= UNREAD_BYTES) and (
+            self._connection.server_state.idle_grace_s == math.inf
+        )
 
     def on_response_complete(self) -> None:
         """Begin the next request, or close."""
