@@ -1,1 +1,1 @@
-"""What users write: backends, applications, batches, and how they travel. Runs in callers and replicas."""
+"""User code: its form, its checks and its way to a replica. Used in callers and in replicas; knows no connection."""

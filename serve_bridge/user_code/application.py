@@ -1,8 +1,8 @@
-"""An ASGI or WSGI application as a backend: what `asgi_app` and `wsgi_app` return, and how it travels.
+"""An ASGI or WSGI application as a backend, made by `asgi_app` or `wsgi_app`.
 
-Rule 1: an application travels as its import path wherever it has one: few can be pickled, and another process that
-        imports it has the whole site around it.
-Rule 2: nothing is imported, and nothing of the application is called, before a replica needs it.
+Rule 1: an application travels by its import path, if it has one. Few applications can be pickled, and an import also
+        runs the set-up of the web site around the application.
+Rule 2: the caller does not import or call the application. The replica does.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ Kind = Literal["asgi", "wsgi"]
 
 
 class Application:
-    """An application, or where to import it from.
+    """An application, or its import path.
 
     Attributes:
-        kind: Its interface.
-        path: Its import path; None: it travels by value.
+        kind: The interface of the application.
+        path: The import path of the application; None: the application is pickled.
     """
 
     def __init__(self, kind: Kind, target: Any, module: str) -> None:
-        """Take *target*, an application or its import path, as *module* has it."""
+        """Take *target*, an application or its import path; *module* is the module which wraps it."""
         self.kind: Kind = kind
         self._target = target
         self.path: str | None = target if isinstance(target, str) else path_of_object(target)
-        self.__module__ = module  # where it is written, as for a function or a class
+        self.__module__ = module  # as for a function or a class
         self.__name__: str = f"{kind}_app({self.path or type(target).__qualname__})"
         self.__qualname__: str = self.__name__
 
     @property
     def is_async(self) -> bool:
-        """Whether it runs on the replica's loop."""
+        """Whether the application runs on the replica's loop."""
         return self.kind == "asgi"
 
     @property
     def search_path(self) -> tuple[str, ...]:
-        """Directories in which imports look first, for its module to be found."""
+        """The directories in which a replica finds the module of the application."""
         return () if self.path is None else search_path_of(self.path.partition(":")[0])
 
     def load(self) -> Any:
         """Return the application itself.
 
         Raises:
-            ImportError: Its module is missing or fails.
-            AttributeError: That has no such attribute.
-            TypeError: What is there cannot be called.
+            ImportError: The module is missing, or its import fails.
+            AttributeError: The module has no such attribute.
+            TypeError: The attribute cannot be called.
         """
         if not isinstance(self._target, str):
             return self._target
@@ -72,14 +72,14 @@ class Application:
 def asgi_app(app: Any) -> Application:
     """Return an ASGI application as a backend: FastAPI, Starlette, Django, or any other.
 
-    Its lifespan runs in every replica: `startup` before the replica gets requests, `shutdown` once it has drained.
+    Its lifespan runs in each replica: `startup` before the replica gets requests, `shutdown` after its drain.
 
     Args:
-        app: The application, or its import path "package.module:attr". One that stands in a module under a name is
-            imported by its replicas; any other must be picklable.
+        app: The application, or its import path "package.module:attr". Replicas import an application with a name in a
+            module. Any other application must be picklable.
 
     Raises:
-        TypeError: It is no application.
+        TypeError: *app* is not an application.
         ConfigError: An import path is malformed.
     """
     return _application("asgi", app)
@@ -91,7 +91,7 @@ def wsgi_app(app: Any) -> Application:
     Each request runs on one of the replica's threads (`threads`), from its first line to the last piece of its answer.
 
     Raises:
-        TypeError: It is no application.
+        TypeError: *app* is not an application.
         ConfigError: An import path is malformed.
     """
     return _application("wsgi", app)
@@ -120,7 +120,7 @@ def _hint(app: Any) -> str:
 
 
 def wrapper_of(value: object) -> str | None:
-    """Return the name of the function here that takes *value*, if *value* looks like an application."""
+    """Return the name of the function which wraps *value*, if *value* looks like an application; otherwise None."""
     if inspect.isclass(value) or not callable(value):
         return None
     if _is_async(value):
@@ -133,7 +133,7 @@ def _is_async(app: Any) -> bool:
 
 
 def _takes(app: Any, count: int) -> bool:
-    """Whether *app* takes exactly *count* arguments, as far as its signature tells."""
+    """Return whether *app* takes exactly *count* arguments; False if it has no signature."""
     try:
         parameters = inspect.signature(app).parameters.values()
     except (TypeError, ValueError):

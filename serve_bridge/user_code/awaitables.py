@@ -6,12 +6,12 @@ from typing import Any
 
 
 def is_awaitable(value: object) -> bool:
-    """Return whether *value* is to be awaited. The type decides: an object may answer every attribute name."""
+    """Return whether *value* can be awaited. The type decides: an object may answer each attribute name."""
     return hasattr(type(value), "__await__")
 
 
 async def awaited(result: Any) -> Any:
-    """Return what *result* of user code comes to: a decorator may return an awaitable from a coroutine."""
+    """Return *result* of user code after awaiting it. A decorator may return an awaitable, so it awaits again."""
     while is_awaitable(result):
         result = await result
     return result

@@ -18,7 +18,7 @@ Owner = TypeVar("Owner")
 
 
 class BatchDecorator(Protocol):
-    """What `batch` returns: code that takes a list becomes code that takes one item."""
+    """The result of `batch`: it turns code for a list into code for one item."""
 
     @overload
     def __call__(
@@ -32,17 +32,17 @@ class BatchDecorator(Protocol):
 
 
 def batch(max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0) -> BatchDecorator:
-    """Decorate an `async def` of one argument so that concurrent calls run as one, with a list of arguments.
+    """Decorate an `async def` with one argument: concurrent calls then run as one call, with a list of arguments.
 
     Each instance of a class, and each event loop, has a queue of its own.
 
     Args:
-        max_batch_size: Most items of a batch, at least 1.
-        batch_wait_timeout_s: Seconds the first item may wait for others.
+        max_batch_size: Upper limit for the items of a batch, at least 1.
+        batch_wait_timeout_s: Upper limit in seconds for the first item to wait for more items.
 
     Raises:
         ConfigError: A limit is out of range.
-        TypeError: What is decorated is no `async def`, or does not take exactly one list.
+        TypeError: The decorated function is not an `async def`, or does not take exactly one list.
     """
     if callable(max_batch_size):
         raise TypeError("write @serve.batch() with parentheses")
@@ -79,8 +79,8 @@ def batch(max_batch_size: int = 10, batch_wait_timeout_s: float = 0.0) -> BatchD
 class _Queues:
     """The queues of one decorated function: one for each event loop and instance.
 
-    An instance is held weakly, so that its queues go when it goes; a waiting call's frame holds it. The queue of an
-    instance that cannot be held weakly, since its class has `__slots__`, goes as soon as it is idle.
+    The queue refers to its instance weakly, so both can be collected. The frame of a waiting call keeps it alive.
+    An instance with `__slots__` may not allow weak references. Its queue is dropped as soon as it is idle.
     """
 
     def __init__(self, func: Callable[..., Awaitable[Any]], max_batch_size: int, wait_timeout_s: float) -> None:
@@ -92,7 +92,7 @@ class _Queues:
         ] = weakref.WeakKeyDictionary()
 
     def of(self, instance: object) -> BatchQueue:
-        """Return the queue of *instance* on the running loop; None: the function's own."""
+        """Return the queue of *instance* on the running loop; None: the queue of the function itself."""
         loop = asyncio.get_running_loop()
         queues = self._by_loop.get(loop)
         if queues is None:
@@ -126,7 +126,7 @@ class _Queues:
         return held, BatchQueue(run, *self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Code travels to its replica; queues, locks and loops are made anew there.
+        # The code is pickled for its replica, which makes queues, locks and loops of its own.
         return _Queues, (self._func, *self._limits)
 
 

@@ -11,9 +11,9 @@ Callable_ = TypeVar("Callable_", bound=Callable[..., Any])
 
 
 def accept_batch(func: Callable_) -> Callable_:
-    """Mark a function, or a method of a backend's class, as one that takes a list of requests.
+    """Mark a function, or a method of a backend's class, which takes a list of requests.
 
-    It returns one result for each request, in order. An exception among them fails its own caller only.
+    The function returns one result for each request, in order. An exception among them fails only its own caller.
 
     Raises:
         TypeError: *func* is a class or cannot be called.

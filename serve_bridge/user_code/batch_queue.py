@@ -1,11 +1,11 @@
-"""Several calls handed to user code as one: the marks for it, and the queue that makes batches.
+"""A queue which runs several calls of user code as one batch.
 
-Rule 1: waiting counts from the first item; a full batch never waits.
-Rule 2: a caller that leaves takes its item along, and nobody else notices.
-Rule 3: a batch runs with the context variables of its first item, the call that waited longest; but it has as much
-        time as the one of its items that has most, and the request id that all of them share, or none.
-Rule 4: an item whose time is up before its batch begins fails alone, and its batch begins without it.
-Rule 5: a queue belongs to one event loop. It holds only calls that were admitted, so admission bounds it.
+Rule 1: the wait counts from the first item of a batch. A full batch does not wait.
+Rule 2: when a caller leaves, its item leaves the queue. The other items are not affected.
+Rule 3: a batch runs with the context variables of its first item, the call waiting longest. Its deadline is the
+        latest of its items. Its request id is the one shared by all items; if they differ, it has none.
+Rule 4: an item whose deadline passes before its batch begins fails alone. The batch begins without it.
+Rule 5: a queue belongs to one event loop. It holds only admitted calls, so the admission limits its length.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RunBatch = Callable[[list[Any]], Awaitable[Any]]
 
 
 class _Call:
-    """One caller's item on its way through the queue."""
+    """One caller's item in the queue or in a batch."""
 
     __slots__ = ("answer", "arrived", "batch", "context", "deadline", "item", "request_id")
 
@@ -46,7 +46,7 @@ class _Call:
 
 
 class _Batch:
-    """Calls that run together, and the task that runs them."""
+    """Calls running as one, and their task."""
 
     __slots__ = ("calls", "task")
 
@@ -56,13 +56,13 @@ class _Batch:
 
     @property
     def deadline(self) -> float | None:
-        """When nobody wants it any more; None: that has no limit."""
+        """The latest deadline of its calls; None if a call has none."""
         deadlines = [call.deadline for call in self.calls]
         return None if None in deadlines else max(deadlines)  # type: ignore[type-var]  # mypy: there is no None
 
     @property
     def request_id(self) -> str | None:
-        """The request that all calls belong to; None if they belong to several."""
+        """The request id of all calls; None if they belong to several requests."""
         first = self.calls[0].request_id
         return first if all(call.request_id == first for call in self.calls) else None
 
@@ -86,15 +86,15 @@ class BatchQueue:
     """Gathers items and runs them in batches.
 
     Args:
-        run: Gets the items of a batch, returns one result for each; cancelled when all its callers left.
-        max_batch_size: Most items of a batch, at least 1.
-        wait_timeout_s: Seconds an item may wait for others. 0: a batch takes what one loop turn brought.
-        max_concurrent_batches: Batches that may run at once.
-        on_idle: Called when the last item has left and the last batch has ended.
+        run: Takes the items of a batch and returns one result for each. It is cancelled when all its callers have left.
+        max_batch_size: Upper limit for the items of a batch, at least 1.
+        wait_timeout_s: Seconds for which an item may wait for more items. 0: a batch takes the items of one loop turn.
+        max_concurrent_batches: Upper limit for batches running at once.
+        on_idle: Called when the queue is empty and no batch runs.
 
     Attributes:
-        ahead: Full batches that may start beyond that, because *run* makes them wait for a thread: it then goes from
-            one to the next without waiting for the loop.
+        ahead: Full batches that may start above this limit. They wait in *run* for a thread, which then goes from one
+            batch to the next without waiting for the loop.
 
     Raises:
         ConfigError: A limit is out of range; the message names it. It is a ValueError.
@@ -129,10 +129,10 @@ class BatchQueue:
         """Return the result of *item* once its batch has run.
 
         Raises:
-            DeadlineExceeded: The time of the request that submits it was up before a batch took the item.
+            DeadlineExceeded: The deadline of the running request passed before a batch took the item.
             TypeError: The batch returned something other than a list, tuple, array or generator.
             ValueError: The batch returned another number of results than it had items.
-            BaseException: What the batch raised, or returned as the result of this item.
+            BaseException: The batch raised it, or returned it as the result of this item.
         """
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
@@ -143,14 +143,14 @@ class BatchQueue:
         finally:
             if answer.cancelled():
                 self._leave(call)
-            # A failure holds this frame in its traceback; without this the two keep each other alive.
+            # The traceback of a failure refers to this frame. Without `del`, the two would keep each other alive.
             del answer, call
 
     def reconfigure(self, max_batch_size: int, wait_timeout_s: float) -> None:
-        """Change the limits, for the items that wait too; call it on the queue's loop.
+        """Change the limits, for waiting items too. Call this on the loop of the queue.
 
         Raises:
-            ConfigError: A limit is out of range; the old ones stay.
+            ConfigError: A limit is out of range; the old limits stay.
         """
         check_limits(max_batch_size, wait_timeout_s)
         self._max_batch_size = max_batch_size
@@ -160,7 +160,7 @@ class BatchQueue:
             self._advance()
 
     def _advance(self) -> None:
-        """Start every batch that is due, or set the timer for the first one that will be."""
+        """Start the next batch if it is due; otherwise set the timer for it."""
         if not self._waiting:
             self._stop_timer()
             if self._on_idle is not None and not self._running:
@@ -181,14 +181,14 @@ class BatchQueue:
 
     def _expire(self, call: _Call) -> None:
         self._timer = None
-        # The clock is not asked again: a timer may fire a little early.
+        # A timer may fire a little early, so the clock is not read again.
         if self._waiting.get(call.answer) is call and self._may_start():
             self._start(call.context)
         else:
             self._advance()
 
     def _may_start(self) -> bool:
-        # A batch that has not yet taken its items would be counted twice.
+        # A starting batch has not taken its items yet: they would count for a second batch.
         full = len(self._waiting) >= self._max_batch_size
         return not self._starting and len(self._running) < self._max_concurrent_batches + (full and self.ahead)
 
@@ -205,7 +205,7 @@ class BatchQueue:
         batch.task = asyncio.get_running_loop().create_task(self._run(batch), context=context)
 
     async def _run(self, batch: _Batch) -> None:
-        # Items are taken here, not in `_start`: whoever came or left since in this turn of the loop counts.
+        # Items are taken here, not in `_start`, so a batch has all calls of this turn of the loop but those that left.
         self._take(batch)
         self._starting = False
         self._advance()
@@ -215,7 +215,7 @@ class BatchQueue:
                 running_request.set(batch.request_id)
                 results = await self._run_items([call.item for call in batch.calls])
                 batch.succeed(batch_results(results, len(batch.calls)))
-        except BaseException as error:  # user code may raise anything; it belongs to the callers, not to the loop
+        except BaseException as error:  # any exception of user code goes to the callers, not to the loop
             batch.fail(error)
         finally:
             self._running.discard(batch)
@@ -245,7 +245,7 @@ def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
         return
     if isinstance(error, asyncio.CancelledError):
         answer.cancel()
-    elif isinstance(error, StopIteration | GeneratorExit):  # a future, or who waits for it, takes neither
+    elif isinstance(error, StopIteration | GeneratorExit):  # a future, or a task waiting for it, cannot raise these
         wrapped = RuntimeError(f"batched code raised {type(error).__name__}")
         wrapped.__cause__ = error
         answer.set_exception(wrapped)

@@ -9,17 +9,17 @@ from typing import Any, Final
 
 _RESULTS: Final = (list, tuple, GeneratorType)
 _ARRAY_PROTOCOL: Final = "__dlpack__"
-"""Attribute of array types (the Python array API standard). A table lacks it; iterating a table gives column names."""
+"""Attribute of array types (the Python array API standard). Tables lack it: iterating a table gives column names."""
 
 
 def batch_results(results: object, size: int) -> list[Any]:
-    """Return what user code returned for a batch as a list of *size* results.
+    """Return *results* of user code for a batch as a list of *size* results.
 
     An array gives one result for each entry of its first dimension.
 
     Raises:
         TypeError: *results* is not a list, a tuple, an array of at least one dimension or a generator.
-        ValueError: *results* has another length.
+        ValueError: *results* does not have *size* items.
     """
     items = _iterated(results)
     if items is None:
@@ -29,7 +29,7 @@ def batch_results(results: object, size: int) -> list[Any]:
             f"generator; for a batch size of {size} it returned {kind.__module__}.{kind.__qualname__}, "
             "which it must turn into a list"
         )
-    # One item more than asked for is enough to tell; the rest may be endless.
+    # One item too many proves the fault. The generator may be endless, so no further item is read.
     answers = list(islice(items, size + 1))
     if len(answers) != size:
         found = f"more than {size}" if len(answers) > size else len(answers)

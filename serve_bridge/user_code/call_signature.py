@@ -1,4 +1,4 @@
-"""The signature of a method, as calls from outside can meet it or miss it."""
+"""The signature of a method, for calls with one value and some keywords."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from serve_bridge.user_code.signatures import VARIADIC
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 NO_DATA: Final = object()
-"""The data of an HTTP request without a body. A Python call without data has None, which it may also mean."""
+"""The data of an HTTP request without a body. For a Python call, None means no data, or the value None."""
 _KEYWORD: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class CallSignature:
-    """A signature reduced to what a call with one value and some keywords can get wrong."""
+    """A signature, reduced to the checks for a call with one value and some keywords."""
 
     __slots__ = ("_any_keyword", "_bound", "_first", "_keywords", "_name", "_required", "_skips_none")
 
@@ -34,11 +34,15 @@ class CallSignature:
         self._required = frozenset(
             p.name for p in parameters if p.default is p.empty and p.kind not in VARIADIC and p is not first
         )
-        # No data and None look alike: a default, or an empty *args, is what the method's author wants then.
+        # A Python call without data looks like a call with None. Then the default, or an empty *args, is used.
         self._skips_none = first is not None and (first.default is not first.empty or first.kind in VARIADIC)
 
     def bind(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
-        """Return the arguments, or raise the TypeError that a wrong call by hand would raise."""
+        """Return the arguments for the method.
+
+        Raises:
+            TypeError: The method does not accept such a call.
+        """
         has_data = data is not NO_DATA
         data = data if has_data else None
         if self._first is None:

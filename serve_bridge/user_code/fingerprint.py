@@ -1,8 +1,8 @@
-"""Whether code, and what it is started with, is still the same: digests that agree between processes.
+"""Digests which agree between processes, to find out whether code and its start arguments have changed.
 
-Rule 1: values of the builtin types count by what they are, wherever a pickle or a hash would depend on the process.
-Rule 2: code of a module that has a file counts by its name. Code that has no file, as in a notebook, counts by what it
-    does: its instructions, and the variables that it uses.
+Rule 1: values of builtin types count by their content. A pickle or a hash of them could depend on the process.
+Rule 2: code of a module with a file counts by its name. Code without a file, as in a notebook, counts by its content:
+    its instructions and the variables that it uses.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["closed_over", "digest"]
 
 
 def digest(*values: object) -> str:
-    """Return a digest of *values*, the same in every process for values of the same content.
+    """Return a digest of *values*, the same in every process for values with the same content.
 
-    The content of an object is what pickle would rebuild it from. Where an object cannot say that, its whole pickle
-    counts, which may differ between equal objects.
+    The content of an object is the value from which pickle would rebuild it. If an object cannot give such a value, its
+    whole pickle counts, and may differ between equal objects.
     """
     walk = _Walk()
     parts = _parts(values, walk)
@@ -42,11 +42,11 @@ def digest(*values: object) -> str:
 
 
 class _Walk:
-    """What a digest has met so far.
+    """The progress of a digest.
 
     Attributes:
-        open: Ids of the values that the current one is part of.
-        codes: Classes and functions without a file whose content is still to be counted, by id.
+        open: Ids of the values around the current value.
+        codes: Classes and functions without a file whose content is not counted yet, by id.
     """
 
     def __init__(self) -> None:
@@ -55,13 +55,13 @@ class _Walk:
         self._met: dict[int, Any] = {}
 
     def meet(self, code: Any) -> None:
-        """Count the content of *code* once, however often it is referred to."""
+        """Count the content of *code* once, even if several values refer to it."""
         if id(code) not in self._met:
             self._met[id(code)] = self.codes[id(code)] = code
 
 
 def _parts(value: Any, walk: _Walk) -> list[bytes]:
-    """Return *value* as a flat list of bytes that no other value has."""
+    """Return *value* as a flat list of bytes which differs from the list of any other value."""
     kind = type(value)
     label = f"{kind.__module__}.{kind.__qualname__}".encode()
     if kind is bytes:
@@ -99,7 +99,7 @@ def _parts(value: Any, walk: _Walk) -> list[bytes]:
 def _object_parts(value: Any, walk: _Walk) -> list[bytes]:
     try:
         reduced = value.__reduce_ex__(4)
-    except PICKLING_ERRORS:  # it has no form of its own; cloudpickle may know one
+    except PICKLING_ERRORS:  # pickle cannot rebuild it, but cloudpickle may
         return [cloudpickle.dumps(value)]
     if isinstance(reduced, str):  # the name of a global
         return [reduced.encode()]
@@ -134,7 +134,7 @@ _CODE: Final = (
     "co_flags",
     "co_exceptiontable",
 )
-"""What code does, without where it is written."""
+"""Attributes of a code object for its content, without those for its place in a file."""
 _NOT_CONTENT: Final = frozenset(
     (
         "__dict__",
@@ -144,19 +144,19 @@ _NOT_CONTENT: Final = frozenset(
         "__signature__",
         "__annotations_cache__",
         "_abc_impl",
-        # Made from the fields; they have addresses of this process in them.
+        # Made from the fields, with memory addresses of this process in them.
         "__pydantic_core_schema__",
         "__pydantic_parent_namespace__",
         "__pydantic_serializer__",
         "__pydantic_validator__",
     )
 )
-"""Attributes of a class that its definition does not say, or that follow from others."""
+"""Attributes of a class which do not come from its definition, or follow from other attributes."""
 _GLOBAL: Final = frozenset(
     ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")  # the last: annotations
 )
 _OWN_NAMESPACE: Final = "__classdict__"
-"""The variable through which annotations see the namespace of their class, whose attributes are counted already."""
+"""The variable by which annotations see the namespace of their class. Its attributes are counted already."""
 
 
 def _code_parts(code: Any, walk: _Walk) -> list[bytes]:
@@ -171,7 +171,7 @@ def _code_parts(code: Any, walk: _Walk) -> list[bytes]:
     cells = [cell.cell_contents for name, cell in closure if name != _OWN_NAMESPACE and not _is_empty(cell)]
     known = code.__globals__
     used = {name: known[name] for name in _global_names(code.__code__) if name in known}
-    # From Python 3.14 on, annotations are a function. The call fails if an annotation names what does not exist yet.
+    # Since Python 3.14, annotations are a function. Its call fails if an annotation has a name not defined yet.
     annotations = getattr(code, "__annotate__", None) or code.__annotations__
     own = (code.__code__, code.__defaults__, code.__kwdefaults__, annotations, vars(code))
     return [*name, *_parts((*own, cells, used), walk)]
@@ -184,14 +184,14 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 def _is_empty(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - reading it is the question
+        cell.cell_contents  # noqa: B018  # an empty cell raises an error
     except ValueError:
         return True
     return False
 
 
 def _has_no_file(code: Any) -> bool:
-    """Whether *code* is Python code of no file: of a notebook, of `python -c`, or made at run time."""
+    """Return whether *code* is Python code without a file: from a notebook, `python -c`, or made at run time."""
     if not (inspect.isfunction(code) or inspect.ismethod(code) or inspect.isclass(code)):
         return False
     name = code.__module__
@@ -202,7 +202,7 @@ def _has_no_file(code: Any) -> bool:
 
 
 def closed_over(code: Any) -> list[Mapping[str, Any]]:
-    """Return the variables that *code*, if it is local to a function, has from there."""
+    """Return the variables of the enclosing function that *code* uses; an empty list if there is no such function."""
     if "<locals>" not in code.__qualname__:
         return []
     members = vars(code).values() if inspect.isclass(code) else (code,)

@@ -1,8 +1,8 @@
-"""A backend's code on its journey to a replica: frozen in the caller, thawed in the replica.
+"""A backend's code on its way to a replica: frozen in the caller, thawed in the replica.
 
-Rule 1: beside `wire.payload` this is the one module that unpickles. What it thaws came from the instance's
-        own controller, over an authenticated connection; nothing that came in as HTTP gets here.
-Rule 2: a failure names the path to what cannot be pickled and its type; the caller reads it, nobody else.
+Rule 1: only this module and `wire.payload` unpickle. The code comes from the instance's own controller, over an
+        authenticated connection. No bytes of an HTTP request get here.
+Rule 2: an error names the path to the object which cannot be pickled, and its type. Only the caller sees the error.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["FrozenCode", "freeze_code", "thaw_code"]
 
 
 class FrozenCode(msgspec.Struct, frozen=True, array_like=True):
-    """A backend's code, and what a replica does before it thaws that.
+    """A backend's code, with the steps of a replica before it thaws the code.
 
     Attributes:
         pickled: The code and the arguments of its constructor.
-        search_path: Directories in which imports look first.
-        surroundings: What the code runs in; None: nothing.
+        search_path: The directories in which imports look first.
+        surroundings: The surroundings of the code; None: it has none.
     """
 
     pickled: bytes
@@ -46,24 +46,25 @@ class FrozenCode(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, blob: bytes) -> FrozenCode:
-        """Return what `freeze_code` wrote, without thawing it."""
+        """Return the result of `freeze_code` without thawing the code."""
         return _decode(blob)
 
     def thaw(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """Return code, arguments and keyword arguments; they must be trusted."""
+        """Return code, arguments and keyword arguments. The source of the pickle must be trusted."""
         code: tuple[Any, tuple[Any, ...], dict[str, Any]] = _Unpickler(io.BytesIO(self.pickled)).load()
         return code
 
 
 class _Unpickler(pickle.Unpickler):
-    """pickle's, which does not wait for a module that another thread imports.
+    """The unpickler of pickle, but it does not wait for a module while another thread imports it.
 
-    A module may create a backend of its own function while it is imported, as `uvicorn main:app` imports `main`. With
-    the local runtime its thread waits for the replica, and the replica would wait for the end of the import.
+    A module may create a backend from its own function during its import, as `uvicorn main:app` imports `main`. With
+    the local runtime, the importing thread waits for the replica, and the replica would wait for the import: a
+    deadlock.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what is called *name* in *module*."""
+        """Return the object *name* of *module*."""
         loaded = sys.modules.get(module)
         if loaded is not None and getattr(getattr(loaded, "__spec__", None), "_initializing", False):
             with contextlib.suppress(AttributeError):
@@ -84,11 +85,11 @@ def freeze_code(
 ) -> bytes:
     """Return the code and the arguments of its constructor as bytes for `FrozenCode.of`.
 
-    With them go the directories in which a replica finds their modules: that of the code itself, and each module that
-    the code or an argument refers to.
+    The bytes include the directories for the imports of the replica. They cover the module of the code, and each module
+    to which the code or an argument refers.
 
     Raises:
-        SerializationError: Something in them cannot be pickled; the message names the path to it.
+        SerializationError: An object in the code or the arguments cannot be pickled; the message names the path to it.
     """
     code = (func_or_class, tuple(init_args), dict(init_kwargs))
     modules = {_home_of(func_or_class): None}
@@ -111,7 +112,7 @@ def freeze_code(
 
 
 def _home_of(code: Any) -> str:
-    """Return the name of the module that *code* is defined in, or that its import path names."""
+    """Return the name of the module which defines *code*, or which its import path names."""
     path = code.path if isinstance(code, Application) else code
     return path.partition(":")[0] if isinstance(path, str) else str(code.__module__)
 
@@ -122,12 +123,12 @@ def thaw_code(blob: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    """cloudpickle's, which also knows the state that every Starlette application has.
+    """The pickler of cloudpickle, with a way to pickle the `State` of a Starlette application.
 
-    By itself that is written, but cannot be read: its `__getattr__` calls itself while it is empty.
+    Without it, unpickling would fail: `__getattr__` of an empty `State` calls itself without end.
 
     Attributes:
-        modules: Names of the modules that functions and classes in the pickle are from.
+        modules: Names of the modules of functions and classes in the pickle.
     """
 
     def __init__(self, file: Any, modules: dict[str, None]) -> None:
@@ -135,7 +136,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         self.modules = modules
 
     def reducer_override(self, value: Any) -> Any:
-        """Return how *value* is rebuilt, or leave that to cloudpickle."""
+        """Return the way to rebuild *value*: here for a `State`, otherwise by cloudpickle."""
         if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
             self.modules[str(value.__module__)] = None
         elif isinstance(value, types.ModuleType):

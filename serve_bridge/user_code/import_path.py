@@ -1,7 +1,8 @@
-"""Import paths, "package.module:Attr": how code is named that another process is to find by itself.
+"""Import paths, "package.module:Attr": names under which another process finds code.
 
-Rule 1: as text a path is checked anywhere; only `resolve` imports.
-Rule 2: a process that was started elsewhere knows no project: beside the path it is told the directories to look in.
+Rule 1: only `resolve` imports. The other functions treat a path as text, or look at modules already imported.
+Rule 2: a process started in another directory does not know the project. So it gets the directories for its imports,
+    too: see `search_path`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _FORM: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 
 def check_import_path(path: str) -> str:
-    """Return *path* if it reads as an import path; nothing is imported.
+    """Return *path* if it has the form of an import path. Nothing is imported.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: *path* has another form.
     """
     if not _FORM.fullmatch(path):
         raise ConfigError(f"an import path reads 'package.module:Attr', got {shown(path)}")
@@ -32,21 +33,21 @@ def check_import_path(path: str) -> str:
 
 
 def resolve(path: str) -> Any:
-    """Return what *path* names.
+    """Import the module of *path* and return its attribute.
 
     Raises:
-        ImportError: Its module is missing or fails.
-        AttributeError: It has no such attribute.
+        ImportError: The module is missing, or its import fails.
+        AttributeError: The module has no such attribute.
     """
     module, _, attribute = path.partition(":")
     return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
 
 def import_path_of(target: Any) -> str | None:
-    """Return the path under which another process finds the class or function *target*; None if it has none.
+    """Return the path by which another process finds the class or function *target*; None if there is no path.
 
-    It has none if it is local to a function, in `__main__`, in a module that no import finds, or hidden by another
-    object of its name.
+    There is no path to code in a function, in `__main__` or in a module without a file to import. There is none either
+    if another object of the module has taken the name.
     """
     module, name = target.__module__, target.__qualname__
     if "<" in name or not _is_found(module):
@@ -59,11 +60,11 @@ def import_path_of(target: Any) -> str | None:
 
 
 def path_of_object(target: object) -> str | None:
-    """Return a path under which another process finds the very object *target*; None if no module has it by a name.
+    """Return a path by which another process finds *target*, this very object; None if no module has a name for it.
 
-    It looks through what is imported, which takes a few milliseconds.
+    The search through all imported modules takes a few milliseconds.
     """
-    own = str(getattr(target, "__module__", ""))  # of a function; of an instance it is that of its class
+    own = str(getattr(target, "__module__", ""))  # for an instance, this is the module of its class
     for name in dict.fromkeys([own, *sys.modules]):
         attributes = getattr(sys.modules.get(name), "__dict__", {})
         for attribute, value in list(attributes.items()):

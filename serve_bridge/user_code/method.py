@@ -1,6 +1,6 @@
-"""One callable of a backend: how it runs, what it receives, and which calls are wrong.
+"""One callable of a backend: how it runs, and which arguments it gets.
 
-Rule 1: a signature is inspected when the method is built; a call only looks up what was found then.
+Rule 1: the signature is inspected when the method is built. A call only uses the findings.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _FIRST: Final = (*POSITIONAL, inspect.Parameter.VAR_POSITIONAL)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One callable of a backend and what it receives.
+    """One callable of a backend.
 
     Attributes:
-        name: The name that callers use; "__call__" for a function too.
+        name: The name for callers; "__call__" for a function, too.
         func: The bound callable.
-        is_async: Whether it is an `async def`, generators too. A plain `def` may still return an awaitable.
-        is_generator: Whether it yields its results.
-        batched: Whether it takes a list of requests.
-        takes: What its first argument is: the request, the data of the call, or nothing.
+        is_async: Whether `func` is an `async def`, with or without `yield`. A `def` may still return an awaitable.
+        is_generator: Whether `func` yields its results.
+        batched: Whether `func` takes a list of requests.
+        takes: The first argument of `func`: the request, the data of the call, or nothing.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Method:
 
     @classmethod
     def of(cls, name: str, func: Callable[..., Any], *, default: bool) -> Method:
-        """Return *func*, bound already, as a method.
+        """Return *func* as a method.
 
         Args:
-            name: The name that callers use.
+            name: The name for callers.
             func: The bound callable.
-            default: Whether it is a function or a `__call__`, which receive the request however they name it.
+            default: Whether *func* is a function or a `__call__`. Their parameter is the request, under any name.
         """
         parameters = parameters_of(func)
         first = next((p for p in parameters if p.kind in _FIRST), None)
@@ -72,15 +72,15 @@ class Method:
         return cls(name, func, is_async(func), is_generator(func), accepts_batch(func), takes, binding)
 
     def arguments(self, data: Any, kwargs: Mapping[str, Any]) -> Arguments:
-        """Return what `func` is to be called with.
+        """Return the arguments for `func`.
 
         Args:
-            data: The request if `takes` is "request", otherwise the data of the call. `NO_DATA` if the request has no
-                body; None if the call has no data.
-            kwargs: The keyword arguments of the call, or the query parameters; a request carries them itself.
+            data: The request if `takes` is "request", otherwise the data of the call. `NO_DATA` if an HTTP request has
+                no body; None if a call has no data.
+            kwargs: The keyword arguments of the call, or the query parameters. A request has them itself.
 
         Raises:
-            TypeError: The method does not take this data, or a keyword, or lacks one. The caller is to blame.
+            TypeError: The method does not accept this data or a keyword, or needs another keyword.
         """
         return self._binding(data, kwargs)
 
@@ -100,7 +100,7 @@ def _wants_request(func: Callable[..., Any], first: inspect.Parameter) -> bool:
         return True
     try:
         annotation = typing.get_type_hints(func, include_extras=True)[first.name]
-    except Exception:  # none, or a name that exists for type checkers only: what it is called must do
+    except Exception:  # no annotation, or a name for type checkers only: its text decides
         annotation = first.annotation
     return _is_request_type(annotation)
 
@@ -117,7 +117,7 @@ def _is_request_type(annotation: Any) -> bool:
 
 
 def _bound_parameter(func: Callable[..., Any]) -> str | None:
-    """Return the name under which a bound method's instance or class would clash with a keyword; None if none would."""
+    """Return the name of the parameter `self` or `cls`, with which a keyword could clash; None if it cannot."""
     if not inspect.ismethod(func):
         return None
     first = next(iter(parameters_of(func.__func__)), None)

@@ -1,4 +1,4 @@
-"""The directories in which another process finds the modules of this one."""
+"""The directories in which another process finds the modules of this process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _OURSELVES: Final = __name__.partition(".")[0]
 def search_path_of(*modules: str) -> tuple[str, ...]:
     """Return the directories in which imports of *modules* begin.
 
-    Nothing is returned for what every process of this environment finds: installed packages, the standard library,
-    this package itself. Code of `__main__` may import whatever is beside it, so for `__main__` the directories are
-    those in which this process looks before the installed packages.
+    Modules found by every process of this environment add no directory: installed packages, the standard library and
+    this package itself. The module `__main__` adds all directories in which this process looks before the installed
+    packages, because its code may import any module there.
     """
     found: dict[str, None] = {}
     for top in dict.fromkeys(module.partition(".")[0] for module in modules):
@@ -34,7 +34,7 @@ def search_path_of(*modules: str) -> tuple[str, ...]:
 
 
 def extend_search_path(directories: Iterable[str]) -> None:
-    """Let imports of this process look in *directories* first; those that they know already stay where they are."""
+    """Let imports of this process look in *directories* first. Directories already known keep their place."""
     known = {*sys.path, *(os.getcwd() for entry in sys.path if not entry)}
     new = [directory for directory in directories if directory not in known]
     sys.path[:0] = new
@@ -43,24 +43,24 @@ def extend_search_path(directories: Iterable[str]) -> None:
 
 
 def _main_directories() -> list[Path]:
-    """Return where imports of the program that runs begin: a script, `python -m package.module`, a notebook."""
+    """Return the directories for imports of the running script, `python -m package.module` or notebook."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     own: list[Path] = []
     if spec is not None and spec.origin is not None:
-        own = [Path(spec.origin).absolute().parents[spec.name.count(".")]]  # above its outermost package
+        own = [Path(spec.origin).absolute().parents[spec.name.count(".")]]  # the parent of the outermost package
     elif file is not None:
         own = [Path(file).absolute().parent]
     packages, library = _packages(), _library()
     before = itertools.takewhile(lambda entry: entry not in packages, sys.path)
-    # The current directory is "", which a notebook has behind the standard library.
+    # "" is the current directory. In a notebook it comes after the standard library.
     entries = [*before, *(entry for entry in sys.path if not entry)]
     places = [Path(os.getcwd(), entry) for entry in entries]
     return [*own, *(place for place in places if place.exists() and library not in (place, *place.parents))]
 
 
 def directories_of(top: str) -> list[Path]:
-    """Return the directories in which the top-level module *top* is found under its name."""
+    """Return the directories in which an import finds the top-level module *top*."""
     spec = _spec_of(top)
     if spec is None:
         return []
@@ -68,7 +68,7 @@ def directories_of(top: str) -> list[Path]:
         places = [Path(location).absolute() for location in spec.submodule_search_locations]
     else:
         places = [Path(spec.origin).absolute()] if spec.has_location and spec.origin is not None else []
-    # It may lie under another name where it is developed, or was loaded from; an import would not find it there.
+    # During development a package may lie in a directory of another name. An import does not find it there.
     return [place.parent for place in places if place.name.partition(".")[0] == top]
 
 

@@ -1,4 +1,4 @@
-"""The methods of a backend's class that callers may name, and its hooks."""
+"""The methods of a backend's class which callers may name, and its hooks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _HOOKS: Final = frozenset(("reconfigure", "check_health"))
 
 
 def is_async_code(func_or_class: object, exposed_methods: Collection[str] | None = None) -> bool:
-    """Return whether the function, the class's `__call__` or the application is asynchronous; an import path is not.
+    """Return whether a function, a class's `__call__`, or an application is asynchronous; False for an import path.
 
-    A class without `__call__` is asynchronous if one of its served methods is: the others are helpers, and run on
-    threads as every `def` does.
+    A class without `__call__` is asynchronous if one of its served methods is. Its plain methods run on threads, like
+    every `def`.
     """
     if isinstance(func_or_class, str):
         return False
@@ -33,7 +33,11 @@ def is_async_code(func_or_class: object, exposed_methods: Collection[str] | None
 
 
 def served_functions(cls: type, exposed_methods: Collection[str] | None) -> dict[str, Callable[..., Any]]:
-    """Return the functions of *cls* that may be called, by name, `__call__` first."""
+    """Return the functions of *cls* open to calls, by name, `__call__` first.
+
+    Raises:
+        ConfigError: *exposed_methods* has a name which is not a public method.
+    """
     if exposed_methods is None:
         bases = [base for base in cls.__mro__ if base is not object]
         names = dict.fromkeys(name for base in bases for name in vars(base))
@@ -45,12 +49,12 @@ def served_functions(cls: type, exposed_methods: Collection[str] | None) -> dict
     for name in exposed_methods:
         served[name] = None if name.startswith("_") else _static_function(cls, name)
         if served[name] is None:
-            raise ConfigError(f"exposed_methods: {name!r} is no public method of {cls.__qualname__}")
+            raise ConfigError(f"exposed_methods: {name!r} is not a public method of {cls.__qualname__}")
     return {name: func for name, func in served.items() if func is not None}
 
 
 def _static_function(cls: type, name: str) -> Callable[..., Any] | None:
-    """Return the function that *name* is bound to in *cls*; None if it is not a method, or one written in C."""
+    """Return the function behind the method *name* of *cls*; None if *name* is not a method, or is written in C."""
     found = attribute_of(cls, name)
     while isinstance(found, staticmethod | classmethod):
         found = found.__func__
@@ -58,9 +62,9 @@ def _static_function(cls: type, name: str) -> Callable[..., Any] | None:
 
 
 def _is_function(value: Any) -> bool:
-    """Return whether *value* is a Python function, or wraps one as `functools.cache` does and binds like it.
+    """Return whether *value* is a Python function, or wraps one and binds like it, as `functools.cache` does.
 
-    A `functools.partial` is an attribute that can be called: whether it binds depends on Python's version.
+    A `functools.partial` does not count: whether it binds depends on the version of Python.
     """
     if isinstance(value, functools.partial) or inspect.isclass(value) or not hasattr(type(value), "__get__"):
         return False
@@ -68,13 +72,13 @@ def _is_function(value: Any) -> bool:
 
 
 def attribute_of(cls: type, name: str) -> Any:
-    """Return the attribute *name* of *cls* as its class body has it, not bound; None if there is none."""
-    # Not `inspect.getattr_static`: that finds the `__call__` of a metaclass.
+    """Return the attribute *name* as written in the body of *cls*, not bound; None if there is none."""
+    # `inspect.getattr_static` would find the `__call__` of a metaclass.
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
 def has_close_hook(cls: type) -> bool:
-    """Return whether *cls* has a hook `close`; a method of that name that needs arguments is one of the user's API."""
+    """Return whether `close` of *cls* is a hook. With arguments it is a method for callers."""
     if _static_function(cls, "close") is None:
         return False
     try:

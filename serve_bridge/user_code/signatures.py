@@ -11,7 +11,7 @@ VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWO
 
 
 def is_async(func: object) -> bool:
-    """Return whether *func* is an `async def`, one that yields too."""
+    """Return whether *func* is an `async def`, with or without `yield`."""
     return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
 
 
@@ -24,5 +24,5 @@ def parameters_of(func: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of *func*; a function in C without a signature counts as `*args`."""
     try:
         return list(inspect.signature(func).parameters.values())
-    except (TypeError, ValueError):  # written in C without a signature: let the call itself tell
+    except (TypeError, ValueError):  # written in C, without a signature: only a call shows a wrong argument
         return [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]

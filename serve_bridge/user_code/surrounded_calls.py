@@ -1,4 +1,4 @@
-"""Calls of user code that run within surroundings."""
+"""Calls of user code within surroundings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve_bridge.user_code.surroundings import Surroundings
 
 
 def within(surroundings: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *func*, a bound callable of user code, so that each of its calls runs within *surroundings*."""
+    """Return *func*, a bound callable of user code, as a callable which runs within *surroundings*."""
     if inspect.isasyncgenfunction(func):
         return _within_items_async(surroundings, func)
     if inspect.iscoroutinefunction(func):
@@ -63,7 +63,7 @@ def _within_items_async(surroundings: Surroundings, func: Callable[..., Any]) ->
 
 
 def _covered(surroundings: Surroundings, result: Any) -> Any:
-    """Return *result*, but if it is iterated later, that happens within *surroundings* too."""
+    """Return *result*. If it is iterated after the call, its iteration runs within *surroundings*, too."""
     kind = type(result)
     if kind is GeneratorType:
         return _iterated(surroundings, result)

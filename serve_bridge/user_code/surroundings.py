@@ -1,7 +1,7 @@
-"""What user code of a replica runs in: a framework made ready, an application's context around each call.
+"""The surroundings of user code in a replica: the set-up of a framework, and a context around each call.
 
-Rule 1: a replica opens them before it imports or constructs user code, and enters them around every call of it.
-Rule 2: code without surroundings pays nothing: where a method is built it is decided whether anything is around it.
+Rule 1: a replica opens the surroundings before it imports or constructs user code. It enters them around each call.
+Rule 2: code without surroundings has no cost: the wrapper is added when a method is built.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ _PARTS: Final = ("setup", "around", "around_async")
 
 
 class Surroundings(Protocol):
-    """What user code runs in; a replica has one, which lives as long as the replica.
+    """The surroundings of user code. A replica has one such object for its whole life.
 
-    It is what a factory returns that a declaration names: `@serve.backend("digits", surroundings="shop.serving:open")`
-    calls `shop.serving.open()` in every replica. With the local runtime replicas are threads of one process, so
-    `setup` may run several times in a process, and at the same time.
+    A declaration names a factory for it: `@serve.backend("digits", surroundings="shop.serving:open")` calls
+    `shop.serving.open()` in each replica. With the local runtime, replicas are threads of one process. So `setup` may
+    run several times in a process, even at the same time.
 
-    Anything that raises fails what it is around: `setup` the start of the replica, the others a call.
+    An exception of `setup` fails the start of the replica. An exception of the other methods fails the call.
     """
 
     def setup(self) -> None:
-        """Make ready what user code needs to be imported and constructed; called once, before both."""
+        """Set up the framework; called once, before user code is imported and constructed."""
 
     def around(self) -> AbstractContextManager[object]:
-        """Return what is to be entered around one call of `def` code, in the thread that runs it.
+        """Return the context manager for one call of `def` code. It is entered in the thread of the call.
 
-        A call is the constructor, a request, a batch, `reconfigure` or `check_health`. A generator counts as one call
-        from its first item until it is closed; so does the body of a streaming response, after the call that returned
-        it. All of it sees the same context variables; with `threads` above 1 the steps of a generator may run in
-        different threads, one after another.
+        A call is the constructor, a request, a batch, `reconfigure` or `check_health`. A generator is one call from its
+        first item until it is closed. The body of a streaming response is a call of its own, after the call which
+        returned it. All steps of a call see the same context variables. With `threads` above 1, the steps of a
+        generator may run in different threads, one after another.
         """
 
     def around_async(self) -> AbstractAsyncContextManager[object]:
-        """Return what is to be entered around one call of `async def` code, on its loop, in the task that runs it.
+        """Return the context manager for one call of `async def` code. It is entered in the task of the call.
 
-        The constructor of a class whose calls are `async def` runs on the loop, so it runs within this too.
+        If the calls of a class are `async def`, its constructor runs on the loop, and within this context, too.
         """
 
 
 class SurroundingsSpec(msgspec.Struct, frozen=True):
-    """Which surroundings a replica opens.
+    """The surroundings for a replica to open.
 
     Attributes:
-        path: Import path of the factory that returns them, "package.module:factory".
-        arguments: Its keyword arguments: text, bytes, numbers, bool, None, and lists and dicts of these.
-        search_path: Directories in which imports look first; those of *path*'s module come by themselves.
+        path: Import path of their factory, "package.module:factory".
+        arguments: Keyword arguments of the factory: text, bytes, numbers, bool, None, and lists and dicts of these.
+        search_path: Directories in which imports look first. Those of the factory's module are added by `of`.
 
     Raises:
-        ConfigError: The path is malformed, or an argument is something else.
+        ConfigError: The path is malformed, or an argument has another type.
     """
 
     path: str
@@ -82,10 +82,10 @@ class SurroundingsSpec(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, value: object) -> SurroundingsSpec | None:
-        """Return *value*, an import path, a spec or None, as a spec that names the directories it needs.
+        """Return *value*, an import path or a spec, as a spec with the directories for its imports; None for None.
 
         Raises:
-            TypeError: It is neither.
+            TypeError: *value* has another type.
             ConfigError: The path is malformed.
         """
         if value is None:
@@ -98,11 +98,11 @@ class SurroundingsSpec(msgspec.Struct, frozen=True):
 
 
 def open_surroundings(spec: SurroundingsSpec) -> Surroundings:
-    """Make the surroundings that *spec* names, and set them up.
+    """Make the surroundings of *spec*, and set them up.
 
     Raises:
-        TypeError: What the factory returns are none.
-        BaseException: What the factory or `setup` raises.
+        TypeError: The factory returned an object without the methods of surroundings.
+        BaseException: The factory or `setup` raised it.
     """
     made = resolve(spec.path)(**spec.arguments)
     missing = [part for part in _PARTS if not callable(getattr(made, part, None))]

@@ -1,7 +1,7 @@
-"""Where in a value pickling fails, and the sentence that says so.
+"""The search for the part of a value which cannot be pickled, and the error which names that part.
 
-Rule 1: for use after a failure only: the search tries part after part, which takes time.
-Rule 2: a sentence names paths and types, never a value.
+Rule 1: the search is for failures only, because it tries to pickle part after part, which takes time.
+Rule 2: an error names paths and types, never a value.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 __all__ = ["kind_of", "unpicklable_arguments", "unpicklable_path", "unpicklable_result"]
 
 _DEEPEST: Final = 50
-"""Levels that the search goes down."""
+"""Upper limit for the levels of nested parts in the search."""
 _SEARCH_S: Final = 2.0
-"""Seconds after which the search goes no further and names the part that it has found by then."""
+"""Upper limit in seconds for the search. After it, the error names the part found so far."""
 
 
 def unpicklable_arguments(data: object, kwargs: Mapping[str, object], error: BaseException) -> SerializationError:
@@ -39,7 +39,7 @@ def unpicklable_arguments(data: object, kwargs: Mapping[str, object], error: Bas
 
 
 def unpicklable_result(backend: str, value: object, error: BaseException) -> SerializationError:
-    """Return the error for a *value* that *backend* returned or yielded and that cannot be pickled."""
+    """Return the error for *value*, a result or an item of *backend* which cannot be pickled, as *error* says."""
     found = unpicklable_path(value, "result")
     if found is None:
         return SerializationError(f"backend {backend!r} returned a {kind_of(value)}, which cannot be pickled: {error}")
@@ -50,12 +50,12 @@ def unpicklable_result(backend: str, value: object, error: BaseException) -> Ser
 
 
 def unpicklable_path(value: object, name: str) -> tuple[str, object, BaseException] | None:
-    """Return where in *value* pickling fails: path, object there, reason; None if it does not fail."""
+    """Return the path in *value* to the part which cannot be pickled, the part, and the reason; None if all can."""
     return _search(value, name, set(), time.monotonic() + _SEARCH_S)
 
 
 def kind_of(value: object) -> str:
-    """Return the name of the class of *value*, with its module unless that is the builtin one."""
+    """Return the name of the class of *value*, with its module unless the class is builtin."""
     cls = type(value)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
@@ -67,7 +67,7 @@ def _said(found: tuple[str, object, BaseException]) -> str:
 
 
 def _is_told(culprit: object, reason: BaseException) -> bool:
-    """Whether *reason* says no more than that the class of *culprit* has no pickled form."""
+    """Return whether *reason* only repeats that the class of *culprit* cannot be pickled."""
     return type(culprit).__name__ in str(reason) and "cannot pickle" in str(reason)
 
 
@@ -97,7 +97,7 @@ def _refusal(value: object) -> BaseException | None:
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that forgets, so that trying a large object takes no memory."""
+    """A file which drops its bytes, so the test of a large object takes no memory."""
 
     def writable(self) -> bool:
         return True
@@ -107,14 +107,14 @@ class _Nowhere(io.RawIOBase):
 
 
 def _parts(value: object) -> list[tuple[str, object]]:
-    """Return what pickling *value* would visit next, each with its step of the path."""
+    """Return the parts of *value* in the order of pickling, each with its step of the path."""
     try:
         if inspect.isfunction(value):
             return [*_function_parts(value)]
         if inspect.isclass(value):
             return [*_attribute_parts(vars(value))]
         return [*_item_parts(value), *_state_parts(value)]
-    except PICKLING_ERRORS:  # of a foreign `items` or `__getstate__`; the object itself is named then
+    except PICKLING_ERRORS:  # of the class's `items` or `__getstate__`: the error then names the object itself
         return []
 
 

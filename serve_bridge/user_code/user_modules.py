@@ -1,4 +1,4 @@
-"""A module of the user, imported by its name, with an error that says where its import failed."""
+"""Modules of the user, imported by name. The error of a failed import names the file and the line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def import_named(name: str) -> ModuleType:
-    """Return the module that a user has named, such as "shop.backends".
+    """Return the module with the name given by a user, such as "shop.backends".
 
     Raises:
-        ConfigError: *name* is not the name of a module that is found here.
-        ImportError: The module fails while it is imported; the message says in which file and line.
+        ConfigError: *name* is not the name of a module found here.
+        ImportError: The import of the module failed; the message names the file and the line.
     """
     if "/" in name or "\\" in name or name.endswith(".py"):
         raise ConfigError(
-            f"{shown(name)} is the path of a file, and a module is named as in an import: {_dotted(name)}"
+            f"{shown(name)} is the path of a file, but a module is named as in an import: {_dotted(name)}"
         )
     if not _MODULE.fullmatch(name):
         raise ConfigError(f"{shown(name)} is not the name of a module, such as 'shop.backends'")
@@ -38,13 +38,13 @@ def import_named(name: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(f"no module {name!r} can be imported here: {error}") from None
         raise ImportError(_failure_of(name, error), name=name) from error
-    except Exception as error:  # of the user's module, which may raise anything
+    except Exception as error:  # any exception of the user's module
         raise ImportError(_failure_of(name, error), name=name) from error
 
 
 def _dotted(path: str) -> str:
-    """Return the name of the module in the file *path*, as an import in the current directory would find it."""
-    with suppress(ValueError):  # it is not below the current directory
+    """Return the name by which an import in the current directory finds the module in the file *path*."""
+    with suppress(ValueError):  # the file is not below the current directory
         path = str(Path(os.path.normpath(os.path.abspath(path))).relative_to(Path.cwd()))
     found = Path(path)
     parts = found.parts if not found.is_absolute() else (found.name,)
@@ -53,12 +53,12 @@ def _dotted(path: str) -> str:
 
 
 def _failure_of(name: str, error: Exception) -> str:
-    """Return the sentence that says where the import of module *name* failed: the last line outside of libraries."""
+    """Return the message for the failed import of module *name*, with the last line of the traceback in user code."""
     if isinstance(error, SyntaxError):
         where, said = f"{_brief(error.filename or '')}, line {error.lineno}", error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        # A check of ours that refuses a declaration is found in the line that declares, not in the check.
+        # If a check of this package refused a declaration, the user looks for the declaration, not for the check.
         libraries = (os.path.dirname(os.path.dirname(__file__)), *installed_directories())
         own = [each for each in frames if not each.filename.startswith((*libraries, "<"))]
         where = f"{_brief(own[-1].filename)}, line {own[-1].lineno}" if own else ""
@@ -67,7 +67,7 @@ def _failure_of(name: str, error: Exception) -> str:
 
 
 def _brief(filename: str) -> str:
-    """Return *filename* as seen from the current directory, if it is below that."""
+    """Return *filename* relative to the current directory, if it is below that directory."""
     with suppress(ValueError):
         return str(Path(filename).relative_to(Path.cwd()))
     return filename

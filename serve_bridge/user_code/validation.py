@@ -28,21 +28,21 @@ __all__ = [
 def check_backend_code(
     func_or_class: object, init_args: Sequence[Any] = (), init_kwargs: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse what cannot be a backend.
+    """Refuse code which cannot be a backend.
 
-    An import path is only looked at as text: the module may exist in the replica alone.
+    Of an import path only the form is checked, because its module may exist only for the replica.
 
     Raises:
-        TypeError: It is no function, class or import path; or can never be called with a request; or its
-            constructor does not take these arguments.
-        ConfigError: An import path is malformed, or a function or application came with constructor arguments. It
-            is a ValueError.
+        TypeError: The code is not a function, class, application or import path. Or it can never be called with a
+            request. Or its constructor does not accept these arguments.
+        ConfigError: An import path is malformed, or a function or application has constructor arguments. It is a
+            ValueError.
     """
     if isinstance(func_or_class, str):
         check_import_path(func_or_class)
     elif isinstance(func_or_class, Application):
         if init_args or init_kwargs:
-            raise ConfigError(f"{func_or_class!r} has no constructor to take arguments; an application comes made")
+            raise ConfigError(f"{func_or_class!r} has no constructor to take arguments: it is an instance already")
     elif inspect.isclass(func_or_class):
         _check_class(func_or_class)
         _check_init(func_or_class, init_args, init_kwargs or {})
@@ -58,10 +58,10 @@ def check_backend_code(
 
 
 def check_batching(func_or_class: object, config: BackendConfig) -> None:
-    """Refuse a batch size for code that takes no batches; an import path is checked where it is loaded.
+    """Refuse a batch size for code without batches. The replica checks the code of an import path.
 
     Raises:
-        ConfigError: `max_batch_size` is above 1 and nothing has the mark `accept_batch`. It is a ValueError.
+        ConfigError: `max_batch_size` is above 1, and no function is marked by `accept_batch`. It is a ValueError.
     """
     if (config.max_batch_size or 1) > 1 and not isinstance(func_or_class, str):
         funcs = served_functions(func_or_class, None).values() if inspect.isclass(func_or_class) else (func_or_class,)
@@ -73,11 +73,11 @@ def check_batching(func_or_class: object, config: BackendConfig) -> None:
 
 
 def check_config(func_or_class: object, config: BackendConfig) -> None:
-    """Refuse options that the code cannot follow; an import path is checked where it is loaded.
+    """Refuse options which the code does not support. The replica checks the code of an import path.
 
     Raises:
-        ConfigError: As `check_batching`; or `exposed_methods` names what is no method; or there is a
-            `user_config` and no `reconfigure`. It is a ValueError.
+        ConfigError: As `check_batching`. Or `exposed_methods` has a name which is not a method. Or there is a
+            `user_config` but no `reconfigure`. It is a ValueError.
     """
     if isinstance(func_or_class, str):
         return
@@ -100,13 +100,13 @@ def _check_application_config(application: Application, config: BackendConfig) -
         ("exposed_methods", config.exposed_methods is None),
     ):
         if not is_default:
-            raise ConfigError(f"{option} means nothing to {application!r}: an application answers HTTP, by itself")
+            raise ConfigError(f"{option} has no effect on {application!r}: an application answers HTTP itself")
 
 
 def _check_class(cls: type) -> None:
     name = cls.__qualname__
     if cls.__module__ == "builtins":
-        raise TypeError(f"a backend is code of yours, got the builtin class {name}")
+        raise TypeError(f"a backend is your own code, got the builtin class {name}")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         raise TypeError(f"the class {name} is abstract: it does not implement {missing}")
@@ -117,7 +117,7 @@ def _check_class(cls: type) -> None:
     if not served:
         raise TypeError(f"the class {name} has no `__call__` and no public methods, so nothing to serve")
     for method in served:
-        # Bound to a stand-in, so that the signature is the one callers see.
+        # Bound to a stand-in, so the signature lacks `self`, as callers see it.
         func = attribute_of(cls, method).__get__(object(), cls)
         check_signature(f"{name}.{method}", func, default=method == "__call__")
 
@@ -125,7 +125,7 @@ def _check_class(cls: type) -> None:
 def _check_init(cls: type, init_args: Sequence[Any], init_kwargs: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(cls)
-    except (TypeError, ValueError):  # written in C: only calling it can tell
+    except (TypeError, ValueError):  # written in C: only a call shows a wrong argument
         return
     try:
         signature.bind(*init_args, **init_kwargs)
@@ -134,7 +134,7 @@ def _check_init(cls: type, init_args: Sequence[Any], init_kwargs: Mapping[str, A
 
 
 def described(value: object) -> str:
-    """Return what *value* is, in words, without its value."""
+    """Return the kind of *value* in words, with a way out, but without its content."""
     if isinstance(value, functools.partial):
         return "a functools.partial; wrap it in a function"
     if inspect.ismethod(value):
@@ -155,15 +155,16 @@ _OF_APPLICATIONS: Final = (["receive", "send"], ["start_response"])
 
 
 def check_signature(name: str, func: Callable[..., Any], *, default: bool = True) -> None:
-    """Refuse a signature that no request can meet.
+    """Refuse a signature which does not fit any request.
 
     Args:
-        name: What to call it in a message.
+        name: Name of the callable for error messages.
         func: The bound callable.
-        default: Whether it is a function or a `__call__`, which nobody passes keywords.
+        default: Whether *func* is a function or a `__call__`. Callers cannot pass keywords to these.
 
     Raises:
-        TypeError: It needs more than the request; or it takes batches and yields, or takes nothing.
+        TypeError: *func* needs more arguments than the request. Or it is marked for batches, but yields or has no
+            argument.
     """
     parameters = parameters_of(func)
     positional = [p for p in parameters if p.kind in POSITIONAL]
