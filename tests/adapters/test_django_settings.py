@@ -110,6 +110,26 @@ def test_a_time_above_gunicorns_is_a_warning_for_production() -> None:
     assert found({"TIMEOUT_S": 60}) == {}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        ("--timeout 90", False),
+        ("-w 4 --timeout=90 -k gthread", False),
+        ("-t 0", False),
+        ("-t90", False),
+        ("--timeout 60", True),
+        ("--timeout 90 -t 20", True),
+        ("--timeout 'unclosed", True),
+    ],
+)
+def test_gunicorns_own_timeout_is_known_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, arguments: str, warned: bool
+) -> None:
+    """The last one counts, and 0 is no limit."""
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)
+    assert list(found({"TIMEOUT_S": 60}, deploy=True)) == (["W001"] if warned else [])
+
+
 def test_an_instance_in_the_web_process_is_a_warning_for_production() -> None:
     """It is for development."""
     assert list(found({"RUNTIME": "local"}, deploy=True)) == ["W002"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from django.core.exceptions import BadRequest
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.handlers.asgi import ASGIHandler
-from django.http import Http404
+from django.http import Http404, HttpRequest
+from django.http.request import RawPostDataException
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 
 import serve_bridge as serve
@@ -267,6 +269,49 @@ def test_forward_failed_is_sent(get: Get) -> None:
         forward_failed.disconnect(receiver)
         forward_failed.disconnect(failing)
     assert [(told["status"], type(told["error"]).__name__) for told in receiver.told] == [(503, "EndpointNotFound")]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(ValueError("own"), 500), (PermissionDenied(), 403), (Http404(), 404), (BadRequest(), 400)]
+)
+@pytest.mark.parametrize("make", [bridge_view, abridge_view])
+def test_forward_failed_is_sent_when_the_context_raises(make: Any, raised: Exception, status: int) -> None:
+    """With the status of the answer and the id of the request, which error pages show."""
+
+    def context(request: HttpRequest) -> dict[str, Any]:
+        raise raised
+
+    requests = AsyncRequestFactory() if make is abridge_view else RequestFactory()
+    request = requests.get("/echo/", headers={"x-request-id": "mine-4"})
+    receiver = Recording()
+    forward_failed.connect(receiver)
+    try:
+        with pytest.raises(type(raised)):
+            asyncio.run(awaited(make("echo", context=context)(request)))
+    finally:
+        forward_failed.disconnect(receiver)
+    (told,) = receiver.told
+    assert (told["endpoint"], told["status"], told["request_id"], told["error"]) == ("echo", status, "mine-4", raised)
+    assert request.serve_bridge_request_id == "mine-4"
+
+
+async def awaited(answer: Any) -> Any:
+    """Return *answer* of a view, sync or async."""
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def test_forward_failed_is_sent_when_the_body_was_consumed() -> None:
+    """By a view or middleware that has kept nothing of it."""
+    request = RequestFactory().post("/echo/", data=b"body", content_type="text/plain")
+    request.read(1)
+    receiver = Recording()
+    forward_failed.connect(receiver)
+    try:
+        with pytest.raises(RawPostDataException):
+            bridge_view("echo")(request)
+    finally:
+        forward_failed.disconnect(receiver)
+    assert [told["status"] for told in receiver.told] == [500]
 
 
 def test_a_handle_works_in_a_view() -> None:

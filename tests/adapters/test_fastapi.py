@@ -222,6 +222,27 @@ def test_errors_are_fastapis(app: FastAPI, bridge: ServeBridge, http: TestClient
     assert answer.headers["x-request-id"] == "mine"
 
 
+def test_a_stub_may_raise_that_it_is_not_implemented(app: FastAPI, bridge: ServeBridge, http: TestClient) -> None:
+    """Type checkers accept no other empty body where a stub has a return type."""
+
+    @app.get("/x", response_model=None)
+    @bridge.endpoint("echo")
+    async def own() -> int:
+        """Return what no one reads."""
+        raise NotImplementedError
+
+    assert http.get("/x").json()["path"] == "/x"
+
+
+def test_a_stub_that_raises_anything_else_is_refused(bridge: ServeBridge) -> None:
+    """The author expects that the stub runs."""
+    with pytest.raises(TypeError, match="own has a body"):
+
+        @bridge.endpoint("echo")
+        async def own() -> int:
+            raise ValueError
+
+
 def test_a_stub_with_a_body_is_refused(bridge: ServeBridge) -> None:
     """It would never run."""
     with pytest.raises(TypeError, match=r"own has a body.*'echo' answers"):

@@ -486,6 +486,13 @@ def test_a_wrong_setting_is_named(key: str, value: Any, message: str) -> None:
         ServeBridge(app)
 
 
+def test_an_address_may_be_a_path(make_app: MakeApp, engine: serve.Client) -> None:
+    """As in Django's settings, and as an argument of the other adapters."""
+    app = make_app(SERVE_BRIDGE_ADDRESS=Path(engine.address))
+    with app.app_context():
+        assert app.extensions["serve_bridge"].client().address == engine.address
+
+
 def test_the_environment_configures(monkeypatch: pytest.MonkeyPatch, engine: serve.Client) -> None:
     """By Flask's own `from_prefixed_env`."""
     monkeypatch.setenv("FLASK_SERVE_BRIDGE_ADDRESS", engine.address)

@@ -150,7 +150,7 @@ def test_a_status_without_a_name_is_sent(engine: serve.Client) -> None:
 
     engine.create_backend("odd", lambda request: PlainTextResponse("odd", 299))
     engine.create_endpoint("odd", backend="odd")
-    bridge = ServeBridge(engine.address, routes={"/odd": "odd"})
+    bridge = ServeBridge(Path(engine.address), routes={"/odd": "odd"})
     assert call(bridge, "/odd")[0] == "299 Unknown"
     bridge.close()
     engine.delete_endpoint("odd")

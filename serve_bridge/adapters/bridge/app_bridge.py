@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
@@ -54,12 +55,12 @@ class AppBridge:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | os.PathLike[str] | None = None,
         *,
         routes: Mapping[str, Any] | None = None,
         **options: Unpack[BridgeOptions],
     ) -> None:
-        if address is not None and not isinstance(address, str):
+        if isinstance(address, Mapping):
             raise TypeError(f"address must be a str, got {shown(address)}; routes go to routes={{...}}")
         unknown = options.keys() - BridgeOptions.__annotations__.keys()
         for name in sorted(unknown):

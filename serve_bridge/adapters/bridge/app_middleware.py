@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
@@ -38,7 +39,7 @@ class AppMiddleware(Generic[App]):
         *,
         routes: Mapping[str, Any] | None = None,
         bridge: AppBridge | None = None,
-        address: str | None = None,
+        address: str | os.PathLike[str] | None = None,
         **options: Unpack[BridgeOptions],
     ) -> None:
         self._app = app

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from serve_bridge.adapters.bridge.address import address_text
 from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
@@ -43,7 +44,7 @@ class ReconnectingClient:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | os.PathLike[str] | None = None,
         *,
         name: str = "default",
         runtime: str | None = None,
@@ -66,7 +67,7 @@ class ReconnectingClient:
         if runtime not in (None, "local"):
             raise ConfigError(f"runtime must be None, to join a running instance, or 'local', got {shown(runtime)}")
         self.timeout_s = timeout_s
-        self._address = address
+        self._address = address_text("address", address)
         self._name = name
         self._local = runtime == "local"
         self._declared = declared

@@ -19,6 +19,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
+from serve_bridge.adapters.bridge.gunicorn_timeout import HINT, gunicorn_timeout_s
 from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
@@ -27,9 +28,6 @@ from serve_bridge.adapters.django.settings import KEYS, RUNTIME_VARIABLE, SETTIN
 from serve_bridge.process.monkey_patches import patched_by
 
 TAG: Final = "serve_bridge"
-GUNICORN_TIMEOUT_S: Final = 30.0
-"""After that long without an answer gunicorn kills a worker, unless it is told otherwise."""
-
 _MIDDLEWARE: Final = f"{ServeBridgeMiddleware.__module__}.{ServeBridgeMiddleware.__qualname__}"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FLAWS: Final = {
@@ -103,13 +101,14 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
     times += [(_route(spec), spec.options.get("timeout_s") or 0.0) for spec in chosen.routes]
     urls = [url for url in forwarded_urls() if not url.is_listed]
     times += [(_url(url.path), url.route.timeout_s or 0.0) for url in urls]
+    limit_s = gunicorn_timeout_s()
     for name, timeout_s in times:
-        if timeout_s >= GUNICORN_TIMEOUT_S:
+        if timeout_s >= limit_s:
             message = (
-                f"{name}: a forwarded request may take {timeout_s:g} s, and by default gunicorn kills a sync worker "
-                f"after {GUNICORN_TIMEOUT_S:g} s."
+                f"{name}: a forwarded request may take {timeout_s:g} s, and gunicorn kills a sync worker after "
+                f"{limit_s:g} s."
             )
-            hint = "Make it shorter; or start gunicorn with a longer --timeout, and silence this check."
+            hint = f"{HINT[0].upper()}{HINT[1:]}. If it is longer there, silence this check."
             messages.append(Warning(message, hint=hint, id="serve_bridge.W001"))
     if chosen.runtime == "local":
         message = "The backends run inside the web process: RUNTIME is 'local'."

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from serve_bridge.adapters.bridge.address import address_text
 from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S
 from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.config import checks
@@ -145,10 +146,6 @@ def _routes(value: Any) -> tuple[tuple[RouteSpec, ...], list[Flaw]]:
     return tuple(specs), wrong
 
 
-def _address(name: str, value: Any) -> str:
-    return checks.text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
-
-
 def _name(name: str, value: Any) -> str:
     try:
         return check_name("instance", value)
@@ -180,7 +177,7 @@ def _decorator(name: str, value: Any) -> Callable[..., Any]:
 
 
 _KEYS: Final[Mapping[str, tuple[str, checks.Check]]] = {
-    "ADDRESS": ("address", checks.optional(_address)),
+    "ADDRESS": ("address", address_text),
     "NAME": ("name", _name),
     "TIMEOUT_S": ("timeout_s", checks.seconds()),
     "RUNTIME": ("runtime", _runtime),

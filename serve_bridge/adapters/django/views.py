@@ -11,19 +11,27 @@ from typing import Any, Final, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.exceptions import (
+    BadRequest,
+    ImproperlyConfigured,
+    PermissionDenied,
+    SuspiciousOperation,
+    SynchronousOnlyOperation,
+)
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections, transaction
 from django.dispatch import Signal
-from django.http import HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http.multipartparser import MultiPartParserError
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, RouteOptions
-from serve_bridge.adapters.bridge.outcome import Outcome
+from serve_bridge.adapters.bridge.outcome import Outcome, request_ids
 from serve_bridge.adapters.django import testcase_connections
 from serve_bridge.adapters.django.current_bridge import bridge
 from serve_bridge.adapters.django.requests import async_body_of, body_of, scope_of
 from serve_bridge.adapters.django.responses import response_of
 from serve_bridge.adapters.django.signals import forward_failed, forwarded
+from serve_bridge.context import valid_request_id
 
 View = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
@@ -31,6 +39,13 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 
 REQUEST_ID: Final = "serve_bridge_request_id"
 """Attribute of a request that was forwarded: the id under which the log knows it. Error pages may show it."""
+
+_STATUSES: Final = (
+    ((BadRequest, SuspiciousOperation, MultiPartParserError), 400),
+    (PermissionDenied, 403),
+    (Http404, 404),
+)
+"""Exceptions to which Django answers with another status than 500."""
 
 
 def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> View:
@@ -60,12 +75,16 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
 
 def ask(route: ForwardedRoute, request: HttpRequest, path_params: Mapping[str, Any], *, sender: object) -> Outcome:
     """Forward *request* and return what became of it, once the receivers of the signals know."""
-    scope = scope_of(request)
-    body = body_of(request, scope)
-    link = bridge()
-    if link.is_local:
-        testcase_connections.lend()
-    outcome = link.ask(route, scope, path_params, body, request)
+    try:
+        scope = scope_of(request)
+        body = body_of(request, scope)
+        link = bridge()
+        if link.is_local:
+            testcase_connections.lend()
+        outcome = link.ask(route, scope, path_params, body, request)
+    except Exception as error:
+        forward_failed.send_robust(sender, request=request, **_news_of(error, request, route))
+        raise
     signal, facts = _news(request, route, outcome)
     signal.send_robust(sender, request=request, **facts)
     return outcome
@@ -81,13 +100,17 @@ def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[
         refuse_unnamed(unnamed)
         if not isinstance(request, ASGIRequest):  # Django has a loop for this call only: no answer could be streamed
             return await blocking(request, **path_params)
-        scope = scope_of(request)
-        body = await async_body_of(request, scope)
-        link = bridge()
-        if link.is_local:
-            testcase_connections.lend()
-        facts = await _facts(route, request)
-        outcome = await link.ask_async(sent, scope, path_params, body, facts)
+        try:
+            scope = scope_of(request)
+            body = await async_body_of(request, scope)
+            link = bridge()
+            if link.is_local:
+                testcase_connections.lend()
+            facts = await _facts(route, request)
+            outcome = await link.ask_async(sent, scope, path_params, body, facts)
+        except Exception as error:
+            await forward_failed.asend_robust(view, request=request, **_news_of(error, request, route))
+            raise
         signal, told = _news(request, route, outcome)
         await signal.asend_robust(view, request=request, **told)
         return response_of(outcome, route, request)
@@ -128,6 +151,14 @@ def _news(request: HttpRequest, route: ForwardedRoute, outcome: Outcome) -> tupl
     if outcome.error is None:
         return forwarded, told
     return forward_failed, {**told, "error": outcome.error}
+
+
+def _news_of(error: Exception, request: HttpRequest, route: ForwardedRoute) -> dict[str, Any]:
+    """Note an id for *request*, which *error* ended before it was forwarded; return what the signal tells."""
+    request_id = valid_request_id(request.headers.get("x-request-id")) or next(request_ids)
+    setattr(request, REQUEST_ID, request_id)
+    status = next((status for kinds, status in _STATUSES if isinstance(error, kinds)), 500)
+    return {"endpoint": route.endpoint, "status": status, "request_id": request_id, "error": error}
 
 
 def _with_facts(route: ForwardedRoute) -> ForwardedRoute:

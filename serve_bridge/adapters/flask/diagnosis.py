@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from flask import Flask
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
+from serve_bridge.adapters.bridge.gunicorn_timeout import HINT, gunicorn_timeout_s
 from serve_bridge.adapters.flask.flask_bridge import FlaskBridge, project_of
 from serve_bridge.cli.verbs import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.process.monkey_patches import patched_by
-
-_KILLED_AFTER_S: Final = 30.0  # gunicorn's default
 
 
 class Finding(NamedTuple):
@@ -45,13 +44,13 @@ def _of_process() -> Iterator[Finding]:
 
 
 def _of_routes(app: Flask, bridge: FlaskBridge) -> Iterator[Finding]:
+    limit_s = gunicorn_timeout_s()
     for name, route in _forwarded(app).items():
         timeout_s = bridge.timeout_s if route.timeout_s is None else route.timeout_s
-        if timeout_s >= _KILLED_AFTER_S:
+        if timeout_s >= limit_s:
             yield Finding(
                 "warning",
-                f"view {name!r} may wait {timeout_s:g} s, and gunicorn kills a worker after {_KILLED_AFTER_S:g} s; "
-                "lower timeout_s, or give gunicorn a longer --timeout",
+                f"view {name!r} may wait {timeout_s:g} s, and gunicorn kills a sync worker after {limit_s:g} s; {HINT}",
             )
 
 

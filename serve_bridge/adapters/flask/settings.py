@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flask import Flask
 
+from serve_bridge.adapters.bridge.address import address_text
 from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S
 from serve_bridge.adapters.bridge.route_spec import RouteSpec, parse_routes
 from serve_bridge.config import checks
@@ -65,7 +66,7 @@ def read_settings(app: Flask) -> Settings:
         near = nearest(PREFIX + key, known)
         raise ConfigError(f"{PREFIX}{key} is no setting of serve_bridge{near}; known: {', '.join(known)}")
     return Settings(
-        address=checks.optional(checks.text)(PREFIX + "ADDRESS", given["ADDRESS"]),
+        address=address_text(PREFIX + "ADDRESS", given["ADDRESS"]),
         name=_instance_name(given["NAME"]),
         timeout_s=checks.seconds()(PREFIX + "TIMEOUT_S", given["TIMEOUT_S"]),
         routes=parse_routes(given["ROUTES"], PREFIX + "ROUTES", extra=ROUTE_EXTRA),

@@ -65,9 +65,11 @@ class ServeBridge(asgi.ServeBridge):
             async def predict(item_id: int, features: Features) -> Prediction:
                 \"\"\"Predict the price of an item.\"\"\"
 
-        FastAPI validates path, query, headers and body, runs dependencies and background tasks, and documents all
-        of it; then the original request goes to the endpoint, with path parameters of the stub's types. The stub has
-        no body but a docstring, `...` or `pass`. In `context`, `arguments` leads to what the stub is given:
+        FastAPI validates path, query, headers and body, runs dependencies and background tasks, and documents the
+        operation. Then the original request goes to the endpoint, with path parameters of the stub's types.
+
+        The stub has no body but a docstring, `...`, `pass` or `raise NotImplementedError`. The latter satisfies type
+        checkers where the stub has a return type. In `context`, `arguments` leads to the stub's arguments:
         `context={"user_id": "arguments.user.id"}`.
 
         Raises:

@@ -7,7 +7,7 @@
 
 Rule 1: nothing of FastAPI is imported before an answer breaks its model: a signature is all that FastAPI looks at.
 Rule 2: what was validated decides whether the request goes on; what goes on is the request itself, body and all.
-Rule 3: the stub's body never runs, so it has none.
+Rule 3: the body of a stub never runs, so a stub must not have one.
 Rule 4: the answer is the backend's, but JSON passes the response model of the route; see `response_model`.
 """
 
@@ -60,7 +60,8 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
     if not is_empty(stub):
         raise TypeError(
             f"{stub.__qualname__} has a body, and it would never run: {route.endpoint!r} answers. "
-            "Leave a docstring, `...` or `pass`; what has to happen before belongs in a dependency"
+            "Leave a docstring, `...`, `pass` or `raise NotImplementedError`; "
+            "code that must run before belongs in a dependency"
         )
     path_types = (int, float, UUID, str)
 

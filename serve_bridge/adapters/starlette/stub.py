@@ -34,8 +34,15 @@ def with_own_parameters(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=[*signature.parameters.values(), *own])
 
 
+def _raises_not_implemented(instruction: dis.Instruction) -> bool:
+    """Return whether *instruction* is one of those that `raise NotImplementedError` compiles to."""
+    if instruction.opname in ("LOAD_GLOBAL", "LOAD_COMMON_CONSTANT"):
+        return instruction.argval in ("NotImplementedError", NotImplementedError)
+    return instruction.opname == "RAISE_VARARGS"
+
+
 def is_empty(stub: Callable[..., Any]) -> bool:
-    """Return whether *stub* has no body but a docstring, `...` or `pass`."""
-    instructions = list(dis.get_instructions(stub))
+    """Return whether *stub* has no body but a docstring, `...`, `pass` or `raise NotImplementedError`."""
+    instructions = [each for each in dis.get_instructions(stub) if not _raises_not_implemented(each)]
     constants = [each.argval for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST")]
     return all(each.opname in _EMPTY for each in instructions) and constants.count(None) == len(constants)

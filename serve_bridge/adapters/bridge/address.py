@@ -1,0 +1,20 @@
+"""The address of an instance, as the settings of an app give it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from serve_bridge.config import checks
+
+
+def address_text(option: str, value: Any) -> str | None:
+    """Return *value*, the setting called *option*, as text; a path such as `pathlib.Path` is an address too.
+
+    Raises:
+        TypeError: *value* is neither a str nor a path.
+        ConfigError: *value* cannot be encoded as UTF-8.
+    """
+    if value is None:
+        return None
+    return checks.text(option, os.fspath(value) if isinstance(value, os.PathLike) else value)
