@@ -1,8 +1,8 @@
 """The host names by which clients may address a server.
 
-A page of another site can make a browser send requests to a server on the user's own machine. Either the DNS of the
-site maps a name to 127.0.0.1 (DNS rebinding), or the page opens a WebSocket, for which browsers do not ask for
-permission. The Host or Origin header of such a request names the other site, so the server can refuse it.
+A page of another site can make a browser send requests to a server on the user's own machine. The DNS of the site may
+map a name to 127.0.0.1 (DNS rebinding). Or the page opens a WebSocket, because browsers let every page do so. The Host
+or Origin header of such a request names the other site, so the server can refuse it.
 
 Rule 1: pure. Each request costs one look-up in a cache of bounded size.
 Rule 2: ports are ignored. Names are compared without case and without a final dot.

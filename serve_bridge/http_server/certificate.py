@@ -32,7 +32,7 @@ def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
     """Return the context for TLS connections; None: *options* name no certificate.
 
     Raises:
-        ConfigError: A file is missing, unreadable or not in PEM form, the key does not belong to the certificate, or
+        ConfigError: A file is missing, unreadable or not in PEM form. Or the key does not belong to the certificate. Or
             other users can read the key.
     """
     if options.ssl_certfile is None:

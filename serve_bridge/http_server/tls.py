@@ -25,7 +25,8 @@ def listening_context(serving: ssl.SSLContext) -> ssl.SSLContext:
 
     A client that offers protocols, but not HTTP/1.1, gets the alert `no_application_protocol` (RFC 7301 section 3.2).
     Python's own selection continues without a protocol, so such a client would send HTTP/2 to this server.
-    *serving* has no message callback, because a callback costs time for each record.
+
+    Only the returned context has a message callback, because a callback costs time for each record.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.options |= ssl.OP_NO_RENEGOTIATION
