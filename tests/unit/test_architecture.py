@@ -6,13 +6,16 @@ That imports go down the layers only is held by import-linter in `make check`.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import serve_bridge
+from tests.support.tiers import COVERED_BY
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["ray", "django", "flask", "uvicorn", "granian", "httptools", "click", "rich", "numpy", "pydantic"]
@@ -142,3 +145,43 @@ def test_a_process_loads_nothing_of_the_other_processes(module: str) -> None:
     """Code of another process would cost memory, and would blur which process runs what."""
     parts = tuple(f"serve_bridge.{part}" for part in LOADS_NOTHING_OF[module])
     assert [name for name in modules_after(f"import {module}") if name.startswith(parts)] == []
+
+
+TESTS_OF_A_WING = {"adapters": ("tests/adapters",), "runtimes": ("tests/ray",)}
+"""Folders with tests of a wing beside tests/unit/WING and tests/local/WING."""
+
+
+def modules_of_the_package() -> Iterator[str]:
+    """Yield the dotted names of all modules with code of their own."""
+    for file in sorted((ROOT / "serve_bridge").rglob("*.py")):
+        if file.name not in ("__init__.py", "__main__.py"):
+            yield ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+def files_about(module: str) -> Iterator[Path]:
+    """Yield the test files of the wing of *module*, or of the root."""
+    wing = module.split(".")[1] if module.count(".") > 1 else None
+    if wing is None:
+        for tier in ("unit", "local"):
+            yield from (ROOT / "tests" / tier).glob("test_*.py")
+        return
+    for folder in (f"tests/unit/{wing}", f"tests/local/{wing}", *TESTS_OF_A_WING.get(wing, ())):
+        yield from (ROOT / folder).rglob("test_*.py")
+
+
+def is_named(module: str) -> bool:
+    """Whether a test of its wing names *module*."""
+    parent, _, name = module.rpartition(".")
+    wanted = re.compile(rf"\b{re.escape(module)}\b|from {re.escape(parent)} import [^\n]*\b{name}\b")
+    return any(wanted.search(file.read_text()) for file in files_about(module))
+
+
+def test_each_module_is_named_by_a_test_of_its_wing_or_by_a_tier() -> None:
+    """A reader can tell what is tested through something larger from what is not tested."""
+    listed = [module for modules in COVERED_BY.values() for module in modules]
+    unnamed = [module for module in modules_of_the_package() if not is_named(module)]
+    assert [module for module in unnamed if module not in listed] == [], (
+        "name them in a test, or in tests/support/tiers.py"
+    )
+    assert [module for module in listed if module not in unnamed] == [], "tests/support/tiers.py need not list them"
+    assert [tier for tier in COVERED_BY if not (ROOT / tier).is_dir()] == []
