@@ -18,8 +18,8 @@ WEB: Final = "proxy,cli,django,flask,starlette,fastapi"
 SHOWN: Final = ("Django", "Flask", "Starlette", "FastAPI", "uvicorn", "websockets", "msgspec", "Ray")
 """The packages whose versions the table has."""
 MAIN: Final = ("tests/unit", "tests/local", "tests/adapters", "tests/fuzz", "-m", "not ray")
-QUICK: Final = ("tests/unit", "tests/local", "tests/adapters", "-m", "not ray", "-k", "not conformance")
-"""Without the slow tests that depend on no version of a dependency but on chance and on a browser's protocol."""
+QUICK: Final = ("tests/unit", "tests/local", "tests/adapters", "-m", "not ray and not slow", "-k", "not conformance")
+"""Without the tests of chance, of limits of seconds and of a browser's protocol, which no version changes."""
 RAY: Final = ("tests/ray", "tests/adapters", "-m", "ray")
 
 _VERSIONS: Final = (
@@ -80,8 +80,9 @@ class Row:
         """Run the row's tests; return whether they passed, and the cells of the table."""
         shown = [name for name in SHOWN if name != "Ray" or self.extras != WEB]
         versions = self._done([self._program("python"), "-c", _VERSIONS.format(shown)]).split()
-        # As many as there are cores, but whole files, as `make test` does.
-        tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "auto", "--dist", "loadfile"]
+        # Whole files, the longest first, with one worker more than there are cores, as `make test` does.
+        spread = ["--numprocesses", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder"]
+        tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *spread]
         log = FOLDER / f"{self.name.replace(' ', '-')}.log"
         with log.open("w") as output:
             ran = self._run([self._program("python"), *tests, *self.tests], output)
