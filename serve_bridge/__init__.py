@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from serve_bridge.config.backend_config import BackendConfig
     from serve_bridge.config.http_options import HTTPOptions, Location
     from serve_bridge.deployment.declaration import backend
-    from serve_bridge.deployment.deploy import Deployment
     from serve_bridge.deployment.endpoint_declaration import endpoint
+    from serve_bridge.deployment.result import Deployment
     from serve_bridge.request.serve_request import ServeRequest
     from serve_bridge.user_code.application import asgi_app, wsgi_app
     from serve_bridge.user_code.batch_decorator import batch
@@ -137,7 +137,7 @@ _LATE = {
     "AsyncHandle": "serve_bridge.client.handle",
     "BackendConfig": "serve_bridge.config.backend_config",
     "Client": "serve_bridge.client.client",
-    "Deployment": "serve_bridge.deployment.deploy",
+    "Deployment": "serve_bridge.deployment.result",
     "HTTPOptions": "serve_bridge.config.http_options",
     "Handle": "serve_bridge.client.handle",
     "Location": "serve_bridge.config.http_options",

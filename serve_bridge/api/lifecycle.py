@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Unpack
 
 from serve_bridge.client.client import Client
@@ -12,7 +13,7 @@ from serve_bridge.config.signatures import shows_options
 from serve_bridge.config.start_options import START_DEFAULTS, StartOptions
 
 if TYPE_CHECKING:
-    from serve_bridge.deployment.deploy import Deployment
+    from serve_bridge.deployment.result import Deployment
 
 
 @shows_options(StartOptions, START_DEFAULTS)
@@ -51,7 +52,7 @@ def start(**options: Unpack[StartOptions]) -> Client:
     return client
 
 
-def connect(address: str | None = None, *, name: str = "default") -> Client:
+def connect(address: str | os.PathLike[str] | None = None, *, name: str = "default") -> Client:
     """Join a running instance. This process does not become a Ray driver.
 
     Args:

@@ -16,6 +16,8 @@ import click
 
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
+from serve_bridge.cli.failures import failure_of
+from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import ensure_started, lasting_address
@@ -23,7 +25,7 @@ from serve_bridge.config.http_options import HTTPOptionsDict
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
-    "or name another with --address"
+    "or name another with --ray-address"
 )
 _name = click.option("--name", default="default", show_default=True, help="Which instance.")
 _instance = click.option(
@@ -62,7 +64,9 @@ def main() -> None:
     help="A host by which clients may address the proxies, such as example.com or *.example.com; '*' for any. Can be "
     "repeated; default: the loopback names if --host is a loopback address, otherwise any.",
 )
-@click.option("--address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine.")
+@click.option(
+    "--ray-address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine."
+)
 def start(
     name: str,
     host: str,
@@ -71,7 +75,7 @@ def start(
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
     allowed_hosts: tuple[str, ...],
-    address: str | None,
+    ray_address: str | None,
 ) -> None:
     """Start an instance on a running Ray cluster; it stays until `shutdown`.
 
@@ -86,8 +90,8 @@ def start(
         "allowed_hosts": allowed_hosts or None,
     }
     # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
-    with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {address}" if address else " here")):
-        client, differences = ensure_started(name, http_options, address or "auto")
+    with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
+        client, differences = ensure_started(name, http_options, ray_address or "auto")
         if differences:
             raise serve.ConfigError(
                 f"instance {name!r} runs already, with other options: {'; '.join(differences)}. "
@@ -213,7 +217,7 @@ def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failure = commands.failure_of(error)
+        failure = failure_of(error)
         if failure is None:
             raise
         ours = isinstance(error, serve.ServeBridgeError)
@@ -225,5 +229,5 @@ def _asked(text: str) -> bool:
     return click.confirm(text, err=True)
 
 
-def _print(report: commands.Report, form: str) -> None:
+def _print(report: Report, form: str) -> None:
     click.echo(report.formatted(form))

@@ -19,7 +19,7 @@ from serve_bridge.management.management import Management
 from serve_bridge.request.serve_request import ServeRequest
 
 if TYPE_CHECKING:
-    from serve_bridge.deployment.deploy import Deployment
+    from serve_bridge.deployment.result import Deployment
 
 
 class Client(Management):

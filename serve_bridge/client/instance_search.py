@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.config.checks import path_text
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import instance_file as instances
@@ -15,13 +16,14 @@ from serve_bridge.instance.liveness import is_alive
 from serve_bridge.process.monkey_patches import check_not_patched
 
 
-def find_client(address: str | None, name: str) -> Client:
+def find_client(address: str | os.PathLike[str] | None, name: str) -> Client:
     """Return a new client of the instance that `connect` would join. It does not become the current one.
 
     Raises:
         NotConnected, ConfigError: As `connect`.
     """
-    return client_of(find_instance(address, name), address)
+    given = None if address is None else path_text("address", address)
+    return client_of(find_instance(given, name), given)
 
 
 def client_of(found: Instance, address: str | None) -> Client:

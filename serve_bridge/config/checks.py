@@ -176,6 +176,16 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def path_text(name: str, value: object) -> str:
+    """Accept a str, or a path such as `pathlib.Path`, which becomes a str.
+
+    Raises:
+        TypeError: It is neither.
+        ConfigError: It has lone surrogates.
+    """
+    return text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
 def token(name: str, value: str) -> str:
     """Accept what RFC 9110 section 5.6.2 calls a token: the form of methods and header names.
 

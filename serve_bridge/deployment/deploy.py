@@ -14,28 +14,22 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
 from serve_bridge.config.names import check_name
 from serve_bridge.config.signatures import check_options_of
+from serve_bridge.deployment.change import Change, Order, Plan
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
-from serve_bridge.deployment.plan import (
-    Change,
-    DeclaredBackend,
-    Order,
-    Plan,
-    Running,
-    RunningBackend,
-    RunningEndpoint,
-    plan,
-)
+from serve_bridge.deployment.plan import plan
+from serve_bridge.deployment.result import Deployment, Interrupted
+from serve_bridge.deployment.running import DeclaredBackend, Running, RunningBackend, RunningEndpoint
 from serve_bridge.deployment.sources import Sources
 from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
 from serve_bridge.instance.instance_status import InstanceStatus
@@ -54,7 +48,7 @@ from serve_bridge.specs import (
 )
 from serve_bridge.traffic import TrafficPolicy
 
-__all__ = ["Change", "Deployment", "Interrupted", "deploy"]
+__all__ = ["Change", "deploy"]
 
 TURN_S: Final = 600.0
 """Upper limit for the wait, in seconds, until another deployment of the project has ended."""
@@ -62,67 +56,6 @@ _logger: Final = logging.getLogger("serve_bridge.deployment")
 
 Confirm = Callable[[Sequence[Change]], None]
 """Takes the deletions of a deployment before its first change, and raises if they may not be made."""
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """What a deployment has changed.
-
-    Attributes:
-        instance: Name of the instance.
-        changes: In the order in which they were made; empty: it was as declared already.
-        notes: What the person who deploys should look at.
-        dry_run: Whether the changes were only planned.
-        project: The owner of the deployment.
-    """
-
-    instance: str
-    changes: tuple[Change, ...]
-    notes: tuple[str, ...] = ()
-    dry_run: bool = False
-    project: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
-        changes = [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in self.changes]
-        return {**asdict(replace(self, changes=())), "changes": changes, "notes": list(self.notes)}
-
-    def __str__(self) -> str:
-        count = len(self.changes)
-        changes = f"{count} change{'s' if count != 1 else ''}" if count else "as declared, nothing to change"
-        lines = [f"instance {self.instance}: {changes}{' to make; none was made' if self.dry_run and count else ''}"]
-        lines += listed(self.changes)
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def listed(changes: Sequence[Change]) -> list[str]:
-    """Return a line for each change, in columns."""
-    kinds = max((len(each.kind) for each in changes), default=0)
-    names = max((len(each.name) for each in changes), default=0)
-    return [f"  {each.kind:{kinds}}  {each.name:{names}}  {each.reason}" for each in changes]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C has ended a deployment.
-
-    Attributes:
-        project: The owner of the deployment.
-        done: The changes that were made.
-        begun: The changes that the instance completes now.
-        left: The changes that were not begun.
-    """
-
-    def __init__(self, project: str, done: Iterable[str], begun: Iterable[str], left: Iterable[str]) -> None:
-        self.project, self.done, self.begun, self.left = project, tuple(done), tuple(begun), tuple(left)
-        super().__init__(project, self.done, self.begun, self.left)
-
-    def __str__(self) -> str:
-        return (
-            f"the deployment of project {self.project!r} was interrupted. Done: {', '.join(self.done) or 'nothing'}; "
-            f"the instance completes: {', '.join(self.begun) or 'nothing'}; "
-            f"not begun: {', '.join(self.left) or 'nothing'}. `status` shows it until the project's next deployment, "
-            "which finishes it, or deletes what it created if that is no longer declared"
-        )
 
 
 def deploy(

@@ -9,163 +9,21 @@ Rule 3: a deployment changes what its own project deployed. Everything else is a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import fields, replace
+from typing import Any, Final
 
 from serve_bridge.config.backend_config import BackendConfig
+from serve_bridge.deployment.change import Change, Order, Plan
+from serve_bridge.deployment.running import DeclaredBackend, Running, RunningBackend, RunningEndpoint
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import nearest, shown
 from serve_bridge.specs import DeclaredEndpoint
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.fingerprint import digest
 
-__all__ = ["Change", "DeclaredBackend", "Order", "Plan", "Running", "RunningBackend", "RunningEndpoint", "plan"]
+__all__ = ["plan"]
 
-Kind = Literal[
-    "create backend",
-    "update backend",
-    "configure backend",
-    "delete backend",
-    "create endpoint",
-    "change endpoint",
-    "delete endpoint",
-]
 _DEFAULTS: Final = BackendConfig()
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of an instance.
-
-    Attributes:
-        kind: "create backend", "update backend" (its code, by a rolling update), "configure backend" (its options
-            only), "delete backend", "create endpoint", "change endpoint" or "delete endpoint".
-        name: Of the backend or endpoint.
-        reason: Why, for people.
-    """
-
-    kind: Kind
-    name: str
-    reason: str
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Of an update or a configuration: the options that change."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}: {self.reason}"
-
-    @property
-    def title(self) -> str:
-        """What is done to what, without the reason."""
-        return f"{self.kind} {self.name}"
-
-
-@dataclass(frozen=True)
-class Order:
-    """The options of a deployment, beside the declarations.
-
-    Attributes:
-        project: The owner of the deployment.
-        traffic: Whether declared traffic replaces the traffic of endpoints that exist.
-        prune: Whether to delete what the project deployed before and no longer declares.
-        force: Whether to replace the replicas of unchanged backends too.
-        take_over: Whether to take over what another project, or a person, has made.
-        unfinished: What an unfinished deployment of the project created: "backend b", "endpoint e".
-    """
-
-    project: str
-    traffic: bool = False
-    prune: bool = False
-    force: bool = False
-    take_over: bool = False
-    unfinished: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class RunningBackend:
-    """A backend as it is.
-
-    Attributes:
-        config: Its options, defaults filled in.
-        fingerprint: Of the deployment that started its code; "": its code was given by hand.
-        declared: Names of the options that the last deployment set.
-        owner: The project that deployed it; None: it was made by hand.
-        search_path: Directories from which its replicas import the code.
-    """
-
-    config: BackendConfig
-    fingerprint: str = ""
-    declared: frozenset[str] = frozenset()
-    owner: str | None = None
-    search_path: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RunningEndpoint:
-    """An endpoint as it is.
-
-    Attributes:
-        route: Its path over HTTP; None: it has none.
-        methods: Its HTTP methods.
-        traffic: Its split and its shadows.
-        owner: The project that deployed it; None: it was made by hand.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
-    """
-
-    route: str | None
-    methods: tuple[str, ...]
-    traffic: TrafficPolicy
-    owner: str | None = None
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Running:
-    """What an instance runs, by name."""
-
-    backends: Mapping[str, RunningBackend] = field(default_factory=dict)
-    endpoints: Mapping[str, RunningEndpoint] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DeclaredBackend:
-    """A backend as a declaration wants it.
-
-    Attributes:
-        name, endpoint: Its name, and its endpoint's.
-        fingerprint: Of its code.
-        config: The options that it names; others are left alone.
-        is_async: Decides the default of `max_concurrent_queries`.
-        search_path: Directories from which replicas import its code.
-    """
-
-    name: str
-    endpoint: str
-    fingerprint: str
-    config: BackendConfig
-    is_async: bool
-    search_path: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a deployment will do.
-
-    Attributes:
-        changes: In the order in which they are made.
-        notes: What the person who deploys should look at.
-        endpoints: The declared endpoints, with traffic only where the deployment sets it.
-        moved: Unchanged backends whose code lies in other directories now, where later replicas must find it.
-    """
-
-    changes: tuple[Change, ...]
-    notes: tuple[str, ...]
-    endpoints: tuple[DeclaredEndpoint, ...]
-    moved: tuple[str, ...] = ()
-
-    @property
-    def deletions(self) -> tuple[Change, ...]:
-        """The changes that delete something."""
-        return tuple(change for change in self.changes if change.kind.startswith("delete"))
 
 
 def plan(

@@ -82,7 +82,7 @@ def started(command: Command, cluster: str) -> Iterator[str]:
     """The name of an instance that `start` made, with one endpoint."""
     name = "from-the-command-line"
     hosts = ["--allowed-host", "127.0.0.1", "--allowed-host", "*.example"]
-    ran = command("start", "--name", name, "--port", "0", "--address", cluster, *hosts)
+    ran = command("start", "--name", name, "--port", "0", "--ray-address", cluster, *hosts)
     assert ran.returncode == 0, ran.stderr
     client = serve.connect(name=name)
     client.create_backend("hello", lambda request: "hello")
@@ -190,7 +190,7 @@ def test_wrong_words_are_one_line(command: Command, started: str, arguments: lis
 
 def test_shutdown_ends_the_instance(command: Command, cluster: str) -> None:
     """And a second one finds none."""
-    options = ["--location", "NoServer", "--address", cluster]
+    options = ["--location", "NoServer", "--ray-address", cluster]
     assert command("start", "--name", "short-lived", *options).returncode == 0
     assert command("shutdown", "--name", "short-lived").returncode == 0
     again = command("shutdown", "--name", "short-lived")
@@ -200,7 +200,7 @@ def test_shutdown_ends_the_instance(command: Command, cluster: str) -> None:
 
 def test_the_printed_address_is_that_of_the_next_start_too(command: Command, cluster: str) -> None:
     """Web workers that were given it come back after a restart."""
-    options = ["--location", "NoServer", "--address", cluster]
+    options = ["--location", "NoServer", "--ray-address", cluster]
     addresses = []
     for _ in range(2):
         ran = command("start", "--name", "restarted", *options)
@@ -212,7 +212,7 @@ def test_the_printed_address_is_that_of_the_next_start_too(command: Command, clu
 
 def test_no_cluster_is_an_error_that_says_what_to_do(command: Command) -> None:
     """An instance in a Ray of its own would end with the command."""
-    ran = command("start", "--address", f"127.0.0.1:{free_port()}")
+    ran = command("start", "--ray-address", f"127.0.0.1:{free_port()}")
     assert ran.returncode == 1
     assert "ray start --head" in ran.stderr
 
@@ -241,7 +241,7 @@ def test_a_cluster_that_refuses_the_token_says_so(
     """Not that no cluster is there; the error names the variables."""
     (tmp_path / "wrong").write_text("0" * 64)
     given = {name: value.format(home=tmp_path) for name, value in variables.items()}
-    ran = command("start", "--address", cluster, environment=environment_with(tmp_path, **given))
+    ran = command("start", "--ray-address", cluster, environment=environment_with(tmp_path, **given))
     assert ran.returncode == 1
     told = ran.stderr.splitlines()[-1]
     assert told.startswith(f"Error: the Ray cluster at {cluster} refused this process")
@@ -296,7 +296,7 @@ def test_the_module_is_the_same() -> None:
 def test_start_again_prints_the_address_of_the_same_instance(command: Command, cluster: str, started: str) -> None:
     """A service manager may start it at any time."""
     hosts = ("--allowed-host", "127.0.0.1", "--allowed-host", "*.example")
-    ran = command("start", "--name", started, "--port", "0", "--address", cluster, *hosts)
+    ran = command("start", "--name", started, "--port", "0", "--ray-address", cluster, *hosts)
     client = serve.connect(name=started)
     client.close()
     assert (ran.returncode, f"address  {Path(client.address).parent.parent}" in ran.stdout) == (0, True), ran.stderr
@@ -304,6 +304,6 @@ def test_start_again_prints_the_address_of_the_same_instance(command: Command, c
 
 def test_start_with_other_options_tells_the_difference(command: Command, cluster: str, started: str) -> None:
     """Nothing is changed."""
-    ran = command("start", "--name", started, "--port", "1", "--address", cluster)
+    ran = command("start", "--name", started, "--port", "1", "--ray-address", cluster)
     assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1)
     assert f"instance {started!r} runs already, with other options: port is 0, not 1; allowed_hosts is" in ran.stderr

@@ -51,6 +51,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.adapters.starlette.stub",
         "serve_bridge.adapters.wsgi.forwarding",
         "serve_bridge.adapters.wsgi.routes_app",
+        "serve_bridge.cli.failures",
         "serve_bridge.forwarding.answer",
         "serve_bridge.forwarding.declared_length",
         "serve_bridge.forwarding.headers",
@@ -99,6 +100,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.controller.table_publisher",
         "serve_bridge.controller.tracked_process",
         "serve_bridge.controller.tracked_replica",
+        "serve_bridge.deployment.deploy",
         "serve_bridge.deployment.sources",
         "serve_bridge.http.headers",
         "serve_bridge.http.methods",
@@ -188,7 +190,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.runtimes.ray.tokens",
     ),
     "tests/unit": (
-        "serve_bridge.config.checks",
         "serve_bridge.config.deploy_options",
         "serve_bridge.config.options",
         "serve_bridge.config.signatures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from serve_bridge.config import checks
@@ -15,6 +14,4 @@ def address_text(option: str, value: Any) -> str | None:
         TypeError: *value* is neither a str nor a path.
         ConfigError: *value* cannot be encoded as UTF-8.
     """
-    if value is None:
-        return None
-    return checks.text(option, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return None if value is None else checks.path_text(option, value)

@@ -23,7 +23,7 @@ from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
     from serve_bridge.adapters.flask.flask_bridge import FlaskBridge
-    from serve_bridge.cli.verbs import Report
+    from serve_bridge.cli.report import Report
     from serve_bridge.client.client import Client
 
 _form = click.option(
@@ -194,7 +194,7 @@ def _clear_errors() -> Iterator[None]:
     except click.ClickException:
         raise
     except Exception as error:
-        from serve_bridge.cli.verbs import failure_of
+        from serve_bridge.cli.failures import failure_of
 
         failure = failure_of(error)
         if failure is None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.main import main
+from serve_bridge.cli.report import _table
 from serve_bridge.client.instance_start import start_local
 from tests.support.programs import ROOT
 from tests.support.projects import project_in
@@ -130,7 +131,7 @@ def test_an_error_of_a_backend_shows_no_control_character(model: serve.Client) -
 
 def test_a_cell_of_a_table_is_one_line() -> None:
     """The failure of a backend is its own text, with line feeds as escapes."""
-    assert commands._table(("backend",), [(f"{RAW}\nforged",)]) == f"backend\n{SAFE}\\nforged"
+    assert _table(("backend",), [(f"{RAW}\nforged",)]) == f"backend\n{SAFE}\\nforged"
 
 
 def test_status_is_aligned(model: serve.Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
+from serve_bridge.config import checks
 from serve_bridge.config.actor_options import check_ray_actor_options
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.http_options import HTTPOptions, Location
@@ -453,3 +455,15 @@ class TestRayActorOptions:
 def test_the_typed_options_are_those_of_the_config() -> None:
     """Type checkers and the config itself know the same names and types."""
     assert get_type_hints(BackendOptions) == get_type_hints(BackendConfig)
+
+
+@pytest.mark.parametrize("value", ["/run/default.json", Path("/run/default.json")])
+def test_an_address_may_be_a_path(value: object) -> None:
+    """It is stored as a str."""
+    assert checks.path_text("address", value) == "/run/default.json"
+
+
+def test_an_address_of_another_type_is_refused() -> None:
+    """The error names the option."""
+    with pytest.raises(TypeError, match="address must be a str, got 5"):
+        checks.path_text("address", 5)

@@ -12,17 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.deployment.deploy import Deployment
-from serve_bridge.deployment.plan import (
-    Change,
-    DeclaredBackend,
-    Order,
-    Plan,
-    Running,
-    RunningBackend,
-    RunningEndpoint,
-)
+from serve_bridge.deployment.change import Change, Order, Plan
 from serve_bridge.deployment.plan import plan as plan_of
+from serve_bridge.deployment.result import Deployment
+from serve_bridge.deployment.running import DeclaredBackend, Running, RunningBackend, RunningEndpoint
 from serve_bridge.errors import ConfigError
 from serve_bridge.specs import DeclaredEndpoint
 from serve_bridge.traffic import TrafficPolicy

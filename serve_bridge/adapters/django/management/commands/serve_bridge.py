@@ -20,7 +20,8 @@ from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, SETTING, options
 from serve_bridge.cli import verbs as commands
-from serve_bridge.cli.verbs import Report
+from serve_bridge.cli.failures import failure_of
+from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.errors import EndpointNotFound
@@ -168,7 +169,7 @@ def _clear_errors() -> Iterator[None]:
     except CommandError:
         raise
     except Exception as error:
-        failure = commands.failure_of(error)
+        failure = failure_of(error)
         if failure is None:
             raise
         raise CommandError(failure.text, returncode=failure.code) from error
