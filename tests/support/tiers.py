@@ -203,7 +203,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.request.passed_request",
         "serve_bridge.request.query_values",
         "serve_bridge.routing_table",
-        "serve_bridge.specs",
         "serve_bridge.user_code.awaitables",
         "serve_bridge.user_code.call_signature",
         "serve_bridge.user_code.signatures",
