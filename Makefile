@@ -41,9 +41,9 @@ demo: $(SETUP)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile --no-loadscope-reorder
 
 # The unit tests and those of the local runtime, without fuzzing and without the slow ones: for the time while code is
-# written. Two workers a core, since many of these tests wait.
+# written.
 fast: $(SETUP)
-	$(PYTEST) --numprocesses $$(( 2 * $$(nproc) )) -m "not slow" tests/unit tests/local
+	$(PYTEST) -m "not slow" tests/unit tests/local
 
 # What a change needs before `make ci`, which does more in five places:
 # - A test that runs on both runtimes runs on Ray too. Here a third of them do, with one row of their tables. FUZZ_SEED

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -146,22 +147,23 @@ def modules_of_the_package() -> Iterator[str]:
             yield ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
-def files_about(module: str) -> Iterator[Path]:
-    """Yield the test files of the wing of *module*, or of the root."""
-    wing = module.split(".")[1] if module.count(".") > 1 else None
+@cache
+def text_about(wing: str | None) -> str:
+    """Return the text of the test files of *wing*, or of the root."""
     if wing is None:
-        for tier in ("unit", "local"):
-            yield from (ROOT / "tests" / tier).glob("test_*.py")
-        return
-    for folder in (f"tests/unit/{wing}", f"tests/local/{wing}", *TESTS_OF_A_WING.get(wing, ())):
-        yield from (ROOT / folder).rglob("test_*.py")
+        files = [file for tier in ("unit", "local") for file in (ROOT / "tests" / tier).glob("test_*.py")]
+    else:
+        folders = (f"tests/unit/{wing}", f"tests/local/{wing}", *TESTS_OF_A_WING.get(wing, ()))
+        files = [file for folder in folders for file in (ROOT / folder).rglob("test_*.py")]
+    return "\n".join(file.read_text() for file in files)
 
 
 def is_named(module: str) -> bool:
     """Whether a test of its wing names *module*."""
     parent, _, name = module.rpartition(".")
+    wing = module.split(".")[1] if module.count(".") > 1 else None
     wanted = re.compile(rf"\b{re.escape(module)}\b|from {re.escape(parent)} import [^\n]*\b{name}\b")
-    return any(wanted.search(file.read_text()) for file in files_about(module))
+    return wanted.search(text_about(wing)) is not None
 
 
 def test_each_module_is_named_by_a_test_of_its_wing_or_by_a_tier() -> None:

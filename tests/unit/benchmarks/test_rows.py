@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmarks import quick
 from benchmarks.contenders.entries import ENTRIES, OURS
 from benchmarks.load.calls import Timing
@@ -73,6 +75,7 @@ def test_only_what_is_asked_for_is_wanted():
     assert not trial(Run({}, {})).wants("first-answer", "bare")
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_of_what_was_measured(tmp_path: Path):
     """A run of a few rows gives the plots of these rows, as PNG files."""
     samples = [Sample(number, OURS, "http-64", 10_000 + number, 3.0, 9.0, 0.07, 0.0, 0) for number in range(2)]

@@ -44,7 +44,7 @@ def pattern_of(route: str) -> PathPattern:
     return PathPattern(route, compiled.pieces, compiled.params)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=10 * settings().max_examples)
 @given(routes_and_paths())
 def test_an_accepted_route_matches_as_starlette_does(both: tuple[str, str]) -> None:
     """The same paths match, with the same texts of the parameters."""
