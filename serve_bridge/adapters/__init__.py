@@ -1,9 +1,9 @@
-"""Adapters: each binds one web framework to an instance. Import the one you need; nothing here imports any.
+"""Adapters: each binds one web framework to an instance. Import the adapter of your framework; this package loads none.
 
-Rule 1: an adapter translates and delegates: a `Bridge` asks the endpoint, the framework carries the answer.
+Rule 1: an adapter translates and delegates: a `Bridge` asks the endpoint, the framework sends the answer.
 Rule 2: nothing connects before the first request, so an adapter may be set up before a web server forks.
-Rule 3: an adapter is found by its name among the entry points of the group `serve_bridge.adapters`, ours as anyone's;
-        it is loaded when it is asked for, and one that cannot be loaded harms no other.
+Rule 3: adapters are entry points of the group `serve_bridge.adapters`, those of this package too. `load_adapter` finds
+        an adapter by name and imports only that one, so a broken adapter does not affect the others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GROUP: Final = "serve_bridge.adapters"
 
 
 def __getattr__(name: str) -> Any:
-    """Load `Bridge` on first use: it brings the client along, which an app needs only once it has a bridge."""
+    """Load `Bridge` on first use, because it loads the client, which an app needs only once it has a bridge."""
     if name != "Bridge":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from serve_bridge.adapters.bridge.bridge import Bridge
@@ -49,34 +49,34 @@ def __getattr__(name: str) -> Any:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """What a package offers in the group `serve_bridge.adapters`; `serve_bridge.testing.AdapterContract` tests it.
+    """An entry point of the group `serve_bridge.adapters`; `serve_bridge.testing.AdapterContract` tests it.
 
     Attributes:
-        name: The name of its entry point.
-        interface: What its applications are called by.
+        name: The name of the entry point.
+        interface: The interface of the applications: "asgi" or "wsgi".
     """
 
     @property
     def name(self) -> str:
-        """The name of its entry point."""
+        """The name of the entry point."""
         ...
 
     @property
     def interface(self) -> Literal["asgi", "wsgi"]:
-        """What its applications are called by."""
+        """The interface of the applications."""
         ...
 
     def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> Callable[..., Any]:
-        """Return an application of the framework whose *routes* forward their requests over *bridge*.
+        """Return an application of the framework that forwards the requests of *routes* over *bridge*.
 
-        The patterns are paths in Starlette's syntax, with parameters such as `{user_id:int}`; `translate` writes them
-        in another. Closing *bridge* is the caller's.
+        The patterns are paths in Starlette's syntax, with parameters such as `{user_id:int}`. `translate` converts them
+        to the syntax of another framework. The caller closes *bridge*.
         """
         ...
 
 
 def installed_adapters() -> list[str]:
-    """Return the names of the adapters that are installed, sorted; none is loaded."""
+    """Return the names of the installed adapters, sorted, without loading an adapter."""
     return sorted(entry_points(group=GROUP).names)
 
 
@@ -84,8 +84,8 @@ def load_adapter(name: str) -> Adapter:
     """Return the adapter called *name*.
 
     Raises:
-        ConfigError: None of that name is installed, or two are; or it cannot be loaded, for want of its framework
-            perhaps: the message says what to install.
+        ConfigError: No adapter or more than one has the name, or the adapter cannot be loaded. If a module is missing,
+            such as the framework, the message says how to install it.
     """
     found = list(entry_points(group=GROUP, name=name))
     if not found:
@@ -103,15 +103,15 @@ def load_adapter(name: str) -> Adapter:
 def _load(point: EntryPoint) -> Adapter:
     try:
         adapter = point.load()
-    except Exception as error:  # whatever a module of somebody else's raises when it is imported
+    except Exception as error:  # the import of a foreign module may raise any exception
         raise ConfigError(
             f"the adapter {point.name!r} ({_place(point)}) cannot be loaded: {type(error).__name__}: {error}"
             f"{_cure(point, error)}"
         ) from error
     if not isinstance(adapter, Adapter):
         raise ConfigError(
-            f"the adapter {point.name!r} ({_place(point)}) is no Adapter: it needs name, interface and application(), "
-            f"got {shown(adapter)}"
+            f"the adapter {point.name!r} ({_place(point)}) is not an Adapter: it needs name, interface and "
+            f"application(), got {shown(adapter)}"
         )
     return adapter
 

@@ -1,4 +1,4 @@
-"""From a WSGI environ to the ASGI scope that describes the same request."""
+"""The ASGI scope and the body of a request that a WSGI environ describes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from serve_bridge.http.paths import is_text_of, quoted
 from serve_bridge.http.readable import Readable
 
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY"})
-"""Not from the client: the first two are what `Content_Length` may become, the third a variable of the system."""
+"""Keys to ignore. A client's header `Content_Length`, with an underscore, could become one of the first two. CGI
+programs would take the third, from a header `Proxy`, for an environment variable of the system."""
 _EMPTY_IF_NONE: Final = frozenset({b"content-type", b"content-length"})
 
 
 def scope_of(environ: Mapping[str, Any]) -> Scope:
-    """Return the scope of *environ*; names and values of headers are what the server left of them."""
+    """Return the scope of *environ*, with names and values of headers as the server has put them there."""
     root_path = _text(environ.get("SCRIPT_NAME", ""))
     path = root_path + (_text(environ.get("PATH_INFO", "")) or "/")
     return {
@@ -41,7 +42,10 @@ def scope_of(environ: Mapping[str, Any]) -> Scope:
 
 
 def body_of(environ: Mapping[str, Any]) -> Readable:
-    """Return the body of the request as the server gives it; reading it raises `Refused` if its end cannot be known."""
+    """Return the body of the request.
+
+    If the server does not say where the body ends, `read` raises `LengthRequired`.
+    """
     if is_terminated(environ) or "HTTP_TRANSFER_ENCODING" not in environ:
         body: Readable = environ["wsgi.input"]
         return body
@@ -49,12 +53,12 @@ def body_of(environ: Mapping[str, Any]) -> Readable:
 
 
 def is_terminated(environ: Mapping[str, Any]) -> bool:
-    """Return whether the server says where the body ends, by its length or by an end of the input."""
+    """Return whether the server says where the body ends: by a Content-Length, or by an end of the input."""
     return environ_body_length(environ) is not None or bool(environ.get("wsgi.input_terminated"))
 
 
 class _Endless:
-    """A body in chunks from a server that does not say where the input ends; reading it could wait for ever."""
+    """A chunked body from a server that does not say where the input ends: a read could block for ever."""
 
     def read(self, size: int, /) -> bytes:
         raise LengthRequired
@@ -66,7 +70,7 @@ def path_below(environ: Mapping[str, Any]) -> str:
 
 
 def headers_of(environ: Mapping[str, Any]) -> HeaderList:
-    """Return the request's headers as ASGI has them."""
+    """Return the headers of the request in ASGI's form."""
     headers: HeaderList = []
     for key, value in environ.items():
         name = _NAMES[key]
@@ -76,7 +80,7 @@ def headers_of(environ: Mapping[str, Any]) -> HeaderList:
 
 
 def _header_name(key: str) -> bytes | None:
-    """Return the name of the header that *key* of an environ stands for; None: it stands for none."""
+    """Return the name of the header that *key* of an environ stands for; None if *key* is not a header."""
     if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         name = key
     elif key.startswith("HTTP_") and key not in _NO_HEADERS:
@@ -90,30 +94,30 @@ _NAMES: Final = NameCache(_header_name)
 
 
 def peer_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return host and port of the client; None on a unix socket."""
+    """Return host and port of the client; None if it is connected to a unix socket."""
     host = environ.get("REMOTE_ADDR")
     return (host, _port(environ, "REMOTE_PORT") or 0) if host else None
 
 
 def server_of(environ: Mapping[str, Any]) -> tuple[str, int | None] | None:
-    """Return host and port of the server; None: they are not known."""
+    """Return host and port of the server; None if the server does not tell them."""
     host = environ.get("SERVER_NAME")
     return (host, _port(environ, "SERVER_PORT")) if host else None
 
 
 def _port(environ: Mapping[str, Any], key: str) -> int | None:
     text = str(environ.get(key))
-    return int(text) if text.isdecimal() else None  # a server without a port says "None" or nothing
+    return int(text) if text.isdecimal() else None  # without a port, a server passes "None" or leaves the key out
 
 
 def _raw_path(environ: Mapping[str, Any], path: str) -> bytes | None:
-    """Return the path as the client has sent it, or if no server has kept it, one that has the path's own bytes."""
+    """Return the path as the client has sent it. If the server has not kept it, quote the bytes of the path."""
     own = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return kept_target(environ, path) or (None if own.isascii() else quoted(own.encode("latin-1")))
 
 
 def kept_target(environ: Mapping[str, Any], path: str) -> bytes | None:
-    """Return the path as the client has sent it, if the server keeps it and no code has changed it since."""
+    """Return the path as the client has sent it; None if the server does not keep it or if code has changed *path*."""
     target = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0]
     if not target.isascii():
         return None
@@ -123,5 +127,5 @@ def kept_target(environ: Mapping[str, Any], path: str) -> bytes | None:
 
 
 def _text(path: str) -> str:
-    # PEP 3333: the bytes of a path, each as one character.
+    # In PEP 3333 each character of a path is one byte.
     return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")

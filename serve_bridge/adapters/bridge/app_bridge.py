@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 class BridgeOptions(TypedDict, total=False):
-    """Where the instance is, or how one is started.
+    """Options for finding an instance, or for starting one.
 
     Attributes:
-        name: Which of this user's instances. Default: "default".
-        timeout_s: Seconds a forwarded request may take, where a route says nothing else. Default: 60 on an event
+        name: Name of the instance among those of this user. Default: "default".
+        timeout_s: Time limit in seconds of a forwarded request whose route has no `timeout_s`. Default: 60 on an event
             loop; 25 in a thread, less than the 30 s after which gunicorn kills a worker.
         runtime: "local" starts an instance inside this process on first use, for development and tests.
-        backends: What is deployed to an instance that is started here: what `serve_bridge.deploy` takes, which brings
-            any other instance to the same by `deploy(*bridge.backends, client=bridge.client)`.
+        backends: Modules, declared objects, or import paths of both, as for `serve_bridge.deploy`. The bridge deploys
+            them to an instance that it has started. For any other instance call
+            `deploy(*bridge.backends, client=bridge.client)`.
     """
 
     name: str
@@ -37,21 +38,22 @@ class BridgeOptions(TypedDict, total=False):
 
 
 class AppBridge:
-    """An app's bridge to an instance, and the routes that it answers by it.
+    """An app's bridge to an instance, with the routes that the app forwards.
 
     Args:
-        address: What `serve_bridge.connect` takes; None: SERVE_BRIDGE_ADDRESS, else this user's instance.
-        routes: What it answers: a dict of paths in Starlette's syntax, each with the name of an endpoint, or with a
-            dict of "endpoint", "methods" (default: every one) and the options of `RouteOptions`. None: every route
-            of the instance, as the routing table has them at that moment.
+        address: Address of the instance, as for `serve_bridge.connect`. None: the environment variable
+            SERVE_BRIDGE_ADDRESS, otherwise the instance of this user on this machine.
+        routes: The routes to forward: a dict of paths in Starlette's syntax, each with the name of an endpoint, or with
+            a dict of "endpoint", "methods" (default: every method) and the options of `RouteOptions`. None: all routes
+            of the instance, as its routing table has them at the time of a request.
         options: See `BridgeOptions`.
 
     Raises:
-        TypeError, ConfigError: An argument is none that it can be; the message names it.
+        TypeError, ConfigError: An argument has a wrong type or value; the message names it.
     """
 
     timeout_s: ClassVar[float]
-    """The default of the option."""
+    """Default of the option `timeout_s`, in seconds."""
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class AppBridge:
         for name in sorted(unknown):
             raise TypeError(f"unknown option {name!r}{nearest(name, BridgeOptions.__annotations__)}")
         self.backends = checks.listed("backends", options.get("backends", ()))
-        # Late: importing an adapter costs no more than its routes need. Here it is loaded before a web server forks.
+        # Late: importing an adapter must not load the client. Here the bridge loads it, before a web server forks.
         from serve_bridge.adapters.bridge.bridge import Bridge
 
         self._bridge: Bridge = Bridge(
@@ -80,30 +82,30 @@ class AppBridge:
 
     @property
     def client(self) -> Client:
-        """The client.
+        """The client of the instance.
 
         Raises:
-            NotConnected: No instance is running where it was looked for.
+            NotConnected: No instance is running at the address.
         """
         return self._bridge.client()
 
     def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for the app to call: `handle.call(...)`, on an event loop `await handle.acall(...)`."""
+        """Return a handle for *endpoint*, with `handle.call(...)`, or `await handle.acall(...)` on an event loop."""
         return self._bridge.get_handle(endpoint)
 
     def close(self) -> None:
-        """Let go of the instance, and end it if it was started here; the next use connects again."""
+        """Disconnect from the instance, and shut it down if the bridge has started it. The next use connects again."""
         self._bridge.close()
 
     def patterns(self, routes: Mapping[str, Any] | None) -> Patterns:
-        """Return what a middleware forwards: *routes*, or without any the bridge's own.
+        """Return the patterns that a middleware forwards: those of *routes*, or of the bridge if *routes* is None.
 
         Raises:
-            TypeError, ConfigError: *routes* is none that it can be, or nothing says what is forwarded.
+            TypeError, ConfigError: A route is wrong, or there are no routes.
         """
         patterns = self._routes if routes is None else Patterns(parse_routes(routes, "routes"))
         if patterns is None:
-            raise ConfigError("a middleware forwards what it is told to: give it routes={'/path': 'endpoint'}")
+            raise ConfigError("a middleware needs routes to forward: give it routes={'/path': 'endpoint'}")
         return patterns
 
 

@@ -19,7 +19,7 @@ class AppMiddleware(Generic[App]):
     Args:
         app: The application behind the middleware.
         routes: The routes to forward, as for `ServeBridge`. None: the routes of *bridge*.
-        bridge: A bridge that the application has. None: the middleware makes one of *address* and the options.
+        bridge: The bridge of the application. None: the middleware makes a bridge from *address* and the options.
         address: See `ServeBridge`.
         options: See `BridgeOptions`.
 

@@ -45,15 +45,15 @@ class AppRoutes:
 
 
 class InstanceRoutes:
-    """The patterns of the newest routing table; another table costs an index only if its routes differ."""
+    """The routes of an instance as patterns. They are made again only when a routing table has other routes."""
 
     def __init__(self) -> None:
         self._routes: tuple[Route, ...] = ()
         self._newest: tuple[RoutingTable | None, Patterns] = None, Patterns(())
 
     def of(self, table: RoutingTable | None) -> Patterns:
-        """Return the patterns of *table*; with None, those of the last one."""
-        known, patterns = self._newest  # one attribute: several threads look here
+        """Return the patterns of *table*; if it is None, those of the last table."""
+        known, patterns = self._newest  # in one attribute, so that threads see both or neither change
         if table is None or table is known:
             return patterns
         routes = table.http_routes()

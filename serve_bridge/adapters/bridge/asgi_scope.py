@@ -1,7 +1,7 @@
-"""The scope of an ASGI request or WebSocket, as the engine reads it.
+"""The scope of an ASGI request or WebSocket, and what an adapter reads from it.
 
-Rule 1: a part that ASGI calls optional may be absent, and stays absent.
-Rule 2: a part that every server has gets its default here, because scopes that tests and tools make lack it.
+Rule 1: a key that ASGI calls optional may be missing, and stays missing.
+Rule 2: a key that every server sets gets a default here, because tests and tools make scopes without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from serve_bridge.http.headers import lowered
 
 
 def readable(scope: Scope) -> Scope:
-    """Return *scope* with the HTTP version, a query, and a list of headers with names in lower case."""
+    """Return *scope* with an HTTP version, a query, and a list of headers whose names are in lower case."""
     headers = scope.get("headers")
     if type(headers) is list and lowered(headers) is headers and "http_version" in scope and "query_string" in scope:
         return scope
@@ -23,16 +23,16 @@ def readable(scope: Scope) -> Scope:
 
 
 REQUEST_ID: Final = "serve_bridge.request_id"
-"""Key in a scope of the id of its request, once something has asked for it."""
+"""Key of a scope: the id of the request, once code has asked for it."""
 
 
 def request_id_of(scope: Scope) -> str | None:
-    """Return the header X-Request-Id of *scope*; None if there is none."""
+    """Return the value of the header X-Request-Id in *scope*; None if the header is missing."""
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
 
 
 def path_below(scope: Scope) -> str:
-    """Return the path below the mount: `root_path` is where that is, and `path` holds all of it."""
+    """Return the path below the mount. `root_path` is the path of the mount, and `path` begins with it."""
     path: str = scope["path"]
     root_path: str = scope.get("root_path") or ""
     if root_path and path.startswith(root_path):
@@ -42,6 +42,6 @@ def path_below(scope: Scope) -> str:
 
 
 def _is_added_slash(scope: Scope) -> bool:
-    """Return whether the client did not send the slash that the path ends with: Litestar adds one below its mounts."""
+    """Return whether the final slash of the path was not sent by the client: Litestar adds one below its mounts."""
     sent: bytes = scope.get("raw_path") or b"/"
     return not sent.endswith(b"/") and not sent.upper().endswith(b"%2F")

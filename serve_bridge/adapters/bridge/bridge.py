@@ -1,7 +1,7 @@
-"""One app's way to an instance: what all adapters share.
+"""The bridge of an app: it forwards requests to the endpoints of an instance. All adapters share it.
 
-Rule 1: whatever happens becomes an `Outcome`; only the adapter knows what its framework makes of it.
-Rule 2: Cookie and Authorization are the app's own, and stay unless the route says that they go along.
+Rule 1: an answer and a failure both become an `Outcome`. The adapter translates the outcome for its framework.
+Rule 2: the headers Cookie and Authorization belong to the app. The bridge forwards them only if the route says so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from serve_bridge.wire.heads import RawPathParams
 
 
 class Bridge(ReconnectingClient):
-    """One app's link to an instance: it asks endpoints for their answers."""
+    """One app's bridge to an instance: it forwards requests and WebSockets."""
 
     def ask(
         self,
@@ -49,10 +49,18 @@ class Bridge(ReconnectingClient):
         body: bytes | Readable,
         web_request: Any,
     ) -> Outcome:
-        """Forward a request from a web worker's thread, and wait for the head of the answer.
+        """Forward a request from a thread of a web worker, and wait for the head of the answer.
+
+        Args:
+            route: The route of the request.
+            scope: The ASGI scope that describes the request.
+            path_params: The path parameters, converted by the framework.
+            body: The whole body, or a file from which the body is read.
+            web_request: The request as the framework has it, for the `context` of the route.
 
         Raises:
-            Exception: What reading *body* raised that is no OSError.
+            Exception: Reading *body*, or the `context` function of the route, has raised it. An OSError of *body*
+                becomes an outcome instead.
         """
         request = None
         try:
@@ -72,9 +80,10 @@ class Bridge(ReconnectingClient):
         web_request: Any,
         channel: Channel | None = None,
     ) -> Outcome:
-        """Same as `ask`, on the running loop; *body* is all of it or an ASGI `receive` that streams it.
+        """Forward a request as `ask` does, on the running loop.
 
-        *channel* is the way into the instance, if the caller has looked for it.
+        *body* is the whole body, or an ASGI `receive` that streams it. A caller that has the loop's *channel* already
+        passes it.
         """
         request = None
         try:
@@ -111,9 +120,10 @@ class Bridge(ReconnectingClient):
         send: Send,
         web_request: Any,
     ) -> None:
-        """Carry a WebSocket from its handshake to its end, on the running loop; nothing of it was received yet.
+        """Forward a WebSocket until it closes, on the running loop. The caller has received no message of it yet.
 
-        Whatever happens, the client has its answer or its close. The route's time is the time for the handshake.
+        In every case the client gets an answer to its handshake, and a close. The timeout of the route limits the
+        handshake only.
         """
         request = None
         try:
@@ -127,7 +137,7 @@ class Bridge(ReconnectingClient):
         )
 
     async def _channel(self, request: ForwardedRequest) -> Channel:
-        """Return the running loop's way into the instance; the time that it takes is time of *request*."""
+        """Return the channel of the running loop. The time to open it counts towards the timeout of *request*."""
         began = time.monotonic()
         channel = await (await self.alink()).channel(request.timeout_s)
         request.timeout_s -= time.monotonic() - began
@@ -151,7 +161,7 @@ class Bridge(ReconnectingClient):
 
 
 def _with_number_ports(scope: Scope) -> Scope:
-    """Return *scope* with its ports as ASGI has them: one server gives them as text."""
+    """Return *scope* with numbers as ports, as ASGI requires; at least one server passes them as text."""
     for end in ("client", "server"):
         pair = scope.get(end)
         if pair and isinstance(pair[1], str):
@@ -160,7 +170,7 @@ def _with_number_ports(scope: Scope) -> Scope:
 
 
 def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
-    """Return a framework's converted path parameters as they travel; a type no converter makes is text."""
+    """Return path parameters, converted by a framework, as the data plane sends them; unknown types become text."""
     if not path_params:
         return ()
     return tuple((name, _KIND.get(type(value), "str"), str(value)) for name, value in path_params.items())
@@ -170,10 +180,10 @@ _KIND: Final[Mapping[type, str]] = {int: "int", float: "float", UUID: "uuid"}
 
 
 def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:
-    """Return a `receive` that refuses a body of more than *most* bytes.
+    """Return a `receive` that raises BodyTooLarge after more than *most* bytes.
 
     Raises:
-        BodyTooLarge: Its length says so; else the `receive` raises it.
+        BodyTooLarge: The Content-Length is greater than *most*.
     """
     if most is None:
         return receive

@@ -1,4 +1,4 @@
-"""A body that lies in a file, as an event loop receives it."""
+"""A body in a file, and the ASGI `receive` that reads it for an event loop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from serve_bridge.forwarding.refusals import UploadBroken
 from serve_bridge.http.readable import PIECE_BYTES, Readable
 
 LARGE_PIECE_BYTES: Final = 4 * PIECE_BYTES
-"""What is read from a disk at once, in another thread: the switches cost more than the reading."""
+"""How many bytes are read from a disk at a time. Each read runs in another thread, and switching to the thread costs
+more than reading, so the pieces are large."""
 
 
 def receive_from(body: Readable, length: int | None, *, on_disk: bool) -> Receive:
-    """Return an ASGI `receive` of *body*, of *length* bytes if that is known; a disk does not hold the loop up.
+    """Return an ASGI `receive` that reads *body*; it raises UploadBroken if *body* cannot be read.
 
-    Raises:
-        UploadBroken: By the `receive`: *body* cannot be read.
+    Args:
+        body: The file.
+        length: Length of the body in bytes; None if it is not known.
+        on_disk: Whether a read may wait for a disk. Then it runs in a thread, so that the loop does not wait.
     """
     left = length
 
@@ -39,7 +42,7 @@ def receive_from(body: Readable, length: int | None, *, on_disk: bool) -> Receiv
 
 
 def _read(body: Readable, size: int) -> bytes:
-    """Return *size* bytes of *body*, or what is left of it: each piece is a message to the replica."""
+    """Return *size* bytes of *body*, fewer only at its end. Each piece becomes a message, so long ones are best."""
     pieces = []
     while size and (piece := body.read(size)):
         pieces.append(piece)

@@ -1,8 +1,8 @@
-"""A form that the framework has parsed already, as a request's body again.
+"""The body of a request whose form the framework has parsed: the form is encoded again.
 
-Rule 1: the boundary is a new one: what was parsed by another may hold anything but that.
-Rule 2: a name cannot end its line, and become another part.
-Rule 3: files are read from where the parser has put them, piece by piece, as the body is read.
+Rule 1: the boundary is new and random, since the parts may contain any text, the old boundary too.
+Rule 2: names are escaped, so a name cannot end its line and begin another part.
+Rule 3: files are read piece by piece from where the parser has stored them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0
 _UNBROKEN: Final = str.maketrans("", "", "\r\n")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _OWN_HEADERS: Final = frozenset({"content-disposition", "content-type", "content-length"})
-"""Headers of a part that are written from what else is known of it."""
+"""Headers of a part that come from the other attributes of a `FormFile`."""
 _REPLACED: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
 
 
@@ -32,12 +32,12 @@ class FormFile(NamedTuple):
     """An uploaded file.
 
     Attributes:
-        name: Of its field.
-        filename: What the client calls it.
-        media_type: Its Content-Type, with parameters; "": it had none.
-        file: What is read, from its beginning.
-        size: Bytes; None: only reading it can tell.
-        headers: Other headers of its part, by name; `_OWN_HEADERS` among them are left out.
+        name: Name of the field.
+        filename: Name of the file, as the client has sent it.
+        media_type: Content-Type with parameters; "" if the part had none.
+        file: The file object, which is read from its beginning.
+        size: Size in bytes; None if it is not known before the file is read.
+        headers: Other headers of the part, as pairs. Those in `_OWN_HEADERS` are left out.
     """
 
     name: str
@@ -49,18 +49,18 @@ class FormFile(NamedTuple):
 
 
 FormPart = tuple[str, str] | FormFile
-"""A field's name and text, or a file."""
+"""Name and text of a field, or a file."""
 
 
 class FormBody:
-    """The body of a request whose form was parsed, read like a file.
+    """The encoded form, read like a file.
 
     Attributes:
-        length: Bytes; None: only reading it can tell.
+        length: Length in bytes; None if it is not known before the files are read.
     """
 
     def __init__(self, parts: Iterable[FormPart], *, charset: str = "utf-8", urlencoded: bool = False) -> None:
-        """Encode *parts*; as `URLENCODED`, which holds no files, or as multipart/form-data."""
+        """Encode *parts* as multipart/form-data, or as `URLENCODED`, which leaves files out."""
         if urlencoded:
             self._content_type = URLENCODED
             text = urlencode([part for part in parts if not isinstance(part, FormFile)], encoding=charset).encode()
@@ -75,7 +75,7 @@ class FormBody:
         self._file = next(self._files)
 
     def scope(self, old: Scope) -> Scope:
-        """Return the scope of a request with this body, which had *old* before."""
+        """Return the scope *old* with the headers and the length of this body."""
         return {**old, "headers": self._headers(old["headers"]), BODY_LENGTH: self.length}
 
     def _headers(self, old: HeaderList) -> HeaderList:
@@ -84,7 +84,7 @@ class FormBody:
         return [*kept, (b"content-type", self._content_type.encode()), framing]
 
     def read(self, size: int, /) -> bytes:
-        """Return *size* bytes, or what is left; none at its end."""
+        """Return *size* bytes, fewer only at the end of the body."""
         found = bytearray()
         while len(found) < size:
             piece = self._file.read(size - len(found))
@@ -102,10 +102,10 @@ _CHUNKED: Final = (b"transfer-encoding", b"chunked")
 
 
 def _multipart(parts: Iterable[FormPart], boundary: bytes, charset: str) -> Iterator[tuple[Any, int | None]]:
-    """Yield what is to be read, and how long it is."""
+    """Yield the files that make up the body, each with its size if that is known."""
     for part in parts:
         if isinstance(part, FormFile):
-            part.file.seek(0)  # somebody may have looked into it
+            part.file.seek(0)  # other code may have read from it
             described = f'{_quoted(part.name)}; filename="{part.filename.translate(_QUOTED)}"'
             yield _text(_head(boundary, described, part.media_type, charset, part.headers))
             yield part.file, part.size
@@ -121,7 +121,7 @@ def _quoted(name: str) -> str:
 
 
 def media_type_of(kind: str, parameters: Iterable[tuple[str, str]]) -> str:
-    """Return a Content-Type with *parameters*, quoted where their values need it; "" if *kind* is empty."""
+    """Return the Content-Type of *kind* and *parameters*, with values quoted where necessary; "" if *kind* is ""."""
     if not kind:
         return ""
     given = (

@@ -1,7 +1,7 @@
-"""A forwarded route: how the requests of one route of an app reach their endpoint.
+"""A forwarded route: how requests of one route of an app are forwarded to an endpoint.
 
-Rule 1: a route decides, not a request: the backend's method, the time, which credentials and facts go along.
-Rule 2: every option is declared once, in `RouteOptions`, for all frameworks; it is checked when the route is made.
+Rule 1: the route decides, not the request: about the method of the backend, the timeout, credentials and context.
+Rule 2: every option is declared once, in `RouteOptions`, for all frameworks, and is checked when the route is made.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ class RouteOptions(TypedDict, total=False):
     Attributes:
         method_name: Method of the backend to call instead of `__call__`.
         method_header: Let the request's X-SERVE-CALL-METHOD choose the method. Default: False.
-        timeout_s: Seconds a request may take; past it the answer is 504. Default: the adapter's.
-        timeout_header: Let the request's X-SERVE-TIMEOUT-S shorten that. Default: False.
-        credentials: Send the headers Cookie and Authorization along; the app's own, so by default they stay.
-        context: What the backend finds in `request.state` of what the app knows of the request: an allow-list of names,
-            each with the dotted path to its value from the framework's request (`{"user_id": "user.pk"}`), or a
-            function that is given that request and returns a mapping. Text, numbers, bool, None.
-        max_body_bytes: Longest body that is forwarded; a longer one is answered 413. Default: the framework's limits.
+        timeout_s: Time limit of a request in seconds; a later answer is a 504. Default: the adapter's `timeout_s`.
+        timeout_header: Let the request's X-SERVE-TIMEOUT-S shorten the timeout. Default: False.
+        credentials: Forward the headers Cookie and Authorization. They belong to the app. Default: False.
+        context: Facts about a request for `request.state` in the backend. Either an allow-list of names, each with the
+            dotted path to its value from the framework's request (`{"user_id": "user.pk"}`). Or a function of the
+            framework's request, which returns a mapping. Values are text, numbers, bool or None.
+        max_body_bytes: Upper limit for a body in bytes; a longer body gets 413. Default: no limit of the route. Limits
+            of the framework, the server and the app's middleware apply in any case.
     """
 
     method_name: str | None
@@ -44,7 +45,7 @@ def method_token(option: str, value: Any) -> str:
     """Return *value*, the name of a method.
 
     Raises:
-        TypeError, ConfigError: It is not a name.
+        TypeError, ConfigError: *value* is not a name.
     """
     return checks.token(option, checks.text(option, value))
 
@@ -61,14 +62,14 @@ OPTION_CHECKS: Final[Mapping[str, checks.Check]] = {
 
 
 class ForwardedRoute:
-    """One route with its options, checked.
+    """One route with its checked options.
 
     Attributes:
-        endpoint: Whom its requests are for.
-        call_method: The method that is called, "" for `__call__`; None leaves it to the request's header.
-        timeout_s: As the option; None is the adapter's default.
-        timeout_header, credentials, max_body_bytes: As the options.
-        context: Returns what goes along, given the framework's request; None if nothing does.
+        endpoint: Name of the endpoint.
+        call_method: The method of the backend, "" for `__call__`; None: the request's header chooses the method.
+        timeout_s: The option; None: the default of the adapter.
+        timeout_header, credentials, max_body_bytes: The options.
+        context: Returns the facts for the backend, given the framework's request; None if there are none.
     """
 
     __slots__ = (
@@ -76,18 +77,22 @@ class ForwardedRoute:
     )
 
     def __init__(self, endpoint: str, options: RouteOptions | None = None, *, where: str = "") -> None:
-        """Check *options*; *where* precedes an option's name in messages.
+        """Check *options*. *where* is put before the name of an option in error messages.
 
         Raises:
-            TypeError: An option is unknown, or *endpoint* no str.
-            ConfigError: An option has a value that it cannot have.
+            TypeError: An option is unknown, or *endpoint* is not a str.
+            ConfigError: An option has a wrong value.
         """
         given = dict(options or {})
         if not isinstance(endpoint, str) or not endpoint:
             raise TypeError(f"{where}endpoint must be the name of an endpoint, got {shown(endpoint)}")
         for name in given.keys() - OPTION_CHECKS.keys():
-            near = "; methods are the framework's route's" if name == "methods" else nearest(name, OPTION_CHECKS)
-            raise TypeError(f"{where}{name} is no option of a forwarded route{near}; known: {', '.join(OPTION_CHECKS)}")
+            near = (
+                "; the framework's own route names the methods" if name == "methods" else nearest(name, OPTION_CHECKS)
+            )
+            raise TypeError(
+                f"{where}{name} is not an option of a forwarded route{near}; known: {', '.join(OPTION_CHECKS)}"
+            )
         checked = {name: OPTION_CHECKS[name](where + name, value) for name, value in given.items()}
         chosen = checked.get("method_name")
         if chosen is not None and checked.get("method_header"):
@@ -105,9 +110,9 @@ class ForwardedRoute:
 
 
 def forwarded_route_of(view: Any) -> ForwardedRoute | None:
-    """Return the route that *view* forwards; None if it is another view.
+    """Return the route of *view*; None if *view* does not forward.
 
-    Forwarding views have it as their attribute `forwarded_route`, which `functools.wraps` passes on to decorators.
+    A forwarding view has an attribute `forwarded_route`. Decorators that use `functools.wraps` copy it.
     """
     while view is not None:
         route = getattr(view, "forwarded_route", None)
@@ -118,7 +123,6 @@ def forwarded_route_of(view: Any) -> ForwardedRoute | None:
 
 
 SYNC_TIMEOUT_S: Final = 25.0
-"""Default of a route in a worker that a server such as gunicorn kills when one request takes 30 s."""
-
-
+"""Default timeout in seconds of a route in a thread; gunicorn kills a worker whose request takes 30 s."""
 ASYNC_TIMEOUT_S: Final = 60.0
+"""Default timeout in seconds of a route on an event loop."""

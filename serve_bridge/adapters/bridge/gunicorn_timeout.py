@@ -1,4 +1,4 @@
-"""The time after which gunicorn kills a worker that has not answered."""
+"""The time after which gunicorn kills a silent worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HINT: Final = (
     "lower timeout_s, or give gunicorn a longer --timeout; a check reads --timeout from GUNICORN_CMD_ARGS only, "
     "not from gunicorn's command line or configuration file"
 )
-"""Advice for a route that may take longer."""
+"""Advice for a route with a longer timeout."""
 
 _NAMES: Final = ("-t", "--timeout")
 

@@ -1,4 +1,4 @@
-"""What became of a forwarded request; each adapter makes of it what its framework's users expect."""
+"""The outcome of a forwarded request. Each adapter translates it to a response or an exception of its framework."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("serve_bridge.adapters")
 _BROKEN: Final = 500
 request_ids: Iterator[str] = iter(lambda: request_id() or new_request_id(), "")
-"""Ids for requests that come without one: that of the request which runs here, if there is one."""
+"""Ids for requests without a valid id: the id of the request under way in this thread or task, otherwise a new one."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a forwarded request.
+    """The answer to a forwarded request, and the error if it failed.
 
     Attributes:
-        status: The status to answer with.
-        headers: The headers to answer with, lower-case.
-        body: The whole body, or its chunks: blocking from `Bridge.ask`, asynchronous from `Bridge.ask_async`.
-        error: Why there is no answer of user code, or the `BackendError` that stands for what user code raised; the
-            body is then a problem (RFC 9457). None if all went well.
-        backend: Name of the backend whose code raised; empty if it did not.
+        status: The status of the answer.
+        headers: The headers of the answer, with names in lower case.
+        body: The whole body, or its chunks: an iterator from `Bridge.ask`, an asynchronous one from `Bridge.ask_async`.
+        error: The reason why user code gave no answer, or a `BackendError` if user code raised. Then the body is a
+            problem document (RFC 9457). None if the request succeeded.
+        backend: Name of the backend whose code raised; "" otherwise.
     """
 
     status: int
@@ -49,17 +49,17 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def request_id(self) -> str:
-        """The id under which the log knows the request."""
+        """The id of the request in the log."""
         return next((value.decode() for name, value in self.headers if name == b"x-request-id"), "")
 
     @property
     def text_headers(self) -> list[tuple[str, str]]:
-        """The headers as text."""
+        """The headers as pairs of str."""
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]
 
 
 def answered(status: int, headers: HeaderList, body: Any, raised: HttpFailure | None) -> Outcome:
-    """Return the outcome that a backend has answered; *raised* is what its code raised, if it did."""
+    """Return the outcome of an answer; *raised* is the exception of user code, if there was one."""
     if raised is None:
         return Outcome(status, headers, body)
     return Outcome(status, headers, body, _error_of(raised), raised.backend)
@@ -68,7 +68,7 @@ def answered(status: int, headers: HeaderList, body: Any, raised: HttpFailure | 
 def refused(error: ServeBridgeError | Refused, request: ForwardedRequest | None = None) -> Outcome:
     """Return the outcome of a *request* that got no answer of user code.
 
-    An error of the engine is logged, unless its status is 500: then the framework reports it, or `report` does.
+    A ServeBridgeError is logged here. But if its status is 500, the framework or `report` logs it.
     """
     request_id = request.request_id if request is not None else next(request_ids)
     outcome = Outcome.of(failed(error, request_id, from_adapter=True), error)
@@ -78,11 +78,12 @@ def refused(error: ServeBridgeError | Refused, request: ForwardedRequest | None 
 
 
 def report(outcome: Outcome, *, raised: bool = False) -> None:
-    """Log what went wrong, with the exception, for an adapter that does not raise it in its framework.
+    """Log the error of *outcome*, for an adapter without an exception of its framework for it.
 
-    Frameworks and error trackers report what is raised, so one failure would be two events. *raised* is for a
-    framework that answers what is raised and logs nothing, while error trackers see it: the record is a warning, which
-    is not an event for them. A status other than 500 is one line: a call of the backend failed, and not its code.
+    Frameworks and error trackers report a raised exception by themselves, so a record here would be a second event for
+    one failure. Pass *raised* for a framework that answers an exception without logging it: error trackers see the
+    exception, so the record is only a warning, which is not an event for them. If the status is not 500, the record is
+    one line without a traceback: not user code failed, but a call of another backend.
     """
     error = outcome.error
     if isinstance(error, BackendError):
@@ -98,7 +99,7 @@ def report(outcome: Outcome, *, raised: bool = False) -> None:
 
 
 def log_backend_failure(raised: HttpFailure, request_id: str) -> None:
-    """Log what code of a backend raised, for an adapter that has no framework to raise it in."""
+    """Log the exception of user code, for an adapter without a framework that could raise it."""
     logger.error(failure_message(raised.backend), request_id, exc_info=_error_of(raised))
 
 

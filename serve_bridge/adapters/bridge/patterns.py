@@ -1,4 +1,4 @@
-"""The forwarded routes of an adapter that does its own routing, in Starlette's path syntax."""
+"""Forwarded routes in Starlette's path syntax: their index for adapters without a framework, and their translation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from serve_bridge.http.route_index import RouteIndex
 
 
 class NamedRoute:
-    """What a scope names as its `route` and `endpoint`, so that requests of one route share a name.
+    """The value of `route` and `endpoint` in a scope, so that tracers give requests of one route the same name.
 
     Attributes:
         path: The pattern.
-        name: As Starlette names a route to the same endpoint.
+        name: The name of a Starlette route to the same endpoint.
     """
 
     def __init__(self, path: str, endpoint: str) -> None:
@@ -35,13 +35,13 @@ _BRACES: Final = re.compile(r"\{(?P<name>\w+)(?::(?P<converter>\w+))?\}")
 
 
 class Match(NamedTuple):
-    """What a path led to.
+    """A route found for a path.
 
     Attributes:
         route: The forwarded route.
-        path_params: Its parameters, converted.
-        methods: Upper-case methods that it takes, HEAD with GET; None: every one.
-        named: The route by its name and pattern.
+        path_params: The path parameters, converted.
+        methods: The methods of the route in upper case, HEAD with GET; None: every method.
+        named: Name and pattern of the route.
     """
 
     route: ForwardedRoute
@@ -55,13 +55,13 @@ class Match(NamedTuple):
 
 
 class Patterns:
-    """Finds the forwarded route of a path; immutable. The cost does not grow with the number of routes."""
+    """An index of forwarded routes, immutable. The cost of a lookup does not grow with the number of routes."""
 
     def __init__(self, specs: Iterable[RouteSpec]) -> None:
-        """Take the entries of `parse_routes`; the first that matches wins.
+        """Index the entries of `parse_routes`. If several patterns match a path, the first one wins.
 
         Raises:
-            TypeError, ValueError: A pattern is no path in Starlette's syntax; the message names it.
+            TypeError, ValueError: A pattern is not a path in Starlette's syntax; the message names it.
         """
         self._routes: dict[str, tuple[ForwardedRoute, frozenset[str] | None, NamedRoute]] = {}
         routes: list[Route] = []
@@ -76,14 +76,14 @@ class Patterns:
         self._index = RouteIndex(routes)
 
     def match(self, path: str) -> Match | None:
-        """Return what the decoded *path* leads to; None if nothing."""
+        """Return the route for the decoded *path*; None if there is none."""
         found = self._index.match(path)
         if found is None:
             return None
         route, params = found
         try:
             path_params = convert(params)
-        except ValueError:  # a number of more digits than Python reads
+        except ValueError:  # the number has more digits than Python converts
             return None
         if route.mount:
             path_params["path"] = path[len(route.root_path(path)) + 1 :]
@@ -92,15 +92,15 @@ class Patterns:
 
 
 def translate(pattern: str, syntax: Mapping[str, str]) -> str:
-    """Return *pattern*, a path in Starlette's syntax, in that of another framework.
+    """Translate *pattern* from Starlette's syntax to the syntax of another framework.
 
     Args:
-        pattern: Such as "/users/{user_id:int}".
-        syntax: How the framework writes a parameter of each converter (`str int float path uuid`), with `{}` for its
+        pattern: A path such as "/users/{user_id:int}".
+        syntax: The framework's parameter for each converter (`str int float path uuid`), with `{}` in place of the
             name: `{"int": "<int:{}>", ...}`.
 
     Raises:
-        ValueError: Starlette could not compile it; or the framework has no such converter.
+        ValueError: *pattern* is not in Starlette's syntax, or *syntax* lacks a converter.
     """
     compiled = compile_route(pattern)
     parts = [compiled.pieces[0]]
@@ -115,7 +115,7 @@ def refuse_braces(pattern: str) -> None:
     """Check that *pattern*, in the syntax of Flask or Django, has no parameter in Starlette's syntax.
 
     Raises:
-        ConfigError: It has one, which would be literal text that no request matches.
+        ConfigError: *pattern* has a parameter in braces. It would be literal text, which no request matches.
     """
     if _BRACES.search(_ANGLES.sub("", pattern)):
         meant = _BRACES.sub(_angles, pattern)

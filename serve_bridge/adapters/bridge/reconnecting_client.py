@@ -1,9 +1,9 @@
-"""An app's client, which outlasts instances: it is made on first use, and made anew when an instance was started anew.
+"""The client of an app. It connects on first use, and connects again after its instance was restarted.
 
-Rule 1: nothing is read, connected or started before the first use; a forked child starts afresh.
-Rule 2: it comes back by itself: an instance that was started anew is found where the old one was.
-Rule 3: whether a controller answers is for the links to find, which wait for it once for all requests. Here only a file
-    is read, but for the first look, and no event loop or executor of the app waits for that.
+Rule 1: nothing is read, connected or started before the first use, and again in a forked process.
+Rule 2: a restarted instance is found at the address of the old one, without action by the app.
+Rule 3: a lookup reads a file; only the first one also asks whether the instance runs. It holds up no event loop and no
+    executor of the app. The link of the client finds out whether a controller answers, once for all requests.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Channel
 
 LOOK_AGAIN_S: Final = 0.5
-"""How often an app asks itself whether its instance has gone, and if it has, looks for a new one."""
+"""Seconds between two checks whether the instance still exists. If it does not, the check looks for a new one."""
 
 _logger = logging.getLogger("serve_bridge.adapters")
 
 
 class ReconnectingClient:
-    """An app's client, whatever becomes of the instance."""
+    """The client of an app, also after a restart of the instance."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class ReconnectingClient:
         timeout_s: float = ASYNC_TIMEOUT_S,
         declared: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
-        """Take where the instance is, or how to start one; used on the first request.
+        """Keep where the instance is, or how to start one. The first request uses it.
 
         Args:
-            address: What `serve_bridge.connect` takes.
-            name: Which of this user's instances, without an address.
-            runtime: None joins a running instance. "local" starts one inside this process, for development and
-                tests; it ends with the process, or by `close`.
-            timeout_s: Seconds a request may take where its route says nothing else.
-            declared: Returns what `serve_bridge.deploy` takes; deployed to an instance that is started here.
+            address: Address of the instance, as for `serve_bridge.connect`.
+            name: Name of the instance among those of this user, if there is no address.
+            runtime: None joins a running instance. "local" starts an instance inside this process, for development and
+                tests; it ends with the process, or with `close`.
+            timeout_s: Time limit in seconds of a request whose route has no `timeout_s`.
+            declared: Returns the arguments of `serve_bridge.deploy` for an instance started here.
 
         Raises:
             ConfigError: *runtime* is neither.
@@ -78,15 +78,15 @@ class ReconnectingClient:
 
     @property
     def is_local(self) -> bool:
-        """Whether its instance is inside this process."""
+        """Whether the instance is inside this process."""
         return self._local
 
     def client(self) -> Client:
-        """Return the app's client.
+        """Return the client of the app.
 
         Raises:
-            NotConnected: No instance is running where it was looked for; the next call looks again.
-            ConfigError: The address is none; or this process has no real sockets and threads.
+            NotConnected: No instance is running at the address. The next call looks again.
+            ConfigError: The address is malformed, or gevent or eventlet has replaced the sockets of this process.
         """
         client = self._client
         if client is not None and not self._is_doubtful(client):
@@ -98,37 +98,37 @@ class ReconnectingClient:
         return link_of(self.client())
 
     async def alink(self) -> InstanceLink:
-        """Same as `link`, for a running loop."""
+        """Return the link of `client`, without blocking the running loop."""
         return link_of(await self.aclient())
 
     async def aclient(self) -> Client:
-        """Same as `client`, for a running loop, which looking for an instance must not hold up."""
+        """Return the client of the app, without blocking the running loop; see `client` for the errors."""
         client = self._client
         if client is not None and not self._is_doubtful(client):
             return client
         return await asyncio.wrap_future(_looks.submit(self._find))
 
     def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
-        """Return the way into the instance from *loop*, which runs, if that takes no waiting."""
+        """Return the channel of the running *loop* to the instance; None if it would have to wait for one."""
         client = self._client
         return None if client is None or self._is_doubtful(client) else link_of(client).channel_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle of the app's instance, whose calls may take as long as a forwarded request.
+        """Return a handle for *endpoint*, whose calls have the timeout of forwarded requests.
 
-        An unknown endpoint shows when it is called.
+        An unknown endpoint is an error of the call, not of this method.
         """
         return self.client().get_handle(endpoint, missing_ok=True).options(timeout_s=self.timeout_s)
 
     def close(self) -> None:
-        """Let go of the instance, and end it if it was started here; the next use connects again."""
+        """Disconnect from the instance, and shut it down if it was started here. The next use connects again."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
             self._drop(client)
 
     async def aclose(self) -> None:
-        """Same as `close`, for a running loop."""
+        """Do the same as `close`, without blocking the running loop."""
         if self._client is not None:
             await asyncio.to_thread(self.close)
 
@@ -144,28 +144,30 @@ class ReconnectingClient:
         return False
 
     def _find(self) -> Client:
-        """Return the client of the instance that is there now; the old one is closed if that is another."""
-        # Concurrent first requests wait for one another, and only then; for none of them does closing hold the lock.
+        """Return the client of the running instance. If it is another instance than before, close the old client."""
+        # Concurrent first requests wait for the lock. Old clients are closed after the lock is released, so that no
+        # request waits for that.
         with contextlib.ExitStack() as afterwards, self._lock:
             old = self._client
             if old is not None and not self._is_doubtful(old):
                 return old
             self._next_look = time.monotonic() + LOOK_AGAIN_S
             try:
-                # In a context of its own: what lives as long as the process must not know of the request that began it.
+                # In an empty context: the instance outlives the request that starts it, so its threads and tasks must
+                # not inherit the context variables of the request.
                 self._client = contextvars.Context().run(self._start) if self._local else self._look(old)
             except (NotConnected, ConfigError):
                 if old is None:
                     raise
                 if os.path.exists(old.address):
-                    return old  # its replicas may serve on without their controller
-                self._client = None  # it was shut down, and took its file along: requests need not wait to find out
+                    return old  # replicas answer requests while their controller is down
+                self._client = None  # a shutdown removes the file, so new requests can fail at once
                 afterwards.callback(old.close)
                 raise
             found = self._client
             if old is not None and old is not found and not self._local:
                 afterwards.callback(old.close)
-                _logger.warning("the instance was started anew; connected to %s", found.address)
+                _logger.warning("the instance was restarted; connected to %s", found.address)
             return found
 
     def _look(self, old: Client | None) -> Client:
@@ -174,17 +176,16 @@ class ReconnectingClient:
 
         try:
             found = find_instance(self._address, self._name, may_run)
-        except UnusableFile as error:  # the app is right, and the next request may find another file
+        except UnusableFile as error:  # the file is at fault, not the app, and may be replaced
             raise NotConnected(str(error)) from error
         if old is not None and old.generation == found.generation:
             return old
         return client_of(found, self._address)
 
     def _start(self) -> Client:
-        from serve_bridge.client.instance_start import start_local  # late: most apps join an instance
-        from serve_bridge.deployment.deploy import (
-            deploy,  # late: most apps join an instance that somebody else deploys to
-        )
+        # Late: most apps join an instance, and do not deploy to it.
+        from serve_bridge.client.instance_start import start_local
+        from serve_bridge.deployment.deploy import deploy
 
         client = start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}")
         try:
@@ -208,9 +209,9 @@ _looks: DaemonThreads
 
 
 def _start_afresh() -> None:
-    """Have no thread, in a new process and in a forked one."""
+    """Make the thread for lookups of instances; a forked process needs a new one."""
     global _looks
-    # One thread: of several requests that need the client one finds it, and the others take it from there.
+    # One thread is enough: if several requests need the client, the first one finds it for all of them.
     _looks = DaemonThreads(1, "serve_bridge-look", idle_s=1.0)
 
 

@@ -1,6 +1,6 @@
-"""What an app knows of a request and its backend may know too: the user, the tenant, the locale.
+"""The context of a request: facts that the app knows and forwards to the backend, such as the user or the tenant.
 
-Rule 1: nothing goes along that was not named; a name says where its value is found, once, when the route is made.
+Rule 1: only named facts are forwarded. A route names them, with the path to each value, when it is made.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.printable import shown
 
 Context = Mapping[str, str] | Callable[[Any], Mapping[str, Any]]
-"""An allow-list of names with the dotted paths to their values, or a function of the framework's request."""
+"""An allow-list of names with dotted paths to their values, or a function of the framework's request."""
 
 _PLAIN: Final = (int, float, bool, type(None))
 
 
 def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any]]:
-    """Return a function that, given the framework's request, returns what goes along.
+    """Return a function that takes the framework's request and returns the context to forward.
 
     The first part of a path is an attribute of the request, and must exist: a misspelt name must not look like an
     anonymous user. Each other part is a key if the value before it has keys, as a session has. Otherwise it is an
-    attribute. A missing key or attribute is None. Keys may begin with an underscore; attributes that do are private, so
-    the function raises a ConfigError if a path leads to one.
+    attribute. The value of a missing key or attribute is None. Keys may begin with an underscore. Attributes with an
+    underscore are private, so the function raises a ConfigError if a path leads to one.
 
     Raises:
         ConfigError: *value* is neither an allow-list nor a function, or a path begins with a private attribute.
@@ -46,10 +46,10 @@ def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any
 
 
 class Paths:
-    """An allow-list, compiled.
+    """A compiled allow-list.
 
     Attributes:
-        roots: The attributes of the request with which its paths begin.
+        roots: The attributes of the request with which the paths begin.
     """
 
     def __init__(self, option: str, paths: Mapping[str, str]) -> None:
@@ -58,7 +58,7 @@ class Paths:
         self.roots = frozenset(path[0] for _, path in self._paths)
 
     def __call__(self, request: Any) -> Mapping[str, Any]:
-        """Return what goes along."""
+        """Return the context of *request*."""
         option = self._option
         return _checked(option, {name: _value(f"{option}[{name!r}]", request, path) for name, path in self._paths})
 
@@ -71,7 +71,7 @@ def _value(option: str, request: Any, path: list[str]) -> Any:
             f"{option}: the request has no attribute {path[0]!r}, which '{'.'.join(path)}' begins with"
         ) from None
     for part in path[1:]:
-        # A framework's proxy has every special method, but its `__class__` is that of the value behind it.
+        # A framework's proxy object has every special method, but its `__class__` is that of the real value.
         has_keys = hasattr(found, "get") and hasattr(found.__class__, "__getitem__")
         if not has_keys and part.startswith("_") and found is not None:
             kind = found.__class__.__name__
@@ -91,7 +91,7 @@ def _checked(option: str, found: Any) -> dict[str, Any]:
 
 def _name(option: str, name: Any) -> str:
     if not isinstance(name, str):
-        raise SerializationError(f"{option} must name what goes along by strings, got {shown(name)}")
+        raise SerializationError(f"{option} must return a mapping with str keys, got {shown(name)}")
     return name
 
 
@@ -101,5 +101,5 @@ def _plain(option: str, name: str, value: Any) -> Any:
     if isinstance(value, str | UUID):
         return str(value)
     raise SerializationError(
-        f"{option}[{name!r}] is a {type(value).__name__}; what goes along is text, a number, a bool or None"
+        f"{option}[{name!r}] is a {type(value).__name__}; a context value is text, a number, a bool or None"
     )

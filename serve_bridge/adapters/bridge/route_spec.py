@@ -1,4 +1,4 @@
-"""The entries of a setting that lists forwarded routes.
+"""The entries of a setting with forwarded routes.
 
 Rule 1: an entry is checked when it is read; the message names the setting and the pattern.
 """
@@ -17,15 +17,15 @@ from serve_bridge.printable import CONTROL, nearest, shown
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """One entry of a setting that lists forwarded routes.
+    """One entry of a setting with forwarded routes.
 
     Attributes:
-        pattern: In the framework's own syntax; in Starlette's where an `Adapter` is given it.
-        endpoint: Whom the requests are for.
-        methods: Upper-case HTTP methods; None: every one.
+        pattern: The path in the framework's own syntax. An `Adapter` gets it in Starlette's syntax.
+        endpoint: Name of the endpoint.
+        methods: HTTP methods in upper case; None: every method.
         options: The options of the route.
-        extra: What else the framework allows in an entry.
-        mount: The pattern is the prefix of an application: what follows is its parameter `path`.
+        extra: Further keys that the framework allows in an entry.
+        mount: Whether the pattern is the prefix of an application. The rest of the path is the parameter `path`.
     """
 
     pattern: str
@@ -41,12 +41,12 @@ def parse_routes(
 ) -> tuple[RouteSpec, ...]:
     """Return the entries of a setting `{pattern: endpoint}` or `{pattern: {"endpoint": ..., "methods": [...], ...}}`.
 
-    *extra* names what else an entry may hold, each with its check.
+    *where* is the name of the setting, for messages. *extra* has the check of each further key of an entry.
 
     Raises:
-        TypeError: It is no dict, or an entry is neither a name nor a dict.
-        ConfigError: A key is unknown, the message suggests the nearest one; a value is none that it can have; or a
-            pattern has a control character.
+        TypeError: The setting is not a dict, or an entry is neither a name nor a dict.
+        ConfigError: A key is unknown, and the message suggests the nearest one; a value is wrong; or a pattern has a
+            control character.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{where} must be a dict of patterns and endpoints, got {type(value).__name__}")
@@ -67,7 +67,7 @@ def _parse(pattern: object, entry: object, where: str, extra: Mapping[str, check
             near = nearest(name, known)
             raise ConfigError(f"{where} has an unknown key {shown(name)}{near}; known: {', '.join(known)}")
     if "endpoint" not in given:
-        raise ConfigError(f"{where} has no 'endpoint'; say whom the requests are for")
+        raise ConfigError(f"{where} has no 'endpoint'; name the endpoint of its requests")
     options = cast(RouteOptions, {name: item for name, item in given.items() if name in OPTION_CHECKS})
     ForwardedRoute(given["endpoint"], options, where=f"{where}.")
     return RouteSpec(

@@ -1,4 +1,4 @@
-"""WebSockets that are not forwarded: their handshake is answered with an outcome."""
+"""The answer to the handshake of a refused WebSocket."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from serve_bridge.http.answers import Answer
 
 
 async def refuse_websocket(outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a handshake, of which nothing was received yet, with *outcome*."""
+    """Receive the `websocket.connect` of a handshake and answer it with *outcome*."""
     if (await receive())["type"] == "websocket.connect":
         await deny_websocket(outcome, scope, send)
 
 
 async def deny_websocket(outcome: Outcome, scope: Scope, send: Send) -> None:
-    """Answer a handshake whose `websocket.connect` was received with *outcome*."""
-    from serve_bridge.forwarding.websocket import deny  # late: it is loaded with the bridge of an app, before a fork
+    """Answer a handshake with *outcome*, after its `websocket.connect` was received."""
+    from serve_bridge.forwarding.websocket import deny  # late: the bridge of an app loads it, before a web server forks
 
     await deny(scope, send, Answer(outcome.status, outcome.headers, outcome.body))

@@ -94,7 +94,7 @@ def test_one_that_raises_says_what(packages: Path) -> None:
 def test_one_that_is_no_adapter_says_what_it_lacks(packages: Path) -> None:
     """Before anybody uses it."""
     install(packages, "empty", "ADAPTER = 5\n")
-    with pytest.raises(ConfigError, match=r"is no Adapter: it needs name, interface and application"):
+    with pytest.raises(ConfigError, match=r"is not an Adapter: it needs name, interface and application"):
         load_adapter("empty")
 
 

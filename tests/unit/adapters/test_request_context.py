@@ -68,7 +68,7 @@ def test_a_kind_of_text_goes_along_as_text() -> None:
 @pytest.mark.parametrize("value", [[1], {"a": 1}, object(), b"x"])
 def test_nothing_else_goes_along(value: Any) -> None:
     """The error names it by its class, and shows no value."""
-    with pytest.raises(SerializationError, match=rf"context\['x'\] is a {type(value).__name__}; what goes along"):
+    with pytest.raises(SerializationError, match=rf"context\['x'\] is a {type(value).__name__}; a context value is text"):
         context({"x": "value"}, request(value=value))
 
 
