@@ -1,4 +1,4 @@
-"""Any ASGI framework: an application that answers forwarded routes, and a middleware that does so ahead of another."""
+"""Any ASGI framework: an application that answers forwarded routes, and a middleware for your own application."""
 
 from serve_bridge.adapters.asgi.application import ADAPTER, ServeBridge, ServeBridgeMiddleware
 

@@ -1,7 +1,7 @@
-"""Answers over ASGI: those of user code, and those of requests that failed.
+"""Answers over ASGI: those of user code, and those to failed requests.
 
-Rule 1: an answer is whole or visibly broken: one start, its body in order, an end only where there was one.
-Rule 2: a failure is raised where a Starlette application will handle it. Otherwise it is answered with a problem.
+Rule 1: an answer is complete or visibly broken: one start, the body in order, and an end only if the backend sent it.
+Rule 2: inside a Starlette application a failure is raised. Otherwise the answer is a problem document.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from serve_bridge.http.headers import HeaderList
 
 _HANDLERS: Final = "starlette.exception_handlers"
 _REPORTED: Final = 500
-"""From this status on, error trackers report an `HTTPException` that a Starlette application answers."""
+"""Lowest status whose `HTTPException` error trackers report, though a Starlette application answers it."""
 _RAISED: Final = frozenset({"x-request-id", "x-serve-executed", "retry-after", "allow"})
 
 
 async def fail(outcome: Outcome, scope: Scope, send: Send, *, handled: bool = True) -> None:
-    """Raise what went wrong where an application handles it, else send it.
+    """Send the answer to a failed request. If *handled* and inside a Starlette application, raise it instead.
 
     Raises:
-        HTTPException: It does.
+        HTTPException: The exception for the application's handlers.
     """
     if handled and _HANDLERS in scope:
         raise http_exception(outcome) from outcome.error
@@ -38,28 +38,28 @@ async def fail(outcome: Outcome, scope: Scope, send: Send, *, handled: bool = Tr
 
 
 def http_exception(outcome: Outcome) -> HTTPException:
-    """Return the exception that stands for a failed *outcome*, and log it unless the framework will."""
+    """Return the exception for a failed *outcome*, and log the error unless the framework will."""
     report(outcome, raised=outcome.status >= _REPORTED)
     headers = {name: value for name, value in outcome.text_headers if name in _RAISED}
-    # With a text of its own: Starlette before 1.7 raises ValueError for a status that it has no text for, such as 499.
+    # With a text, because Starlette before 1.7 raises ValueError for a status without a standard text, such as 499.
     return HTTPException(outcome.status, http.client.responses.get(outcome.status, ""), headers)
 
 
 async def send_answer(
     status: int, headers: HeaderList, body: Any, scope: Scope, send: Send, requester: Requester
 ) -> None:
-    """Send an answer of user code; it ends early if the client leaves, or with an exception if it broke off.
+    """Send an answer of user code, until it ends or the client leaves.
 
     Args:
-        status: Its status.
-        headers: Its headers.
-        body: All of its body, or what iterates that; closed in every case.
-        scope: Of the request.
-        send: Of the request.
-        requester: Who is watched meanwhile.
+        status: The status of the answer.
+        headers: The headers of the answer.
+        body: The whole body, or an asynchronous iterator of its chunks, which is closed in every case.
+        scope: The scope of the request.
+        send: The `send` of the request.
+        requester: The client, which is watched while chunks are sent.
 
     Raises:
-        AnswerBroken: The backend has not finished it.
+        AnswerBroken: The backend has not finished the answer.
     """
     start = {"type": "http.response.start", "status": status, "headers": headers}
     has_no_body = scope["method"] == "HEAD"
@@ -79,5 +79,5 @@ async def send_answer(
 async def _deliver(message: Message, send: Send) -> None:
     try:
         await send(message)
-    except OSError as error:  # what a server raises whose client has left (ASGI 2.4)
+    except OSError as error:  # by the server, when the client has left (ASGI 2.4)
         raise ClientLeft from error

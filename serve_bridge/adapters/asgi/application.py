@@ -1,11 +1,11 @@
-"""Any ASGI framework: an application that answers forwarded routes, and a middleware that does so ahead of another.
+"""Any ASGI framework: an application that answers forwarded routes, and a middleware for your own application.
 
     app = ServeBridge(routes={"/classify": {"endpoint": "classify", "methods": ["POST"]}})
     app = ServeBridgeMiddleware(app, routes={"/models/{name}": "model", "/chat": "chat"})
 
-Rule 1: what nobody has named passes a middleware untouched: other routes, other methods, unknown scope types.
-Rule 2: an application answers by itself what is not its own: 404, 405, each as a problem (RFC 9457).
-Rule 3: nothing connects before the first request; the end of a lifespan lets go of the instance.
+Rule 1: the middleware passes all other requests on unchanged: other paths, other methods, unknown scope types.
+Rule 2: the application answers all other requests itself, with 404 or 405 and a problem document (RFC 9457).
+Rule 3: nothing connects before the first request. The end of a lifespan disconnects from the instance.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware"]
 class ServeBridge(AppBridge):
     """An app's bridge to an instance, and an ASGI application that answers forwarded routes below its mount.
 
-    Its arguments are those of `AppBridge`.
+    The arguments are those of `AppBridge`.
     """
 
     timeout_s = ASYNC_TIMEOUT_S
@@ -48,15 +48,15 @@ class ServeBridge(AppBridge):
         return RoutesApp(self._bridge, self._routes, closes=True)
 
     def get_handle(self, endpoint: str) -> Handle:
-        """Return a handle for a view to call: `await handle.acall(...)`, in a thread `handle.call(...)`.
+        """Return a handle for a view, with `await handle.acall(...)`, or `handle.call(...)` in a thread.
 
-        A view need not catch what cannot be reached now: a missing endpoint or instance, a full queue. It is
-        Starlette's `HTTPException` with status 503 and `Retry-After`.
+        A view need not catch the error of a missing endpoint or instance, or of a full queue. The error is also
+        Starlette's `HTTPException`, with status 503 and the header `Retry-After`.
 
         Raises:
-            NotConnected: No instance is running where it was looked for.
+            NotConnected: No instance is running at the address.
         """
-        # Late: they are loaded with the bridge, and importing an adapter loads no client.
+        # Late: the bridge loads them; importing the adapter must not load the client.
         from serve_bridge.adapters.asgi.view_handle import view_handle
         from serve_bridge.client.call_options import CallOptions
 
@@ -65,29 +65,29 @@ class ServeBridge(AppBridge):
         return view_handle(client, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
 
     async def aclient(self) -> Client:
-        """Same as `client`, without holding the running loop up."""
+        """Return the client of the instance, as `client` does, without blocking the running loop."""
         return await self._bridge.aclient()
 
     async def aclose(self) -> None:
-        """Same as `close`, for a running loop."""
+        """Do the same as `close`, without blocking the running loop."""
         await self._bridge.aclose()
 
     def forward(self, endpoint: str, **options: Unpack[RouteOptions]) -> ASGIApp:
         """Return an ASGI application that forwards its HTTP requests and WebSockets to *endpoint*.
 
-        It is what a `Route`, a `WebSocketRoute` or a mount takes; see `RouteOptions` for the options. Which methods
-        there are is the route's to say.
+        Pass it to a `Route`, a `WebSocketRoute` or a mount. The route limits the methods. See `RouteOptions` for the
+        options.
 
         Raises:
-            TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
+            TypeError, ConfigError: An option is unknown or has a wrong value.
         """
         return ForwardingApp(self._bridge, ForwardedRoute(endpoint, options))
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Return *app* behind a middleware that answers this bridge's routes.
+        """Return *app* behind a middleware that forwards the routes of this bridge.
 
         Raises:
-            ConfigError: It was given none.
+            ConfigError: The bridge has no routes.
         """
         return ServeBridgeMiddleware(app, bridge=self)
 
@@ -97,18 +97,19 @@ class ServeBridge(AppBridge):
 
 
 class ServeBridgeMiddleware(AppMiddleware[ASGIApp]):
-    """ASGI middleware: forwards the requests and WebSockets that match *routes*, and hands on everything else.
+    """ASGI middleware: forwards requests and WebSockets that match *routes*, and passes all others to *app*.
 
-    Errors are answered here, with a problem: the application's own handlers are behind it. So is what a view of the
-    application does not catch of `errors.UNAVAILABLE`, unless its framework has answered already.
+    If a forwarded request fails, the middleware answers with a problem document, because the error handlers of *app*
+    are behind it. If a view of *app* does not catch an error of `errors.UNAVAILABLE`, the middleware answers with a 503
+    problem, unless the framework has begun to answer.
 
-    Its arguments and attributes are those of `AppMiddleware`.
+    The arguments and attributes are those of `AppMiddleware`.
     """
 
     bridge_class = ServeBridge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward, or hand on, one scope."""
+        """Forward one scope, or pass it on."""
         kind = scope["type"]
         if kind in ("http", "websocket"):
             found = self._match(path_below(scope), scope.get("method", "GET"))
@@ -132,7 +133,7 @@ class ServeBridgeMiddleware(AppMiddleware[ASGIApp]):
 
 
 class _Adapter:
-    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
+    """The adapter, for its entry point; see `serve_bridge.adapters.Adapter`."""
 
     name = "asgi"
     interface: Literal["asgi"] = "asgi"

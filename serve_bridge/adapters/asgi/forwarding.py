@@ -1,6 +1,6 @@
-"""One request or WebSocket over ASGI: it is forwarded, and its outcome is sent to the server.
+"""Forwarding of requests and WebSockets over ASGI.
 
-Rule 1: the client of a request that has a `context` is described by Starlette's request; no other request pays for one.
+Rule 1: a Starlette request object is made only if the route has a `context`, which reads it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ async def forward_over_asgi(
     *,
     handled: bool = True,
 ) -> None:
-    """Forward the request of *scope* and send what comes back.
+    """Forward an HTTP request and send its answer.
 
     Args:
-        bridge: Leads to the instance.
-        route: Of the request.
-        scope: Of an HTTP request.
-        path_params: Of the request, converted.
-        receive: Of the request; nothing of it was taken.
-        send: Of the request.
-        handled: Whether errors may be raised: the caller has no application inside.
+        bridge: The bridge to the instance.
+        route: The route of the request.
+        scope: The scope of the request.
+        path_params: The converted path parameters.
+        receive: The `receive` of the request, not used yet.
+        send: The `send` of the request.
+        handled: Whether a failure may be raised. False for a middleware, which is outside of the error handlers.
 
     Raises:
-        HTTPException: The request failed inside an application, whose own handlers shape the answer.
+        HTTPException: The request failed inside a Starlette application, whose handlers make the answer.
     """
     scope = readable(scope)
     requester = Requester(scope, receive)
@@ -65,7 +65,7 @@ async def ask(
     web_request: Any,
     requester: Requester,
 ) -> Outcome:
-    """Do as `Bridge.ask_async`, until *requester* leaves."""
+    """Return the outcome of `Bridge.ask_async`. If *requester* leaves, cancel the request."""
     try:
         with requester:
             channel = bridge.channel_at(requester.loop)
@@ -75,12 +75,12 @@ async def ask(
 
 
 class ForwardingApp:
-    """One forwarded route; an object and no function, which Starlette would call with a Request."""
+    """An ASGI application of one forwarded route. Not a function: Starlette calls functions with a Request."""
 
     def __init__(self, bridge: Bridge, route: ForwardedRoute) -> None:
         self._bridge = bridge
         self._route = route
-        # Starlette names the route after it, and error trackers and tracers the request.
+        # Starlette takes the name of the route from here; error trackers and tracers take the name of the request.
         self.__name__ = self.__qualname__ = f"serve_bridge_{route.endpoint}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,8 +95,8 @@ class ForwardingApp:
 async def forward_match(
     bridge: Bridge, found: Match, scope: Scope, receive: Receive, send: Send, *, handled: bool = True
 ) -> None:
-    """Forward one request or WebSocket to what its path led to; see `forward_over_asgi` for *handled*."""
-    # In place, as Starlette's router does: an outer middleware names the request after them.
+    """Forward one request or WebSocket to the route in *found*; see `forward_over_asgi` for *handled*."""
+    # Changed in place, as Starlette's router does, so that outer middleware such as a tracer sees the route.
     scope["route"] = scope["endpoint"] = found.named
     outer = scope.get("path_params")
     path_params = {**outer, **found.path_params} if outer else found.path_params
@@ -109,7 +109,7 @@ async def forward_match(
 async def carry_websocket(
     bridge: Bridge, route: ForwardedRoute, scope: Scope, path_params: Mapping[str, Any], receive: Receive, send: Send
 ) -> None:
-    """Carry a WebSocket."""
+    """Forward a WebSocket until it closes."""
     check_kind(scope["type"])
     running_loop()
     connection = HTTPConnection[Any](scope) if route.context is not None else None
@@ -120,7 +120,7 @@ def check_kind(kind: str) -> None:
     """Check that a scope of *kind* can be forwarded.
 
     Raises:
-        ValueError: It is neither an HTTP request nor a WebSocket.
+        ValueError: *kind* is neither "http" nor "websocket".
     """
     if kind not in ("http", "websocket"):
         raise ValueError(f"serve_bridge answers HTTP requests and WebSockets, not {kind!r}")

@@ -1,6 +1,6 @@
-"""The client of one request over ASGI: its body, and whether it is still there.
+"""The client of one request over ASGI: it sends the body, and it may leave.
 
-Rule 1: the work for a client that leaves is cancelled; that is not logged as an error.
+Rule 1: when the client leaves, its request is cancelled. The log has no error for it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from serve_bridge.forwarding.refusals import Refused
 from serve_bridge.http.body_length import body_length
 
 PATIENCE_S: Final = 0.05
-"""How long an answer may take before it is worth to look whether its client is still there."""
+"""Seconds without an answer after which the client is watched. Watching costs a task, and most answers come sooner."""
 
 
 class ClientLeft(Refused):
-    """The client has left before it had its answer; the status is for the logs."""
+    """The client left before it had its answer. The status appears in logs only."""
 
     http_status = 499
 
@@ -30,16 +30,16 @@ class ClientLeft(Refused):
 
 
 class Requester:
-    """The client of one exchange; called, it is the `receive` of its body.
+    """The client of one request. A call of it is the `receive` of the body.
 
-    As a context manager it bounds what is done for the client, and cancels that when the client leaves. It may be
-    entered again for the next part.
+    As a context manager it surrounds work for the client, and cancels the work when the client leaves. It may be
+    entered several times, for one piece of work after another.
 
     Attributes:
         loop: The running loop.
 
     Raises:
-        RuntimeError: None of asyncio's runs.
+        RuntimeError: No loop of asyncio is running.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Requester:
     )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        """Take the exchange's scope and `receive`."""
+        """Keep the scope and the `receive` of the request."""
         self.loop = running_loop()
         self._scope = scope
         self._receive = receive
@@ -58,15 +58,15 @@ class Requester:
         self._timer: asyncio.TimerHandle | None = None
 
     def has_whole_body(self) -> None:
-        """Somebody else has received the body; nothing but the client's leaving is to come."""
+        """Note that other code has received the body, so the next message can only be a disconnect."""
         self._whole = True
 
     async def __call__(self) -> Message:
         """Return the next piece of the body.
 
         Raises:
-            ClientLeft: The client will not send it.
-            ConfigError: The application has read the body before, and not kept it.
+            ClientLeft: The client left before the end of the body.
+            ConfigError: The application has read the body before and not kept it.
         """
         message = await self._receive()
         if message["type"] == "http.disconnect":
@@ -81,7 +81,7 @@ class Requester:
         return message
 
     def __enter__(self) -> Requester:
-        """Begin to look after the client."""
+        """Begin to watch the client."""
         loop = self.loop
         self._task = asyncio.current_task(loop)
         self._due = self._cancelled = False
@@ -89,10 +89,10 @@ class Requester:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Stop looking.
+        """Stop watching the client.
 
         Raises:
-            ClientLeft: That is what has ended it.
+            ClientLeft: The work was cancelled because the client left.
         """
         assert self._timer is not None
         self._timer.cancel()
@@ -102,12 +102,12 @@ class Requester:
         self._watch.cancel()
         self._watch = None
         if self._cancelled and self._task is not None:
-            others = self._task.uncancel()
-            if not others and kind is not None and issubclass(kind, asyncio.CancelledError):
+            other_cancellations = self._task.uncancel()
+            if not other_cancellations and kind is not None and issubclass(kind, asyncio.CancelledError):
                 raise ClientLeft from None
 
     def _look(self) -> None:
-        """The answer takes its time: watch the client, as soon as nobody else reads what it sends."""
+        """Watch the client now, or as soon as its whole body is received: only one task may call `receive`."""
         if self._whole or not (self._begun or body_length(self._scope) != 0):
             self._start_watch()
         else:
@@ -117,8 +117,9 @@ class Requester:
         self._watch = self.loop.create_task(self._wait_until_gone())
 
     async def _wait_until_gone(self) -> None:
-        with suppress(Exception):  # of a middleware's own `receive`; then it is not known
-            # One message may still be the empty body. A second one is of a middleware that repeats itself for ever.
+        with suppress(Exception):  # the `receive` of a middleware may fail; then the client counts as connected
+            # The first message may still be the empty body. If the second is not a disconnect, a middleware repeats
+            # the body for ever.
             for _ in range(2):
                 if (await self._receive())["type"] == "http.disconnect":
                     self._cancelled = True
@@ -132,7 +133,7 @@ class Requester:
 
 
 def consumed() -> ConfigError:
-    """Return the error for a body that the application has read before, and not kept."""
+    """Return the error for a body that the application has read before and not kept."""
     return ConfigError(
         "the request's body was read before it could be forwarded; a middleware or dependency that needs it "
         "reads it with `await request.body()`, which keeps it"
@@ -143,7 +144,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """Return the running loop.
 
     Raises:
-        RuntimeError: None of asyncio's runs.
+        RuntimeError: No loop of asyncio is running.
     """
     try:
         return asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Errors of what cannot be reached now, in the terms of an ASGI framework: its own exception with status 503.
+"""Errors of `errors.UNAVAILABLE` in a view of an ASGI application: a missing endpoint or instance, or a full queue.
 
-Rule 1: an error keeps its type, so that a view can catch it as everywhere else. It is Starlette's `HTTPException` too,
-    so that a view that does not catch it is answered as a forwarded route is.
+Rule 1: the error keeps its type, so a view can catch it. It is also Starlette's `HTTPException`, so a framework answers
+    with 503 if the view does not catch it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from serve_bridge.errors import UNAVAILABLE, ServeBridgeError
 
 
 def _as_itself(error: Any) -> Any:
-    return type(error).__mro__[1], error.args  # elsewhere no framework answers it
+    return type(error).__mro__[1], error.args  # a process that unpickles the error may have no framework
 
 
 _KINDS: Final[Mapping[type, type[Exception]]] = {
@@ -31,7 +31,7 @@ _KINDS: Final[Mapping[type, type[Exception]]] = {
 
 @contextmanager
 def unavailable_in_app() -> Iterator[None]:
-    """Raise an error of `errors.UNAVAILABLE` so that an ASGI framework answers it with 503; it is logged."""
+    """Log an error of `errors.UNAVAILABLE`, and raise it as an error that is also an `HTTPException` with 503."""
     try:
         yield
     except UNAVAILABLE as error:
@@ -39,7 +39,7 @@ def unavailable_in_app() -> Iterator[None]:
 
 
 def _in_app(error: ServeBridgeError) -> Exception:
-    """Return *error* as one that is also the `HTTPException` of its answer."""
+    """Return a copy of *error* that is also the `HTTPException` of its answer."""
     if isinstance(error, HTTPException):
         return error
     answer = http_exception(refused(error))
@@ -52,7 +52,7 @@ def _in_app(error: ServeBridgeError) -> Exception:
 
 
 async def answer_unavailable(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run *app*; if it raises one of `errors.UNAVAILABLE` before it has answered, answer with 503."""
+    """Run *app*. If it raises an error of `errors.UNAVAILABLE` before it begins to answer, answer with 503."""
     answered = False
 
     async def sending(message: Message) -> None:

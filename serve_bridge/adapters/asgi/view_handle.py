@@ -1,8 +1,4 @@
-"""Handles for the views of ASGI applications: what cannot be reached now is a 503 in the framework's own terms.
-
-Rule 1: an error keeps its type, so that a view can catch it as everywhere else. It is Starlette's `HTTPException` too,
-    so that a view that does not catch it is answered as a forwarded route is.
-"""
+"""Handles for the views of ASGI applications. A missing endpoint or a full queue becomes a 503; see `unavailable`."""
 
 from __future__ import annotations
 
@@ -17,12 +13,12 @@ from serve_bridge.client.handle import Handle
 
 
 def view_handle(client: Client, endpoint: str, options: CallOptions) -> Handle:
-    """Return a handle for *endpoint* that calls with *options*; it need not exist yet."""
+    """Return a handle for *endpoint* with *options*. The endpoint need not exist yet."""
     return ViewHandle(link_of(client), endpoint, options)
 
 
 class ViewHandle(Handle):
-    """A handle whose errors of `errors.UNAVAILABLE` are answered with 503 where a view does not catch them."""
+    """A handle whose errors of `errors.UNAVAILABLE` become a 503 if a view does not catch them."""
 
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Handle.call`."""
@@ -54,7 +50,7 @@ class ViewHandle(Handle):
             return super().remote(*args, **kwargs)
 
     def __reduce__(self) -> Any:
-        return (Handle, super().__reduce__()[1])  # elsewhere it belongs to no view
+        return (Handle, super().__reduce__()[1])  # in another process it may be used outside of a view
 
 
 def _iterated(items: Any) -> Iterator[Any]:

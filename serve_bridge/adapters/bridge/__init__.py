@@ -1,1 +1,1 @@
-"""What all adapters share: an app's way to an instance, its forwarded routes and what becomes of a request."""
+"""The common part of all adapters: the bridge of an app to an instance, forwarded routes, and outcomes of requests."""

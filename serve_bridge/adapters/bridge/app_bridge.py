@@ -1,4 +1,4 @@
-"""What the bridges of ASGI and WSGI apps share: the options, the routes, and the life of the bridge."""
+"""The common part of the bridges of ASGI and WSGI apps: options, routes, and the life of the bridge."""
 
 from __future__ import annotations
 

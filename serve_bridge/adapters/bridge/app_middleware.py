@@ -1,4 +1,4 @@
-"""What the middlewares of ASGI and WSGI apps share: an application behind them, a bridge, and routes to forward."""
+"""The common part of the middlewares for ASGI and WSGI: the application behind them, a bridge, and routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any WSGI framework: an application that answers forwarded routes, and a middleware that does so ahead of another."""
+"""Any WSGI framework: an application that answers forwarded routes, and a middleware for your own application."""
 
 from serve_bridge.adapters.wsgi.application import (
     ADAPTER,

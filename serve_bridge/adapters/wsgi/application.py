@@ -1,11 +1,11 @@
-"""Any WSGI framework: an application that answers forwarded routes, and a middleware that does so ahead of another.
+"""Any WSGI framework: an application that answers forwarded routes, and a middleware for your own application.
 
     app = ServeBridge(routes={"/classify": {"endpoint": "classify", "methods": ["POST"]}})
     app = ServeBridgeMiddleware(app, routes={"/models/{name}": "model"})
 
-Rule 1: what nobody has named passes a middleware untouched: other routes, other methods.
-Rule 2: an application answers by itself what is not its own: 404, 405, each as a problem (RFC 9457).
-Rule 3: nothing connects before the first request, so that a server may fork as it likes.
+Rule 1: the middleware passes all other requests on unchanged: other paths, other methods.
+Rule 2: the application answers all other requests itself, with 404 or 405 and a problem document (RFC 9457).
+Rule 3: nothing connects before the first request, so a server may fork at any time before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["ServeBridge", "ServeBridgeMiddleware", "headers_of", "peer_of", "sco
 class ServeBridge(AppBridge):
     """An app's bridge to an instance, and a WSGI application that answers forwarded routes below its mount.
 
-    Its arguments are those of `AppBridge`.
+    The arguments are those of `AppBridge`.
     """
 
     timeout_s = SYNC_TIMEOUT_S
@@ -47,10 +47,10 @@ class ServeBridge(AppBridge):
         return RoutesApp(self._bridge, self._routes)
 
     def middleware(self, app: WSGIApplication) -> ServeBridgeMiddleware:
-        """Return *app* behind a middleware that answers this bridge's routes.
+        """Return *app* behind a middleware that forwards the routes of this bridge.
 
         Raises:
-            ConfigError: It was given none.
+            ConfigError: The bridge has no routes.
         """
         return ServeBridgeMiddleware(app, bridge=self)
 
@@ -60,18 +60,19 @@ class ServeBridge(AppBridge):
 
 
 class ServeBridgeMiddleware(AppMiddleware["WSGIApplication"]):
-    """WSGI middleware: forwards the requests that match *routes*, and hands on everything else.
+    """WSGI middleware: forwards requests that match *routes*, and passes all others to *app*.
 
-    Errors are answered here, with a problem: the application's own handlers are behind it. So is what a view of the
-    application does not catch of `errors.UNAVAILABLE`, unless its framework has answered already.
+    If a forwarded request fails, the middleware answers with a problem document, because the error handlers of *app*
+    are behind it. If a view of *app* does not catch an error of `errors.UNAVAILABLE`, the middleware answers with a 503
+    problem, unless the framework has begun to answer.
 
-    Its arguments and attributes are those of `AppMiddleware`.
+    The arguments and attributes are those of `AppMiddleware`.
     """
 
     bridge_class = ServeBridge
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Forward, or hand on, one request."""
+        """Forward one request, or pass it on."""
         method = environ["REQUEST_METHOD"]
         found = self._match(path_below(environ), method)
         if found is not None:
@@ -87,7 +88,7 @@ class ServeBridgeMiddleware(AppMiddleware["WSGIApplication"]):
 
 
 class _Starting:
-    """The `start_response` of an application behind the middleware; it knows whether it was called."""
+    """The `start_response` for the application behind the middleware; it records whether it was called."""
 
     def __init__(self, start_response: StartResponse) -> None:
         self._start_response = start_response
@@ -99,7 +100,7 @@ class _Starting:
 
 
 class _Adapter:
-    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
+    """The adapter, for its entry point; see `serve_bridge.adapters.Adapter`."""
 
     name = "wsgi"
     interface: Literal["wsgi"] = "wsgi"

@@ -1,4 +1,4 @@
-"""One request over WSGI: it is forwarded, and its outcome is sent to the server."""
+"""Forwarding of requests over WSGI."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WebRequest:
-    """What the `context` of a route is given.
+    """The request object for the `context` of a route.
 
     Attributes:
-        environ: The request's WSGI environment; `{"user": "environ.REMOTE_USER"}` names a key of it.
+        environ: The WSGI environment of the request. `{"user": "environ.REMOTE_USER"}` names a key of it.
     """
 
     environ: Mapping[str, Any]
@@ -31,7 +31,7 @@ class WebRequest:
 def forward_over_wsgi(
     bridge: Bridge, found: Match, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Forward the request of *environ* to the route that was found for it, and return the body of the answer."""
+    """Forward the request of *environ* to the route in *found*, and return the body of the answer."""
     method = environ["REQUEST_METHOD"]
     outcome = bridge.ask(found.route, scope_of(environ), found.path_params, body_of(environ), WebRequest(environ))
     report(outcome)
@@ -44,7 +44,7 @@ def send_outcome(outcome: Outcome, method: str, start_response: StartResponse) -
     if method == "HEAD":
         if not isinstance(outcome.body, bytes):
             outcome.body.close()
-        return iter((b"",))  # servers take the length of a list, or of no piece at all, for that of the answer: 0
+        return iter((b"",))  # an iterator: of a list or of nothing, servers would compute a Content-Length of 0
     return [outcome.body] if isinstance(outcome.body, bytes) else outcome.body
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class RoutesApp:
-    """Answers forwarded routes below its mount, and 404 or 405 where it has none.
+    """An application that forwards its routes below its mount, and answers 404 or 405 to other requests.
 
     Args:
-        bridge: Leads to the instance.
-        routes: What is answered; None: the instance's own routes.
+        bridge: The bridge to the instance.
+        routes: The routes to forward; None: all routes of the instance.
     """
 
     def __init__(self, bridge: Bridge, routes: Patterns | None) -> None:

@@ -41,7 +41,7 @@ def test_a_route_may_let_the_request_shorten_its_time(given: bool) -> None:
 def test_an_unknown_option_is_a_type_error_with_the_nearest_one() -> None:
     """As a misspelt keyword argument is."""
     options: Any = {"timout_s": 5}
-    with pytest.raises(TypeError, match=r"timout_s is no option .*did you mean 'timeout_s'\?; known: method_name"):
+    with pytest.raises(TypeError, match=r"timout_s is not an option .*did you mean 'timeout_s'\?; known: method_name"):
         ForwardedRoute("e", options)
 
 
