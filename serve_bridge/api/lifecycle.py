@@ -82,14 +82,15 @@ def shutdown() -> None:
 
 
 @shows_options(DeployOptions, DEPLOY_DEFAULTS)
-def deploy(*what: object, client: Client | None = None, **options: Unpack[DeployOptions]) -> Deployment:
-    """Bring the instance to what is declared, by rolling updates. A second deployment changes nothing.
+def deploy(*modules_or_objects: object, client: Client | None = None, **options: Unpack[DeployOptions]) -> Deployment:
+    """Make the instance match the declarations, by rolling updates. A second deployment changes nothing.
 
     Backends get their code and declared options, endpoints their route, HTTP methods and time limit. An option that is
     not declared stays as the operator set it. An option that is no longer declared returns to its default.
 
     Args:
-        what: Modules, or their import paths "package.module"; or declared functions, classes and endpoints.
+        modules_or_objects: Modules, or their import paths "package.module"; or declared functions, classes and
+            endpoints.
         client: The instance; None: the current one.
         options: Options of the deployment:
 
@@ -98,10 +99,10 @@ def deploy(*what: object, client: Client | None = None, **options: Unpack[Deploy
             - traffic (bool, default False): Let declared traffic and shadows replace those of existing endpoints.
               Otherwise they apply to new endpoints only, and the result has a note where they differ.
             - prune (bool, default False): Delete the backends and endpoints that this project deployed before and that
-              *what* does not declare. The log of `serve_bridge.deployment` names them first. It never deletes what was
-              made by hand.
+              *modules_or_objects* does not declare. The log of `serve_bridge.deployment` names them first. It never
+              deletes what was made by hand.
             - force (bool, default False): Replace the replicas of every declared backend, changed or not.
-            - dry_run (bool, default False): Change nothing. The result says what would change.
+            - dry_run (bool, default False): Change nothing. The result lists the planned changes.
             - take_over (bool, default False): Take over the declared names that another project, or a person, has made.
 
     Returns:
@@ -117,4 +118,4 @@ def deploy(*what: object, client: Client | None = None, **options: Unpack[Deploy
         InstanceClosed: The instance was shut down.
     """
     given = current_client() if client is None else client
-    return given.deploy(*what, **options)
+    return given.deploy(*modules_or_objects, **options)

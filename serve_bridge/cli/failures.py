@@ -1,6 +1,6 @@
 """The ends of a command line after an error, the same for all three command lines.
 
-Rule 1: an error that users can act on is one line on stderr and an exit code. Any other error keeps its traceback.
+Rule 1: an error within the reach of users is one line on stderr and an exit code. Any other error keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from serve_bridge.errors import ConfigError, ServeBridgeError
 from serve_bridge.printable import error_text
 
 USER_ERRORS: Final = (ServeBridgeError, ImportError, OSError, TypeError, ValueError)
-"""Errors that users can act on, since they come from their command, their code or their machine."""
+"""Errors within the reach of users: they come from the command, user code or the machine."""
 
 
 class Misused(ConfigError):
@@ -25,7 +25,7 @@ class Stopped(ServeBridgeError):
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a command line after an error that its user can act on.
+    """The end of a command line after an error within the reach of users.
 
     Attributes:
         text: The line to print.

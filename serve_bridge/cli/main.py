@@ -1,7 +1,7 @@
 """The command line: `serve-bridge start`, `deploy`, `status`, `traffic` and so on, also as `python -m serve_bridge`.
 
-Rule 1: it does nothing that the Python API does not; it only translates options, answers and errors.
-Rule 2: an error is one line on stderr; 1 is a failure, 2 a command that was written wrongly.
+Rule 1: the command line only translates options, answers and errors of the Python API.
+Rule 2: an error is one line on stderr. Exit code 1 is a failure, and 2 a wrong command line.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def start(
         "ssl_keyfile": ssl_keyfile,
         "allowed_hosts": allowed_hosts or None,
     }
-    # "auto" starts no Ray of its own, which would end with this command, and the instance with it.
+    # "auto" starts no Ray of its own. Otherwise Ray and the instance would end with this command.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
         client, differences = ensure_started(name, http_options, ray_address or "auto")
         if differences:
@@ -213,7 +213,7 @@ class _Ended(click.ClickException):
 
 @contextlib.contextmanager
 def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
-    """Turn the errors that a user can do something about into a line and an exit code."""
+    """Turn the errors within the reach of users into a line and an exit code."""
     try:
         yield
     except Exception as error:

@@ -38,10 +38,10 @@ def deploy(
 ) -> Report:
     """Bring the instance to what *what* declares: modules, declared objects, or import paths of both.
 
-    *confirm* gets what --prune deletes, before the first change; see `confirmation`.
+    *confirm* gets the deletions of --prune before the first change; see `confirmation`.
 
     Raises:
-        ConfigError: A path leads nowhere, or nothing at all was named.
+        ConfigError: A path names nothing, or no module is given.
         Stopped: The user pressed Ctrl-C.
         Exception: As `serve_bridge.deploy`.
     """
@@ -53,9 +53,9 @@ def deploy(
 
 
 def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
-    """Return what a command line asks before it deletes: *ask* gets a text and returns whether the user agrees.
+    """Return the question of a command line before deletions: *ask* gets a text and returns whether the user agrees.
 
-    It asks nothing if the user has given --yes. Without a terminal it raises a ConfigError that says so.
+    With --yes it asks nothing. Without a terminal it raises a ConfigError.
     """
 
     def confirm(deletions: Sequence[Change]) -> None:
@@ -87,7 +87,7 @@ def traffic(client: Client, endpoint: str | None = None, weights: Sequence[str] 
     """
     if weights:
         if endpoint is None:
-            raise Misused("weights need the endpoint that they are for")
+            raise Misused("weights need an endpoint")
         client.set_traffic(endpoint, _weights(weights))
     elif endpoint is not None and "=" in endpoint:  # no name has a "="
         raise Misused(f"which endpoint? traffic ENDPOINT {printable(endpoint)}")
@@ -95,10 +95,10 @@ def traffic(client: Client, endpoint: str | None = None, weights: Sequence[str] 
 
 
 def shadow(client: Client, endpoint: str, backend: str, proportion: str | float) -> Report:
-    """Send copies of a share of *endpoint*'s requests to *backend* as well; 0 ends that.
+    """Send copies of a share of *endpoint*'s requests to *backend*; 0 removes the shadow.
 
     Raises:
-        ConfigError: *proportion* is no number from 0 to 1.
+        ConfigError: *proportion* is not a number from 0 to 1.
         EndpointNotFound, BackendNotFound: One is unknown.
     """
     share = _number("proportion", proportion)
@@ -111,18 +111,18 @@ def shadow(client: Client, endpoint: str, backend: str, proportion: str | float)
 def call(
     client: Client, endpoint: str, data: str | None = None, *, method: str | None = None, timeout_s: float | None = None
 ) -> Report:
-    """Call *endpoint* with *data*, which is JSON, or with none, and show what it returns.
+    """Call *endpoint* with *data*, a JSON text, and show the result.
 
     Args:
-        client: Whose instance.
-        endpoint: Whom to call.
-        data: JSON text.
+        client: The client of the instance.
+        endpoint: The endpoint to call.
+        data: JSON text; None: no data.
         method: Method of the backend; None: `__call__`.
-        timeout_s: Seconds it may take; None: the default of handles.
+        timeout_s: Time limit in seconds; None: the default of handles.
 
     Raises:
-        ConfigError: *data* is no JSON.
-        SerializationError: What it returns has no form in JSON.
+        ConfigError: *data* is not JSON.
+        SerializationError: The result has no form in JSON.
         BackendError: The backend raised; it has the remote traceback.
     """
     try:
@@ -141,13 +141,13 @@ def call(
         result = handle.call(value)
     except ServeBridgeError:
         raise
-    except Exception as error:  # the backend's own, of any type
+    except Exception as error:  # the error of the backend, of any type
         raise BackendError(type(error).__name__, str(error), str(error.__cause__ or "").strip()) from error
     try:
         answer = json.loads(as_json(result))
         text = answer if isinstance(answer, str) else printable_json(json.dumps(answer, indent=2, ensure_ascii=False))
     except RecursionError:
-        raise SerializationError("what the backend returned is nested too deep to be shown") from None
+        raise SerializationError("the result of the backend is nested too deep to be shown") from None
     return Report(answer, text)
 
 

@@ -1,4 +1,4 @@
-"""What Python code holds to reach an instance: a client, and handles which call endpoints. Runs in callers."""
+"""A client for an instance, and handles for its endpoints. Runs in callers; knows no framework."""
 
 from typing import TYPE_CHECKING, Any
 

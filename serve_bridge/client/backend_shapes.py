@@ -1,4 +1,4 @@
-"""The shapes of backends that typed handles tell apart, for type checkers."""
+"""The shapes of backends, for the types of handles."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class CallOptions:
     """How a handle calls; see `Handle.options`.
 
     Attributes:
-        positional: Names under which the positional arguments after the first one are sent.
-        request_id: The id that *http_headers* gives to each call; None: they give none.
+        positional: Names of the positional arguments after the first one, under which they are sent.
+        request_id: The id of each call from *http_headers*; None: they have no valid id.
     """
 
     method_name: str | None = None
@@ -55,7 +55,7 @@ class CallOptions:
         object.__setattr__(self, "timeout_s", _check_seconds("timeout_s", self.timeout_s))
 
     def chosen(self) -> list[tuple[str, object]]:
-        """Return the name and the value of each option that is not at its default."""
+        """Return the name and the value of each option with another value than its default."""
         names = ("method_name", "shard_key", "http_method", "http_headers", "timeout_s")
         options = ((name, getattr(self, name)) for name in names)
         return [(name, value) for name, value in options if value != getattr(CallOptions, name)]

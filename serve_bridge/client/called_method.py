@@ -13,7 +13,7 @@ def name_of_method(method: Callable[..., Any]) -> str:
     """Return the name by which callers name *method*.
 
     Raises:
-        TypeError: *method* is not a function that a class body defines.
+        TypeError: *method* is not a function of a class body.
     """
     name = getattr(method, "__name__", None)
     if inspect.ismethod(method):
@@ -27,7 +27,7 @@ def name_of_method(method: Callable[..., Any]) -> str:
 
 
 def positional_names(method: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the parameters of *method* after `self` and its first one that take positional arguments.
+    """Return the names of the positional parameters of *method*, without `self` and the first one after it.
 
     Raises:
         TypeError: One of them cannot be passed by name, so no call can set it.

@@ -1,4 +1,4 @@
-"""The client: what users hold of one instance."""
+"""The client: a connection of this process to one instance, for users."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Client(Management):
 
     @property
     def address(self) -> str:
-        """The address that `connect` and SERVE_BRIDGE_ADDRESS take."""
+        """The address for `connect` and SERVE_BRIDGE_ADDRESS."""
         return self._link.address
 
     @property
@@ -65,14 +65,15 @@ class Client(Management):
         self._link.close()
 
     @shows_options(DeployOptions, DEPLOY_DEFAULTS)
-    def deploy(self, *what: object, **options: Unpack[DeployOptions]) -> Deployment:
-        """Bring the instance to what is declared, by rolling updates. A second deployment changes nothing.
+    def deploy(self, *modules_or_objects: object, **options: Unpack[DeployOptions]) -> Deployment:
+        """Make the instance match the declarations, by rolling updates. A second deployment changes nothing.
 
         Backends get their code and declared options, endpoints their route, HTTP methods and time limit. An option that
         is not declared stays as the operator set it. An option that is no longer declared returns to its default.
 
         Args:
-            what: Modules, or their import paths "package.module"; or declared functions, classes and endpoints.
+            modules_or_objects: Modules, or their import paths "package.module"; or declared functions, classes and
+                endpoints.
             options: Options of the deployment:
 
                 - project (str, default: top package of the first declaration): The owner of the deployment. Names that
@@ -80,10 +81,10 @@ class Client(Management):
                 - traffic (bool, default False): Let declared traffic and shadows replace those of existing endpoints.
                   Otherwise they apply to new endpoints only, and the result has a note where they differ.
                 - prune (bool, default False): Delete the backends and endpoints that this project deployed before and
-                  that *what* does not declare. The log of `serve_bridge.deployment` names them first. It never deletes
-                  what was made by hand.
+                  that *modules_or_objects* does not declare. The log of `serve_bridge.deployment` names them first. It
+                  never deletes what was made by hand.
                 - force (bool, default False): Replace the replicas of every declared backend, changed or not.
-                - dry_run (bool, default False): Change nothing. The result says what would change.
+                - dry_run (bool, default False): Change nothing. The result lists the planned changes.
                 - take_over (bool, default False): Take over the declared names that another project, or a person, has
                   made.
 
@@ -101,7 +102,7 @@ class Client(Management):
         """
         from serve_bridge.deployment.deploy import deploy  # late: few processes deploy
 
-        return deploy(*what, client=self._link, **options)
+        return deploy(*modules_or_objects, client=self._link, **options)
 
     @overload
     def get_handle(self, endpoint: str, missing_ok: bool = False, sync: Literal[True] = True) -> Handle: ...
@@ -131,7 +132,7 @@ class Client(Management):
         """
         self._link.check_open()
         existing_name("endpoint", endpoint)
-        # A table that has not arrived yet, or lags behind a change of another process, is no proof.
+        # The table may not have arrived yet, or may miss a recent change of another process. So it is not a proof.
         if not missing_ok and not self._link.routes_now(endpoint):
             endpoints = self.list_endpoints()
             if endpoint not in endpoints:
@@ -231,5 +232,5 @@ class Client(Management):
 
 
 def link_of(client: Client) -> InstanceLink:
-    """Return the link of *client*: for parts of this package that need more than the public methods."""
+    """Return the link of *client*: for parts of this package with more needs than the public methods cover."""
     return client._link

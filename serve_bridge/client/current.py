@@ -42,7 +42,7 @@ def own_client() -> Client | None:
 
 
 def set_current(client: Client | None) -> Client | None:
-    """Make *client* the process's current one; None: leave it without one. Return the client that was current."""
+    """Make *client* the process's current one; None: leave it without one. Return the former one."""
     global _current
     with _lock:
         before, _current = _current, client
@@ -67,18 +67,18 @@ def started_here(instance: Instance, ended: Callable[[], None], *, lease: bool) 
     if link.is_owner:
         link.hold()
     _started.append(link)
-    # The function that is registered last runs first. So the instance ends before Ray disconnects at exit.
+    # The last registered function runs first. So the instance ends before Ray disconnects at exit.
     atexit.unregister(_end_with_process)
     atexit.register(_end_with_process)
     started = sys.modules.get("multiprocessing.process")
     if started is not None and started.parent_process() is not None:
-        from multiprocessing.util import Finalize  # late: only processes that multiprocessing has started need it
+        from multiprocessing.util import Finalize  # late: only processes of multiprocessing need it
 
         Finalize(None, _end_with_process, exitpriority=0)  # such a process ends without the functions of `atexit`
     return link
 
 
 def _end_with_process() -> None:
-    """End the instances that are not detached, with the process that started them."""
+    """End the instances started here, unless they are detached."""
     # If one fails, its controller ends by itself as soon as this process is gone.
     end_each([link.shutdown for link in _started if link.is_owner])

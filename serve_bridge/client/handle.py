@@ -56,11 +56,11 @@ else:  # Python 3.11 has no defaults of type variables; at run time none is need
     Result, Data, Value = TypeVar("Result", covariant=True), TypeVar("Data"), TypeVar("Value")
 
 UNCHANGED: Final[Any] = ...
-"""Stands for an option that is not given."""
+"""Stands for an option without an argument."""
 
 
 class ObjectRef(Protocol[Result]):
-    """What `remote` returns: a Ray `ObjectRef`, for `ray.get`, `ray.wait` and `await`."""
+    """The result of `remote`: a Ray `ObjectRef`, for `ray.get`, `ray.wait` and `await`."""
 
     def __await__(self) -> Generator[Any, Any, Result]:
         """Wait for the result, on a running event loop."""
@@ -102,7 +102,7 @@ class Handle(Generic[Parameters, Result]):
             http_method: The backend's `request.method`, default GET. With an idempotent one, and without *method_name*,
                 a call is sent again if its replica dies.
             http_headers: The backend's `request.headers`. A valid `X-Request-Id` among them is the id of each call.
-                Otherwise a call has the id of the request that makes it, or a new one.
+                Otherwise a call has the id of the running request, or a new one.
             timeout_s: Time limit of a call in seconds, default 60. Past it the call raises `DeadlineExceeded`.
 
         Raises:
@@ -157,16 +157,16 @@ class Handle(Generic[Parameters, Result]):
             mood.method(Mood.count).call(5)
 
         Its calls take the parameters of the method without `self`, and return its result. The first argument travels as
-        the data of the call, and every other one as a keyword argument. A method that takes a `ServeRequest` takes one
-        value, the request's `data`.
+        the data of the call, and every other one as a keyword argument. If the method takes a `ServeRequest`, a call
+        takes one value, the request's `data`.
 
         Args:
             method: A method of the class, such as `Mood.count`. For static methods and class methods use
                 `options(method_name=...)`.
 
         Raises:
-            TypeError: *method* is not such a method, or has parameters that no call can set: those after the first one
-                that are positional only.
+            TypeError: *method* is not such a method, or a parameter after its first one is positional only, so calls
+                cannot set it.
         """
         options = replace(self._options, method_name=name_of_method(method), positional=positional_names(method))
         return type(self)(self._link, self.endpoint, options)
@@ -291,7 +291,7 @@ class Handle(Generic[Parameters, Result]):
             raise no_answer(self.endpoint, deadline.limit_s, "no", hint) from None
 
     def _deadline(self) -> _Deadline:
-        """Return the deadline of a call that begins now."""
+        """Return the deadline of a call from now on."""
         limit_s = within_time_left(self._options.timeout_s)
         return _Deadline(time.monotonic() + limit_s, limit_s)
 
@@ -320,7 +320,7 @@ class Handle(Generic[Parameters, Result]):
         )
 
     def _request_id(self, data: Any) -> str:
-        """Return the id of a call: that of the caller's choice, of the running request, of *data*, or a new one."""
+        """Return the id of a call: the caller's choice, the id of the running request or of *data*, or a new one."""
         found = self._options.request_id or request_id()
         if found is None and type(data) is FrozenRequest:
             found = data.request_id
@@ -335,18 +335,18 @@ class Handle(Generic[Parameters, Result]):
 
 
 class _Deadline(NamedTuple):
-    """When a call has to be over.
+    """The end of a call's time.
 
     Attributes:
-        at: By `time.monotonic`.
-        limit_s: Seconds that the call has in all.
+        at: The end, by `time.monotonic`.
+        limit_s: Time limit of the whole call, in seconds.
     """
 
     at: float
     limit_s: float
 
     def left_s(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return self.at - time.monotonic()
 
 
@@ -388,7 +388,7 @@ async def _read(data: Any) -> Any:
 
 
 def _held(data: Any) -> Any:
-    """Return *data*, a web request with all that it holds."""
+    """Return *data*; a web request with its body and form read."""
     if isinstance(data, Request):
         return FrozenRequest.of(data, body_in_thread(data))
     if isinstance(data, ServeRequest):

@@ -31,7 +31,7 @@ from serve_bridge.routing_table import RoutingTable
 from serve_bridge.wire.heads import CallHead
 
 HELD_S: Final = 1e9
-"""Time limit of an operation that lasts as long as its process, in seconds: none."""
+"""Time limit of an operation for the whole life of a process, in seconds: practically none."""
 
 
 class InstanceLink:
@@ -45,7 +45,7 @@ class InstanceLink:
         on_end: Callable[[], None] | None = None,
         lease: bool = False,
     ) -> None:
-        """Link to *instance*, or to the one with that address. Nothing is read or connected before the first use.
+        """Link to *instance*, or to the instance at this address. Nothing is read or connected before the first use.
 
         Args:
             instance: The instance, or its address.
@@ -87,7 +87,7 @@ class InstanceLink:
 
     @property
     def address(self) -> str:
-        """The value that `connect` and SERVE_BRIDGE_ADDRESS take."""
+        """The address for `connect` and SERVE_BRIDGE_ADDRESS."""
         return self._address
 
     @property
@@ -231,7 +231,7 @@ class InstanceLink:
         return self._current_router(OPERATION_S).table
 
     def routes_now(self, endpoint: str) -> bool:
-        """Return whether the table that is here already has *endpoint*, without a wait."""
+        """Return whether the present table has *endpoint*, without a wait for a newer one."""
         router = self._here().channel().router
         table = None if router.behind else router.table
         return table is not None and endpoint in table.endpoints
@@ -288,7 +288,7 @@ class _Reference:
 def link_at(generation: str, address: str) -> InstanceLink:
     """Return this process's link to an instance, without I/O: a handle may arrive where nothing answers.
 
-    In a replica of that instance *address* does not count: it may be the path of a file on another machine.
+    A replica of the same instance ignores *address*, which may be the path of a file on another machine.
     """
     known = registry.known(generation)
     if known is None:

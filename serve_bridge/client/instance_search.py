@@ -17,7 +17,7 @@ from serve_bridge.process.monkey_patches import check_not_patched
 
 
 def find_client(address: str | os.PathLike[str] | None, name: str) -> Client:
-    """Return a new client of the instance that `connect` would join. It does not become the current one.
+    """Return a new client of the instance, as `connect` does. It does not become the current one.
 
     Raises:
         NotConnected, ConfigError: As `connect`.
@@ -32,7 +32,7 @@ def client_of(found: Instance, address: str | None) -> Client:
 
 
 def find_instance(address: str | None, name: str, is_alive: Callable[[Instance], bool] = is_alive) -> Instance:
-    """Return the running instance that `connect` would join; *is_alive* says whether it runs.
+    """Return the running instance for `connect`; *is_alive* says whether it runs.
 
     Raises:
         NotConnected, ConfigError: As `connect`.

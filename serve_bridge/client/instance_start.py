@@ -1,4 +1,4 @@
-"""The start of an instance from this process. Only processes that start one import this module."""
+"""The start of an instance from this process. Other processes do not import this module."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def start_local(name: str) -> Client:
 
 
 def ensure_started(name: str, http_options: HTTPOptionsDict, address: str) -> tuple[Client, list[str]]:
-    """Start a detached instance on the Ray cluster at *address*, or join the one of that name that runs there.
+    """Start a detached instance on the Ray cluster at *address*, or join the running one of that name.
 
     Returns:
         Its client, which does not become the current one, and where the options of a running one differ from
@@ -75,7 +75,7 @@ def ensure_started(name: str, http_options: HTTPOptionsDict, address: str) -> tu
 
 
 def lasting_address(client: Client) -> str:
-    """Return the address that the next start of the instance's name will have too; its own if another has the name."""
+    """Return the address which the next start under the same name keeps; its own if another instance has the name."""
     return instances.lasting_address(link_of(client).instance)
 
 
@@ -92,7 +92,7 @@ def _checked(name: str, http_options: HTTPOptions | HTTPOptionsDict | None) -> H
 
 
 def _require_ray(options: HTTPOptions) -> None:
-    """Raise ImportError if Ray is missing; the error names the packages that the proxy needs as well.
+    """Raise ImportError if Ray is missing. The error names the packages of the proxy too.
 
     If Ray is there, the proxy's own process checks its packages.
     """

@@ -1,4 +1,4 @@
-"""One call of a backend from Python: the request that the router sends, and the reading of its answer."""
+"""One call of a backend from Python: its request for the router, and the reading of its answer."""
 
 from __future__ import annotations
 

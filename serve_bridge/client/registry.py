@@ -35,11 +35,11 @@ _open: weakref.WeakSet[Link] = weakref.WeakSet()
 _running: set[Link] = set()
 """Links with a thread. They are held until `close`: otherwise their loops would end under running tasks at exit."""
 _arrived: dict[str, Link] = {}
-"""Links of handles that were unpickled here, by generation. Each is kept, since a handle may live for one call."""
+"""Links of unpickled handles, by generation. Each is kept, because a handle may live for one call only."""
 _on_end: dict[str, Callable[[], None]] = {}
-"""The last step of `shutdown` in the process that started an instance, by generation."""
+"""The last step of `shutdown` in the starting process of an instance, by generation."""
 _inherited: list[Any] = []
-"""Loops and locks of the parent process. A child that finalised them would touch loops that it does not run."""
+"""Loops and locks of the parent process. They are kept: a child must not finalise the running loops of its parent."""
 
 
 def opened(link: Link, generation: str | None) -> None:
@@ -62,12 +62,12 @@ def closed(link: Link) -> None:
 
 
 def known(generation: str) -> Link | None:
-    """Return the link of this process to that start of an instance; None if it has none."""
+    """Return the link of this process to this start of an instance; None if there is none."""
     return _links.get(generation) or _arrived.get(generation)
 
 
 def keep_arrived(generation: str, link: Link) -> Link:
-    """Keep *link* for all handles of that generation that arrive here; return the one that is kept."""
+    """Keep *link* for all unpickled handles of its generation; return the kept one."""
     return _arrived.setdefault(generation, link)
 
 
@@ -82,7 +82,7 @@ def inherit(held: object) -> None:
 
 
 def forget(generation: str) -> None:
-    """Close all links of this process to an instance that was shut down, and take the last step if it started here."""
+    """Close all links of this process to an instance after its shutdown, and take the last step if it started here."""
     ending = [link for link in list(_open) if link.known_generation == generation]
     arrived = _arrived.pop(generation, None)
     if arrived is not None:

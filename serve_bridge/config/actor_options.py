@@ -22,9 +22,9 @@ ENGINE_OPTIONS: Final = frozenset({
     "placement_group_bundle_index",
     "placement_group_capture_child_tasks",
 })  # fmt: skip
-"""Options of Ray's actors that serve_bridge sets itself; users may not set them."""
+"""Options of Ray's actors which serve_bridge sets itself. Users may not set them."""
 AMOUNTS: Final = ("num_cpus", "num_gpus", "memory", "object_store_memory")
-"""Options that are amounts of a resource: finite numbers of at least 0."""
+"""Amounts of resources: finite numbers of at least 0."""
 RAY_OPTIONS: Final[Mapping[str, type]] = {
     **dict.fromkeys(AMOUNTS, object),
     "resources": object,
@@ -40,14 +40,14 @@ RAY_OPTIONS: Final[Mapping[str, type]] = {
     "_actor_generator_backpressure_num_objects": int,
     "_labels": dict,
 }
-"""Options of Ray's `actor.options(...)` that users may set, with their types. `object`: another check has the type."""
+"""Options of Ray's `actor.options(...)` for users, with their types. `object`: another check has the type."""
 
 
 def check_ray_actor_options(options: object) -> dict[str, Any]:
     """Return a copy of the Ray actor options for a replica; an empty dict for None.
 
     Args:
-        options: The options of Ray's `actor.options(...)`, without those that serve_bridge sets itself.
+        options: The options of Ray's `actor.options(...)`, without `ENGINE_OPTIONS`.
 
     Raises:
         TypeError: It is not a dict, a resource is not a number, or an option has another type than Ray takes.

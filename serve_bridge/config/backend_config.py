@@ -59,10 +59,10 @@ class BackendConfig:
         health_check_period_s: Time between two health probes of a replica.
         health_check_timeout_s: Time one probe may take before it counts as failed.
         start_timeout_s: Time a replica has from launch to ready, construction included.
-        max_queued_queries: Requests to this backend that may wait in one calling process. One more raises
-            `BackendOverloaded` at once; 0: none may wait.
+        max_queued_queries: Upper limit for the waiting requests to this backend in one calling process. One more raises
+            `BackendOverloaded` at once. 0: no request may wait.
         threads: Threads of a replica for `def` code. 1 runs one request after another.
-        exposed_methods: Names of the methods that can be called beside `__call__`. None: the public ones.
+        exposed_methods: Names of the callable methods beside `__call__`. None: the public ones.
 
     Raises:
         ConfigError: An option is out of range or of the wrong type; the message names it. It is a ValueError.
@@ -105,12 +105,12 @@ class BackendConfig:
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the options that were passed, here or in an update; no part of equality."""
+        """Names of the given options, here or in an update. They do not count for equality."""
         given: frozenset[str] = self.__dict__["_given"]
         return given
 
     def merged(self, update: BackendConfig | BackendOptions | Mapping[str, Any]) -> BackendConfig:
-        """Return this config with the options changed that *update* was given, and no others.
+        """Return this config with the given options of *update*. Other options stay.
 
         Raises:
             ConfigError: A key of *update* names no option, or an option's value is bad.

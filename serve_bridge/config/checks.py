@@ -1,7 +1,7 @@
-"""What the value of an option may be: a check takes its name and value, and returns what is stored.
+"""The checks of options: a check takes the name and value of an option, and returns the stored value.
 
-Rule 1: nothing is coerced in silence: `True`, `1.0` and `"1"` are no whole numbers here.
-Rule 2: a check raises ConfigError with the option's name, what it wants and what it got; it does no I/O.
+Rule 1: a check does not coerce in silence: `True`, `1.0` and `"1"` are not whole numbers.
+Rule 2: a check raises ConfigError with the option's name, the allowed values and the given one. It does no I/O.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Check = Callable[[str, Any], Any]
 
 
 def whole_number(least: int, most: int) -> Check:
-    """Return a check for an int from *least* to *most*, both included; a bool is none."""
+    """Return a check for an int from *least* to *most*, both included. A bool is not an int here."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -53,7 +53,7 @@ def optional(check: Check) -> Check:
 
 
 def anything(name: str, value: Any) -> Any:
-    """Let every value pass: it is the user's."""
+    """Accept every value."""
     return value
 
 
@@ -65,7 +65,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def file_path(name: str, value: Any) -> str:
-    """Accept the path of a file, and store it absolute: it is read in another process."""
+    """Accept the path of a file, and store it as an absolute path, because another process reads it."""
     try:
         path = os.fsdecode(value)
     except (TypeError, UnicodeError):
@@ -76,7 +76,7 @@ def file_path(name: str, value: Any) -> str:
 
 
 def password(name: str, value: Any) -> str:
-    """Accept a str; what it is instead is not shown."""
+    """Accept a str. The error does not show the value."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a str, got something of type {type(value).__name__}")
     return value
@@ -104,7 +104,7 @@ def middleware_list(name: str, value: Any) -> tuple[Any, ...]:
     """Accept a list of `starlette.middleware.Middleware`."""
     wrappers = listed(name, value)
     for wrapper in wrappers:
-        # Judged by its shape: importing the class here would load it in processes that have no proxy.
+        # Judged by its attributes: an import of the class would load it in processes without a proxy.
         if isinstance(wrapper, type) or not all(hasattr(wrapper, part) for part in ("cls", "args", "kwargs")):
             raise ConfigError(f"{name} must list starlette.middleware.Middleware(YourClass, ...), got {shown(wrapper)}")
     return wrappers
@@ -154,17 +154,17 @@ def _host_pattern(name: str, entry: object) -> str:
 _HOST_PATTERN: Final = re.compile(r"\*|(?:\*?\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_-]+)*\.?")
 
 
-# Text that goes into a message
+# Text of messages
 
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 
 def text(name: str, value: object) -> str:
-    """Accept a str that can be sent as UTF-8.
+    """Accept a str with a UTF-8 encoding.
 
     Raises:
-        TypeError: It is no str.
+        TypeError: It is not a str.
         ConfigError: It has lone surrogates.
     """
     if not isinstance(value, str):
@@ -187,10 +187,10 @@ def path_text(name: str, value: object) -> str:
 
 
 def token(name: str, value: str) -> str:
-    """Accept what RFC 9110 section 5.6.2 calls a token: the form of methods and header names.
+    """Accept a token (RFC 9110 section 5.6.2), the form of HTTP methods and header names.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not a token.
     """
     if not _TOKEN.fullmatch(value):
         raise ConfigError(f"{name} must be 1 to 128 letters, digits or any of !#$%&'*+.^_`|~-, got {shown(value)}")
@@ -201,7 +201,7 @@ def header_value(name: str, value: str) -> str:
     """Accept the value of a header: Latin-1 without control characters.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It has another character.
     """
     if any((character < " " and character != "\t") or character == "\x7f" or character > "\xff" for character in value):
         raise ConfigError(f"{name} must be Latin-1 text without control characters, got {shown(value)}")

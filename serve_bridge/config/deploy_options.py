@@ -1,4 +1,4 @@
-"""The options of `deploy`, for the functions, clients and command lines that have them all."""
+"""The options of `deploy`, for functions, clients and command lines."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class Location(StrEnum):
     """Where proxies run. A member equals its string."""
 
     HeadOnly = "HeadOnly"
-    """One proxy, on the node that called `start`."""
+    """One proxy, on the node of the call of `start`."""
     EveryNode = "EveryNode"
-    """One proxy a node, all on the same port."""
+    """One proxy on each node, all on the same port."""
     NoServer = "NoServer"
     """No HTTP listener: handles and adapters only."""
 
@@ -95,57 +95,58 @@ class HTTPOptionsDict(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class HTTPOptions:
-    """Where the proxy listens and what it bears. Times are in seconds, sizes in bytes as received.
+    """The address and the limits of the HTTP proxy. Times are in seconds, sizes in bytes as received.
 
     Attributes:
-        host: Name or address to listen on. None: no proxy at all, as `location=None`.
+        host: Name or address to listen on. None: no proxy, as `location=None`.
         port: TCP port, 0 to 65,535. 0: a free one.
         location: Which nodes have a proxy, a `Location` once built. None: `NoServer`.
-        middlewares: Starlette middlewares around everything the proxy answers; the first is outermost.
-        max_request_line_bytes: Longest request line; a longer one is answered with 414.
-        max_header_bytes: Largest header block, trailers counted in; a larger one is answered with 431.
-        max_headers: Most header fields, trailers counted in; more are answered with 431.
-        max_body_bytes: Largest request body; a larger one is answered with 413.
-        max_message_bytes: Longest WebSocket message, either way; a longer one closes the WebSocket with 1009.
-        header_timeout_s: Time from a request's first byte to the end of its headers.
-        min_body_rate: Bytes a second of a body that a client must send on average. A slower client is cut off after 5
-            seconds of grace. 0: any number.
-        body_timeout_s: Longest time in which nothing of a body may come, however fast it came before.
-        min_answer_rate: Bytes a second of an answer that a client must take on average, as `min_body_rate`.
-        write_timeout_s: Longest time in which a client may take nothing of its answer.
-        request_timeout_s: Longest time of a whole request; past it 504. Callers can only shorten it.
-        keep_alive_timeout_s: Time an idle connection stays open.
-        ping_interval_s: Time between pings to the client of a WebSocket; one that does not answer within as long is
-            closed with 1011.
-        max_connections: Connections open at once. At the limit a new connection gets the place of the one that has kept
-            the proxy waiting longest, for a TLS handshake, a request's head or the next request. While all are being
-            served, it waits in the kernel's queue. From half of the limit on, these deadlines shrink.
-        max_connections_per_client: Connections of one client whose requests are served at once, WebSockets included;
-            one more request gets 503. A client is an IPv4 address or a /64 network of IPv6 addresses. Peers in
-            `trusted_proxies` have no limit. None: three quarters of `max_connections`.
-        max_buffered_bytes: What a proxy may hold for all its clients, at least 1 MiB: of each request's body up to
-            320 KiB, and what clients have yet to take of their answers. At three quarters of it a request with a body
-            is answered with 503 before that is read, at nine tenths idle connections close, at all of it every
-            request is a 503.
-        trusted_proxies: Addresses and networks of peers whose forwarding headers are believed.
-        allowed_hosts: Hosts by which clients may address the proxy: names, addresses, "*.example.com" for the names
+        middlewares: Starlette middlewares around all answers of the proxy; the first is outermost.
+        max_request_line_bytes: Upper limit for the request line. A longer one gets 414.
+        max_header_bytes: Upper limit for headers and trailers together. Larger ones get 431.
+        max_headers: Upper limit for the number of header and trailer fields. More get 431.
+        max_body_bytes: Upper limit for a request body. A larger one gets 413.
+        max_message_bytes: Upper limit for a WebSocket message, in both directions. A longer one closes the WebSocket
+            with 1009.
+        header_timeout_s: Time limit from the first byte of a request to the end of its headers.
+        min_body_rate: Lowest average rate of a request body, in bytes per second. The proxy disconnects a slower client
+            after 5 seconds of grace. 0: no limit.
+        body_timeout_s: Time limit for a pause within a body, also after a fast beginning.
+        min_answer_rate: Lowest average rate at which a client reads an answer, in bytes per second, as `min_body_rate`.
+        write_timeout_s: Time limit for a client that reads nothing of its answer.
+        request_timeout_s: Time limit of a whole request. Past it the answer is 504. Callers can only shorten it.
+        keep_alive_timeout_s: Time limit of an idle connection.
+        ping_interval_s: Time between pings to the client of a WebSocket. Without an answer within the same time, the
+            proxy closes the WebSocket with 1011.
+        max_connections: Upper limit for open connections. At the limit, the proxy closes the connection with the
+            longest wait for a TLS handshake, a request's head or the next request, and accepts a new one. If all
+            connections have running requests, the new one waits in the kernel's queue. Above half of the limit, these
+            waits get shorter time limits.
+        max_connections_per_client: Upper limit for the connections of one client with running requests, WebSockets
+            included. One more request gets 503. A client is an IPv4 address or a /64 network of IPv6 addresses. Peers
+            in `trusted_proxies` have no limit. None: three quarters of `max_connections`.
+        max_buffered_bytes: Upper limit for the memory of bodies and unsent answers of all clients, at least 1 MiB. Up
+            to 320 KiB of each request's body count. At three quarters, a request with a body gets 503 before the proxy
+            reads the body. At nine tenths, idle connections close. At the limit, every request gets 503.
+        trusted_proxies: Addresses and networks of peers whose forwarding headers the proxy trusts.
+        allowed_hosts: Host names for requests to the proxy: names, addresses, "*.example.com" for the names
             below a domain, ".example.com" for the domain too, "*" for any. Other hosts get 421. Ports do not count.
             None: on a loopback host the loopback names and addresses, otherwise any.
         allowed_origins: Hosts whose pages may open a WebSocket, in the same form; others get 403. A handshake without
-            an Origin, which no browser sends, is let in. None: as `allowed_hosts`.
+            an Origin is accepted, because it does not come from a browser. None: as `allowed_hosts`.
         list_routes: Answer `/-/routes` with the table of routes; False: with 404.
-        ssl_certfile: PEM file with the certificate, and those that lead to its issuer's. None: plain HTTP.
+        ssl_certfile: PEM file with the certificate and its chain. None: plain HTTP.
         ssl_keyfile: PEM file with the private key. None: it is in `ssl_certfile`.
-        ssl_keyfile_password: What the key is encrypted with.
-        ssl_ca_certs: PEM file with the authorities that must have signed the certificate of each client. None:
+        ssl_keyfile_password: Password of an encrypted key.
+        ssl_ca_certs: PEM file with the authorities for client certificates. Each client then needs a certificate. None:
             clients need none.
-        debug: Answer a user's exception with its traceback. Refused on a host that is not loopback.
+        debug: Answer an exception of user code with its traceback. Only loopback hosts allow it.
 
     Raises:
         ConfigError: An option is out of range or of the wrong type; the message names it. It is a ValueError.
     """
 
-    host: str | None = option("127.0.0.1", anything)  # the address is checked as a whole, so that
+    host: str | None = option("127.0.0.1", anything)  # the address is checked as a whole, since
     port: int = option(8000, anything)  # an error about either names both
     location: Placement | None = option(Location.HeadOnly, place)
     middlewares: Sequence[Middleware] = option((), middleware_list)
@@ -215,7 +216,7 @@ def http_differences(old: HTTPOptions, new: HTTPOptions) -> list[str]:
     found = []
     for each in fields(HTTPOptions):
         was, wanted = getattr(old, each.name), getattr(new, each.name)
-        if was != wanted and shown(was) != shown(wanted):  # middlewares that were pickled are equal to no other
+        if was != wanted and shown(was) != shown(wanted):  # pickled middlewares are not equal to others
             told = f" is {shown(was)}, not {shown(wanted)}" if each.repr else " is another"
             found.append(each.name + told)
     return found

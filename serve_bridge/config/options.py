@@ -1,8 +1,8 @@
 """How config classes declare their options: each option once, with its default and its check.
 
 Rule 1: a config is immutable and is checked when it is built. No other module checks an option again.
-Rule 2: an option with a bad value raises `ConfigError` (a `ValueError`) that names it. A value that is not a config at
-    all raises `TypeError`.
+Rule 2: an option with a bad value raises `ConfigError` (a `ValueError`) with its name. A value of another type than a
+    config or a dict raises `TypeError`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from serve_bridge.printable import nearest, shown
 MOST_REPLICAS: Final = 10_000
 """Upper limit for `num_replicas` and for the threads of a replica."""
 MOST_REQUESTS: Final = 1_000_000
-"""Upper limit for options that count requests, connections or headers."""
+"""Upper limit for numbers of requests, connections or headers."""
 MOST_BYTES: Final = 2**40
-"""Upper limit for options that are sizes, in bytes."""
+"""Upper limit for sizes, in bytes."""
 
 
 def option(default: Any, check: Check, *, secret: bool = False) -> Any:
@@ -29,7 +29,7 @@ def option(default: Any, check: Check, *, secret: bool = False) -> Any:
 
 
 def check_options(config: Any) -> None:
-    """Check every option of a config that is being built, and store the values as the checks return them."""
+    """Check every option of a new config, and store the values as the checks return them."""
     for each in fields(config):
         value = each.metadata["check"](each.name, getattr(config, each.name))
         object.__setattr__(config, each.name, value)  # the dataclass is frozen, so assignment would raise
@@ -44,7 +44,7 @@ def check_keys(config_class: type[Any], options: Mapping[Any, object]) -> None:
 
 
 def options_of(config_class: type[Any], value: object) -> dict[str, Any]:
-    """Return the options that a mapping (or None, for no options) sets, once each key is known to be one."""
+    """Return the options of a mapping; None: none. Each key must name an option."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Signatures that show each option, for `help`, editors and notebooks, where the code has `**options`."""
+"""Signatures with each option by name, for `help`, editors and notebooks, where the code has `**options`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def shows_options(options: type, defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
-    """Return a decorator that puts the keys of *options*, a TypedDict, into the signature in place of `**options`."""
+    """Return a decorator: it replaces `**options` in the signature by the keys of *options*, a TypedDict."""
 
     def decorate(function: Function) -> Function:
         own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -29,7 +29,7 @@ def shows_options(options: type, defaults: Mapping[str, Any]) -> Callable[[Funct
 
 
 def check_options_of(function: str, given: Mapping[str, object], known: Mapping[str, object]) -> None:
-    """Raise TypeError if *function* got an option that it does not know; the message suggests the nearest one."""
+    """Raise TypeError if *function* got an unknown option. The message suggests the nearest one."""
     for name in given:
         if name not in known:
             raise TypeError(f"{function}() has no option {shown(name)}{nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""The options of `start`, for the functions that have them all."""
+"""The options of `start`, for each function with all of them."""
 
 from __future__ import annotations
 

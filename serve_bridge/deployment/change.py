@@ -1,4 +1,4 @@
-"""The values of a plan: the order that asks for a deployment, and the changes that it needs."""
+"""The values of a plan: the order for a deployment, and its changes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Change:
     name: str
     reason: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Of an update or a configuration: the options that change."""
+    """The changed options of an update or a configuration."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}: {self.reason}"
 
     @property
     def title(self) -> str:
-        """What is done to what, without the reason."""
+        """The kind and the name, without the reason."""
         return f"{self.kind} {self.name}"
 
 
@@ -51,11 +51,11 @@ class Order:
 
     Attributes:
         project: The owner of the deployment.
-        traffic: Whether declared traffic replaces the traffic of endpoints that exist.
-        prune: Whether to delete what the project deployed before and no longer declares.
+        traffic: Whether declared traffic replaces the traffic of existing endpoints.
+        prune: Whether to delete backends and endpoints of the project without a declaration.
         force: Whether to replace the replicas of unchanged backends too.
-        take_over: Whether to take over what another project, or a person, has made.
-        unfinished: What an unfinished deployment of the project created: "backend b", "endpoint e".
+        take_over: Whether to take over the declared names of other projects, and those made by hand.
+        unfinished: Backends and endpoints of an unfinished deployment of the project: "backend b", "endpoint e".
     """
 
     project: str
@@ -68,13 +68,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a deployment will do.
+    """The changes of a deployment, before they are made.
 
     Attributes:
-        changes: In the order in which they are made.
-        notes: What the person who deploys should look at.
-        endpoints: The declared endpoints, with traffic only where the deployment sets it.
-        moved: Unchanged backends whose code lies in other directories now, where later replicas must find it.
+        changes: The changes, in order.
+        notes: Remarks for the person who deploys.
+        endpoints: The declared endpoints. They have traffic only if the deployment sets it.
+        moved: Unchanged backends whose code has moved to other directories. Later replicas must find it there.
     """
 
     changes: tuple[Change, ...]
@@ -84,5 +84,5 @@ class Plan:
 
     @property
     def deletions(self) -> tuple[Change, ...]:
-        """The changes that delete something."""
+        """The deletions among the changes."""
         return tuple(change for change in self.changes if change.kind.startswith("delete"))

@@ -1,4 +1,4 @@
-"""The declarations that a deployment is made of: those of the given modules and objects, checked against each other."""
+"""The declarations of a deployment: those of the given modules and objects, checked against each other."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def declared_in(*modules_or_objects: object) -> list[Declaration | EndpointDecla
     """Return the declarations of modules, functions and classes, in the order of their source, endpoints last.
 
     Args:
-        modules_or_objects: A module, or its import path "package.module", stands for all that is defined in it, not
-            for what it has imported; a function or class, or its path "package.module:Attr", for itself, and so
-            does a declaration that was found before.
+        modules_or_objects: A module, or its import path "package.module", stands for everything defined in it, without
+            its imports. A function or class, or its path "package.module:Attr", stands for itself, as does a
+            declaration.
 
     Raises:
-        TypeError: One is neither, or is not declared.
-        ConfigError: A path leads nowhere, or a module declares nothing; or two declarations have one name, or
+        TypeError: An object is neither a module nor declared.
+        ConfigError: A path names nothing, a module declares nothing, two declarations have one name, or declarations
             contradict each other.
     """
     found: dict[int, Declaration | EndpointDeclaration] = {}

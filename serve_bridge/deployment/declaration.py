@@ -1,8 +1,8 @@
 """A backend declared where its code is: `@serve.backend(...)` over a function or class, or around an application.
 
-Rule 1: declaring starts nothing and is kept nowhere but on the object itself; subclasses do not inherit it.
-Rule 2: whatever can be wrong with a declaration is an error where it is written, not where it is deployed.
-Rule 3: a declaration's fingerprint says whether a replica would start from something else than before.
+Rule 1: a declaration starts nothing. It is kept on the declared object only; subclasses do not inherit it.
+Rule 2: a wrong declaration is an error in the line of the declaration, not in the deployment.
+Rule 3: the fingerprint of a declaration changes if a replica would start from other code or arguments than before.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _Code = TypeVar("_Code", bound="Callable[..., Any] | Application")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """What `@serve.backend` was given, checked.
+    """The checked arguments of `@serve.backend`.
 
     Attributes:
         name: The backend's name.
         code: The function, class or application.
-        endpoint: Name of the endpoint that it belongs to.
-        route: Where that is over HTTP; None: not said here.
-        methods: Its HTTP methods.
-        timeout_s: Seconds that a request to it may take; None: not said here.
+        endpoint: Name of its endpoint.
+        route: Route of the endpoint over HTTP; None: not declared here.
+        methods: HTTP methods of the endpoint.
+        timeout_s: Time limit of a request to the endpoint in seconds; None: not declared here.
         init_args, init_kwargs: Arguments of the class's constructor.
-        config: How the backend runs; what was not given is left to who operates the instance.
+        config: Options of the backend. Operators decide the options without a declaration.
         ray_actor_options: Resources and environment of its actors.
-        surroundings: What its code runs in.
-        version: Stands for the code in the fingerprint; None: the content of the code does.
+        surroundings: The surroundings of its code.
+        version: Replaces the content of the code in the fingerprint; None: the content counts.
     """
 
     name: str
@@ -80,20 +80,20 @@ class Declaration:
 
     @property
     def describes_endpoint(self) -> bool:
-        """Whether it says what its endpoint's route, methods or time are."""
+        """Whether it declares the route, HTTP methods or time limit of its endpoint."""
         own_methods = self.methods not in (DEFAULT_METHODS, ANY_METHOD)
         return self.route is not None or own_methods or self.timeout_s is not None
 
     @property
     def place(self) -> str:
-        """Where it is written, for messages."""
+        """The place of the declaration, for messages."""
         return f"{self.code.__module__}:{self.code.__qualname__}"
 
     def fingerprint(self, sources: Sources | None = None) -> str:
-        """Return the digest of all that a replica starts from, options apart.
+        """Return the digest of the code and the arguments of a replica, without the options.
 
         It covers the content of every module below the top package of the code, of the application and of the
-        surroundings, wherever that lies. With a `version`, that stands for the code instead.
+        surroundings, in any directory. A `version` replaces the content.
 
         Raises:
             OSError: A file cannot be read.
@@ -111,12 +111,12 @@ class Declaration:
         )
 
     def frozen(self, owner: str = "", time: float = 0.0, sources: Sources | None = None) -> BackendSpec:
-        """Return the backend, ready for the controller, as the deployment of *owner* that began at *time* starts it.
+        """Return the backend for the controller, as part of the deployment of *owner* at *time*.
 
-        Code that replicas can import travels as its import path; all else by value.
+        Importable code travels as its import path, and other code by value.
 
         Raises:
-            SerializationError: Something of it cannot be pickled; the message names it.
+            SerializationError: A part of it cannot be pickled; the message names the part.
             OSError: A file of the code cannot be read.
         """
         code = freeze_code(
@@ -143,7 +143,7 @@ class Declaration:
         )
 
     def __reduce__(self) -> Any:
-        return type(None), ()  # code that travels by value leaves its mark behind, and with it a second copy of itself
+        return type(None), ()  # the mark of code by value holds a second copy of the code, so it is not pickled
 
     def _search_path(self) -> tuple[str, ...]:
         around = self.surroundings.search_path if self.surroundings is not None else ()
@@ -194,7 +194,7 @@ def backend(
     version: object = None,
     **config: Unpack[BackendOptions],
 ) -> Any:
-    """Declare a function, class or application as a backend; `deploy` starts it. The object stays what it is.
+    """Declare a function, class or application as a backend, which `deploy` starts. The object itself stays unchanged.
 
     ::
 
@@ -205,26 +205,26 @@ def backend(
 
     Args:
         name: The backend's name; None: the name of the function or class.
-        endpoint: Name of its endpoint; None: the backend's own. Several backends may share one: the first one that
-            is deployed gets its traffic, until `set_traffic`.
-        route: Where the endpoint is over HTTP, a Starlette path such as "/api/{user_id:int}"; None: Python callers
-            only, or said at another backend of the endpoint. Of an application it is a prefix.
-        methods: HTTP methods of the endpoint; None: GET, or of an application all that it has.
-        timeout_s: Seconds that a request to the endpoint may take, whoever sends it; None: as its sender has it.
+        endpoint: Name of its endpoint; None: the backend's own. Several backends may share one. The first deployed
+            backend gets its traffic, until `set_traffic`.
+        route: Route of the endpoint over HTTP, a Starlette path such as "/api/{user_id:int}"; None: Python callers
+            only, or declared by another backend of the endpoint. For an application it is a prefix.
+        methods: HTTP methods of the endpoint; None: GET, or all methods of an application.
+        timeout_s: Time limit of a request in seconds, for every caller; None: only callers have a limit.
         init_args: Arguments of the class's constructor.
         init_kwargs: Its keyword arguments.
         ray_actor_options: Resources and environment of its actors, as Ray's `actor.options(...)` takes them.
-        surroundings: Import path "package.module:factory" of the `Surroundings` that its code runs in, or a
-            `SurroundingsSpec`, which can hold arguments for the factory.
-        version: Anything with a text of its own. If it is given, a deployment replaces the replicas when that text
-            changes, and does not look at the code. None: the content of every module below the top package counts.
+        surroundings: Import path "package.module:factory" of the `Surroundings` of its code, or a `SurroundingsSpec`,
+            which can hold arguments for the factory.
+        version: Any object with a text of its own. A deployment then replaces the replicas if this text changes, and
+            ignores the code. None: the content of every module below the top package counts.
         config: Options of `BackendConfig`.
 
     Returns:
-        A decorator that returns what it decorates.
+        A decorator, which returns the decorated object.
 
     Raises:
-        TypeError: An option is unknown, or what is decorated cannot be a backend.
+        TypeError: An option is unknown, or the decorated object cannot be a backend.
         ConfigError: An option has a bad value. It is a ValueError.
     """
     if name is not None and not isinstance(name, str) and callable(name):  # `@serve.backend` without parentheses
@@ -268,7 +268,7 @@ def backend(
 
 
 def _kind_of_application(code: Application, name: object, route: str | None, methods: object) -> dict[str, Any]:
-    """Return what a declaration of an application has other than one of a function or class."""
+    """Return the attributes of a declaration in which an application differs from functions and classes."""
     if name is None:
         raise ConfigError(f"{code!r} has no name of its own: give it one, serve.backend('name', ...)")
     if methods is not None:
@@ -302,14 +302,14 @@ def _check_options(config: Mapping[str, Any]) -> None:
 
 
 def declaration_of(what: object) -> Declaration | None:
-    # Not `getattr`: that would find what a base class declares, or what an object with `__getattr__` makes up.
+    # Not `getattr`, which would find the declaration of a base class, or an invention of `__getattr__`.
     may_be = inspect.isfunction(what) or inspect.isclass(what) or isinstance(what, Application)
     found = vars(what).get(_MARK) if may_be else None
     return found if isinstance(found, Declaration) else None
 
 
 def called_declaration(backend: object) -> Declaration:
-    """Return the declaration of a backend that Python code calls.
+    """Return the declaration of *backend*, for a handle.
 
     Raises:
         TypeError: *backend* is not declared.

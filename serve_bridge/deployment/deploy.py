@@ -1,8 +1,8 @@
-"""A deployment: one instance is brought to what is declared, by rolling updates.
+"""A deployment: it makes an instance match the declarations, by rolling updates.
 
-Rule 1: `plan` decides, and this module only makes the changes.
-Rule 2: a change is one step of the controller, made whole or not at all. The first one that fails ends a deployment;
-        those before it stay.
+Rule 1: `plan` decides. This module only makes the changes.
+Rule 2: a change is one step of the controller, made whole or not at all. The first failed change ends a deployment, and
+    the earlier changes stay.
 """
 
 from __future__ import annotations
@@ -55,25 +55,25 @@ TURN_S: Final = 600.0
 _logger: Final = logging.getLogger("serve_bridge.deployment")
 
 Confirm = Callable[[Sequence[Change]], None]
-"""Takes the deletions of a deployment before its first change, and raises if they may not be made."""
+"""Takes the deletions of a deployment before its first change, and raises if the user refuses them."""
 
 
 def deploy(
-    *what: object, client: Operator, confirm: Confirm | None = None, **options: Unpack[DeployOptions]
+    *modules_or_objects: object, client: Operator, confirm: Confirm | None = None, **options: Unpack[DeployOptions]
 ) -> Deployment:
-    """Bring the instance of *client* to what is declared; see `serve_bridge.deploy`.
+    """Make the instance of *client* match the declarations; see `serve_bridge.deploy`.
 
     *confirm* gets the deletions before the first change.
     """
     check_options_of("deploy", options, DEPLOY_DEFAULTS)
     project, prune = options.get("project"), options.get("prune", False)
-    if not what:
+    if not modules_or_objects:
         raise ConfigError("deploy needs at least one module or declared object, such as 'shop.backends'")
-    found = declared_in(*what)
+    found = declared_in(*modules_or_objects)
     owner = _default_project(found) if project is None else check_name("project", project)
     declarations = [each for each in found if isinstance(each, Declaration)]
     origin = Origin(owner, time.time())
-    # All of them before the first change: what cannot be pickled or read must not stop a deployment half-way.
+    # Everything is pickled and read before the first change. An error must not stop a deployment halfway.
     sources = Sources()
     backends = {each.name: each.frozen(owner, origin.time, sources) for each in declarations}
     declared = [_declared(each, backends[each.name]) for each in declarations]
@@ -131,7 +131,7 @@ def _declared(declaration: Declaration, made: BackendSpec) -> DeclaredBackend:
 
 
 def _endpoints(found: Iterable[Declaration | EndpointDeclaration]) -> list[DeclaredEndpoint]:
-    """Return the declared endpoints, each with what one declaration says of it and the first of its backends."""
+    """Return the declared endpoints, each with the route of its one describing declaration and its first backend."""
     endpoints: dict[str, DeclaredEndpoint] = {}
     for each in found:
         if isinstance(each, Declaration):
@@ -182,7 +182,7 @@ def _running(client: Operator, declared: Iterable[str]) -> Running:
 def _opened(config: BackendConfig) -> BackendConfig:
     try:
         return opened_config(config)
-    except SerializationError:  # of a class that this process does not have, so it differs from what is declared
+    except SerializationError:  # its class is missing here, so it differs from the declared value
         return config
 
 
@@ -208,9 +208,9 @@ def _make(
         except KeyboardInterrupt:
             going, rest = (titles, left) if begun else ([], titles + left)
             raise Interrupted(unfinished.project, done, going, rest) from None
-        except Exception as error:  # whatever it is, the user must learn how far the deployment has come
+        except Exception as error:  # the user must learn about the finished changes after any error
             why = str(error) or type(error).__name__
-            with contextlib.suppress(Exception):  # the error that the user needs is the first one
+            with contextlib.suppress(Exception):  # the user needs the first error, not this one
                 client.operate(Operation.NOTE_DEPLOYMENT, replace(now, failure=why.splitlines()[0]))  # no traceback
             raise DeploymentError(", ".join(titles), why, done, left) from error
         done += titles
@@ -219,7 +219,7 @@ def _make(
 def _steps(
     client: Operator, planned: Plan, backends: Mapping[str, BackendSpec]
 ) -> Iterator[tuple[list[Change], Callable[[], object]]]:
-    """Yield the changes of each step, and what makes them. All endpoints are one step: they may exchange routes."""
+    """Yield the changes of each step, and the function for them. All endpoints are one step: they may swap routes."""
     for of_endpoints, group in itertools.groupby(planned.changes, key=lambda change: change.kind.endswith("endpoint")):
         step = list(group)
         if of_endpoints:

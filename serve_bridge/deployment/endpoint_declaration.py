@@ -1,7 +1,7 @@
-"""An endpoint declared on its own, `serve.endpoint(...)`, beside the backends that answer it.
+"""An endpoint declared on its own, `serve.endpoint(...)`, beside its backends.
 
-Rule 1: a declaration starts nothing. The module that makes it keeps it, since no object of the module's has to hold it.
-Rule 2: a wrong option is an error in the line that gives it, not in the deployment.
+Rule 1: a declaration starts nothing. Its module keeps it, because no object of the module need hold it.
+Rule 2: a wrong option is an error in its own line, not in the deployment.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class _NoOptions(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EndpointDeclaration:
-    """What `serve.endpoint` was given, checked.
+    """The checked arguments of `serve.endpoint`.
 
     Attributes:
         name: The endpoint's name.
         route: Its path over HTTP; None: it has none.
-        methods: Its HTTP methods; None: GET, or of an application all that it has.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+        methods: Its HTTP methods; None: GET, or all methods of an application.
+        timeout_s: Time limit of a request in seconds; None: only callers have a limit.
         traffic: Weight of each backend; None: not declared.
-        shadows: Share of the requests that each of these backends gets a copy of; None: not declared.
-        module: Name of the module that declares it.
-        line: Number of the line in that module's file.
+        shadows: Share of the requests to copy, for each backend; None: not declared.
+        module: Name of its module.
+        line: Number of its line in the file of the module.
     """
 
     name: str
@@ -58,12 +58,12 @@ class EndpointDeclaration:
 
     @property
     def describes_endpoint(self) -> bool:
-        """Whether it gives the route, methods or time; otherwise one of the endpoint's backends may."""
+        """Whether it declares the route, HTTP methods or time limit; otherwise a backend of the endpoint may."""
         return self.route is not None or self.methods is not None or self.timeout_s is not None
 
     @property
     def place(self) -> str:
-        """Where it is written, for messages."""
+        """The place of the declaration, for messages."""
         return f"serve.endpoint in {self.module}, line {self.line}"
 
 
@@ -77,7 +77,7 @@ def endpoint(
     shadows: Mapping[str, float] | None = None,
     **unknown: Unpack[_NoOptions],
 ) -> EndpointDeclaration:
-    """Declare an endpoint beside its backends; `deploy` creates it. A module need not keep the result.
+    """Declare an endpoint beside its backends. `deploy` creates it. A module need not keep the result.
 
     ::
 
@@ -87,15 +87,14 @@ def endpoint(
         name: The endpoint's name, which backends name with `@serve.backend(endpoint=...)`.
         route: A Starlette path such as "/api/{user_id:int}"; None: Python callers only. For an application it is a
             prefix.
-        methods: HTTP methods; None: GET, or of an application all that it has.
-        timeout_s: Seconds that a request to the endpoint may take; None: as its sender has it.
+        methods: HTTP methods; None: GET, or all methods of an application.
+        timeout_s: Time limit of a request in seconds, for every caller; None: only callers have a limit.
         traffic: Weight of each backend, at least 0; the weights sum to 1. The weights apply when the endpoint is
             created, and later with `deploy(traffic=True)`. None: all traffic goes to the endpoint's only backend.
-        shadows: Share, from 0 to 1, of the requests that each of these backends gets a copy of. They apply when
-            `traffic` does.
+        shadows: Share of the requests to copy, from 0 to 1, for each backend. It applies when `traffic` does.
 
     Returns:
-        The declaration, which `deploy` takes too.
+        The declaration. `deploy` accepts it too.
 
     Raises:
         TypeError: An option is unknown, or has a value of the wrong type.
@@ -124,7 +123,7 @@ def endpoint(
 
 
 def endpoints_declared_in(module: types.ModuleType) -> list[EndpointDeclaration]:
-    """Return the endpoints that *module* declares: at its top level, or by a function whose result it keeps."""
+    """Return the endpoints of *module*: those declared at its top level, or by a function whose result it keeps."""
     named = [each for each in vars(module).values() if isinstance(each, EndpointDeclaration)]
     kept = {id(each): each for each in [*vars(module).get(_MARK, {}).values(), *named]}
     return [each for each in kept.values() if each.module == module.__name__]
@@ -138,7 +137,8 @@ def _checked_shadows(shadows: Any) -> Mapping[str, float]:
 
 def _keep(declaration: EndpointDeclaration, kept: dict[str, EndpointDeclaration]) -> None:
     first = kept.get(declaration.name)
-    # A module that is loaded again, and a cell of a notebook that runs again, have another code object: they replace.
+    # A reloaded module and a repeated cell of a notebook have another code object, so their declarations replace the
+    # old ones.
     if first is not None and first.code is declaration.code and first.line != declaration.line:
         raise ConfigError(
             f"endpoint {declaration.name!r} is declared twice: by {first.place} and by {declaration.place}"

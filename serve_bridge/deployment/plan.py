@@ -1,9 +1,10 @@
-"""The plan of a deployment: the changes that bring an instance from what runs to what is declared.
+"""The plan of a deployment: the changes from the running backends and endpoints to the declared ones.
 
 Rule 1: the plan is pure. The same declarations and the same instance give the same changes, and none afterwards.
-Rule 2: what operators set stays: an existing split or shadow, unless the deployment asks for the declared traffic, and
-        options that no declaration names.
-Rule 3: a deployment changes what its own project deployed. Everything else is an error that names the owner.
+Rule 2: the settings of operators stay: an existing split or shadow, unless the deployment asks for the declared
+    traffic, and options without a declaration.
+Rule 3: a deployment changes only backends and endpoints of its own project. Otherwise it fails, and the error names the
+    owner.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _DEFAULTS: Final = BackendConfig()
 def plan(
     backends: Sequence[DeclaredBackend], endpoints: Sequence[DeclaredEndpoint], running: Running, order: Order
 ) -> Plan:
-    """Return the plan that brings *running* to what is declared.
+    """Return the plan from *running* to the declared backends and endpoints.
 
     Raises:
-        ConfigError: Another project, or a person, has made what is declared; a declared route belongs to another
+        ConfigError: A declared name belongs to another project or was made by hand; a declared route belongs to another
             endpoint; a new endpoint has several backends and no declared traffic; or traffic names an unknown backend.
     """
     _check_owners(backends, endpoints, running, order)
@@ -125,9 +126,9 @@ def _moved(backends: Iterable[DeclaredBackend], running: Running, changed: set[s
 
 
 def _wanted_options(declared: DeclaredBackend, old: RunningBackend) -> dict[str, tuple[Any, Any]]:
-    """Return the old and the new value of each option that declarations decide.
+    """Return the old and the new value of each declared option.
 
-    An option that the last deployment declared, and this one does not, goes back to its default.
+    An option without a declaration returns to its default if the last deployment declared it.
     """
     target = old.config.merged({name: getattr(_DEFAULTS, name) for name in old.declared}).merged(declared.config)
     target = target.resolved(declared.is_async)
@@ -136,7 +137,7 @@ def _wanted_options(declared: DeclaredBackend, old: RunningBackend) -> dict[str,
 
 
 def _same(was: Any, value: Any) -> bool:
-    # Not `==`: a `user_config` may hold arrays, or objects that are equal to nothing but themselves.
+    # Not `==`: a `user_config` may hold arrays, or objects with equality by identity.
     return was is value or digest(was) == digest(value)
 
 
@@ -148,7 +149,7 @@ def _brief(value: Any) -> str:
 def _ended(
     declared: set[str], withdrawn: Sequence[str], traffic: Mapping[str, TrafficPolicy], running: Running, order: Order
 ) -> tuple[list[Change], list[str]]:
-    """Return the backends that are deleted, and notes on those that have to stay."""
+    """Return the backends to delete, and notes on those that must stay."""
     ended, notes = [], []
     for name, each in running.backends.items():
         if name in declared or not _may_delete(f"backend {name}", each.owner, order):
@@ -207,7 +208,7 @@ def _check_routes(endpoints: Sequence[DeclaredEndpoint], staying: Mapping[str, R
 
 
 def _applied(declared: DeclaredEndpoint, old: RunningEndpoint | None, order: Order) -> DeclaredEndpoint:
-    """Return *declared* with traffic only if the deployment sets it."""
+    """Return *declared*, without its traffic unless the deployment sets it."""
     return declared if old is None or order.traffic else replace(declared, traffic=None, shadows=None)
 
 

@@ -11,12 +11,12 @@ from serve_bridge.deployment.change import Change
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a deployment has changed.
+    """The changes of a finished deployment.
 
     Attributes:
         instance: Name of the instance.
-        changes: In the order in which they were made; empty: it was as declared already.
-        notes: What the person who deploys should look at.
+        changes: The changes, in order; empty: the instance matched the declarations already.
+        notes: Remarks for the person who deploys.
         dry_run: Whether the changes were only planned.
         project: The owner of the deployment.
     """
@@ -28,7 +28,7 @@ class Deployment:
     project: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
+        """Return it as JSON values."""
         changes = [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in self.changes]
         return {**asdict(replace(self, changes=())), "changes": changes, "notes": list(self.notes)}
 
@@ -52,9 +52,9 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         project: The owner of the deployment.
-        done: The changes that were made.
-        begun: The changes that the instance completes now.
-        left: The changes that were not begun.
+        done: The finished changes.
+        begun: The changes which the instance completes now.
+        left: The changes not begun.
     """
 
     def __init__(self, project: str, done: Iterable[str], begun: Iterable[str], left: Iterable[str]) -> None:

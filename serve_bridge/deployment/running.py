@@ -1,4 +1,4 @@
-"""The values that a plan compares: the backends and endpoints that run, and the declared backends."""
+"""The values compared by a plan: the running backends and endpoints, and the declared backends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from serve_bridge.traffic import TrafficPolicy
 
 @dataclass(frozen=True)
 class RunningBackend:
-    """A backend as it is.
+    """A running backend.
 
     Attributes:
         config: Its options, defaults filled in.
-        fingerprint: Of the deployment that started its code; "": its code was given by hand.
-        declared: Names of the options that the last deployment set.
-        owner: The project that deployed it; None: it was made by hand.
+        fingerprint: Fingerprint of its deployed code; "": the code was given by hand.
+        declared: Names of the options set by the last deployment.
+        owner: The project of its deployment; None: it was made by hand.
         search_path: Directories from which its replicas import the code.
     """
 
@@ -30,14 +30,14 @@ class RunningBackend:
 
 @dataclass(frozen=True)
 class RunningEndpoint:
-    """An endpoint as it is.
+    """A running endpoint.
 
     Attributes:
         route: Its path over HTTP; None: it has none.
         methods: Its HTTP methods.
         traffic: Its split and its shadows.
-        owner: The project that deployed it; None: it was made by hand.
-        timeout_s: Seconds that a request to it may take; None: as its sender has it.
+        owner: The project of its deployment; None: it was made by hand.
+        timeout_s: Time limit of a request in seconds; None: only callers have a limit.
     """
 
     route: str | None
@@ -49,7 +49,7 @@ class RunningEndpoint:
 
 @dataclass(frozen=True)
 class Running:
-    """What an instance runs, by name."""
+    """The running backends and endpoints of an instance, by name."""
 
     backends: Mapping[str, RunningBackend] = field(default_factory=dict)
     endpoints: Mapping[str, RunningEndpoint] = field(default_factory=dict)
@@ -57,12 +57,12 @@ class Running:
 
 @dataclass(frozen=True)
 class DeclaredBackend:
-    """A backend as a declaration wants it.
+    """A declared backend.
 
     Attributes:
         name, endpoint: Its name, and its endpoint's.
-        fingerprint: Of its code.
-        config: The options that it names; others are left alone.
+        fingerprint: Fingerprint of its code.
+        config: The declared options. Other options stay.
         is_async: Decides the default of `max_concurrent_queries`.
         search_path: Directories from which replicas import its code.
     """

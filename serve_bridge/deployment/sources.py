@@ -1,4 +1,4 @@
-"""The source of code by its content: all modules that a replica may import with it from the same project.
+"""The source of code by its content: all modules of its project which a replica may import.
 
 Rule 1: a path or a time of a file is not content. Two checkouts of the same files have the same source.
 Rule 2: a package counts as a whole, from its top. A module in no package counts with the modules beside it that it
@@ -72,7 +72,7 @@ class Sources:
 
 
 def _files_of(top: str) -> Iterator[tuple[str, Path]]:
-    """Yield the files that the top-level module *top* consists of, each with its name relative to the project."""
+    """Yield the files of the top-level module *top*, each with its name relative to the project."""
     directories, file = _place_of(top)
     if directories:
         for directory in directories:
@@ -120,7 +120,7 @@ def _beside(file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imports_of(file: Path) -> Iterable[str]:
-    """Return the top-level names that *file* imports."""
+    """Return the top-level names in the imports of *file*."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
