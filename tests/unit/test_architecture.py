@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_an_adapter_loads_few_modules_before_it_has_a_bridge(adapter: str) -> No
     """The import of an adapter costs what its routes need, and no more."""
     loaded = modules_after(f"import serve_bridge.adapters.{adapter}")
     assert len([each for each in loaded if each.partition(".")[0] == "serve_bridge"]) <= MOST_LOADED[adapter]
+
+
+def test_the_page_on_the_design_lists_the_layers() -> None:
+    """The table of docs/design.md has the rows of the contract that import-linter checks, in its order."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [each["layers"] for each in contracts if each["id"] == "layers"]
+    page = (ROOT / "docs" / "design.md").read_text().partition("## Modules")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [re.findall(r"\w+", layer) for layer in layers if layer != "(__main__)"]
 
 
 def test_the_package_is_typed() -> None:
