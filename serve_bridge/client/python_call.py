@@ -30,15 +30,15 @@ class PythonCall:
         self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[payload.Segment] | None
     ) -> None:
         self._head = head
-        self.endpoint = head.endpoint
-        self.shard_key = options.shard_key
-        self.timeout_s = timeout_s
-        self.limit_s = head.timeout_s
+        self.endpoint: str = head.endpoint
+        self.shard_key: str | None = options.shard_key
+        self.timeout_s: float = timeout_s
+        self.limit_s: float = head.timeout_s
         # The default GET is no promise: only a caller who says so makes a call repeatable.
-        self.idempotent = options.http_method in IDEMPOTENT and options.method_name is None
-        self.draw = random()
-        self.retried = False
-        self.body = body
+        self.idempotent: bool = options.http_method in IDEMPOTENT and options.method_name is None
+        self.draw: float = random()
+        self.retried: bool = False
+        self.body: Sequence[payload.Segment] | None = body
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head; see `OutgoingRequest`."""

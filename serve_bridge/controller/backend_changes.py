@@ -44,7 +44,7 @@ class BackendChanges:
         self._launches = launches
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[None]] = set()
-        self.repairs = Repairs(self._repair)
+        self.repairs: Repairs = Repairs(self._repair)
 
     async def create_backend(self, backend: BackendSpec) -> None:
         """Start the replicas of *backend*, then let endpoints use it.

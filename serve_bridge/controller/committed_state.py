@@ -43,10 +43,10 @@ class CommittedState:
         self._replicas = replicas
         self._proxies = proxies
         self._commit = asyncio.Lock()
-        self.publisher = TablePublisher()
-        self.wanted = WantedState()
-        self.version = 0
-        self.tcp_port = 0
+        self.publisher: TablePublisher = TablePublisher()
+        self.wanted: WantedState = WantedState()
+        self.version: int = 0
+        self.tcp_port: int = 0
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of *checkpoint*."""

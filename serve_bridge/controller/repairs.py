@@ -29,7 +29,7 @@ class StartFailures:
     """Number of failures in a row at which a user should act."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.reason = ""
+        self.reason: str = ""
         self._clock = clock
         self._count = 0
         self._last = 0.0

@@ -30,7 +30,7 @@ class TrackedProxy(TrackedProcess):
         self.address: SocketAddress = address
         self.node = node
         self.url = url
-        self.progress = LoopProgress()
+        self.progress: LoopProgress = LoopProgress()
 
     @property
     def snapshot(self) -> ProxySnapshot:
@@ -47,8 +47,8 @@ class LoopProgress:
     """
 
     def __init__(self) -> None:
-        self.looks = 0
-        self.is_busy = False
+        self.looks: int = 0
+        self.is_busy: bool = False
         self._used_s: float | None = None
         self._looked_at = 0.0
 

@@ -37,7 +37,7 @@ class TrackedReplica(TrackedProcess):
         self.backend = backend
         self.revision = revision
         self.config = config
-        self.state = ReplicaState.STARTING
+        self.state: ReplicaState = ReplicaState.STARTING
         self.probing: asyncio.Task[None] | None = None
         self.reconfiguring = False
         self._ready_since: float | None = None

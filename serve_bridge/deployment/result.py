@@ -58,7 +58,10 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, project: str, done: Iterable[str], begun: Iterable[str], left: Iterable[str]) -> None:
-        self.project, self.done, self.begun, self.left = project, tuple(done), tuple(begun), tuple(left)
+        self.project: str = project
+        self.done: tuple[str, ...] = tuple(done)
+        self.begun: tuple[str, ...] = tuple(begun)
+        self.left: tuple[str, ...] = tuple(left)
         super().__init__(project, self.done, self.begun, self.left)
 
     def __str__(self) -> str:

@@ -108,16 +108,16 @@ class ForwardedRequest:
         Raises:
             BadControlHeader: A control header of the client is repeated or invalid.
         """
-        self.endpoint = endpoint
-        self.draw = random()
-        self.retried = False
+        self.endpoint: str = endpoint
+        self.draw: float = random()
+        self.retried: bool = False
         self.kept: KeptBytes | None = None
         self.body: Upload | None = None
         self._inline = b""
         self._length: int | None = 0
         self._params = params
         self._scope = scope
-        self.from_adapter = from_adapter
+        self.from_adapter: bool = from_adapter
         self._takes_trailers = not from_adapter and "extensions" in scope and TRAILERS in scope["extensions"]
         self._context = context
         method = scope.get("method")
@@ -131,13 +131,14 @@ class ForwardedRequest:
         )
         given = control.get(REQUEST_ID)
         valid = None if given is None else valid_request_id(given.decode("latin-1"))
-        self.request_id = valid or next(request_ids)
+        self.request_id: str = valid or next(request_ids)
         self._headers.append((REQUEST_ID, self.request_id.encode()))
-        self.shard_key = control_text(control, SHARD_KEY)
+        self.shard_key: str | None = control_text(control, SHARD_KEY)
         asked = TIMEOUT in control and timeout_header
-        self.timeout_s = self.limit_s = min(timeout_s, control_seconds(control[TIMEOUT])) if asked else timeout_s
+        self.timeout_s: float = min(timeout_s, control_seconds(control[TIMEOUT])) if asked else timeout_s
+        self.limit_s: float = self.timeout_s
         self._call_method = (control_text(control, CALL_METHOD) or "") if call_method is None else call_method
-        self.idempotent = method in IDEMPOTENT and not self._call_method
+        self.idempotent: bool = method in IDEMPOTENT and not self._call_method
 
     @property
     def is_websocket(self) -> bool:

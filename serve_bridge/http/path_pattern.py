@@ -62,7 +62,7 @@ class PathPattern:
             group += 1
         if mount:
             regex.append("(?:/(?s:.*+))?+")  # (?s:) because a mount takes every sub-path, with a line feed too
-        self.regex = re.compile("".join(regex))
+        self.regex: re.Pattern[str] = re.compile("".join(regex))
 
     def match(self, path: str) -> Sequence[str] | None:
         """Return the text of each parameter in *path*; None if the route does not match."""

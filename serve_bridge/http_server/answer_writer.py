@@ -104,8 +104,10 @@ class AnswerWriter:
         self._left: int | None = None
         self._head = b""
         self._trailers: list[bytes] | None = None
-        self.keep_alive = keep_alive
-        self.started = self.complete = self.abandoned = False
+        self.keep_alive: bool = keep_alive
+        self.started: bool = False
+        self.complete: bool = False
+        self.abandoned: bool = False
 
     @property
     def dropped(self) -> bool:

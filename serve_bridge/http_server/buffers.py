@@ -43,8 +43,8 @@ class Buffers:
     __slots__ = ("_bodies", "_keep_alive", "_kept", "_logger", "_refused", "held", "limit")
 
     def __init__(self, limit: int, logger: logging.Logger) -> None:
-        self.limit = limit
-        self.held = 0
+        self.limit: int = limit
+        self.held: int = 0
         self._kept = int(limit * MOST_KEPT)
         self._bodies = int(limit * NO_BODIES)
         self._keep_alive = int(limit * NO_KEEP_ALIVE)
@@ -109,7 +109,7 @@ class Share:
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self.held = 0
+        self.held: int = 0
 
     def add(self, count: int) -> None:
         """Hold *count* more bytes, or fewer if *count* is negative."""

@@ -24,7 +24,7 @@ class ConnectionDeadlines:
     _body_pace: Pace
 
     def __init__(self) -> None:
-        self.next_s = math.inf
+        self.next_s: float = math.inf
         self._allowed_s = 0.0
         self._body_received = 0
 

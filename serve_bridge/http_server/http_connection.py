@@ -10,6 +10,7 @@ If it ends its side after the answer has begun, or over TLS, it counts as having
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Any, Final, cast
 
@@ -57,8 +58,9 @@ class HttpConnection(asyncio.Protocol):
         self.server_state = state
         self.loop = loop
         self.place = place
-        self.logger = state.logger
-        self.gave_up = self.half_closed = False
+        self.logger: logging.Logger = state.logger
+        self.gave_up: bool = False
+        self.half_closed: bool = False
 
     # Events of the transport
 

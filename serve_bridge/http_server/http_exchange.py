@@ -37,9 +37,9 @@ class Exchange:
     ) -> None:
         self._app = app
         self._connection = connection
-        self.scope = scope
-        self.body = RequestBody(scope, connection, expects_100_continue=expects_100_continue)
-        self.answer = AnswerWriter(scope, connection, requests, self.body, keep_alive=keep_alive)
+        self.scope: Scope = scope
+        self.body: RequestBody = RequestBody(scope, connection, expects_100_continue=expects_100_continue)
+        self.answer: AnswerWriter = AnswerWriter(scope, connection, requests, self.body, keep_alive=keep_alive)
 
     async def run(self) -> None:
         """Run the application. If it leaves its answer incomplete, the answer becomes a 500 or is cut off."""

@@ -76,7 +76,8 @@ class RequestFramer:
         self._admit = admit
         self._trusted = trusted
         self._buffer: bytes | bytearray = b""
-        self._start = self.body_received = 0
+        self._start = 0
+        self.body_received: int = 0
         self._expect_head()
 
     @property
@@ -122,7 +123,7 @@ class RequestFramer:
     def _expect_head(self) -> None:
         if self._start == len(self._buffer):
             self.discard()
-        self.at_head = True
+        self.at_head: bool = True
         self._step = ""
         self._body_left = 0
         self._scanned = self._line_end = 0

@@ -27,7 +27,7 @@ class ConnectionScope:
         self._asgi_version = asgi_version
         self._scheme = "https" if is_tls else "http"
         self._server = get_local_addr(transport)
-        self.client = get_remote_addr(transport)
+        self.client: tuple[str, int] | None = get_remote_addr(transport)
 
     def of(self, head: RequestHead) -> Scope:
         """Return the scope of the request with *head*."""

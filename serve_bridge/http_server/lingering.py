@@ -50,7 +50,7 @@ class LingeringClose:
         self._connection = connection
         self._framer = framer
         self._deadlines = deadlines
-        self.begun = False
+        self.begun: bool = False
         self._upload_left = 0.0
         self._received_s = self._ends_s = 0.0
 

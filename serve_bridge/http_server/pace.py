@@ -26,7 +26,7 @@ class Pace:
     def __init__(self, rate: int) -> None:
         """Demand *rate* bytes per second; 0: one byte within the limit is enough."""
         self._rate = rate
-        self.left_s = GRACE_S
+        self.left_s: float = GRACE_S
 
     def spend(self, elapsed: float, moved: int, limit_s: float) -> bool:
         """Count *moved* bytes in *elapsed* seconds. Return whether the client is too slow.

@@ -106,8 +106,8 @@ class Places:
             unlimited: Returns whether the client at an address has no such limit.
         """
         self.most = most
-        self.share = math.ceil(most * DEFAULT_SHARE) if share is None else share
-        self.held = 0
+        self.share: int = math.ceil(most * DEFAULT_SHARE) if share is None else share
+        self.held: int = 0
         self.waiting: OrderedDict[Place, float] = OrderedDict()
         self.changed: Callable[[], object] = _nothing
         self._clients: dict[str | bytes, _Client] = {}

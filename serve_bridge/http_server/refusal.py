@@ -18,4 +18,6 @@ class Refusal(Exception):
 
     def __init__(self, status: int, reason: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(status, reason)
-        self.status, self.reason, self.headers = status, reason, headers
+        self.status: int = status
+        self.reason: str = reason
+        self.headers: Sequence[tuple[bytes, bytes]] = headers

@@ -52,11 +52,11 @@ class RequestBody:
         self._pieces: list[bytes] = []
         self._has_news = False
         self._news: asyncio.Event | None = None
-        self.held = 0
-        self.more = True
+        self.held: int = 0
+        self.more: bool = True
         self.share: Share | None = None
-        self.waiting_for_100_continue = expects_100_continue
-        self.closed = False
+        self.waiting_for_100_continue: bool = expects_100_continue
+        self.closed: bool = False
 
     def add(self, piece: bytes) -> None:
         """Add a received piece."""

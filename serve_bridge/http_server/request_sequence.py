@@ -87,8 +87,9 @@ class RequestSequence:
         self._closing = closing
         self._task: asyncio.Task[None] | None = None
         self.exchange: Exchange | None = None
-        self.reading_head = True
-        self.busy = self.refused = False
+        self.reading_head: bool = True
+        self.busy: bool = False
+        self.refused: bool = False
 
     # From bytes to requests
 

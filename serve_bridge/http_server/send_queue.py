@@ -32,7 +32,8 @@ class SendQueue:
             transport.set_write_buffer_limits(UNSENT_BYTES)
         self._transport = transport
         self._is_tls = is_tls
-        self._taken = self.written = 0
+        self._taken = 0
+        self.written: int = 0
         self._pace = Pace(least_rate)
         self._share = Share(buffers)
 

@@ -13,7 +13,7 @@ from typing import Final
 from uvicorn.server import ServerState as UvicornState
 
 from serve_bridge.config.http_options import HTTPOptions
-from serve_bridge.http_server.allowed_hosts import allowed_hosts, allowed_origins
+from serve_bridge.http_server.allowed_hosts import AllowedHosts, allowed_hosts, allowed_origins
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.places import Places
 from serve_bridge.http_server.refusal import Refusal
@@ -73,31 +73,31 @@ class ServerState(UvicornState):
         """
         super().__init__()
         self.options = options
-        self.framing = FramingLimits(
+        self.framing: FramingLimits = FramingLimits(
             options.max_request_line_bytes,
             options.max_header_bytes,
             options.max_headers,
             options.max_body_bytes,
         )
-        self.trusted = TrustedPeers(options.trusted_proxies)
-        self.logger = logging.getLogger("serve_bridge.proxy")
-        self.hosts = allowed_hosts(options)
-        self.origins = allowed_origins(options)
-        self.refusals = refusals or RefusalLog(self.logger)
-        self.buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
-        self.places = Places(
+        self.trusted: TrustedPeers = TrustedPeers(options.trusted_proxies)
+        self.logger: logging.Logger = logging.getLogger("serve_bridge.proxy")
+        self.hosts: AllowedHosts = allowed_hosts(options)
+        self.origins: AllowedHosts = allowed_origins(options)
+        self.refusals: RefusalLog = refusals or RefusalLog(self.logger)
+        self.buffers: Buffers = buffers or Buffers(options.max_buffered_bytes, self.logger)
+        self.places: Places = Places(
             most_connections,
             options.max_connections_per_client,
             unlimited=self.trusted.__contains__,
         )
-        self.impatience = 0.0
-        self.turns = Turns()
+        self.impatience: float = 0.0
+        self.turns: Turns = Turns()
         self.draining = False
-        self.idle_grace_s = math.inf
+        self.idle_grace_s: float = math.inf
         self.cancels = False
         self.answer_window_bytes = 0
-        self.date_line = b""
-        self.changed = asyncio.Event()
+        self.date_line: bytes = b""
+        self.changed: asyncio.Event = asyncio.Event()
         self._resume = self.places.changed = resume
         self._share_noted_s = -math.inf
 

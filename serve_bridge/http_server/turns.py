@@ -31,7 +31,7 @@ class Turns:
     __slots__ = ("_begun", "_waiting", "left")
 
     def __init__(self) -> None:
-        self.left = TURN_COST
+        self.left: int = TURN_COST
         self._waiting: deque[Callable[[], None]] = deque()
         self._begun = False
 

@@ -125,9 +125,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.SERVICE_RESTART, "reason": ""})
             self.conn.send_close(CloseCode.SERVICE_RESTART)
             self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
+            self.close_sent: bool = True
             self.close_timer = self.loop.call_later(DRAIN_CLOSE_S, self.transport.close)
-            self.read_paused = False
+            self.read_paused: bool = False
             self._go_on()
 
     # The handshake

@@ -63,7 +63,7 @@ class FrameProtocol(ServerProtocol):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.message: str | bytes | None = None
-        self.tiny_fragments = 0
+        self.tiny_fragments: int = 0
         self._most = options["max_size"]
         self._opcode: int | None = None
         self._deflate: PerMessageDeflate | None = None

@@ -31,7 +31,7 @@ class MessagePieces:
         self._long: list[Any] = []
         self._short: list[Any] = []
         self._length = 0
-        self.held = 0
+        self.held: int = 0
 
     def add(self, piece: Any) -> None:
         """Add the next *piece*."""

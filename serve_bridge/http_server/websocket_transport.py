@@ -25,7 +25,7 @@ class LingeringTransport:
     """
 
     def __init__(self, transport: asyncio.Transport, frames: FrameProtocol, state: ServerState) -> None:
-        self.written = 0
+        self.written: int = 0
         self._transport = transport
         self._frames = frames
         self._state = state

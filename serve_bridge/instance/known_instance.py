@@ -31,10 +31,10 @@ class KnownInstance:
         self._lock = threading.Lock()
         self._waiting = 0
         self._gives_up_at: float | None = None
-        self.version = 0
+        self.version: int = 0
         self.controller: SocketAddress | None = None
-        self.given_up = False
-        self.failure = ""
+        self.given_up: bool = False
+        self.failure: str = ""
 
     def learn(self, version: int) -> None:
         """Note the *version* of a published table."""

@@ -27,10 +27,10 @@ class Admission:
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_flight = 0
+        self.limit: int = limit
+        self.in_flight: int = 0
         self.is_draining = False
-        self.last_release = 0.0
+        self.last_release: float = 0.0
         self.queue: deque[asyncio.Future[None]] = deque()
 
     def change_limit(self, limit: int) -> None:

@@ -27,9 +27,9 @@ class BatchItem:
     __slots__ = ("deadline", "value", "wanted")
 
     def __init__(self, value: Any) -> None:
-        self.value = value
-        self.deadline = request_deadline.get()
-        self.wanted = True
+        self.value: Any = value
+        self.deadline: float | None = request_deadline.get()
+        self.wanted: bool = True
 
 
 class WantedItems:

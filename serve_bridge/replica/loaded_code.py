@@ -51,7 +51,7 @@ class LoadedCode:
     ) -> None:
         self.code = code
         self._surroundings = surroundings
-        self.is_async = is_async_code(code, exposed_methods)
+        self.is_async: bool = is_async_code(code, exposed_methods)
         self.methods: Mapping[str, Method] = {}
         self.reconfigure: Callable[[Any], Any] | None = None
         self.check_health: Callable[[], Any] | None = None

@@ -130,7 +130,7 @@ class Replica:
                 raise  # the start was cancelled from outside
             reason = f"{failure.type_of(error)}: {failure.text_of(error)}"
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
-        self.ray_calls = RayCalls(spec.backend, self._methods, self._executor, self._admission, self._context)
+        self.ray_calls: RayCalls = RayCalls(spec.backend, self._methods, self._executor, self._admission, self._context)
         self._stalls.start()
         address = await self._listener.listen(Path(spec.directory), spec.tcp_host)
         return msgspec.structs.replace(address, streaming=code.streaming)

@@ -26,7 +26,7 @@ class IncomingBody:
         self._stream = stream
         self._accepted = False
         self._turn_began = monotonic()
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
     async def next(self) -> bytes | None:
         """Return the next chunk, or None after the last."""
@@ -58,9 +58,10 @@ class Receiver:
     def __init__(self, head: HttpHead, stream: ReplicaStream) -> None:
         self._stream = stream
         self._body = IncomingBody(stream) if stream.has_body else None
-        self._ended = self.begun = False
-        self.loop = None if self._body is None else self._body.loop
-        self.whole = head.body if self._body is None else None
+        self._ended = False
+        self.begun: bool = False
+        self.loop: asyncio.AbstractEventLoop | None = None if self._body is None else self._body.loop
+        self.whole: bytes | None = head.body if self._body is None else None
 
     async def __call__(self) -> Message:
         """Return the next message."""

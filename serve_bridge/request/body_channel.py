@@ -44,8 +44,8 @@ class BodyChannel:
     def __init__(
         self, body: bytes | AsyncIterable[bytes], caller: Caller | None = None, *, repeats: bool = False
     ) -> None:
-        self.begun = False
-        self.whole = body if isinstance(body, bytes) else None
+        self.begun: bool = False
+        self.whole: bytes | None = body if isinstance(body, bytes) else None
         self.loop: asyncio.AbstractEventLoop | None = getattr(body, "loop", None)
         if isinstance(body, bytes):
             self._chunks = None if len(body) <= PIECE_BYTES else _pieces(body)

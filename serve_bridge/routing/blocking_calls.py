@@ -60,7 +60,7 @@ class PendingAnswer:
     def __init__(
         self, answer: BlockingStream, release: Callable[[int], None], overdue: Callable[[], DeadlineExceeded]
     ) -> None:
-        self.head = answer.head
+        self.head: bytes = answer.head
         self._answer = answer
         self._overdue = overdue
         self._release: Callable[[int], None] | None = release

@@ -30,9 +30,9 @@ class Channel:
         lease: bool = False,
         on_moved: Callable[[SocketAddress], object] | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.router = Router(instance.key, Role.PYTHON, known)
-        self.controller = ControllerLink(
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.router: Router = Router(instance.key, Role.PYTHON, known)
+        self.controller: ControllerLink = ControllerLink(
             instance.controller,
             instance.key,
             instance.generation,

@@ -81,7 +81,7 @@ class ControllerLink:
         self._process = "" if known is None else process_id()
         self._known = KnownInstance() if known is None else known
         self._tables = TableSubscription(on_table, self._known, self._process)
-        self.lost = False
+        self.lost: bool = False
         self._connected = asyncio.Event()
         self._failure = "it does not answer"
         self._task: asyncio.Task[None] | None = None

@@ -21,7 +21,7 @@ from typing import Any, Final
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance import Instance
-from serve_bridge.instance.known_instance import known_instance
+from serve_bridge.instance.known_instance import KnownInstance, known_instance
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.process.monkey_patches import check_not_patched
 from serve_bridge.process.task_set import TaskSet
@@ -49,13 +49,13 @@ class ProcessChannels:
         self._instance = instance
         self._address = address
         self._lease = lease
-        self.known = known_instance(instance.generation)
+        self.known: KnownInstance = known_instance(instance.generation)
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
         self._opening: concurrent.futures.Future[Channel] | None = None
         self._channel: Channel | None = None
         self._closing = TaskSet(_logger)
-        self.blocking_calls = BlockingCalls(instance.key, instance.generation)
+        self.blocking_calls: BlockingCalls = BlockingCalls(instance.key, instance.generation)
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
 
     def channel(self) -> Channel:

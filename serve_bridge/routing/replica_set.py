@@ -38,14 +38,14 @@ class Slot(Generic[Peer]):
     __slots__ = ("down", "in_flight", "load", "member", "name", "peer", "position", "window")
 
     def __init__(self, name: str, peer: Peer, window: int) -> None:
-        self.name = name
-        self.peer = peer
-        self.in_flight = 0
-        self.window = window
-        self.load = 0
-        self.down = False
-        self.member = True
-        self.position = -1
+        self.name: str = name
+        self.peer: Peer = peer
+        self.in_flight: int = 0
+        self.window: int = window
+        self.load: int = 0
+        self.down: bool = False
+        self.member: bool = True
+        self.position: int = -1
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, in_flight={self.in_flight}, load={self.load})"
@@ -65,7 +65,7 @@ class ReplicaSet(Generic[Peer]):
         self._draw = draw
         self._slots: dict[str, Slot[Peer]] = {}
         self._free: list[Slot[Peer]] = []
-        self.unsettled = False
+        self.unsettled: bool = False
         self._up = 0
 
     def __len__(self) -> int:

@@ -106,19 +106,19 @@ class Router:
     """
 
     def __init__(self, key: Key, role: Role, known: KnownInstance | None = None) -> None:
-        self.known = KnownInstance() if known is None else known
-        self.version = -1
+        self.known: KnownInstance = KnownInstance() if known is None else known
+        self.version: int = -1
         self.catch_up: Callable[[float], Awaitable[None]] | None = None
         self._key = key
         self._role = role
         self._loop = asyncio.get_running_loop()
-        self.deadlines = Deadlines(self._loop)
+        self.deadlines: Deadlines = Deadlines(self._loop)
         self._pools: dict[str, ReplicaPool] = {}
         self._closing: list[ReplicaPool] = []
         self._endpoints: dict[str, tuple[EndpointRoute, TrafficPolicy]] = {}
         self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
         self.table: RoutingTable | None = None
-        self.statistics = RouterStatistics()
+        self.statistics: RouterStatistics = RouterStatistics()
         self._retries = RetryBudget(self.statistics)
         self._shadows = Shadows(self._pools, self._send, self.statistics)
 

@@ -31,7 +31,7 @@ class TableSubscription:
 
     def __init__(self, on_table: Callable[[RoutingTable], None], known: KnownInstance, process: str) -> None:
         """Call *on_table* with every table; *process* is the name by which the controller knows this process."""
-        self.version = -1
+        self.version: int = -1
         self.hopeless = False
         self._on_table = on_table
         self._known = known

@@ -32,7 +32,7 @@ class Place(Generic[Peer]):
 
     def __init__(self, replicas: ThreadsafeReplicaSets[Peer], backend: str) -> None:
         self._replicas = replicas
-        self.backend = backend
+        self.backend: str = backend
         self.slot: Slot[Peer] | None = None
 
     def __del__(self) -> None:

@@ -35,9 +35,10 @@ class WaitingRequest(Generic[Peer]):
     __slots__ = ("admitted", "deadline", "expired", "granted", "shortages")
 
     def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.expired = self.admitted = False
-        self.shortages = 0
+        self.deadline: float = deadline
+        self.expired: bool = False
+        self.admitted: bool = False
+        self.shortages: int = 0
         self.granted: asyncio.Future[Slot[Peer]] | None = None
 
     def expire(self) -> None:

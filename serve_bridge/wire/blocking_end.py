@@ -53,7 +53,7 @@ class BlockingConnection:
                 descriptors or ports.
             AuthenticationError: A process outside the instance answers.
         """
-        self.closed = False
+        self.closed: bool = False
         self._session: CallerSession[Stream] = CallerSession()
         self._timeout_s = 0.0
         self._pinged: float | None = None

@@ -56,13 +56,14 @@ class BlockingStream:
     def __init__(
         self, connection: Connection, stream: Stream, deadline: float, on_silence: Callable[[], None] | None
     ) -> None:
-        self.begun = self.ended = False
+        self.begun: bool = False
+        self.ended: bool = False
         self.broken: Lost | None = None
-        self.head = b""
-        self.load = 0
+        self.head: bytes = b""
+        self.load: int = 0
         self._stream = stream
-        self.deadline = deadline
-        self.on_silence = on_silence
+        self.deadline: float = deadline
+        self.on_silence: Callable[[], None] | None = on_silence
         self._connection = connection
         self._parts: deque[bytes] = deque()
         self._taken = 0

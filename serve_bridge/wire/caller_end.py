@@ -52,9 +52,9 @@ class CallerStream(BodyStream):
     def __init__(self, id: int, connection: CallerConnection, reply: asyncio.Future[Frame], *, uploading: bool) -> None:
         super().__init__(id, _WAITING, send_window=0, recv_window=ANSWER_WINDOW)
         self.connection = connection
-        self.reply = reply
-        self.uploading = uploading
-        self.opened = connection.writes
+        self.reply: asyncio.Future[Frame] = reply
+        self.uploading: bool = uploading
+        self.opened: int = connection.writes
         self.on_done: Callable[[int], None] | None = None
         self._upload: asyncio.Task[None] | None = None
 
@@ -146,7 +146,7 @@ class CallerConnection(FrameTransport):
         self.session: CallerSession[CallerStream] = CallerSession()
         super().__init__(Handshake(key, role, identity, caller=True), self.session.reader)
         self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.going_away = False
+        self.going_away: bool = False
         self.on_change: Callable[[], None] | None = None
 
     @property

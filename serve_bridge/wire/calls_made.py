@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
 from serve_bridge.wire import failure, payload
@@ -14,7 +14,7 @@ from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
 
-decode_answer = decoder(CallAnswer)
+decode_answer: Final[Callable[[Any], CallAnswer]] = decoder(CallAnswer)
 
 
 async def read_answer(stream: CallerStream, frame: Frame) -> Any:

@@ -37,7 +37,8 @@ class FrameWriter:
         self._seal_out: Seal | None = None
         self._out: list[bytes] = []
         self._turn_ends = False
-        self.writes = self.written = 0
+        self.writes: int = 0
+        self.written: int = 0
         self.paused: asyncio.Future[None] | None = None
 
     def close(self, error: BaseException | None = None) -> None:

@@ -130,7 +130,7 @@ class FrameReader:
         self._missing = 0
         self._parts: list[bytes] = []
         self.space: memoryview | None = None
-        self.amid = False
+        self.amid: bool = False
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that *data* completes. If the caller stops early, the next `feed` yields the other frames.

@@ -69,10 +69,10 @@ class Handshake:
         self._hello = _HELLO.pack(MAGIC, VERSION, role, secrets.token_bytes(32), identity)
         self._peer_hello = b""
         self._buffer = b""
-        self.done = False
-        self.peer_role = Role.LISTENER
-        self.rest = b""
-        self.last_words = b""
+        self.done: bool = False
+        self.peer_role: Role = Role.LISTENER
+        self.rest: bytes = b""
+        self.last_words: bytes = b""
 
     def start(self) -> bytes:
         """Return the bytes that this side sends first."""

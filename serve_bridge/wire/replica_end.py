@@ -56,8 +56,8 @@ class ReplicaStream(BodyStream):
     def __init__(self, id: int, state: int, *, send_window: int, recv_window: int) -> None:
         super().__init__(id, state, send_window=send_window, recv_window=recv_window)
         self.on_cancel: Callable[[], object] | None = None
-        self.has_body = state == _UPLOADING
-        self.started = False
+        self.has_body: bool = state == _UPLOADING
+        self.started: bool = False
         self._gone: asyncio.Future[None] | None = None
         if not self.has_body:
             self.end_body()
@@ -163,7 +163,7 @@ class ReplicaConnection(FrameTransport):
     """
 
     def __init__(self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]) -> None:
-        self.session = ReplicaSession(ReplicaStream)
+        self.session: ReplicaSession[ReplicaStream] = ReplicaSession(ReplicaStream)
         super().__init__(Handshake(key, Role.LISTENER, identity, caller=False), self.session.reader)
         self._service = service
         self._role = Role.EDGE

@@ -41,7 +41,7 @@ class CallerSession(Generic[S]):
     """
 
     def __init__(self) -> None:
-        self.reader = FrameReader(self._place)
+        self.reader: FrameReader = FrameReader(self._place)
         self._last = 0
         self.streams: dict[int, S] = {}
 
@@ -121,9 +121,9 @@ class ReplicaSession(Generic[S]):
     """
 
     def __init__(self, make_stream: type[S]) -> None:
-        self.reader = FrameReader(self._place)
+        self.reader: FrameReader = FrameReader(self._place)
         self._make_stream = make_stream
-        self.last = 0
+        self.last: int = 0
         self.streams: dict[int, S] = {}
 
     def feed(self, data: bytes) -> Iterator[tuple[S | None, Frame]]:

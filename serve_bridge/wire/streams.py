@@ -35,10 +35,10 @@ class Stream:
     __slots__ = ("id", "recv_window", "send_window", "space", "state")
 
     def __init__(self, id: int, state: int, *, send_window: int, recv_window: int) -> None:
-        self.id = id
-        self.state = state
-        self.send_window = send_window
-        self.recv_window = recv_window
+        self.id: int = id
+        self.state: int = state
+        self.send_window: int = send_window
+        self.recv_window: int = recv_window
         self.space: memoryview | None = None
 
     def spend_recv_window(self, size: int) -> None:

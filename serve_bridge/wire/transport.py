@@ -53,10 +53,10 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         self._seal_in: Seal | None = None
         self._reads = True
         self._held: Iterator[Frame] | None = None
-        self.closed = False
+        self.closed: bool = False
         self.ended_by: BaseException | None = None
-        self.last_heard = self._loop.time()
-        self.is_of_this_process = False
+        self.last_heard: float = self._loop.time()
+        self.is_of_this_process: bool = False
 
     # asyncio.Protocol
 

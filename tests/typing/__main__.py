@@ -17,7 +17,22 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 FILES: Final = ("backends.py", "accepted.py", "refused.py")
-PUBLIC: Final = ("serve_bridge", "serve_bridge.client", "serve_bridge.config", "serve_bridge.errors")
+PUBLIC: Final = (
+    "serve_bridge",
+    "serve_bridge.adapters",
+    "serve_bridge.adapters.asgi",
+    "serve_bridge.adapters.environ",
+    "serve_bridge.adapters.flask",
+    "serve_bridge.adapters.starlette",
+    "serve_bridge.adapters.wsgi",
+    "serve_bridge.client",
+    "serve_bridge.config",
+    "serve_bridge.errors",
+    "serve_bridge.testing",
+    "serve_bridge.testing.contract",
+    "serve_bridge.testing.plugin",
+)
+"""The packages with public names, except those for Django, which ships no types."""
 MARK: Final = "# refused"
 
 

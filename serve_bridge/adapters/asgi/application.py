@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal, Unpack
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Unpack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -106,7 +106,7 @@ class ServeBridgeMiddleware(AppMiddleware[ASGIApp]):
     The arguments and attributes are those of `AppMiddleware`.
     """
 
-    bridge_class = ServeBridge
+    bridge_class: ClassVar[type[AppBridge]] = ServeBridge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one scope, or pass it on."""

@@ -81,7 +81,8 @@ class ForwardingApp:
         self._bridge = bridge
         self._route = route
         # Starlette takes the name of the route from here; error trackers and tracers take the name of the request.
-        self.__name__ = self.__qualname__ = f"serve_bridge_{route.endpoint}"
+        self.__name__: str = f"serve_bridge_{route.endpoint}"
+        self.__qualname__: str = self.__name__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request or WebSocket."""

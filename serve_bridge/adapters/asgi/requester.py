@@ -49,7 +49,7 @@ class Requester:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         """Keep the scope and the `receive` of the request."""
-        self.loop = running_loop()
+        self.loop: asyncio.AbstractEventLoop = running_loop()
         self._scope = scope
         self._receive = receive
         self._begun = self._whole = self._due = self._cancelled = False

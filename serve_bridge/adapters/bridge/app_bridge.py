@@ -67,7 +67,7 @@ class AppBridge:
         unknown = options.keys() - BridgeOptions.__annotations__.keys()
         for name in sorted(unknown):
             raise TypeError(f"unknown option {name!r}{nearest(name, BridgeOptions.__annotations__)}")
-        self.backends = checks.listed("backends", options.get("backends", ()))
+        self.backends: tuple[Any, ...] = checks.listed("backends", options.get("backends", ()))
         # Late: importing an adapter must not load the client. Here the bridge loads it, before a web server forks.
         from serve_bridge.adapters.bridge.bridge import Bridge
 

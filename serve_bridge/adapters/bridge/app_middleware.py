@@ -43,7 +43,7 @@ class AppMiddleware(Generic[App]):
         **options: Unpack[BridgeOptions],
     ) -> None:
         self._app = app
-        self.bridge = bridge or self.bridge_class(address, routes=routes, **options)
+        self.bridge: AppBridge = bridge or self.bridge_class(address, routes=routes, **options)
         self._bridge = bridge_of(self.bridge)
         self._patterns = self.bridge.patterns(routes)
 

@@ -70,7 +70,7 @@ class FormBody:
             self._content_type = f"multipart/form-data; boundary={boundary}"
             pieces = list(_multipart(parts, boundary.encode(), charset))
         sizes = [size for _, size in pieces]
-        self.length = sum(size or 0 for size in sizes) if None not in sizes else None
+        self.length: int | None = sum(size or 0 for size in sizes) if None not in sizes else None
         self._files = iter([file for file, _ in pieces])
         self._file = next(self._files)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from serve_bridge.forwarding.request import ForwardedRequest
     from serve_bridge.wire.heads import HttpFailure
 
-logger = logging.getLogger("serve_bridge.adapters")
+logger: Final = logging.getLogger("serve_bridge.adapters")
 _BROKEN: Final = 500
 request_ids: Iterator[str] = iter(lambda: request_id() or new_request_id(), "")
 """Ids for requests without a valid id: the id of the request under way in this thread or task, otherwise a new one."""

@@ -24,7 +24,8 @@ class NamedRoute:
 
     def __init__(self, path: str, endpoint: str) -> None:
         self.path = path
-        self.name = self.__name__ = f"serve_bridge_{endpoint}"
+        self.name: str = f"serve_bridge_{endpoint}"
+        self.__name__: str = self.name
 
     def __repr__(self) -> str:
         return f"NamedRoute({self.path!r})"

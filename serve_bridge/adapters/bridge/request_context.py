@@ -55,7 +55,7 @@ class Paths:
     def __init__(self, option: str, paths: Mapping[str, str]) -> None:
         self._option = option
         self._paths = tuple((name, path.split(".")) for name, path in paths.items())
-        self.roots = frozenset(path[0] for _, path in self._paths)
+        self.roots: frozenset[str] = frozenset(path[0] for _, path in self._paths)
 
     def __call__(self, request: Any) -> Mapping[str, Any]:
         """Return the context of *request*."""

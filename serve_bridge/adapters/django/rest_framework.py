@@ -41,9 +41,9 @@ class ForwardingFailed(APIException):
     def __init__(self, outcome: Outcome) -> None:
         problem = json.loads(outcome.body)
         super().__init__(problem.get("detail") or problem.get("title"), "forwarding_failed")
-        self.status_code = outcome.status
+        self.status_code: int = outcome.status
         retry_after = dict(outcome.text_headers).get("retry-after")
-        self.wait = int(retry_after) if retry_after is not None else None
+        self.wait: int | None = int(retry_after) if retry_after is not None else None
 
 
 class BridgeAPIView(APIView):

@@ -104,10 +104,10 @@ class ForwardedResponse(Response):
     """An answer of user code, which the framework sends and adds its background tasks to."""
 
     def __init__(self, outcome: Outcome, requester: Requester) -> None:
-        self.status_code = outcome.status
-        self.raw_headers = outcome.headers
-        self.body = outcome.body if isinstance(outcome.body, bytes) else b""
-        self.background = None
+        self.status_code: int = outcome.status
+        self.raw_headers: list[tuple[bytes, bytes]] = outcome.headers
+        self.body: bytes = outcome.body if isinstance(outcome.body, bytes) else b""
+        self.background: None = None
         self._content = outcome.body
         self._requester = requester
 

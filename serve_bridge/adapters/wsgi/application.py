@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from serve_bridge.adapters.bridge.app_bridge import AppBridge
 from serve_bridge.adapters.bridge.app_middleware import AppMiddleware
@@ -69,7 +69,7 @@ class ServeBridgeMiddleware(AppMiddleware["WSGIApplication"]):
     The arguments and attributes are those of `AppMiddleware`.
     """
 
-    bridge_class = ServeBridge
+    bridge_class: ClassVar[type[AppBridge]] = ServeBridge
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Forward one request, or pass it on."""
