@@ -58,6 +58,7 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
         backends: Backends by name.
         endpoints: Endpoints by name, in the order of their creation.
         proxies: Addresses of the proxies. Other processes ask a proxy there for the address of the controller.
+        restoring: Names of the backends of a former instance whose replicas have not been started yet.
     """
 
     generation: str
@@ -65,6 +66,7 @@ class RoutingTable(msgspec.Struct, frozen=True, array_like=True):
     backends: dict[str, BackendRoute]
     endpoints: dict[str, EndpointRoute]
     proxies: tuple[SocketAddress, ...] = ()
+    restoring: tuple[str, ...] = ()
 
     def http_routes(self) -> tuple[Route, ...]:
         """Return the HTTP routes, in the order of their creation."""

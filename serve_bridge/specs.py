@@ -27,6 +27,8 @@ class InstanceSpec:
         tcp_host: Address on which to listen for other nodes; None: only unix sockets.
         http: The options of its proxies.
         node: The node of its start; "" with the local runtime.
+        state: Directory in which it keeps its state, on the node of its controller; None: it keeps none.
+        fresh: Whether it begins without the state of a former instance in that directory.
     """
 
     name: str
@@ -37,6 +39,8 @@ class InstanceSpec:
     tcp_host: str | None
     http: HTTPOptions
     node: str = ""
+    state: str | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

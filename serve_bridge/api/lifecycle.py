@@ -32,14 +32,19 @@ def start(**options: Unpack[StartOptions]) -> Client:
               Ray's own rules find, otherwise a new local one. Not with `runtime="local"`.
             - runtime ("ray" or "local", default "ray"): "local" runs the instance inside this process, without Ray, for
               tests and development.
+            - state (a directory or a bool, default None): Where the instance keeps its backends, endpoints and traffic,
+              in a folder of its name. The next start of the name restores them. True: the user's state directory.
+              False: nowhere. None: True for a detached instance, otherwise False.
+            - fresh (bool, default False): Begin empty. A kept state is moved to the folder `before-fresh` beside it.
 
     Returns:
-        The client, which becomes the current client of this process. The proxy answers.
+        The client, which becomes the current client of this process. The proxy answers. Restored backends may still
+        start: `/-/ready` tells when all of them have.
 
     Raises:
         TypeError: An option is unknown.
-        ConfigError: An option has a bad value, a TLS file cannot be used, an instance of that name runs, or gevent or
-            eventlet has replaced the sockets of this process. It is a ValueError.
+        ConfigError: An option has a bad value, a TLS file or a kept state cannot be used, an instance of that name
+            runs, or gevent or eventlet has replaced the sockets of this process. It is a ValueError.
         OSError, ValueError: A proxy cannot listen on its address. Nothing is left running.
         AuthenticationError: The Ray cluster refuses the token of this process. It is a ConnectionError.
         ImportError: Ray, or a package of the proxy, is missing or has an untried version. The message names the extras
@@ -76,9 +81,13 @@ def connect(address: str | os.PathLike[str] | None = None, *, name: str = "defau
     return client
 
 
-def shutdown() -> None:
-    """Drain and stop the whole instance, and remove every key and file that it made. A second call does nothing."""
-    shut_down_current()
+def shutdown(forget: bool = True) -> None:
+    """Drain and stop the whole instance, and remove every key and file that it made. A second call does nothing.
+
+    Args:
+        forget: Remove the kept state too. Otherwise the next start of the name restores it.
+    """
+    shut_down_current(forget=forget)
 
 
 @shows_options(DeployOptions, DEPLOY_DEFAULTS)

@@ -16,7 +16,7 @@ import click
 
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
-from serve_bridge.cli.failures import failure_of
+from serve_bridge.cli.failures import Misused, failure_of
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
@@ -67,6 +67,14 @@ def main() -> None:
 @click.option(
     "--ray-address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine."
 )
+@click.option(
+    "--state",
+    default=None,
+    help="Directory in which the instance keeps its backends, endpoints and traffic, in a folder of its name. The next "
+    "start restores them. Default: ~/.local/state/serve_bridge, or serve_bridge below XDG_STATE_HOME.",
+)
+@click.option("--no-state", is_flag=True, help="Keep no state.")
+@click.option("--fresh", is_flag=True, help="Begin empty. A kept state moves to the folder before-fresh beside it.")
 def start(
     name: str,
     host: str,
@@ -76,6 +84,9 @@ def start(
     ssl_keyfile: str | None,
     allowed_hosts: tuple[str, ...],
     ray_address: str | None,
+    state: str | None,
+    no_state: bool,
+    fresh: bool,
 ) -> None:
     """Start an instance on a running Ray cluster; it stays until `shutdown`.
 
@@ -91,7 +102,11 @@ def start(
     }
     # "auto" starts no Ray of its own. Otherwise Ray and the instance would end with this command.
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
-        client, differences = ensure_started(name, http_options, ray_address or "auto")
+        if no_state and state is not None:
+            raise Misused(f"--state {state} and --no-state contradict each other")
+        client, differences = ensure_started(
+            name, http_options, ray_address or "auto", False if no_state else state, fresh=fresh
+        )
         if differences:
             raise serve.ConfigError(
                 f"instance {name!r} runs already, with other options: {'; '.join(differences)}. "
@@ -185,12 +200,13 @@ def call(
 @main.command()
 @_name
 @_instance
-def shutdown(name: str, address: str | None) -> None:
-    """Finish what an instance has begun, then stop all of it."""
+@click.option("--forget", is_flag=True, help="Remove the kept state too.")
+def shutdown(name: str, address: str | None, forget: bool) -> None:
+    """Finish what an instance has begun, then stop all of it. Its state stays for the next start."""
     with _clear_errors():
         client = find_client(address, name)
         found = client.name
-        client.shutdown()
+        client.shutdown(forget)
     click.echo(f"instance {found} has ended")
 
 

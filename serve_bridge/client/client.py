@@ -53,9 +53,13 @@ class Client(Management):
         """Whether this process has lost the controller, for a moment or for good. Calls may still work without it."""
         return self._link.lost
 
-    def shutdown(self) -> None:
-        """Drain and stop the whole instance, and remove every key and file that it made. A second call does nothing."""
-        self._link.shutdown()
+    def shutdown(self, forget: bool = True) -> None:
+        """Drain and stop the whole instance, and remove every key and file that it made. A second call does nothing.
+
+        Args:
+            forget: Remove the kept state too. Otherwise the next start of the name restores it.
+        """
+        self._link.shutdown(forget=forget)
 
     def close(self) -> None:
         """Disconnect this process from the instance, which keeps running. A second call does nothing.

@@ -6,6 +6,7 @@ import atexit
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_link import InstanceLink, link_at
@@ -49,13 +50,16 @@ def set_current(client: Client | None) -> Client | None:
     return before
 
 
-def shut_down_current() -> None:
-    """Shut the current client's instance down; without a current client nothing happens."""
+def shut_down_current(*, forget: bool) -> None:
+    """Shut the current client's instance down; without a current client nothing happens.
+
+    With *forget* its kept state is removed too.
+    """
     global _was_shut_down
     client = set_current(None)
     if client is not None:
         _was_shut_down = True
-        client.shutdown()
+        client.shutdown(forget)
 
 
 def started_here(instance: Instance, ended: Callable[[], None], *, lease: bool) -> InstanceLink:
@@ -81,4 +85,4 @@ def started_here(instance: Instance, ended: Callable[[], None], *, lease: bool) 
 def _end_with_process() -> None:
     """End the instances started here, unless they are detached."""
     # If one fails, its controller ends by itself as soon as this process is gone.
-    end_each([link.shutdown for link in _started if link.is_owner])
+    end_each([partial(link.shutdown, forget=False) for link in _started if link.is_owner])

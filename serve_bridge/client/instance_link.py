@@ -124,8 +124,11 @@ class InstanceLink:
         """Take the lease on the instance now instead of on first use. The instance ends if no process holds a lease."""
         self._here().channel()
 
-    def shutdown(self) -> None:
-        """Drain and stop the instance, and remove every key and file that it made. A second call does nothing."""
+    def shutdown(self, *, forget: bool = True) -> None:
+        """Drain and stop the instance, and remove every key and file that it made. A second call does nothing.
+
+        With *forget* the kept state is removed too.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -134,7 +137,8 @@ class InstanceLink:
             grace_s = max(
                 (c.graceful_shutdown_timeout_s for c in self._run(Operation.LIST_BACKENDS).values()), default=0.0
             )
-            self._run(Operation.SHUTDOWN, timeout_s=grace_s * 2 + OPERATION_S)
+            # An older engine takes no argument. It keeps no state, so it always forgets.
+            self._run(Operation.SHUTDOWN, *(() if forget else (False,)), timeout_s=grace_s * 2 + OPERATION_S)
         except NotConnected:  # it has ended already, perhaps without having removed its files
             if self._owner == os.getpid():
                 instances.remove(self.instance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Unpack
 
 from serve_bridge.client.client import Client, link_of
@@ -14,6 +15,7 @@ from serve_bridge.config.start_options import START_DEFAULTS, StartOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.operations import Operation
+from serve_bridge.instance.state_directory import chosen_state_directory
 from serve_bridge.printable import shown
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
@@ -25,18 +27,22 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
     name, detached, address = options.get("name", "default"), options.get("detached", False), options.get("address")
     runtime = options.get("runtime", "ray")
     http = _checked(name, options.get("http_options"))
+    fresh = bool(options.get("fresh", False))
+    state = _checked_state(name, options.get("state"), detached=bool(detached), fresh=fresh)
     if runtime == "ray":
         _require_ray(http)
         from serve_bridge.runtimes.ray import start as ray_start  # late: Ray is an extra, and slow to import
 
-        instance, ended = ray_start.start_instance(name, http, detached=bool(detached), address=address)
+        instance, ended = ray_start.start_instance(
+            name, http, detached=bool(detached), address=address, state=state, fresh=fresh
+        )
     elif runtime == "local":
         for option, given in (("detached", detached), ("address", address is not None)):
             if given:
                 raise ConfigError(
                     f"{option} means nothing to runtime='local', which is inside this process; leave it out"
                 )
-        return _started_locally(name, http)
+        return _started_locally(name, http, state, fresh=fresh)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
     return Client(started_here(instance, ended, lease=not detached))
@@ -47,7 +53,9 @@ def start_local(name: str) -> Client:
     return _started_locally(name, HTTPOptions.of({"location": "NoServer"}))
 
 
-def ensure_started(name: str, http_options: HTTPOptionsDict, address: str) -> tuple[Client, list[str]]:
+def ensure_started(
+    name: str, http_options: HTTPOptionsDict, address: str, state: str | bool | None = None, *, fresh: bool = False
+) -> tuple[Client, list[str]]:
     """Start a detached instance on the Ray cluster at *address*, or join the running one of that name.
 
     Returns:
@@ -58,20 +66,31 @@ def ensure_started(name: str, http_options: HTTPOptionsDict, address: str) -> tu
         Exception: As `start`.
     """
     options = _checked(name, http_options)
+    directory = chosen_state_directory(name, state, detached=True)
     _require_ray(options)
     from serve_bridge.runtimes.ray.start import running_instance  # late: Ray is an extra, and slow to import
 
     found = running_instance(name, address)
     if found is None:
         try:
-            client = start_instance(detached=True, name=name, http_options=options, address=address, runtime="ray")
+            client = start_instance(
+                detached=True,
+                name=name,
+                http_options=options,
+                address=address,
+                runtime="ray",
+                state=state,
+                fresh=fresh,
+            )
             return client, []
         except ConfigError:  # another process may have been faster
             found = running_instance(name, address)
             if found is None:
                 raise
     link = InstanceLink(found)
-    return Client(link), link.operate(Operation.DIFFERENCES, options, True)
+    kept_in = str(directory) if directory is not None else None
+    differences: list[str] = link.operate(Operation.DIFFERENCES, options, True, kept_in)
+    return Client(link), [*differences, *(["a running instance cannot begin empty"] if fresh else [])]
 
 
 def lasting_address(client: Client) -> str:
@@ -91,6 +110,20 @@ def _checked(name: str, http_options: HTTPOptions | HTTPOptionsDict | None) -> H
     return options
 
 
+def _checked_state(
+    name: str, given: str | os.PathLike[str] | bool | None, *, detached: bool, fresh: bool
+) -> str | None:
+    """Return the state directory; check its content before anything starts."""
+    directory = chosen_state_directory(name, given, detached=detached)
+    if directory is None:
+        return None
+    if not fresh:
+        from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
+
+        StateFiles(directory).read()
+    return str(directory)
+
+
 def _require_ray(options: HTTPOptions) -> None:
     """Raise ImportError if Ray is missing. The error names the packages of the proxy too.
 
@@ -99,7 +132,7 @@ def _require_ray(options: HTTPOptions) -> None:
     require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
 
 
-def _started_locally(name: str, options: HTTPOptions) -> Client:
+def _started_locally(name: str, options: HTTPOptions, state: str | None = None, *, fresh: bool = False) -> Client:
     from serve_bridge.runtimes import local  # late: most processes start no local instance
 
-    return Client(started_here(*local.start_instance(name, options), lease=True))
+    return Client(started_here(*local.start_instance(name, options, state, fresh=fresh), lease=True))

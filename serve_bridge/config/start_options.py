@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final, Literal, TypedDict
 
 from serve_bridge.config.http_options import HTTPOptions, HTTPOptionsDict
@@ -17,6 +18,8 @@ class StartOptions(TypedDict, total=False):
     http_options: HTTPOptions | HTTPOptionsDict | None
     address: str | None
     runtime: Runtime
+    state: str | os.PathLike[str] | bool | None
+    fresh: bool
 
 
 START_DEFAULTS: Final[StartOptions] = {
@@ -25,4 +28,6 @@ START_DEFAULTS: Final[StartOptions] = {
     "http_options": None,
     "address": None,
     "runtime": "ray",
+    "state": None,
+    "fresh": False,
 }

@@ -56,7 +56,12 @@ class BackendChanges:
         async with self._changing(backend.name):
             self._state.wanted.check_free(backend.name)
             await self._launch(backend, backend.config.num_replicas)
-            await self._state.change(lambda wanted: wanted.backends.update({backend.name: backend}))
+            try:
+                await self._state.change(lambda wanted: wanted.backends.update({backend.name: backend}))
+            except BaseException:
+                await self._replicas.abandon(self._replicas.of(backend.name, *SERVING))
+                await self._checkpoints.forget_code(backend)
+                raise
 
     async def update_backend(self, update: BackendUpdate) -> None:
         """Replace the code of a backend: new replicas are ready before old ones drain.
@@ -201,6 +206,11 @@ class BackendChanges:
 
     async def _repair(self, name: str) -> bool:
         """Try once to bring backend *name* to its number of replicas. Return whether nothing is left to do."""
+        done = await self._try_repair(name)
+        await self._state.restored(name)
+        return done
+
+    async def _try_repair(self, name: str) -> bool:
         async with self._lock(name):
             backend = self._state.wanted.backends.get(name)
             if backend is None:

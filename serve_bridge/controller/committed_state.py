@@ -1,7 +1,7 @@
 """The committed state of an instance: the wanted state, as it was checkpointed and published.
 
-Rule 1: a change counts once it is checkpointed. A change that is refused, or cannot be checkpointed, leaves everything
-    as it was.
+Rule 1: a change counts once it is in the kept state (see `kept_state`) and checkpointed. A change that is refused, or
+    cannot be written to both, leaves everything as it was.
 Rule 2: checkpoints are written one after another. Otherwise an older one could overwrite a newer one.
 """
 
@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
+from serve_bridge.controller.kept_state import KeptState
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.table_publisher import TablePublisher
@@ -35,11 +36,15 @@ class CommittedState:
         version: Version of the newest routing table.
         tcp_port: Port of the controller for other nodes; 0: it has none yet.
         publisher: Sends the table to the routers.
+        restoring: Names of the backends of a former instance whose replicas have not been started yet.
     """
 
-    def __init__(self, generation: str, checkpoints: Checkpoints, replicas: Replicas, proxies: Proxies) -> None:
+    def __init__(
+        self, generation: str, checkpoints: Checkpoints, kept: KeptState, replicas: Replicas, proxies: Proxies
+    ) -> None:
         self._generation = generation
         self._checkpoints = checkpoints
+        self._kept = kept
         self._replicas = replicas
         self._proxies = proxies
         self._commit = asyncio.Lock()
@@ -47,6 +52,7 @@ class CommittedState:
         self.wanted: WantedState = WantedState()
         self.version: int = 0
         self.tcp_port: int = 0
+        self.restoring: set[str] = set()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of *checkpoint*."""
@@ -59,8 +65,7 @@ class CommittedState:
         async with self._commit:
             draft = self.wanted.copy()
             result = apply(draft)
-            await self._write(draft)
-            self.wanted = draft
+            await self._commit_draft(draft)
         await self.spread()
         return result
 
@@ -69,8 +74,19 @@ class CommittedState:
         async with self._commit:
             draft = self.wanted.copy()
             apply(draft)
-            await self._write(draft)
-            self.wanted = draft
+            await self._commit_draft(draft)
+
+    async def begin(self) -> None:
+        """Write the first state of a new instance, which may be that of a former one.
+
+        Raises:
+            OSError: The kept state cannot be written.
+        """
+        for backend in self.wanted.backends.values():
+            await self._checkpoints.save_code(backend)
+        async with self._commit:
+            await self._kept.begin(self.wanted)
+            await self._write(self.wanted)
 
     async def publish(self) -> int:
         """Publish a table of the wanted state and the ready replicas; return its version."""
@@ -79,7 +95,7 @@ class CommittedState:
         revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
         table = self.wanted.table(self._generation, version, self._replicas.ready(revisions))
         proxies = tuple(proxy.address for proxy in self._proxies.snapshots)
-        await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies))
+        await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies, restoring=tuple(self.restoring)))
         return version
 
     async def spread(self) -> None:
@@ -90,6 +106,25 @@ class CommittedState:
         """Checkpoint the wanted state and the running processes."""
         async with self._commit:
             await self._write(self.wanted)
+
+    async def restored(self, name: str) -> None:
+        """Note that the replicas of backend *name* have been started, or have failed to start, for the first time."""
+        if name in self.restoring:
+            self.restoring.discard(name)
+            await self.publish()
+
+    async def _commit_draft(self, draft: WantedState) -> None:
+        """Write *draft* to the kept state and to the checkpoint, and make it the wanted state.
+
+        The kept state comes first: a disk is full more often than the store of the checkpoint fails.
+        """
+        await self._kept.write(draft)
+        try:
+            await self._write(draft)
+        except BaseException:
+            await self._kept.write(self.wanted, keep_previous=False)
+            raise
+        self.wanted = draft
 
     async def _write(self, wanted: WantedState) -> None:
         """Checkpoint *wanted* and the running processes. The caller holds `_commit` (Rule 2)."""

@@ -23,6 +23,7 @@ from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.contact import Contact
 from serve_bridge.controller.deployments import Deployments
+from serve_bridge.controller.kept_state import KeptState
 from serve_bridge.controller.lease import Lease
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.replica_launches import ReplicaLaunches
@@ -62,13 +63,14 @@ class Controller:
             spec, key, runtime, contact, on_change=lambda: self._tasks.start(self._proxies_changed())
         )
         self._checkpoints = Checkpoints(runtime.store, spec.name)
-        self._state = CommittedState(spec.generation, self._checkpoints, self._replicas, self._proxies)
+        self._kept = KeptState(spec.name, spec.state, fresh=spec.fresh)
+        self._state = CommittedState(spec.generation, self._checkpoints, self._kept, self._replicas, self._proxies)
         self._backends = BackendChanges(self._state, self._checkpoints, self._replicas, self._launches)
         self._deployments = Deployments()
         self._status = Status(
             spec.name, self._state, self._replicas, self._proxies, self._backends.repairs, self._deployments
         )
-        self._lease = Lease(spec.name, lambda: self._tasks.start(self.shutdown()))
+        self._lease = Lease(spec.name, lambda: self._tasks.start(self.shutdown(forget=False)))
         self._tasks = TaskSet(_logger)
         self._closing = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -97,11 +99,14 @@ class Controller:
         """Listen, and start the proxies or recover the state of a former controller. Return the instance.
 
         Raises:
-            OSError, ValueError: A proxy cannot listen at its address.
+            OSError, ValueError: A proxy cannot listen at its address, or the kept state cannot be written.
+            ConfigError: The kept state of a former instance cannot be used.
         """
         checkpoint = await self._checkpoints.load()
         if checkpoint is not None:
             await self._recover(checkpoint)
+        else:
+            await self._restore()
         # Listen only now: an earlier change would start from an empty state, and overwrite the old checkpoint.
         self._instance = await self._listen()
         self._launches.begin(self._instance)
@@ -127,17 +132,32 @@ class Controller:
         )
 
     async def _begin(self) -> None:
-        """Begin a new instance: publish an empty table, start the proxies, and write the instance's file."""
+        """Begin a new instance: publish its table, start the proxies, write its file, and start restored backends.
+
+        The proxies know the restored routes from their first request on, and answer 503 until replicas are ready.
+        """
         try:
             await self._state.publish()
             await self._proxies.start(self._spec.http, self._instance.controller)
-            await self._state.save()
+            await self._state.begin()
             instances.write(self._instance)
         except BaseException:
             await self._proxies.stop()
             self.close()
             await self._forget()
             raise
+        self._backends.repair_all()
+
+    async def _restore(self) -> None:
+        """Take over the kept state of a former instance, if there is one."""
+        try:
+            wanted = await self._kept.open()
+        except BaseException:
+            self._kept.close()
+            raise
+        if wanted is not None:
+            self._state.wanted = wanted
+            self._state.restoring = set(wanted.backends)
 
     # recovery
 
@@ -156,6 +176,7 @@ class Controller:
         self._proxies.resume(replace(self._spec.http, port=checkpoint.http_port), self._instance.controller)
         self._backends.repair_all()
         await self._state.save()
+        await self._kept.reopen(self._state.wanted)
         instances.write(self._instance)
         self._tasks.start(self._announce())
 
@@ -268,20 +289,26 @@ class Controller:
 
     # the instance
 
-    async def differences(self, http: HTTPOptions, detached: bool) -> list[str]:
-        """Return the differences between the options of the instance and these."""
-        was = self._spec.detached
-        own = [] if was == detached else [f"detached is {was}, not {detached}"]
+    async def differences(self, http: HTTPOptions, detached: bool, state: str | None = "") -> list[str]:
+        """Return the differences between the options of the instance and these; "": any state directory is right."""
+        pairs: list[tuple[str, object, object]] = [("detached", self._spec.detached, detached)]
+        if state != "":
+            pairs.append(("state", self._spec.state or False, state or False))
+        own = [f"{name} is {was}, not {asked}" for name, was, asked in pairs if was != asked]
         return [*own, *http_differences(self._spec.http, http)]
 
-    async def shutdown(self) -> None:
-        """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller."""
+    async def shutdown(self, forget: bool = True) -> None:
+        """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller.
+
+        With *forget* the kept state is deleted too.
+        """
         if self._closing:
             return
         self._closing = True
         self._lease.close()
         await self._backends.close()
-        for step in (self._proxies.stop, self._replicas.end, self._forget):
+        last = (self._kept.forget,) if forget else ()
+        for step in (self._proxies.stop, self._replicas.end, self._forget, *last):
             try:
                 await step()
             except Exception:  # the other steps must run in any case
@@ -301,6 +328,7 @@ class Controller:
         """Close every connection. Replicas and proxies keep running."""
         self._replicas.close()
         self._listener.close()
+        self._kept.close()
 
     # replicas and proxies report
 

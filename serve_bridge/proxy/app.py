@@ -220,11 +220,12 @@ class ProxyApp:
         table = self._router.table
         if table is None:
             return ["the routing table"]
-        return [
+        missing = [
             name
             for name, endpoint in table.endpoints.items()
             if not any(table.backends[backend].replicas for backend, weight in endpoint.weights.items() if weight)
         ]
+        return [*missing, *(f"backend {name}, which is being restored" for name in table.restoring)]
 
 
 def _log_failure(failed: HttpFailure, request_id: str) -> None:

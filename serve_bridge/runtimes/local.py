@@ -11,7 +11,6 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from serve_bridge.config.http_options import HTTPOptions
@@ -124,8 +123,12 @@ _names: set[str] = set()
 _lock = threading.Lock()
 
 
-def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
+def start_instance(
+    name: str, http: HTTPOptions, state: str | None = None, *, fresh: bool = False
+) -> tuple[Instance, Callable[[], None]]:
     """Start an instance in this process; return it, and a function to call after its shutdown.
+
+    It keeps its state in the directory *state*; None: nowhere. With *fresh* it begins empty.
 
     Raises:
         ConfigError: An instance of this name runs in this process.
@@ -138,33 +141,32 @@ def start_instance(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[],
             )
         _names.add(name)
     try:
-        return _start(name, http)
+        generation = new_generation()
+        with claim_directory(name, generation) as claim:
+            return _start_in(
+                InstanceSpec(
+                    name=name,
+                    generation=generation,
+                    runtime="local",
+                    directory=str(claim.directory),
+                    detached=False,
+                    tcp_host=None,
+                    http=http,
+                    state=state,
+                    fresh=fresh,
+                )
+            )
     except BaseException:
         _names.discard(name)
         raise
 
 
-def _start(name: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
-    generation = new_generation()
-    with claim_directory(name, generation) as claim:
-        return _start_in(claim.directory, name, generation, http)
-
-
-def _start_in(directory: Path, name: str, generation: str, http: HTTPOptions) -> tuple[Instance, Callable[[], None]]:
-    spec = InstanceSpec(
-        name=name,
-        generation=generation,
-        runtime="local",
-        directory=str(directory),
-        detached=False,
-        tcp_host=None,
-        http=http,
-    )
+def _start_in(spec: InstanceSpec) -> tuple[Instance, Callable[[], None]]:
     thread = LoopThread("serve_bridge-controller")
 
     def stopped() -> None:  # the client that ends it may be in another process
-        _names.discard(name)
-        membership.leave(generation)
+        _names.discard(spec.name)
+        membership.leave(spec.generation)
         thread.stop()
 
     controller = Controller(spec, Key(), LocalRuntime(stopped))

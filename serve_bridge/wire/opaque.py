@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_bridge.wire.payload import join, pack, unpack
+from serve_bridge.wire.payload import join, pack, unpack, unpack_plain
 
 
 class Opaque:
@@ -24,9 +24,30 @@ class Opaque:
         self._data = join(pack(value))
         self._digest = digest(value)
 
+    @classmethod
+    def of_parts(cls, data: bytes, digest: str) -> Opaque:
+        """Return the value with this `data` and this `digest`, without opening it."""
+        self = cls.__new__(cls)
+        self._data, self._digest = data, digest
+        return self
+
+    @property
+    def data(self) -> bytes:
+        """The pickled value."""
+        return self._data
+
+    @property
+    def digest(self) -> str:
+        """The digest of the content of the value."""
+        return self._digest
+
     def open(self) -> Any:
         """Return the value, rebuilt."""
         return unpack(self._data)
+
+    def plain(self) -> Any:
+        """Return the value, rebuilt, if it consists of builtin types; raises SerializationError otherwise."""
+        return unpack_plain(self._data)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Opaque) and self._digest == other._digest

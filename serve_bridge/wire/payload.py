@@ -14,6 +14,7 @@ Rule 3: a long pickle is written and read piece by piece, so that other threads 
 from __future__ import annotations
 
 import asyncio
+import io
 import pickle
 import struct
 import sys
@@ -91,6 +92,21 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         return pickle.loads(pieces[0], buffers=pieces[1:])
     except UNPICKLING_ERRORS as error:
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
+
+
+def unpack_plain(data: bytes) -> Any:
+    """Return the value in *data* if it consists of builtin types. No class or function is looked up.
+
+    Raises:
+        SerializationError: The value has other types, or out-of-band buffers.
+    """
+    try:
+        (count,) = _COUNT.unpack_from(data)
+        if count != 1:
+            raise ValueError("it has out-of-band buffers")
+        return _PlainUnpickler(io.BytesIO(data[_COUNT.size + 8 :])).load()
+    except UNPICKLING_ERRORS as error:
+        raise SerializationError(f"the value is not plain data: {error or type(error).__name__}") from error
 
 
 def is_long(data: bytes | bytearray | memoryview) -> bool:
@@ -192,6 +208,14 @@ class _Sink:
         if len(piece) < _LONGEST_FRAME and b"__main__" in piece:
             self.names_main = True
         self.pieces.append(bytes(piece))  # a bytearray may change before it is sent
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler that imports nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse the class or function *name* of *module*."""
+        raise pickle.UnpicklingError(f"it needs {module}.{name}")
 
 
 class _Source:

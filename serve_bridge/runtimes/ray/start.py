@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -51,9 +50,17 @@ _logger = logging.getLogger("serve_bridge.client")
 
 
 def start_instance(
-    name: str, http: HTTPOptions, *, detached: bool, address: str | None
+    name: str,
+    http: HTTPOptions,
+    *,
+    detached: bool,
+    address: str | None,
+    state: str | None = None,
+    fresh: bool = False,
 ) -> tuple[Instance, Callable[[], None]]:
     """Start an instance on Ray; return it, and a function to call after its shutdown.
+
+    It keeps its state in the directory *state*; None: nowhere. With *fresh* it begins empty.
 
     Raises:
         ConfigError: An instance of this name runs on the cluster.
@@ -62,12 +69,12 @@ def start_instance(
         ConnectionError: There is no cluster at *address*.
     """
     if ray.is_initialized():
-        return _start_controller(name, http, detached=detached, shared=True)
+        return _start_controller(name, http, detached=detached, shared=True, state=state, fresh=fresh)
     began = _join_cluster(address)
     if began and detached:
         _logger.warning("no Ray cluster ran, so the instance ends with this process; `ray start --head` begins one")
     try:
-        instance, ended = _start_controller(name, http, detached=detached, shared=not began)
+        instance, ended = _start_controller(name, http, detached=detached, shared=not began, state=state, fresh=fresh)
     except BaseException:
         ray.shutdown()
         raise
@@ -158,31 +165,30 @@ def _kept_signal_handler() -> Iterator[None]:
 
 
 def _start_controller(
-    name: str, http: HTTPOptions, *, detached: bool, shared: bool
+    name: str, http: HTTPOptions, *, detached: bool, shared: bool, state: str | None, fresh: bool
 ) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
     with claim_directory(name, generation) as claim:
-        return _start_controller_in(claim.directory, name, generation, http, detached=detached, shared=shared)
+        host = node_ip()
+        spec = InstanceSpec(
+            name=name,
+            generation=generation,
+            runtime="ray",
+            directory=str(claim.directory),
+            detached=detached,
+            # A new cluster of this process has one node, so unix sockets suffice.
+            tcp_host=host if shared and not is_loopback(host) else None,
+            http=http,
+            node=own_node(),
+            state=state,
+            fresh=fresh,
+        )
+        return _start_controller_of(spec)
 
 
-def _start_controller_in(
-    directory: Path, name: str, generation: str, http: HTTPOptions, *, detached: bool, shared: bool
-) -> tuple[Instance, Callable[[], None]]:
-    host = node_ip()
-    node = own_node()
-    spec = InstanceSpec(
-        name=name,
-        generation=generation,
-        runtime="ray",
-        directory=str(directory),
-        detached=detached,
-        # A new cluster of this process has one node, so unix sockets suffice.
-        tcp_host=host if shared and not is_loopback(host) else None,
-        http=http,
-        node=node,
-    )
-    options = engine_options(node, name=controller_name(name), max_restarts=-1)
-    controller = _new_controller(name, options, spec)
+def _start_controller_of(spec: InstanceSpec) -> tuple[Instance, Callable[[], None]]:
+    options = engine_options(spec.node, name=controller_name(spec.name), max_restarts=-1)
+    controller = _new_controller(spec.name, options, spec)
     try:
         instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except BaseException as error:
