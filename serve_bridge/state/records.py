@@ -123,7 +123,7 @@ class BackendRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             is_async=backend.is_async,
             is_application=backend.is_application,
             revision=backend.revision,
-            options=msgspec.to_builtins(options),
+            options=json.loads(json.dumps(msgspec.to_builtins(options))),
             user_config=ValueRecord.of(user_config, blobs) if isinstance(user_config, Opaque) else None,
             ray_actor_options=ValueRecord.of(backend.actor_options, blobs),
             origin=OriginRecord.of(backend.origin),

@@ -89,7 +89,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.client.python_call",
         "serve_bridge.client.registry",
         "serve_bridge.controller.backend_changes",
-        "serve_bridge.controller.committed_state",
         "serve_bridge.controller.controller",
         "serve_bridge.controller.health_probes",
         "serve_bridge.controller.option_changes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,26 @@ class OwnError(Exception):
 def process(request: Any) -> int:
     """Say which process this is."""
     return os.getpid()
+
+
+class WaitsForFile:
+    """A backend that is ready once a file exists."""
+
+    def __init__(self, path: str) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    def __call__(self, request: Any) -> str:
+        """Answer."""
+        return "ready"
+
+
+class NeedsFile:
+    """A backend that cannot start without a file."""
+
+    def __init__(self, path: str) -> None:
+        os.stat(path)
+
+    def __call__(self, request: Any) -> str:
+        """Answer."""
+        return "ready"
