@@ -460,7 +460,7 @@ def test_the_extension_keeps_no_app() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("ADRESS", "x", "SERVE_BRIDGE_ADRESS is no setting .* did you mean 'SERVE_BRIDGE_ADDRESS'"),
+        ("ADRESS", "x", "SERVE_BRIDGE_ADRESS is not a setting .* did you mean 'SERVE_BRIDGE_ADDRESS'"),
         ("TIMEOUT", 5, "did you mean 'SERVE_BRIDGE_TIMEOUT_S'"),
         ("TIMEOUT_S", "x", "SERVE_BRIDGE_TIMEOUT_S must be a number of seconds"),
         ("ADDRESS", 7, "SERVE_BRIDGE_ADDRESS must be a str"),

@@ -1,11 +1,11 @@
-"""Django: routes that endpoints answer, and handles for the views of the project.
+"""Django: forwarded routes, and handles for the views of the project.
 
     INSTALLED_APPS = [..., "serve_bridge.adapters.django"]
     SERVE_BRIDGE = {"ADDRESS": "...", "ROUTES": {"ml/<int:id>/": "classify"}}
     urlpatterns = [path("classify/", bridge_view("classify")), path("", include("serve_bridge.adapters.django.urls"))]
 
-Rule 1: everything of the project stays in force: middleware, CSRF, login, host checks.
-Rule 2: nothing connects before the first request; `ready()` registers checks only.
+Rule 1: the project's middleware, CSRF protection, login and host checks apply to forwarded routes.
+Rule 2: nothing connects before the first request. `ready()` only registers checks.
 """
 
 from serve_bridge.adapters.django.current_bridge import get_client, get_handle

@@ -1,6 +1,6 @@
-"""Django among the adapters: applications of it that have the routes somebody gives them, and nothing else.
+"""The entry points of the Django adapter: applications whose only routes are forwarded ones.
 
-Rule 1: the settings of the process hold, so that a project's middleware is part of it; without any, a few are made.
+Rule 1: the settings of the process apply, so a project's middleware runs. A process without settings gets minimal ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SYNTAX: Final = {
 
 
 class _FloatConverter(StringConverter):
-    """What Starlette calls a float; Django has none."""
+    """The converter `float` of Starlette, which Django lacks."""
 
     regex = r"[0-9]+(?:\.[0-9]+)?"
 
@@ -51,7 +51,7 @@ class _URLs:
 
 
 class _Handler:
-    """What both handlers do for an application that has URLs and a bridge of its own."""
+    """The common part of the handlers for WSGI and ASGI: URLs and a bridge of the application's own."""
 
     _middleware_chain: Any
 
@@ -61,7 +61,7 @@ class _Handler:
         super().__init__()
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Put ours before those of the settings, for the request ids of error pages."""
+        """Put `ServeBridgeMiddleware` before the middleware of the settings, so that error pages have request ids."""
         super().load_middleware(is_async=is_async)  # type: ignore[misc]
         self._middleware_chain = ServeBridgeMiddleware(self._middleware_chain)
 
@@ -81,25 +81,25 @@ class _ASGIApplication(_Handler, ASGIHandler):
     def request_class(self, scope: Any, body: Any) -> Any:
         request = ASGIHandler.request_class(scope, body)
         request.urlconf = self._urls
-        weakref.finalize(request, body.close)  # Django leaves it open where an answer breaks off
+        weakref.finalize(request, body.close)  # Django does not close it if an answer breaks off
         return request
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":  # Django knows no other
+        if scope["type"] != "http":  # Django answers HTTP only
             return
         with using(self._bridge):
             await super().__call__(scope, receive, send)
 
 
 class _Adapter:
-    """What the entry points name; see `serve_bridge.adapters.Adapter`."""
+    """An adapter, for its entry point; see `serve_bridge.adapters.Adapter`."""
 
     def __init__(self, name: str, interface: Literal["asgi", "wsgi"]) -> None:
         self.name = name
         self.interface = interface
 
     def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> Callable[..., Any]:
-        """Return a handler with *routes* for all of its URLs; they need no CSRF token."""
+        """Return a handler whose URLs are *routes*, without CSRF protection."""
         if not settings.configured:
             settings.configure(ALLOWED_HOSTS=["*"], INSTALLED_APPS=["serve_bridge.adapters.django"], ROOT_URLCONF=())
         if not apps.ready:

@@ -1,4 +1,4 @@
-"""The application that INSTALLED_APPS names."""
+"""The Django application for INSTALLED_APPS."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from django.apps import AppConfig
 from django.core import checks
 
 from serve_bridge.adapters.django import checks as own
-from serve_bridge.adapters.django import testcase_connections  # noqa: F401 - it notes connections from now on
+from serve_bridge.adapters.django import testcase_connections  # noqa: F401 - its import begins to record connections
 
 
 class ServeBridgeConfig(AppConfig):
-    """Registers the checks; connects to nothing."""
+    """Registers the checks, and does not connect."""
 
     name = "serve_bridge.adapters.django"
     label = "serve_bridge"

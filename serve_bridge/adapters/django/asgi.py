@@ -1,11 +1,11 @@
-"""An ASGI application that answers chosen routes ahead of Django: WebSockets, streams of events, and any others.
+"""An ASGI application around Django that forwards some routes itself, such as WebSockets and streams of events.
 
     application = ServeBridge(get_asgi_application(), routes={"/events/{topic}": "events", "/chat": "chat"})
 
-Rule 1: its routes are answered without Django: no middleware, no session, no login, no CSRF. A route that needs them
-        is a view. Paths are Starlette's, since they are matched before Django sees them.
-Rule 2: whatever is not named is handed on untouched: it stands inside of Channels' `ProtocolTypeRouter` or around it.
-Rule 3: it uses the project's bridge, and lets go of it when the server shuts down.
+Rule 1: these routes bypass Django: its middleware, sessions, login and CSRF protection. A route that needs them must be
+        a view. Paths have Starlette's syntax, because they are matched before Django sees the request.
+Rule 2: all other scopes pass unchanged, so it may stand inside or around the `ProtocolTypeRouter` of Channels.
+Rule 3: it uses the bridge of the project, and closes the bridge when the server shuts down.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from serve_bridge.context import in_request
 
 
 class ServeBridge:
-    """Forwards HTTP requests and WebSockets that match *routes*, and hands everything else to *application*.
+    """Forwards HTTP requests and WebSockets that match *routes*, and passes all others to *application*.
 
     Args:
-        application: What `get_asgi_application` returns, or what is around it.
+        application: The result of `get_asgi_application`, or an application around it.
         routes: Paths in Starlette's syntax, each with the name of an endpoint, or with a dict of "endpoint", "methods"
-            and the options of `RouteOptions`, whose `context` begins at Starlette's request.
+            and the options of `RouteOptions`. Paths in `context` begin with an attribute of Starlette's request.
 
     Raises:
-        TypeError, ConfigError, ValueError: A route is none; the message names it.
+        TypeError, ConfigError, ValueError: A route is wrong; the message names it.
     """
 
     def __init__(self, application: ASGIApp, routes: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ class ServeBridge:
         load_bridge()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand on, one scope."""
+        """Forward one scope, or pass it on."""
         kind = scope["type"]
         if kind in ("http", "websocket"):
             found = self._patterns.match(path_below(scope))
@@ -52,7 +52,8 @@ class ServeBridge:
                 await forward_match(bridge(), found, scope, receive, send)
                 return
             if kind == "websocket" and isinstance(self._application, ASGIHandler):
-                await _deny(receive, send)  # Django would raise, and the server log that, for any client that tries
+                # Django would raise, so every such client would cause a traceback in the server's log.
+                await _deny(receive, send)
                 return
         elif kind == "lifespan":
             await _Lifespan(receive, send).run(self._application, scope)
@@ -70,7 +71,7 @@ async def _deny(receive: Receive, send: Send) -> None:
 
 
 class _Lifespan:
-    """The server's life, around an application that may know nothing of it, as Django."""
+    """The lifespan of the server, also for an application without support for it, such as Django."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -78,7 +79,7 @@ class _Lifespan:
         self._is_known = False
 
     async def run(self, application: ASGIApp, scope: Scope) -> None:
-        """Let *application* live; if it has no life of its own, answer in its place."""
+        """Run the lifespan of *application*. If it does not support lifespans, answer in its place."""
         try:
             await application(scope, self._received, self._told)
         except Exception:

@@ -1,10 +1,10 @@
-"""System checks of the setting SERVE_BRIDGE and of forwarded views; none touches the network.
+"""System checks of the setting SERVE_BRIDGE and of forwarded views, without network access.
 
-E001  the setting is no dict                  W001  a request may take longer than gunicorn lets a worker (--deploy)
-E002  a key is unknown                        W002  the instance is inside the web process (--deploy)
-E003  a value is none that its key can have   W003  a route that knows its user needs no CSRF token (--deploy)
-E004  an entry of ROUTES is wrong             W004  nothing serves ROUTES
-E005  a pattern is no path
+E001  the setting is not a dict     W001  a request may take longer than gunicorn lets a worker (--deploy)
+E002  a key is unknown              W002  the instance is inside the web process (--deploy)
+E003  a value is wrong              W003  a route that knows its user needs no CSRF token (--deploy)
+E004  an entry of ROUTES is wrong   W004  nothing serves ROUTES
+E005  a pattern is not a path
 E006  gevent or eventlet has replaced the sockets
 E007  a pattern with unnamed groups leads to a forwarded view
 """
@@ -31,15 +31,15 @@ TAG: Final = "serve_bridge"
 _MIDDLEWARE: Final = f"{ServeBridgeMiddleware.__module__}.{ServeBridgeMiddleware.__qualname__}"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FLAWS: Final = {
-    "type": ("E001", f"{SETTING} is a dict such as {{'ADDRESS': '...', 'ROUTES': {{'ml/': 'endpoint'}}}}."),
+    "type": ("E001", f"{SETTING} must be a dict such as {{'ADDRESS': '...', 'ROUTES': {{'ml/': 'endpoint'}}}}."),
     "key": ("E002", f"The keys are: {', '.join(KEYS)}."),
-    "value": ("E003", "The message says what it can be; docs/django.md, Settings, has an example of each key."),
+    "value": ("E003", "The message names the allowed values; docs/django.md, Settings, has an example of each key."),
     "route": ("E004", "An entry reads 'pattern': 'endpoint', or 'pattern': {'endpoint': ..., 'methods': [...], ...}."),
 }
 
 
 def check_setting(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Return what is wrong with SERVE_BRIDGE."""
+    """Return an error for each fault of SERVE_BRIDGE."""
     messages = []
     for flaw in flaws():
         number, hint = _FLAWS[flaw.kind]
@@ -48,14 +48,14 @@ def check_setting(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
 
 
 def check_patterns(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Return what Django says of the patterns of ROUTES."""
+    """Return Django's own messages about the patterns of ROUTES."""
     messages: list[CheckMessage] = []
     for spec in sound_options().routes:
         try:
             for pattern in url_patterns([spec], use_async=False):
                 messages += pattern.check()
         except ImproperlyConfigured as error:
-            hint = "A pattern is what `django.urls.path` takes, such as 'ml/<int:id>/'."
+            hint = "A pattern has the syntax of `django.urls.path`, such as 'ml/<int:id>/'."
             message = f"{_route(spec)}: {error}"
             messages.append(Error(_sentence(message), hint=hint, id="serve_bridge.E005"))
     return messages
@@ -86,7 +86,7 @@ def check_process(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
 
 
 def check_served(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Return a warning if there are routes that lead nowhere."""
+    """Return a warning if ROUTES has routes, but neither the middleware nor an include serves them."""
     if not sound_options().routes or _MIDDLEWARE in settings.MIDDLEWARE or are_routes_included():
         return []
     hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE, or path('', include({ROUTES_URLCONF!r})) to the URLs."
@@ -94,7 +94,7 @@ def check_served(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
 
 
 def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Return what may be meant so, but hardly in production."""
+    """Return warnings about settings and views that do not suit production."""
     chosen = sound_options()
     messages: list[CheckMessage] = []
     times = [("TIMEOUT_S", chosen.timeout_s)]
@@ -108,11 +108,11 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
                 f"{name}: a forwarded request may take {timeout_s:g} s, and gunicorn kills a sync worker after "
                 f"{limit_s:g} s."
             )
-            hint = f"{HINT[0].upper()}{HINT[1:]}. If it is longer there, silence this check."
+            hint = f"{HINT[0].upper()}{HINT[1:]}. If yours is longer there, silence this check."
             messages.append(Warning(message, hint=hint, id="serve_bridge.W001"))
     if chosen.runtime == "local":
         message = "The backends run inside the web process: RUNTIME is 'local'."
-        hint = f"Take it out of {SETTING}, and {RUNTIME_VARIABLE} out of the environment, and start an instance."
+        hint = f"Remove it from {SETTING}, and {RUNTIME_VARIABLE} from the environment, and start an instance."
         messages.append(Warning(message, hint=hint, id="serve_bridge.W002"))
     forgeable = [
         _route(spec)
@@ -122,7 +122,7 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
     forgeable += [_url(url.path) for url in urls if url.csrf_exempt and _is_forgeable(url.route, url.methods)]
     for name in forgeable:
         message = f"{name} knows who its user is, and takes unsafe requests without a CSRF token."
-        hint = "Take csrf_exempt off; or context and credentials, if its clients are no browsers."
+        hint = "Remove csrf_exempt; or remove context and credentials, if its clients are not browsers."
         messages.append(Warning(message, hint=hint, id="serve_bridge.W003"))
     return messages
 

@@ -1,4 +1,4 @@
-"""The process's bridge under the running settings; made on first use, again when SERVE_BRIDGE changes."""
+"""The bridge of the process. It is made on first use, and made again when the setting SERVE_BRIDGE changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _given: ContextVar[Bridge | None] = ContextVar("serve_bridge_given", default=Non
 
 
 def bridge() -> Bridge:
-    """Return the bridge.
+    """Return the bridge of the process, or the one of `using`.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -49,20 +49,22 @@ def bridge() -> Bridge:
 def load_bridge() -> None:
     """Load the code of a bridge, so that the workers of a web server share it.
 
-    Importing the adapter does not load it, since commands such as `migrate` need none.
+    The import of the adapter does not load it, because commands such as `migrate` need no bridge.
     """
     import serve_bridge.adapters.bridge.bridge  # noqa: F401
 
 
 def _declared() -> Iterable[Any]:
-    from serve_bridge.adapters.django.declarations import declared  # late: production has no instance in its processes
+    from serve_bridge.adapters.django.declarations import (
+        declared,  # late: an instance in production gets its backends by `deploy`
+    )
 
     return declared()
 
 
 @contextmanager
 def using(given: Bridge) -> Iterator[None]:
-    """Let requests that are answered meanwhile use *given*, whatever the settings say; closing it is the caller's."""
+    """Let requests inside this context use *given* instead of the bridge of the settings. The caller closes *given*."""
     token = _given.set(given)
     try:
         yield
@@ -71,16 +73,23 @@ def using(given: Bridge) -> Iterator[None]:
 
 
 def get_client() -> Client:
-    """Return the project's client.
+    """Return the client of the project.
 
     Raises:
-        NotConnected: No instance is running where it was looked for.
+        NotConnected: No instance is running at the address.
     """
     return bridge().client()
 
 
 def get_handle(endpoint: str) -> Handle:
-    """Return a handle for a view to call: `handle.call(...)`, or `await handle.acall(...)`."""
+    """Return a handle for *endpoint*, with `handle.call(...)` and `await handle.acall(...)`.
+
+    Its calls have the timeout of forwarded requests. An unknown endpoint is an error of the call.
+
+    Raises:
+        NotConnected: No instance is running at the address.
+        ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
+    """
     found = bridge()
     if found.is_local:
         testcase_connections.lend()
@@ -89,7 +98,7 @@ def get_handle(endpoint: str) -> Handle:
 
 @on_change
 def close() -> None:
-    """Let go of the instance, and end it if it was started in this process; the next use connects again."""
+    """Disconnect from the instance, and shut it down if this process has started it. The next use connects again."""
     global _current
     with _lock:
         found, _current = _current, None

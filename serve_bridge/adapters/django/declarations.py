@@ -1,4 +1,4 @@
-"""What the installed applications declare in their `backends.py`, found as Django finds `admin.py`."""
+"""The declarations in the `backends.py` of each installed application, found as Django finds `admin.py`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MODULE: Final = "backends"
 
 
 def project() -> str | None:
-    """Return the name under which this project deploys: the top package of its settings; None: they are no module."""
+    """Return the owner of what this project deploys: the top package of its settings; None without such a module."""
     module = getattr(settings, "SETTINGS_MODULE", None)
     return module.partition(".")[0] if isinstance(module, str) and module else None
 
 
 def declared() -> list[Declaration | EndpointDeclaration]:
-    """Return all that is declared; what names no surroundings runs in those of this project.
+    """Return all declarations. A backend without surroundings gets the surroundings of this project.
 
     Raises:
-        ConfigError: Two declarations have one name, or contradict each other.
-        ImportError: A `backends.py` cannot be imported; the message says in which file and line.
+        ConfigError: Two declarations have the same name, or contradict each other.
+        ImportError: A `backends.py` cannot be imported; the message names the file and the line.
     """
     surroundings = of_this_project()
-    # A `backends.py` may be about something else, such as Django's authentication backends.
+    # Modules of the same name may have another purpose, such as authentication backends.
     modules = [module for module in _modules() if declarations_of(module)]
     return [
         replace(each, surroundings=surroundings)
@@ -45,7 +45,7 @@ def declared() -> list[Declaration | EndpointDeclaration]:
 
 def _modules() -> Iterator[Any]:
     for config in apps.get_app_configs():
-        # Django's own, as that of `django.contrib.auth`, are about something else.
+        # Django's own modules of this name, as in `django.contrib.auth`, have another purpose.
         own = config.module is None or config.name.partition(".")[0] == "django"
         if not own and module_has_submodule(config.module, MODULE):
             yield import_named(f"{config.name}.{MODULE}")

@@ -10,15 +10,15 @@ from django.http.response import ResponseHeaders
 
 
 class ForwardedResponse:
-    """What both kinds of responses have: headers that are there several times, and an id that caches do not keep."""
+    """The common part of both responses: repeated headers, and a request id that caches do not keep."""
 
     headers: Any
     repeated: Mapping[str, tuple[str, list[str]]] = {}
-    """Names, each with its values joined, as `headers` shows them to middleware, and one by one."""
+    """Repeated headers by name: the joined value, which middleware sees in `headers`, and the single values."""
     raw_cookies: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Iterate what is sent; a header that has been changed meanwhile is what it was changed to."""
+        """Yield the headers to send. If middleware has changed a repeated header, yield its new value."""
         for name, value in self.headers.items():
             joined, values = self.repeated.get(name.lower(), ("", []))
             if values and joined == value:
@@ -30,23 +30,23 @@ class ForwardedResponse:
             yield "Set-Cookie", cookie
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the request's id out: a pickled response is one in a cache, and answers other requests."""
+        """Leave the request id out, because a pickled response is in a cache and answers other requests."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         kept = {name: value for name, value in self.headers.items() if name.lower() != "x-request-id"}
         return {**state, "headers": ResponseHeaders(kept)}
 
 
 class WholeResponse(ForwardedResponse, HttpResponse):
-    """One whose body is there; middleware may put another in its place, as Django's own responses allow.
+    """A response with a whole body. Middleware may replace the body, as with Django's own responses.
 
     Attributes:
-        is_head: Whether it answers HEAD. Then it has no body, and not every server sees to that.
+        is_head: Whether it answers HEAD. Then the body is not sent; not every server drops it.
     """
 
     is_head = False
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Iterate what is sent; the length of the body that HEAD does not have is not that of the answer to GET."""
+        """Yield the headers to send. For HEAD leave out a Content-Length of 0, which is not the length for GET."""
         for name, value in super().items():
             if not (self.is_head and value == "0" and name.lower() == "content-length"):
                 yield name, value
@@ -66,4 +66,4 @@ class WholeResponse(ForwardedResponse, HttpResponse):
 
 
 class StreamedResponse(ForwardedResponse, StreamingHttpResponse):
-    """One whose body is to come."""
+    """A response with a streamed body."""

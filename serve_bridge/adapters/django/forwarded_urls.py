@@ -12,23 +12,23 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
 
 ROUTES_URLCONF = "serve_bridge.adapters.django.urls"
-"""The URLconf of the routes that the setting lists."""
+"""The URLconf of the routes in the setting."""
 
 
 CHECKS_CSRF = "serve_bridge_checks_csrf"
-"""Attribute of a view that Django does not check for CSRF, since the view's own framework does."""
+"""Attribute of a view whose own framework checks for CSRF, so that Django does not."""
 
 
 class ForwardedURL(NamedTuple):
     """One URL pattern that leads to a forwarded view.
 
     Attributes:
-        path: The pattern, with those of the URLconfs that include it before it.
-        route: What its view forwards to.
-        csrf_exempt: Whether its view takes unsafe requests without a CSRF token.
-        methods: The HTTP methods that its view takes, as far as Django's decorators limit them; None: every one.
-        has_unnamed_groups: Whether Django calls its view with positional arguments.
-        is_listed: Whether it comes from `SERVE_BRIDGE["ROUTES"]`, which the URLs include.
+        path: The pattern, after the patterns of the URLconfs that include it.
+        route: The route of the view.
+        csrf_exempt: Whether the view accepts unsafe requests without a CSRF token.
+        methods: The HTTP methods of the view, as far as Django's decorators limit them; None: every method.
+        has_unnamed_groups: Whether Django calls the view with positional arguments.
+        is_listed: Whether the pattern comes from `SERVE_BRIDGE["ROUTES"]`, by an include.
     """
 
     path: str
@@ -40,7 +40,7 @@ class ForwardedURL(NamedTuple):
 
 
 def forwarded_urls() -> list[ForwardedURL]:
-    """Return the project's URLs that lead to forwarded views.
+    """Return the URL patterns of the project that lead to forwarded views.
 
     Raises:
         ImproperlyConfigured, ImportError: The URLconf cannot be loaded.
@@ -51,7 +51,7 @@ def forwarded_urls() -> list[ForwardedURL]:
 
 
 def are_routes_included() -> bool:
-    """Return whether the project's URLs include the routes that the setting lists."""
+    """Return whether the project's URLs include the routes of the setting."""
     return bool(getattr(settings, "ROOT_URLCONF", None)) and _includes_routes(get_resolver().url_patterns)
 
 
@@ -80,7 +80,7 @@ def _found(patterns: Iterable[Any], above: tuple[URLResolver, ...]) -> Iterator[
 
 
 def _has_unnamed_groups(url: URLPattern, above: Iterable[URLResolver]) -> bool:
-    """Do as `URLPattern.resolve` and `URLResolver.resolve` do: a named value hides the unnamed ones before it."""
+    """Return whether Django passes positional values: in its `resolve`, a named value hides unnamed ones before it."""
     if _is_unnamed(url):
         return True
     has_names = _has_names(url) or bool(url.default_args)
@@ -102,9 +102,9 @@ def _has_names(part: URLPattern | URLResolver) -> bool:
 
 
 def _methods_of(view: Any) -> frozenset[str] | None:
-    """Return the methods to which decorators such as `require_POST` limit *view*."""
+    """Return the methods to which decorators such as `require_POST` limit *view*; None if they do not."""
     while view is not None:
-        # Django's decorator keeps the list nowhere else.
+        # Django's decorator keeps the list in a closure only.
         if isfunction(view) and "request_method_list" in view.__code__.co_freevars:
             listed = getclosurevars(view).nonlocals.get("request_method_list") or ()
             return frozenset(map(str, listed))

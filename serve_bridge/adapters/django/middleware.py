@@ -1,8 +1,8 @@
 """Middleware that forwards the routes of SERVE_BRIDGE["ROUTES"] ahead of the project's own URLs.
 
-Rule 1: it resolves nothing and answers nothing itself. It only puts the routes before the URLs of the request, so that
-        all later middleware, `process_view`, error handlers and `reverse` hold for them as for any view.
-Rule 2: it never makes Django adapt the stack: it is as asynchronous as what is behind it.
+Rule 1: the middleware puts the routes before the URLs of the request, and leaves resolving and answering to Django. So
+        all later middleware, `process_view`, error handlers and `reverse` treat them as any view.
+Rule 2: the middleware is asynchronous if the next one is, so Django never has to adapt it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _NOT_MODIFIED: Final = 304
 
 
 class ServeBridgeMiddleware:
-    """Put it first in MIDDLEWARE: a middleware that sets `request.urlconf` itself belongs before it.
+    """Forwards the routes of the setting, and gives every request an id.
 
-    It also gives error pages of forwarded requests, and answers to them that come from a cache, their X-Request-Id, and
-    views the id of their request: `serve_bridge.request_id()` and the calls of handles have it. A view need not
-    catch what cannot be reached now, a missing endpoint or instance or a full queue: it is answered with 503 as a
-    forwarded view is.
+    Put it first in MIDDLEWARE, but after a middleware that sets `request.urlconf`.
+
+    Views and calls of handles have the id of their request: `serve_bridge.request_id()` returns it. Error pages of
+    forwarded requests have the header X-Request-Id, and so do answers from a cache. A view need not catch the error of
+    a missing endpoint or instance, or of a full queue: the answer is a 503, as from a forwarded view.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
@@ -49,11 +50,11 @@ class ServeBridgeMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        options()  # what is wrong shows when the server starts
+        options()  # so that a wrong setting stops the start of the server
         load_bridge()
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
-        """Answer for a view that has not caught one of `errors.UNAVAILABLE`, as a forwarded view is answered."""
+        """Answer with 503 if a view has not caught an error of `errors.UNAVAILABLE`."""
         if not isinstance(exception, UNAVAILABLE):
             return None
         outcome = refused(exception)
@@ -90,11 +91,11 @@ def _identified(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
 
 
 def _is_from_cache(request: HttpRequest, response: HttpResponseBase) -> bool:
-    """Return whether *response*, of a request that was not forwarded, answered one that was."""
+    """Return whether *response* to this request, which was not forwarded, is the cached answer to a forwarded one."""
     if isinstance(response, ForwardedResponse):
         return True
     match = getattr(request, "resolver_match", None)
-    if match is None and response.status_code == _NOT_MODIFIED:  # a site's cache answers before Django resolves
+    if match is None and response.status_code == _NOT_MODIFIED:  # a site's cache answers before the URL is resolved
         try:
             match = resolve(request.path_info, getattr(request, "urlconf", None))
         except Resolver404:

@@ -1,7 +1,7 @@
-"""From Django's request to what is forwarded of it: the ASGI scope that describes it, and its body.
+"""The ASGI scope and the body of a Django request, for forwarding.
 
-Rule 1: the body is read as it comes and held nowhere; what Django has read of it already is taken from there.
-Rule 2: what the settings say of hosts and proxies holds for the backend too.
+Rule 1: the body is streamed, and not held in memory. If Django has read the body already, its copy is forwarded.
+Rule 2: the settings about hosts and proxies apply, so the backend sees the same host and scheme as a view.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def scope_of(request: HttpRequest) -> Scope:
     """Return the ASGI scope that describes *request*.
 
     Raises:
-        DisallowedHost: Its host is none of ALLOWED_HOSTS; Django answers 400.
+        DisallowedHost: The host is not in ALLOWED_HOSTS; Django answers 400.
     """
     host = request.get_host()
     scope = _asgi_scope(request) if isinstance(request, ASGIRequest) else _wsgi_scope(request)
@@ -52,11 +52,11 @@ def _asgi_scope(request: Any) -> Scope:
         "path": request.path,
         "raw_path": given.get("raw_path"),
         "root_path": request.script_name.rstrip("/") if request.script_name else given.get("root_path"),
-        "query_string": request.META.get("QUERY_STRING", "").encode(),  # in `scope` AsyncClient leaves it a str
+        "query_string": request.META.get("QUERY_STRING", "").encode(),  # in `scope`, the test client leaves a str
         "headers": given["headers"],
         BODY_LENGTH: body_length(given),
         "client": peer_of(request.META),
-        "server": server_of(request.META) if given.get("server") else None,  # and the port too
+        "server": server_of(request.META) if given.get("server") else None,  # with the port
     }
 
 
@@ -68,8 +68,8 @@ def _wsgi_scope(request: HttpRequest) -> Scope:
         "scheme": request.scheme,
         "http_version": meta.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2] or "1.1",
         "path": request.path,
-        # Django has replaced the path's bytes by text, with escapes for bytes that are not UTF-8. Only a server that
-        # keeps the target can tell them from escapes that the client has escaped itself.
+        # Django has decoded the path, with escapes for bytes that are not UTF-8. A client may have sent the same
+        # escapes as text. Only the original target, if the server keeps it, tells the two apart.
         "raw_path": kept_target(meta, request.path) or quoted(without_high_escapes(request.path)),
         "root_path": meta.get("SCRIPT_NAME", "").rstrip("/"),
         "query_string": meta.get("QUERY_STRING", "").encode("latin-1"),
@@ -81,17 +81,17 @@ def _wsgi_scope(request: HttpRequest) -> Scope:
 
 
 def body_of(request: Any, scope: Scope) -> bytes | Readable:
-    """Return the body of *request*, all of it or where it is read from; *scope* then says how long it is.
+    """Return the body of *request*, or a file to read it from. Set the length in *scope*.
 
-    A form with files that Django has parsed already, as `CsrfViewMiddleware` does, is written again.
+    A form with files that Django has parsed already, as `CsrfViewMiddleware` does, is encoded again.
 
     Raises:
-        RawPostDataException: Something else has read it, and has kept nothing of it.
+        RawPostDataException: Other code has read the body and not kept it.
     """
     has_body = hasattr(request, "_body")
     if scope[BODY_LENGTH] is None and isinstance(request, WSGIRequest) and (has_body or not request._read_started):
-        return server_body_of(request.META)  # without a Content-Length Django reads nothing of it
-    if has_body:  # `request.body` was used; a form without files is read that way too
+        return server_body_of(request.META)  # Django does not read a body without a Content-Length
+    if has_body:  # code has read `request.body`, or Django has parsed a form without files
         body: bytes = request._body
         _set_length(scope, len(body))
         return body
@@ -104,8 +104,8 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
         return _Gone()
     if request.content_type != "multipart/form-data" or not hasattr(request, "_files"):
         raise RawPostDataException(
-            f"the body of {request.method} {request.path} has been read by something before, so it cannot be "
-            "forwarded; let that use request.body, which keeps it, or not read the body"
+            f"the body of {request.method} {request.path} cannot be forwarded, because other code has read it; "
+            "such code must use request.body, which keeps the body, or not read it"
         )
     form = FormBody(_parts(request), charset=request.encoding or settings.DEFAULT_CHARSET)
     scope.update(form.scope(scope))
@@ -113,8 +113,8 @@ def body_of(request: Any, scope: Scope) -> bytes | Readable:
 
 
 def _is_cut_short(request: Any) -> bool:
-    """Whether the client has left while something read the body: `CsrfViewMiddleware` ignores that."""
-    stream = request._stream  # under WSGI one that knows how much is to come; under ASGI all of it has come
+    """Whether the client left while other code read the body: `CsrfViewMiddleware` ignores that error."""
+    stream = request._stream  # under WSGI it knows the expected length; under ASGI the body is complete
     if getattr(stream, "_pos", 0) >= getattr(stream, "limit", 0):
         return False
     try:
@@ -124,9 +124,9 @@ def _is_cut_short(request: Any) -> bool:
 
 
 async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
-    """Same as `body_of`, for a running loop, which reading must not hold up.
+    """Return the body of *request* as `body_of` does, without blocking the running loop.
 
-    Under ASGI all of it has come before the view is called, and lies in memory or in a temporary file.
+    Under ASGI, Django receives the whole body before it calls the view, in memory or in a temporary file.
     """
     body = body_of(request, scope)
     if isinstance(body, bytes):
@@ -137,7 +137,7 @@ async def async_body_of(request: Any, scope: Scope) -> bytes | Receive:
 
 
 def _parts(request: HttpRequest) -> Iterator[FormPart]:
-    """Yield fields, then files, each in the order of the first of its name: Django keeps no other order."""
+    """Yield the fields, then the files. Django keeps only the order of first occurrence of each name."""
     for name, values in request.POST.lists():
         yield from ((name, str(value)) for value in values)
     for name, files in request.FILES.lists():
@@ -145,7 +145,7 @@ def _parts(request: HttpRequest) -> Iterator[FormPart]:
 
 
 def _media_type(file: Any) -> str:
-    """Return the Content-Type of *file*; Django's parser leaves bytes in its parameters, the charset among them."""
+    """Return the Content-Type of *file*; Django's parser leaves its parameters as bytes, with the charset apart."""
     extra = dict(getattr(file, "content_type_extra", None) or {})
     if getattr(file, "charset", None):
         extra.setdefault("charset", file.charset)
@@ -157,10 +157,10 @@ def _text(value: Any) -> str:
 
 
 class _Gone:
-    """The body of a client that has left while Django read it."""
+    """The body of a client that left while Django read it."""
 
     def read(self, size: int, /) -> bytes:
-        """Fail."""
+        """Raise the error of a broken upload."""
         raise UnreadablePostError("the client left during its upload")
 
 

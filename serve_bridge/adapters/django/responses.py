@@ -1,9 +1,9 @@
-"""From an outcome to Django's response, or to the exception that Django's own error handling is made for.
+"""The Django response, or the exception, for the outcome of a forwarded request.
 
-Rule 1: an answer of user code passes as it is; repeated headers and cookies stay repeated.
-Rule 2: what user code raised, and what is wrong with the project, is raised: `handler500`, `process_exception` and
-        `got_request_exception` see it. So is what the client did: 404 and 400. What has no exception in Django (413,
-        502, 503, 504) is answered with a problem (RFC 9457).
+Rule 1: an answer of user code passes unchanged; repeated headers and cookies stay repeated.
+Rule 2: an exception of user code, and a fault of the project, is raised, so `handler500`, `process_exception` and
+        `got_request_exception` see it. A fault of the client is raised as Django's 404 or 400. Other failures (413,
+        502, 503, 504) have no exception in Django, so the answer is a problem document (RFC 9457).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _RAISED: Final = frozenset({400, 404, 500})
 
 
 def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -> HttpResponseBase:
-    """Return the response to *request* that *outcome* is.
+    """Return the response to *request* for *outcome*.
 
     Raises:
         Http404: The backend has no such method.
-        BadRequest: The client is to blame.
-        BackendError: User code raised, and did not only meet a failure of the engine; it has the remote traceback.
-        ServeBridgeError: The project is to blame: a ConfigError, a SerializationError.
+        BadRequest: The request is malformed.
+        BackendError: User code raised an exception of its own; the error has the remote traceback.
+        ServeBridgeError: The project is at fault: a ConfigError or a SerializationError.
     """
     error, status = outcome.error, outcome.status
-    if error is not None and not isinstance(error, UploadBroken):  # a client that has left reads no error page
+    if error is not None and not isinstance(error, UploadBroken):  # the client has left and reads no error page
         if status in _RAISED:
             _discard(outcome.body)
         if status == 404:
-            raise Http404(f"endpoint {route.endpoint!r} does not answer this") from error
+            raise Http404(f"endpoint {route.endpoint!r} does not have such a method") from error
         if status == 400:
             raise BadRequest(str(error)) from error
         if status == 500:
@@ -51,21 +51,21 @@ def response_of(outcome: Outcome, route: ForwardedRoute, request: HttpRequest) -
 
 
 def whole_response(outcome: Outcome, request: HttpRequest) -> HttpResponseBase:
-    """Return the response to *request* with all of the body of *outcome*."""
+    """Return the response to *request* for *outcome*, whose body is bytes."""
     response = WholeResponse(outcome.body, content_type="", status=outcome.status)
     response.is_head = request.method == "HEAD"
     return _with_headers(response, outcome)
 
 
 def _streamed(body: Any, request: HttpRequest) -> Any:
-    """Return *body* as Django streams it: under ASGI asynchronously, whatever the view is, else blocking."""
+    """Return *body* as an iterator for Django: asynchronous under ASGI, even of a sync view; blocking under WSGI."""
     if not hasattr(body, "__next__"):
         return _AsyncChunks(body)
     return _ThreadedChunks(body) if isinstance(request, ASGIRequest) else body
 
 
 class _AsyncChunks:
-    """The chunks of a body on a loop; closed from any thread, as Django does, whether or not anybody read them."""
+    """The chunks of a body on a loop. Django may close them in any thread, also before the first chunk was read."""
 
     def __init__(self, chunks: Any) -> None:
         self._chunks = chunks
@@ -75,13 +75,13 @@ class _AsyncChunks:
         return self._chunks
 
     def close(self) -> None:
-        """Give up what has not come."""
+        """Cancel the rest of the body."""
         if not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._chunks.aclose(), self._loop)
 
 
 class _ThreadedChunks:
-    """The chunks of a body that a sync view has asked for under ASGI; Django would gather all of them first."""
+    """The chunks of an answer to a sync view under ASGI. Without this class, Django would collect all chunks first."""
 
     def __init__(self, chunks: Any) -> None:
         self._chunks = chunks
@@ -112,7 +112,7 @@ def _with_headers(response: Any, outcome: Outcome) -> HttpResponseBase:
 
 
 def _set_cookie(response: Any, header: str) -> None:
-    """Set the cookie so that middleware sees it; one that Django could not send as it came is sent apart."""
+    """Set a cookie so that middleware sees it. A cookie that Django would change is kept in `raw_cookies`."""
     parsed: SimpleCookie = SimpleCookie()
     try:
         parsed.load(header)

@@ -1,8 +1,8 @@
-"""A view of Django REST framework that forwards its requests; imported only where that is installed.
+"""A view of Django REST framework that forwards its requests. Import this module only if the framework is installed.
 
-Rule 1: authentication, permissions, throttling and versioning are REST framework's, and come before the forwarding.
-Rule 2: an answer of user code passes as it is: REST framework renders and negotiates nothing of it.
-Rule 3: what fails on the way is an `APIException`, so that the project's EXCEPTION_HANDLER and renderers answer.
+Rule 1: REST framework checks authentication, permissions, throttling and versioning before the request is forwarded.
+Rule 2: an answer of user code passes unchanged, without renderers and content negotiation of REST framework.
+Rule 3: a failure is an `APIException`, so the project's EXCEPTION_HANDLER and renderers answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ForwardingFailed(APIException):
 
     Attributes:
         status_code: 400, 404, 413, 502, 503 or 504.
-        wait: Seconds after which the client may try again; None: nothing is known.
+        wait: Seconds after which the client may retry; None if it is not known.
     """
 
     def __init__(self, outcome: Outcome) -> None:
@@ -47,10 +47,18 @@ class ForwardingFailed(APIException):
 
 
 class BridgeAPIView(APIView):
-    """Forwards its requests to an endpoint, once REST framework lets them in.
+    """A view that forwards its requests to an endpoint, after the checks of REST framework.
 
-    ::
+    The view forwards GET, POST, PUT, PATCH, DELETE and HEAD; REST framework answers OPTIONS. `http_method_names` limits
+    the methods. A subclass may override a method, look at the request, and return `self.forward(request, **kwargs)`.
 
+    Attributes:
+        endpoint: Name of the endpoint.
+        route_options: Options of the route; see `RouteOptions`. Paths in `context` begin with an attribute of Django's
+            request. Its `user` and `auth` are those of REST framework.
+
+    Example:
+        ```
         class Digits(BridgeAPIView):
             endpoint = "digits"
             route_options = {"timeout_s": 5, "context": {"user_id": "user.pk"}}
@@ -59,14 +67,7 @@ class BridgeAPIView(APIView):
 
         path("digits/", Digits.as_view())
         path("mood/", BridgeAPIView.as_view(endpoint="mood"))
-
-    GET, POST, PUT, PATCH, DELETE and HEAD are forwarded, OPTIONS is answered by REST framework; `http_method_names`
-    limits them. A method that is overridden may look at the request and then return `self.forward(request, **kwargs)`.
-
-    Attributes:
-        endpoint: Name of the endpoint.
-        route_options: Options of the route, see `RouteOptions`. `context` begins at Django's request, whose `user` and
-            `auth` are those that REST framework has found.
+        ```
     """
 
     endpoint: str = ""
@@ -78,14 +79,14 @@ class BridgeAPIView(APIView):
         """Return the view.
 
         Raises:
-            TypeError, ConfigError: The endpoint is missing; or an option is unknown, or has a bad value.
+            TypeError, ConfigError: The endpoint is missing, or an option is unknown or has a wrong value.
         """
         endpoint = initkwargs.get("endpoint", cls.endpoint)
         options = initkwargs.get("route_options", cls.route_options)
         route = ForwardedRoute(endpoint, options, where=f"{cls.__name__}: ")
         view: Any = super().as_view(**{**initkwargs, "forwarded_route": route})
         view.forwarded_route = route
-        setattr(view, CHECKS_CSRF, True)  # by SessionAuthentication; other clients send no cookies
+        setattr(view, CHECKS_CSRF, True)  # SessionAuthentication checks it; other clients send no cookies
         found: Callable[..., HttpResponseBase] = without_transaction(view)
         return found
 
@@ -93,8 +94,8 @@ class BridgeAPIView(APIView):
         """Forward *request* and return the answer of user code.
 
         Raises:
-            ForwardingFailed: There is no such answer.
-            BackendError: User code raised; it has the remote traceback.
+            ForwardingFailed: User code gave no answer.
+            BackendError: User code raised an exception; the error has the remote traceback.
         """
         route = self.forwarded_route
         assert route is not None
@@ -104,7 +105,7 @@ class BridgeAPIView(APIView):
         passes = error is None or isinstance(error, BackendError | UploadBroken) or outcome.status == _RAISED
         if passes:
             response = response_of(outcome, route, inner)
-            self.headers: dict[str, str] = {}  # Allow and Vary describe answers of REST framework
+            self.headers: dict[str, str] = {}  # Allow and Vary would describe an answer of REST framework
             return response
         self.headers |= {name: value for name, value in outcome.text_headers if name in _TOLD}
         raise ForwardingFailed(outcome) from error
@@ -116,5 +117,5 @@ class BridgeAPIView(APIView):
     get = post = put = patch = delete = _forwarded
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
-        """Choose a renderer for errors; what the client accepts is for the backend to meet."""
+        """Choose a renderer for errors, also if the client does not accept it; the backend decides on other answers."""
         return super().perform_content_negotiation(request, force=True)

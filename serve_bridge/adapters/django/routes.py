@@ -1,6 +1,6 @@
-"""The routes that SERVE_BRIDGE["ROUTES"] lists, as Django's own URL patterns.
+"""The routes in SERVE_BRIDGE["ROUTES"] as Django's own URL patterns.
 
-Rule 1: a pattern is what `path` makes of it, and leads to a view: all that Django does with URLs and views holds.
+Rule 1: a route is a pattern of `path` with a view, so everything that Django does with URLs and views works.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def url_patterns(specs: Iterable[RouteSpec], *, use_async: bool) -> list[URLPatt
     """Return the URL patterns of *specs*.
 
     Raises:
-        ImproperlyConfigured: One is no path that Django knows.
+        ImproperlyConfigured: A pattern is not a path that Django can compile.
     """
     return [path(_pattern(spec), _view(spec, use_async), name=spec.extra.get("name", spec.endpoint)) for spec in specs]
 
@@ -51,29 +51,29 @@ def _view(spec: RouteSpec, use_async: bool) -> Any:
 
 
 class RoutedURLs:
-    """A URLconf: the routes, then all of another one's URLs, with its handlers of errors."""
+    """A URLconf with the routes before the URLs of another URLconf, and with the error handlers of that one."""
 
     def __init__(self, base: Any, routes: list[URLPattern]) -> None:
         self._base = base
         root = get_resolver(base)
-        # No `include` of the other one: `i18n_patterns` must stand in a root URLconf.
+        # Its patterns are copied, not included, because `i18n_patterns` must be in a root URLconf.
         self.urlpatterns = [path("", include((routes, NAMESPACE))), *root.url_patterns]
         for name in _HANDLERS:
             handler = getattr(root.urlconf_module, name, None)
             if handler is not None:
                 setattr(self, name, handler)
 
-    def __str__(self) -> str:  # what Django's page for a 404 shows while DEBUG is on
+    def __str__(self) -> str:  # Django's page for a 404 shows it if DEBUG is on
         return str(getattr(self._base, "__name__", self._base))
 
 
 @cache
 def routed_urls(base: Any, use_async: bool) -> RoutedURLs | None:
-    """Return the URLconf *base* behind the routes of the running settings; None if there are none.
+    """Return a URLconf with the routes of the settings before those of *base*; None if the settings have no routes.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.
-        ImproperlyConfigured: A pattern is no path that Django knows.
+        ImproperlyConfigured: A pattern is not a path that Django can compile.
     """
     specs = options().routes
     return RoutedURLs(base, url_patterns(specs, use_async=use_async)) if specs else None
@@ -81,6 +81,6 @@ def routed_urls(base: Any, use_async: bool) -> RoutedURLs | None:
 
 @on_change
 def forget() -> None:
-    """Make the URLconfs anew when they are asked for next."""
+    """Drop the cached URLconfs, so that they are made again from the new settings."""
     routed_urls.cache_clear()
-    clear_url_caches()  # which knows the resolvers of the old ones
+    clear_url_caches()  # it caches the resolvers of the old URLconfs

@@ -1,6 +1,6 @@
 """The setting SERVE_BRIDGE, checked.
 
-Rule 1: it is read when it is needed, never at import; what was made of it is made anew when `setting_changed` says so.
+Rule 1: the setting is read on use, never at import. After the signal `setting_changed` it is read again.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from serve_bridge.printable import nearest, shown
 
 SETTING: Final = "SERVE_BRIDGE"
 RUNTIME_VARIABLE: Final = "SERVE_BRIDGE_RUNTIME"
-"""Environment variable that goes before the key RUNTIME; `manage.py serve_bridge dev` sets it."""
+"""Environment variable that overrides the key RUNTIME; `manage.py serve_bridge dev` sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What SERVE_BRIDGE may hold; each key is optional.
+    """The keys of SERVE_BRIDGE; each is optional.
 
     Attributes:
-        address: ADDRESS: what `serve_bridge.connect` takes; None is the environment's SERVE_BRIDGE_ADDRESS,
-            else this user's instance on this machine.
-        name: NAME: which of this user's instances.
-        timeout_s: TIMEOUT_S: seconds a forwarded request may take; the default is less than the 30 s after
+        address: ADDRESS: address as for `serve_bridge.connect`, a str or a path. None: the environment variable
+            SERVE_BRIDGE_ADDRESS, otherwise the instance of this user on this machine.
+        name: NAME: name of the instance among those of this user.
+        timeout_s: TIMEOUT_S: time limit in seconds of a forwarded request. The default is less than the 30 s after
             which gunicorn kills a worker.
-        routes: ROUTES: `{"ml/<int:id>/": "endpoint"}`, or a dict in place of the name with `endpoint`, `methods`, the
-            options of `bridge_view`, the `name` of the URL (default: the endpoint's), and `decorators`, import paths
-            of decorators of views, the outermost first. Served by `ServeBridgeMiddleware` ahead of the project's own
-            URLs, or where `serve_bridge.adapters.django.urls` is included.
-        runtime: RUNTIME: None joins a running instance. "local" starts one inside this process and deploys what the
-            installed apps declare to it, for development and tests.
-        use_async: ASYNC: whether the included routes are `async def` views, for projects that run under ASGI. The
-            middleware's are whatever the request needs.
+        routes: ROUTES: `{"ml/<int:id>/": "endpoint"}`. In place of the name, a dict may have `endpoint`, `methods`, the
+            options of `bridge_view`, the `name` of the URL (default: the name of the endpoint), and `decorators`:
+            import paths of decorators for views, the outermost first. `ServeBridgeMiddleware` puts the routes before
+            the project's own URLs; or include `serve_bridge.adapters.django.urls`.
+        runtime: RUNTIME: None joins a running instance. "local" starts an instance inside this process and deploys the
+            declarations of the installed apps to it, for development and tests.
+        use_async: ASYNC: whether included routes are `async def` views, for projects that run under ASGI. The
+            middleware chooses the kind of view by the request.
     """
 
     address: str | None = None
@@ -58,11 +58,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing that is wrong with the setting.
+    """One fault of the setting.
 
     Attributes:
-        kind: "type" of the setting itself, an unknown "key", a "value", or an entry of ROUTES, "route".
-        error: What `options` raises for it.
+        kind: "type" if the setting is not a dict, "key" if a key is unknown, "value" for a wrong value, and "route" for
+            a wrong entry of ROUTES.
+        error: The error that `options` raises.
     """
 
     kind: str
@@ -73,8 +74,8 @@ def options() -> Options:
     """Return the options of the running settings.
 
     Raises:
-        ConfigError: A key is unknown, the message suggests the nearest one; or has a value that it cannot have.
-        TypeError: The setting is no dict.
+        ConfigError: A key is unknown, and the message suggests the nearest one; or a value is wrong.
+        TypeError: The setting is not a dict, or a value has a wrong type.
     """
     found, flaws = _read(getattr(settings, SETTING, {}))
     if flaws:
@@ -83,17 +84,17 @@ def options() -> Options:
 
 
 def sound_options() -> Options:
-    """Return what is right of them; the system checks, and the first use of the rest, say what is not."""
+    """Return the valid options. The system checks, and the first use, report the others."""
     return _read(getattr(settings, SETTING, {}))[0]
 
 
 def flaws() -> list[Flaw]:
-    """Return all that is wrong with the running settings."""
+    """Return all faults of the running settings."""
     return _read(getattr(settings, SETTING, {}))[1]
 
 
 def on_change(forget: Callable[[], None]) -> Callable[[], None]:
-    """Have *forget*, a function of a module, called whenever `override_settings` has changed SERVE_BRIDGE."""
+    """Call *forget*, a function of a module, whenever `override_settings` has changed SERVE_BRIDGE."""
 
     def changed(*, setting: str, **_: Any) -> None:
         if setting == SETTING:
@@ -137,7 +138,7 @@ def _read(given: Any) -> tuple[Options, list[Flaw]]:
 def _routes(value: Any) -> tuple[tuple[RouteSpec, ...], list[Flaw]]:
     specs: list[RouteSpec] = []
     wrong = []
-    # One by one, so that a check names all that are wrong and not only the first.
+    # One by one, so that a check names all wrong entries, not only the first.
     for part in [{pattern: entry} for pattern, entry in value.items()] if isinstance(value, Mapping) else [value]:
         try:
             specs += parse_routes(part, f"{SETTING}['ROUTES']", extra=_EXTRA)
@@ -173,7 +174,7 @@ def _decorator(name: str, value: Any) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {error}") from None
     if not callable(found):
         raise ConfigError(f"{name} must list decorators or their import paths, got {shown(value)}")
-    return found  # type: ignore[no-any-return]  # whatever was imported
+    return found  # type: ignore[no-any-return]  # an imported object
 
 
 _KEYS: Final[Mapping[str, tuple[str, checks.Check]]] = {

@@ -1,12 +1,12 @@
-"""Signals of forwarded requests; receivers take `**kwargs`; what one raises is logged and goes nowhere.
+"""Signals about forwarded requests. The sender is the view.
 
-The sender is the view.
+A receiver takes `**kwargs`. An exception of a receiver is logged, and has no other effect.
 """
 
 from django.dispatch import Signal
 
 forwarded = Signal()
-"""An endpoint has answered: `request`, `endpoint`, `status`, `request_id`. The body may still be on its way."""
+"""Sent when an endpoint has answered, with `request`, `endpoint`, `status`, `request_id`. The body may follow later."""
 
 forward_failed = Signal()
-"""There is no answer, or user code raised: `request`, `endpoint`, `status`, `request_id`, `error`."""
+"""Sent when a request failed or user code raised, with `request`, `endpoint`, `status`, `request_id`, `error`."""

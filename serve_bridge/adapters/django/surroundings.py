@@ -1,8 +1,8 @@
-"""What backends of a project run in: Django is set up, and no call leaves a database connection behind.
+"""Surroundings of a project's backends: they set up Django, and close the database connections of calls.
 
-Rule 1: user code of a replica finds Django as a view does. Django is set up before the code is imported. Connections of
-        `def` code are kept and closed by CONN_MAX_AGE; those of an `async def` call end with the call, as under ASGI.
-Rule 2: with the local runtime the process is the web's own; nothing of its settings is touched.
+Rule 1: user code of a replica can use Django as a view can. Django is set up before user code is imported. Connections
+        of `def` code are closed after CONN_MAX_AGE. Those of an `async def` call end with the call, as under ASGI.
+Rule 2: with the local runtime, replicas run in the web process, and its settings stay unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATH: Final = f"{__name__}:DjangoSurroundings"
 
 
 def of_this_project() -> SurroundingsSpec:
-    """Return the surroundings of the running project, for replicas of its backends."""
+    """Return the surroundings for backends of the running project."""
     settings = os.environ.get(ENVIRONMENT_VARIABLE)
     modules = [settings] if settings else []
     modules += [config.name for config in apps.get_app_configs()]
@@ -35,29 +35,30 @@ def of_this_project() -> SurroundingsSpec:
 
 
 class DjangoSurroundings:
-    """See `serve_bridge.user_code.surroundings.Surroundings`; declarations in `backends.py` have them by default.
+    """The default surroundings of declarations in `backends.py`; see `serve_bridge.user_code.surroundings`.
 
     Args:
-        settings: Import path of the settings; None: those that the process has.
+        settings: Import path of the settings; None: the settings of the process.
     """
 
     def __init__(self, settings: str | None = None) -> None:
         self._settings = settings
 
     def setup(self) -> None:
-        """Set Django up, unless this process has done it."""
+        """Set up Django, unless this process has done so."""
         if apps.ready:
             return
         if self._settings is not None:
             os.environ.setdefault(ENVIRONMENT_VARIABLE, self._settings)
         django.setup()
         for alias in connections:
-            # A replica may idle for hours, in which servers and firewalls cut connections: they are tried first.
+            # A replica may be idle for hours. Database servers and firewalls close idle connections, so Django must
+            # check a connection before it uses it.
             connections.settings[alias]["CONN_HEALTH_CHECKS"] = True
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Do what Django does around a request."""
+        """Do the same as Django around a request, for one call of `def` code."""
         reset_queries()
         close_old_connections()
         try:
@@ -68,7 +69,7 @@ class DjangoSurroundings:
 
     @asynccontextmanager
     async def around_async(self) -> AsyncIterator[None]:
-        """Give the call a thread of its own for its synchronous code, and close the connections of that thread."""
+        """Give a call a thread for its synchronous code, and close the connections of the thread after the call."""
         thread = CallThread()
         thread.enter()
         try:

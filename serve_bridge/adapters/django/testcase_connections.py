@@ -1,10 +1,12 @@
-"""The connections of a running `TestCase`, lent to backends that run in this process.
+"""The database connections of a running `TestCase`, lent to backends in the same process.
 
-Rule 1: outside of tests nothing is lent. A `TestCase` keeps what it writes in a transaction that it rolls back, which
-        no other connection sees; Django's live server is lent a connection for the same reason.
-Rule 2: lender and borrower take turns: the lender waits for the answer.
-Rule 3: the thread that has a connection does not matter. A test on an event loop has its connections in one thread, its
-        asynchronous ORM in another, and its synchronous views in a third one perhaps.
+A `TestCase` writes in a transaction and rolls it back, so only its own connection sees the data. Django lends such a
+connection to its live server for the same reason.
+
+Rule 1: outside of tests, no connection is lent.
+Rule 2: the test does not use a connection while a backend does, because it waits for the answer.
+Rule 3: connections of all threads are lent. A test on an event loop may have connections in one thread, its
+        asynchronous ORM in a second, and its synchronous views in a third.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ def _note(*, connection: Any, **_: Any) -> None:
         _known.add(connection)
 
 
-connection_created.connect(_note)  # `apps` imports this module, so that no connection is older
+connection_created.connect(_note)  # `apps` imports this module before the first connection is made
 
 
 def lend() -> None:
-    """Lend the connections that are inside a test's transaction; take back those that are not any more."""
+    """Lend the connections inside a test's transaction, and take back those whose transaction has ended."""
     with _lock:
         for alias, connection in list(_lent.items()):
             if not _is_in_test(connection):
@@ -46,7 +48,7 @@ def lend() -> None:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """Let this thread use what is lent for a while."""
+    """Let this thread use the lent connections inside this context."""
     if not _lent:
         yield
         return
@@ -61,7 +63,7 @@ def borrowed() -> Iterator[None]:
 
 
 def take() -> Mapping[str, Any]:
-    """Let this thread use what is lent from now on, and return it by its alias."""
+    """Let this thread use the lent connections from now on, and return them by alias."""
     taken = dict(_lent)
     _use(taken)
     return taken
@@ -73,5 +75,5 @@ def _use(given: Mapping[str, Any]) -> None:
 
 
 def _is_in_test(connection: Any) -> bool:
-    # What `TestCase` marks its transactions with, since Django 4.2.
+    # Since Django 4.2, `TestCase` marks its transactions with this attribute.
     return any(getattr(block, "_from_testcase", False) for block in getattr(connection, "atomic_blocks", ()))

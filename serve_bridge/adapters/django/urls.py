@@ -1,6 +1,6 @@
 """The routes of SERVE_BRIDGE["ROUTES"], for `path("api/", include("serve_bridge.adapters.django.urls"))`.
 
-`reverse("serve_bridge:<name>")` leads to them; a route's name is its endpoint's unless it says another.
+`reverse("serve_bridge:<name>")` finds a route. Its name is the key `name`, otherwise the name of the endpoint.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ urlpatterns: list[URLPattern] = []
 
 def _read() -> None:
     urlpatterns.clear()
-    with suppress(ImproperlyConfigured):  # the system checks say what is wrong with a pattern
+    with suppress(ImproperlyConfigured):  # the system checks report a wrong pattern
         chosen = sound_options()
         urlpatterns.extend(url_patterns(chosen.routes, use_async=chosen.use_async))
 
 
 @on_change
 def reload() -> None:
-    """Read the routes again; URLconfs that include this module follow."""
+    """Read the routes again, also for URLconfs that include this module."""
     _read()
     if hasattr(settings, "ROOT_URLCONF"):
         for resolver in _including(get_resolver()):
-            # It keeps what `reverse` needs, and has no method to forget that.
+            # A resolver caches patterns for `reverse`, and has no method to clear that cache.
             resolver.__init__(
                 resolver.pattern, resolver.urlconf_name, resolver.default_kwargs, resolver.app_name, resolver.namespace
             )

@@ -1,6 +1,6 @@
 """Views that forward their requests to endpoints.
 
-Rule 1: sync and async differ in who waits, and in nothing else.
+Rule 1: sync and async views differ only in one point: an async view holds no thread while it waits.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 REQUEST_ID: Final = "serve_bridge_request_id"
-"""Attribute of a request that was forwarded: the id under which the log knows it. Error pages may show it."""
+"""Attribute of a forwarded request: its id in the log. Error pages may show it."""
 
 _STATUSES: Final = (
     ((BadRequest, SuspiciousOperation, MultiPartParserError), 400),
@@ -51,18 +51,19 @@ _STATUSES: Final = (
 def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> View:
     """Return a view that forwards its requests to *endpoint*; see `RouteOptions` for the options.
 
-    Every HTTP method is forwarded; Django's decorators (`require_POST`, `login_required`) apply as to any view. What
-    user code raises is raised here as a `BackendError`. What fails on the way has a status of its own (413, 502, 503,
-    504) and a problem (RFC 9457) as its body; an endpoint or instance that is missing is a 503. ATOMIC_REQUESTS does
-    not apply: no transaction is open while a backend works.
+    The view forwards every HTTP method. Django's decorators (`require_POST`, `login_required`) work as with any view.
+    An exception of user code is raised in the view as a `BackendError`. Other failures have a status (413, 502, 503,
+    504) and a problem document (RFC 9457) as body; a missing endpoint or instance is a 503. ATOMIC_REQUESTS does not
+    apply: no transaction is open while a backend works.
 
     Args:
-        endpoint: Its name; that it exists shows with the first request.
-        csrf_exempt: Take unsafe requests without a CSRF token, for clients that are no browsers.
-        options: Those of the route; `context` begins at Django's request, as in `{"user_id": "user.pk"}`.
+        endpoint: Name of the endpoint. A missing endpoint is an error of a request, not of this call.
+        csrf_exempt: Accept unsafe requests without a CSRF token, for clients other than browsers.
+        options: Options of the route. Paths in `context` begin with an attribute of Django's request:
+            `{"user_id": "user.pk"}`.
 
     Raises:
-        TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
+        TypeError, ConfigError: An option is unknown or has a wrong value.
     """
     route = ForwardedRoute(endpoint, options)
 
@@ -74,7 +75,7 @@ def bridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[R
 
 
 def ask(route: ForwardedRoute, request: HttpRequest, path_params: Mapping[str, Any], *, sender: object) -> Outcome:
-    """Forward *request* and return what became of it, once the receivers of the signals know."""
+    """Forward *request*, send the signal, and return the outcome."""
     try:
         scope = scope_of(request)
         body = body_of(request, scope)
@@ -91,14 +92,15 @@ def ask(route: ForwardedRoute, request: HttpRequest, path_params: Mapping[str, A
 
 
 def abridge_view(endpoint: str, *, csrf_exempt: bool = False, **options: Unpack[RouteOptions]) -> AsyncView:
-    """Same as `bridge_view`, as an `async def` view for ASGI: it holds no thread while it waits."""
+    """Return an `async def` view for ASGI that forwards as `bridge_view` does; it holds no thread while it waits."""
     route = ForwardedRoute(endpoint, options)
     sent = _with_facts(route)
     blocking = sync_to_async(bridge_view(endpoint, **options))
 
     async def view(request: HttpRequest, /, *unnamed: Any, **path_params: Any) -> HttpResponseBase:
         refuse_unnamed(unnamed)
-        if not isinstance(request, ASGIRequest):  # Django has a loop for this call only: no answer could be streamed
+        if not isinstance(request, ASGIRequest):
+            # Under WSGI the loop ends with this call, so the body of an asynchronous answer could not be streamed.
             return await blocking(request, **path_params)
         try:
             scope = scope_of(request)
@@ -128,8 +130,8 @@ def refuse_unnamed(values: tuple[Any, ...]) -> None:
 
 
 def without_transaction(view: _View) -> _View:
-    """Return *view*, for which ATOMIC_REQUESTS opens no transaction: none is held open while a backend works."""
-    # With an `async def` view Django could not even begin one.
+    """Exempt *view* from ATOMIC_REQUESTS, so that no transaction is open while a backend works; return *view*."""
+    # Django refuses ATOMIC_REQUESTS for an `async def` view.
     for alias in connections if settings.configured else ():
         transaction.non_atomic_requests(alias)(view)
     return view
@@ -137,14 +139,14 @@ def without_transaction(view: _View) -> _View:
 
 def _finished(view: _View, route: ForwardedRoute, csrf_exempt: bool) -> _View:
     view.__name__ = view.__qualname__ = f"serve_bridge_{route.endpoint}"
-    view.forwarded_route = route  # type: ignore[attr-defined]  # for the checks, inside of decorators too
+    view.forwarded_route = route  # type: ignore[attr-defined]  # for the checks; decorators copy it
     if csrf_exempt:
-        view.csrf_exempt = True  # type: ignore[attr-defined]  # what Django's decorator of this name does
+        view.csrf_exempt = True  # type: ignore[attr-defined]  # as Django's decorator of this name does
     return without_transaction(view)
 
 
 def _news(request: HttpRequest, route: ForwardedRoute, outcome: Outcome) -> tuple[Signal, dict[str, Any]]:
-    """Note the request's id; return the signal to send, and what it tells."""
+    """Store the id of the request; return the signal to send, and its arguments."""
     request_id = outcome.request_id
     setattr(request, REQUEST_ID, request_id)
     told = {"endpoint": route.endpoint, "status": outcome.status, "request_id": request_id}
@@ -154,7 +156,7 @@ def _news(request: HttpRequest, route: ForwardedRoute, outcome: Outcome) -> tupl
 
 
 def _news_of(error: Exception, request: HttpRequest, route: ForwardedRoute) -> dict[str, Any]:
-    """Note an id for *request*, which *error* ended before it was forwarded; return what the signal tells."""
+    """Store an id for *request*, which *error* ended before it was forwarded; return the arguments of the signal."""
     request_id = valid_request_id(request.headers.get("x-request-id")) or next(request_ids)
     setattr(request, REQUEST_ID, request_id)
     status = next((status for kinds, status in _STATUSES if isinstance(error, kinds)), 500)
@@ -162,7 +164,7 @@ def _news_of(error: Exception, request: HttpRequest, route: ForwardedRoute) -> d
 
 
 def _with_facts(route: ForwardedRoute) -> ForwardedRoute:
-    """Return *route*, but given the facts of a request in place of the request."""
+    """Return a copy of *route* whose `context` takes the facts themselves, not a request."""
     sent = copy.copy(route)
     if route.context is not None:
         sent.context = _themselves
@@ -174,7 +176,7 @@ def _themselves(facts: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 async def _facts(route: ForwardedRoute, request: HttpRequest) -> Mapping[str, Any] | None:
-    """Return what goes along of *request*; the user and the session may have to be read from the database."""
+    """Return the context of *request*. In a thread if necessary: user and session may be read from the database."""
     if route.context is None:
         return None
     try:

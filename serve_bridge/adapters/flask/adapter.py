@@ -1,4 +1,4 @@
-"""Flask among the adapters: apps that have the routes somebody gives them, and nothing else."""
+"""The entry point of the Flask adapter: apps whose only routes are forwarded ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SYNTAX: Final = {
 
 
 class _Adapter:
-    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
+    """The adapter, for its entry point; see `serve_bridge.adapters.Adapter`."""
 
     name = "flask"
     interface: Literal["wsgi"] = "wsgi"

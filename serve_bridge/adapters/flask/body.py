@@ -1,7 +1,7 @@
-"""The body of a Flask request that is to be forwarded, whatever has become of it before its view is called.
+"""The body of a forwarded Flask request, also after hooks of the app have read it.
 
-Rule 1: what nobody has read is streamed, and `MAX_CONTENT_LENGTH` holds.
-Rule 2: what a hook has read is forwarded too: bytes as they came, a parsed form encoded again.
+Rule 1: an unread body is streamed, and `MAX_CONTENT_LENGTH` applies.
+Rule 2: a body that a hook has read is forwarded too: bytes unchanged, a parsed form encoded again.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _CONSUMED: Final = (
 
 
 def body_of(request: Request, scope: Scope) -> bytes | Readable:
-    """Return *request*'s body; the headers in *scope* are changed where it is no longer the one that came.
+    """Return the body of *request*. If it had to be encoded again, change the headers in *scope*.
 
     Raises:
-        RuntimeError: It was read, and is not kept.
-        RequestEntityTooLarge: It is longer than the app allows.
+        RuntimeError: The body was read and not kept.
+        RequestEntityTooLarge: The body is longer than the app allows.
     """
-    if not is_terminated(request.environ):  # werkzeug reads nothing of it
+    if not is_terminated(request.environ):  # werkzeug does not read such a body
         return _limited(request)
-    # Looked up where werkzeug keeps them: its public accessors would read the stream.
+    # werkzeug keeps them in the instance's dict; its public accessors would read the stream.
     found = vars(request)
     if "stream" not in found and "_cached_data" not in found:
         return request.stream if scope[BODY_LENGTH] != 0 else b""
@@ -53,7 +53,7 @@ def _limited(request: Request) -> Readable:
 
 
 class _Touched:
-    """The stream of a request that somebody has opened already, and may have read."""
+    """The stream of a request that a hook has opened, and may have read."""
 
     def __init__(self, request: Request) -> None:
         self._stream = request.stream
@@ -64,12 +64,12 @@ class _Touched:
         piece = b"" if self._was_read else self._stream.read(size)
         if self._was_read or (self._awaits and not piece):
             raise RuntimeError(_CONSUMED)
-        self._awaits = False  # what has begun may end
+        self._awaits = False  # after a first piece, an empty piece is the end of the body
         return piece
 
 
 def _encoded(request: Request, scope: Scope) -> Readable:
-    """Return *request*'s parsed form, encoded."""
+    """Return the parsed form of *request*, encoded again."""
     form = FormBody(_parts(request), urlencoded=request.mimetype == URLENCODED)
     scope.update(form.scope(scope))
     return form

@@ -1,7 +1,7 @@
-"""`flask serve-bridge deploy`, `status`, `traffic` and so on: the verbs of all command lines, over an app's settings.
+"""The command group `flask serve-bridge`: `deploy`, `status`, `traffic` and so on, with the settings of the app.
 
-Rule 1: it does nothing that the Python API does not; the instance and the backends are those of the app.
-Rule 2: an error is one line on stderr; 1 is a failure, 2 a command that was written wrongly.
+Rule 1: a command does the same as the Python API, for the instance and the backends of the app.
+Rule 2: an error is one line on stderr. The exit code is 1 for a failure, and 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -27,25 +27,30 @@ if TYPE_CHECKING:
     from serve_bridge.client.client import Client
 
 _form = click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "json"]), help="For whom."
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json"]),
+    help="Format of the output.",
 )
 
-group = AppGroup("serve-bridge", help="Deploy, look at and change the backends of the app.")
+group = AppGroup("serve-bridge", help="Deploy, show and change the backends of the app.")
 
 
 @group.command()
-@click.option("--project", default=None, help="The owner of the deployment; default: the app's import name.")
-@click.option("--traffic", is_flag=True, help="Let declared traffic replace that of endpoints that exist.")
-@click.option("--prune", is_flag=True, help="Delete what the project deployed before and no longer declares.")
-@click.option("--yes", is_flag=True, help="Do not ask before --prune deletes something.")
+@click.option("--project", default=None, help="Owner of the deployment; default: the app's import name.")
+@click.option("--traffic", is_flag=True, help="Apply declared traffic to existing endpoints too.")
+@click.option("--prune", is_flag=True, help="Delete backends and endpoints that the project no longer declares.")
+@click.option("--yes", is_flag=True, help="Let --prune delete without asking.")
 @click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
-@click.option("--take-over", is_flag=True, help="Take over declared names that another project, or a person, made.")
-@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@click.option("--take-over", is_flag=True, help="Take over declared names of another project, or made by hand.")
+@click.option("--dry-run", is_flag=True, help="Show the changes only.")
 @_form
 @click.argument("modules", nargs=-1)
 def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
-    """Bring the instance to what MODULES declare; by default SERVE_BRIDGE_BACKENDS."""
-    # Late, here and below: every web worker loads this module, and none of them runs a command.
+    """Deploy the backends and endpoints that MODULES declare; by default those of SERVE_BRIDGE_BACKENDS."""
+    # Late, here and below: every web worker loads this module, but does not run a command.
     from serve_bridge.adapters.flask.flask_bridge import project_of
     from serve_bridge.cli import verbs as commands
 
@@ -72,7 +77,7 @@ def status(form: str) -> None:
 @click.argument("endpoint", required=False)
 @click.argument("weights", nargs=-1)
 def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
-    """Show the traffic of endpoints, or set that of one: traffic ENDPOINT a=0.9 b=0.1."""
+    """Show the traffic of all endpoints, or set the traffic of one: traffic ENDPOINT a=0.9 b=0.1."""
     from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
@@ -85,7 +90,7 @@ def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
 @click.argument("backend")
 @click.argument("proportion")
 def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
-    """Send copies of a PROPORTION of an endpoint's requests to BACKEND as well; 0 ends that."""
+    """Send copies of a PROPORTION of an endpoint's requests to BACKEND; 0 stops the copies."""
     from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
@@ -95,11 +100,11 @@ def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
 @group.command()
 @_form
 @click.option("--method", default=None, help="Method of the backend; default: __call__.")
-@click.option("--timeout", "timeout_s", default=None, type=float, help="Seconds it may take.")
+@click.option("--timeout", "timeout_s", default=None, type=float, help="Timeout in seconds.")
 @click.argument("endpoint")
 @click.argument("data", required=False)
 def call(form: str, method: str | None, timeout_s: float | None, endpoint: str, data: str | None) -> None:
-    """Call ENDPOINT with DATA, which is JSON; "-" reads it from standard input."""
+    """Call ENDPOINT with DATA, which is JSON; "-" reads the JSON from standard input."""
     from serve_bridge.cli import verbs as commands
 
     with _clear_errors(), _connected() as (client, _):
@@ -110,7 +115,7 @@ def call(form: str, method: str | None, timeout_s: float | None, endpoint: str, 
 @group.command()
 @_form
 def check(form: str) -> None:
-    """Find what would fail in production: no instance, unknown endpoints, undeployed backends, long timeouts."""
+    """Check the app for production: missing instance, unknown endpoints, undeployed backends, long timeouts."""
     from serve_bridge.adapters.flask.diagnosis import diagnose
 
     with _clear_errors():
@@ -128,7 +133,7 @@ def dev(ctx: click.Context, info: ScriptInfo, /, **options: Any) -> None:
 
     Its options are those of `flask run`.
     """
-    # An app that cannot be loaded is left to `flask run`, which waits for it to be mended.
+    # If the app cannot be loaded, `flask run` reports that, and waits until the code is fixed.
     with contextlib.suppress(Exception):
         bridge = _make_local(info)
         reload = get_debug_flag() if options["reload"] is None else options["reload"]
@@ -153,7 +158,7 @@ def _make_local(info: ScriptInfo) -> FlaskBridge | None:
 def _start(bridge: FlaskBridge) -> None:
     try:
         names = bridge.client().list_backends()
-    except Exception as error:  # of user code, too; the requests that need it will say it again
+    except Exception as error:  # user code may raise any exception; requests will report it again
         click.secho(f" * The backends do not start: {error_text(error)}", err=True, fg="red")
     else:
         click.echo(f" * Backends inside this process: {', '.join(names) or 'none are declared'}")
@@ -170,14 +175,14 @@ def _bridge() -> FlaskBridge:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
-    """Connect beside the app's own client, which may be in use."""
+    """Yield a client of its own, since the app's client may be in use."""
     from serve_bridge.client.instance_search import find_client
 
     bridge = _bridge()
     if bridge.is_local:
         raise click.ClickException(
             "this app runs its backends inside its own process (SERVE_BRIDGE_RUNTIME is 'local'), "
-            "so no other process reaches them; run `flask serve-bridge dev`, or take the setting away"
+            "so no other process reaches them; run `flask serve-bridge dev`, or remove the setting"
         )
     client = find_client(bridge.settings.address, bridge.settings.name)
     try:
@@ -188,7 +193,7 @@ def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can do something about into a line and an exit code."""
+    """Turn an error that a user can fix into one line and an exit code."""
     try:
         yield
     except click.ClickException:

@@ -1,4 +1,4 @@
-"""An app's bridge: kept with the app, made by `init_app`, found by views through `current_app`."""
+"""The bridge of the current app, and the id of the current request."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EXTENSION: Final = "serve_bridge"
 
 
 _KEY: Final = "serve_bridge.running_request"
-"""Key in `request.environ` of the id of a request, once something has asked for it."""
+"""Key of `request.environ`: the id of the request, once code has asked for it."""
 
 
 def current_bridge() -> Bridge:
     """Return the bridge of the current app.
 
     Raises:
-        RuntimeError: It has none.
+        RuntimeError: The app has no bridge.
     """
     bridge = current_app.extensions.get(EXTENSION)
     if bridge is None:
@@ -31,7 +31,7 @@ def current_bridge() -> Bridge:
 
 
 def running_request() -> str | None:
-    """Return the id of the current request of an app with a bridge: its valid X-Request-Id, otherwise a new one."""
+    """Return the id of the current request: its valid X-Request-Id, otherwise a new id. None outside of a request."""
     if not has_request_context() or EXTENSION not in current_app.extensions:
         return None
     environ = request.environ
@@ -41,5 +41,5 @@ def running_request() -> str | None:
     return found
 
 
-# Flask knows the current request better than a context variable of ours, which a streamed response would outlive.
+# Flask keeps the current request also while a response is streamed, when a context variable would be reset already.
 add_request_id_source(running_request)

@@ -1,4 +1,4 @@
-"""What `flask serve-bridge check` finds: in the app, between the app and its instance."""
+"""The findings of `flask serve-bridge check`: faults of the app, of its process and of its instance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from serve_bridge.process.monkey_patches import patched_by
 
 
 class Finding(NamedTuple):
-    """One thing that should be looked at.
+    """One fault.
 
     Attributes:
-        level: "error": requests fail; "warning": they may.
-        text: What, and what to do about it.
+        level: "error" if requests fail, "warning" if they may fail.
+        text: The fault, and a way to fix it.
     """
 
     level: Literal["error", "warning"]
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def diagnose(app: Flask, bridge: FlaskBridge) -> tuple[Report, bool]:
-    """Return what is wrong with *app*, and whether any of it is an error."""
+    """Return a report of the findings, and whether one of them is an error."""
     findings = [*_of_process(), *_of_routes(app, bridge), *_of_instance(app, bridge)]
     lines = [f"{each.level}: {each.text}" for each in findings] or ["no problems were found"]
     failed = any(each.level == "error" for each in findings)
@@ -91,6 +91,6 @@ def _of_declarations(app: Flask, bridge: FlaskBridge, client: Client) -> Iterato
 
 
 def _forwarded(app: Flask) -> dict[str, ForwardedRoute]:
-    """Return the forwarded routes of *app* by the names of their views, inside decorators too."""
+    """Return the forwarded routes of *app* by the names of their views, which decorators may wrap."""
     found = {name: forwarded_route_of(view) for name, view in app.view_functions.items()}
     return {name: route for name, route in found.items() if route is not None}

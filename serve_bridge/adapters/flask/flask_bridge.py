@@ -1,4 +1,4 @@
-"""The bridge that `init_app` makes for an app, with what its configuration says."""
+"""The bridge that `init_app` makes for an app, with the settings of the app."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class FlaskBridge(Bridge):
     """The bridge of one app.
 
     Attributes:
-        settings: What the app's configuration said.
+        settings: The settings of the app.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -28,11 +28,11 @@ class FlaskBridge(Bridge):
 
 
 def bridge_of(app: Flask) -> FlaskBridge | None:
-    """Return the bridge that `init_app` made for *app*."""
+    """Return the bridge that `init_app` made for *app*; None if there is none."""
     bridge = app.extensions.get(EXTENSION)
     return bridge if isinstance(bridge, FlaskBridge) else None
 
 
 def project_of(app: Flask) -> str:
-    """Return the name under which *app* deploys: its import name, or its file's name if that is `__main__`."""
+    """Return the owner of what *app* deploys: its import name, or the name of its file if that is `__main__`."""
     return app.name

@@ -1,8 +1,8 @@
-"""Forwarded routes among an app's rules: added to the app or a blueprint, and put before all others.
+"""Forwarded routes as rules of an app: added to the app or to a blueprint, or put before all other rules.
 
-Rule 1: a forwarded route is a rule of the app: `url_for`, `flask routes`, converters and hooks know it.
-Rule 2: a request that is forwarded before the app's own routing has been routed to our rule before the first hook
-        runs, so that what guards an endpoint or a view (login, CSRF) sees the one that answers.
+Rule 1: a forwarded route is a rule of the app, so `url_for`, `flask routes`, converters and hooks work with it.
+Rule 2: routes before the app's own routing are matched before the first hook runs. So hooks that guard an endpoint or a
+        view (login, CSRF) see the view that will answer.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from serve_bridge.adapters.flask.view import ForwardingView
 from serve_bridge.errors import ConfigError
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
-"""Methods of a forwarded route that names none; HEAD comes with GET, and OPTIONS is answered by Flask."""
+"""Default methods of a forwarded route. Flask adds HEAD to GET, and answers OPTIONS."""
 
 BLUEPRINT: Final = "serve_bridge"
-"""The blueprint of the routes that the extension itself adds to an app."""
+"""Name of the blueprint for the routes that the extension adds to an app."""
 
 _AHEAD: Final = "serve_bridge_ahead"
 
@@ -33,7 +33,7 @@ def add_routes(blueprint: Blueprint, specs: Iterable[RouteSpec]) -> None:
     """Add a rule and its view to *blueprint* for each of *specs*.
 
     Raises:
-        ConfigError: Two that differ have one name.
+        ConfigError: Two different routes have the same name.
     """
     views: dict[str, tuple[RouteSpec, ForwardingView]] = {}
     for spec in specs:
@@ -43,14 +43,14 @@ def add_routes(blueprint: Blueprint, specs: Iterable[RouteSpec]) -> None:
         if (first.endpoint, first.options) != (spec.endpoint, spec.options):
             raise ConfigError(
                 f"the forwarded routes {first.pattern!r} and {spec.pattern!r} are both named {name!r}, and differ; "
-                "give one of them a 'name'"
+                "give one of them another 'name'"
             )
         methods = spec.methods if spec.methods is not None else METHODS
         blueprint.add_url_rule(spec.pattern, name, view, methods=methods)
 
 
 def view_name(route: ForwardedRoute) -> str:
-    """Return the name of a view of *route*; Flask allows no dot in it."""
+    """Return the name of a view of *route*, without dots, which Flask forbids."""
     return "_".join(filter(None, (route.endpoint, route.call_method))).replace(".", "_")
 
 
@@ -58,7 +58,7 @@ def check_patterns(app: Flask, specs: Iterable[RouteSpec], where: str) -> None:
     """Check that *app* can route the patterns of *specs*.
 
     Raises:
-        ConfigError: One has no leading slash, a converter that the app does not know, or a parameter in braces.
+        ConfigError: A pattern has no leading slash, an unknown converter, or a parameter in braces.
     """
     for spec in specs:
         try:
@@ -69,10 +69,10 @@ def check_patterns(app: Flask, specs: Iterable[RouteSpec], where: str) -> None:
 
 
 def register_routes(app: Flask, routes: Iterable[RouteSpec], ahead: Iterable[RouteSpec]) -> None:
-    """Add *routes* and *ahead* to *app*, the latter before its own routing.
+    """Add *routes* and *ahead* to *app*; those in *ahead* come before the app's own routing.
 
     Raises:
-        ConfigError: As `add_routes`.
+        ConfigError: Two different routes have the same name.
     """
     routes, ahead = tuple(routes), tuple(ahead)
     if not routes and not ahead:
@@ -87,7 +87,7 @@ def register_routes(app: Flask, routes: Iterable[RouteSpec], ahead: Iterable[Rou
 
 
 class Ahead:
-    """Routes a request to one of some rules of an app before the app's own routing counts."""
+    """Rules of an app that take precedence over its other rules."""
 
     def __init__(self, app: Flask, rules: Iterable[Rule]) -> None:
         own = app.url_map
@@ -99,12 +99,12 @@ class Ahead:
             converters=own.converters,
         )
         self._adapter = ahead.bind("")
-        # A signal, for it comes before every hook and before the blueprint whose hooks run is chosen.
+        # A signal, because it comes before all hooks, and before Flask chooses the blueprint whose hooks run.
         request_started.connect(self.route, app)
 
     def route(self, sender: Any, **_: Any) -> None:
-        """Let the current request be for one of the rules if it matches."""
-        # Another error of the routing, such as that of a host that is not trusted, stays.
+        """Route the current request to the first matching rule, if there is one."""
+        # Other errors of the routing, such as an untrusted host, must stay errors.
         if not isinstance(request.routing_exception, NotFound | MethodNotAllowed | RequestRedirect | None):
             return
         try:

@@ -1,4 +1,4 @@
-"""What an app's configuration says: the keys that begin with SERVE_BRIDGE_, checked."""
+"""The settings of an app: the keys of its configuration that begin with SERVE_BRIDGE_, checked."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Settings:
     """The settings of one app.
 
     Attributes:
-        address: SERVE_BRIDGE_ADDRESS: what `serve_bridge.connect` takes; None: the environment's, else this user's
-            instance on this machine.
-        name: SERVE_BRIDGE_NAME: which of this user's instances.
-        timeout_s: SERVE_BRIDGE_TIMEOUT_S: seconds a forwarded request may take where its route says nothing else.
-        routes: SERVE_BRIDGE_ROUTES: what is forwarded before the app's own routing.
+        address: SERVE_BRIDGE_ADDRESS: address as for `serve_bridge.connect`. None: the environment variable of that
+            name, otherwise the instance of this user on this machine.
+        name: SERVE_BRIDGE_NAME: name of the instance among those of this user.
+        timeout_s: SERVE_BRIDGE_TIMEOUT_S: time limit in seconds of a forwarded request whose route has no `timeout_s`.
+        routes: SERVE_BRIDGE_ROUTES: the routes before the app's own routing.
         runtime: SERVE_BRIDGE_RUNTIME: "local" runs the backends inside this process; None joins an instance.
         backends: SERVE_BRIDGE_BACKENDS: modules with declarations, declared objects, import paths of both.
     """
@@ -52,11 +52,11 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 def read_settings(app: Flask) -> Settings:
-    """Fill in the defaults of *app*'s configuration and return what it says.
+    """Set the defaults in the configuration of *app*, and return its settings.
 
     Raises:
-        ConfigError: A key is unknown, the message suggests the nearest one; or a value is none that it can have.
-        TypeError: A value is of a wrong type.
+        ConfigError: A key is unknown, and the message suggests the nearest one; or a value is wrong.
+        TypeError: A value has a wrong type.
     """
     for key, default in _DEFAULTS.items():
         app.config.setdefault(PREFIX + key, default)
@@ -64,7 +64,7 @@ def read_settings(app: Flask) -> Settings:
     known = [PREFIX + key for key in _DEFAULTS]
     for key in given.keys() - _DEFAULTS.keys():
         near = nearest(PREFIX + key, known)
-        raise ConfigError(f"{PREFIX}{key} is no setting of serve_bridge{near}; known: {', '.join(known)}")
+        raise ConfigError(f"{PREFIX}{key} is not a setting of serve_bridge{near}; known: {', '.join(known)}")
     return Settings(
         address=address_text(PREFIX + "ADDRESS", given["ADDRESS"]),
         name=_instance_name(given["NAME"]),
@@ -95,4 +95,4 @@ def _rule_name(option: str, value: Any) -> str:
 
 
 ROUTE_EXTRA: Final[Mapping[str, checks.Check]] = {"name": _rule_name}
-"""What an entry of routes may hold in Flask beside the options of all frameworks: its name for `url_for`."""
+"""Keys of a route's entry that only Flask has, with their checks: the name for `url_for`."""

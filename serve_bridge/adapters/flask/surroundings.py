@@ -1,9 +1,9 @@
-"""What a backend runs in that asks for its app: an application context around each call of its code.
+"""Surroundings of backends that need a Flask app: an application context around each call of user code.
 
     @serve.backend("prices", surroundings=in_app("shop:create_app()"))
     def prices(request): ...  # current_app, the session of Flask-SQLAlchemy
 
-Rule 1: a process has one such app, however many replicas it runs.
+Rule 1: all replicas of a process share one app.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from serve_bridge.user_code.search_path import search_path_of
 from serve_bridge.user_code.surroundings import SurroundingsSpec
 
 _apps: Final[dict[str, Flask]] = {}
-_lock: Final = threading.RLock()  # an app may be imported by the one that imports it
+_lock: Final = threading.RLock()  # re-entrant, because the import of an app may import another app
 
 
 class AppContext:
-    """Surroundings: the application context of one app, pushed for each call and torn down after it."""
+    """Surroundings: the application context of one app, pushed before each call and popped after it."""
 
     def __init__(self, app: str) -> None:
         self._path = app
@@ -47,19 +47,19 @@ class AppContext:
         return self._app.app_context()
 
     def around_async(self) -> AbstractAsyncContextManager[object]:
-        """Return an application context, for the running task."""
+        """Return an application context for the running task."""
         return _entered(self.around())
 
 
 def in_app(app: str) -> SurroundingsSpec:
-    """Return the surroundings of a backend that needs the context of an app: `current_app`, `g`, extensions.
+    """Return surroundings for a backend that needs the context of an app: `current_app`, `g`, extensions.
 
     Args:
-        app: As FLASK_APP names it: "shop", "shop.web:app" or "shop:create_app('production')". It is imported in the
-            replica, not here.
+        app: The app, as in FLASK_APP: "shop", "shop.web:app" or "shop:create_app('production')". The replica imports
+            it, not this process.
 
     Raises:
-        ConfigError: It is no import path.
+        ConfigError: *app* does not name an app in this way.
     """
     module, _ = _parts(app)
     return SurroundingsSpec(f"{__name__}:AppContext", {"app": app}, search_path_of(module))
@@ -69,7 +69,7 @@ def _parts(path: object) -> tuple[str, str | None]:
     """Return the module, and the name or call in it.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: *path* does not name an app.
     """
     module, colon, name = path.partition(":") if isinstance(path, str) else ("", "", "")
     if not all(part.isidentifier() for part in module.split(".")) or (colon and not _is_name_or_call(name)):

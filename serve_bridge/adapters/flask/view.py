@@ -1,7 +1,7 @@
-"""A view that forwards its requests, and what Flask makes of their answers.
+"""The view of a forwarded route, and the Flask responses and exceptions for its outcomes.
 
-Rule 1: what user code answers is the response; what it raises, and what fails on the way, is raised here, so that the
-        app's own error handling decides what the client sees.
+Rule 1: an answer of user code is the response. An exception of user code, and any other failure, is raised here, so the
+        app's error handling decides what the client sees.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from serve_bridge.adapters.flask.current_bridge import current_bridge, running_r
 from serve_bridge.errors import ConfigError, ServeBridgeError
 
 REQUEST_ID: Final = "serve_bridge.request_id"
-"""Key in `request.environ` of the id under which the log knows a request that was forwarded."""
+"""Key of `request.environ`: the id of a forwarded request, as in the log."""
 
 _numbers = itertools.count(1)
 
 
 class Web:
-    """What `context` sees of a request: `request`, `session` and `g`, which are Flask's own."""
+    """The object for `context` functions and paths: Flask's `request`, `session` and `g`."""
 
     request = request
     session = session
@@ -42,14 +42,14 @@ class ForwardingView:
     """A view of one forwarded route.
 
     Attributes:
-        forwarded_route: The route; it stays with the view inside decorators that use `functools.wraps`.
+        forwarded_route: The route. Decorators that use `functools.wraps` copy this attribute.
     """
 
     def __init__(self, route: ForwardedRoute, name: str) -> None:
-        """Take a route and the view's name.
+        """Make a view of *route* called *name*.
 
         Raises:
-            ConfigError: A path of the route's context begins with nothing that `Web` has.
+            ConfigError: A path of the route's context does not begin with `request`, `session` or `g`.
         """
         if isinstance(route.context, Paths) and (unknown := route.context.roots - vars(Web).keys()):
             raise ConfigError(
@@ -58,7 +58,8 @@ class ForwardingView:
             )
         self.forwarded_route = route
         self.__name__ = self.__qualname__ = name
-        # Extensions know a view by module and name: exempting one from CSRF must not exempt another of its name.
+        # Extensions identify a view by module and name. If one view is exempted from CSRF, another of the same name
+        # must not be exempted too, so each view has a module name of its own.
         self.__module__ = f"{__name__}.{next(_numbers)}"
 
     def __call__(self, **path_params: Any) -> Response:
@@ -66,7 +67,7 @@ class ForwardingView:
 
         Raises:
             BackendError: User code raised.
-            HTTPException: The request failed on the way: 400, 404, 413, 502, 503, 504.
+            HTTPException: The request failed with 400, 404, 413, 502, 503 or 504.
         """
         current: Request = cast(Any, request)._get_current_object()
         scope = scope_of(current.environ)
@@ -79,16 +80,16 @@ class ForwardingView:
 
 
 def answer_unavailable(error: ServeBridgeError) -> Any:
-    """Answer for a view that has not caught one of `errors.UNAVAILABLE`; an error handler of the app."""
+    """Handle an error of `errors.UNAVAILABLE` that a view has not caught; an error handler of the app."""
     outcome = refused(error)
     request.environ[REQUEST_ID] = outcome.request_id
     return current_app.handle_http_exception(cast(HTTPException, _exception(outcome, error, request.method)))
 
 
 def show_request_id(response: Response) -> Response:
-    """Name the request in its answer, also in an error page or an answer from a cache; an `after_request` of the app.
+    """Add X-Request-Id to an answer, also to an error page or an answer from a cache; an `after_request` of the app.
 
-    A view's own response does not have the header: a cache around the view would repeat the first request's id.
+    The response of the view itself has no such header: a cache around the view would repeat the id of one request.
     """
     request_id = request.environ.get(REQUEST_ID)
     if request_id is None and _is_forwarded(request.endpoint):
@@ -99,14 +100,14 @@ def show_request_id(response: Response) -> Response:
 
 
 def _is_forwarded(endpoint: str | None) -> bool:
-    """Return whether the view of *endpoint* forwards, be it inside of decorators."""
+    """Return whether the view of *endpoint*, which decorators may wrap, forwards its requests."""
     return hasattr(current_app.view_functions.get(endpoint or ""), "forwarded_route")
 
 
 def _exception(outcome: Outcome, error: Exception, method: str) -> Exception:
     kind: type[HTTPException] | None = default_exceptions.get(outcome.status)
     if outcome.status == 500 or kind is None:
-        return error  # an unexpected one: logged, signalled, shown by the debugger
+        return error  # Flask logs and signals it, and its debugger shows it
     report(outcome)
     response = _response(outcome, method)
     if kind is ServiceUnavailable:
@@ -127,10 +128,10 @@ def _response(outcome: Outcome, method: str) -> Response:
     if method == "HEAD":
         if not isinstance(body, bytes):
             body.close()
-        body = None  # of bytes Flask would write the length, 0, over that of the answer to GET
+        body = None  # for bytes, Flask would set Content-Length to 0 in place of the length for GET
     response = current_app.response_class(body, outcome.status, headers)
     if not has_type:
-        del response.headers["content-type"]  # Flask's default is for what Flask's views return
+        del response.headers["content-type"]  # the default type of Flask does not describe the backend's body
     if method == "HEAD":
-        response.automatically_set_content_length = False  # only the backend knows that of the answer to GET
+        response.automatically_set_content_length = False  # only the backend knows the length for GET
     return response

@@ -1,4 +1,4 @@
-"""Starlette and FastAPI: routes that are answered by endpoints, a mount, a middleware, handles for views."""
+"""Starlette and FastAPI: forwarded routes, a mount, a middleware, and handles for views."""
 
 from serve_bridge.adapters.starlette.extension import ADAPTER, ServeBridge, ServeBridgeMiddleware, get_handle
 

@@ -1,4 +1,4 @@
-"""Starlette and FastAPI: routes that are answered by endpoints, a mount, a middleware, handles for views.
+"""Starlette and FastAPI: forwarded routes, a mount, a middleware, and handles for views.
 
     bridge = ServeBridge()
     app = Starlette(
@@ -10,8 +10,8 @@
         lifespan=bridge.lifespan,
     )
 
-Rule 1: plain ASGI; errors inside an application are Starlette's `HTTPException`, so its handlers run.
-Rule 2: FastAPI is Starlette with types: what it needs is a signature, and nothing of it is imported.
+Rule 1: an error inside an application is Starlette's `HTTPException`, so the handlers of the application run.
+Rule 2: FastAPI needs only signatures with types, so this module imports nothing of FastAPI.
 """
 
 from __future__ import annotations
@@ -44,45 +44,50 @@ if TYPE_CHECKING:
 __all__ = ["ADAPTER", "ServeBridge", "ServeBridgeMiddleware", "get_handle"]
 
 STATE: Final = "serve_bridge"
-"""Under this name the state of a lifespan, and of an application, holds its bridge."""
+"""Name of the bridge in the state of a lifespan and of an application."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
 class ServeBridge(asgi.ServeBridge):
-    """An app's bridge to an instance; mounted, it answers forwarded routes below its prefix.
+    """An app's bridge to an instance. As a mount it answers forwarded routes below its prefix.
 
-    Its arguments are those of `serve_bridge.adapters.asgi.ServeBridge`.
+    The arguments are those of `serve_bridge.adapters.asgi.ServeBridge`.
     """
 
     def endpoint(self, endpoint: str, **options: Unpack[RouteOptions]) -> Callable[[Callable[..., Any]], Operation]:
-        """Return a decorator that makes a typed stub a FastAPI path operation, answered by *endpoint*.
+        """Return a decorator that turns a typed stub into a FastAPI path operation, which *endpoint* answers.
 
-        ::
+        FastAPI validates path, query, headers and body, runs dependencies and background tasks, and documents the
+        operation. Then the bridge forwards the original request, with path parameters of the stub's types.
 
+        The body of the stub is a docstring, `...`, `pass` or `raise NotImplementedError`. The last one satisfies type
+        checkers if the stub has a return type. In `context`, a path may begin with `arguments`, the arguments of the
+        stub: `context={"user_id": "arguments.user.id"}`.
+
+        Args:
+            endpoint: Name of the endpoint.
+            options: See `RouteOptions`.
+
+        Raises:
+            TypeError, ConfigError: An option is unknown or has a wrong value.
+
+        Example:
+            ```
             @app.post("/predict/{item_id}")
             @bridge.endpoint("predict")
             async def predict(item_id: int, features: Features) -> Prediction:
-                \"\"\"Predict the price of an item.\"\"\"
-
-        FastAPI validates path, query, headers and body, runs dependencies and background tasks, and documents the
-        operation. Then the original request goes to the endpoint, with path parameters of the stub's types.
-
-        The stub has no body but a docstring, `...`, `pass` or `raise NotImplementedError`. The latter satisfies type
-        checkers where the stub has a return type. In `context`, `arguments` leads to the stub's arguments:
-        `context={"user_id": "arguments.user.id"}`.
-
-        Raises:
-            TypeError, ConfigError: An option is unknown, or has a value that it cannot have.
+                raise NotImplementedError
+            ```
         """
         route = ForwardedRoute(endpoint, options)
         return lambda stub: operation_of(stub, self._bridge, route)
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[Mapping[str, Any]]:
-        """Be an application's lifespan: `request.state.serve_bridge` is this bridge; it closes at the end.
+        """The lifespan of an application: `request.state.serve_bridge` is this bridge, and the end closes it.
 
-        It connects with the first request, not here.
+        The bridge connects with the first request, not here.
         """
         running_loop()
         try:
@@ -91,7 +96,7 @@ class ServeBridge(asgi.ServeBridge):
             await self.aclose()
 
     def lifespan_with(self, other: Lifespan) -> Lifespan:
-        """Return a lifespan of this bridge and, inside it, *other*; what they yield is put together."""
+        """Return a lifespan of this bridge with *other* inside. The state of both is merged."""
 
         @asynccontextmanager
         async def both(app: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -110,38 +115,41 @@ def get_handle(
     http_headers: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
 ) -> Callable[[HTTPConnection], Awaitable[Handle]]:
-    """Return a FastAPI dependency that is a handle for *endpoint*; the options are those of `Handle.options`.
+    """Return a FastAPI dependency: a handle for *endpoint*. The options are those of `Handle.options`.
 
-    ::
+    Without *timeout_s* a call has the timeout of the bridge's forwarded requests.
 
+    The bridge is the one of the application's lifespan, otherwise `app.state.serve_bridge`. If neither exists, the
+    dependency makes a bridge and stores it there.
+
+    Raises:
+        TypeError, ConfigError: An option has a wrong type or value.
+
+    Example:
+        ```
         Digits = Annotated[Handle, Depends(get_handle("digits"))]
 
         @app.post("/read")
         async def read(pixels: list[float], digits: Digits) -> int:
             return await digits.acall(pixels)
-
-    Without *timeout_s* a call may take as long as a forwarded request of the bridge.
-
-    The bridge is that of the application's lifespan, else `app.state.serve_bridge`, which is made if it is not there.
-
-    Raises:
-        TypeError, ConfigError: An option has a value that it cannot have.
+        ```
     """
     if not isinstance(endpoint, str):
         raise TypeError(f"get_handle needs the name of an endpoint, got {shown(endpoint)}")
-    from serve_bridge.client.call_options import CallOptions  # late: importing the adapter loads no client
+    from serve_bridge.client.call_options import CallOptions  # late: importing the adapter must not load the client
 
     given = {"method_name": method_name, "shard_key": shard_key, "http_method": http_method, "timeout_s": timeout_s}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options = CallOptions(**chosen, http_headers=http_headers)  # what is wrong shows here, and not with a request
+    # Made here, so that a wrong option is an error of this call, and not of each request.
+    options = CallOptions(**chosen, http_headers=http_headers)
 
     async def handle(connection: HTTPConnection) -> Handle:
-        # It stays for the view, which runs in the task of this dependency, or in a thread with its context.
+        # The id stays set for the view, which runs in the same task, or in a thread with a copy of its context.
         running_request.set(_request_id_of(connection.scope))
         bridge = _bridge_of(connection)
         with unavailable_in_app():
             client = await bridge.aclient()
-        from serve_bridge.adapters.asgi.view_handle import view_handle  # late: it is loaded with the bridge
+        from serve_bridge.adapters.asgi.view_handle import view_handle  # late: the bridge loads it
 
         own = options if timeout_s is not None else replace(options, timeout_s=bridge_of(bridge).timeout_s)
         return view_handle(client, endpoint, own)
@@ -172,14 +180,14 @@ def _bridge_of(connection: HTTPConnection) -> asgi.ServeBridge:
 
 
 class _Adapter:
-    """What the entry point names; see `serve_bridge.adapters.Adapter`."""
+    """The adapter, for its entry point; see `serve_bridge.adapters.Adapter`."""
 
     name = "starlette"
     interface: Literal["asgi"] = "asgi"
 
     def application(self, bridge: Bridge, routes: Sequence[RouteSpec]) -> ASGIApp:
         """Return a Starlette application that forwards *routes*, WebSockets too."""
-        from starlette.applications import Starlette  # late: who has an application has loaded it
+        from starlette.applications import Starlette  # late: an app that uses routes of its own has loaded it
         from starlette.routing import BaseRoute, Route, WebSocketRoute
 
         served: list[BaseRoute] = []

@@ -1,14 +1,15 @@
-"""A typed stub of a path operation: FastAPI validates and documents what it says, an endpoint answers.
+"""A typed stub of a path operation: FastAPI validates requests by its signature, and an endpoint answers them.
 
     @app.post("/predict/{item_id}")
     @bridge.endpoint("predict")
     async def predict(item_id: int, features: Features) -> Prediction:
-        \"\"\"Predict the price of an item.\"\"\"
+        raise NotImplementedError
 
-Rule 1: nothing of FastAPI is imported before an answer breaks its model: a signature is all that FastAPI looks at.
-Rule 2: what was validated decides whether the request goes on; what goes on is the request itself, body and all.
+Rule 1: FastAPI reads only a signature, so nothing of FastAPI is imported before an answer violates its model.
+Rule 2: the validation decides whether a request is forwarded. The bridge forwards the original request and body, not
+        the validated values.
 Rule 3: the body of a stub never runs, so a stub must not have one.
-Rule 4: the answer is the backend's, but JSON passes the response model of the route; see `response_model`.
+Rule 4: the answer is the backend's. The response model of the route applies to JSON; see `response_model`.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ Operation = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute) -> Operation:
-    """Return a path operation with the signature and docstring of *stub*, which forwards its requests.
+    """Return a path operation with the signature and the docstring of *stub*. It forwards its requests.
 
     Raises:
-        TypeError: *stub* is no function, or has a body, which would never run.
+        TypeError: *stub* is not a function, or it has a body, which would never run.
     """
     if not inspect.isfunction(stub):
         raise TypeError(f"@bridge.endpoint decorates a function, got {type(stub).__name__}")
@@ -89,10 +90,10 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
 
 
 class ValidatedRequest(Request):
-    """What the route's `context` is given: the request, with what the framework made of it.
+    """The request for the `context` of the route, with the arguments that FastAPI has validated.
 
     Attributes:
-        arguments: The stub's arguments by name: validated values, and what its dependencies returned.
+        arguments: The arguments of the stub by name: validated values, and the results of dependencies.
     """
 
     def __init__(self, request: Request, arguments: Mapping[str, Any]) -> None:
@@ -101,7 +102,7 @@ class ValidatedRequest(Request):
 
 
 class ForwardedResponse(Response):
-    """An answer of user code, which the framework sends and adds its background tasks to."""
+    """An answer of user code. FastAPI sends it, and adds background tasks to it."""
 
     def __init__(self, outcome: Outcome, requester: Requester) -> None:
         self.status_code: int = outcome.status
@@ -112,7 +113,7 @@ class ForwardedResponse(Response):
         self._requester = requester
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer, then run the background tasks."""
         await send_answer(self.status_code, self.raw_headers, self._content, scope, send, self._requester)
         if self.background is not None:
             await self.background()
@@ -144,10 +145,10 @@ async def _ask(
 
 
 def _body_of(request: Request) -> bytes | FormBody | None:
-    """Return the body that the framework has read, and None if it has not.
+    """Return the body if FastAPI has read it, otherwise None.
 
     Raises:
-        ConfigError: A dependency has, and has not kept it.
+        ConfigError: A dependency has read the body and not kept it.
     """
     if hasattr(request, "_body"):
         return bytes(request._body)
@@ -170,5 +171,5 @@ def _parts(form: FormData) -> Iterator[FormPart]:
 
 
 def _utf8(text: str) -> str:
-    """Return the text of a part's header, of which Starlette has made each byte a character."""
+    """Return the text of a part's header; Starlette has decoded its bytes as Latin-1."""
     return text.encode("latin-1", "replace").decode("utf-8", "replace")

@@ -1,10 +1,10 @@
-"""The response model of a FastAPI stub, which decides what of a backend's JSON leaves.
+"""The response model of a FastAPI stub, which filters the JSON of a backend.
 
-FastAPI applies the model to what a path operation returns, unless that is a response already. So the JSON of a
-successful answer goes back to FastAPI as a value, with the status and the headers of the answer beside it.
+FastAPI applies the model to the return value of a path operation, unless the value is a response. So the stub returns
+the parsed JSON of a successful answer, and sets status and headers on FastAPI's response.
 
-Rule 1: what no model applies to is passed on as it came: other media types, errors, routes without a model.
-Rule 2: what a model cannot be applied to is an error, and never passed on: the model may keep something secret.
+Rule 1: other media types, errors, and answers of routes without a model pass unchanged.
+Rule 2: JSON to which a model cannot be applied is an error and does not pass, because the model may hide secret fields.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from serve_bridge.http.answers import AnswerBroken
 from serve_bridge.http.headers import HeaderList
 
 _OF_THE_BODY: Final = frozenset({b"content-length", b"content-type", b"content-md5", b"content-digest", b"digest"})
-"""Headers that describe the bytes of a body, which are others once the model was applied."""
+"""Headers that describe the bytes of a body. The model changes the bytes, so these headers are dropped."""
 _OF_PARTS: Final = frozenset({b"accept-encoding", b"range", b"if-range"})
-"""Headers with which a client asks for an encoded body, or for a part of it."""
+"""Request headers that ask for a compressed body, or for a part of it."""
 
 
 def has_model(scope: Scope) -> bool:
-    """Return whether the route of the request of *scope* has a response model."""
+    """Return whether the route in *scope* has a response model."""
     return getattr(scope.get("route"), "response_model", None) is not None
 
 
 def asking_for_all(headers: HeaderList) -> HeaderList:
-    """Return the *headers* of a request so that its answer is whole and not encoded, as a model needs it."""
+    """Return *headers* of a request without those that ask for a compressed or partial answer."""
     return [pair for pair in headers if pair[0] not in _OF_PARTS]
 
 
 def applies_to(outcome: Outcome) -> bool:
-    """Return whether a response model applies to *outcome*: it is a successful answer of JSON."""
+    """Return whether a response model applies to *outcome*: whether it is a successful JSON answer."""
     return 200 <= outcome.status < 300 and _is_json(_header(outcome.headers, b"content-type"))
 
 
 async def content_of(outcome: Outcome, requester: Requester) -> Any:
-    """Return the JSON of *outcome*, parsed.
+    """Return the parsed JSON of *outcome*.
 
     Raises:
-        ResponseValidationError: It is not JSON.
-        ConfigError: It is encoded.
-        HTTPException: The replica has not finished it, or the client has left.
+        ResponseValidationError: The body is not JSON.
+        ConfigError: The answer has a Content-Encoding.
+        HTTPException: The replica died before the end of the answer, or the client left.
     """
     encoding = _header(outcome.headers, b"content-encoding")
     if encoding not in (b"", b"identity"):
@@ -72,13 +72,13 @@ async def content_of(outcome: Outcome, requester: Requester) -> Any:
 
 
 def describe(outcome: Outcome, response: Response) -> None:
-    """Give *response*, from which FastAPI takes status and headers of its answer, those of *outcome*."""
+    """Copy status and headers of *outcome* to *response*, from which FastAPI takes them."""
     response.status_code = outcome.status
     response.raw_headers.extend(_kept(outcome.headers))
 
 
 def without_length(outcome: Outcome) -> Outcome:
-    """Return *outcome*, the answer to HEAD, without the length of a body to which no model was applied."""
+    """Return *outcome*, an answer to HEAD, without its Content-Length: the model would change the length."""
     headers = [pair for pair in outcome.headers if pair[0] != b"content-length"]
     return Outcome(outcome.status, headers, outcome.body)
 

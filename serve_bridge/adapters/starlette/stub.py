@@ -21,13 +21,13 @@ _EMPTY: Final = frozenset(
         *("RETURN_GENERATOR", "POP_TOP", "CALL_INTRINSIC_1", "RERAISE"),
     ]
 )
-"""What a function without a body compiles to, in the versions of Python."""
+"""Instructions of a function without a body, in all supported versions of Python."""
 
 
 def with_own_parameters(signature: inspect.Signature) -> inspect.Signature:
-    """Return *signature* with parameters that FastAPI fills with the request, and with what it takes for its answer.
+    """Return *signature* with two more parameters, which FastAPI fills with the request and the response.
 
-    Of each kind the last parameter gets it.
+    They come last, because FastAPI fills only the last parameter of each type.
     """
     kinds = {REQUEST_PARAMETER: Request, RESPONSE_PARAMETER: Response}
     own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in kinds.items()]

@@ -1,1 +1,1 @@
-"""One module, one command."""
+"""The management commands of the application, a module each."""

@@ -1,7 +1,7 @@
-"""`manage.py serve_bridge`: the instance of the project, looked at and changed from the command line.
+"""The command `manage.py serve_bridge`: deploy to the project's instance, show it and change it.
 
-Rule 1: what a verb does is the business of `serve_bridge.cli.verbs`; here words become arguments, and errors Django's.
-Rule 2: an error is one line on stderr and exit code 1; 2 is a command that was written wrongly.
+Rule 1: `serve_bridge.cli.verbs` does the work. This module parses the command line, and turns errors into Django's.
+Rule 2: an error is one line on stderr. The exit code is 1 for a failure, and 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -30,45 +30,45 @@ from serve_bridge.errors import EndpointNotFound
 class Command(BaseCommand):
     """Verbs over the project's instance."""
 
-    help = "Deploys what installed apps declare in backends.py; shows, changes and calls the project's instance."
-    requires_system_checks: ClassVar[list[str]] = []  # `check` runs ours, and `dev` leaves them to runserver
+    help = "Deploys the declarations in backends.py of installed apps; shows, changes and calls the project's instance."
+    requires_system_checks: ClassVar[list[str]] = []  # `check` runs those of serve_bridge, and runserver runs all
 
     def add_arguments(self, parser: Any) -> None:
         """Declare the verbs."""
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-        deploy = _verb(verbs, "deploy", "Bring the instance to what the installed apps declare in backends.py.")
-        deploy.add_argument("--project", help="The owner of the deployment; default: the top package of the settings.")
+        deploy = _verb(verbs, "deploy", "Deploy the declarations in backends.py of the installed apps.")
+        deploy.add_argument("--project", help="Owner of the deployment; default: the top package of the settings.")
+        deploy.add_argument("--traffic", action="store_true", help="Apply declared traffic to existing endpoints too.")
         deploy.add_argument(
-            "--traffic", action="store_true", help="Let declared traffic replace that of endpoints that exist."
+            "--prune", action="store_true", help="Delete backends and endpoints that the project no longer declares."
         )
-        deploy.add_argument(
-            "--prune", action="store_true", help="Delete what the project deployed before and no longer declares."
-        )
-        deploy.add_argument("--yes", action="store_true", help="Do not ask before --prune deletes something.")
+        deploy.add_argument("--yes", action="store_true", help="Let --prune delete without asking.")
         deploy.add_argument("--force", action="store_true", help="Replace the replicas of unchanged backends too.")
         deploy.add_argument(
-            "--take-over", action="store_true", help="Take over declared names that another project, or a person, made."
+            "--take-over", action="store_true", help="Take over declared names of another project, or made by hand."
         )
-        deploy.add_argument("--dry-run", action="store_true", help="Only say what would change.")
+        deploy.add_argument("--dry-run", action="store_true", help="Show the changes only.")
         _verb(verbs, "status", "Show the instance's proxies, backends, replicas and endpoints.")
-        traffic = _verb(verbs, "traffic", "Show the traffic of endpoints, or set that of one.")
+        traffic = _verb(verbs, "traffic", "Show the traffic of all endpoints, or set the traffic of one.")
         traffic.add_argument("endpoint", nargs="?")
         traffic.add_argument("weights", nargs="*", metavar="backend=weight")
-        shadow = _verb(verbs, "shadow", "Send copies of a share of an endpoint's requests to a backend; 0 ends that.")
+        shadow = _verb(
+            verbs, "shadow", "Send copies of a share of an endpoint's requests to a backend; 0 stops the copies."
+        )
         shadow.add_argument("endpoint")
         shadow.add_argument("backend")
         shadow.add_argument("proportion", help="From 0 to 1.")
         call = _verb(verbs, "call", "Call an endpoint.")
         call.add_argument("endpoint")
-        call.add_argument("data", nargs="?", help="JSON; - reads it from standard input.")
+        call.add_argument("data", nargs="?", help="JSON; - reads the JSON from standard input.")
         call.add_argument("--method", help="Method of the backend; default: __call__.")
-        call.add_argument("--timeout", type=float, dest="timeout_s", help="Seconds it may take.")
+        call.add_argument("--timeout", type=float, dest="timeout_s", help="Timeout in seconds.")
         _verb(
             verbs,
             "check",
-            "Check the setting, and whether the instance is as declared and has what routes and views name.",
+            "Check the setting, whether the instance is as declared, and whether it has the endpoints of all views.",
         )
-        dev = verbs.add_parser("dev", help="Run the development server, with the backends inside of it.")
+        dev = verbs.add_parser("dev", help="Run the development server, with the backends inside its process.")
         dev.add_argument("addrport", nargs="?", help="As for runserver.")
         dev.add_argument("--noreload", action="store_false", dest="use_reloader", help="As for runserver.")
 
@@ -76,7 +76,7 @@ class Command(BaseCommand):
         """Run a verb.
 
         Raises:
-            CommandError: It failed.
+            CommandError: The verb failed.
         """
         if verb == "dev":
             _run_server(given["addrport"], use_reloader=given["use_reloader"])
@@ -92,9 +92,9 @@ class Command(BaseCommand):
 
 def _verb(verbs: Any, name: str, does: str) -> Any:
     parser = verbs.add_parser(name, help=does, description=does)
-    parser.add_argument("--address", help=f"What `serve-bridge start` printed; default: that of {SETTING}.")
-    parser.add_argument("--name", help=f"Which of this user's instances; default: that of {SETTING}.")
-    parser.add_argument("--format", choices=["table", "json"], default="table", help="For whom.")
+    parser.add_argument("--address", help=f"Address that `serve-bridge start` printed; default: that of {SETTING}.")
+    parser.add_argument("--name", help=f"Name of the instance; default: that of {SETTING}.")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="Format of the output.")
     return parser
 
 
@@ -105,7 +105,7 @@ def _deploy(client: Client, given: Mapping[str, Any]) -> Report:
 
 
 def _asked(text: str) -> bool:
-    sys.stderr.write(f"{text} [y/N]: ")  # stdout may be read by a program
+    sys.stderr.write(f"{text} [y/N]: ")  # a program may read stdout
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -126,7 +126,9 @@ def _check(client: Client, _: Mapping[str, Any]) -> Report:
     changes = commands.deploy(client, found, project=project(), dry_run=True).data["changes"] if found else []
     lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
     data = {"address": client.address, "ok": not lines, "missing": missing | urls, "changes": changes}
-    return Report(data, "\n".join(lines) or f"instance {client.name} is as declared and has what routes and views name")
+    return Report(
+        data, "\n".join(lines) or f"instance {client.name} is as declared and has the endpoints of all routes and views"
+    )
 
 
 _VERBS = {
@@ -163,7 +165,7 @@ def _connected(address: str | None, name: str | None) -> Iterator[Client]:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can do something about into one line."""
+    """Turn an error that a user can fix into one line."""
     try:
         yield
     except CommandError:
@@ -176,6 +178,6 @@ def _clear_errors() -> Iterator[None]:
 
 
 def _run_server(addrport: str | None, *, use_reloader: bool) -> None:
-    # The reloader starts this command again in its child, where runserver sees that it is one and starts no other.
+    # The reloader runs this command again in a child process. There, runserver does not start a second reloader.
     os.environ[RUNTIME_VARIABLE] = "local"
     call_command("runserver", *([addrport] if addrport else []), use_reloader=use_reloader)
