@@ -1,7 +1,7 @@
-"""For tests: instances as pytest fixtures, and the contract that every adapter has to pass. Shipped.
+"""Tools for tests: instances as pytest fixtures, and the contract of adapters. Users of serve_bridge may use both.
 
-Rule 1: importing it loads neither a framework nor a server nor pytest: pytest loads the plugin in every run.
-Rule 2: what runs in a replica, `backends`, can be imported there, so that all of it works on Ray too.
+Rule 1: the import loads no framework, no server and no pytest, because pytest loads the plugin in every run.
+Rule 2: replicas can import the backend of the contract, `subject`, so the contract works on Ray too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the contract's backend does with a request that it answers at once."""
+"""The behaviours of the contract's backend for requests that it answers at once."""
 
 from __future__ import annotations
 

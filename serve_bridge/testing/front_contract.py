@@ -1,8 +1,8 @@
-"""The contract of fronts: what holds for everything that answers HTTP for endpoints, the proxy and every adapter.
+"""The contract of fronts. A front answers HTTP for endpoints: the proxy is one, and the app of every adapter.
 
-Rule 1: everything goes over a real socket, by a real HTTP client, to a real replica; nothing is a mock, nothing sleeps.
-Rule 2: a test holds for every front, or it needs something: what a front cannot do is said, with the reason, in
-        `lacks`, and tests that need it are not collected.
+Rule 1: every test uses a real HTTP client, a real socket and a real replica. There are no mocks and no sleeps.
+Rule 2: a test applies to every front, unless it is marked with an ability that it needs. A front names the abilities
+        it lacks in `lacks`, with the reason. Tests that need them are not collected.
 """
 
 from __future__ import annotations
@@ -19,4 +19,4 @@ from serve_bridge.testing.fronts.websockets import WebSocketContract
 class FrontContract(
     RequestContract, BodyContract, AnswerContract, StreamContract, RequestIdContract, FailureContract, WebSocketContract
 ):
-    """What holds for everything that answers HTTP for endpoints: the adapters, and the proxy."""
+    """Tests for every front: the proxy, and the apps of the adapters."""

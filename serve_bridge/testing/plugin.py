@@ -1,8 +1,8 @@
-"""The pytest plugin: instances for the time of a test or of a run, and what the contract of adapters runs on.
+"""The pytest plugin: instances for a test or for a run, and the fixtures of the contract of adapters.
 
-Rule 1: nothing is started, nor Ray or a framework imported, before a test asks for it.
-Rule 2: names and ports are the run's own, so that runs beside each other, as under pytest-xdist, do not meet.
-Rule 3: a test finds the process's current client as it was before, once the fixture has ended.
+Rule 1: before a test uses a fixture, no instance is started, and neither Ray nor a framework is imported.
+Rule 2: each run has its own names and ports, so parallel runs, as under pytest-xdist, do not collide.
+Rule 3: after a fixture has ended, the current client of the process is the same as before.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ _numbers = itertools.count()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    config.addinivalue_line("markers", f"{RAY_MARKER}: uses the run's instance on Ray; every test of that fixture is")
+    config.addinivalue_line("markers", f"{RAY_MARKER}: uses the run's instance on Ray; every such test has it")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need Ray, so that `-m "not serve_bridge_ray"` leaves them out."""
+    """Mark the tests on Ray, so that `-m "not serve_bridge_ray"` deselects them."""
     for item in items:
         if {"serve_bridge_ray", "serve_bridge_ray_instance"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(RAY_MARKER)
 
 
 def unique_name() -> str:
-    """Return a name for an instance that no other test, process or user has."""
+    """Return a unique name for an instance, among tests, processes and users."""
     return f"test-{os.getpid()}-{secrets.token_hex(3)}-{next(_numbers)}"
 
 
 @contextmanager
 def current(client: Client) -> Iterator[Client]:
-    """Make *client* the process's current one for a time."""
+    """Make *client* the current client of the process inside this context."""
     before = set_current(client)
     try:
         yield client
@@ -61,7 +61,7 @@ def current(client: Client) -> Iterator[Client]:
 
 @contextmanager
 def instance(runtime: Literal["ray", "local"]) -> Iterator[Client]:
-    """Run an instance, with a proxy on a free port; the process's current client stays what it is."""
+    """Run an instance with a proxy on a free port, without changing the current client of the process."""
     before = set_current(None)
     try:
         client = start(runtime=runtime, name=unique_name(), http_options={"port": 0})
@@ -75,21 +75,21 @@ def instance(runtime: Literal["ray", "local"]) -> Iterator[Client]:
 
 @pytest.fixture
 def serve_bridge_local() -> Iterator[Client]:
-    """An instance inside this process, for one test; it is the current one, and ends with the test."""
+    """An instance inside this process, for one test. It is the current instance, and ends with the test."""
     with instance("local") as client, current(client):
         yield client
 
 
 @pytest.fixture(scope="session")
 def serve_bridge_ray_instance() -> Iterator[Client]:
-    """The run's instance on Ray: on the cluster that the process uses already, or that Ray finds, or a new one."""
+    """The run's instance on Ray: on the cluster in use by this process, otherwise one found by Ray, or a new one."""
     with instance("ray") as client:
         yield client
 
 
 @pytest.fixture
 def serve_bridge_ray(serve_bridge_ray_instance: Client) -> Iterator[Client]:
-    """The run's instance on Ray; it is the current one, and what the test makes in it ends with the test."""
+    """The run's instance on Ray. It is the current instance; endpoints and backends of the test end with the test."""
     client = serve_bridge_ray_instance
     endpoints, backends = set(client.list_endpoints()), set(client.list_backends())
     with current(client):
@@ -105,7 +105,7 @@ def serve_bridge_ray(serve_bridge_ray_instance: Client) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def serve_bridge_contract() -> Iterator[Client]:
-    """The instance behind the contract; override it, with the call of `deploy_subject`, to run it on another."""
+    """The instance behind the contract. Override the fixture, and call `deploy_subject`, to use another instance."""
     from serve_bridge.testing.contract import deploy_subject  # late: rule 1
 
     with instance("local") as client:
@@ -115,14 +115,14 @@ def serve_bridge_contract() -> Iterator[Client]:
 
 @pytest.fixture(scope="class")
 def serve_bridge_front(request: pytest.FixtureRequest, serve_bridge_contract: Client) -> Iterator[str]:
-    """The base URL of what the class of the test is about."""
+    """The base URL of the front of the test's class."""
     with request.cls.front(serve_bridge_contract) as url:
         yield url
 
 
 @pytest.fixture(scope="class")
 def serve_bridge_http(serve_bridge_front: str) -> Iterator[httpx.Client]:
-    """An HTTP client of it."""
+    """An HTTP client of the front."""
     import httpx  # late: rule 1
 
     with httpx.Client(base_url=serve_bridge_front, trust_env=False, verify=False, timeout=15) as http:
@@ -131,7 +131,7 @@ def serve_bridge_http(serve_bridge_front: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def serve_bridge_subject(serve_bridge_contract: Client) -> Handle:
-    """A handle of the contract's backend, to ask how far it is."""
+    """A handle of the contract's backend, which tests ask for the progress of requests."""
     from serve_bridge.testing.contract import SUBJECT  # late: rule 1
 
     return serve_bridge_contract.get_handle(SUBJECT).options(timeout_s=15)

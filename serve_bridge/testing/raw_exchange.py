@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request and its answer, each part sent and received when the test says so."""
+"""One HTTP/1.1 request and its answer. The test decides when each part is sent and received."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _READ_BYTES: Final = 64 * 1024
 
 
 class RawExchange:
-    """Use it as a context manager; the connection is closed at its end. One thread may send while another receives.
+    """A context manager, which closes the connection at its end. One thread may send while another receives.
 
     Args:
         url: The base URL of the server.
-        method: Of the request.
-        target: Its path and query.
-        headers: Its headers but for Host; with neither Content-Length nor Transfer-Encoding it has no body.
+        method: The HTTP method.
+        target: Path and query.
+        headers: The headers without Host. Without Content-Length and Transfer-Encoding the request has no body.
     """
 
     def __init__(self, url: str, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> None:
@@ -49,18 +49,18 @@ class RawExchange:
         self._write(h11.EndOfMessage())
 
     def leave(self) -> None:
-        """Go away in the middle of it."""
+        """Disconnect in the middle of the exchange."""
         with contextlib.suppress(OSError):
-            # Reset, not closed: a server that only writes learns at once that nobody reads.
+            # A reset instead of a close tells a server at once, even if it only writes, that the client has left.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
     def next_status(self) -> int:
-        """Receive the next head, be it one that is not final yet; return its status.
+        """Receive the next head, an informational one too; return its status.
 
         Raises:
-            TimeoutError: None has come.
-            ConnectionError: None will.
+            TimeoutError: No head has arrived in time.
+            ConnectionError: The server has closed the connection.
         """
         event = self._next()
         if not isinstance(event, h11.InformationalResponse | h11.Response):
@@ -71,8 +71,8 @@ class RawExchange:
         """Receive the head of the answer.
 
         Raises:
-            TimeoutError: None has come.
-            ConnectionError: None will.
+            TimeoutError: No head has arrived in time.
+            ConnectionError: The server has closed the connection.
         """
         while not isinstance(event := self._next(), h11.Response):
             if event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
@@ -80,17 +80,17 @@ class RawExchange:
         return event
 
     def read(self) -> bytes:
-        """Receive what has come of the answer's body, at least a byte of it; nothing at its end.
+        """Receive the available part of the answer's body, at least one byte; b"" at its end.
 
         Raises:
-            TimeoutError: None has come.
-            ConnectionError: It broke off.
+            TimeoutError: No byte has arrived in time.
+            ConnectionError: The answer broke off.
         """
         event = self._next()
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     def read_at_least(self, size: int) -> bytes:
-        """Receive *size* bytes of the answer's body, and what has come with them; fewer only at its end."""
+        """Receive at least *size* bytes of the answer's body; fewer only at its end."""
         pieces, total = [], 0
         while total < size and (piece := self.read()):
             pieces.append(piece)

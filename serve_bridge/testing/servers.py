@@ -1,6 +1,6 @@
-"""Web servers inside the test's own process, each over a real socket on a free port of the loopback interface.
+"""Web servers in the process of the test, each with a real socket on a free port of the loopback interface.
 
-Rule 1: when a context is left, the port is free again and the server's thread has ended.
+Rule 1: after the context of a server, its port is free and its thread has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINGER_S: Final = 1.0
 
 
 class _ASGIServer(uvicorn.Server):
-    """One that says when it has begun."""
+    """A server with an event for its start."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -37,14 +37,14 @@ class _ASGIServer(uvicorn.Server):
 
 @contextlib.contextmanager
 def serve_asgi(application: Any, *, root_path: str = "") -> Iterator[str]:
-    """Serve an ASGI application by uvicorn, its lifespan included; yield the base URL.
+    """Serve an ASGI application with uvicorn, and run its lifespan; yield the base URL.
 
     Args:
-        application: What is served.
-        root_path: The prefix below which somebody in front of the server has mounted it.
+        application: The application.
+        root_path: The prefix of the application, as a reverse proxy would mount it.
 
     Raises:
-        RuntimeError: Its lifespan did not begin.
+        RuntimeError: The lifespan did not start.
     """
     listener = socket.create_server((HOST, 0))
     config = uvicorn.Config(
@@ -52,7 +52,7 @@ def serve_asgi(application: Any, *, root_path: str = "") -> Iterator[str]:
         root_path=root_path,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # by default uvicorn takes the word of any client on this machine
+        proxy_headers=False,  # by default uvicorn trusts such headers of all clients on this machine
         ws="websockets-sansio",
         timeout_graceful_shutdown=1,
     )
@@ -61,7 +61,7 @@ def serve_asgi(application: Any, *, root_path: str = "") -> Iterator[str]:
     thread.start()
     try:
         if not server.begun.wait(START_S if thread.is_alive() else 0):
-            raise RuntimeError("the application's lifespan did not begin; its log says why")
+            raise RuntimeError("the lifespan of the application did not start; its log says why")
         yield f"http://{HOST}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -70,11 +70,11 @@ def serve_asgi(application: Any, *, root_path: str = "") -> Iterator[str]:
 
 
 class _WSGIServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # a test that fails may leave one that waits
+    daemon_threads = True  # a failed test may leave a waiting thread
     request_queue_size = 64
 
     def shutdown_request(self, request: Any) -> None:
-        # Closing with bytes unread would reset the connection under an answer that came before them.
+        # A close with unread bytes would reset the connection, and the client could lose an answer sent before.
         with contextlib.suppress(OSError):
             request.shutdown(socket.SHUT_WR)
             request.settimeout(LINGER_S)
@@ -90,7 +90,7 @@ class _WSGIAnswer(ServerHandler):
 
     def finish_content(self) -> None:
         if self.environ["REQUEST_METHOD"] == "HEAD" and not self.headers_sent:
-            self.send_headers()  # the base class would say that the answer has the length 0
+            self.send_headers()  # the base class would send a Content-Length of 0
         super().finish_content()
 
 
@@ -107,14 +107,14 @@ class _WSGIHandler(WSGIRequestHandler):
             answer.run(server.get_app())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def serve_wsgi(application: Callable[..., Any], *, root_path: str = "") -> Iterator[str]:
-    """Serve a WSGI application by wsgiref, a thread a request, under `wsgiref.validate`; yield the base URL.
+    """Serve a WSGI application with wsgiref and `wsgiref.validate`, a thread for each request; yield the base URL.
 
-    The server speaks HTTP/1.0 and takes no chunked body.
+    The server speaks HTTP/1.0, and does not accept chunked bodies.
     """
     server = _WSGIServer((HOST, 0), _WSGIHandler)
     server.base_environ["SCRIPT_NAME"] = root_path

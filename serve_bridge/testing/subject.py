@@ -23,7 +23,7 @@ PART: Final = b"0123456789abcdef" * 4096
 class Subject:
     """Answers as the path says: `/echo`, `/answer` and so on.
 
-    A *gate* is a name that a test invents for a request, so that it can ask for the progress of that request.
+    A *gate* is a name for one request. The test invents it, and asks for the progress of the request by it.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class Subject:
         self._produced: defaultdict[str, int] = defaultdict(int)
 
     async def __call__(self, request: Any) -> Any:
-        """Do what the first part of the path says that is the name of a behaviour."""
+        """Answer by the behaviour that the path names."""
         if isinstance(request, WebSocket):
             return await converse(request)
         name = next(part for part in request.url.path.split("/") if part in ANSWERS or part in GATED)
         return await (GATED[name](self, request) if name in GATED else ANSWERS[name](request))
 
     def add(self, data: Any, by: str = "0") -> Any:
-        """Return the sum; a method that a route may name."""
+        """Return a sum; this is a method for routes with `method_name`."""
         return {"sum": data + int(by)}
 
     async def open(self, gate: str) -> None:
@@ -152,4 +152,4 @@ GATED: Final[Mapping[str, Callable[[Subject, Any], Awaitable[Any]]]] = {
     "hanging": Subject._hanging,
     "upload": Subject._upload,
 }
-"""Behaviours by name, of requests that wait or are counted."""
+"""Behaviours with a gate, by name."""

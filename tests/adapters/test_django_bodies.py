@@ -91,7 +91,7 @@ def test_an_empty_form_arrives() -> None:
 )
 def test_a_body_that_somebody_has_taken_is_an_error(framing: dict[str, Any]) -> None:
     """Which says what to do."""
-    with pytest.raises(RawPostDataException, match=r"let that use request\.body"):
+    with pytest.raises(RawPostDataException, match=r"must use request\.body"):
         Client().put("/after-read/", data=b"12345", content_type="application/octet-stream", **framing)
 
 

@@ -1,1 +1,1 @@
-"""The contract of fronts, a class a subject; a front is what answers HTTP for endpoints."""
+"""The contract of fronts, in one class for each subject."""

@@ -1,4 +1,4 @@
-"""Bodies of requests: whole, streamed, refused, given up."""
+"""Tests of the bodies of requests: whole, streamed, refused, cancelled."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from serve_bridge.testing.raw_exchange import RawExchange
 
 
 class BodyContract(Front):
-    """A backend gets the body that the client has sent, as fast as it reads."""
+    """A backend gets the body of the client, as fast as it reads."""
 
     def test_a_body_arrives(self, serve_bridge_http: httpx.Client) -> None:
-        """With the request's head."""
+        """A short body is sent with the head of the request."""
         assert serve_bridge_http.post("/echo", content="grüße").json()["body"] == "grüße"
 
     def test_an_empty_body_is_none(self, serve_bridge_http: httpx.Client) -> None:
-        """A POST need not have any."""
+        """A POST may have no body."""
         assert serve_bridge_http.post("/echo", content=b"").json()["body"] == ""
 
     def test_a_long_body_arrives_whole(self, serve_bridge_http: httpx.Client) -> None:
-        """Streamed, since it does not fit into the head."""
+        """It is streamed, because it does not fit into the first message."""
         body = PIECE * 12
         seen = serve_bridge_http.put("/digest", content=body).json()
         assert seen == {"size": len(body), "digest": hashlib.sha256(body).hexdigest()}
 
     @needs("chunked uploads")
     def test_a_body_of_unknown_length_arrives_whole(self, serve_bridge_http: httpx.Client) -> None:
-        """In chunks as the client has it."""
+        """It is streamed in chunks."""
         body = [b"1" * 10, PIECE, b"2" * 100_000]
         seen = serve_bridge_http.post("/digest", content=iter(body)).json()
         assert seen == {"size": sum(map(len, body)), "digest": hashlib.sha256(b"".join(body)).hexdigest()}
 
     def test_a_form_with_a_file_arrives(self, serve_bridge_http: httpx.Client) -> None:
-        """As multipart, which nobody has parsed on the way."""
+        """The front does not parse multipart bodies."""
         file = ("f.txt", b"content", "text/plain")
         answer = serve_bridge_http.post("/form", data={"name": "n"}, files={"file": file})
         assert answer.json() == {"name": "n", "file": ["f.txt", "content"]}
 
     @needs("early answers")
     def test_an_answer_may_come_before_the_body(self, serve_bridge_front: str) -> None:
-        """A backend need not read what it has no use for."""
+        """A backend may answer without reading the body."""
         with RawExchange(serve_bridge_front, "POST", "/early", [("content-length", str(len(PIECE) * 12))]) as exchange:
             exchange.send(PIECE)
             assert exchange.head().status_code == 202
 
     @needs("duplex")
     def test_a_client_that_waits_is_asked_for_its_body_when_the_backend_reads(self, serve_bridge_front: str) -> None:
-        """With a 100 (Continue); an answer that needs no body comes without."""
+        """The front sends 100 (Continue) only if the backend reads the body."""
         expecting = [("content-length", "4"), ("expect", "100-continue")]
         with RawExchange(serve_bridge_front, "POST", "/early", expecting) as exchange:
             assert exchange.next_status() == 202
@@ -65,7 +65,7 @@ class BodyContract(Front):
             assert exchange.next_status() == 200
 
     def test_body_and_answer_pass_at_the_same_time(self, serve_bridge_front: str) -> None:
-        """A long body is answered, byte for byte, by a backend that keeps none of it."""
+        """A backend may send a long body back without holding it."""
         length = len(PIECE) * 12
         with (
             RawExchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(length))]) as exchange,
@@ -77,8 +77,8 @@ class BodyContract(Front):
             list(sent)
 
     @needs("duplex")
-    def test_what_has_come_is_answered_while_more_is_awaited(self, serve_bridge_front: str) -> None:
-        """The client may have to see it before it knows what to send next."""
+    def test_an_answer_begins_while_the_body_still_arrives(self, serve_bridge_front: str) -> None:
+        """A client may need the first part of the answer to know what to send next."""
         with RawExchange(serve_bridge_front, "POST", "/duplex", [("content-length", str(len(PIECE) * 2))]) as exchange:
             exchange.send(PIECE)
             assert exchange.head().status_code == 200
@@ -91,7 +91,7 @@ class BodyContract(Front):
     def test_a_backend_that_does_not_read_pauses_the_client(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """What has not been taken stays with the client; once it is taken, all of it arrives."""
+        """Back-pressure reaches the client. Once the backend reads, the whole body arrives."""
         gate = secrets.token_hex(8)
         length, sent = [("content-length", str(LONG_BYTES))], [0]
 
@@ -116,7 +116,7 @@ class BodyContract(Front):
     def test_a_client_that_leaves_during_its_upload_ends_it(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """The backend does not wait for the rest, and the front goes on answering."""
+        """The backend does not wait for the rest, and the front answers other requests."""
         gate = secrets.token_hex(8)
         length = [("content-length", str(len(PIECE) * 2))]
         with RawExchange(serve_bridge_front, "POST", f"/upload?gate={gate}", length) as exchange:

@@ -1,4 +1,4 @@
-"""How far a subject has come."""
+"""The progress of requests in the backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_bridge.client.handle import Handle
 
 
 def at_rest(value: Callable[[], int], subject: Handle) -> int:
-    """Return *value* once it stays the same while other requests are answered."""
+    """Return *value* once it no longer changes while the backend answers other requests."""
     before = -1
     while (now := value()) != before:
         before = now

@@ -1,4 +1,4 @@
-"""The id of a request: in the answer, and for user code."""
+"""Tests of the id of a request: in the answer, and in user code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class RequestIdContract(Front):
 
     @pytest.mark.parametrize("path", ["/echo", "/failing?kind=error"])
     def test_a_request_id_is_kept(self, serve_bridge_http: httpx.Client, path: str) -> None:
-        """The client's own, whatever the answer."""
+        """A valid id of the client is in the answer, also if the request fails."""
         answer = serve_bridge_http.get(path, headers={"x-request-id": "mine-1"})
         assert answer.headers.get_list("x-request-id") == ["mine-1"]
 
     @pytest.mark.parametrize("path", ["/echo", "/failing?kind=error"])
     def test_a_request_id_is_made(self, serve_bridge_http: httpx.Client, path: str) -> None:
-        """One for each request; what is no id is not kept."""
+        """Each request gets a new id if the client's is not valid."""
         given = {"x-request-id": "no id, too many words"}
         ids = {serve_bridge_http.get(path, headers=given).headers["x-request-id"] for _ in range(2)}
         assert len(ids) == 2
@@ -30,7 +30,7 @@ class RequestIdContract(Front):
 
     @pytest.mark.parametrize("given", ["mine-2", "no id, too many words", None])
     def test_user_code_knows_the_request_id(self, serve_bridge_http: httpx.Client, given: str | None) -> None:
-        """It is the one in the answer, whatever the client sent: from `serve.request_id()` and in the header."""
+        """`serve.request_id()` and the header have the id in the answer, whether the client sent an id or not."""
         answer = serve_bridge_http.get("/echo", headers={} if given is None else {"x-request-id": given})
         known = answer.headers["x-request-id"]
         seen = answer.json()
@@ -38,5 +38,5 @@ class RequestIdContract(Front):
 
 
 def ids_of(seen: Mapping[str, Any]) -> list[str]:
-    """Return the values of the header X-Request-Id that user code has *seen*."""
+    """Return the values of the header X-Request-Id in *seen*, the answer of `/echo`."""
     return [value for name, value in seen["headers"] if name == "x-request-id"]

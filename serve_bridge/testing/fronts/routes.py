@@ -1,4 +1,4 @@
-"""The routes that every front serves for the contract, and their backends."""
+"""The routes of the contract, which every front serves, and their backends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from serve_bridge.testing.subject import Subject
 SUBJECT: Final = "contract"
 """The endpoint of all routes but one, and its backend."""
 SINGLE: Final = "contract-single"
-"""Another one like it, whose backend runs one request at a time and lets one wait."""
+"""A second endpoint of the same kind. Its backend runs one request at a time, and its queue has one place."""
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
-PIECE: Final = b"0123456789abcdef" * 16 * 1024  # 256 KiB, more than anything on the way may hold back
+PIECE: Final = b"0123456789abcdef" * 16 * 1024  # 256 KiB, more than any part of the way may hold back
 LONG_BYTES: Final = 15 << 20
 HELD_BYTES: Final = 12 << 20
-"""What all on the way between client and backend may hold of a body that nobody takes: kernels hold most of it."""
+"""Upper limit in bytes for what client, front and backend together may buffer of a body that its receiver does not
+read. Most of it is in buffers of the kernel."""
 
 ROUTES: Final = (
     *(
@@ -30,10 +31,10 @@ ROUTES: Final = (
     ),
     RouteSpec("/gets", SUBJECT, ("GET",)),
 )
-"""Without options, so that the proxy has them too."""
+"""Routes without options, which the proxy can serve too."""
 
 STREAMED_OR_NOT: Final = {"/lines": "no", "/buffered": "yes", "/echo": None, "/large": None}
-"""What the answers say of buffering."""
+"""The header X-Accel-Buffering of answers, by path."""
 
 CLAIMS: Final = {
     "x-forwarded-for": "10.9.8.7",
@@ -43,11 +44,11 @@ CLAIMS: Final = {
     "x-real-ip": "10.9.8.7",
     "forwarded": "for=10.9.8.7;proto=https;host=evil.example",
 }
-"""Headers in which a client says where it comes from."""
+"""Headers with a client's claims about its origin."""
 
 
 def deploy_subject(client: Client) -> None:
-    """Create the contract's backends, an endpoint of each, and for the proxy an endpoint at each of the `ROUTES`."""
+    """Create the backends of the contract, an endpoint for each, and for the proxy an endpoint at each of `ROUTES`."""
     client.create_backend(SUBJECT, Subject)
     client.create_endpoint(SUBJECT, backend=SUBJECT)
     client.create_backend(SINGLE, Subject, config={"max_concurrent_queries": 1, "max_queued_queries": 1})

@@ -1,4 +1,4 @@
-"""Answers that are streamed, and clients that leave."""
+"""Tests of streamed answers, and of clients that leave."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class StreamContract(Front):
     """A client gets an answer piece by piece; the work ends when the client leaves."""
 
     def test_an_answer_is_streamed(self, serve_bridge_http: httpx.Client) -> None:
-        """All parts arrive, in order."""
+        """All parts arrive in order."""
         assert serve_bridge_http.get("/lines").text == "".join(PARTS)
 
-    def test_the_first_part_comes_before_the_last_is_made(
+    def test_the_first_part_arrives_before_the_last_is_made(
         self, serve_bridge_http: httpx.Client, serve_bridge_subject: Handle
     ) -> None:
-        """Nothing on the way waits for more."""
+        """No part of the way waits for more bytes."""
         gate = secrets.token_hex(8)
         with serve_bridge_http.stream("GET", "/gated", params={"gate": gate}) as answer:
             parts = answer.iter_text()
@@ -34,14 +34,14 @@ class StreamContract(Front):
             serve_bridge_subject.options(method_name="open").call(gate)
             assert "".join(parts) == "last\n"
 
-    def test_a_stream_is_not_to_be_collected_on_the_way(self, serve_bridge_http: httpx.Client) -> None:
-        """A reverse proxy such as nginx would hold its events back; the backend may say otherwise."""
+    def test_a_stream_asks_reverse_proxies_not_to_buffer(self, serve_bridge_http: httpx.Client) -> None:
+        """A reverse proxy such as nginx would hold events back. The backend may allow that in its own header."""
         told = {path: serve_bridge_http.get(path).headers.get("x-accel-buffering") for path in STREAMED_OR_NOT}
         assert told == STREAMED_OR_NOT
 
     @needs("early heads")
     def test_a_head_does_not_wait_for_its_body(self, serve_bridge_front: str, serve_bridge_subject: Handle) -> None:
-        """Who waits for events sees that they will come."""
+        """A client of a stream of events sees at once that the stream is open."""
         gate = secrets.token_hex(8)
         with RawExchange(serve_bridge_front, "GET", f"/silent?gate={gate}") as exchange:
             exchange.end()
@@ -52,7 +52,7 @@ class StreamContract(Front):
     def test_a_client_that_does_not_read_pauses_the_backend(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """No more is made than fits on the way; once the client reads, all of it arrives."""
+        """Back-pressure reaches the backend. Once the client reads, the whole answer arrives."""
         gate = secrets.token_hex(8)
         target = f"/counted?gate={gate}&parts={LONG_BYTES // len(PART)}"
         with RawExchange(serve_bridge_front, "GET", target) as exchange:
@@ -65,7 +65,7 @@ class StreamContract(Front):
     def test_a_client_that_leaves_during_an_answer_cancels_it(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """The backend does not work for nobody."""
+        """The backend stops working on an answer without a reader."""
         gate = secrets.token_hex(8)
         with RawExchange(serve_bridge_front, "GET", f"/endless?gate={gate}") as exchange:
             exchange.end()
@@ -77,7 +77,7 @@ class StreamContract(Front):
     def test_the_usual_loop_of_events_ends_when_the_client_leaves(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """`while not await request.is_disconnected()` sends until then; a WSGI server notices with the next event."""
+        """`while not await request.is_disconnected()` ends; a WSGI server notices the disconnect at the next event."""
         gate = secrets.token_hex(8)
         with RawExchange(serve_bridge_front, "GET", f"/events?gate={gate}") as exchange:
             exchange.end()
@@ -90,7 +90,7 @@ class StreamContract(Front):
     def test_a_client_that_leaves_before_the_answer_cancels_the_work(
         self, serve_bridge_front: str, serve_bridge_subject: Handle
     ) -> None:
-        """Also while nothing is sent either way."""
+        """The front notices it although no bytes are sent in either direction."""
         gate = secrets.token_hex(8)
         with RawExchange(serve_bridge_front, "GET", f"/hanging?gate={gate}") as exchange:
             exchange.end()

@@ -1,4 +1,4 @@
-"""WebSockets."""
+"""Tests of WebSockets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from serve_bridge.testing.fronts.routes import CLAIMS
 
 
 class WebSocketContract(Front):
-    """A WebSocket reaches user code, with all that a request has."""
+    """A WebSocket reaches user code, with path, query, headers and request id."""
 
     @needs("websockets")
     def test_a_websocket_carries_messages_both_ways(self, serve_bridge_front: str) -> None:
-        """Text and bytes, in order."""
+        """Text and bytes arrive in order."""
         with _websocket(serve_bridge_front, "/echo") as websocket:
             websocket.recv()
             for message in ("one", b"two", "drei ü", b""):
@@ -29,15 +29,15 @@ class WebSocketContract(Front):
 
     @needs("websockets")
     def test_a_websocket_knows_its_request(self, serve_bridge_front: str) -> None:
-        """Path, query, parameters and headers."""
+        """User code sees path, query, parameters and headers."""
         with _websocket(serve_bridge_front, "/echo/a/b?x=1&x=2", additional_headers={"x-mine": "yes"}) as websocket:
             seen = httpx.Response(200, content=websocket.recv()).json()
         assert (seen["path"], seen["query"], seen["params"]) == ("/echo/a/b", "x=1&x=2", {"rest": "a/b"})
         assert dict(seen["headers"])["x-mine"] == "yes"
 
     @needs("websockets")
-    def test_a_websocket_leaves_the_headers_that_a_request_leaves(self, serve_bridge_front: str) -> None:
-        """Hop-by-hop headers, those that `Connection` names, and what a client says of where it comes from."""
+    def test_the_same_headers_stay_as_with_a_request(self, serve_bridge_front: str) -> None:
+        """They are hop-by-hop headers, those in `Connection`, and a client's claims about its origin."""
         given = {**CLAIMS, "proxy": "http://evil", "connection": "Upgrade, x-hop", "x-hop": "1", "x-mine": "yes"}
         with _websocket(serve_bridge_front, "/echo", additional_headers=given) as websocket:
             names = {name for name, _ in httpx.Response(200, content=websocket.recv()).json()["headers"]}
@@ -46,14 +46,14 @@ class WebSocketContract(Front):
 
     @needs("websockets")
     def test_a_websocket_agrees_on_a_subprotocol(self, serve_bridge_front: str) -> None:
-        """The backend chooses."""
+        """The backend chooses one of those that the client offers."""
         offered = [Subprotocol("a"), Subprotocol("b")]
         with _websocket(serve_bridge_front, "/echo", subprotocols=offered) as websocket:
             assert websocket.subprotocol == "b"
 
     @needs("websockets")
     def test_the_case_of_a_header_does_not_matter_to_a_websocket(self, serve_bridge_front: str) -> None:
-        """Neither where it is accepted nor where it is denied."""
+        """This is true of an accepted and of a denied handshake."""
         with _websocket(serve_bridge_front, "/echo") as websocket:
             assert websocket.response is not None
             accepted = websocket.response.headers
@@ -67,7 +67,7 @@ class WebSocketContract(Front):
 
     @needs("websockets")
     def test_a_websocket_is_closed_by_the_backend(self, serve_bridge_front: str) -> None:
-        """With its code and reason."""
+        """The client gets code and reason of the backend."""
         with _websocket(serve_bridge_front, "/echo") as websocket:
             websocket.recv()
             websocket.send("close")
@@ -77,15 +77,15 @@ class WebSocketContract(Front):
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you wish")
 
     @needs("websockets")
-    def test_a_websocket_that_nobody_takes_is_denied(self, serve_bridge_front: str) -> None:
-        """Before it is open."""
+    def test_a_websocket_without_a_route_is_denied(self, serve_bridge_front: str) -> None:
+        """The handshake fails."""
         with pytest.raises(InvalidStatus), _websocket(serve_bridge_front, "/nowhere"):
             pass
 
     @needs("websockets")
     @pytest.mark.parametrize("given", ["mine-3", "no id, too many words"])
     def test_a_websocket_knows_the_request_id(self, serve_bridge_front: str, given: str) -> None:
-        """A valid one of the client is kept, any other is replaced."""
+        """A valid id of the client is kept, any other is replaced."""
         with _websocket(serve_bridge_front, "/echo", additional_headers={"x-request-id": given}) as websocket:
             seen = httpx.Response(200, content=websocket.recv()).json()
         assert ids_of(seen) == [seen["request_id"]]

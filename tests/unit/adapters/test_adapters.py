@@ -140,5 +140,5 @@ def test_what_a_front_lacks_is_not_collected() -> None:
 
 def test_what_nobody_needs_cannot_be_lacking() -> None:
     """A misspelt word must not look like a front that can do everything."""
-    with pytest.raises(ValueError, match=r"'websocket' is nothing a test may need; known: .*websockets"):
+    with pytest.raises(ValueError, match=r"'websocket' is not an ability; known: .*websockets"):
         type("Contract", (FrontContract,), {"lacks": {"websocket": "?"}})
