@@ -153,8 +153,8 @@ class ReconnectingClient:
                 return old
             self._next_look = time.monotonic() + LOOK_AGAIN_S
             try:
-                # In an empty context: the instance outlives the request that starts it, so its threads and tasks must
-                # not inherit the context variables of the request.
+                # In an empty context, because the instance outlives the request that starts it. Its threads and tasks
+                # must not inherit the context variables of the request.
                 self._client = contextvars.Context().run(self._start) if self._local else self._look(old)
             except (NotConnected, ConfigError):
                 if old is None:

@@ -36,7 +36,7 @@ class ServeBridgeMiddleware:
 
     Views and calls of handles have the id of their request: `serve_bridge.request_id()` returns it. Error pages of
     forwarded requests have the header X-Request-Id, and so do answers from a cache. A view need not catch the error of
-    a missing endpoint or instance, or of a full queue: the answer is a 503, as from a forwarded view.
+    a missing endpoint or instance, or of a full queue. The answer is a 503, as from a forwarded view.
 
     Raises:
         ConfigError, TypeError: The setting SERVE_BRIDGE is wrong.

@@ -58,8 +58,8 @@ class ForwardingView:
             )
         self.forwarded_route = route
         self.__name__ = self.__qualname__ = name
-        # Extensions identify a view by module and name. If one view is exempted from CSRF, another of the same name
-        # must not be exempted too, so each view has a module name of its own.
+        # Extensions identify a view by module and name. Each view has a module name of its own, so that an exemption
+        # from CSRF does not apply to another view of the same name.
         self.__module__ = f"{__name__}.{next(_numbers)}"
 
     def __call__(self, **path_params: Any) -> Response:
