@@ -289,6 +289,8 @@ def packed(name: str, value: object) -> Opaque:
     Raises:
         SerializationError: It has no pickled form; the message begins with *name*.
     """
+    if isinstance(value, Opaque):
+        return value
     try:
         return Opaque(value)
     except SerializationError as error:

@@ -152,6 +152,33 @@ def status(name: str, address: str | None, form: str) -> None:
 @main.command()
 @_name
 @_instance
+@click.option("--with-code", is_flag=True, help="Include the code, in base64. Then `apply` needs no other file.")
+def export(name: str, address: str | None, with_code: bool) -> None:
+    """Print the state of an instance as JSON: backends, endpoints, traffic, shadows and owners."""
+    with _clear_errors(), _connected(address, name) as client:
+        _print(commands.export(client, with_code=with_code), "table")
+
+
+@main.command()
+@_name
+@_instance
+@click.option("--yes", is_flag=True, help="Do not ask before something is deleted.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@_form
+@click.argument("file")
+def apply(name: str, address: str | None, yes: bool, dry_run: bool, form: str, file: str) -> None:
+    """Make an instance match FILE, which `export` printed or which an instance kept; "-" reads standard input.
+
+    What FILE does not name is deleted.
+    """
+    with _clear_errors(), _connected(address, name) as client:
+        confirm = commands.confirmation(yes, _asked, what="apply")
+        _print(commands.apply(client, file, confirm=confirm, dry_run=dry_run), form)
+
+
+@main.command()
+@_name
+@_instance
 @_form
 @click.argument("endpoint", required=False)
 @click.argument("weights", nargs=-1)

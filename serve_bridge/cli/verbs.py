@@ -10,23 +10,30 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 from serve_bridge.cli.failures import Misused, Stopped
 from serve_bridge.cli.report import Report, shown_methods, status_text, traffic_table
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.config.deploy_options import DeployOptions
+from serve_bridge.deployment.apply import CODE_S
+from serve_bridge.deployment.apply import apply as apply_to
 from serve_bridge.deployment.deploy import Change, Confirm
 from serve_bridge.deployment.deploy import deploy as deploy_to
 from serve_bridge.deployment.result import Interrupted, listed
 from serve_bridge.errors import BackendError, ConfigError, EndpointNotFound, SerializationError, ServeBridgeError
 from serve_bridge.http.json_encoding import as_json
+from serve_bridge.instance.operations import Operation
+from serve_bridge.management.operator import OPERATION_S
 from serve_bridge.printable import printable, printable_json, shown
 
 __all__ = [
+    "apply",
     "call",
     "confirmation",
     "deploy",
+    "export",
     "shadow",
     "status",
     "traffic",
@@ -52,10 +59,33 @@ def deploy(
     return Report(deployment.as_dict(), str(deployment))
 
 
-def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
+def export(client: Client, *, with_code: bool = False) -> Report:
+    """Show what users asked of the instance, as JSON. With code, `apply` needs no other file."""
+    timeout_s = CODE_S if with_code else OPERATION_S
+    document: bytes = link_of(client).operate(Operation.EXPORT_STATE, with_code, timeout_s=timeout_s)
+    return Report(json.loads(document), document.decode().rstrip("\n"))
+
+
+def apply(client: Client, file: str, *, confirm: Confirm | None = None, dry_run: bool = False) -> Report:
+    """Make the instance match the exported state in *file*; "-" is standard input.
+
+    Raises:
+        ConfigError, OSError: The file cannot be read, or is not a state. Nothing has changed.
+        Stopped: The user pressed Ctrl-C.
+        DeploymentError: A change failed. The error says which changes were made.
+    """
+    document = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
+        deployment = apply_to(document, file, client=link_of(client), confirm=confirm, dry_run=dry_run)
+    except Interrupted as interrupted:
+        raise Stopped(str(interrupted)) from None
+    return Report(deployment.as_dict(), str(deployment))
+
+
+def confirmation(yes: bool, ask: Callable[[str], bool], what: str = "--prune") -> Confirm:
     """Return the question of a command line before deletions: *ask* gets a text and returns whether the user agrees.
 
-    With --yes it asks nothing. Without a terminal it raises a ConfigError.
+    With --yes it asks nothing. Without a terminal it raises a ConfigError. *what* deletes.
     """
 
     def confirm(deletions: Sequence[Change]) -> None:
@@ -63,8 +93,8 @@ def confirmation(yes: bool, ask: Callable[[str], bool]) -> Confirm:
             return
         if not sys.stdin.isatty():
             names = ", ".join(change.title for change in deletions)
-            raise ConfigError(f"--prune needs --yes where there is no terminal to ask at; it would {names}")
-        if not ask(printable("\n".join(["--prune deletes:", *listed(deletions), "Delete them?"]), lines=True)):
+            raise ConfigError(f"{what} needs --yes where there is no terminal to ask at; it would {names}")
+        if not ask(printable("\n".join([f"{what} deletes:", *listed(deletions), "Delete them?"]), lines=True)):
             raise ConfigError("nothing was changed")
 
     return confirm

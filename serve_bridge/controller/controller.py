@@ -90,6 +90,7 @@ class Controller:
             Operation.NOTE_DEPLOYMENT: self.note_deployment,
             Operation.END_DEPLOYMENT: self.end_deployment,
             Operation.STATUS: self._status.collect,
+            Operation.EXPORT_STATE: self.export_state,
             Operation.DIFFERENCES: self.differences,
             Operation.LEASE: self._lease.hold,
             Operation.SHUTDOWN: self.shutdown,
@@ -288,6 +289,10 @@ class Controller:
         await self._state.note(lambda wanted: wanted.unfinished.pop(project, None))
 
     # the instance
+
+    async def export_state(self, with_code: bool = False) -> bytes:
+        """Return the wanted state as a document; see `state.document`. With code, it needs no other file."""
+        return await self._kept.exported(self._state.wanted, with_code=with_code)
 
     async def differences(self, http: HTTPOptions, detached: bool, state: str | None = "") -> list[str]:
         """Return the differences between the options of the instance and these; "": any state directory is right."""

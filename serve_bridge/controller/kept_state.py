@@ -16,6 +16,7 @@ from typing import Any
 from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.errors import ConfigError
 from serve_bridge.process.engine_threads import on_engine_thread
+from serve_bridge.state.document import encode
 from serve_bridge.state.records import Recorder
 from serve_bridge.state.state_files import StateFiles
 
@@ -94,6 +95,17 @@ class KeptState:
             files.write(record, blobs, keep_previous=keep_previous)
 
         await _whole(work)
+
+    async def exported(self, wanted: WantedState, *, with_code: bool) -> bytes:
+        """Return *wanted* as a document, whether or not the instance keeps its state."""
+        wanted = wanted.copy()
+
+        def work() -> bytes:
+            record, blobs = self._recorder.record(wanted.backends, wanted.endpoints, wanted.unfinished)
+            return encode(record, code=blobs if with_code else None)
+
+        document: bytes = await _whole(work)
+        return document
 
     async def forget(self) -> None:
         """Remove the state."""

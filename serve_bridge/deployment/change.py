@@ -74,6 +74,7 @@ class Plan:
         changes: The changes, in order.
         notes: Remarks for the person who deploys.
         endpoints: The declared endpoints. They have traffic only if the deployment sets it.
+        moved_endpoints: Endpoints that are created again, because their order changes. Routes are matched in order.
         moved: Unchanged backends whose code has moved to other directories. Later replicas must find it there.
     """
 
@@ -81,6 +82,7 @@ class Plan:
     notes: tuple[str, ...]
     endpoints: tuple[DeclaredEndpoint, ...]
     moved: tuple[str, ...] = ()
+    moved_endpoints: tuple[str, ...] = ()
 
     @property
     def deletions(self) -> tuple[Change, ...]:

@@ -7,15 +7,12 @@ Rule 2: a change is one step of the controller, made whole or not at all. The fi
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final, Unpack
 
@@ -23,28 +20,25 @@ from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
 from serve_bridge.config.names import check_name
 from serve_bridge.config.signatures import check_options_of
-from serve_bridge.deployment.change import Change, Order, Plan
+from serve_bridge.deployment.change import Change, Order
 from serve_bridge.deployment.collecting import declared_in
 from serve_bridge.deployment.declaration import DEFAULT_METHODS, Declaration
 from serve_bridge.deployment.endpoint_declaration import EndpointDeclaration
 from serve_bridge.deployment.plan import plan
-from serve_bridge.deployment.result import Deployment, Interrupted
+from serve_bridge.deployment.result import Deployment
 from serve_bridge.deployment.running import DeclaredBackend, Running, RunningBackend, RunningEndpoint
 from serve_bridge.deployment.sources import Sources
-from serve_bridge.errors import ConfigError, DeploymentError, SerializationError
+from serve_bridge.deployment.steps import configure, make
+from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
-from serve_bridge.management import time_limits
-from serve_bridge.management.management import Management
 from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.specs import (
     BackendSpec,
-    BackendUpdate,
     DeclaredEndpoint,
     Origin,
     UnfinishedDeployment,
     opened_config,
-    packed_config,
 )
 from serve_bridge.traffic import TrafficPolicy
 
@@ -98,9 +92,9 @@ def deploy(
         if planned.deletions:
             (confirm if confirm is not None and prune else _log_deletions)(planned.deletions)
         created |= {change.title.partition(" ")[2] for change in planned.changes if change.kind.startswith("create")}
-        _make(client, planned, backends, UnfinishedDeployment(owner, origin.time, created=created))
+        make(client, planned, backends, UnfinishedDeployment(owner, origin.time, created=created))
         for name in planned.moved:
-            _configure(client, backends[name], BackendConfig())
+            configure(client, backends[name], BackendConfig())
         if planned.changes or before is not None:
             client.operate(Operation.END_DEPLOYMENT, owner)
     return Deployment(client.name, planned.changes, planned.notes, project=owner)
@@ -184,80 +178,3 @@ def _opened(config: BackendConfig) -> BackendConfig:
         return opened_config(config)
     except SerializationError:  # its class is missing here, so it differs from the declared value
         return config
-
-
-def _make(
-    client: Operator, planned: Plan, backends: Mapping[str, BackendSpec], unfinished: UnfinishedDeployment
-) -> None:
-    """Make the changes, one step after another; the instance knows how far *unfinished* has come.
-
-    Raises:
-        DeploymentError: A step failed; it has changed nothing.
-        Interrupted: The user interrupted the deployment.
-    """
-    done: list[str] = []
-    for step, make in _steps(client, planned, backends):
-        titles = [change.title for change in step]
-        left = [change.title for change in planned.changes[len(done) + len(step) :]]
-        now = replace(unfinished, begun=tuple(titles), left=tuple(left))
-        begun = False
-        try:
-            client.operate(Operation.NOTE_DEPLOYMENT, now)
-            begun = True
-            make()
-        except KeyboardInterrupt:
-            going, rest = (titles, left) if begun else ([], titles + left)
-            raise Interrupted(unfinished.project, done, going, rest) from None
-        except Exception as error:  # the user must learn about the finished changes after any error
-            why = str(error) or type(error).__name__
-            with contextlib.suppress(Exception):  # the user needs the first error, not this one
-                client.operate(Operation.NOTE_DEPLOYMENT, replace(now, failure=why.splitlines()[0]))  # no traceback
-            raise DeploymentError(", ".join(titles), why, done, left) from error
-        done += titles
-
-
-def _steps(
-    client: Operator, planned: Plan, backends: Mapping[str, BackendSpec]
-) -> Iterator[tuple[list[Change], Callable[[], object]]]:
-    """Yield the changes of each step, and the function for them. All endpoints are one step: they may swap routes."""
-    for of_endpoints, group in itertools.groupby(planned.changes, key=lambda change: change.kind.endswith("endpoint")):
-        step = list(group)
-        if of_endpoints:
-            withdrawn = [change.name for change in step if change.kind == "delete endpoint"]
-            names = {change.name for change in step}
-            declared = [each for each in planned.endpoints if each.name in names]
-            yield step, partial(client.operate, Operation.DECLARE_ENDPOINTS, declared, withdrawn)
-        else:
-            for change in step:
-                yield [change], partial(_make_backend, client, change, backends.get(change.name))
-
-
-def _make_backend(client: Operator, change: Change, backend: BackendSpec | None) -> None:
-    if backend is None:
-        Management(client).delete_backend(change.name)
-    elif change.kind == "create backend":
-        client.operate(Operation.CREATE_BACKEND, backend, timeout_s=time_limits.to_create(backend.config))
-    else:
-        options = packed_config(BackendConfig(**change.options))
-        if change.kind == "configure backend":
-            _configure(client, backend, options)
-        else:
-            longest = Management(client).get_backend_config(change.name).merged(options)
-            update = BackendUpdate(
-                name=change.name,
-                code=backend.code,
-                is_async=backend.is_async,
-                is_application=backend.is_application,
-                config=options,
-                actor_options=backend.actor_options,
-                origin=backend.origin,
-            )
-            client.operate(Operation.UPDATE_BACKEND, update, timeout_s=time_limits.to_update(longest))
-
-
-def _configure(client: Operator, backend: BackendSpec, options: BackendConfig) -> None:
-    new = Management(client).get_backend_config(backend.name).merged(options)
-    timeout_s = time_limits.to_configure(new)
-    client.operate(
-        Operation.UPDATE_BACKEND_CONFIG, backend.name, options, backend.origin, backend.code, timeout_s=timeout_s
-    )

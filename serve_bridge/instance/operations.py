@@ -24,6 +24,7 @@ class Operation(StrEnum):
     NOTE_DEPLOYMENT = "note_deployment"
     END_DEPLOYMENT = "end_deployment"
     STATUS = "status"
+    EXPORT_STATE = "export_state"
     DIFFERENCES = "differences"
     LEASE = "lease"
     SHUTDOWN = "shutdown"

@@ -54,12 +54,16 @@ def test_everything_is_restored(start: Start, tmp_path: Path, names: Callable[[s
 def test_a_declared_backend_keeps_its_owner(start: Start, tmp_path: Path, names: Callable[[str], str]) -> None:
     """The next deployment of its project finds nothing to change."""
     name = names("kept")
-    declared = serve.backend("mine", route="/mine")(backends.version_1)
+
+    @serve.backend(route="/mine")
+    def mine(request: Any) -> str:
+        return "mine"
+
     first = start(name=name, state=tmp_path)
-    first.deploy(declared, project="shop")
+    first.deploy(mine, project="shop")
     first.shutdown(forget=False)
     second = start(name=name, state=tmp_path)
-    assert second.deploy(declared, project="shop").changes == ()
+    assert second.deploy(mine, project="shop").changes == ()
     assert second.status()["backends"]["mine"]["owner"] == "shop"
 
 
