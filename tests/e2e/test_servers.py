@@ -35,7 +35,7 @@ from tests.e2e.support.web_servers import (
     connected_processes,
     lost,
 )
-from tests.support.programs import run_program
+from tests.support.programs import ROOT, run_program
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -201,6 +201,7 @@ def test_a_preloading_master_has_nothing_of_the_engine(instance: Instance, tmp_p
         "threads": [],
         "connections": [],
         "ray": False,
+        "package": str(ROOT / "serve_bridge"),
     }
 
 

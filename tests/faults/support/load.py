@@ -14,10 +14,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import urlencode
 
 import serve_bridge as serve
@@ -31,19 +31,33 @@ KEPT_S: Final = 2.0
 IDEMPOTENT: Final = ("get", "get-anew", "repeatable-call")
 
 
+class Target(Protocol):
+    """An instance to load, such as a client of it."""
+
+    @property
+    def address(self) -> str:
+        """Its address for `connect`."""
+
+    @property
+    def http_urls(self) -> list[str]:
+        """Base URLs of its proxies, or of a web server in front of it."""
+
+
 class Load:
     """A process that loads one endpoint; a context manager that starts and stops it."""
 
     def __init__(
         self,
-        client: serve.Client,
+        client: Target,
         endpoint: str,
         log: Path,
         *,
         rate: float = 120.0,
         timeout_s: float = 10.0,
         ways: Sequence[str] = WAYS,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Send *rate* requests a second to *endpoint* of *client*, from a process with *environment* beside its own."""
         self.log = log
         command = [sys.executable, "-m", "tests.faults.support.load"]
         command += ["--address", client.address, "--url", client.http_urls[0], "--endpoint", endpoint]
@@ -57,7 +71,7 @@ class Load:
             "--ways",
             ",".join(ways),
         ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **(environment or {})})
 
     def __enter__(self) -> Load:
         try:

@@ -21,6 +21,7 @@ def facts() -> dict[str, Any]:
         "threads": [thread.name for thread in threading.enumerate() if thread.name.startswith("serve_bridge")],
         "connections": connections(),
         "ray": "ray" in sys.modules,
+        "package": os.path.dirname(sys.modules["serve_bridge"].__file__ or ""),
     }
 
 
