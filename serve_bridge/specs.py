@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.http_options import HTTPOptions
+from serve_bridge.config.network_options import NO_NETWORK, NetworkOptions
 from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.http.methods import ANY_METHOD
 from serve_bridge.instance.instance import Instance
@@ -29,6 +30,8 @@ class InstanceSpec:
         node: The node of its start; "" with the local runtime.
         state: Directory in which it keeps its state, on the node of its controller; None: it keeps none.
         fresh: Whether it begins without the state of a former instance in that directory.
+        network: Where its processes listen for other hosts.
+        keeps_keys: Whether its secret was kept in files, for the next start of its name.
     """
 
     name: str
@@ -41,6 +44,8 @@ class InstanceSpec:
     node: str = ""
     state: str | None = None
     fresh: bool = False
+    network: NetworkOptions = NO_NETWORK
+    keeps_keys: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class ReplicaSpec:
         tcp_host: Address on which to listen for other nodes; None: no TCP.
         code: The result of `frozen_code.freeze_code`.
         config: The options of the backend, with the defaults filled in.
+        network: Where the processes of the instance listen for other hosts.
     """
 
     replica: str
@@ -63,6 +69,7 @@ class ReplicaSpec:
     tcp_host: str | None
     code: bytes
     config: BackendConfig
+    network: NetworkOptions = NO_NETWORK
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class ProxySpec:
         directory: Directory of its unix socket for the controller. On another node the runtime chooses one.
         tcp_host: Address on which to listen for the controller of another node; None: no TCP.
         http: Its HTTP address and its limits.
+        network: Where the processes of the instance listen for other hosts.
     """
 
     proxy: str
@@ -86,6 +94,7 @@ class ProxySpec:
     directory: str
     tcp_host: str | None
     http: HTTPOptions
+    network: NetworkOptions = NO_NETWORK
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def runtime_directory() -> Iterator[Path]:
         patch.setenv("XDG_RUNTIME_DIR", str(directory))
         patch.setenv("XDG_STATE_HOME", str(directory / "state"))
         patch.delenv("SERVE_BRIDGE_ADDRESS", raising=False)
+        patch.delenv("SERVE_BRIDGE_KEY_FILE", raising=False)
         # Ray's default is 15: where cores are few, workers then wait for half a second while anything else runs.
         patch.setenv("RAY_worker_niceness", "0")
         yield directory

@@ -36,6 +36,14 @@ def start(**options: Unpack[StartOptions]) -> Client:
               in a folder of its name. The next start of the name restores them. True: the user's state directory.
               False: nowhere. None: True for a detached instance, otherwise False.
             - fresh (bool, default False): Begin empty. A kept state is moved to the folder `before-fresh` beside it.
+            - listen (str, such as "10.0.0.5:7000"): Where the controller listens for web workers on other hosts, and
+              for other nodes. It is the same after a restart. Default: a free port, only where other nodes need it.
+            - advertise (str, such as "engine.example.com:7000"): Where other hosts reach *listen*, if that differs.
+            - data_ports (str, such as "7001-7050"): Ports for the replicas and proxies on each node. Default: free
+              ports.
+            - key_file (str): File with the instance's secret. It is made if it does not exist. Key files for the hosts
+              of web workers are written beside it: NAME.forward.key, NAME.call.key and NAME.manage.key. Default: with
+              *listen* or *detached*, a file in $XDG_STATE_HOME/serve_bridge/NAME or ~/.local/state/serve_bridge/NAME.
 
     Returns:
         The client, which becomes the current client of this process. The proxy answers. Restored backends may still

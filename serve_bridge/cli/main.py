@@ -20,7 +20,7 @@ from serve_bridge.cli.failures import Misused, failure_of
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
-from serve_bridge.client.instance_start import ensure_started, lasting_address
+from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
 from serve_bridge.config.http_options import HTTPOptionsDict
 
 _NO_CLUSTER = (
@@ -75,6 +75,10 @@ def main() -> None:
 )
 @click.option("--no-state", is_flag=True, help="Keep no state.")
 @click.option("--fresh", is_flag=True, help="Begin empty. A kept state moves to the folder before-fresh beside it.")
+@click.option("--listen", default=None, help="HOST:PORT for web workers on other hosts; default: none.")
+@click.option("--advertise", default=None, help="HOST:PORT under which other hosts reach --listen, if it differs.")
+@click.option("--data-ports", default=None, help="Ports of replicas and proxies, as 7001-7050; default: free ones.")
+@click.option("--key-file", default=None, help="File with the secret; default: in the user's state directory.")
 def start(
     name: str,
     host: str,
@@ -87,6 +91,7 @@ def start(
     state: str | None,
     no_state: bool,
     fresh: bool,
+    **network: Any,
 ) -> None:
     """Start an instance on a running Ray cluster; it stays until `shutdown`.
 
@@ -105,7 +110,7 @@ def start(
         if no_state and state is not None:
             raise Misused(f"--state {state} and --no-state contradict each other")
         client, differences = ensure_started(
-            name, http_options, ray_address or "auto", False if no_state else state, fresh=fresh
+            name, http_options, ray_address or "auto", False if no_state else state, fresh=fresh, **network
         )
         if differences:
             raise serve.ConfigError(
@@ -113,6 +118,9 @@ def start(
                 "Shut it down first, or use another --name"
             )
         click.echo(f"instance {name} is running\naddress  {lasting_address(client)}")
+        if network["listen"] is not None:
+            keys = keys_directory(name, network["key_file"], False if no_state else state)
+            click.echo(f"remote   {address_over_tcp(client)}\nkeys     {keys}")
         for url in client.http_urls:
             click.echo(f"http     {url}")
 
@@ -227,9 +235,9 @@ def call(
 @main.command()
 @_name
 @_instance
-@click.option("--forget", is_flag=True, help="Remove the kept state too.")
+@click.option("--forget", is_flag=True, help="Remove the kept state and the keys too.")
 def shutdown(name: str, address: str | None, forget: bool) -> None:
-    """Finish what an instance has begun, then stop all of it. Its state stays for the next start."""
+    """Finish what an instance has begun, then stop all of it. Its state and its keys stay for the next start."""
     with _clear_errors():
         client = find_client(address, name)
         found = client.name

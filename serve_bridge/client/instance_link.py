@@ -127,7 +127,7 @@ class InstanceLink:
     def shutdown(self, *, forget: bool = True) -> None:
         """Drain and stop the instance, and remove every key and file that it made. A second call does nothing.
 
-        With *forget* the kept state is removed too.
+        With *forget* the kept state and the kept keys are removed too.
         """
         with self._lock:
             if self._closed:

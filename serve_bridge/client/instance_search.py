@@ -40,7 +40,7 @@ def find_instance(address: str | None, name: str, is_alive: Callable[[Instance],
     check_name("instance", name)
     check_not_patched()
     found = instances.find(address, name)
-    if not is_alive(found):
+    if found.directory and not is_alive(found):  # one without a directory has just answered
         raise NotConnected(
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
             f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Unpack
 
 from serve_bridge.client.client import Client, link_of
@@ -10,10 +11,13 @@ from serve_bridge.client.current import started_here
 from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.config.http_options import HTTPOptions, HTTPOptionsDict, Location
 from serve_bridge.config.names import check_name
+from serve_bridge.config.network_options import NetworkOptions, NetworkOptionsDict
 from serve_bridge.config.signatures import check_options_of
 from serve_bridge.config.start_options import START_DEFAULTS, StartOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance.instance import remote_address
+from serve_bridge.instance.key_files import secret_file
 from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.state_directory import chosen_state_directory
 from serve_bridge.printable import shown
@@ -29,12 +33,13 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
     http = _checked(name, options.get("http_options"))
     fresh = bool(options.get("fresh", False))
     state = _checked_state(name, options.get("state"), detached=bool(detached), fresh=fresh)
+    network = NetworkOptions.of(options)
     if runtime == "ray":
         _require_ray(http)
         from serve_bridge.runtimes.ray import start as ray_start  # late: Ray is an extra, and slow to import
 
         instance, ended = ray_start.start_instance(
-            name, http, detached=bool(detached), address=address, state=state, fresh=fresh
+            name, http, network, detached=bool(detached), address=address, state=state, fresh=fresh
         )
     elif runtime == "local":
         for option, given in (("detached", detached), ("address", address is not None)):
@@ -42,7 +47,7 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
                 raise ConfigError(
                     f"{option} means nothing to runtime='local', which is inside this process; leave it out"
                 )
-        return _started_locally(name, http, state, fresh=fresh)
+        return _started_locally(name, http, network, state, fresh=fresh)
     else:
         raise ConfigError(f"runtime must be 'ray' or 'local', got {shown(runtime)}")
     return Client(started_here(instance, ended, lease=not detached))
@@ -50,17 +55,22 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
 
 def start_local(name: str) -> Client:
     """Start an instance inside this process, without a proxy. Its client does not become the current one."""
-    return _started_locally(name, HTTPOptions.of({"location": "NoServer"}))
+    return _started_locally(name, HTTPOptions.of({"location": "NoServer"}), NetworkOptions())
 
 
 def ensure_started(
-    name: str, http_options: HTTPOptionsDict, address: str, state: str | bool | None = None, *, fresh: bool = False
+    name: str,
+    http_options: HTTPOptionsDict,
+    address: str,
+    state: str | bool | None = None,
+    *,
+    fresh: bool = False,
+    **network: Unpack[NetworkOptionsDict],
 ) -> tuple[Client, list[str]]:
     """Start a detached instance on the Ray cluster at *address*, or join the running one of that name.
 
     Returns:
-        Its client, which does not become the current one, and where the options of a running one differ from
-        *http_options*.
+        Its client, which does not become the current one, and where the options of a running one differ from these.
 
     Raises:
         Exception: As `start`.
@@ -81,6 +91,7 @@ def ensure_started(
                 runtime="ray",
                 state=state,
                 fresh=fresh,
+                **network,
             )
             return client, []
         except ConfigError:  # another process may have been faster
@@ -89,13 +100,26 @@ def ensure_started(
                 raise
     link = InstanceLink(found)
     kept_in = str(directory) if directory is not None else None
-    differences: list[str] = link.operate(Operation.DIFFERENCES, options, True, kept_in)
+    differences: list[str] = link.operate(Operation.DIFFERENCES, options, True, kept_in, NetworkOptions.of(network))
     return Client(link), [*differences, *(["a running instance cannot begin empty"] if fresh else [])]
 
 
 def lasting_address(client: Client) -> str:
     """Return the address which the next start under the same name keeps; its own if another instance has the name."""
     return instances.lasting_address(link_of(client).instance)
+
+
+def address_over_tcp(client: Client) -> str:
+    """Return the address for other hosts of an instance that listens for them."""
+    instance = link_of(client).instance
+    assert instance.controller.tcp is not None
+    return remote_address(*instance.controller.tcp, instance.name)
+
+
+def keys_directory(name: str, key_file: str | None, state: str | bool | None) -> Path:
+    """Return the directory of the key files of instance *name*; the other arguments are as for `start`."""
+    directory = chosen_state_directory(name, state, detached=True)
+    return secret_file(name, key_file, None if directory is None else str(directory)).parent
 
 
 def _checked(name: str, http_options: HTTPOptions | HTTPOptionsDict | None) -> HTTPOptions:
@@ -132,7 +156,9 @@ def _require_ray(options: HTTPOptions) -> None:
     require("runtime='ray'", ["ray"], also=[] if options.location is Location.NoServer else ["proxy"])
 
 
-def _started_locally(name: str, options: HTTPOptions, state: str | None = None, *, fresh: bool = False) -> Client:
+def _started_locally(
+    name: str, options: HTTPOptions, network: NetworkOptions, state: str | None = None, *, fresh: bool = False
+) -> Client:
     from serve_bridge.runtimes import local  # late: most processes start no local instance
 
-    return Client(started_here(*local.start_instance(name, options, state, fresh=fresh), lease=True))
+    return Client(started_here(*local.start_instance(name, options, network, state, fresh=fresh), lease=True))

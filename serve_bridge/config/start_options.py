@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal
 
 from serve_bridge.config.http_options import HTTPOptions, HTTPOptionsDict
+from serve_bridge.config.network_options import NetworkOptionsDict
 
 Runtime = Literal["ray", "local"]
 
 
-class StartOptions(TypedDict, total=False):
+class StartOptions(NetworkOptionsDict, total=False):
     """The options of `start` as keyword arguments; its docstring says what they mean."""
 
     detached: bool
@@ -30,4 +31,8 @@ START_DEFAULTS: Final[StartOptions] = {
     "runtime": "ray",
     "state": None,
     "fresh": False,
+    "listen": None,
+    "advertise": None,
+    "data_ports": None,
+    "key_file": None,
 }

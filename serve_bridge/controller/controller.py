@@ -17,7 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from serve_bridge.config.http_options import HTTPOptions, http_differences
+from serve_bridge.config.network_options import NetworkOptions, network_differences, split
 from serve_bridge.controller.backend_changes import BackendChanges
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import CommittedState
@@ -33,13 +36,16 @@ from serve_bridge.controller.status import Status
 from serve_bridge.controller.table_publisher import asked_by
 from serve_bridge.controller.tracked_replica import TrackedReplica
 from serve_bridge.instance import instance_file as instances
+from serve_bridge.instance import remote_instance
 from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.key_files import forget_keys
 from serve_bridge.instance.operations import Operation
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, InstanceSpec, UnfinishedDeployment
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.handshake import any_generation, identity
 from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -55,7 +61,8 @@ class Controller:
         self._spec = spec
         self._key = key
         self._runtime = runtime
-        self._listener = Listener(self, key, spec.generation, CONTROLLER)
+        alias = identity(any_generation(spec.name), CONTROLLER)
+        self._listener = Listener(self, key, spec.generation, CONTROLLER, alias=alias)
         contact = Contact(key, spec.generation, runtime.has_ended)
         self._replicas = Replicas(runtime, contact, on_change=self._replica_changed, on_end=self._replica_ended)
         self._launches = ReplicaLaunches(spec, key, runtime, self._replicas)
@@ -120,16 +127,24 @@ class Controller:
         return self._instance
 
     async def _listen(self) -> Instance:
-        spec, state = self._spec, self._state
-        address = await self._listener.listen(Path(spec.directory), spec.tcp_host, state.tcp_port)
+        spec, state, network = self._spec, self._state, self._spec.network
+        # A given port is kept. Another one is also kept after a restart of the controller, if it is free.
+        given = 0 if network.listen is None else split(network.listen)[1]
+        ports = (given,) if given else (state.tcp_port, 0) if state.tcp_port else (0,)
+        advertised = network.advertised(spec.tcp_host or "")
+        address = await self._listener.listen(Path(spec.directory), spec.tcp_host, ports, advertised)
         state.tcp_port = address.tcp[1] if address.tcp else 0
+        if address.tcp is not None and network.advertised_port is not None:
+            address = msgspec.structs.replace(address, tcp=(advertised, network.advertised_port))
+        oldest, *newer = reversed(self._key.each)
         return Instance(
             name=spec.name,
             generation=spec.generation,
             runtime=spec.runtime,
             directory=spec.directory,
             controller=address,
-            secret=self._key.text,
+            secret=oldest.text,
+            newer=tuple(each.text for each in newer),
         )
 
     async def _begin(self) -> None:
@@ -203,7 +218,13 @@ class Controller:
     def accept(self, stream: ReplicaStream, frame: Frame, role: Role) -> None:
         """Accept a subscription to the routing table (REQUEST) or an operation (CALL)."""
         if frame.kind == Kind.REQUEST:
+            if frame.payload == remote_instance.QUESTION:
+                stream.respond(remote_instance.facts_of(self._instance), end=True)
+                return
             self._serve(stream, self._state.publisher.serve(stream, str(frame.payload, "latin-1")))
+            return
+        if role not in (Role.PYTHON, Role.MANAGE):
+            stream.reject("not allowed", "operations need the role manage")
             return
         head = calls_answered.decode_call(frame.payload)
         operation = self._operations.get(head.call_method)
@@ -294,18 +315,24 @@ class Controller:
         """Return the wanted state as a document; see `state.document`. With code, it needs no other file."""
         return await self._kept.exported(self._state.wanted, with_code=with_code)
 
-    async def differences(self, http: HTTPOptions, detached: bool, state: str | None = "") -> list[str]:
-        """Return the differences between the options of the instance and these; "": any state directory is right."""
+    async def differences(
+        self, http: HTTPOptions, detached: bool, state: str | None = "", network: NetworkOptions | None = None
+    ) -> list[str]:
+        """Return the differences between the options of the instance and these.
+
+        Any state directory is right for "", and any network for None: earlier clients do not give them.
+        """
         pairs: list[tuple[str, object, object]] = [("detached", self._spec.detached, detached)]
         if state != "":
             pairs.append(("state", self._spec.state or False, state or False))
         own = [f"{name} is {was}, not {asked}" for name, was, asked in pairs if was != asked]
-        return [*own, *http_differences(self._spec.http, http)]
+        others = [] if network is None else network_differences(self._spec.network, network)
+        return [*own, *http_differences(self._spec.http, http), *others]
 
     async def shutdown(self, forget: bool = True) -> None:
         """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller.
 
-        With *forget* the kept state is deleted too.
+        With *forget* the kept state is deleted too, and the keys that were kept in the state directory.
         """
         if self._closing:
             return
@@ -318,6 +345,8 @@ class Controller:
                 await step()
             except Exception:  # the other steps must run in any case
                 _logger.exception("instance %r: shutdown", self._spec.name)
+        if forget and self._spec.keeps_keys and self._spec.network.key_file is None:
+            await asyncio.to_thread(forget_keys, self._spec.name, self._key.id, self._spec.state)
         asyncio.get_running_loop().call_later(0.05, self._end)  # after the answer has been sent
 
     async def _forget(self) -> None:

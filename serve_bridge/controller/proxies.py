@@ -180,6 +180,7 @@ class Proxies:
             directory=self._spec.directory,
             tcp_host=self._spec.tcp_host,
             http=self._http,
+            network=self._spec.network,
         )
         try:
             address, url = await self._runtime.launch_proxy(spec, self._key.only(Role.EDGE, Role.CONTROLLER))

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Iterable
+from typing import Final
 
 from serve_bridge.controller.health_probes import check_first
 from serve_bridge.controller.replicas import Replicas
@@ -16,6 +17,9 @@ from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import BackendSpec, InstanceSpec, ReplicaSpec
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.keys import Key, Role
+
+OF_REPLICAS: Final = (Role.EDGE, Role.PYTHON, Role.CALL, Role.FORWARD)
+"""The roles whose callers a replica serves, so it has their keys."""
 
 
 class ReplicaLaunches:
@@ -30,7 +34,7 @@ class ReplicaLaunches:
 
     def begin(self, instance: Instance) -> None:
         """Allow launches. The replicas get *instance*, with the keys of their roles only."""
-        self._instance = instance.only(Role.EDGE, Role.PYTHON)
+        self._instance = instance.only(*OF_REPLICAS)
 
     def plan(self, backend: BackendSpec, count: int) -> list[TrackedReplica]:
         """Return *count* replicas to launch. Their ids can be checkpointed before a process starts."""
@@ -70,7 +74,7 @@ class ReplicaLaunches:
     async def _launch(self, backend: BackendSpec, replica: TrackedReplica) -> None:
         config = backend.resolved
         options = backend.actor_options.open()
-        key = self._key.only(Role.EDGE, Role.PYTHON)
+        key = self._key.only(*OF_REPLICAS)
         try:
             async with asyncio.timeout(config.start_timeout_s):
                 replica.address = await self._runtime.launch_replica(self._replica_spec(backend, replica), key, options)
@@ -102,6 +106,7 @@ class ReplicaLaunches:
             tcp_host=self._spec.tcp_host,
             code=backend.code,
             config=replica.config,
+            network=self._spec.network,
         )
 
 

@@ -34,10 +34,11 @@ async def find_controller(
     Returns:
         The first answer other than *left*, the old address; None: there was no such answer.
     """
-    if not known or not key.holds(Role.EDGE):
+    role = key.strongest(Role.EDGE, Role.FORWARD)
+    if not known or not key.holds(role):
         return None
     asked = random.sample(known, min(len(known), MOST_ASKED))
-    asking = [asyncio.create_task(_ask(address, key, generation)) for address in asked]
+    asking = [asyncio.create_task(_ask(address, key, generation, role)) for address in asked]
     try:
         for answer in asyncio.as_completed(asking):
             found = await answer
@@ -49,9 +50,9 @@ async def find_controller(
     return None
 
 
-async def _ask(address: SocketAddress, key: Key, generation: str) -> SocketAddress | None:
+async def _ask(address: SocketAddress, key: Key, generation: str, role: Role) -> SocketAddress | None:
     try:
-        connection = await dial(address, key, generation, Role.EDGE)
+        connection = await dial(address, key, generation, role)
     except (Lost, AuthenticationError):
         return None
     try:

@@ -8,23 +8,28 @@ from typing import Final
 
 import msgspec
 
+from serve_bridge.config.network_options import joined
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key, Role
 
+SCHEME: Final = "serve-bridge://"
+"""Begin of an address over TCP: serve-bridge://HOST:PORT/NAME."""
 FILE_NAME: Final = "instance.json"
 """Name of the instance's file in its directory."""
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True):
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One start of an instance, as a client needs it.
 
     Attributes:
         name: Its name.
         generation: The id of this start of the name.
         runtime: The runtime of its replicas: "ray" or "local".
-        directory: The directory of its sockets on this machine.
+        directory: The directory of its sockets on this machine; "": it was found over TCP, and has no file here.
         controller: Where its controller listens.
-        secret: The key as `Key.text`; `repr` leaves it out.
+        secret: The key as `Key.text`; `repr` leaves it out. After a rotation it is the oldest valid one, because
+            earlier versions of serve_bridge read this field only.
+        newer: The newer valid keys, the oldest first.
     """
 
     name: str
@@ -33,23 +38,32 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     controller: SocketAddress
     secret: str
+    newer: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
         """The key at both ends of every connection."""
-        return Key.of_text(self.secret)
+        return Key.joined([Key.of_text(text) for text in reversed((self.secret, *self.newer))])
 
     def only(self, *roles: Role) -> Instance:
         """Return the same instance with the keys of *roles* only, for a process in these roles."""
-        return msgspec.structs.replace(self, secret=self.key.only(*roles).text)
+        oldest, *newer = reversed(self.key.only(*roles).each)
+        return msgspec.structs.replace(self, secret=oldest.text, newer=tuple(each.text for each in newer))
 
     @property
     def address(self) -> str:
-        """The address for `connect` and SERVE_BRIDGE_ADDRESS: the path of the instance's file."""
-        return os.path.join(self.directory, FILE_NAME)
+        """The address for `connect` and SERVE_BRIDGE_ADDRESS: the path of the instance's file, if it has one here."""
+        if self.directory or self.controller.tcp is None:
+            return os.path.join(self.directory, FILE_NAME)
+        return remote_address(*self.controller.tcp, self.name)
 
     def __repr__(self) -> str:
         return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"
+
+
+def remote_address(host: str, port: int, name: str) -> str:
+    """Return the address over TCP."""
+    return f"{SCHEME}{joined(host, port)}/{name}"
 
 
 def new_generation() -> str:

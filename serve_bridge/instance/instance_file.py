@@ -8,11 +8,8 @@ Rule 3: a replica reads no such file: it is started with the instance (see `memb
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
 import shutil
-import stat
 from pathlib import Path
 from typing import Final
 
@@ -22,24 +19,20 @@ from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.directories import base_directories, base_directory, directory_name
 from serve_bridge.instance.instance import FILE_NAME, Instance
 from serve_bridge.instance.liveness import is_alive
+from serve_bridge.instance.private_file import UnusableFile, read_private, write_private
+from serve_bridge.instance.remote_address import is_remote, parsed
 from serve_bridge.wire.address import SocketAddress
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
-MAX_BYTES: Final = 65536
-"""Upper limit for the size of a file, in bytes."""
-
-
-class UnusableFile(ConfigError):
-    """The file at an address does not hold an instance, or not safely."""
 
 
 def write(instance: Instance) -> None:
     """Write the instance's file, and its copy. Another live instance of the same name keeps its copy."""
-    _write_private(Path(instance.address), instance)
+    _write(Path(instance.address), instance)
     by_name = _copy_of(instance)
     other = read_if_valid(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
-        _write_private(by_name, instance)
+        _write(by_name, instance)
 
 
 def update_here(instance: Instance) -> None:
@@ -55,7 +48,7 @@ def update(path: Path, generation: str, controller: SocketAddress) -> None:
     """Write the new address of the *controller* into the file at *path*, if it belongs to *generation*."""
     found = read_if_valid(path)
     if found is not None and found.generation == generation and found.controller != controller:
-        _write_private(path, msgspec.structs.replace(found, controller=controller))
+        _write(path, msgspec.structs.replace(found, controller=controller))
 
 
 def remove_here(name: str, generation: str) -> None:
@@ -114,10 +107,15 @@ def find(address: str | None, name: str) -> Instance:
 
 def _read_given(address: str, source: str) -> Instance:
     if not isinstance(address, str):
-        raise TypeError(f"{source} must be the path of an instance's file, got {type(address).__name__}")
+        raise TypeError(f"{source} must be the address of an instance, got {type(address).__name__}")
+    if is_remote(address):
+        from serve_bridge.instance.remote_instance import find_remote  # late: only web hosts need it
+
+        return find_remote(parsed(address, source))
     if not os.path.isabs(address) or not address.endswith(".json") or "\0" in address:
         raise ConfigError(
-            f"{source}={address!r} is not an address: use the path of an instance's file, such as client.address"
+            f"{source}={address!r} is not an address: use the path of an instance's file, such as client.address, or "
+            f"serve-bridge://HOST:PORT/NAME"
         )
     found = _read_if_any(Path(address))
     if found is None:
@@ -134,28 +132,9 @@ def _read_if_any(path: Path) -> Instance | None:
     Raises:
         UnusableFile: *path* is not a regular file of this user alone, or does not hold an instance.
     """
-    try:
-        # O_NONBLOCK, because the open of a FIFO would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    data = read_private(path, "instance")
+    if data is None:
         return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UnusableFile(
-                f"{path} is a symbolic link; give the path of the file itself, {os.path.realpath(path)}"
-            ) from None
-        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise UnusableFile(f"{path} is not a regular file, so it holds no instance")
-        if found.st_uid != os.geteuid():
-            raise UnusableFile(f"{path} belongs to another user; only the user of an instance can use it")
-        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise UnusableFile(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
-        data = os.read(descriptor, MAX_BYTES)
-    finally:
-        os.close(descriptor)
     try:
         return msgspec.json.decode(data, type=Instance)
     except ValueError as error:  # from msgspec, or because the text is not UTF-8
@@ -170,12 +149,8 @@ def read_if_valid(path: Path) -> Instance | None:
         return None
 
 
-def _write_private(path: Path, instance: Instance) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(instance))
-    os.replace(draft, path)
+def _write(path: Path, instance: Instance) -> None:
+    write_private(path, msgspec.json.encode(instance))
 
 
 def lasting_address(instance: Instance) -> str:

@@ -1,4 +1,4 @@
-"""The directory in which an instance keeps its state: by default below XDG_STATE_HOME, or ~/.local/state."""
+"""The directory of what outlives an instance of a name: its keys and its state."""
 
 from __future__ import annotations
 

@@ -63,7 +63,9 @@ class Proxy:
         self._link.start()
         await self._link.ready()
         url = await self._server.start()
-        return await self._listener.listen(Path(spec.directory), spec.tcp_host), url
+        network, host = spec.network, spec.tcp_host
+        where = Path(spec.directory)
+        return await self._listener.listen(where, host, network.ports, network.advertised(host or "")), url
 
     def load(self) -> int:
         """Return 0, because no caller balances load over proxies."""

@@ -56,7 +56,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead, HttpHead
 from serve_bridge.wire.keys import Key, Role
-from serve_bridge.wire.listener import Listener
+from serve_bridge.wire.listener import Listener, NoFreePort
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
 
@@ -132,7 +132,12 @@ class Replica:
             raise BackendStartError(spec.backend, reason, failure.traceback_of(error)) from None
         self.ray_calls: RayCalls = RayCalls(spec.backend, self._methods, self._executor, self._admission, self._context)
         self._stalls.start()
-        address = await self._listener.listen(Path(spec.directory), spec.tcp_host)
+        network, host = spec.network, spec.tcp_host
+        where = Path(spec.directory)
+        try:
+            address = await self._listener.listen(where, host, network.ports, network.advertised(host or ""))
+        except NoFreePort as error:
+            raise BackendStartError(spec.backend, f"data_ports={network.data_ports!r}: {error}") from None
         return msgspec.structs.replace(address, streaming=code.streaming)
 
     async def _choose_answers(self, code: LoadedCode) -> None:
@@ -168,6 +173,9 @@ class Replica:
             head = calls_answered.decode_call(frame.payload)
             # A method of user code could be named like an operation, but a call of user code names a backend.
             if not head.backend and head.call_method.startswith("@"):
+                if role is not Role.PYTHON and (role is not Role.CALL or head.call_method != "@completed"):
+                    stream.reject("not allowed", "only the engine may ask for it")
+                    return
                 self._start_control(stream, head)
                 return
         admission = self._admission

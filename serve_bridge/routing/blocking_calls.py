@@ -23,7 +23,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.blocking_stream import BlockingStream
 from serve_bridge.wire.endings import Lost, Rejected
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.keys import CLIENTS, Key
 from serve_bridge.wire.shortage import keep
 
 _Result = TypeVar("_Result")
@@ -126,6 +126,7 @@ class BlockingCalls:
     def __init__(self, key: Key, generation: str) -> None:
         self._key = key
         self._generation = generation
+        self._role = key.strongest(*CLIENTS)
         self._replicas: ThreadsafeReplicaSets[_Idle] = ThreadsafeReplicaSets(
             _Idle, limit=_limit, disconnect=_Idle.close
         )
@@ -178,7 +179,7 @@ class BlockingCalls:
         try:
             return idle.connections.pop()
         except IndexError:
-            return BlockingConnection(idle.address, self._key, self._generation, Role.PYTHON)
+            return BlockingConnection(idle.address, self._key, self._generation, self._role)
 
     def _end(
         self, answer: BlockingStream, router: Router, place: Place[_Idle], connection: BlockingConnection, load: int

@@ -10,7 +10,7 @@ from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControllerLink
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.address import SocketAddress
-from serve_bridge.wire.keys import Role
+from serve_bridge.wire.keys import CLIENTS, OPERATORS
 
 
 class Channel:
@@ -31,12 +31,13 @@ class Channel:
         on_moved: Callable[[SocketAddress], object] | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.router: Router = Router(instance.key, Role.PYTHON, known)
+        key = instance.key
+        self.router: Router = Router(key, key.strongest(*CLIENTS), known)
         self.controller: ControllerLink = ControllerLink(
             instance.controller,
-            instance.key,
+            key,
             instance.generation,
-            Role.PYTHON,
+            key.strongest(*OPERATORS),
             self.router.apply,
             known=known,
             lease=lease,

@@ -118,7 +118,7 @@ class ControllerLink:
             patience_ends = time.monotonic() + left_s
             try:
                 if not await tables.wait(wanted, min(ends, patience_ends)):
-                    reason = f"the controller at {self.controller.unix} cannot be reached: {self._failure}"
+                    reason = f"the controller at {self.controller.place} cannot be reached: {self._failure}"
                     if ends >= patience_ends or tables.hopeless:
                         failure = reason
                     elif self.lost and tables.version < 0:
@@ -143,9 +143,11 @@ class ControllerLink:
         try:
             await asyncio.wait_for(self._connected.wait(), min(timeout_s, FIRST_TABLE_S))
         except TimeoutError:
-            raise NotConnected(f"the controller at {self.controller.unix} cannot be reached: {self._failure}") from None
+            raise NotConnected(
+                f"the controller at {self.controller.place} cannot be reached: {self._failure}"
+            ) from None
         if self._tables.hopeless:
-            raise NotConnected(f"the controller at {self.controller.unix} cannot be used: {self._failure}")
+            raise NotConnected(f"the controller at {self.controller.place} cannot be used: {self._failure}")
         assert self._connection is not None
         try:
             version, result = await calls.control(

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_bridge.config.http_options import HTTPOptions
+from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.controller.controller import Controller
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance import membership
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
+from serve_bridge.instance.key_files import key_of_start
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
@@ -124,15 +126,15 @@ _lock = threading.Lock()
 
 
 def start_instance(
-    name: str, http: HTTPOptions, state: str | None = None, *, fresh: bool = False
+    name: str, http: HTTPOptions, network: NetworkOptions, state: str | None = None, *, fresh: bool = False
 ) -> tuple[Instance, Callable[[], None]]:
     """Start an instance in this process; return it, and a function to call after its shutdown.
 
     It keeps its state in the directory *state*; None: nowhere. With *fresh* it begins empty.
 
     Raises:
-        ConfigError: An instance of this name runs in this process.
-        OSError, ValueError: The proxy cannot listen at its address; nothing of the instance is left.
+        ConfigError: An instance of this name runs in this process, or its keys cannot be kept.
+        OSError, ValueError: The controller or the proxy cannot listen at its address; nothing of the instance is left.
     """
     with _lock:
         if name in _names:
@@ -142,26 +144,30 @@ def start_instance(
         _names.add(name)
     try:
         generation = new_generation()
-        with claim_directory(name, generation) as claim:
-            return _start_in(
-                InstanceSpec(
-                    name=name,
-                    generation=generation,
-                    runtime="local",
-                    directory=str(claim.directory),
-                    detached=False,
-                    tcp_host=None,
-                    http=http,
-                    state=state,
-                    fresh=fresh,
-                )
+        with (
+            claim_directory(name, generation) as claim,
+            key_of_start(name, network, kept=False, state=state) as (key, kept),
+        ):
+            spec = InstanceSpec(
+                name=name,
+                generation=generation,
+                runtime="local",
+                directory=str(claim.directory),
+                detached=False,
+                tcp_host=network.listen_host,
+                http=http,
+                state=state,
+                fresh=fresh,
+                network=network,
+                keeps_keys=kept,
             )
+            return _start_in(spec, key)
     except BaseException:
         _names.discard(name)
         raise
 
 
-def _start_in(spec: InstanceSpec) -> tuple[Instance, Callable[[], None]]:
+def _start_in(spec: InstanceSpec, key: Key) -> tuple[Instance, Callable[[], None]]:
     thread = LoopThread("serve_bridge-controller")
 
     def stopped() -> None:  # the client that ends it may be in another process
@@ -169,7 +175,7 @@ def _start_in(spec: InstanceSpec) -> tuple[Instance, Callable[[], None]]:
         membership.leave(spec.generation)
         thread.stop()
 
-    controller = Controller(spec, Key(), LocalRuntime(stopped))
+    controller = Controller(spec, key, LocalRuntime(stopped))
     try:
         instance = thread.submit(controller.start).result()
     except BaseException:

@@ -25,3 +25,8 @@ class SocketAddress(msgspec.Struct, frozen=True, array_like=True):
     unix: str
     tcp: tuple[str, int] | None = None
     streaming: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The unix socket, or the TCP address if there is none, for error texts."""
+        return self.unix if self.unix or self.tcp is None else "{}:{}".format(*self.tcp)

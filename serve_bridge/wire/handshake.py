@@ -6,7 +6,7 @@ Rule 2: before the proofs are checked, only hellos of a fixed length are parsed.
 ::
 
     caller                                       listener
-      hello: magic 7 | version 1 | role 1 | 0*7 | nonce 32 | identity 16     ->
+      hello: magic 7 | version 1 | role 1 | key id 7 | nonce 32 | identity 16     ->
       <-   the listener's hello, 64 bytes of the same layout, and its proof, 32 bytes
       proof, 32 bytes; frames may follow at once                             ->
 
@@ -15,6 +15,9 @@ Rule 2: before the proofs are checked, only hellos of a fixed length are parsed.
 
 The first nine bytes of a hello have the same meaning in every version. If the caller's version differs, the listener
 sends its own hello before it closes. So the errors of both sides can name both versions.
+
+The key id says from which of the valid secrets the caller's key derives. Earlier peers send zeros there, and do
+not look at it. A listener that refuses a hello for another reason sends a hello whose role is the reason (`Refusal`).
 
 Each proof covers both nonces, roles and identities, so an attacker cannot replay, reflect or downgrade it. Over TCP,
 each record has a MAC as well (`Seal`). The data is not encrypted; for secrecy, use TLS or a private network around it.
@@ -26,10 +29,11 @@ import hashlib
 import hmac
 import secrets
 import struct
-from typing import Final
+from enum import IntEnum
+from typing import Final, NoReturn
 
 from serve_bridge.errors import AuthenticationError
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.keys import NO_ID, Key, Role
 from serve_bridge.wire.seal import Seal
 
 MAGIC: Final = b"SBRIDGE"
@@ -38,16 +42,57 @@ HELLO_BYTES: Final = 64
 PROOF_BYTES: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 1.0
 """Upper limit for a handshake, in seconds."""
-_HELLO = struct.Struct("<7sBB7x32s16s")
+_HELLO = struct.Struct("<7sBB7s32s16s")
 
 
 class VersionMismatch(AuthenticationError):
     """The peer speaks another version of the protocol."""
 
 
+class Refusal(IntEnum):
+    """Why a listener refuses a hello. It is not authenticated, so it serves for error texts only."""
+
+    ROLE = 129
+    IDENTITY = 130
+    KEY = 131
+
+
+class RoleRefused(AuthenticationError):
+    """The listener does not serve the caller's role."""
+
+
+class AnotherListener(AuthenticationError):
+    """Another process listens than the caller expects."""
+
+
+class UnknownKey(AuthenticationError):
+    """The listener knows no secret with the id of the caller's key."""
+
+
+_REFUSALS: Final = {
+    Refusal.ROLE: (RoleRefused, "the peer claims a role that it cannot have", "the peer does not serve this role"),
+    Refusal.IDENTITY: (
+        AnotherListener,
+        "the peer wants to reach another process, or another start of the instance",
+        "the peer is another process than expected, or another start of the instance",
+    ),
+    Refusal.KEY: (
+        UnknownKey,
+        "the peer's key was retired, or is of another instance",
+        "the peer does not know this key: it was retired, or is of another instance",
+    ),
+}
+"""The error of each refusal, and its text for the listener and for the caller."""
+
+
 def identity(generation: str, name: str) -> bytes:
     """Return the 16 bytes in a hello by which listener *name* of instance *generation* is identified."""
     return hashlib.sha256(f"{generation}/{name}".encode()).digest()[:16]
+
+
+def any_generation(instance: str) -> str:
+    """Return what stands for the generation in the alias of a controller: every start of *instance* has this one."""
+    return f"instance {instance}"  # a generation has no space
 
 
 class Handshake:
@@ -56,23 +101,33 @@ class Handshake:
     Attributes:
         done: Whether the peer's proof was valid.
         peer_role: The peer's role, once `done`.
+        key_id: Id of the secret from which the caller's key derives, once `done`.
         last_words: Bytes to send to a refused peer before the connection closes.
         rest: Bytes that arrived after the handshake, once `done`.
     """
 
-    def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool) -> None:
-        """Take part as *role*. A caller's *key* must hold that role. Both sides must give the listener's *identity*."""
+    def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool, alias: bytes = b"") -> None:
+        """Take part as *role*. A caller's *key* must hold that role. Both sides must give the listener's *identity*.
+
+        A listener may have an *alias*, under which callers reach it too.
+        """
         self._key = key
         self._role = role
         self._caller = caller
         self._identity = identity
-        self._hello = _HELLO.pack(MAGIC, VERSION, role, secrets.token_bytes(32), identity)
+        self._alias = alias
+        self._nonce = secrets.token_bytes(32)
+        self.key_id = key.id if caller else NO_ID
+        self._hello = self._hello_of(role, self.key_id)
         self._peer_hello = b""
         self._buffer = b""
         self.done: bool = False
         self.peer_role: Role = Role.LISTENER
         self.rest: bytes = b""
         self.last_words: bytes = b""
+
+    def _hello_of(self, role: int, key_id: bytes) -> bytes:
+        return _HELLO.pack(MAGIC, VERSION, role, key_id, self._nonce, self._identity)
 
     def start(self) -> bytes:
         """Return the bytes that this side sends first."""
@@ -98,6 +153,7 @@ class Handshake:
             self._check_prefix()
             if len(self._buffer) >= HELLO_BYTES:
                 self._check_version(self._buffer[7])
+                self._check_refusal(self._buffer[8])
             return b""
         self._take_hello()
         self._take_proof(b"listener")
@@ -120,16 +176,41 @@ class Handshake:
 
     def _take_hello(self) -> None:
         hello, self._buffer = self._buffer[:HELLO_BYTES], self._buffer[HELLO_BYTES:]
-        magic, version, role, _, identity = _HELLO.unpack(hello)
+        magic, version, role, key_id, _, identity = _HELLO.unpack(hello)
         if magic != MAGIC:
             raise AuthenticationError("the peer does not speak this protocol")
         self._check_version(version)
-        fits = role == Role.LISTENER if self._caller else self._key.holds(role)
-        if not fits:
-            raise AuthenticationError("the peer claims a role that it cannot have")
-        if identity != self._identity:
-            raise AuthenticationError("the peer is another process than expected, or wants to reach another one")
+        if self._caller:
+            self._check_refusal(role)
+            if role != Role.LISTENER:
+                raise AuthenticationError("the peer claims a role that it cannot have")
+            if identity != self._identity:
+                raise AnotherListener(_REFUSALS[Refusal.IDENTITY][2])
+        else:
+            self._check_caller(role, key_id, identity)
         self._peer_hello, self.peer_role = hello, Role(role)
+
+    def _check_caller(self, role: int, key_id: bytes, identity: bytes) -> None:
+        """Choose the key and the identity that the caller means, or refuse it."""
+        key = self._key.with_id(key_id)
+        if not self._key.holds(role):
+            self._refuse(Refusal.ROLE)
+        if identity not in (self._identity, self._alias):
+            self._refuse(Refusal.IDENTITY)
+        if key is None:
+            self._refuse(Refusal.KEY)
+        self._key, self.key_id, self._identity = key, key.id, identity
+        self._hello = self._hello_of(self._role, key_id)
+
+    def _refuse(self, refusal: Refusal) -> NoReturn:
+        self.last_words = self._hello_of(refusal, NO_ID)
+        error, own, _ = _REFUSALS[refusal]
+        raise error(own)
+
+    def _check_refusal(self, role: int) -> None:
+        if role in _REFUSALS:
+            error, _, told = _REFUSALS[Refusal(role)]
+            raise error(told)
 
     def _check_version(self, version: int) -> None:
         if version != VERSION:

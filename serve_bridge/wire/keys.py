@@ -1,8 +1,10 @@
 """The keys with which the processes of an instance prove their roles to each other.
 
 Rule 1: each role has a key of its own, derived from the instance's secret. A process that has the keys of some roles
-    cannot prove another one.
+    cannot prove another one. The key of MANAGE also gives that of CALL, and the key of CALL that of FORWARD.
 Rule 2: a key never appears in a message, an error or a `repr`.
+Rule 3: several secrets can be valid at a time, so that keys can be replaced without a stop. The id of a secret says
+    which one a peer means; it reveals nothing of the secret.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 
 class Role(IntEnum):
@@ -19,52 +21,124 @@ class Role(IntEnum):
     EDGE = 1
     """A proxy, which forwards the requests of strangers. It may send HTTP requests only."""
     PYTHON = 2
-    """Trusted Python code of the same user. It may send Python calls too."""
+    """Trusted Python code that has the instance's secret, and the engine itself. It may do everything."""
     LISTENER = 3
     """The end that accepts the connection."""
     CONTROLLER = 4
     """The controller as a caller of a proxy. Replicas refuse this role, because a proxy has its key."""
+    FORWARD = 5
+    """A web worker with its key file. It may send HTTP requests, and calls with plain data."""
+    CALL = 6
+    """Python code with its key file. It may send pickled calls too."""
+    MANAGE = 7
+    """An operator with its key file. It may use the controller's operations too."""
 
 
-CALLERS: Final = (Role.EDGE, Role.PYTHON, Role.CONTROLLER)
+CALLERS: Final = tuple(role for role in Role if role is not Role.LISTENER)
+OF_FILES: Final = (Role.FORWARD, Role.CALL, Role.MANAGE)
+"""The roles with a key file of their own, the weakest first."""
+OPERATORS: Final = (Role.PYTHON, Role.MANAGE, Role.CALL, Role.FORWARD)
+"""The roles in which a process may connect to the controller, the strongest first."""
+CLIENTS: Final = (Role.PYTHON, Role.CALL, Role.FORWARD)
+"""The roles in which a process may connect to a replica, the strongest first."""
+KEY_BYTES: Final = 32
+ID_BYTES: Final = 7
+"""Length of the id of a secret in bytes."""
+NO_ID: Final = bytes(ID_BYTES)
+"""The id in the hello of a peer that knows no ids. It means the oldest valid secret."""
+
+_DERIVED: Final = {Role.MANAGE: Role.CALL, Role.CALL: Role.FORWARD}
+
+
+class _Keys(NamedTuple):
+    """The keys that derive from one secret.
+
+    Attributes:
+        id: The id of the secret.
+        secret: The secret; None: only the keys of some roles are known.
+        roles: The known keys.
+    """
+
+    id: bytes
+    secret: bytes | None
+    roles: dict[Role, bytes]
 
 
 class Key:
-    """The keys of some roles, or the instance's secret, from which the keys of all roles derive; 32 bytes each."""
+    """The keys of some roles, or the instance's secret, from which the keys of all roles derive; 32 bytes each.
 
-    __slots__ = ("_roles", "_secret")
+    After a rotation it has the keys of several secrets. It signs with the newest ones.
+    """
+
+    __slots__ = ("_valid",)
 
     def __init__(self, secret: bytes | None = None) -> None:
         """Derive the keys of all roles from *secret*; None: from a new secret."""
-        self._secret: bytes | None = secrets.token_bytes(32) if secret is None else secret
-        if len(self._secret) != 32:
-            raise ValueError(f"a key has 32 bytes, not {len(self._secret)}")
-        self._roles = {role: hmac.digest(self._secret, b"role" + bytes([role]), "sha256") for role in CALLERS}
+        secret = secrets.token_bytes(KEY_BYTES) if secret is None else secret
+        _check_length(secret)
+        roles = {role: _derived(secret, role) for role in (Role.EDGE, Role.PYTHON, Role.CONTROLLER, Role.MANAGE)}
+        self._valid: tuple[_Keys, ...] = (_Keys(_id_of(secret), secret, _with_weaker(roles)),)
+
+    @classmethod
+    def of_role(cls, role: Role, key: bytes, id: bytes) -> Key:
+        """Return the *key* of *role*, with the keys of weaker roles; *id* is that of its secret.
+
+        Raises:
+            ValueError: *key* does not have 32 bytes.
+        """
+        _check_length(key)
+        return cls._of(_Keys(id, None, _with_weaker({role: key})))
+
+    @classmethod
+    def _of(cls, *valid: _Keys) -> Key:
+        made = cls.__new__(cls)
+        made._valid = valid
+        return made
 
     @property
     def secret(self) -> bytes:
-        """The instance's secret, for a file with mode 0600 or an argument of a constructor.
+        """The newest secret, for a file with mode 0600 or an argument of a constructor.
 
         Raises:
             ValueError: This object has the keys of some roles only.
         """
-        if self._secret is None:
+        found = self._valid[0].secret
+        if found is None:
             raise ValueError("the keys of some roles do not tell the secret")
-        return self._secret
+        return found
+
+    @property
+    def id(self) -> bytes:
+        """The id of the newest secret."""
+        return self._valid[0].id
+
+    @property
+    def each(self) -> list[Key]:
+        """One object for each valid secret, the newest first."""
+        return [self._of(keys) for keys in self._valid]
+
+    @classmethod
+    def joined(cls, keys: list[Key]) -> Key:
+        """Return all of *keys* as one, the newest first. A secret that occurs twice counts once."""
+        found: dict[bytes, _Keys] = {}
+        for each in (each for key in keys for each in key._valid):
+            found.setdefault(each.id, each)
+        return cls._of(*found.values())
 
     def only(self, *roles: Role) -> Key:
         """Return only the keys of *roles*. No other key can be derived from them."""
-        key = Key.__new__(Key)
-        key._secret = None
-        key._roles = {role: self._roles[role] for role in roles}
-        return key
+        return self._of(*(_Keys(each.id, None, {role: each.roles[role] for role in roles}) for each in self._valid))
+
+    def with_id(self, id: bytes) -> Key | None:
+        """Return the keys of the secret of this *id*; None if there is none. `NO_ID` means the oldest secret."""
+        if id == NO_ID:
+            return self._of(self._valid[-1])
+        return next((self._of(each) for each in self._valid if each.id == id), None)
 
     @property
     def text(self) -> str:
-        """The secret or the keys as text, for a file with mode 0600."""
-        if self._secret is not None:
-            return self._secret.hex()
-        return ",".join(f"{role.name.lower()}:{key.hex()}" for role, key in self._roles.items())
+        """The secrets or the keys as text, for a file with mode 0600."""
+        return ";".join(_text_of(each) for each in self._valid)
 
     @classmethod
     def of_text(cls, text: str) -> Key:
@@ -73,21 +147,71 @@ class Key:
         Raises:
             ValueError: *text* is not the text of a key.
         """
-        if ":" not in text:
-            return cls(bytes.fromhex(text))
-        key = cls.__new__(cls)
-        key._secret = None
-        pairs = (part.split(":") for part in text.split(","))
-        key._roles = {Role[name.upper()]: bytes.fromhex(value) for name, value in pairs}
-        return key
+        return cls._of(*(_keys_of(part) for part in text.split(";")))
 
     def holds(self, role: int) -> bool:
-        """Return whether this object has the key of *role*."""
-        return role in self._roles
+        """Return whether this object has a key of *role*."""
+        return role in self._valid[0].roles
+
+    def strongest(self, *roles: Role) -> Role:
+        """Return the first of *roles* of which this object has a key; the last one if it has none of them."""
+        return next((role for role in roles if self.holds(role)), roles[-1])
 
     def sign(self, role: Role, label: bytes, *parts: bytes) -> bytes:
-        """Return the HMAC-SHA256 of *label* and *parts* with the key of *role*, which this object must have."""
-        return hmac.digest(self._roles[role], label + b"".join(parts), "sha256")
+        """Return the HMAC-SHA256 of *label* and *parts* with the newest key of *role*, which this object must have."""
+        return hmac.digest(self._valid[0].roles[role], label + b"".join(parts), "sha256")
+
+    def of(self, role: Role) -> bytes:
+        """Return the newest key of *role*, for a key file."""
+        return self._valid[0].roles[role]
+
+    def __setstate__(self, state: Any) -> None:
+        """Take over the state of a pickle, also of one by an earlier version, which had one secret and no id."""
+        slots = state[1]
+        if "_valid" in slots:
+            self._valid = slots["_valid"]
+        elif slots["_secret"] is not None:
+            self._valid = Key(slots["_secret"])._valid
+        else:
+            self._valid = (_Keys(NO_ID, None, slots["_roles"]),)
 
     def __repr__(self) -> str:
         return "Key(...)"
+
+
+def _check_length(key: bytes) -> None:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+
+
+def _derived(key: bytes, role: Role) -> bytes:
+    return hmac.digest(key, b"role" + bytes([role]), "sha256")
+
+
+def _with_weaker(roles: dict[Role, bytes]) -> dict[Role, bytes]:
+    """Return *roles* with the keys that derive from them."""
+    for stronger, weaker in _DERIVED.items():  # in this order, because FORWARD derives from CALL
+        if stronger in roles:
+            roles[weaker] = _derived(roles[stronger], weaker)
+    return roles
+
+
+def _id_of(secret: bytes) -> bytes:
+    return hmac.digest(secret, b"id", "sha256")[:ID_BYTES]
+
+
+def _text_of(keys: _Keys) -> str:
+    if keys.secret is not None:
+        return keys.secret.hex()
+    return ",".join((f"id:{keys.id.hex()}", *(f"{role.name.lower()}:{key.hex()}" for role, key in keys.roles.items())))
+
+
+def _keys_of(text: str) -> _Keys:
+    if ":" not in text:
+        return Key(bytes.fromhex(text))._valid[0]
+    values = {name: bytes.fromhex(value) for name, _, value in (part.partition(":") for part in text.split(","))}
+    id = values.pop("id", NO_ID)
+    try:
+        return _Keys(id, None, {Role[name.upper()]: value for name, value in values.items()})
+    except KeyError as error:
+        raise ValueError(f"there is no role {error}") from None

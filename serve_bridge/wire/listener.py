@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 from serve_bridge.wire.address import SocketAddress
@@ -21,6 +22,22 @@ _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
 
 
+class NoFreePort(OSError):
+    """Other processes have all ports on which this process may listen."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def _no_free_port(host: str, ports: Sequence[int]) -> str:
+    if len(ports) == 1:
+        return f"cannot listen on {host}:{ports[0]}: another process has this port"
+    return (
+        f"no port of the range {ports[0]}-{ports[-1]} is free on {host}: it has {len(ports)} ports, and at least "
+        f"{len(ports) + 1} processes need one; use a larger range"
+    )
+
+
 class Listener:
     """The listening sockets of one service, and the connections that callers have opened.
 
@@ -28,26 +45,32 @@ class Listener:
         connections: The open connections.
     """
 
-    def __init__(self, service: Service, key: Key, generation: str, name: str) -> None:
+    def __init__(self, service: Service, key: Key, generation: str, name: str, *, alias: bytes = b"") -> None:
+        """Listen for *service* under *name*, and under *alias*, an identity of its own."""
         self._service = service
         self._key = key
         self._identity = identity(generation, name)
+        self._alias = alias
         self._name = name
         self._servers: list[asyncio.Server] = []
         self._unix = ""
         self._claim: Claim | None = None
         self.connections: set[ReplicaConnection] = set()
 
-    async def listen(self, directory: Path, tcp_host: str | None = None, tcp_port: int = 0) -> SocketAddress:
+    async def listen(
+        self, directory: Path, tcp_host: str | None = None, tcp_ports: Sequence[int] = (0,), advertised: str = ""
+    ) -> SocketAddress:
         """Listen on a unix socket in *directory*, and on TCP if *tcp_host* is given; return the address.
 
         Args:
             directory: Directory of the unix socket. It is made if it does not exist.
             tcp_host: Address for TCP.
-            tcp_port: Port for TCP; another free port is used if it is taken. 0: any free port.
+            tcp_ports: Ports for TCP; the first free one is used. 0: any free port.
+            advertised: Host under which other hosts reach *tcp_host*; "": *tcp_host* itself.
 
         Raises:
-            OSError: The path is too long, other users can open the directory, or the TCP address cannot be bound.
+            OSError: The path is too long, other users can open the directory, or the TCP address cannot be bound. It
+                is a `NoFreePort` if another process has each of *tcp_ports*.
         """
         loop = asyncio.get_running_loop()
         unix = str(directory / f"{self._name}.sock")
@@ -58,22 +81,23 @@ class Listener:
         tcp = None
         if tcp_host is not None:
             try:
-                server = await self._listen_on(tcp_host, tcp_port)
+                server = await self._listen_on(tcp_host, tcp_ports)
             except BaseException:
-                self.stop_accepting()
+                self.close()
                 raise
             self._servers.append(server)
-            tcp = (tcp_host, server.sockets[0].getsockname()[1])
+            tcp = (advertised or tcp_host, server.sockets[0].getsockname()[1])
         return SocketAddress(self._name, self._unix, tcp)
 
-    async def _listen_on(self, host: str, port: int) -> asyncio.Server:
+    async def _listen_on(self, host: str, ports: Sequence[int]) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not port:
-                raise
-        return await loop.create_server(self._connection, host, 0, backlog=_BACKLOG)
+        for port in ports:
+            try:
+                return await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise NoFreePort(errno.EADDRINUSE, _no_free_port(host, ports))
 
     def stop_accepting(self) -> None:
         """Refuse new connections and remove the unix socket. Open connections stay open."""
@@ -98,4 +122,4 @@ class Listener:
             self._claim.release()
 
     def _connection(self) -> ReplicaConnection:
-        return ReplicaConnection(self._key, self._identity, self._service, self.connections)
+        return ReplicaConnection(self._key, self._identity, self._service, self.connections, alias=self._alias)

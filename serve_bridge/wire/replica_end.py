@@ -36,6 +36,8 @@ _GONE, _UPLOADING, _ANSWERING = int(State.GONE), int(State.UPLOADING), int(State
 _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
 _CANCEL, _CREDIT = int(Kind.CANCEL), int(Kind.CREDIT)
 
+_NO_CALLS: Final = (Role.EDGE, Role.FORWARD)
+"""The roles that may not send CALL, whose content is unpickled."""
 _TOO_EARLY: Final = "the answer was sent before the whole body had arrived"
 
 
@@ -162,9 +164,17 @@ class ReplicaConnection(FrameTransport):
         session: The open streams.
     """
 
-    def __init__(self, key: Key, identity: bytes, service: Service, open_connections: set[ReplicaConnection]) -> None:
+    def __init__(
+        self,
+        key: Key,
+        identity: bytes,
+        service: Service,
+        open_connections: set[ReplicaConnection],
+        *,
+        alias: bytes = b"",
+    ) -> None:
         self.session: ReplicaSession[ReplicaStream] = ReplicaSession(ReplicaStream)
-        super().__init__(Handshake(key, Role.LISTENER, identity, caller=False), self.session.reader)
+        super().__init__(Handshake(key, Role.LISTENER, identity, caller=False, alias=alias), self.session.reader)
         self._service = service
         self._role = Role.EDGE
         self._going_away = False
@@ -192,8 +202,8 @@ class ReplicaConnection(FrameTransport):
                 self.send(encode(Kind.PONG, 0, b"", 0, self.load()))
             elif kind <= _CALL:
                 stream.connection = self
-                if kind == _CALL and self._role == Role.EDGE:
-                    raise ProtocolError("CALL from a caller of the role edge")
+                if kind == _CALL and self._role in _NO_CALLS:
+                    raise ProtocolError(f"CALL from a caller of the role {self._role.name.lower()}")
                 if self._going_away:
                     stream.reject("draining")
                 else:

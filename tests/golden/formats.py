@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
@@ -192,24 +193,30 @@ def _rays_pickle(example: Any, show: Callable[[Any], Any]) -> Format:
     return Format(lambda: pickle.dumps(example, 5), lambda data: show(pickle.loads(data)), show(example), False)
 
 
-def _handshake(*, caller: bool) -> Handshake:
-    """Return one side of a handshake, with a constant nonce."""
+def _without_id(key: Key) -> Key:
+    """Return *key* as earlier peers of version 2 have it."""
+    return Key.of_text(",".join(part for part in key.only(Role.PYTHON).text.split(",") if not part.startswith("id:")))
+
+
+def _handshake(*, caller: bool, has_id: bool = False) -> Handshake:
+    """Return one side of a handshake, with a constant nonce. A caller sends the id of its key if it *has_id*."""
+    key = Key(SECRET) if has_id or not caller else _without_id(Key(SECRET))
     role, nonce = (Role.PYTHON, b"c" * 32) if caller else (Role.LISTENER, b"l" * 32)
     with patch("serve_bridge.wire.handshake.secrets.token_bytes", lambda size: nonce[:size]):
-        return Handshake(Key(SECRET), role, identity("0a1b2c3d", "r-1"), caller=caller)
+        return Handshake(key, role, identity("0a1b2c3d", "r-1"), caller=caller)
 
 
-def _write_handshake() -> bytes:
-    caller, listener = _handshake(caller=True), _handshake(caller=False)
+def _write_handshake(*, has_id: bool = False) -> bytes:
+    caller, listener = _handshake(caller=True, has_id=has_id), _handshake(caller=False)
     hello = caller.start()
     answer = listener.feed(hello)
     return hello + answer + caller.feed(answer)
 
 
-def _read_handshake(data: bytes) -> Any:
+def _read_handshake(data: bytes, *, has_id: bool = False) -> Any:
     """Return the roles which both sides prove with the recorded bytes, and whether today both say the same."""
     hello, answer, proof = data[:64], data[64:160], data[160:]
-    caller, listener = _handshake(caller=True), _handshake(caller=False)
+    caller, listener = _handshake(caller=True, has_id=has_id), _handshake(caller=False)
     said = (caller.start(), listener.feed(hello), caller.feed(answer))
     listener.feed(proof)
     return caller.peer_role, listener.peer_role, said == (hello, answer, proof)
@@ -261,6 +268,11 @@ CHECKPOINT: Final = Checkpoint(
 FORMATS: Final[dict[str, Format]] = {
     # the handshake of each version of the wire
     "handshake-2": Format(_write_handshake, _read_handshake, (Role.LISTENER, Role.PYTHON, True)),
+    "handshake-2-with-id": Format(
+        partial(_write_handshake, has_id=True),
+        partial(_read_handshake, has_id=True),
+        (Role.LISTENER, Role.PYTHON, True),
+    ),
     "record": Format(lambda: Seal(SECRET).close(b"data" * 3), _open, b"data" * 3),
     # frames
     "frame-request": _frame(Kind.REQUEST, END, 0, 1, b"head"),

@@ -87,6 +87,37 @@ def test_a_web_host_without_ray_calls_with_a_copied_file(running: Running) -> No
     assert running.cluster.web.python(program, running.web_address) == "['worker', 'worker', 'worker'] False\n"
 
 
+def test_a_web_host_reaches_a_listening_instance_with_two_variables(cluster: Cluster) -> None:
+    """It has no file of the instance but a key file. The ports on both nodes are those of the range."""
+    running = start_instance(
+        cluster,
+        cluster.head,
+        *("--name", "far", "--port", "0", "--location", "EveryNode"),
+        *("--listen", f"{cluster.head.address}:7000", "--data-ports", "7001-7010"),
+    )
+    key = cluster.copy_address("/root/.local/state/serve_bridge/far/far.call.key", cluster.head, "/tmp/far.call.key")
+    variables = {
+        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://{cluster.head.address}:7000/far",
+        "SERVE_BRIDGE_KEY_FILE": key,
+    }
+    program = """
+        import sys
+        import serve_bridge as serve
+        client = serve.connect()
+        print(client.get_handle("caller", missing_ok=True).call(), "ray" in sys.modules)
+        from serve_bridge.client.client import link_of
+        print(sorted(each.tcp for each in link_of(client).routing_table().listeners()))
+    """
+    try:
+        running.manage(BACKENDS)
+        answer, ports = cluster.web.python(program, environment=variables).splitlines()
+        assert answer == "['worker', 'worker', 'worker'] False"
+        places = [(cluster.head.address, 7001), *((cluster.worker.address, port) for port in (7001, 7002, 7003))]
+        assert ports == str(places)
+    finally:
+        cluster.head.command("shutdown", "--name", "far", environment=LOGGED_IN)
+
+
 def serving_processes(cluster: Cluster) -> list[int]:
     """Return the proxies and replicas of both nodes."""
     hosts = (cluster.head, cluster.worker)

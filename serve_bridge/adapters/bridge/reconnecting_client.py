@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, Final
 
 from serve_bridge.adapters.bridge.address import address_text
@@ -27,14 +28,19 @@ from serve_bridge.client.instance_link import InstanceLink
 from serve_bridge.client.instance_search import client_of, find_instance
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.instance import Instance
-from serve_bridge.instance.instance_file import UnusableFile
+from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
 from serve_bridge.instance.liveness import refuses
+from serve_bridge.instance.private_file import UnusableFile
+from serve_bridge.instance.remote_address import is_remote
 from serve_bridge.printable import shown
 from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Channel
 
 LOOK_AGAIN_S: Final = 0.5
 """Seconds between two checks whether the instance still exists. If it does not, the check looks for a new one."""
+
+FAR_LOOK_S: Final = 0.4
+"""Upper limit in seconds for the wait of a request for a look over a network: less than the time between two looks."""
 
 _logger = logging.getLogger("serve_bridge.adapters")
 
@@ -75,6 +81,8 @@ class ReconnectingClient:
         self._client: Client | None = None
         self._pid = 0
         self._next_look = 0.0
+        self._failure: NotConnected | None = None
+        self._looking: Future[Client] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -151,13 +159,18 @@ class ReconnectingClient:
             old = self._client
             if old is not None and not self._is_doubtful(old):
                 return old
+            if old is None and self._failure is not None and time.monotonic() < self._next_look:
+                raise NotConnected(str(self._failure))  # requests that waited for the lock need not look one by one
             self._next_look = time.monotonic() + LOOK_AGAIN_S
+            if old is not None and is_remote(old.address):
+                return self._look_far(old)
             try:
                 # In an empty context, because the instance outlives the request that starts it. Its threads and tasks
                 # must not inherit the context variables of the request.
                 self._client = contextvars.Context().run(self._start) if self._local else self._look(old)
-            except (NotConnected, ConfigError):
+            except (NotConnected, ConfigError) as error:
                 if old is None:
+                    self._note_failure(error)
                     raise
                 if os.path.exists(old.address):
                     return old  # replicas answer requests while their controller is down
@@ -169,6 +182,32 @@ class ReconnectingClient:
                 afterwards.callback(old.close)
                 _logger.warning("the instance was restarted; connected to %s", found.address)
             return found
+
+    def _note_failure(self, error: Exception) -> None:
+        """Note that a look over a network failed: the next looks may take as long."""
+        address = self._address or os.environ.get(ADDRESS_VARIABLE, "")
+        if is_remote(str(address)) and isinstance(error, NotConnected):
+            self._failure, self._next_look = error, time.monotonic() + LOOK_AGAIN_S
+
+    def _look_far(self, old: Client) -> Client:
+        """Look for the instance over a network on another thread. Wait for a short time only, and return the client."""
+        if self._looking is None or self._looking.done():
+            self._looking = _far_looks.submit(self._replace, old)
+        with contextlib.suppress(TimeoutError):
+            return self._looking.result(FAR_LOOK_S)
+        return old
+
+    def _replace(self, old: Client) -> Client:
+        """Return the client of the instance at the address of *old*. If it is another one, close *old*."""
+        try:
+            found = self._look(old)
+        except (NotConnected, ConfigError):
+            return old  # replicas answer requests while their controller is down
+        if found is not old:
+            self._client = found
+            _logger.warning("the instance was restarted; connected to %s", found.address)
+            old.close()
+        return found
 
     def _look(self, old: Client | None) -> Client:
         def may_run(found: Instance) -> bool:
@@ -206,13 +245,15 @@ class ReconnectingClient:
 
 
 _looks: DaemonThreads
+_far_looks: DaemonThreads
 
 
 def _start_afresh() -> None:
     """Make the thread for lookups of instances; a forked process needs a new one."""
-    global _looks
+    global _looks, _far_looks
     # One thread is enough: if several requests need the client, the first one finds it for all of them.
     _looks = DaemonThreads(1, "serve_bridge-look", idle_s=1.0)
+    _far_looks = DaemonThreads(1, "serve_bridge-far-look", idle_s=1.0)  # a look over a network may take seconds
 
 
 _start_afresh()

@@ -82,7 +82,7 @@ class ReplicaActor:
         )  # late: the controller does not need it
 
         log_to_stderr()
-        spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, node))
+        spec = replace(spec, tcp_host=own_host(spec.tcp_host, node), directory=own_directory(spec.directory, node))
         self._replica = Replica(spec, key, has_process=True)
         note_exits(note_key(spec.instance.generation, spec.replica), KV_NAMESPACE)  # before user code is loaded
 
@@ -123,7 +123,8 @@ class ProxyActor:
         )  # late: other actors do not need it, and the HTTP server is an extra
 
         spec = self._spec
-        spec = replace(spec, tcp_host=own_host(spec.tcp_host), directory=own_directory(spec.directory, self._node))
+        host, directory = own_host(spec.tcp_host, self._node), own_directory(spec.directory, self._node)
+        spec = replace(spec, tcp_host=host, directory=directory)
         self._proxy = Proxy(spec, self._key)
         keep_heap()
         where = await self._proxy.start()
@@ -155,9 +156,9 @@ def _calm_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def own_host(tcp_host: str | None) -> str | None:
-    """Return the address of this node to listen on, or None if *tcp_host* says that no other node exists."""
-    return None if tcp_host is None else node_ip()
+def own_host(tcp_host: str | None, node: str) -> str | None:
+    """Return the address of this node to listen on: *tcp_host* on *node*. None if no other host needs one."""
+    return tcp_host if tcp_host is None or node == own_node() else node_ip()
 
 
 def own_node() -> str:

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from typing import Final
 
+from serve_bridge.config.network_options import joined, split
 from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import Instance
@@ -22,17 +23,24 @@ RESTART_S: Final = 1.0
 _logger = logging.getLogger("serve_bridge.controller")
 
 
+def _here(spec: InstanceSpec) -> InstanceSpec:
+    """Return *spec* for the node of this process. Away from the node of the start, it listens on the same port there.
+
+    So an instance lives on after the loss of its first node, although its address does not.
+    """
+    host, directory = own_host(spec.tcp_host, spec.node), own_directory(spec.directory, spec.node)
+    network = spec.network
+    if network.listen is not None and host is not None and spec.node != own_node():
+        network = replace(network, listen=joined(host, split(network.listen)[1]), advertise=None)
+    return replace(spec, tcp_host=host, directory=directory, network=network, node=own_node())
+
+
 class ControllerActor:
     """The controller in its process. If the process ends, Ray restarts it, on another node if necessary."""
 
     async def __init__(self, spec: InstanceSpec, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
         log_to_stderr()
-        spec = replace(
-            spec,
-            directory=own_directory(spec.directory, spec.node),
-            tcp_host=own_host(spec.tcp_host),
-            node=own_node(),
-        )
+        spec = _here(spec)
         self._controller = Controller(spec, key, RayRuntime(spec))
         self._instance: Instance | None = None
         if await KVStore(spec.generation).get("checkpoint") is not None:

@@ -37,7 +37,7 @@ from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import CallHead, encode_head
-from serve_bridge.wire.keys import Role
+from serve_bridge.wire.keys import CLIENTS
 
 ASK_S: Final = 0.05
 """Seconds between two questions to a replica for the number of its completed calls."""
@@ -163,7 +163,9 @@ class _Actor:
         """
         async with self._dialling:
             if self._connection is None or not self._connection.usable:
-                self._connection = await dial(self.address, instance.key, instance.generation, Role.PYTHON)
+                self._connection = await dial(
+                    self.address, instance.key, instance.generation, instance.key.strongest(*CLIENTS)
+                )
             return self._connection
 
     def disconnect(self) -> None:

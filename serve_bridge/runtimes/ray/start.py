@@ -18,10 +18,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from serve_bridge.config.http_options import HTTPOptions, is_loopback
+from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
+from serve_bridge.instance.key_files import key_of_start
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
@@ -52,6 +54,7 @@ _logger = logging.getLogger("serve_bridge.client")
 def start_instance(
     name: str,
     http: HTTPOptions,
+    network: NetworkOptions,
     *,
     detached: bool,
     address: str | None,
@@ -63,18 +66,20 @@ def start_instance(
     It keeps its state in the directory *state*; None: nowhere. With *fresh* it begins empty.
 
     Raises:
-        ConfigError: An instance of this name runs on the cluster.
-        OSError, ValueError: The proxy cannot listen at its address; nothing of the instance is left.
+        ConfigError: An instance of this name runs on the cluster, or its keys cannot be kept.
+        OSError, ValueError: The controller or the proxy cannot listen at its address; nothing of the instance is left.
         AuthenticationError: The cluster refuses the token of this process.
         ConnectionError: There is no cluster at *address*.
     """
     if ray.is_initialized():
-        return _start_controller(name, http, detached=detached, shared=True, state=state, fresh=fresh)
+        return _start_controller(name, http, network, detached=detached, shared=True, state=state, fresh=fresh)
     began = _join_cluster(address)
     if began and detached:
         _logger.warning("no Ray cluster ran, so the instance ends with this process; `ray start --head` begins one")
     try:
-        instance, ended = _start_controller(name, http, detached=detached, shared=not began, state=state, fresh=fresh)
+        instance, ended = _start_controller(
+            name, http, network, detached=detached, shared=not began, state=state, fresh=fresh
+        )
     except BaseException:
         ray.shutdown()
         raise
@@ -165,11 +170,21 @@ def _kept_signal_handler() -> Iterator[None]:
 
 
 def _start_controller(
-    name: str, http: HTTPOptions, *, detached: bool, shared: bool, state: str | None, fresh: bool
+    name: str,
+    http: HTTPOptions,
+    network: NetworkOptions,
+    *,
+    detached: bool,
+    shared: bool,
+    state: str | None,
+    fresh: bool,
 ) -> tuple[Instance, Callable[[], None]]:
     generation = new_generation()
-    with claim_directory(name, generation) as claim:
-        host = node_ip()
+    host = node_ip()
+    with (
+        claim_directory(name, generation) as claim,
+        key_of_start(name, network, kept=detached, state=state) as (key, kept),
+    ):
         spec = InstanceSpec(
             name=name,
             generation=generation,
@@ -177,18 +192,20 @@ def _start_controller(
             directory=str(claim.directory),
             detached=detached,
             # A new cluster of this process has one node, so unix sockets suffice.
-            tcp_host=host if shared and not is_loopback(host) else None,
+            tcp_host=network.listen_host or (host if shared and not is_loopback(host) else None),
             http=http,
             node=own_node(),
             state=state,
             fresh=fresh,
+            network=network,
+            keeps_keys=kept,
         )
-        return _start_controller_of(spec)
+        return _start_controller_of(spec, key)
 
 
-def _start_controller_of(spec: InstanceSpec) -> tuple[Instance, Callable[[], None]]:
+def _start_controller_of(spec: InstanceSpec, key: Key) -> tuple[Instance, Callable[[], None]]:
     options = engine_options(spec.node, name=controller_name(spec.name), max_restarts=-1)
-    controller = _new_controller(spec.name, options, spec)
+    controller = _new_controller(spec.name, options, spec, key)
     try:
         instance: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except BaseException as error:
@@ -203,13 +220,12 @@ def _start_controller_of(spec: InstanceSpec) -> tuple[Instance, Callable[[], Non
     return instance, lambda: _wait_until_gone(controller)
 
 
-def _new_controller(name: str, options: dict[str, Any], spec: InstanceSpec) -> Any:
+def _new_controller(name: str, options: dict[str, Any], spec: InstanceSpec, key: Key) -> Any:
     """Create the actor of the controller. Wait first for the end of an instance of the same name, if it ends soon.
 
     Raises:
         ConfigError: An instance of this name runs.
     """
-    key = Key()
     deadline = time.monotonic() + ENDING_S
     while True:
         try:

@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_bridge.errors import AuthenticationError, ProtocolError
-from serve_bridge.wire.handshake import HELLO_BYTES, MAGIC, PROOF_BYTES, VERSION, Handshake, VersionMismatch, identity
-from serve_bridge.wire.keys import CALLERS, Key, Role
+from serve_bridge.wire.handshake import (
+    HELLO_BYTES,
+    MAGIC,
+    PROOF_BYTES,
+    VERSION,
+    AnotherListener,
+    Handshake,
+    RoleRefused,
+    UnknownKey,
+    VersionMismatch,
+    any_generation,
+    identity,
+)
+from serve_bridge.wire.keys import CALLERS, OF_FILES, Key, Role
 from serve_bridge.wire.seal import Seal
 
 KEY = Key(b"k" * 32)
@@ -70,7 +82,7 @@ def test_a_listener_with_another_key_is_refused() -> None:
 
 def test_a_caller_with_another_key_is_refused() -> None:
     """It cannot make the proof."""
-    theirs, ours = listener(), caller(Key())
+    theirs, ours = listener(), caller(Key.of_role(Role.CALL, bytes(32), KEY.id), Role.CALL)
     theirs.feed(ours.start())
     with pytest.raises(AuthenticationError):
         theirs.feed(bytes(PROOF_BYTES))
@@ -139,7 +151,7 @@ def test_a_changed_hello_spoils_the_proof() -> None:
 def test_a_role_is_proved_by_its_own_key(claimed: Role) -> None:
     """The key of the edge role proves no other role."""
     stolen = KEY.only(Role.EDGE)
-    stolen._roles[claimed] = stolen._roles[Role.EDGE]
+    stolen._valid[0].roles[claimed] = stolen.of(Role.EDGE)
     ours, theirs = caller(stolen, claimed), listener()
     with pytest.raises(AuthenticationError):
         shake(ours, theirs)
@@ -298,3 +310,75 @@ def test_a_caller_knows_a_listener_of_another_version_by_its_hello() -> None:
     """No proof follows."""
     with pytest.raises(VersionMismatch, match=BOTH_VERSIONS):
         caller().feed(of_another_version(caller().start()))
+
+
+def rotated() -> tuple[Key, Key, Key]:
+    """Return an old key, a new one, and both as one."""
+    old, new = Key(b"o" * 32), Key(b"n" * 32)
+    return old, new, Key.joined([new, old])
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["old", "new", "both"])
+def test_a_listener_accepts_each_valid_key(which: int) -> None:
+    """The id in the caller's hello says which one it is."""
+    keys = rotated()
+    ours, theirs = caller(keys[which]), listener(keys[2])
+    shake(ours, theirs)
+    assert theirs.done
+    assert theirs.key_id == (keys[0] if which == 0 else keys[1]).id
+    assert theirs.seals()[1].open(ours.seals()[0].close(b"x")) == b"x"
+
+
+def test_a_caller_without_key_ids_has_the_oldest_key() -> None:
+    """Version 2 of the protocol began without ids: its peers send zeros."""
+    old, _, both = rotated()
+    without_id = Key.of_text(",".join(each for each in old.only(Role.PYTHON).text.split(",") if "id:" not in each))
+    ours, theirs = caller(without_id), listener(both)
+    assert ours.start()[9:16] == bytes(7)
+    shake(ours, theirs)
+    assert theirs.done
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "refusal"),
+    [
+        (caller(Key(b"o" * 32)), listener(), UnknownKey),
+        (caller(role=Role.CONTROLLER), listener(KEY.only(Role.PYTHON)), RoleRefused),
+        (caller(who=identity("generation", "another")), listener(), AnotherListener),
+    ],
+    ids=["key", "role", "listener"],
+)
+def test_a_refused_caller_learns_why(ours: Handshake, theirs: Handshake, refusal: type[AuthenticationError]) -> None:
+    """Both sides raise the same error, and no proof was exchanged."""
+    with pytest.raises(refusal):
+        theirs.feed(ours.start())
+    assert len(theirs.last_words) == HELLO_BYTES
+    with pytest.raises(refusal):
+        ours.feed(theirs.last_words)
+
+
+def test_a_listener_is_reached_under_its_alias() -> None:
+    """A web host does not know the generation before it is connected."""
+    alias = identity(any_generation("main"), "controller")
+    theirs = Handshake(KEY, Role.LISTENER, SOMEBODY, caller=False, alias=alias)
+    shake(caller(who=alias), theirs)
+    assert theirs.done
+
+
+@pytest.mark.parametrize("role", OF_FILES)
+def test_the_key_of_a_role_proves_weaker_roles_only(role: Role) -> None:
+    """A key file has one key, from which those of weaker roles derive."""
+    key = Key.of_role(role, KEY.of(role), KEY.id)
+    for claimed in OF_FILES:
+        assert key.holds(claimed) == (claimed <= role)
+        if claimed <= role:
+            theirs = listener()
+            shake(caller(key, claimed), theirs)
+            assert theirs.peer_role == claimed
+
+
+def test_several_keys_travel_as_text_and_pickled() -> None:
+    """Their order stays."""
+    _, _, both = rotated()
+    for again in (Key.of_text(both.text), pickle.loads(pickle.dumps(both))):
+        assert [each.id for each in again.each] == [each.id for each in both.each]

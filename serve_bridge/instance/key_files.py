@@ -1,0 +1,208 @@
+"""The files with an instance's secrets and with the keys of its roles. They outlive the instance.
+
+Rule 1: a file is 0600 in a directory of its user, and a file with more permissions is refused.
+Rule 2: the secrets are in one file, the newest first. Beside it are the key files of the roles, for other hosts:
+    NAME.forward.key, NAME.call.key and NAME.manage.key. They have the newest key only.
+Rule 3: a line is `serve-bridge-key-1 ROLE ID HEX`. The role "secret" stands for all roles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from serve_bridge.config.network_options import NetworkOptions
+from serve_bridge.errors import ConfigError
+from serve_bridge.instance.private_file import UnusableFile, read_private, write_private
+from serve_bridge.instance.state_directory import STATE_VARIABLE, state_directory
+from serve_bridge.wire.keys import OF_FILES, Key, Role
+from serve_bridge.wire.socket_files import private_directory
+
+KEY_FILE_VARIABLE: Final = "SERVE_BRIDGE_KEY_FILE"
+FORMAT: Final = "serve-bridge-key-1"
+SECRET: Final = "secret"
+"""The role of a line with a secret, and the name of the file with the secrets in the state directory."""
+
+
+def secret_file(name: str, key_file: str | None, state: str | None = None) -> Path:
+    """Return the file with the secrets of instance *name*: *key_file*, or the one in its state directory *state*."""
+    if key_file is not None:
+        return Path(key_file)
+    return (state_directory(name) if state is None else Path(state)) / SECRET
+
+
+def role_file(directory: Path, name: str, role: Role) -> Path:
+    """Return the key file of *role* in *directory*."""
+    return directory / f"{name}.{role.name.lower()}.key"
+
+
+@contextmanager
+def key_of_start(
+    name: str, network: NetworkOptions, *, kept: bool, state: str | None = None
+) -> Iterator[tuple[Key, bool]]:
+    """Return the key of a new start of instance *name*, and whether it is kept for the next start.
+
+    It is kept if the caller asks for it, and if the instance listens for other hosts, or has a key file or a *state*
+    directory of its own. If the block raises, the files that it has made are removed.
+
+    Raises:
+        ConfigError: The file does not hold secrets, others can read it, or it cannot be written.
+    """
+    if not kept and network.listen is None and network.key_file is None and state is None:
+        yield Key(), False
+        return
+    key, made = kept_key(name, network.key_file, state)
+    try:
+        yield key, True
+    except BaseException:
+        remove_files(made)
+        raise
+
+
+def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple[Key, list[Path]]:
+    """Return the secrets of instance *name*, and the files that this call has made.
+
+    The file with the secrets is made if it does not exist. The key files of the roles are written if they lack, or have
+    an older key.
+
+    Raises:
+        ConfigError: The file does not hold secrets, others can read it, or it cannot be written.
+    """
+    path = secret_file(name, key_file, state)
+    key = read_secrets(path)
+    if key is not None:
+        return key, _write_role_files(path.parent, name, key)
+    key = Key()
+    try:
+        if key_file is None:
+            private_directory(path.parent)
+        write_private(path, _lines_of(key))
+    except OSError as error:
+        remedy = "give another key_file" if key_file else f"set {STATE_VARIABLE} to a directory of this user"
+        raise ConfigError(f"the keys cannot be kept in {path.parent}: {error.strerror or error}; {remedy}") from None
+    return key, [path, *_write_role_files(path.parent, name, key)]
+
+
+def read_secrets(path: Path) -> Key | None:
+    """Return the secrets in the file at *path*; None if there is no such file.
+
+    Raises:
+        UnusableFile: The file does not hold secrets, or others can read it.
+    """
+    data = read_private(path, "secret")
+    if data is None:
+        return None
+    keys = [_key_of(line, path) for line in _text(data, path).splitlines()]
+    if not keys or any(role != SECRET for role, _ in keys):
+        raise UnusableFile(f"{path} does not hold the secret of an instance; give the path of another file")
+    return Key.joined([key for _, key in keys])
+
+
+def write_secrets(path: Path, name: str, key: Key) -> None:
+    """Replace the secrets in the file at *path*, and the key files of the roles beside it."""
+    write_private(path, _lines_of(key))
+    _write_role_files(path.parent, name, key)
+
+
+def read_key_file(path: Path) -> tuple[str, Key]:
+    """Return the role of the key file at *path*, such as "forward", and its key.
+
+    Raises:
+        UnusableFile: There is no such file, it does not hold a key, or others can read it.
+    """
+    data = read_private(path, "key")
+    if data is None:
+        raise UnusableFile(f"there is no key file {path}; copy it from the host on which the instance was started")
+    lines = _text(data, path).splitlines()
+    if not lines:
+        raise UnusableFile(f"{path} is empty; a key file has a line that begins with {FORMAT}")
+    return _key_of(lines[0], path)
+
+
+def forget_keys(name: str, key_id: bytes, state: str | None) -> None:
+    """Remove the files with the keys of instance *name* from its state directory, if they are those of *key_id*."""
+    directory = secret_file(name, None, state).parent
+    try:
+        key = read_secrets(directory / SECRET)
+    except ConfigError:
+        return
+    if key is not None and key.with_id(key_id) is not None:
+        remove_files([directory / SECRET, *(role_file(directory, name, role) for role in OF_FILES)])
+
+
+def remove_files(paths: list[Path]) -> None:
+    """Remove the files at *paths*, and their directory if it is an empty state directory."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths and paths[0].name == SECRET:
+        try:
+            paths[0].parent.rmdir()
+        except OSError:  # other files are there
+            return
+
+
+def _write_role_files(directory: Path, name: str, key: Key) -> list[Path]:
+    """Write the key files that lack or have another key; return those that did not exist."""
+    made = []
+    for role in OF_FILES:
+        path = role_file(directory, name, role)
+        line = _line(role.name.lower(), key.id, key.of(role))
+        old = read_private(path, "key")
+        if old != line:
+            write_private(path, line)
+        if old is None:
+            made.append(path)
+    return made
+
+
+def _lines_of(key: Key) -> bytes:
+    return b"".join(_line(SECRET, each.id, each.secret) for each in key.each)
+
+
+def _line(role: str, id: bytes, key: bytes) -> bytes:
+    return f"{FORMAT} {role} {id.hex()} {key.hex()}\n".encode()
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("ascii")
+    except UnicodeDecodeError:
+        raise UnusableFile(f"{path} is not a key file: it is not ASCII text") from None
+
+
+def _key_of(line: str, path: Path) -> tuple[str, Key]:
+    words = line.split()
+    if len(words) != 4 or words[0] != FORMAT:
+        if words[:1] and words[0].startswith("serve-bridge-key-"):
+            raise UnusableFile(f"{path} has the format {words[0]}, and this version reads {FORMAT} only")
+        raise UnusableFile(f"{path} is not a key file: a line does not have the form `{FORMAT} ROLE ID KEY`")
+    _, role, id, key = words
+    try:
+        if role == SECRET:
+            return SECRET, Key(bytes.fromhex(key))
+        found = Role[role.upper()]
+        if found in OF_FILES:
+            return role, Key.of_role(found, bytes.fromhex(key), bytes.fromhex(id))
+    except (KeyError, ValueError):
+        pass
+    raise UnusableFile(f"{path} is not a key file: its role or its key is malformed")
+
+
+def key_path() -> Path:
+    """Return the path in SERVE_BRIDGE_KEY_FILE.
+
+    Raises:
+        ConfigError: The variable is not set, or is not an absolute path.
+    """
+    value = os.environ.get(KEY_FILE_VARIABLE)
+    if not value:
+        raise ConfigError(
+            f"an address that begins with serve-bridge:// needs a key: set {KEY_FILE_VARIABLE} to the path of a key "
+            "file, such as NAME.forward.key from the host on which the instance was started"
+        )
+    if not os.path.isabs(value) or "\0" in value:
+        raise ConfigError(f"{KEY_FILE_VARIABLE}={value!r} must be the absolute path of a key file")
+    return Path(value)

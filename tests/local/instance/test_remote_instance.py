@@ -1,0 +1,283 @@
+"""An instance that web workers on other hosts reach with an address over TCP and a key file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serve_bridge as serve
+from serve_bridge.adapters import Bridge, ForwardedRoute
+from serve_bridge.client.client import link_of
+from serve_bridge.client.instance_search import find_client
+from serve_bridge.instance import remote_address
+from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
+from serve_bridge.instance.remote_instance import find_remote
+from serve_bridge.wire.address import SocketAddress
+from tests.support.listening import free_port
+from tests.support.programs import run_program
+from tests.support.waiting import wait_until
+
+NAME = "far"
+
+
+def engine(port: int, keys: Path, name: str = NAME, **options: Any) -> serve.Client:
+    """Start an instance that listens at *port*, with a backend, and remove its unix sockets, as on another host."""
+    client = serve.start(
+        runtime="local",
+        name=name,
+        listen=f"127.0.0.1:{port}",
+        key_file=str(keys / "secret"),
+        http_options={"location": "NoServer"},
+        **options,
+    )
+    client.create_backend("hello", lambda request: "hello")
+    client.create_endpoint("hello", backend="hello", route="/hello")
+    client.create_backend("double", lambda request: 2 * request.data)
+    client.create_endpoint("double", backend="double")
+    for path in Path(link_of(client).instance.directory).glob("*.sock"):
+        path.unlink()
+    return client
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the key files."""
+    directory = tmp_path_factory.mktemp("keys")
+    directory.chmod(0o700)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def port(keys: Path) -> Iterator[int]:
+    """The port of an instance."""
+    port = free_port()
+    client = engine(port, keys)
+    yield port
+    client.shutdown()
+
+
+def variables(port: int, keys: Path, name: str = NAME) -> dict[str, str]:
+    """Return the two variables of a web host."""
+    return {
+        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{port}/{name}",
+        "SERVE_BRIDGE_KEY_FILE": str(keys / f"{name}.call.key"),
+    }
+
+
+@pytest.fixture
+def web_host(monkeypatch: pytest.MonkeyPatch, port: int, keys: Path, tmp_path: Path) -> str:
+    """Make this process a web host with the key of calls; return the address."""
+    for name, value in variables(port, keys).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return f"serve-bridge://127.0.0.1:{port}/{NAME}"
+
+
+def test_two_variables_are_enough(port: int, keys: Path, tmp_path: Path) -> None:
+    """A process without any file of the instance calls it, and does not load Ray."""
+    program = """
+        import sys
+        import serve_bridge as serve
+        client = serve.connect()
+        handle = client.get_handle("double", missing_ok=True)
+        print(client.address, client.name, handle.call(21), "ray" in sys.modules)
+    """
+    environment = {**variables(port, keys), "XDG_RUNTIME_DIR": str(tmp_path)}
+    address = environment["SERVE_BRIDGE_ADDRESS"]
+    assert run_program(program, environment=environment) == f"{address} {NAME} 42 False\n"
+
+
+def test_a_pickled_handle_is_used_where_only_the_variables_are(web_host: str, tmp_path: Path) -> None:
+    """The key does not travel with it."""
+    client = find_client(None, NAME)
+    handle = pickle.dumps(client.get_handle("double", missing_ok=True))
+    client.close()
+    assert Path(os.environ[KEY_FILE_VARIABLE]).read_text().split()[3].encode() not in handle
+    program = "import pickle, sys\nprint(pickle.loads(bytes.fromhex(sys.argv[1])).call(2))"
+    assert run_program(program, handle.hex()) == "4\n"
+
+
+def test_an_operator_manages_from_another_host(monkeypatch: pytest.MonkeyPatch, web_host: str, keys: Path) -> None:
+    """The command line finds the instance by the same variables."""
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(keys / f"{NAME}.manage.key"))
+    program = "from serve_bridge.cli.main import main\nmain(['status', '--format', 'json'])"
+    assert f'"name": "{NAME}"' in run_program(program)
+
+
+def test_the_path_of_a_secret_is_a_key_file_too(monkeypatch: pytest.MonkeyPatch, web_host: str, keys: Path) -> None:
+    """It stands for all roles."""
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(keys / "secret"))
+    client = find_client(None, NAME)
+    assert "double" in client.list_endpoints()
+    client.close()
+
+
+def test_a_web_worker_reconnects_after_a_restart_at_the_same_address(
+    monkeypatch: pytest.MonkeyPatch, keys: Path, tmp_path: Path
+) -> None:
+    """Address, data ports and keys are the same, so the worker needs no new setting."""
+    port, first = free_port(), free_port()
+    last = first + 8
+    ports = f"{first}-{last}"
+    for name, value in variables(port, keys, "again").items():
+        monkeypatch.setenv(name, value)
+    route = ForwardedRoute("hello")
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
+    bridge = Bridge()
+    seen = []
+    for _ in range(2):
+        started = engine(port, keys, "again", data_ports=ports)
+        wait_until(lambda: bridge.ask(route, scope, {}, b"", None).status == 200)
+        seen.append((bridge.client().generation, _ports(started), started))
+        assert bridge.client().generation == started.generation
+        started.shutdown()
+    bridge.close()
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] == seen[1][1]
+    assert {first <= each <= last for each in seen[0][1]} == {True}
+
+
+def _ports(client: serve.Client) -> list[int]:
+    table = link_of(client).routing_table()
+    assert table is not None
+    return sorted(each.tcp[1] for each in table.listeners() if each.tcp is not None)
+
+
+def refused(address: str) -> str:
+    """Return why *address* cannot be used."""
+    with pytest.raises((serve.NotConnected, serve.ConfigError)) as caught:
+        find_client(address, NAME)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("serve-bridge://127.0.0.1/far", "address='serve-bridge://127.0.0.1/far' is not an address of the form"),
+        ("serve-bridge://127.0.0.1:7000", "the name of the instance is missing"),
+        ("serve-bridge://127.0.0.1:7000/a b", "instance name must be"),
+        ("serve-bridge:127.0.0.1:7000/far", "is not an address: use the path of .* or serve-bridge://HOST:PORT/NAME"),
+    ],
+)
+def test_a_malformed_address_is_named(address: str, message: str) -> None:
+    """Nothing is connected."""
+    assert re.search(message, refused(address))
+
+
+def test_an_address_has_three_parts() -> None:
+    """The host of an IPv6 address is in brackets."""
+    found = remote_address.parsed("serve-bridge://[::1]:7000/a.b", "address")
+    assert (found, str(found)) == (("::1", 7000, "a.b"), "serve-bridge://[::1]:7000/a.b")
+
+
+def test_an_address_without_a_listener_is_named(web_host: str) -> None:
+    """The reason of the system is in the same line."""
+    address = f"serve-bridge://127.0.0.1:{free_port()}/{NAME}"
+    assert re.search(f"no instance answers at {address}: .*[Rr]efused", refused(address))
+
+
+def test_a_listener_of_another_kind_is_named(web_host: str) -> None:
+    """It is not an instance."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"serve-bridge://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
+        assert f"at {address}" in refused(address)
+
+
+def test_another_name_is_named(web_host: str) -> None:
+    """The instance there has another one."""
+    address = web_host.replace(NAME, "near")
+    assert refused(address) == f"an instance answers at {address}, but its name is not 'near'"
+
+
+def test_a_key_of_another_instance_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str, tmp_path: Path) -> None:
+    """With the file to copy again."""
+    kept_key(NAME, str(tmp_path / "secret"))
+    wrong = tmp_path / f"{NAME}.forward.key"
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(wrong))
+    assert re.search(
+        f"does not know the key in SERVE_BRIDGE_KEY_FILE={wrong}: .*copy far.forward.key", refused(web_host)
+    )
+
+
+def test_a_changed_key_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str, tmp_path: Path) -> None:
+    """Its id is right, but the instance cannot prove that it has it."""
+    words = Path(os.environ[KEY_FILE_VARIABLE]).read_text().split()
+    wrong = tmp_path / "changed.key"
+    wrong.touch(0o600)
+    wrong.write_text(" ".join([*words[:3], "00" * 32]))
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(wrong))
+    assert f"with the key in SERVE_BRIDGE_KEY_FILE={wrong}" in refused(web_host)
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str) -> None:
+    """With the variable to set."""
+    monkeypatch.delenv(KEY_FILE_VARIABLE)
+    assert "set SERVE_BRIDGE_KEY_FILE" in refused(web_host)
+
+
+def test_the_facts_hold_no_key_but_the_own(web_host: str) -> None:
+    """The controller tells where the instance is, and nothing secret."""
+    found = find_remote(remote_address.parsed(web_host, "address"))
+    assert (found.name, found.runtime, found.directory, found.address) == (NAME, "local", "", web_host)
+    assert found.secret not in repr(found)
+
+
+def start_small(ports: str, port: int, keys: Path) -> serve.Client:
+    """Start an instance without a proxy, whose replicas take their ports from *ports*."""
+    return serve.start(
+        runtime="local",
+        name="small",
+        listen=f"127.0.0.1:{port}",
+        data_ports=ports,
+        key_file=str(keys / "small"),
+        http_options={"location": "NoServer"},
+    )
+
+
+def test_a_range_that_is_too_small_names_both_numbers(keys: Path) -> None:
+    """The backend is not created, and the name is free again."""
+    first = free_port()
+    client = start_small(f"{first}-{first + 1}", free_port(), keys)
+    try:
+        with pytest.raises(serve.BackendStartError, match=r"it has 2 ports, and at least 3 processes need one"):
+            client.create_backend("three", lambda request: None, config={"num_replicas": 3})
+        assert client.list_backends() == {}
+    finally:
+        client.shutdown()
+
+
+def test_a_port_of_another_process_is_skipped(keys: Path) -> None:
+    """The next one of the range is used."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        client = start_small(f"{first}-{first + 3}", free_port(), keys)
+        try:
+            client.create_backend("one", lambda request: None)
+            address: SocketAddress = link_of(client).routing_table().backends["one"].replicas[0]  # type: ignore[union-attr]
+            assert address.tcp is not None
+            assert first < address.tcp[1] <= first + 3
+        finally:
+            client.shutdown()
+
+
+def test_a_taken_address_is_named(keys: Path, port: int, tmp_path: Path) -> None:
+    """Nothing of the second start is left."""
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: another process has this port"):
+        start_small("1-2", port, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_of_another_host_is_named(tmp_path: Path) -> None:
+    """192.0.2.0/24 is for documentation, so no host has it."""
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:7000"):
+        serve.start(runtime="local", name="away", listen="192.0.2.1:7000", key_file=str(tmp_path / "s"))
+    assert list(tmp_path.iterdir()) == []
