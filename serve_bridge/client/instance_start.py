@@ -82,6 +82,8 @@ def ensure_started(
 
     found = running_instance(name, address)
     if found is None:
+        if directory is not None:  # the controller would find the same problem, but seconds later
+            _check_usable(directory)
         try:
             client = start_instance(
                 detached=True,
@@ -146,6 +148,15 @@ def _checked_state(
 
         StateFiles(directory).read()
     return str(directory)
+
+
+def _check_usable(directory: Path) -> None:
+    """Raise ConfigError if a running instance keeps its state in *directory*, or if nothing can be written there."""
+    from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
+
+    files = StateFiles(directory)
+    files.lock()
+    files.close()
 
 
 def _require_ray(options: HTTPOptions) -> None:

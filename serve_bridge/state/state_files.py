@@ -30,7 +30,7 @@ from serve_bridge.state.document import UnreadableState, decode, encode
 from serve_bridge.state.records import StateRecord, digest_of
 from serve_bridge.wire.socket_files import private_directory
 
-LOCK_S: Final = 3.0
+LOCK_S: Final = 2.0
 """Upper limit for the wait until an ending process has released the state, in seconds."""
 STATE: Final = "state.json"
 PREVIOUS: Final = "previous.json"
@@ -138,9 +138,9 @@ class StateFiles:
                 if time.monotonic() > deadline:
                     holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
                     raise ConfigError(
-                        f"the state directory {self._directory} is in use by another instance of that name, in process "
-                        f"{holder or 'unknown'}; shut that instance down, or give another name or directory (--name, "
-                        "--state)"
+                        f"the state directory {self._directory} is in use by a running instance, in process "
+                        f"{holder or 'unknown'}; join that instance with connect(), shut it down, or give another "
+                        "directory or name (--state, --name)"
                     ) from None
                 time.sleep(0.05)
         try:

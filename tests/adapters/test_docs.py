@@ -40,6 +40,7 @@ FOLLOWED: Mapping[Path, str] = {
     DOCS / "migrate" / "ray-serve-1.md": "",
     DOCS / "migrate" / "ray-serve-2.md": "",
     DOCS / "starlette.md": "/mood",
+    DOCS / "state.md": "",
     DOCS / "tutorial.md": "/mood",
     DOCS / "web-servers.md": "/mood",
 }

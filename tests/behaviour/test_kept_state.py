@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def test_a_change_that_cannot_be_kept_is_refused(start: Start, tmp_path: Path, n
         client.set_traffic("e", {"one": 1.0})
     assert wanted(client) == before
     assert "three" not in client.status()["backends"]
+    wait_until_equal(lambda: [each.name for each in threading.enumerate() if "-three-" in each.name], [])
     code.unlink()
     (tmp_path / "moved").rename(code)
     client.create_backend("three", backends.version_1)

@@ -371,7 +371,9 @@ def test_one_process_keeps_a_state(files: StateFiles, directory: Path, monkeypat
     """The second error names the directory and the process; after the first has ended, the second may."""
     monkeypatch.setattr("serve_bridge.state.state_files.LOCK_S", 0.1)
     second = StateFiles(directory)
-    with pytest.raises(ConfigError, match=rf"{directory} is in use .* in process {os.getpid()}; shut"):
+    with pytest.raises(
+        ConfigError, match=rf"{directory} is in use by a running instance, in process {os.getpid()}; join"
+    ):
         second.lock()
     files.close()
     second.lock()
