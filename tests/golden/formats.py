@@ -84,12 +84,14 @@ class Format(NamedTuple):
         read: Returns the meaning of such bytes.
         means: The meaning of the example.
         is_stable: Whether the same example always gives the same bytes. Those of a pickle depend on library versions.
+        may_grow: Whether new fields may follow the old ones, because earlier versions skip them.
     """
 
     write: Callable[[], bytes]
     read: Callable[[bytes], Any]
     means: Any
     is_stable: bool = True
+    may_grow: bool = False
 
 
 SECRET: Final = bytes(range(32))
@@ -164,7 +166,7 @@ _HEADERS: Final[HeaderList] = [(b"accept", b"*/*"), (b"x-a", b"\xe4")]
 
 
 def _head(example: Any, read: Callable[[Any], Any] | None = None) -> Format:
-    return Format(lambda: encode_head(example), read or decoder(type(example)), example)
+    return Format(lambda: encode_head(example), read or decoder(type(example)), example, may_grow=True)
 
 
 def _frame(kind: Kind, flags: int, load: int, stream: int, content: bytes) -> Format:
