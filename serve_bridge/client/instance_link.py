@@ -137,8 +137,7 @@ class InstanceLink:
             grace_s = max(
                 (c.graceful_shutdown_timeout_s for c in self._run(Operation.LIST_BACKENDS).values()), default=0.0
             )
-            # An older engine takes no argument. It keeps no state, so it always forgets.
-            self._run(Operation.SHUTDOWN, *(() if forget else (False,)), timeout_s=grace_s * 2 + OPERATION_S)
+            self._run(Operation.SHUTDOWN, forget, timeout_s=grace_s * 2 + OPERATION_S)
         except NotConnected:  # it has ended already, perhaps without having removed its files
             if self._owner == os.getpid():
                 instances.remove(self.instance)

@@ -71,15 +71,36 @@ class BackendChanges:
             ConfigError: An application would become other code, or the other way round.
             BackendStartError: The new code cannot start; the old code still serves.
         """
-        name = update.name
+        async with self._changing(update.name):
+            await self._update(self._state.wanted.backend(update.name), update)
+
+    async def renew_backend(self, name: str) -> None:
+        """Replace the replicas of *name* by new processes with the same code, as an update does.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+            BackendStartError: A new replica cannot start; the old ones still serve.
+        """
         async with self._changing(name):
             old = self._state.wanted.backend(name)
-            old.check_same_kind(update.is_application)
-            new = old.updated(update)
-            await self._launch(new, new.config.num_replicas)
-            await self._state.change(lambda wanted: wanted.backends.update({name: new}))
-            await self._withdraw([r for r in self._replicas.of(name, *SERVING) if r.revision != new.revision])
-            await self._checkpoints.forget_code(old)
+            same = BackendUpdate(
+                name=name,
+                code=old.code,
+                is_async=old.is_async,
+                is_application=old.is_application,
+                origin=old.origin,
+            )
+            await self._update(old, same)
+
+    async def _update(self, old: BackendSpec, update: BackendUpdate) -> None:
+        """Make *update* of *old*, whose lock the caller has."""
+        name = old.name
+        old.check_same_kind(update.is_application)
+        new = old.updated(update)
+        await self._launch(new, new.config.num_replicas)
+        await self._state.change(lambda wanted: wanted.backends.update({name: new}))
+        await self._withdraw([r for r in self._replicas.of(name, *SERVING) if r.revision != new.revision])
+        await self._checkpoints.forget_code(old)
 
     async def update_backend_config(
         self, name: str, config: BackendConfig, origin: Origin | None = None, code: bytes | None = None

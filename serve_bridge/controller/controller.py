@@ -100,6 +100,7 @@ class Controller:
             Operation.EXPORT_STATE: self.export_state,
             Operation.DIFFERENCES: self.differences,
             Operation.LEASE: self._lease.hold,
+            Operation.RENEW_BACKEND: self._backends.renew_backend,
             Operation.SHUTDOWN: self.shutdown,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any, Final
 
 
 class Operation(StrEnum):
@@ -27,9 +28,18 @@ class Operation(StrEnum):
     EXPORT_STATE = "export_state"
     DIFFERENCES = "differences"
     LEASE = "lease"
+    RENEW_BACKEND = "renew_backend"
     SHUTDOWN = "shutdown"
 
     @property
     def is_held(self) -> bool:
         """Whether the operation runs for as long as its caller stays connected."""
         return self in (Operation.HOLD_DEPLOYMENT, Operation.LEASE)
+
+    def arguments(self, args: tuple[Any, ...], version: int) -> tuple[Any, ...]:
+        """Return the part of *args* that a controller with this *version* of the wire knows."""
+        return args[: _ARGUMENTS_OF_2.get(self)] if version <= 2 else args
+
+
+_ARGUMENTS_OF_2: Final = {Operation.DIFFERENCES: 2, Operation.SHUTDOWN: 0}
+"""Number of the arguments in version 2 of the wire, of operations which have more in a later version."""

@@ -150,8 +150,9 @@ class ControllerLink:
             raise NotConnected(f"the controller at {self.controller.place} cannot be used: {self._failure}")
         assert self._connection is not None
         try:
+            known = operation.arguments(args, self._connection.version)
             version, result = await calls.control(
-                self._connection, operation, *args, timeout_s=timeout_s, process=self._process, **kwargs
+                self._connection, operation, *known, timeout_s=timeout_s, process=self._process, **kwargs
             )
         except Lost as lost:
             raise NotConnected(

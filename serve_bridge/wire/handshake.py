@@ -6,15 +6,20 @@ Rule 2: before the proofs are checked, only hellos of a fixed length are parsed.
 ::
 
     caller                                       listener
-      hello: magic 7 | version 1 | role 1 | key id 7 | nonce 32 | identity 16     ->
+      hello: magic 7 | version 1 | role 1 | newest 1 | key id 6 | nonce 32 | identity 16     ->
       <-   the listener's hello, 64 bytes of the same layout, and its proof, 32 bytes
       proof, 32 bytes; frames may follow at once                             ->
 
     role key = HMAC-SHA256(secret, "role" | role)
     proof    = HMAC-SHA256(role key, side | caller's hello | listener's hello)        (RFC 2104)
 
-The first nine bytes of a hello have the same meaning in every version. If the caller's version differs, the listener
-sends its own hello before it closes. So the errors of both sides can name both versions.
+The first nine bytes of a hello have the same meaning in every version. The caller offers a range: `version` is the
+oldest version that it speaks, and `newest` the newest one; 0 if both are the same. The listener chooses the highest
+version that both speak, and answers with it as its `version`. If there is none, the listener sends its own range in a
+hello before it closes. So the errors of both sides can name both ranges.
+
+Version 2 has no `newest`, no key id, and only the roles EDGE, PYTHON and CONTROLLER. Its peers send zeros instead.
+Version 3 has all of these, and calls with plain data.
 
 The key id says from which of the valid secrets the caller's key derives. Earlier peers send zeros there, and do
 not look at it. A listener that refuses a hello for another reason sends a hello whose role is the reason (`Refusal`).
@@ -37,16 +42,19 @@ from serve_bridge.wire.keys import NO_ID, Key, Role
 from serve_bridge.wire.seal import Seal
 
 MAGIC: Final = b"SBRIDGE"
-VERSION: Final = 2
+OLDEST: Final = 2
+"""The oldest version of the protocol that this process speaks."""
+VERSION: Final = 3
+"""The newest version of the protocol that this process speaks."""
 HELLO_BYTES: Final = 64
 PROOF_BYTES: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 1.0
 """Upper limit for a handshake, in seconds."""
-_HELLO = struct.Struct("<7sBB7s32s16s")
+_HELLO = struct.Struct("<7sBBB6s32s16s")
 
 
 class VersionMismatch(AuthenticationError):
-    """The peer speaks another version of the protocol."""
+    """The peer speaks other versions of the protocol."""
 
 
 class Refusal(IntEnum):
@@ -101,16 +109,29 @@ class Handshake:
     Attributes:
         done: Whether the peer's proof was valid.
         peer_role: The peer's role, once `done`.
+        version: The version of both sides, once `done`.
         key_id: Id of the secret from which the caller's key derives, once `done`.
         last_words: Bytes to send to a refused peer before the connection closes.
         rest: Bytes that arrived after the handshake, once `done`.
     """
 
-    def __init__(self, key: Key, role: Role, identity: bytes, *, caller: bool, alias: bytes = b"") -> None:
+    def __init__(
+        self,
+        key: Key,
+        role: Role,
+        identity: bytes,
+        *,
+        caller: bool,
+        alias: bytes = b"",
+        versions: tuple[int, int] = (OLDEST, VERSION),
+    ) -> None:
         """Take part as *role*. A caller's *key* must hold that role. Both sides must give the listener's *identity*.
 
-        A listener may have an *alias*, under which callers reach it too.
+        A listener may have an *alias*, under which callers reach it too. *versions* are the oldest and the newest one
+        that this side speaks.
         """
+        self._oldest, self._newest = versions
+        self.version: int = self._oldest
         self._key = key
         self._role = role
         self._caller = caller
@@ -127,7 +148,8 @@ class Handshake:
         self.last_words: bytes = b""
 
     def _hello_of(self, role: int, key_id: bytes) -> bytes:
-        return _HELLO.pack(MAGIC, VERSION, role, key_id, self._nonce, self._identity)
+        newest = 0 if self._oldest == self._newest else self._newest
+        return _HELLO.pack(MAGIC, self.version, role, newest, key_id, self._nonce, self._identity)
 
     def start(self) -> bytes:
         """Return the bytes that this side sends first."""
@@ -152,7 +174,7 @@ class Handshake:
         if len(self._buffer) < HELLO_BYTES + PROOF_BYTES:
             self._check_prefix()
             if len(self._buffer) >= HELLO_BYTES:
-                self._check_version(self._buffer[7])
+                self._agree(self._buffer[7], self._buffer[9])
                 self._check_refusal(self._buffer[8])
             return b""
         self._take_hello()
@@ -176,10 +198,10 @@ class Handshake:
 
     def _take_hello(self) -> None:
         hello, self._buffer = self._buffer[:HELLO_BYTES], self._buffer[HELLO_BYTES:]
-        magic, version, role, key_id, _, identity = _HELLO.unpack(hello)
+        magic, version, role, newest, key_id, _, identity = _HELLO.unpack(hello)
         if magic != MAGIC:
             raise AuthenticationError("the peer does not speak this protocol")
-        self._check_version(version)
+        self._agree(version, newest)
         if self._caller:
             self._check_refusal(role)
             if role != Role.LISTENER:
@@ -212,14 +234,19 @@ class Handshake:
             error, _, told = _REFUSALS[Refusal(role)]
             raise error(told)
 
-    def _check_version(self, version: int) -> None:
-        if version != VERSION:
+    def _agree(self, version: int, newest: int) -> None:
+        """Note the version of both sides. A caller gets the chosen *version*, and a listener the oldest one offered."""
+        newest = newest or version
+        agreed = version if self._caller else min(newest, self._newest)
+        if not max(version, self._oldest) <= agreed <= self._newest:
             if not self._caller:
                 self.last_words = self._hello
             raise VersionMismatch(
-                f"the peer speaks version {version} of the protocol between the processes of an instance, and this "
-                f"process speaks version {VERSION}; install the same version of serve-bridge on both sides"
+                f"the peer speaks {_shown(version, newest)} of the protocol between the processes of an instance, and "
+                f"this process speaks {_shown(self._oldest, self._newest)}; install the same version of serve-bridge "
+                "on both sides"
             )
+        self.version = agreed
 
     def _take_proof(self, side: bytes) -> None:
         proof, self.rest = self._buffer[:PROOF_BYTES], self._buffer[PROOF_BYTES:]
@@ -235,3 +262,7 @@ class Handshake:
     def _hellos(self) -> tuple[bytes, bytes]:
         own, peer = self._hello, self._peer_hello
         return (own, peer) if self._caller else (peer, own)
+
+
+def _shown(oldest: int, newest: int) -> str:
+    return f"version {oldest}" if oldest == newest else f"versions {oldest} to {newest}"

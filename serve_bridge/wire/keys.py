@@ -42,7 +42,7 @@ OPERATORS: Final = (Role.PYTHON, Role.MANAGE, Role.CALL, Role.FORWARD)
 CLIENTS: Final = (Role.PYTHON, Role.CALL, Role.FORWARD)
 """The roles in which a process may connect to a replica, the strongest first."""
 KEY_BYTES: Final = 32
-ID_BYTES: Final = 7
+ID_BYTES: Final = 6
 """Length of the id of a secret in bytes."""
 NO_ID: Final = bytes(ID_BYTES)
 """The id in the hello of a peer that knows no ids. It means the oldest valid secret."""

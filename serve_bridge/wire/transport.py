@@ -42,6 +42,7 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         ended_by: The error that ended the connection; None if it is open or ended without an error.
         last_heard: Loop time at which the peer last sent any bytes.
         is_of_this_process: Whether the peer is this process. Always False on systems other than Linux.
+        version: Version of the protocol, after the handshake.
         key_id: Id of the secret from which the caller's key derives, after the handshake.
     """
 
@@ -58,6 +59,7 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         self.ended_by: BaseException | None = None
         self.last_heard: float = self._loop.time()
         self.is_of_this_process: bool = False
+        self.version: int = 0
         self.key_id: bytes = b""
 
     # asyncio.Protocol
@@ -241,7 +243,7 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
             self._deadline.cancel()
         if self._transport.get_extra_info("socket").family != socket.AF_UNIX:
             self._seal_out, self._seal_in = handshake.seals()
-        self.key_id = handshake.key_id
+        self.key_id, self.version = handshake.key_id, handshake.version
         self.authenticated(handshake.peer_role)
         return handshake.rest
 

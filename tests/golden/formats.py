@@ -200,28 +200,33 @@ def _without_id(key: Key) -> Key:
     return Key.of_text(",".join(part for part in key.only(Role.PYTHON).text.split(",") if not part.startswith("id:")))
 
 
-def _handshake(*, caller: bool, has_id: bool = False) -> Handshake:
-    """Return one side of a handshake, with a constant nonce. A caller sends the id of its key if it *has_id*."""
-    key = Key(SECRET) if has_id or not caller else _without_id(Key(SECRET))
+def _handshake(version: int, *, caller: bool) -> Handshake:
+    """Return one side of a handshake, with a constant nonce, as a process whose newest version is *version* has it."""
+    key = _without_id(Key(SECRET)) if caller and version == 2 else Key(SECRET)
     role, nonce = (Role.PYTHON, b"c" * 32) if caller else (Role.LISTENER, b"l" * 32)
     with patch("serve_bridge.wire.handshake.secrets.token_bytes", lambda size: nonce[:size]):
-        return Handshake(key, role, identity("0a1b2c3d", "r-1"), caller=caller)
+        return Handshake(key, role, identity("0a1b2c3d", "r-1"), caller=caller, versions=(2, version))
 
 
-def _write_handshake(*, has_id: bool = False) -> bytes:
-    caller, listener = _handshake(caller=True, has_id=has_id), _handshake(caller=False)
+def _write_handshake(version: int) -> bytes:
+    caller, listener = _handshake(version, caller=True), _handshake(version, caller=False)
     hello = caller.start()
     answer = listener.feed(hello)
     return hello + answer + caller.feed(answer)
 
 
-def _read_handshake(data: bytes, *, has_id: bool = False) -> Any:
-    """Return the roles which both sides prove with the recorded bytes, and whether today both say the same."""
+def _read_handshake(version: int, data: bytes) -> Any:
+    """Return the version and the roles of both sides by the recorded bytes, and whether today both say the same."""
     hello, answer, proof = data[:64], data[64:160], data[160:]
-    caller, listener = _handshake(caller=True, has_id=has_id), _handshake(caller=False)
+    caller, listener = _handshake(version, caller=True), _handshake(version, caller=False)
     said = (caller.start(), listener.feed(hello), caller.feed(answer))
     listener.feed(proof)
-    return caller.peer_role, listener.peer_role, said == (hello, answer, proof)
+    return caller.version, listener.version, caller.peer_role, listener.peer_role, said == (hello, answer, proof)
+
+
+def _of_version(version: int) -> Format:
+    means = (version, version, Role.LISTENER, Role.PYTHON, True)
+    return Format(partial(_write_handshake, version), partial(_read_handshake, version), means)
 
 
 def _open(data: bytes) -> bytes:
@@ -269,12 +274,8 @@ CHECKPOINT: Final = Checkpoint(
 
 FORMATS: Final[dict[str, Format]] = {
     # the handshake of each version of the wire
-    "handshake-2": Format(_write_handshake, _read_handshake, (Role.LISTENER, Role.PYTHON, True)),
-    "handshake-2-with-id": Format(
-        partial(_write_handshake, has_id=True),
-        partial(_read_handshake, has_id=True),
-        (Role.LISTENER, Role.PYTHON, True),
-    ),
+    "handshake-2": _of_version(2),
+    "handshake-3": _of_version(3),
     "record": Format(lambda: Seal(SECRET).close(b"data" * 3), _open, b"data" * 3),
     # frames
     "frame-request": _frame(Kind.REQUEST, END, 0, 1, b"head"),

@@ -83,6 +83,17 @@ def test_a_web_worker_of_the_other_version_loses_nothing(pair: Pair, tmp_path: P
         pair.check(load, 100)
 
 
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_command_of_the_other_version_ends_an_engine(
+    releases: Mapping[str, Mapping[str, str]], tmp_path: Path, which: str
+) -> None:
+    """Today's engine keeps its state then, and the previous one has none."""
+    with running(f"ended-{which}", tmp_path / "journal", releases[which]) as engine:
+        command = [sys.executable, "-m", "serve_bridge", "shutdown", "--address", engine.address]
+        ended = subprocess.run(command, env=dict(releases[OTHER[which]]), stdout=subprocess.PIPE, text=True, timeout=60)
+        assert ended.stdout == f"instance ended-{which} has ended\n"
+
+
 MANAGE = """
 import json, sys
 import serve_bridge as serve

@@ -15,17 +15,17 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.instance import Instance
-from serve_bridge.wire.handshake import HELLO_BYTES, VERSION, Handshake, identity
+from serve_bridge.wire.handshake import HELLO_BYTES, OLDEST, VERSION, Handshake, identity
 from serve_bridge.wire.keys import Role
 from serve_bridge.wire.socket_files import bind_unix
 
-BOTH_VERSIONS = rf"version {VERSION + 1} .*version {VERSION}; install the same version"
+BOTH_VERSIONS = rf"version {VERSION + 1} .*versions {OLDEST} to {VERSION}; install the same version"
 
 
 def hello(instance: Instance) -> bytes:
     """Return the first words of a caller of the next version."""
     ours = Handshake(instance.key, Role.PYTHON, identity(instance.generation, "controller"), caller=True).start()
-    return ours[:7] + bytes([VERSION + 1]) + ours[8:]
+    return ours[:7] + bytes([VERSION + 1]) + ours[8:9] + bytes(1) + ours[10:]
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +93,5 @@ def test_the_controller_answers_and_logs_both_versions(client: serve.Client, cap
         caller.connect(instance.controller.unix)
         caller.sendall(hello(instance))
         said = b"".join(iter(lambda: caller.recv(4096), b""))
-    assert (len(said), said[7]) == (HELLO_BYTES, VERSION)
+    assert (len(said), said[7]) == (HELLO_BYTES, OLDEST)
     assert "install the same version" in caplog.text

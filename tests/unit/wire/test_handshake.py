@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.handshake import (
     HELLO_BYTES,
     MAGIC,
+    OLDEST,
     PROOF_BYTES,
     VERSION,
     AnotherListener,
@@ -290,11 +292,59 @@ def test_a_key_travels_as_text(key: Key) -> None:
 
 
 def of_another_version(hello: bytes) -> bytes:
-    """Return *hello* as a process of the next version would say it."""
-    return hello[:7] + bytes([VERSION + 1]) + hello[8:]
+    """Return *hello* as a process would say it that only speaks later versions."""
+    return hello[:7] + bytes([VERSION + 1]) + hello[8:9] + bytes([VERSION + 2]) + hello[10:]
 
 
-BOTH_VERSIONS = rf"version {VERSION + 1}.*version {VERSION}; install the same version"
+BOTH_VERSIONS = (
+    rf"versions {VERSION + 1} to {VERSION + 2} of .* versions {OLDEST} to {VERSION}; install the same version"
+)
+
+
+@pytest.mark.parametrize(
+    ("callers", "listeners", "agreed"),
+    [
+        ((2, 2), (2, 3), 2),
+        ((2, 3), (2, 2), 2),
+        ((2, 3), (2, 3), 3),
+        ((3, 5), (2, 4), 4),
+        ((2, 4), (3, 5), 4),
+        ((4, 4), (2, 4), 4),
+    ],
+)
+def test_both_sides_speak_the_highest_version_of_both(
+    callers: tuple[int, int], listeners: tuple[int, int], agreed: int
+) -> None:
+    """A version may differ by any number, if the ranges have one in common."""
+    ours = Handshake(KEY, Role.PYTHON, SOMEBODY, caller=True, versions=callers)
+    theirs = Handshake(KEY, Role.LISTENER, SOMEBODY, caller=False, versions=listeners)
+    shake(ours, theirs)
+    assert (ours.done, ours.version, theirs.done, theirs.version) == (True, agreed, True, agreed)
+
+
+@pytest.mark.parametrize(("callers", "listeners"), [((2, 3), (4, 5)), ((4, 5), (2, 3)), ((2, 2), (3, 3))])
+def test_ranges_without_a_common_version_are_refused(callers: tuple[int, int], listeners: tuple[int, int]) -> None:
+    """Both sides name both ranges."""
+    ours = Handshake(KEY, Role.PYTHON, SOMEBODY, caller=True, versions=callers)
+    theirs = Handshake(KEY, Role.LISTENER, SOMEBODY, caller=False, versions=listeners)
+    with pytest.raises(VersionMismatch) as told:
+        theirs.feed(ours.start())
+    with pytest.raises(VersionMismatch) as known:
+        ours.feed(theirs.last_words)
+    for error, peers, own in ((told, callers, listeners), (known, listeners, callers)):
+        assert all(
+            re.search(rf"{part} speaks versions? {low}\b", str(error.value))
+            for part, (low, _) in (("the peer", peers), ("this process", own))
+        )
+
+
+def test_nobody_between_both_sides_can_lower_the_version() -> None:
+    """The proofs cover the offered range."""
+    ours, theirs = caller(), listener()
+    hello = ours.start()
+    with pytest.raises(AuthenticationError):
+        ours.feed(theirs.feed(hello[:9] + bytes([OLDEST]) + hello[10:]))
+    assert theirs.version == OLDEST
 
 
 def test_a_listener_tells_a_caller_of_another_version_its_own() -> None:
@@ -302,7 +352,7 @@ def test_a_listener_tells_a_caller_of_another_version_its_own() -> None:
     theirs = listener()
     with pytest.raises(VersionMismatch, match=BOTH_VERSIONS):
         theirs.feed(of_another_version(caller().start()))
-    assert theirs.last_words[:8] == MAGIC + bytes([VERSION])
+    assert (theirs.last_words[:8], theirs.last_words[9]) == (MAGIC + bytes([OLDEST]), VERSION)
     assert len(theirs.last_words) == HELLO_BYTES
 
 
@@ -334,7 +384,7 @@ def test_a_caller_without_key_ids_has_the_oldest_key() -> None:
     old, _, both = rotated()
     without_id = Key.of_text(",".join(each for each in old.only(Role.PYTHON).text.split(",") if "id:" not in each))
     ours, theirs = caller(without_id), listener(both)
-    assert ours.start()[9:16] == bytes(7)
+    assert ours.start()[10:16] == bytes(6)
     shake(ours, theirs)
     assert theirs.done
 
