@@ -119,6 +119,21 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class UnfinishedUpdate:
+    """An update in bounded room that runs, or whose replicas return to the old code.
+
+    Attributes:
+        revisions: The revisions of new code whose replicas may still run. Routers use them beside the old ones.
+        surge: Upper limit for the running replicas above the wanted number.
+        unavailable: Upper limit for the wanted replicas that do not serve.
+    """
+
+    revisions: tuple[int, ...]
+    surge: int
+    unavailable: int
+
+
+@dataclass(frozen=True)
 class BackendSpec:
     """One backend.
 
@@ -131,6 +146,7 @@ class BackendSpec:
         revision: Number of its code; it grows with every change of the code.
         origin: Its deployment; None: it was made by hand.
         is_application: Whether its code is an ASGI or WSGI application. An update cannot change this.
+        unfinished: Its update in bounded room, until the update is complete or undone; None: there is none.
     """
 
     name: str
@@ -141,6 +157,12 @@ class BackendSpec:
     revision: int = 1
     origin: Origin | None = None
     is_application: bool = False
+    unfinished: UnfinishedUpdate | None = None
+
+    @property
+    def routed_revisions(self) -> frozenset[int]:
+        """The revisions whose replicas serve."""
+        return frozenset((self.revision, *(self.unfinished.revisions if self.unfinished is not None else ())))
 
     @property
     def resolved(self) -> BackendConfig:
@@ -172,10 +194,11 @@ class BackendSpec:
             self,
             code=update.code,
             is_async=update.is_async,
-            revision=self.revision + 1,
+            revision=max(self.routed_revisions) + 1,
             config=self.config if update.config is None else self.config.merged(update.config),
             actor_options=update.actor_options or self.actor_options,
             origin=origin,
+            unfinished=None,
         )
 
 
@@ -190,6 +213,7 @@ class BackendUpdate:
         config: The changed options; None: the options stay.
         actor_options: The new Ray actor options; None: they stay.
         origin: The deployment of the update; None: the update is made by hand.
+        max_surge, max_unavailable: The room of this update; None: the options of the backend.
     """
 
     name: str
@@ -199,6 +223,8 @@ class BackendUpdate:
     config: BackendConfig | None = None
     actor_options: Opaque | None = None
     origin: Origin | None = None
+    max_surge: int | None = None
+    max_unavailable: int | None = None
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,11 @@ def update_backend(
     *init_args: Any,
     config: BackendConfig | BackendOptions | None = None,
     ray_actor_options: dict[str, Any] | None = None,
+    max_surge: int | None = None,
+    max_unavailable: int | None = None,
     **init_kwargs: Any,
 ) -> None:
-    """Replace the code of a backend by a rolling update: new replicas are ready before old ones drain.
+    """Replace the code of a backend by a rolling update. By default, new replicas are ready before old ones drain.
 
     Args:
         name: The backend's name.
@@ -69,6 +71,10 @@ def update_backend(
         init_args: Arguments of the class's constructor.
         config: Options to change; None: all options stay.
         ray_actor_options: Resources and environment of its actors; None: they stay.
+        max_surge: Upper limit for the replicas above `num_replicas` that run during this update. None: the option of
+            the backend.
+        max_unavailable: Upper limit for the replicas of `num_replicas` that do not serve during this update. None:
+            the option of the backend.
         init_kwargs: Keyword arguments of the constructor.
 
     Raises:
@@ -76,12 +82,20 @@ def update_backend(
         TypeError, ConfigError: An argument has a wrong type or value, or an application would become other code or
             the other way round. Nothing has changed.
         SerializationError: The code or an argument cannot be pickled. Nothing has changed.
-        BackendStartError: The new code cannot start. The old code keeps serving.
+        BackendStartError: The new code cannot start. The old code keeps serving. After an update in bounded room,
+            replaced replicas return to the old code, and the error says how far the update came.
         NotConnected: No instance answers.
         InstanceClosed: The instance was shut down.
     """
     current_client().update_backend(
-        name, func_or_class, *init_args, config=config, ray_actor_options=ray_actor_options, **init_kwargs
+        name,
+        func_or_class,
+        *init_args,
+        config=config,
+        ray_actor_options=ray_actor_options,
+        max_surge=max_surge,
+        max_unavailable=max_unavailable,
+        **init_kwargs,
     )
 
 

@@ -22,6 +22,7 @@ from serve_bridge.config.options import (
     options_of,
 )
 from serve_bridge.config.signatures import signature_of
+from serve_bridge.errors import ConfigError
 
 __all__ = ["BackendConfig", "BackendOptions"]
 
@@ -41,6 +42,8 @@ class BackendOptions(TypedDict, total=False):
     max_queued_queries: int
     threads: int
     exposed_methods: Sequence[str] | None
+    max_surge: int | None
+    max_unavailable: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +66,13 @@ class BackendConfig:
             `BackendOverloaded` at once. 0: no request may wait.
         threads: Threads of a replica for `def` code. 1 runs one request after another.
         exposed_methods: Names of the callable methods beside `__call__`. None: the public ones.
+        max_surge: Upper limit for the replicas above `num_replicas` that run during an update. None: as many as
+            `num_replicas`, so all new replicas start beside the old ones.
+        max_unavailable: Upper limit for the replicas of `num_replicas` that do not serve during an update.
 
     Raises:
-        ConfigError: An option is out of range or of the wrong type; the message names it. It is a ValueError.
+        ConfigError: An option is out of range or of the wrong type, or `max_surge` and `max_unavailable` are both 0.
+            The message names the option. It is a ValueError.
     """
 
     num_replicas: int = option(1, whole_number(1, MOST_REPLICAS))
@@ -80,6 +87,8 @@ class BackendConfig:
     max_queued_queries: int = option(1000, whole_number(0, MOST_REQUESTS))
     threads: int = option(1, whole_number(1, MOST_REPLICAS))
     exposed_methods: Sequence[str] | None = option(None, optional(method_names))
+    max_surge: int | None = option(None, optional(whole_number(0, MOST_REPLICAS)))
+    max_unavailable: int = option(0, whole_number(0, MOST_REPLICAS))
 
     def __new__(cls, **given: object) -> Self:
         """Check the names of the options, and remember which were passed; `__init__` sees them all alike."""
@@ -90,6 +99,9 @@ class BackendConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        # A config with one of them may be an update; `merged` checks the result.
+        if {"max_surge", "max_unavailable"} <= self.given:
+            check_room(self.max_surge, self.max_unavailable)
 
     @classmethod
     def of(cls, value: BackendConfig | BackendOptions | Mapping[str, Any] | None) -> BackendConfig:
@@ -135,10 +147,17 @@ class BackendConfig:
         return copy
 
 
-# Names
+def check_room(max_surge: int | None, max_unavailable: int) -> None:
+    """Check the room of an update.
 
-
-# Options of the actor behind a replica
+    Raises:
+        ConfigError: Both limits are 0, so no replica can be replaced.
+    """
+    if max_surge == 0 and max_unavailable == 0:
+        raise ConfigError(
+            "max_surge=0 and max_unavailable=0 leave no room for an update; set max_unavailable=1 to replace one "
+            "replica after another in its place, or max_surge=1 to start each new replica beside the old ones"
+        )
 
 
 setattr(BackendConfig, "__signature__", signature_of(BackendConfig))  # noqa: B010  # `__new__` hides the options

@@ -1,7 +1,8 @@
 """Changes of backends and of their replicas: one at a time for each backend.
 
 Rule 1: a change is checkpointed before it is acted on or published; a refused change leaves everything as it was.
-Rule 2: new replicas are ready before old ones are withdrawn. Replicas are unpublished before they drain.
+Rule 2: new replicas are ready before old ones are withdrawn, unless the room of an update is bounded (see
+    `rolling_updates`). Replicas are unpublished before they drain.
 Rule 3: a backend that lacks replicas is repaired whenever no change of it runs (see `repairs`).
 """
 
@@ -22,7 +23,8 @@ from serve_bridge.controller.option_changes import change_options
 from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replica_launches import ReplicaLaunches
 from serve_bridge.controller.replicas import Replicas
-from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
+from serve_bridge.controller.rolling_updates import LOOK_S, RollingUpdates
+from serve_bridge.controller.tracked_replica import RUNNING, SERVING, TrackedReplica
 from serve_bridge.specs import BackendSpec, BackendUpdate, Origin
 
 _logger = logging.getLogger("serve_bridge.controller")
@@ -44,6 +46,7 @@ class BackendChanges:
         self._launches = launches
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[None]] = set()
+        self._rolling = RollingUpdates(state, checkpoints, replicas, self._launch, self._withdraw)
         self.repairs: Repairs = Repairs(self._repair)
 
     async def create_backend(self, backend: BackendSpec) -> None:
@@ -64,11 +67,11 @@ class BackendChanges:
                 raise
 
     async def update_backend(self, update: BackendUpdate) -> None:
-        """Replace the code of a backend: new replicas are ready before old ones drain.
+        """Replace the code of a backend: all replicas at once beside the old ones, or in steps of bounded room.
 
         Raises:
             BackendNotFound: There is no such backend.
-            ConfigError: An application would become other code, or the other way round.
+            ConfigError: An application would become other code or the other way round, or the room is 0.
             BackendStartError: The new code cannot start; the old code still serves.
         """
         async with self._changing(update.name):
@@ -97,7 +100,10 @@ class BackendChanges:
         name = old.name
         old.check_same_kind(update.is_application)
         new = old.updated(update)
-        await self._launch(new, new.config.num_replicas)
+        if (room := self._rolling.room(new, update)) is None:
+            await self._launch(new, new.config.num_replicas)
+        else:
+            await self._rolling.replace(old, new, room)
         await self._state.change(lambda wanted: wanted.backends.update({name: new}))
         await self._withdraw([r for r in self._replicas.of(name, *SERVING) if r.revision != new.revision])
         await self._checkpoints.forget_code(old)
@@ -239,15 +245,28 @@ class BackendChanges:
                 return True
             running = self._replicas.of(name, ReplicaState.STARTING, *SERVING)
             missing = backend.config.num_replicas - len(running)
-            if missing < 0:  # a former controller had started to scale the backend down
+            if backend.unfinished is None and missing < 0:  # a former controller had started to scale the backend down
                 await self._withdraw(running[missing:])
-            if missing <= 0:
+            if backend.unfinished is None and missing <= 0:
                 return True
             try:
-                await self._launch(backend, missing, all_or_none=False)
+                if backend.unfinished is not None:
+                    await self._rolling.undo(backend)
+                elif room := self._room_for(backend, missing):
+                    await self._launch(backend, room, all_or_none=False)
+                else:
+                    await asyncio.sleep(LOOK_S)  # a draining replica still has its resources
+                    return False
             except Exception as error:  # any error: without another try, the backend would lack replicas for good
                 self.repairs.start_failures[name].note(str(error))
                 _logger.warning("backend %r: %s", name, error)
             await self._state.publish()
             await self._state.save()
             return False
+
+    def _room_for(self, backend: BackendSpec, missing: int) -> int:
+        """Return how many of the *missing* replicas may start now, beside the draining ones."""
+        if backend.config.max_surge is None:
+            return missing
+        running = len(self._replicas.of(backend.name, *RUNNING))
+        return max(0, min(missing, backend.config.num_replicas + backend.config.max_surge - running))

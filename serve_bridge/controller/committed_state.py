@@ -92,7 +92,7 @@ class CommittedState:
         """Publish a table of the wanted state and the ready replicas; return its version."""
         self.version += 1
         version = self.version
-        revisions = {name: backend.revision for name, backend in self.wanted.backends.items()}
+        revisions = {name: backend.routed_revisions for name, backend in self.wanted.backends.items()}
         table = self.wanted.table(self._generation, version, self._replicas.ready(revisions))
         proxies = tuple(proxy.address for proxy in self._proxies.snapshots)
         await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies, restoring=tuple(self.restoring)))

@@ -87,7 +87,10 @@ class ReplicaLaunches:
             if wait := await self._runtime.explain_wait(replica.id, options):
                 why = f"{why}; {wait}"
                 if any(r.revision != backend.revision for r in self._replicas.of(backend.name, *SERVING)):
-                    why = f"{why}; an update needs room for the new replicas beside the old ones, which still serve"
+                    why = (
+                        f"{why}; an update needs room for the new replicas beside the old ones, which still serve; "
+                        "with max_surge=0 and max_unavailable=1 it replaces one replica after another"
+                    )
             raise BackendStartError(backend.name, why) from None
         except (Lost, AuthenticationError) as error:
             raise BackendStartError(backend.name, f"its process ended while it started: {error}") from None

@@ -66,12 +66,12 @@ class Replicas:
         """Return the replicas of *backend* in one of *states*."""
         return [r for r in self if r.backend == backend and r.state in states]
 
-    def ready(self, revisions: Mapping[str, int]) -> dict[str, tuple[SocketAddress, ...]]:
+    def ready(self, revisions: Mapping[str, frozenset[int]]) -> dict[str, tuple[SocketAddress, ...]]:
         """Return the addresses of the ready replicas of these *revisions*, by backend."""
         found: dict[str, tuple[SocketAddress, ...]] = {}
         for replica in self:
-            current = revisions.get(replica.backend) == replica.revision
-            if current and replica.state is ReplicaState.READY and replica.address is not None:
+            routed = replica.revision in revisions.get(replica.backend, ())
+            if routed and replica.state is ReplicaState.READY and replica.address is not None:
                 found[replica.backend] = (*found.get(replica.backend, ()), replica.address)
         return found
 
@@ -115,7 +115,7 @@ class Replicas:
             self._tasks.start(self._reconnect(replica))
         # The replica counts, because it answers, or may answer others. Its probes find out whether it is well.
         self.watch(replica)
-        if backend.revision != found.revision:
+        if found.revision not in backend.routed_revisions:
             self.unroute([replica])
             self._tasks.start(self._retire(replica))
 
@@ -178,8 +178,12 @@ class Replicas:
                 replica.take(ReplicaEvent.RETIRED)
 
     async def retire(self, replicas: Iterable[TrackedReplica]) -> None:
-        """Drain *replicas*, which no router uses any more, and end them."""
-        await asyncio.gather(*(self._retire(replica) for replica in replicas))
+        """Drain *replicas*, which no router uses any more, and end them.
+
+        They end even if the caller is cancelled, because nothing would end a draining replica later.
+        """
+        ending = [self._tasks.start(self._retire(replica)) for replica in replicas]
+        await asyncio.shield(asyncio.gather(*ending))
 
     async def _retire(self, replica: TrackedReplica) -> None:
         await replica.drain(replica.config.graceful_shutdown_timeout_s)

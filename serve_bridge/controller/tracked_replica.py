@@ -16,6 +16,8 @@ CRASH_S: Final = 5.0
 """A death within this many seconds after the replica became ready counts as a failed start."""
 SERVING: Final = (ReplicaState.READY, ReplicaState.UNHEALTHY)
 """The states in which a replica may hold requests and is not about to end."""
+RUNNING: Final = (ReplicaState.STARTING, *SERVING, ReplicaState.DRAINING)
+"""The states in which a replica has a process."""
 
 
 class TrackedReplica(TrackedProcess):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
 from serve_bridge.config.actor_options import check_ray_actor_options
-from serve_bridge.config.backend_config import BACKEND_DEFAULTS, BackendConfig, BackendOptions
+from serve_bridge.config.backend_config import BACKEND_DEFAULTS, BackendConfig, BackendOptions, check_room
 from serve_bridge.config.checks import optional, seconds
 from serve_bridge.config.names import check_name
 from serve_bridge.config.signatures import shows_options
@@ -231,6 +231,7 @@ def backend(
         return backend()(name)
     _check_options(config)
     options = BackendConfig(**config)
+    check_room(options.max_surge, options.max_unavailable)
     if route is not None:
         check_route(route)
     given: dict[str, Any] = {

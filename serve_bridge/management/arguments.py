@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from serve_bridge.config.actor_options import check_ray_actor_options
-from serve_bridge.config.backend_config import BackendConfig, BackendOptions
+from serve_bridge.config.backend_config import BackendConfig, BackendOptions, check_room
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
@@ -45,6 +45,7 @@ def checked_backend(
     checked = BackendConfig.of(config)
     merged = checked if base is None else base.merged(checked)
     check_config(func_or_class, merged)
+    check_room(merged.max_surge, merged.max_unavailable)
     return BackendSpec(
         name=name,
         code=freeze_code(func_or_class, init_args, init_kwargs),

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
-from serve_bridge.config.checks import optional, seconds
+from serve_bridge.config.checks import optional, seconds, whole_number
 from serve_bridge.config.names import check_name
+from serve_bridge.config.options import MOST_REPLICAS
 from serve_bridge.errors import BackendNotFound
 from serve_bridge.http.methods import Methods, checked_methods
 from serve_bridge.http.path_params import check_route
@@ -26,6 +27,7 @@ from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application
 
 _check_timeout: Final = optional(seconds())
+_check_bound: Final = optional(whole_number(0, MOST_REPLICAS))
 
 
 class Management:
@@ -89,9 +91,11 @@ class Management:
         *init_args: Any,
         config: BackendConfig | BackendOptions | None = None,
         ray_actor_options: dict[str, Any] | None = None,
+        max_surge: int | None = None,
+        max_unavailable: int | None = None,
         **init_kwargs: Any,
     ) -> None:
-        """Replace the code of a backend by a rolling update: new replicas are ready before old ones drain.
+        """Replace the code of a backend by a rolling update. By default, new replicas are ready before old ones drain.
 
         Args:
             name: The backend's name.
@@ -99,6 +103,10 @@ class Management:
             init_args: Arguments of the class's constructor.
             config: Options to change; None: all options stay.
             ray_actor_options: Resources and environment of its actors; None: they stay.
+            max_surge: Upper limit for the replicas above `num_replicas` that run during this update. None: the option
+                of the backend.
+            max_unavailable: Upper limit for the replicas of `num_replicas` that do not serve during this update. None:
+                the option of the backend.
             init_kwargs: Keyword arguments of the constructor.
 
         Raises:
@@ -106,11 +114,14 @@ class Management:
             TypeError, ConfigError: An argument has a wrong type or value, or an application would become other code or
                 the other way round. Nothing has changed.
             SerializationError: The code or an argument cannot be pickled. Nothing has changed.
-            BackendStartError: The new code cannot start. The old code keeps serving.
+            BackendStartError: The new code cannot start. The old code keeps serving. After an update in bounded room,
+                replaced replicas return to the old code, and the error says how far the update came.
             NotConnected: No instance answers.
             InstanceClosed: The instance was shut down.
         """
         old = self._config(name)
+        _check_bound("max_surge", max_surge)
+        _check_bound("max_unavailable", max_unavailable)
         # The controller checks first whether an application would become other code, and then the options.
         base = None if isinstance(func_or_class, Application) else old
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
@@ -123,8 +134,10 @@ class Management:
                 is_application=new.is_application,
                 config=new.config if config is not None else None,
                 actor_options=new.actor_options if ray_actor_options is not None else None,
+                max_surge=max_surge,
+                max_unavailable=max_unavailable,
             ),
-            timeout_s=time_limits.to_update(old.merged(new.config)),
+            timeout_s=time_limits.to_update(old.merged(new.config), max_surge, max_unavailable),
         )
 
     def update_backend_config(self, name: str, config: BackendConfig | BackendOptions) -> None:

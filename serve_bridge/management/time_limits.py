@@ -11,9 +11,16 @@ def to_create(config: BackendConfig) -> float:
     return config.start_timeout_s + OPERATION_S
 
 
-def to_update(config: BackendConfig) -> float:
-    """Return the limit for new code: new replicas start, then old ones drain."""
-    return config.start_timeout_s + config.graceful_shutdown_timeout_s + OPERATION_S
+def to_update(config: BackendConfig, max_surge: int | None = None, max_unavailable: int | None = None) -> float:
+    """Return the limit for new code: new replicas start, then old ones drain.
+
+    An update in bounded room does so in steps, and in the same number of steps back if the new code fails.
+    """
+    surge = config.max_surge if max_surge is None else max_surge
+    unavailable = config.max_unavailable if max_unavailable is None else max_unavailable
+    bounded = surge is not None and surge < config.num_replicas
+    steps = 2 * (2 + config.num_replicas // max(1, (surge or 0) + unavailable)) if bounded else 1
+    return steps * (config.start_timeout_s + config.graceful_shutdown_timeout_s) + OPERATION_S
 
 
 def to_configure(config: BackendConfig) -> float:
