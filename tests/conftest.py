@@ -29,6 +29,8 @@ settings.register_profile("quick", settings.get_profile("full"), max_examples=20
 settings.load_profile("full" if FULL else "quick")
 
 CPUS = 8
+ACCELERATORS = 4
+"""What the cluster has of a resource that stands for GPUs."""
 
 
 def pytest_report_header() -> str:
@@ -93,6 +95,7 @@ def ray_cluster(runtime_directory: Path, nothing_left: None) -> Iterator[Any]:
     ray.init(
         address="local",
         num_cpus=CPUS,
+        resources={"accelerator": ACCELERATORS},
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

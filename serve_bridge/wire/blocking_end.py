@@ -105,6 +105,8 @@ class BlockingConnection:
                 if answer.broken is not None and not answer.begun:
                     raise answer.broken
         except Rejected:
+            if self.closed:  # a draining replica sent GOAWAY before
+                self.close()
             raise
         except BaseException:
             self.close()

@@ -16,6 +16,9 @@ from tests.behaviour.support import backends
 from tests.support.serving import Serving
 from tests.support.waiting import wait_until
 
+PAUSE_S = 0.005
+"""Seconds between two calls of one thread, so that the threads of the local runtime have the processor too."""
+
 
 class Ticket:
     """Takes one of a few places while it lives, like a GPU, and says its version."""
@@ -40,7 +43,7 @@ def calling(handle: serve.Handle) -> Iterator[list[str]]:
     over = threading.Event()
 
     def call() -> None:
-        while not over.is_set():
+        while not over.wait(PAUSE_S):
             answers.append(handle.call())
 
     with ThreadPoolExecutor(2) as threads:
@@ -61,7 +64,7 @@ def counting(client: serve.Client, backend: str) -> Iterator[list[tuple[int, int
     over = threading.Event()
 
     def look() -> None:
-        while not over.is_set():
+        while not over.wait(PAUSE_S):
             states = list(client.status()["backends"][backend]["replicas"].values())
             seen.append((len(states), states.count("ready")))
 

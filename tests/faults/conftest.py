@@ -43,10 +43,18 @@ class Stage:
     directory: Path
     journal: Path
 
-    def serve(self, name: str, code: Any = Recorder, *args: Any, config: dict[str, Any] | None = None) -> None:
+    def serve(
+        self,
+        name: str,
+        code: Any = Recorder,
+        *args: Any,
+        config: dict[str, Any] | None = None,
+        ray_actor_options: dict[str, Any] | None = None,
+    ) -> None:
         """Put *code* behind an endpoint of the same name; by default a `Recorder` of version 1."""
         given = args or (str(self.journal),)
-        self.client.create_backend(name, code, *given, config={**QUICK, **(config or {})})
+        options = {**QUICK, **(config or {})}
+        self.client.create_backend(name, code, *given, config=options, ray_actor_options=ray_actor_options)
         self.client.create_endpoint(name, backend=name, route=f"/{name}", methods=["GET", "POST"])
 
     def load(self, endpoint: str, *, name: str = "load", ways: Sequence[str] = WAYS, **options: float) -> Load:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import serve_bridge as serve
-from tests.faults.conftest import Stage, check, scaled
-from tests.faults.support.backends import Raising, Recorder, Unhealthy, Unstartable, Waiting
+from tests.conftest import ACCELERATORS
+from tests.faults.conftest import Stage, actors, check, scaled
+from tests.faults.support.backends import OneAtFirst, Raising, Recorder, Unhealthy, Unstartable, Waiting
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -24,6 +26,47 @@ def test_a_rolling_update_under_load_loses_nothing(stage: Stage) -> None:
             updated[f"v{number + 1}"] = time.monotonic()
             load.wait_for_more(60)
     check(stage.read(load), updated)
+
+
+def test_an_update_on_a_full_cluster_under_load_loses_nothing(stage: Stage) -> None:
+    """P1: one replica after another is replaced in its place, when no resource is left for another one."""
+    one_each = {"num_cpus": 0, "resources": {"accelerator": 1}}
+    room = {"num_replicas": ACCELERATORS, "max_surge": 0, "max_unavailable": 1}
+    stage.serve("m", config=room, ray_actor_options=one_each)
+    updated = {}
+    with stage.load("m") as load:
+        for number in range(scaled(1)):
+            stage.client.update_backend("m", Recorder, str(stage.journal), f"v{number + 2}")
+            updated[f"v{number + 1}"] = time.monotonic()
+            load.wait_for_more(60)
+        with pytest.raises(serve.BackendStartError, match="no model here; the update stopped after 0 of 4 replicas"):
+            stage.client.update_backend("m", Unstartable, str(stage.journal))
+        load.wait_for_more(60)
+    check(stage.read(load), updated)
+    assert len(stage.ready("m")) == ACCELERATORS
+
+
+def test_a_controller_killed_in_the_middle_of_an_update_in_steps_undoes_it(stage: Stage) -> None:
+    """P11: the replicas return to the old code, and no request is lost."""
+    stage.serve("m", config={"num_replicas": 2, "max_surge": 1})
+    never = str(stage.directory / "never")
+    with stage.load("m") as load, ThreadPoolExecutor() as threads:
+        update = threads.submit(stage.client.update_backend, "m", OneAtFirst, str(stage.journal), "v2", never)
+        wait_until(lambda: len(stage.events("constructing")) == 2, 60.0)
+        load.wait_for_more(60)
+        (controller,) = actors("Controller")
+        controller.kill()
+        with pytest.raises(serve.NotConnected):
+            update.result()
+        new = {event.pid for event in stage.events("constructing")}
+        wait_until(lambda: not new & {process.pid for process in actors("Replica")}, 60.0)
+        stage.wait_until_whole("m")
+        undone = time.monotonic()
+        load.wait_for_more(60)
+    assert "v2" in {outcome.version for outcome in load.outcomes()}
+    check(stage.read(load), {"v2": undone})
+    assert len(actors("Replica")) == 2
+    stage.client.update_backend("m", Recorder, str(stage.journal), "v3")
 
 
 def test_scaling_down_and_up_under_load_loses_nothing(stage: Stage) -> None:

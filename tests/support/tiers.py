@@ -94,6 +94,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.controller.option_changes",
         "serve_bridge.controller.replica_launches",
         "serve_bridge.controller.replicas",
+        "serve_bridge.controller.rolling_updates",
         "serve_bridge.controller.runtime",
         "serve_bridge.controller.status",
         "serve_bridge.controller.table_publisher",

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.faults.support.oracle import Journal, digest_of
+from tests.faults.support.oracle import Journal, digest_of, events_in
 from tests.support.waiting import wait_until
 
 
@@ -61,6 +61,16 @@ class Slow(Recorder):
         super().__init__(journal, "slow")
         self.journal.note("constructing")
         wait_until(Path(flag).exists, 120.0)
+
+
+class OneAtFirst(Recorder):
+    """The first replica starts; any other one stays in its constructor until a file is there."""
+
+    def __init__(self, journal: str, version: str, flag: str) -> None:
+        super().__init__(journal, version)
+        self.journal.note("constructing")
+        if sum(event.event == "constructing" for event in events_in(Path(journal))) > 1:
+            wait_until(Path(flag).exists, 120.0)
 
 
 class Raising(Recorder):

@@ -42,6 +42,9 @@ class Service:
             stream.respond(b"answer", end=True)
         elif frame.payload == b"full":
             stream.reject("full", "try later")
+        elif frame.payload == b"draining":
+            stream.connection.go_away()
+            stream.reject("draining", "try another one")
         elif frame.payload == b"large":
             task = asyncio.get_running_loop().create_task(self.large(stream))
             self.tasks.add(task)
@@ -123,6 +126,15 @@ def test_one_connection_serves_one_request_after_another(listening: Listening) -
             connection.exchange(Kind.CALL, b"full", 5)
     assert not connection.closed
     connection.close()
+
+
+def test_a_rejection_of_a_draining_replica_closes_the_connection(listening: Listening) -> None:
+    """GOAWAY and the rejection arrive together, and no later request would close the socket."""
+    connection = listening.connect()
+    with pytest.raises(Rejected, match="try another one"):
+        connection.exchange(Kind.CALL, b"draining", 5)
+    assert connection.closed
+    assert connection._socket.fileno() == -1
 
 
 def test_an_answer_larger_than_the_window_comes_whole(listening: Listening) -> None:

@@ -48,6 +48,25 @@ class TestBackendConfig:
         assert (config.batch_wait_timeout, config.graceful_shutdown_timeout_s) == (0.0, 20.0)
         assert (config.start_timeout_s, config.max_queued_queries, config.threads) == (60.0, 1000, 1)
         assert (config.user_config, config.exposed_methods) == (None, None)
+        assert (config.max_surge, config.max_unavailable) == (None, 0)
+
+    @pytest.mark.parametrize(
+        ("base", "update"),
+        [
+            ({}, {"max_surge": 0, "max_unavailable": 0}),
+            ({}, {"max_surge": 0}),
+            ({"max_surge": 0, "max_unavailable": 1}, {"max_unavailable": 0}),
+        ],
+    )
+    def test_an_update_needs_room(self, base: Any, update: Any) -> None:
+        """The limits count together, also after a merge."""
+        with pytest.raises(ConfigError, match="leave no room"):
+            BackendConfig(**base).merged(update)
+
+    def test_one_limit_of_the_room_may_change_alone(self) -> None:
+        """An update of options need not repeat the other limit."""
+        config = BackendConfig(max_unavailable=1).merged({"max_surge": 0})
+        assert (config.max_surge, config.max_unavailable) == (0, 1)
 
     @pytest.mark.parametrize("name", WHOLE)
     @pytest.mark.parametrize("value", NO_WHOLE_NUMBERS, ids=type_of)
