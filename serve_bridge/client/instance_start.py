@@ -82,9 +82,9 @@ def ensure_started(
 
     found = running_instance(name, address)
     if found is None:
-        if directory is not None:  # the controller would find the same problem, but seconds later
-            _check_usable(directory)
         try:
+            if directory is not None:  # the controller would find the same problem, but seconds later
+                _check_usable(directory)
             client = start_instance(
                 detached=True,
                 name=name,

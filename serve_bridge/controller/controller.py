@@ -117,7 +117,11 @@ class Controller:
         else:
             await self._restore()
         # Listen only now: an earlier change would start from an empty state, and overwrite the old checkpoint.
-        self._instance = await self._listen()
+        try:
+            self._instance = await self._listen()
+        except BaseException:
+            self._kept.close()
+            raise
         self._launches.begin(self._instance)
         if checkpoint is not None:
             await self._resume(checkpoint)

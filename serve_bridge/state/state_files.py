@@ -8,7 +8,7 @@ Rule 4: the methods block. An event loop leaves them to a thread.
 ::
 
     DIR/NAME/state.json         the state
-    DIR/NAME/previous.json      the state before the last change
+    DIR/NAME/previous.json      the state before the last write
     DIR/NAME/code/SHA256.bin    code and pickled values of both
     DIR/NAME/before-fresh/      the same files as they were before the last start with `fresh`
 """
@@ -111,6 +111,8 @@ class StateFiles:
         deadline = time.monotonic() + LOCK_S
         try:
             private_directory(self._directory)
+            with contextlib.suppress(PermissionError):  # a parent that this user cannot list
+                _flush(self._directory.parent)
             while self._lock is None:
                 # Not closed by a fork, but by an exec: a program that user code runs must not hold the lock.
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

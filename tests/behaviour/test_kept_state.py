@@ -172,7 +172,12 @@ def test_a_torn_state_is_refused(start: Start, tmp_path: Path, names: Callable[[
         start(name=name, state=tmp_path)
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == files
     (path.parent / "previous.json").rename(path)
-    assert list(start(name=name, state=tmp_path).list_backends()) == ["one", "two"]
+    second = start(name=name, state=tmp_path)
+    assert list(second.list_backends()) == ["one", "two"]
+    second.shutdown(forget=False)
+    path.write_bytes(b"torn")
+    assert start(name=name, state=tmp_path, fresh=True).list_backends() == {}
+    assert (path.parent / "before-fresh" / "state.json").read_bytes() == b"torn"
 
 
 def test_a_start_that_fails_leaves_the_state(
@@ -186,6 +191,8 @@ def test_a_start_that_fails_leaves_the_state(
     before = (tmp_path / name / "state.json").read_bytes()
     with pytest.raises(OSError, match=str(taken)):
         start(name=name, state=tmp_path, http_options={"port": taken})
+    with pytest.raises(OSError, match=str(taken)):
+        start(name=name, state=tmp_path, listen=f"127.0.0.1:{taken}")
     assert (tmp_path / name / "state.json").read_bytes() == before
     assert list(start(name=name, state=tmp_path).list_backends()) == ["one", "two"]
 
@@ -227,7 +234,10 @@ def test_a_change_that_cannot_be_kept_is_refused(start: Start, tmp_path: Path, n
         client.create_backend("three", backends.version_1)
     with pytest.raises(OSError, match=rf"the state in {tmp_path / name} cannot be written"):
         client.set_traffic("e", {"one": 1.0})
+    with pytest.raises(OSError, match=rf"the state in {tmp_path / name} cannot be written"):
+        client.update_backend("one", backends.version_2)
     assert wanted(client) == before
+    wait_until_equal(lambda: list(client.status()["backends"]["one"]["replicas"].values()), ["ready"] * 2)
     assert "three" not in client.status()["backends"]
     wait_until_equal(lambda: [each.name for each in threading.enumerate() if "-three-" in each.name], [])
     code.unlink()
