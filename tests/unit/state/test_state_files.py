@@ -274,6 +274,35 @@ def test_damage_is_noticed(files: StateFiles, directory: Path, name: str) -> Non
         restored(directory)
 
 
+def test_each_file_is_on_the_disk_before_its_name(
+    files: StateFiles, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power between two steps leaves the state before: the code comes first, and the state last."""
+    steps: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        steps.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+
+    def noting_replace(draft: Path, path: Path) -> None:
+        replace(draft, path)
+        steps.append(("name", path.name))
+
+    write(files, example("first"))
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    record = write(files, example("second"))
+    expected = []
+    for name, folder in (
+        (f"{record.backends['b'].code}.bin", "code"),
+        ("previous.json", "main"),
+        ("state.json", "main"),
+    ):
+        expected += [("flush", f".{name}.new"), ("name", name), ("flush", folder)]
+    assert steps == expected
+
+
 def test_a_missing_state_with_a_state_before_is_refused(files: StateFiles, directory: Path) -> None:
     """An instance that begins empty by mistake would write over the last good state."""
     write(files, example("first"))
