@@ -20,6 +20,7 @@ Rule 3: `str` tells what happened and what to do. It never contains a key or the
      ├─ NotConnected            ConnectionError         503
      ├─ InstanceClosed          RuntimeError            503
      ├─ ProtocolError           ConnectionError         502
+     ├─ NotAllowed              PermissionError
      └─ AuthenticationError     ConnectionError         502
 
 Errors without a status in this list have 500.
@@ -45,6 +46,7 @@ __all__ = [
     "Executed",
     "InstanceClosed",
     "MethodNotExposed",
+    "NotAllowed",
     "NotConnected",
     "ProtocolError",
     "ReplicaDied",
@@ -291,6 +293,10 @@ class ProtocolError(ServeBridgeError, ConnectionError):
     """A peer broke the protocol of the data plane, so its connection was closed."""
 
     http_status = 502
+
+
+class NotAllowed(ServeBridgeError, PermissionError):
+    """This process has a key for a weaker role. The message names the role that the call needs, and its key file."""
 
 
 class AuthenticationError(ServeBridgeError, ConnectionError):

@@ -138,7 +138,7 @@ class Client(Management):
         existing_name("endpoint", endpoint)
         # The table may not have arrived yet, or may miss a recent change of another process. So it is not a proof.
         if not missing_ok and not self._link.routes_now(endpoint):
-            endpoints = self.list_endpoints()
+            endpoints = self._link.endpoints()
             if endpoint not in endpoints:
                 raise EndpointNotFound(endpoint, tuple(endpoints))
         return (Handle if sync else AsyncHandle)(self._link, endpoint, CallOptions())

@@ -30,7 +30,7 @@ from serve_bridge.client.call_options import DEFAULT_TIMEOUT_S, CallOptions
 from serve_bridge.client.called_method import name_of_method, positional_names
 from serve_bridge.client.python_call import PythonCall, answer_of, items_of, iterated, opened_items
 from serve_bridge.context import new_request_id, request_id, within_time_left
-from serve_bridge.errors import DeadlineExceeded, SerializationError, no_answer
+from serve_bridge.errors import DeadlineExceeded, NotAllowed, SerializationError, no_answer
 from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.request.frozen_request import FrozenRequest
 from serve_bridge.request.serve_request import ServeRequest
@@ -40,6 +40,8 @@ from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire import payload
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
+from serve_bridge.wire.keys import Role
+from serve_bridge.wire.plain_values import NotPlain
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
@@ -186,6 +188,7 @@ class Handle(Generic[Parameters, Result]):
             DeadlineExceeded: The time limit has passed. The work is cancelled; `def` code runs to its end.
             ReplicaDied: The replica ended before it answered. The work may have run, so the call was not repeated.
             SerializationError: An argument or the result cannot be pickled.
+            NotAllowed: This process may only send plain data, and an argument is not plain data.
             ConfigError: The endpoint's backend is an application, which is called over HTTP only.
             NotConnected: No instance answers.
             InstanceClosed: The instance was shut down.
@@ -197,11 +200,11 @@ class Handle(Generic[Parameters, Result]):
         refuse_on_running_loop("call", "await handle.acall(...)")
         deadline = self._deadline()  # packing counts
         data = _held(args[0] if len(args) == 1 else self._data(args, kwargs))
-        request = self._request(data, _pack(data, kwargs), deadline)
+        request = self._request(data, self._pack(data, kwargs), deadline)
         answer = self._link.send(request)
         if answer is not None:
             try:
-                return cast(Result, calls.value_of(answer.head, answer.read_whole))
+                return cast(Result, calls.value_of(answer.head, answer.read_whole, self._link.codec))
             finally:
                 answer.close()
         return cast(Result, self._link.run(lambda channel: answer_of(channel, request), request.timeout_s))
@@ -227,7 +230,7 @@ class Handle(Generic[Parameters, Result]):
         refuse_on_running_loop("stream", "async for ... in handle.astream(...)")
         deadline = self._deadline()
         data = _held(args[0] if len(args) == 1 else self._data(args, kwargs))
-        request = self._request(data, _pack(data, kwargs), deadline, generator=True)
+        request = self._request(data, self._pack(data, kwargs), deadline, generator=True)
         items: AsyncGenerator[Any, None] = self._link.run(
             lambda channel: opened_items(channel, request), request.timeout_s
         )
@@ -280,10 +283,29 @@ class Handle(Generic[Parameters, Result]):
             kwargs[name] = value
         return args[0]
 
+    def _pack(self, data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
+        """Return the arguments of a call, packed.
+
+        Raises:
+            SerializationError: A part of them cannot be pickled. The message has the path to it.
+            NotAllowed: They are not plain data, and this process may send only that.
+        """
+        try:
+            return self._link.codec.pack((data, kwargs))
+        except NotPlain as error:
+            raise self._needs_role_call(error) from None
+        except SerializationError as error:
+            raise unpicklable_arguments(data, kwargs, error) from error
+
+    def _needs_role_call(self, error: NotPlain) -> NotAllowed:
+        return self._link.needs_role(Role.CALL, f"a call whose arguments are not plain data ({error})")
+
     async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[payload.Segment]:
         """Same as `_pack`, for a running loop, until *deadline*."""
         try:
-            return await payload.apack((data, kwargs), deadline.left_s())
+            return await self._link.codec.apack((data, kwargs), deadline.left_s())
+        except NotPlain as error:
+            raise self._needs_role_call(error) from None
         except SerializationError as error:
             raise await on_engine_thread(unpicklable_arguments, data, kwargs, error) from error
         except DeadlineExceeded:
@@ -359,18 +381,6 @@ class AsyncHandle(Handle[Parameters, Result]):
         """Same as `Handle.remote`, without blocking the event loop."""
         data = await _read(args[0] if len(args) == 1 else self._data(args, kwargs))
         return cast(ObjectRef[Result], await on_engine_thread(partial(super().remote, data, **kwargs)))
-
-
-def _pack(data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
-    """Return the arguments of a call, packed.
-
-    Raises:
-        SerializationError: Something in them cannot be pickled; the message names the path to it.
-    """
-    try:
-        return payload.pack((data, kwargs))
-    except SerializationError as error:
-        raise unpicklable_arguments(data, kwargs, error) from error
 
 
 def refuse_on_running_loop(name: str, instead: str) -> None:

@@ -10,12 +10,13 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Final, cast
 
 from serve_bridge.client import registry
-from serve_bridge.errors import InstanceClosed, NotConnected
+from serve_bridge.errors import InstanceClosed, NotAllowed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
@@ -28,7 +29,9 @@ from serve_bridge.routing.process_channels import ProcessChannels
 from serve_bridge.routing.process_link import SPARE_S, overdue
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import RoutingTable
+from serve_bridge.wire.codecs import PLAIN, Codec
 from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.keys import OPERATORS, Role
 
 HELD_S: Final = 1e9
 """Time limit of an operation for the whole life of a process, in seconds: practically none."""
@@ -75,6 +78,33 @@ class InstanceLink:
             self._found = instances.find(self._address, "")
         return self._found
 
+    @cached_property
+    def codec(self) -> Codec:
+        """See `ProcessLink.codec`."""
+        return self.instance.codec
+
+    def needs_role(self, role: Role, what: str) -> NotAllowed:
+        """See `ProcessLink.needs_role`."""
+        name = role.name.lower()
+        own = self.instance.key.strongest(*OPERATORS).name.lower()
+        return NotAllowed(
+            f"{what} needs the role {name}, and this process has the role {own}: set SERVE_BRIDGE_KEY_FILE to "
+            f"{self.name}.{name}.key from the host on which the instance was started"
+        )
+
+    @cached_property
+    def may_manage(self) -> bool:
+        """Whether this process may use the operations of the controller."""
+        return self.instance.key.strongest(*OPERATORS) in (Role.PYTHON, Role.MANAGE)
+
+    def endpoints(self) -> Collection[str]:
+        """Return the names of all endpoints: those that the controller has, or without that role the routing table."""
+        if self.may_manage:
+            listed: dict[str, Any] = self.operate(Operation.LIST_ENDPOINTS)
+            return listed
+        table = self.routing_table()
+        return () if table is None else table.endpoints
+
     @property
     def known_generation(self) -> str | None:
         """The generation of the instance; None if its file has not been read yet."""
@@ -106,12 +136,16 @@ class InstanceLink:
     def operate(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         """See `Operator.operate`."""
         self.check_open()
+        if not self.may_manage:
+            raise self.needs_role(Role.MANAGE, f"the operation {operation}")
         return self._run(operation, *args, timeout_s=timeout_s)
 
     @contextmanager
     def holding(self, operation: Operation, *args: Any) -> Iterator[None]:
         """See `Operator.holding`."""
         self.check_open()
+        if not self.may_manage:
+            raise self.needs_role(Role.MANAGE, f"the operation {operation}")
         channel = self._here().channel()
         work = channel.controller.call(operation, *args, timeout_s=HELD_S)
         held = asyncio.run_coroutine_threadsafe(work, channel.loop)
@@ -128,7 +162,12 @@ class InstanceLink:
         """Drain and stop the instance, and remove every key and file that it made. A second call does nothing.
 
         With *forget* the kept state and the kept keys are removed too.
+
+        Raises:
+            NotAllowed: This process may not manage the instance.
         """
+        if not self._closed and not self.may_manage:
+            raise self.needs_role(Role.MANAGE, "shutdown")
         with self._lock:
             if self._closed:
                 return
@@ -215,6 +254,8 @@ class InstanceLink:
     def submit(self, endpoint: str, shard_key: str | None, head: CallHead, data: Any, kwargs: Mapping[str, Any]) -> Any:
         """See `ProcessLink.submit`."""
         self.check_open()
+        if self.codec is PLAIN:
+            raise self.needs_role(Role.CALL, "handle.remote()")
         if self._remote_calls is None:
             from serve_bridge.runtimes import remote_calls  # late: only callers of `remote` need Ray
 

@@ -64,7 +64,7 @@ async def answer_of(channel: Channel, request: PythonCall) -> Any:
     """Send *request* and return its result, on the loop of *channel*."""
     stream, frame = await channel.router.route(request)
     try:
-        return await calls.read_answer(stream, frame)
+        return await calls.read_answer(stream, frame, channel.codec)
     except (Lost, Aborted):
         raise ReplicaDied("the replica died while it answered", "unknown") from None
     finally:
@@ -75,7 +75,7 @@ async def items_of(channel: Channel, request: PythonCall) -> AsyncGenerator[Any,
     """Send *request* to a generator backend and yield its items, on the loop of *channel*."""
     stream, frame = await channel.router.route(request)
     try:
-        async for item in calls.read_items(stream, frame):
+        async for item in calls.read_items(stream, frame, channel.codec):
             yield item
     except (Lost, Aborted):
         raise ReplicaDied("the replica died while it answered", "unknown") from None

@@ -10,7 +10,8 @@ import msgspec
 
 from serve_bridge.config.network_options import joined
 from serve_bridge.wire.address import SocketAddress
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.codecs import PICKLED, PLAIN, Codec
+from serve_bridge.wire.keys import CLIENTS, Key, Role
 
 SCHEME: Final = "serve-bridge://"
 """Begin of an address over TCP: serve-bridge://HOST:PORT/NAME."""
@@ -44,6 +45,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> Key:
         """The key at both ends of every connection."""
         return Key.joined([Key.of_text(text) for text in reversed((self.secret, *self.newer))])
+
+    @property
+    def codec(self) -> Codec:
+        """How this process makes bytes of arguments and results."""
+        return PLAIN if self.key.strongest(*CLIENTS) is Role.FORWARD else PICKLED
 
     def only(self, *roles: Role) -> Instance:
         """Return the same instance with the keys of *roles* only, for a process in these roles."""

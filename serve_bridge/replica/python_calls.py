@@ -20,34 +20,38 @@ from serve_bridge.request.serve_request import ServeRequest
 from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.unpicklable import unpicklable_result
 from serve_bridge.wire import calls_answered
+from serve_bridge.wire.codecs import PICKLED, Codec
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.heads import CallAnswer, CallHead, encode_head
+from serve_bridge.wire.plain_values import NotPlain
 from serve_bridge.wire.replica_end import ReplicaStream
 
 
-async def answer_call(executor: Executor, method: Method, head: CallHead, stream: ReplicaStream) -> None:
-    """Run *method* for a Python call and send its result or its exception."""
+async def answer_call(
+    executor: Executor, method: Method, head: CallHead, stream: ReplicaStream, codec: Codec = PICKLED
+) -> None:
+    """Run *method* for a Python call and send its result or its exception, both with *codec*."""
     try:
-        data, kwargs = await calls_answered.read_arguments(stream, head)
+        data, kwargs = await calls_answered.read_arguments(stream, head, codec)
         result = await run_call(executor, method, head, data, kwargs, stream)
         if not is_stream(result):
-            await _send_result(stream, result, head.backend)
+            await _send_result(stream, result, head.backend, codec)
         elif head.generator:
-            await _send_items(stream, result, head.backend)
+            await _send_items(stream, result, head.backend, codec)
         else:  # as over Ray: without a wish for a stream, the caller gets a list
-            await _send_result(stream, [item async for item in result], head.backend)
+            await _send_result(stream, [item async for item in result], head.backend, codec)
     except asyncio.CancelledError:
         if is_cancelled():
             stream.abort()
             return
-        calls_answered.answer_failure(stream, RuntimeError("user code raised CancelledError"))
+        calls_answered.answer_failure(stream, RuntimeError("user code raised CancelledError"), codec)
     except (Lost, ProtocolError):
         stream.abort()
     except BaseException as error:
         if stream.started:
             stream.abort()
         else:
-            calls_answered.answer_failure(stream, error)
+            calls_answered.answer_failure(stream, error, codec)
 
 
 async def run_call(
@@ -91,22 +95,33 @@ def _python_request(head: CallHead, data: Any, kwargs: dict[str, Any], caller: R
     return ServeRequest(data, kwargs=kwargs, method=head.http_method, headers=headers, caller=caller)
 
 
-async def _send_result(stream: ReplicaStream, result: object, backend: str) -> None:
+def _not_plain(backend: str, error: NotPlain) -> SerializationError:
+    return SerializationError(
+        f"the result of backend {backend!r} is not plain data: {error}; a caller with the role call, whose key file is "
+        "NAME.call.key, gets such a result"
+    )
+
+
+async def _send_result(stream: ReplicaStream, result: object, backend: str, codec: Codec) -> None:
     try:
-        await calls_answered.answer(stream, result)
+        await calls_answered.answer(stream, result, codec)
     except SerializationError as error:
         raise await on_engine_thread(unpicklable_result, backend, result, error) from error
+    except NotPlain as error:
+        raise _not_plain(backend, error) from None
 
 
-async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str) -> None:
+async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend: str, codec: Codec) -> None:
     stream.respond(encode_head(CallAnswer(False, -1, b"")), end=False)
     error = None
     try:
         async for item in items:
             try:
-                await calls_answered.answer_item(stream, item)
+                await calls_answered.answer_item(stream, item, codec)
             except SerializationError as unfit:
                 raise await on_engine_thread(unpicklable_result, backend, item, unfit) from unfit
+            except NotPlain as unfit:
+                raise _not_plain(backend, unfit) from None
     except (asyncio.CancelledError, Lost):
         raise
     except BaseException as raised:
@@ -114,4 +129,4 @@ async def _send_items(stream: ReplicaStream, items: AsyncIterator[Any], backend:
         _withdraw_proof(error)
     finally:
         await close_chunks(items)
-    await calls_answered.answer_last(stream, error)
+    await calls_answered.answer_last(stream, error, codec)

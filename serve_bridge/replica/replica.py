@@ -53,6 +53,7 @@ from serve_bridge.user_code.method import Method
 from serve_bridge.user_code.validation import check_config
 from serve_bridge.wire import calls_answered, failure
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.codecs import PICKLED, PLAIN
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead, HttpHead
 from serve_bridge.wire.keys import Key, Role
@@ -194,7 +195,8 @@ class Replica:
         else:
             admission.in_flight += 1
             if isinstance(head, CallHead):
-                work = answer_call(self._executor, method, head, stream)
+                codec = PLAIN if role is Role.FORWARD else PICKLED
+                work = answer_call(self._executor, method, head, stream, codec)
             elif head.subprotocols is None:
                 work = self._answer_http(method, head, stream)
             else:

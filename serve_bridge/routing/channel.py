@@ -10,6 +10,7 @@ from serve_bridge.instance.known_instance import KnownInstance
 from serve_bridge.routing.controller_link import ControllerLink
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.codecs import Codec
 from serve_bridge.wire.keys import CLIENTS, OPERATORS
 
 
@@ -20,6 +21,7 @@ class Channel:
         loop: The loop of the channel.
         router: Sends requests to replicas.
         controller: The link to the controller.
+        codec: How arguments and results become bytes, by the role of this process.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Channel:
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         key = instance.key
+        self.codec: Codec = instance.codec
         self.router: Router = Router(key, key.strongest(*CLIENTS), known)
         self.controller: ControllerLink = ControllerLink(
             instance.controller,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from serve_bridge.errors import DeadlineExceeded
+from serve_bridge.errors import DeadlineExceeded, NotAllowed
+from serve_bridge.wire.codecs import Codec
 from serve_bridge.wire.heads import CallHead
+from serve_bridge.wire.keys import Role
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -22,6 +24,13 @@ SPARE_S: Final = 5.0
 
 class ProcessLink(Protocol):
     """The link of one process to one instance, for callers in any thread and on any loop."""
+
+    @property
+    def codec(self) -> Codec:
+        """How arguments and results become bytes."""
+
+    def needs_role(self, role: Role, what: str) -> NotAllowed:
+        """Return the error for *what*, which this process may not do because it needs *role*."""
 
     def send(self, request: OutgoingRequest) -> PendingAnswer | None:
         """Send *request* from this thread and wait for its answer; None: the caller must use `run`."""

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from serve_bridge.errors import DeadlineExceeded, ProtocolError
-from serve_bridge.wire import failure, payload
+from serve_bridge.wire import payload
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
+from serve_bridge.wire.codecs import PICKLED, Codec
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
@@ -17,8 +18,8 @@ from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswe
 decode_answer: Final[Callable[[Any], CallAnswer]] = decoder(CallAnswer)
 
 
-async def read_answer(stream: CallerStream, frame: Frame) -> Any:
-    """Return the result that *frame* begins, or raise the exception of user code.
+async def read_answer(stream: CallerStream, frame: Frame, codec: Codec = PICKLED) -> Any:
+    """Return the result that *frame* begins, read with *codec*, or raise the exception of user code.
 
     Raises:
         ProtocolError: The result is larger than `MAX_CALL_BYTES`, or malformed.
@@ -31,11 +32,11 @@ async def read_answer(stream: CallerStream, frame: Frame) -> Any:
             raise ProtocolError(f"result of {head.size} bytes; the limit is {MAX_CALL_BYTES}")
         data = await stream.read(head.size)
     if head.failed:
-        raise failure.unpack(data)
-    return await payload.aunpack(data)
+        raise codec.unpack_failure(data)
+    return await codec.aunpack(data)
 
 
-def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
+def value_of(head: bytes, read: Callable[[int], memoryview], codec: Codec = PICKLED) -> Any:
     """Return the result that *head* begins, or raise the exception of user code; for a blocking connection.
 
     *read* reads a body of the given size. Raises as `read_answer` and *read* do.
@@ -47,23 +48,23 @@ def value_of(head: bytes, read: Callable[[int], memoryview]) -> Any:
             raise ProtocolError(f"result of {answer.size} bytes; the limit is {MAX_CALL_BYTES}")
         data = read(answer.size)
     if answer.failed:
-        raise failure.unpack(data)
-    return payload.unpack(data)
+        raise codec.unpack_failure(data)
+    return codec.unpack(data)
 
 
-async def read_items(stream: CallerStream, frame: Frame) -> AsyncIterator[Any]:
+async def read_items(stream: CallerStream, frame: Frame, codec: Codec = PICKLED) -> AsyncIterator[Any]:
     """Iterate over the items of a generator. Any other result is the only item. Raises as `read_answer` does."""
     head = decode_answer(frame.payload)
     if head.size >= 0:
-        yield await read_answer(stream, frame)
+        yield await read_answer(stream, frame, codec)
         return
     async for message in stream.messages():
         if not message:
             continue  # the last message is empty
         body = memoryview(message)[:-1]
         if message[-1]:
-            raise failure.unpack(body)
-        yield await payload.aunpack(body)
+            raise codec.unpack_failure(body)
+        yield await codec.aunpack(body)
 
 
 async def control(

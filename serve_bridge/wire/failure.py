@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from serve_bridge.errors import BackendError, ServeBridgeError
+from serve_bridge.errors import BackendError, SerializationError, ServeBridgeError
 from serve_bridge.printable import printable
 from serve_bridge.wire import payload
 from serve_bridge.wire.heads import HttpFailure, decoder, encode_head
@@ -46,6 +46,23 @@ _decode = decoder(_Failure)
 def pack(error: BaseException) -> bytes:
     """Return *error* as bytes. Never raises."""
     return encode_head(_Failure(type_of(error), text_of(error), traceback_of(error), _pickled(error)))
+
+
+def pack_plain(error: BaseException) -> bytes:
+    """Return *error* as bytes without a pickle, for callers that unpickle nothing. Never raises."""
+    return encode_head(_Failure(type_of(error), text_of(error), traceback_of(error), b""))
+
+
+def unpack_plain(data: bytes | bytearray | memoryview) -> BaseException:
+    """Return the exception in *data* as a `BackendError`, or as a `SerializationError`. No pickle in it is read.
+
+    Raises:
+        ProtocolError: *data* was not made by `pack_plain`.
+    """
+    failure = _decode(data)
+    if failure.type_name == SerializationError.__qualname__:
+        return SerializationError(failure.text)
+    return BackendError(failure.type_name, failure.text, failure.traceback)
 
 
 def pack_short(error: BaseException) -> bytes:

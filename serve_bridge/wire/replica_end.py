@@ -36,8 +36,6 @@ _GONE, _UPLOADING, _ANSWERING = int(State.GONE), int(State.UPLOADING), int(State
 _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
 _CANCEL, _CREDIT = int(Kind.CANCEL), int(Kind.CREDIT)
 
-_NO_CALLS: Final = (Role.EDGE, Role.FORWARD)
-"""The roles that may not send CALL, whose content is unpickled."""
 _TOO_EARLY: Final = "the answer was sent before the whole body had arrived"
 
 
@@ -202,8 +200,8 @@ class ReplicaConnection(FrameTransport):
                 self.send(encode(Kind.PONG, 0, b"", 0, self.load()))
             elif kind <= _CALL:
                 stream.connection = self
-                if kind == _CALL and self._role in _NO_CALLS:
-                    raise ProtocolError(f"CALL from a caller of the role {self._role.name.lower()}")
+                if kind == _CALL and self._role == Role.EDGE:
+                    raise ProtocolError("CALL from a caller of the role edge")
                 if self._going_away:
                     stream.reject("draining")
                 else:
