@@ -25,7 +25,7 @@ APPLICATION = ["starlette.applications", "starlette.routing", "starlette.middlew
 PUBLIC = {
     *("BackendConfig", "BackendError", "BackendNotFound", "BackendOverloaded", "BackendStartError"),
     *("Client", "ConfigError", "DeadlineExceeded", "EndpointNotFound", "HTTPOptions", "InstanceClosed"),
-    *("Location", "MethodNotExposed", "NotConnected", "ReplicaDied", "SerializationError"),
+    *("Location", "MethodNotExposed", "NotAllowed", "NotConnected", "ReplicaDied", "SerializationError"),
     *("ServeBridgeError", "ServeRequest"),
     *("accept_batch", "batch", "connect", "create_backend", "create_endpoint", "delete_backend"),
     *("delete_endpoint", "get_backend_config", "get_handle", "get_replica_context", "list_backends"),
