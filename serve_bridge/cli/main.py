@@ -16,6 +16,7 @@ import click
 
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
+from serve_bridge.cli.doctor.doctor import Asked, examine
 from serve_bridge.cli.failures import Misused, failure_of
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
@@ -155,6 +156,26 @@ def status(name: str, address: str | None, form: str) -> None:
     """Show an instance's proxies, backends, replicas and endpoints."""
     with _clear_errors(), _connected(address, name) as client:
         _print(commands.status(client), form)
+
+
+@main.command()
+@_name
+@_instance
+@_form
+@click.option("--state", default=None, help="The directory given to `start --state`; default: the user's own one.")
+@click.option("--app", default=None, help="Module of the web application, such as shop.wsgi. It is imported.")
+@click.option("--unit", default=None, help="systemd unit of the web server or of Ray: name, or path of its file.")
+@click.option("--grace-period", "grace_s", default=None, type=float, help="terminationGracePeriodSeconds of the pod.")
+def doctor(name: str, address: str | None, form: str, **asked: Any) -> None:
+    """Check this machine and an instance for known faults; each finding has a remedy.
+
+    The exit code is 0 without a finding, and 1 after a warning or an error.
+    """
+    with _clear_errors():
+        report = examine(lambda: find_client(address, name), Asked(name=name, **asked))
+    _print(report, form)
+    if report.data["findings"]:
+        raise click.exceptions.Exit(1)
 
 
 @main.command()

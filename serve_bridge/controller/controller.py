@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.contact import Contact
 from serve_bridge.controller.deployments import Deployments
+from serve_bridge.controller.engine_facts import engine_facts
 from serve_bridge.controller.kept_state import KeptState
 from serve_bridge.controller.lease import Lease
 from serve_bridge.controller.proxies import Proxies
@@ -97,6 +99,7 @@ class Controller:
             Operation.NOTE_DEPLOYMENT: self.note_deployment,
             Operation.END_DEPLOYMENT: self.end_deployment,
             Operation.STATUS: self._status.collect,
+            Operation.DIAGNOSE: partial(engine_facts, runtime),
             Operation.EXPORT_STATE: self.export_state,
             Operation.DIFFERENCES: self.differences,
             Operation.LEASE: self._lease.hold,

@@ -88,6 +88,14 @@ class Runtime(Protocol):
         """Return the addresses of the live nodes, by id, with the node of the controller first."""
         ...
 
+    async def token_mode(self) -> str:
+        """Return Ray's mode "token" or "disabled"; "" if the runtime is not Ray."""
+        ...
+
+    async def replicas_bytes(self) -> int | None:
+        """Return the memory of the replicas on the controller's machine; None if it is not known."""
+        ...
+
     async def update_files(self, instance: Instance) -> None:
         """Write the address of the controller into the files of *instance* on other nodes."""
         ...

@@ -25,6 +25,7 @@ class Operation(StrEnum):
     NOTE_DEPLOYMENT = "note_deployment"
     END_DEPLOYMENT = "end_deployment"
     STATUS = "status"
+    DIAGNOSE = "diagnose"
     EXPORT_STATE = "export_state"
     DIFFERENCES = "differences"
     LEASE = "lease"

@@ -11,6 +11,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from serve_bridge.config.http_options import HTTPOptions
@@ -22,6 +23,7 @@ from serve_bridge.instance import membership
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.key_files import key_of_start
+from serve_bridge.instance.process_facts import resident_bytes
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
@@ -109,6 +111,14 @@ class LocalRuntime:
     async def nodes(self) -> dict[str, str]:
         """Return the only node."""
         return {NODE: "127.0.0.1"}
+
+    async def token_mode(self) -> str:
+        """Return "": there is no Ray."""
+        return ""
+
+    async def replicas_bytes(self) -> int | None:
+        """Return the memory of this process, in which the replicas run."""
+        return resident_bytes(Path("/proc/self"))
 
     async def update_files(self, instance: Instance) -> None:
         """Do nothing: there is one node."""

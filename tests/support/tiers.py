@@ -20,7 +20,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.adapters.bridge.bridge",
         "serve_bridge.adapters.bridge.file_body",
         "serve_bridge.adapters.bridge.form_body",
-        "serve_bridge.adapters.bridge.gunicorn_timeout",
         "serve_bridge.adapters.bridge.outcome",
         "serve_bridge.adapters.bridge.websocket_refusal",
         "serve_bridge.adapters.django.adapter",

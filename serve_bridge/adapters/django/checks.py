@@ -19,12 +19,12 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
-from serve_bridge.adapters.bridge.gunicorn_timeout import HINT, gunicorn_timeout_s
 from serve_bridge.adapters.bridge.route_spec import RouteSpec
 from serve_bridge.adapters.django.forwarded_urls import ROUTES_URLCONF, are_routes_included, forwarded_urls
 from serve_bridge.adapters.django.middleware import ServeBridgeMiddleware
 from serve_bridge.adapters.django.routes import url_patterns
 from serve_bridge.adapters.django.settings import KEYS, RUNTIME_VARIABLE, SETTING, flaws, sound_options
+from serve_bridge.process.gunicorn_timeout import HINT, gunicorn_timeout_s
 from serve_bridge.process.monkey_patches import patched_by
 
 TAG: Final = "serve_bridge"

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -17,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import BackendStartError, ConfigError
 from serve_bridge.instance.instance import Instance
+from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     KV_NAMESPACE,
@@ -32,6 +34,7 @@ from serve_bridge.runtimes.ray.actors import (
     user_error,
 )
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
+from serve_bridge.runtimes.ray.node_facts import replicas_bytes, token_mode
 from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
@@ -223,6 +226,14 @@ class RayRuntime:
         nodes: Any = await asyncio.to_thread(ray.nodes)
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         return dict(sorted(alive.items(), key=lambda node: node[0] != self._own_node))
+
+    async def token_mode(self) -> str:
+        """Return "token" if Ray asks for the token of the cluster, "disabled" if it does not."""
+        return token_mode()
+
+    async def replicas_bytes(self) -> int | None:
+        """Return the memory of all replicas on this machine that the node's raylet has started."""
+        return await on_engine_thread(replicas_bytes, Path("/proc"))
 
     async def update_files(self, instance: Instance) -> None:
         """Write the address of the controller into the files of *instance* on other nodes."""

@@ -1,0 +1,186 @@
+"""Collects the facts about this machine. The checks get facts only, so they do no I/O."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from serve_bridge.cli.doctor.drains import StopLimit, span_s, stop_limit_of
+from serve_bridge.cli.doctor.files import FileFacts
+from serve_bridge.cli.doctor.forks import ForkFacts
+from serve_bridge.cli.doctor.places import PlaceFacts
+from serve_bridge.cli.doctor.ports import PortFacts
+from serve_bridge.errors import ConfigError
+from serve_bridge.process.monkey_patches import patched_by
+
+CONNECT_S: Final = 2.0
+"""Upper limit for a try to connect, in seconds."""
+IMPORT_S: Final = 60.0
+"""Upper limit for the import of a web application, in seconds."""
+TOKEN_VARIABLES: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+_LINGERING: Final = Path("/var/lib/systemd/linger")
+_CLEANING: Final = Path("/usr/lib/tmpfiles.d/tmp.conf")
+_AFTER_IMPORT: Final = """
+import importlib, json, os, sys, threading
+sys.path.insert(0, os.getcwd())
+app, out = sys.argv[1], os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+failure = ""
+try:
+    importlib.import_module(app)
+except BaseException as error:
+    failure = f"{type(error).__name__}: {error}"
+from serve_bridge.process.monkey_patches import patched_by
+ray = sys.modules.get("ray")
+json.dump({
+    "app": app,
+    "failure": failure,
+    "threads": [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()],
+    "has_ray": bool(ray and ray.is_initialized()),
+    "patched_by": patched_by(),
+}, out)
+out.close()
+os._exit(0)
+"""
+"""A program that imports a module and prints the state of its process. It ends without the module's exit handlers."""
+
+
+def file_facts(path: Path) -> FileFacts | None:
+    """Return the facts about the file or directory at *path*; None if there is none, or if it cannot be seen."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    is_link = stat.S_ISLNK(found.st_mode)
+    return FileFacts(str(path), stat.S_ISDIR(found.st_mode), stat.S_IMODE(found.st_mode), found.st_uid, is_link)
+
+
+def place_facts(path: Path, holds: str, *, is_lasting: bool) -> PlaceFacts:
+    """Return the facts about the directory at *path*."""
+    try:
+        lingers = (_LINGERING / pwd.getpwuid(os.geteuid()).pw_name).exists()
+    except KeyError:  # a container often has no name for its user
+        lingers = False
+    return PlaceFacts(str(path), holds, is_lasting, filesystem_of(path), lingers, _CLEANING.exists())
+
+
+def filesystem_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """Return the type of the file system at *path*; "" if it is not known."""
+    found, longest = "", -1
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, point, kind, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if path.is_relative_to(point) and len(point) >= longest:
+            found, longest = kind, len(point)
+    return found
+
+
+def port_facts(listener: str, host: str, port: int) -> PortFacts:
+    """Try to connect to *host* and *port*."""
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError as error:
+        return PortFacts(listener, where, error.strerror or str(error))
+    return PortFacts(listener, where, None)
+
+
+def ports_of_urls(urls: list[str]) -> Iterator[PortFacts]:
+    """Try to connect to the proxies with these base URLs."""
+    for url in urls:
+        parts = urlsplit(url)
+        yield port_facts("a proxy", parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def gunicorn_words(environment: Mapping[str, str]) -> list[str]:
+    """Return the words of GUNICORN_CMD_ARGS."""
+    try:
+        return shlex.split(environment.get("GUNICORN_CMD_ARGS", ""))
+    except ValueError:  # a quote is not closed, so gunicorn itself will not start
+        return []
+
+
+def uses_gunicorn(environment: Mapping[str, str]) -> bool:
+    """Return whether this machine may run gunicorn."""
+    return "GUNICORN_CMD_ARGS" in environment or find_spec("gunicorn") is not None
+
+
+def fork_facts(app: str | None, environment: Mapping[str, str]) -> ForkFacts:
+    """Import *app* in a process of its own and return the state of this process; None: only read the environment."""
+    words, worker_class = gunicorn_words(environment), ""
+    for word, following in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name in ("-k", "--worker-class"):
+            worker_class = value if equals else following
+    found: dict[str, Any] = {"patched_by": patched_by()} if app is None else _after_import(app)
+    found["threads"] = tuple(found.get("threads", ()))
+    return ForkFacts(**found, worker_class=worker_class, preloads="--preload" in words)
+
+
+def _after_import(app: str) -> dict[str, Any]:
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", _AFTER_IMPORT, app],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=IMPORT_S,
+            check=False,
+        )
+        found: dict[str, Any] = json.loads(ran.stdout)
+    except subprocess.TimeoutExpired:
+        return {"app": app, "failure": f"it takes longer than {IMPORT_S:g} s"}
+    except ValueError:
+        return {"app": app, "failure": f"it ends the process with exit code {ran.returncode}"}
+    return found
+
+
+def unit_limit(unit: str) -> StopLimit:
+    """Return the limit of a systemd unit: of the file at *unit* if it is a path, otherwise of the unit of this name.
+
+    Raises:
+        ConfigError: There is no such file, its value is not a time, or systemd does not know the name.
+    """
+    if "/" in unit:
+        try:
+            return stop_limit_of(Path(unit).read_text(), Path(unit).name)
+        except OSError as error:
+            raise ConfigError(f"--unit {unit} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError(f"--unit {unit}: TimeoutStopSec: {error}") from None
+    program = shutil.which("systemctl")
+    if program is None:
+        raise ConfigError(f"--unit {unit} needs systemctl, which is not installed; give the path of the unit's file")
+    ran = subprocess.run(
+        [program, "show", "--property", "LoadState,TimeoutStopUSec", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = dict(line.split("=", 1) for line in ran.stdout.splitlines() if "=" in line)
+    if ran.returncode or found.get("LoadState") != "loaded":
+        why = " ".join(ran.stderr.split()) or found.get("LoadState", "no answer")
+        raise ConfigError(f"--unit {unit}: systemd does not have it ({why}); give the path of the unit's file")
+    return StopLimit(f"TimeoutStopSec of {unit}", span_s(found["TimeoutStopUSec"]))
+
+
+def has_ray_token(environment: Mapping[str, str]) -> bool:
+    """Return whether a process with this environment has the token of a Ray cluster."""
+    return any(environment.get(name) for name in TOKEN_VARIABLES) or (Path.home() / ".ray" / "auth_token").exists()

@@ -1,0 +1,180 @@
+"""`serve-bridge doctor` as its users run it: against an instance, and where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import serve_bridge as serve
+from serve_bridge.cli.doctor import collection
+from serve_bridge.cli.doctor.doctor import report_of
+from serve_bridge.cli.doctor.findings import error, warning
+from serve_bridge.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def runtime() -> str:
+    """The verb is the same on both."""
+    return "local"
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take faults of the test's machine away: a temporary directory that is cleaned, and Ray's token."""
+    monkeypatch.setattr(collection, "_CLEANING", tmp_path / "absent")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for name in collection.TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def doctor(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    """Run the verb; return its exit code and its data."""
+    answer = CliRunner().invoke(main, ["doctor", "--format", "json", *arguments], env=environment)
+    return answer.exit_code, json.loads(answer.stdout)
+
+
+def texts(data: dict[str, Any], check: str) -> list[str]:
+    """Return the texts of the findings of a check."""
+    return [each["text"] for each in data["findings"] if each["check"] == check]
+
+
+@pytest.fixture(scope="module")
+def slow(client: serve.Client) -> serve.Client:
+    """The shared instance, with an endpoint that may take longer than gunicorn's workers."""
+    client.create_backend("slow", lambda request: None)
+    client.create_endpoint("slow", backend="slow", route="/slow", timeout_s=40)
+    return client
+
+
+LONG = {"GUNICORN_CMD_ARGS": "--timeout 60"}
+
+
+def test_an_instance_without_a_fault_has_no_finding(slow: serve.Client) -> None:
+    """The exit code is 0, and checks without their facts are named."""
+    code, data = doctor("--address", slow.address, environment=LONG)
+    assert (code, data["findings"]) == (0, [])
+    assert set(data["left_out"]) == {"drains", "forks"}
+
+
+def test_a_finding_ends_with_exit_code_1(slow: serve.Client) -> None:
+    """Scripts need not read the output."""
+    code, data = doctor("--address", slow.address, environment={"GUNICORN_CMD_ARGS": "--timeout 35"})
+    assert code == 1
+    assert texts(data, "deadlines") == [
+        "endpoint 'slow' may take 40 s, and gunicorn kills a sync worker after 35 s without an answer"
+    ]
+
+
+def test_the_text_has_each_remedy(slow: serve.Client) -> None:
+    """Below its finding."""
+    answer = CliRunner().invoke(main, ["doctor", "--address", slow.address], env={"GUNICORN_CMD_ARGS": "-t 35"})
+    assert "warning: deadlines: endpoint 'slow'" in answer.stdout
+    assert "    remedy: lower its timeout_s below 35" in answer.stdout
+    assert answer.stdout.endswith("0 errors, 1 warnings\n")
+
+
+def test_without_an_instance_the_machine_is_checked_alone() -> None:
+    """The first finding says where the instance was looked for."""
+    code, data = doctor("--name", "nowhere")
+    assert code == 1
+    assert "no running instance 'nowhere' found" in texts(data, "instance")[0]
+    assert data["left_out"]["clocks"] == "the engine did not answer"
+
+
+def test_open_modes_are_found(slow: serve.Client, tmp_path: Path) -> None:
+    """Of a key file that a variable names, among others."""
+    key = tmp_path / "web.key"
+    key.touch(0o644)
+    code, data = doctor("--address", slow.address, environment={**LONG, "SERVE_BRIDGE_KEY_FILE": str(key)})
+    assert code == 1
+    assert texts(data, "files") == [f"{key} has mode 644, so other users can open it"]
+
+
+@pytest.mark.parametrize(("line", "count"), [("TimeoutStopSec=10", 1), ("TimeoutStopSec=60", 0)])
+def test_a_unit_is_compared_with_the_drains(slow: serve.Client, tmp_path: Path, line: str, count: int) -> None:
+    """The unit is read from its file."""
+    unit = tmp_path / "web.service"
+    unit.write_text(f"[Service]\n{line}\n")
+    code, data = doctor("--address", slow.address, "--unit", str(unit), environment=LONG)
+    assert (code, len(texts(data, "drains"))) == (count, count)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [("10", 1), ("60", 0)])
+def test_a_pod_is_compared_with_the_drains(slow: serve.Client, seconds: str, count: int) -> None:
+    """By its terminationGracePeriodSeconds."""
+    _, data = doctor("--address", slow.address, "--grace-period", seconds, environment=LONG)
+    assert len(texts(data, "drains")) == count
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"),
+    [("./absent.service", "cannot be read"), ("./bad.service", "is not a time span"), ("absent-9f.service", "--unit")],
+)
+def test_a_bad_unit_is_one_line(unit: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the unit."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.service").write_text("TimeoutStopSec=soon\n")
+    answer = CliRunner().invoke(main, ["doctor", "--unit", unit])
+    assert answer.exit_code == 1
+    assert text in answer.stderr
+    assert unit in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("print('hello')", []),
+        ("import threading; threading.Timer(60, print).start()", ["starts threads (Thread-1)"]),
+        ("raise LookupError('no settings')", ["fails: LookupError: no settings"]),
+        ("import os; os._exit(3)", ["fails: it ends the process with exit code 3"]),
+    ],
+)
+def test_the_web_application_is_imported(
+    source: str, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, so that its threads and its output do no harm."""
+    monkeypatch.chdir(tmp_path)
+    Path("shop_app.py").write_text(source)
+    _, data = doctor("--name", "nowhere", "--app", "shop_app")
+    assert len(texts(data, "forks")) == len(found)
+    for text, part in zip(texts(data, "forks"), found, strict=True):
+        assert part in text
+
+
+def test_gunicorns_worker_class_is_read() -> None:
+    """From GUNICORN_CMD_ARGS, in both forms."""
+    for words in ("-k gevent --preload", "--preload --worker-class=gevent"):
+        facts = collection.fork_facts(None, {"GUNICORN_CMD_ARGS": words})
+        assert (facts.worker_class, facts.preloads) == ("gevent", True)
+
+
+def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
+    """Mounts lie inside each other."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/a / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\n/dev/b /run/my\\040disk xfs rw 0 0\n")
+    places = [Path(path) for path in ("/srv/x", "/run/x", "/run/my disk/x", "/runs")]
+    assert [collection.filesystem_of(each, mounts) for each in places] == ["ext4", "tmpfs", "xfs", "ext4"]
+
+
+def test_errors_come_before_warnings() -> None:
+    """The reader meets the worst first."""
+    report = report_of([warning("a", "w", "r"), error("b", "e", "r")], {})
+    assert [each["severity"] for each in report.data["findings"]] == ["error", "warning"]
+
+
+def test_a_missing_file_has_no_facts(tmp_path: Path) -> None:
+    """A link has, since it is a fault."""
+    assert collection.file_facts(tmp_path / "absent") is None
+    (tmp_path / "link").symlink_to("absent")
+    facts = collection.file_facts(tmp_path / "link")
+    assert facts is not None
+    assert facts.is_link
+    assert facts.owner == os.geteuid()
