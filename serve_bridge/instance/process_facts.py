@@ -25,7 +25,7 @@ _MEMORY_LIMITS: Final = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memor
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessFacts:
-    """The facts about one process. Each has a default, so an answer of an earlier or a later version can be read.
+    """The facts about one process. Each has a default, for answers of earlier versions.
 
     Attributes:
         time: Its clock, in seconds since the epoch.
@@ -96,12 +96,15 @@ def memory_bytes(root: Path) -> int | None:
 
 
 def resident_bytes(directory: Path) -> int:
-    """Return the memory of the process whose directory below /proc this is; 0 if the process has ended."""
+    """Return the own memory of the process with this directory below /proc; 0 if the process has ended.
+
+    Pages of files and other shared pages do not count.
+    """
     try:
-        pages = int((directory / "statm").read_text().split()[1])
-    except (OSError, IndexError):
+        _, resident, shared, *_ = map(int, (directory / "statm").read_text().split())
+    except (OSError, ValueError):
         return 0
-    return pages * resource.getpagesize()
+    return (resident - shared) * resource.getpagesize()
 
 
 def _version(package: str) -> str:

@@ -35,7 +35,7 @@ def test_only_replicas_of_the_same_raylet_count(tmp_path: Path) -> None:
         process.mkdir()
         (process / "cmdline").write_bytes(title.encode() + b"\0")
         (process / "stat").write_text(f"{number} (ray (x) y) S {father} 1 1")
-        (process / "statm").write_text("9 5 1 1 0 1 0")
+        (process / "statm").write_text("9 7 2 1 0 1 0")
     (tmp_path / "5").mkdir()  # it has ended
     (tmp_path / "self").mkdir()
     assert replicas_bytes(tmp_path) == 10 * os.sysconf("SC_PAGESIZE")
@@ -54,11 +54,9 @@ def test_the_memory_of_replicas_is_known(client: serve.Client) -> None:
     def asked() -> EngineFacts:
         return EngineFacts.from_dict(link_of(client).operate(Operation.DIAGNOSE))
 
-    before = asked().replicas_bytes
     client.create_backend("large", Large)
-    after = asked().replicas_bytes
+    used = asked().replicas_bytes
     client.delete_backend("large")
-    assert before is not None
-    assert after is not None
-    assert after - before >= HELD_BYTES
+    assert used is not None
+    assert HELD_BYTES <= used < 100 * HELD_BYTES
     assert asked().token_mode in ("token", "disabled")

@@ -54,7 +54,7 @@ class Answers:
 
     Attributes:
         engine: The facts about the engine; None: no answer.
-        clocks: Its clock, and ours around the question.
+        clocks: The clocks of both sides.
         instance: The instance; None: it was not found.
         status: Its status.
         drains_s: The time that each backend has to finish its work, in seconds.

@@ -22,7 +22,7 @@ class ForkFacts:
         failure: Why the import failed; "": it did not.
         threads: Names of the threads that the import started.
         has_ray: Whether the import connected to Ray.
-        patched_by: The library that has replaced sockets; None: no library did.
+        patched_by: The library with its own sockets in place of Python.s; None: no library.
         worker_class: gunicorn's `--worker-class`, as far as GUNICORN_CMD_ARGS has it; "": it does not.
         preloads: Whether GUNICORN_CMD_ARGS has `--preload`.
     """

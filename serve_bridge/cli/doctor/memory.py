@@ -1,4 +1,4 @@
-"""Memory: of the replicas, against that of the engine's machine."""
+"""Memory: the use by replicas, and the limit of the engine's machine."""
 
 from __future__ import annotations
 

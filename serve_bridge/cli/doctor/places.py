@@ -1,4 +1,4 @@
-"""Places: directories that the system deletes while an instance or its state needs them."""
+"""Places: directories of an instance, and their deletion by the system."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PlaceFacts:
 
 
 def check_places(facts: Iterable[PlaceFacts]) -> Iterator[Finding]:
-    """Yield a finding for each directory that may vanish."""
+    """Yield a finding for each directory without a safe place."""
     for each in facts:
         if each.is_lasting and each.filesystem in IN_MEMORY:
             yield error(

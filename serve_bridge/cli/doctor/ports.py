@@ -16,7 +16,7 @@ class PortFacts:
     """A try to connect.
 
     Attributes:
-        listener: The process that should listen, such as "the controller".
+        listener: The expected process, such as "the controller".
         where: Host and port.
         failure: Why it failed; None: it did not.
     """
@@ -27,7 +27,7 @@ class PortFacts:
 
 
 def check_ports(facts: Iterable[PortFacts]) -> Iterator[Finding]:
-    """Yield a finding for each port that cannot be reached."""
+    """Yield a finding for each unreachable port."""
     for each in facts:
         if each.failure is not None:
             yield error(

@@ -26,7 +26,7 @@ SAME: Final = ("ray", "cloudpickle", "msgspec", "numpy")
 
 
 def check_versions(here: ProcessFacts, engine: ProcessFacts | None) -> Iterator[Finding]:
-    """Yield a finding for each version that is too old, and for each one that differs between both sides."""
+    """Yield a finding for each version below its limit, and for each difference between both sides."""
     sides = [("this process", here)] if engine is None else [("this process", here), ("the engine", engine)]
     for side, facts in sides:
         yield from _too_old(side, facts.versions)

@@ -23,7 +23,7 @@ def token_mode() -> str:
 
 
 def replicas_bytes(processes: Path) -> int:
-    """Return the memory of all replicas that the raylet of this process has started. *processes* is /proc."""
+    """Return the memory of all replicas below the raylet of this process. *processes* is /proc."""
     title = f"ray::{ReplicaActor.__name__}".encode()
     found = 0
     for directory in processes.iterdir():
