@@ -10,7 +10,7 @@ from serve_bridge.cli.doctor.findings import Finding, error, warning
 
 CHECK: Final = "forks"
 GREEN: Final = ("gevent", "eventlet")
-"""Workers of gunicorn that replace the sockets of Python."""
+"""Workers of gunicorn with sockets of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ForkFacts:
     Attributes:
         app: The imported module; "": none was given.
         failure: Why the import failed; "": it did not.
-        threads: Names of the threads that the import started.
+        threads: Names of the threads of the import.
         has_ray: Whether the import connected to Ray.
         patched_by: The library with its own sockets in place of Python.s; None: no library.
         worker_class: gunicorn's `--worker-class`, as far as GUNICORN_CMD_ARGS has it; "": it does not.
