@@ -222,12 +222,13 @@ class BackendChanges:
         await self._launches.launch(backend, planned, all_or_none=all_or_none)
 
     async def _withdraw(self, replicas: list[TrackedReplica]) -> None:
-        """Unpublish *replicas*, then drain and end them.
+        """Unpublish *replicas*, then drain and end them. If this controller dies, the next one continues.
 
         A router that still has the old table may send a request after that. It gets a REJECT, and sends the request to
         another replica.
         """
         self._replicas.unroute(replicas)
+        await self._state.save()
         await self._state.spread()
         await self._replicas.retire(replicas)
 
@@ -247,7 +248,8 @@ class BackendChanges:
             missing = backend.config.num_replicas - len(running)
             if backend.unfinished is None and missing < 0:  # a former controller had started to scale the backend down
                 await self._withdraw(running[missing:])
-            if backend.unfinished is None and missing <= 0:
+                return False  # a replica that was lost during the drain has not begun another repair
+            if backend.unfinished is None and missing == 0:
                 return True
             try:
                 if backend.unfinished is not None:
@@ -260,8 +262,11 @@ class BackendChanges:
             except Exception as error:  # any error: without another try, the backend would lack replicas for good
                 self.repairs.start_failures[name].note(str(error))
                 _logger.warning("backend %r: %s", name, error)
-            await self._state.publish()
-            await self._state.save()
+            # A change may interrupt the repair here, and then fail. Routers must get the started replicas all the same.
+            settling = asyncio.create_task(self._settle())
+            self._running.add(settling)
+            settling.add_done_callback(self._running.discard)
+            await asyncio.shield(settling)
             return False
 
     def _room_for(self, backend: BackendSpec, missing: int) -> int:
@@ -270,3 +275,11 @@ class BackendChanges:
             return missing
         running = len(self._replicas.of(backend.name, *RUNNING))
         return max(0, min(missing, backend.config.num_replicas + backend.config.max_surge - running))
+
+    async def _settle(self) -> None:
+        """Checkpoint and publish what a repair has started.
+
+        A next controller ends replicas whose addresses it does not know, so the checkpoint comes first.
+        """
+        await self._state.save()
+        await self._state.publish()

@@ -24,12 +24,19 @@ _KEY: Final = "checkpoint"
 
 @dataclass(frozen=True)
 class ReplicaSnapshot:
-    """A replica in a checkpoint. While it starts, its address is None."""
+    """A replica in a checkpoint.
+
+    Attributes:
+        id, backend, revision: Its id, its backend, and the revision of its code.
+        address: Where it listens; None while it starts.
+        is_retired: Whether it drains, or soon will. The default is for checkpoints of older versions, which lack it.
+    """
 
     id: str
     backend: str
     revision: int
     address: SocketAddress | None
+    is_retired: bool = False
 
 
 @dataclass(frozen=True)

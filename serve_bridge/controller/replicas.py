@@ -115,14 +115,14 @@ class Replicas:
             self._tasks.start(self._reconnect(replica))
         # The replica counts, because it answers, or may answer others. Its probes find out whether it is well.
         self.watch(replica)
-        if found.revision not in backend.routed_revisions:
+        if found.is_retired or found.revision not in backend.routed_revisions:
             self.unroute([replica])
             self._tasks.start(self._retire(replica))
 
     async def announce(self, controller: SocketAddress) -> None:
-        """Tell all replicas the address of the controller. Unreachable replicas learn it on reconnection."""
+        """Tell the serving replicas the address of the controller. Unreachable replicas learn it on reconnection."""
         self._controller = controller
-        await asyncio.gather(*(replica.announce(controller) for replica in self))
+        await asyncio.gather(*(replica.announce(controller) for replica in self if replica.is_serving))
 
     # a replica is lost
 

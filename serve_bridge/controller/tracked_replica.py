@@ -47,7 +47,8 @@ class TrackedReplica(TrackedProcess):
     @property
     def snapshot(self) -> ReplicaSnapshot:
         """The replica, for the checkpoint."""
-        return ReplicaSnapshot(self.id, self.backend, self.revision, self.address)
+        retired = self.state is ReplicaState.DRAINING
+        return ReplicaSnapshot(self.id, self.backend, self.revision, self.address, retired)
 
     @property
     def is_serving(self) -> bool:

@@ -97,6 +97,7 @@ class Replica:
         self._websockets = WebSockets()
         self._application: AsgiService | WsgiService | None = None
         self._stalls = StallWatch()
+        self._ending: asyncio.Task[None] | None = None
 
     async def start(self) -> SocketAddress:
         """Load and construct user code, then listen, and return the address.
@@ -284,13 +285,19 @@ class Replica:
             await self._application.end(left_s)
         else:
             await self._end_code(left_s)
+        # Routers may have connected since the drain began. GOAWAY proves to them that their requests have not started.
+        self._listener.stop_accepting()
+        self._listener.go_away()
         return drained
 
     async def _end_code(self, timeout_s: float) -> None:
-        close = self._code.close
-        self._methods = self.ray_calls.methods = {}
-        ending = self._loop.create_task(self._executor.end(close), context=self._context.copy())
-        self._tasks.add(ending)
+        # A second controller drains again if the first one died during the drain; `close` runs once all the same.
+        if self._ending is None:
+            close = self._code.close
+            self._methods = self.ray_calls.methods = {}
+            self._ending = self._loop.create_task(self._executor.end(close), context=self._context.copy())
+            self._tasks.add(self._ending)
+        ending = self._ending
         await asyncio.wait([ending], timeout=timeout_s)
         if not ending.done():
             _logger.warning("backend %r: close() did not end within %.1f s", self._spec.backend, timeout_s)
@@ -298,8 +305,8 @@ class Replica:
             _logger.error("backend %r: close() failed", self._spec.backend, exc_info=error)
 
     async def _drain(self, deadline: float) -> bool:
+        # It still listens: if the controller dies now, the next one connects, and drains it to the end.
         self._admission.is_draining = True
-        self._listener.stop_accepting()
         self._listener.go_away()
         while time.monotonic() < deadline:
             if self.load() == 0 and time.monotonic() - self._admission.last_release >= DRAINED_AFTER_QUIET_S:

@@ -39,14 +39,15 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: list[set[Expiring]] = [set() for _ in range(SLOTS)]
+        # Dicts keep the order of their items, so that the same events have the same result each time.
+        self._slots: list[dict[Expiring, None]] = [{} for _ in range(SLOTS)]
         self._tick = 0
         self._empty = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: Expiring) -> None:
         """Let *item* expire at its deadline."""
-        self._slots[int(item.deadline / TICK_S) % SLOTS].add(item)
+        self._slots[int(item.deadline / TICK_S) % SLOTS][item] = None
         self._empty = 0
         if self._timer is None:
             self._tick = int(self._loop.time() / TICK_S)
@@ -54,7 +55,7 @@ class Deadlines:
 
     def discard(self, item: Expiring) -> None:
         """Remove *item*, if the wheel holds it."""
-        self._slots[int(item.deadline / TICK_S) % SLOTS].discard(item)
+        self._slots[int(item.deadline / TICK_S) % SLOTS].pop(item, None)
 
     def close(self) -> None:
         """Stop turning."""
@@ -71,8 +72,8 @@ class Deadlines:
             turning = self._empty < SLOTS  # after a whole turn of empty slots, the wheel is empty
             self._timer = self._loop.call_later(TICK_S, self._turn) if turning else None
 
-    def _expire(self, slot: set[Expiring], now: float) -> None:
+    def _expire(self, slot: dict[Expiring, None], now: float) -> None:
         self._empty = 0 if slot else self._empty + 1
         for item in [item for item in slot if item.deadline <= now]:
-            slot.discard(item)
+            del slot[item]
             item.expire()

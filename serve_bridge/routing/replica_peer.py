@@ -91,9 +91,11 @@ class ReplicaPeer:
         # `wait` does not cancel the task: the dialling must go on for other requests after this request gives up.
         dialling = self._dialled()
         await asyncio.wait([dialling], timeout=max(0, request.deadline - self._loop.time()))
-        if request.expired:
+        # `expired` is set up to two ticks after the deadline (`deadlines`). Without the second condition, the request
+        # would try again and again until then, and take the whole processor.
+        if request.expired or not dialling.done():
             raise request.too_late()
-        return dialling.result() if dialling.done() and not dialling.cancelled() else None
+        return None if dialling.cancelled() else dialling.result()
 
     def look(self, now: float) -> None:
         """Find out whether the replica has fallen silent, or can be heard again; *now* is loop time."""
