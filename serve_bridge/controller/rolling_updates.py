@@ -124,8 +124,8 @@ class RollingUpdates:
             step = next_step(counts, room)
             if step.start:
                 await self._launch(target, step.start)
+                await self._state.save()  # first: a next controller ends replicas whose addresses it does not know
                 await self._state.publish()
-                await self._state.save()
             elif step.end:
                 await self._withdraw(others[: step.end])
             else:

@@ -185,10 +185,11 @@ class ReplicaConnection(FrameTransport):
         return min(self._service.load(), MAX_LOAD)
 
     def go_away(self) -> None:
-        """Send GOAWAY, and reject new streams from now on."""
-        if self._handshake is None and not self._going_away:
+        """Send GOAWAY, during a handshake right after it, and reject new streams from now on."""
+        if not self._going_away:
             self._going_away = True
-            self.send(encode(Kind.GOAWAY, self.session.last))
+            if self._handshake is None:
+                self.send(encode(Kind.GOAWAY, self.session.last))
 
     def frames_received(self, frames: Iterable[Frame]) -> None:
         """Give each new request to the service, and each other frame to its stream."""
@@ -248,6 +249,8 @@ class ReplicaConnection(FrameTransport):
     def authenticated(self, role: Role) -> None:
         """Remember the caller's role."""
         self._role = role
+        if self._going_away:
+            self.send(encode(Kind.GOAWAY, self.session.last))
 
     def closing(self, error: BaseException | None) -> None:
         """Stop the work of the caller's requests."""

@@ -17,15 +17,15 @@ from typing import Any, Final
 
 from tests.local.simulation.support.loop import PROCESS, Process, SimulatedLoop
 
-LONGEST_DELAY_S: Final = 0.2
-"""Upper limit for the time that bytes take, in seconds."""
+LONGEST_DELAY_S: Final = 0.04
+"""Upper limit for the time that bytes take, in seconds. A replica drains for longer than that."""
 LONGEST_SILENCE_S: Final = 3.0
 """Upper limit for the time until both ends know of a broken connection, in seconds."""
 _APART_S: Final = 1e-6
 
 
 class _Socket:
-    """What a connection asks of its socket."""
+    """The parts of a socket that a connection uses."""
 
     family = socket.AF_UNIX
 
@@ -59,7 +59,7 @@ class _End(asyncio.Transport):
         if not self._lost:
             self._protocol.connection_made(self)
 
-    # what a process does
+    # the side of the process
 
     def write(self, data: Any) -> None:
         """Send *data*."""
@@ -108,7 +108,7 @@ class _End(asyncio.Transport):
         for data in unread:
             self._network.loop.call_soon(self.arrive, data)
 
-    # what the network does
+    # the side of the network
 
     def _send(self, deliver: Callable[..., None], argument: object) -> None:
         loop = self._network.loop
@@ -132,7 +132,7 @@ class _End(asyncio.Transport):
             self._protocol.connection_lost(error)
 
     def drop_flying(self) -> None:
-        """Lose what is under way from here, but for a beginning. What a dead process has sent arrives."""
+        """Lose what is under way from here, but for a beginning. The bytes of a dead process arrive."""
         self._is_cut = True
         if self.process.is_dead:
             return

@@ -49,20 +49,22 @@ LONGEST_STOP_S: Final = 4.0
 """Upper limit for the time for which a process is stopped, in seconds."""
 RECOVERY_S: Final = 300.0
 """Upper limit for the time until everything is well again after the last fault, in seconds."""
+ROOMS: Final = (({"max_surge": 0, "max_unavailable": 1}, {"max_surge": 1}), ({"max_surge": 1},))
+"""The room of updates, and that of updates during which no request may fail."""
 PATIENCE_S: Final = 60.0
 """Upper limit for a change, in seconds."""
 BETWEEN_KILLS_S: Final = 2.0
 """Seconds between two kills of the controller for which no request may fail: 30 kills a minute."""
 CONFIG: Final = {"num_replicas": 2, "max_concurrent_queries": 4, "health_check_period_s": 2.0}
 FAULTS: Final = ("kill replica", "stop process", "cut connection", "silence connection", "kill controller", "cancel")
-"""What may happen, beside changes that users make. Each seed chooses some of these."""
+"""The faults. Each seed chooses some of them."""
 ANSWERS: Final = {(200, ""), (502, "unknown"), (503, "no"), (504, "no"), (504, "unknown"), (CANCELLED := 499, "")}
 """The statuses and proofs that callers may see."""
 
 
 @dataclass
 class Findings:
-    """What a run has shown.
+    """The result of a run.
 
     Attributes:
         run: What was sent, what ran, and how it went.
@@ -85,7 +87,7 @@ class _Web:
 
 @dataclass
 class World:
-    """What a seed makes of an instance.
+    """An instance, and the faults and changes of one seed.
 
     Attributes:
         seed: Decides everything.
@@ -164,13 +166,14 @@ class World:
         if draw < 0.6:
             return "request"
         if draw < 0.75:
-            return self.chance.choice(("update", "bad update", "scale", "limit", "traffic"))
+            return self.chance.choice(("update", "update in room", "bad update", "scale", "limit", "traffic"))
         return self.chance.choice(self._faults)
 
     def _act(self, name: str) -> None:
         acts: dict[str, Callable[[], None]] = {
             "request": self._send_some,
             "update": self._update,
+            "update in room": lambda: self._update(**self.chance.choice(ROOMS[self.is_gentle])),
             "bad update": self._update_badly,
             "scale": lambda: self._configure({"num_replicas": self.chance.randrange(1, 5)}),
             "limit": lambda: self._configure({"max_concurrent_queries": self.chance.randrange(1, 6)}),
@@ -275,11 +278,11 @@ class World:
 
         self._start(change())
 
-    def _update(self, code: type = recorder.Recorder) -> None:
+    def _update(self, code: type = recorder.Recorder, **room: int) -> None:
         self._version += 1
         version, replaced = f"m{self._version}", [f"m{number}" for number in range(1, self._version)]
         new = self._backend("m", version, code)
-        update = BackendUpdate(name="m", code=new.code, is_async=new.is_async, is_application=False)
+        update = BackendUpdate(name="m", code=new.code, is_async=new.is_async, is_application=False, **room)
 
         def done() -> None:
             if code is not recorder.Recorder:
@@ -290,7 +293,7 @@ class World:
         self._begin_change("m", Operation.UPDATE_BACKEND, update, then=done)
 
     def _update_badly(self) -> None:
-        self._update(recorder.Unstartable)
+        self._update(recorder.Unstartable, **self.chance.choice(({}, {"max_surge": 1})))
 
     def _configure(self, options: dict[str, Any]) -> None:
         name = self.chance.choice(("m", "n"))
@@ -389,7 +392,7 @@ class World:
         if tracked != set(self.cluster.running):
             return f"replicas {sorted(self.cluster.running)} run, and the controller knows {sorted(tracked)}"
         for name, backend in state.wanted.backends.items():
-            ready = self._controller._replicas.ready({name: backend.revision}).get(name, ())
+            ready = self._controller._replicas.ready({name: frozenset({backend.revision})}).get(name, ())
             if len(ready) != backend.config.num_replicas:
                 return f"{len(ready)} replicas of {name} are ready, and {backend.config.num_replicas} wanted"
         for web in self._webs:
