@@ -1,0 +1,46 @@
+"""docs/security.md names a test beside each claim."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from tests.support.programs import ROOT
+
+PAGE = ROOT / "docs" / "security.md"
+
+
+def claims() -> list[tuple[str, str]]:
+    """Return the rows of the tables with tests: each claim, and the text of its tests."""
+    rows = []
+    for table in re.split(r"\n\n", PAGE.read_text()):
+        head, *lines = table.splitlines()
+        if head == "| claim | test |":
+            rows += [(line.split(" | ")[0].lstrip("| "), line.split(" | ")[1]) for line in lines[1:]]
+    return rows
+
+
+CLAIMS = claims()
+
+
+@cache
+def functions_of(path: str) -> set[str]:
+    """Return the names of the functions in a file."""
+    tree = ast.parse((ROOT / path).read_text())
+    return {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize(("claim", "tests"), CLAIMS, ids=[claim for claim, _ in CLAIMS])
+def test_each_claim_has_tests_that_exist(claim: str, tests: str) -> None:
+    """A renamed test would leave a claim without proof."""
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", tests)
+    assert named, claim
+    assert [name for path, name in named if name not in functions_of(path)] == []
+
+
+def test_the_page_has_claims() -> None:
+    """The table is read."""
+    assert len(CLAIMS) > 20
