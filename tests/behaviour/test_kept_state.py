@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from serve_bridge.client.client import link_of
+from serve_bridge.instance.operations import Operation
 from tests.behaviour.support import backends
 from tests.support.waiting import wait_until, wait_until_equal
 
@@ -212,6 +214,16 @@ def test_two_instances_cannot_keep_one_state(
     finally:
         other.close()
     start(name=name, state=tmp_path)
+
+
+def test_another_state_directory_is_a_difference(start: Start, tmp_path: Path, names: Callable[[str], str]) -> None:
+    """`serve-bridge start` does not take an instance for the one that it was asked for."""
+    name = names("kept")
+    link = link_of(start(name=name, state=tmp_path))
+    http, own = serve.HTTPOptions(port=0), str(tmp_path / name)
+    assert link.operate(Operation.DIFFERENCES, http, False, own) == []
+    assert link.operate(Operation.DIFFERENCES, http, False, "/other") == [f"state is {own}, not /other"]
+    assert link.operate(Operation.DIFFERENCES, http, False, None) == [f"state is {own}, not False"]
 
 
 @pytest.mark.parametrize("state", ["", 5, ["x"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -272,6 +273,41 @@ def test_damage_is_noticed(files: StateFiles, directory: Path, name: str) -> Non
     path.write_bytes(path.read_bytes().replace(b"b", b"c").replace(b"x", b"y"))
     with pytest.raises(ConfigError, match=rf"{directory}/state.json cannot be used: .*damaged.*--fresh"):
         restored(directory)
+
+
+def ended_at(step: int, work: Callable[[], object]) -> bool:
+    """Run *work* in a forked process that ends before its system call number *step*; return whether it got there."""
+    child = os.fork()
+    if child == 0:
+        calls = itertools.count()
+
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def counting(*args: Any, **kwargs: Any) -> Any:
+                if next(calls) == step:
+                    os._exit(9)
+                return call(*args, **kwargs)
+
+            return counting
+
+        for name in ("open", "fsync", "replace", "unlink", "mkdir", "rename"):
+            setattr(os, name, counted(getattr(os, name)))
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_crash_at_any_step_leaves_one_of_both_states(files: StateFiles, directory: Path) -> None:
+    """The state before or after the change, whole; and the next change works."""
+    write(files, example("first"))
+    step = 0
+    while ended_at(step, lambda: write(files, example("second"))):
+        assert restored(directory) in (example("first"), example("second"))
+        step += 1
+        files._current = None  # a new process, which has not read the files
+        write(files, example("first"))
+        assert restored(directory) == example("first")
+    assert step > 10
+    assert restored(directory) == example("second")
 
 
 def test_each_file_is_on_the_disk_before_its_name(
