@@ -124,12 +124,13 @@ def test_a_backend_that_cannot_start_does_not_stop_the_others(
     first.shutdown(forget=False)
     gate.unlink()
     second = start(name=name, state=tmp_path)
-    wait_until(lambda: second.status()["backends"]["bad"]["failed"])
-    assert "FileNotFoundError" in str(second.status()["backends"]["bad"]["failure"])
+    wait_until(lambda: "FileNotFoundError" in str(second.status()["backends"]["bad"]["failure"]), timeout_s=60)
+    wait_until_equal(lambda: get(second, "/good").status_code, 200, timeout_s=60)
     assert [get(second, f"/{each}").status_code for each in ("good", "bad")] == [200, 503]
     assert "bad" in get(second, "/-/ready").text
+    wait_until(lambda: second.status()["backends"]["bad"]["failed"], timeout_s=90)  # after five tries
     gate.touch()
-    wait_until_equal(lambda: get(second, "/bad").status_code, 200)
+    wait_until_equal(lambda: get(second, "/bad").status_code, 200, timeout_s=60)
 
 
 def test_shutdown_forgets(start: Start, tmp_path: Path, names: Callable[[str], str]) -> None:
