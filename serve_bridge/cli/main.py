@@ -22,7 +22,7 @@ from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
-from serve_bridge.config.http_options import HTTPOptionsDict
+from serve_bridge.config.http_options import MOST_PROXIES, HTTPOptionsDict
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
@@ -56,6 +56,13 @@ def main() -> None:
     type=click.Choice([location.value for location in serve.Location]),
     help="One proxy on this node, one on every node, or none.",
 )
+@click.option(
+    "--proxies-per-node",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MOST_PROXIES),
+    help="Number of proxies on a node. They share the port, and each uses up to one core.",
+)
 @click.option("--ssl-certfile", default=None, help="PEM file with the certificate, for https.")
 @click.option("--ssl-keyfile", default=None, help="PEM file with its key; default: it is in the certificate's file.")
 @click.option(
@@ -85,6 +92,7 @@ def start(
     host: str,
     port: int,
     location: str,
+    proxies_per_node: int,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
     allowed_hosts: tuple[str, ...],
@@ -102,6 +110,7 @@ def start(
         "host": host,
         "port": port,
         "location": serve.Location(location),
+        "proxies_per_node": proxies_per_node,
         "ssl_certfile": ssl_certfile,
         "ssl_keyfile": ssl_keyfile,
         "allowed_hosts": allowed_hosts or None,

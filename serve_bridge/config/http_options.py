@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """Default limit for one WebSocket message, in bytes."""
+MOST_PROXIES: Final = 256
+"""Upper limit for the proxies of one node."""
 
 
 class Location(StrEnum):
     """Where proxies run. A member equals its string."""
 
     HeadOnly = "HeadOnly"
-    """One proxy, on the node of the call of `start`."""
+    """The node of the call of `start`."""
     EveryNode = "EveryNode"
-    """One proxy on each node, all on the same port."""
+    """Each node, all on the same port."""
     NoServer = "NoServer"
     """No HTTP listener: handles and adapters only."""
 
@@ -65,6 +67,7 @@ class HTTPOptionsDict(TypedDict, total=False):
     host: str | None
     port: int
     location: Placement | None
+    proxies_per_node: int
     middlewares: Sequence[Middleware]
     max_request_line_bytes: int
     max_header_bytes: int
@@ -101,6 +104,8 @@ class HTTPOptions:
         host: Name or address to listen on. None: no proxy, as `location=None`.
         port: TCP port, 0 to 65,535. 0: a free one.
         location: Which nodes have a proxy, a `Location` once built. None: `NoServer`.
+        proxies_per_node: Number of proxies on each of these nodes. They share the port. Each is a process that uses up
+            to one core, and has the limits below for itself.
         middlewares: Starlette middlewares around all answers of the proxy; the first is outermost.
         max_request_line_bytes: Upper limit for the request line. A longer one gets 414.
         max_header_bytes: Upper limit for headers and trailers together. Larger ones get 431.
@@ -149,6 +154,7 @@ class HTTPOptions:
     host: str | None = option("127.0.0.1", anything)  # the address is checked as a whole, since
     port: int = option(8000, anything)  # an error about either names both
     location: Placement | None = option(Location.HeadOnly, place)
+    proxies_per_node: int = option(1, whole_number(1, MOST_PROXIES))
     middlewares: Sequence[Middleware] = option((), middleware_list)
     max_request_line_bytes: int = option(8 * 1024, whole_number(64, MOST_BYTES))
     max_header_bytes: int = option(64 * 1024, whole_number(64, MOST_BYTES))

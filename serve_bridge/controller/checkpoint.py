@@ -41,12 +41,13 @@ class ReplicaSnapshot:
 
 @dataclass(frozen=True)
 class ProxySnapshot:
-    """A proxy in a checkpoint."""
+    """A proxy in a checkpoint; *number* is its number on its node."""
 
     id: str
     node: str
     url: str
     address: SocketAddress
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The proxies of an instance: one on the first node, or one on every node, or none.
+"""The proxies of an instance: on the first node, or on every node, or none; `proxies_per_node` on each of these.
 
-Rule 1: all proxies listen on one port. The replacement of a dead proxy gets the same port.
+Rule 1: all proxies listen on one port. The proxies of a node share one listening socket, which stays open while they
+    end and begin (see `kept_ports`).
 Rule 2: the controller notices new nodes and lost nodes.
 Rule 3: a proxy with a blocked event loop is replaced (see `proxy_probes`).
 """
@@ -10,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from serve_bridge.config.http_options import HTTPOptions, Location
 from serve_bridge.controller.checkpoint import ProxySnapshot
 from serve_bridge.controller.contact import Contact
+from serve_bridge.controller.kept_ports import KeptPorts
 from serve_bridge.controller.proxy_probes import ProxyProbes
 from serve_bridge.controller.runtime import Runtime
-from serve_bridge.controller.tracked_proxy import LoopProgress, TrackedProxy
+from serve_bridge.controller.tracked_proxy import LoopProgress, Seat, TrackedProxy
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.instance.instance_status import NodeStatus, ProxyStatus
 from serve_bridge.process.backoff import Backoff
@@ -34,6 +36,11 @@ WATCH_S: Final = 2.0
 """Seconds between two checks of the proxies, and between two looks at the nodes."""
 RELAUNCH: Final = Backoff(shortest_s=0.1, longest_s=10.0)
 """Waits between the tries to start a proxy on a node."""
+MOST_FAILURES: Final = 3
+"""Number of failed starts in a row after which the port of a node without a proxy closes.
+
+Clients are then refused at once, and load balancers choose another node.
+"""
 DRAIN_S: Final = 10.0
 """Upper limit for the requests of a proxy during shutdown, in seconds."""
 STATISTICS_S: Final = 1.0
@@ -55,10 +62,12 @@ class Proxies:
         self._contact = contact
         self._on_change = on_change
         self._probes = ProxyProbes(runtime, self._died)
+        self._ports = KeptPorts(runtime, spec.directory)
         self._controller = SocketAddress("", "")
         self._http = HTTPOptions(host=None)
-        self._proxies: dict[str, TrackedProxy] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._proxies: dict[Seat, TrackedProxy] = {}
+        self._tasks: dict[Seat, asyncio.Task[None]] = {}
+        self._watches: list[asyncio.Task[None]] = []
         self._nodes: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         self._closed = False
@@ -75,8 +84,8 @@ class Proxies:
 
     @property
     def urls(self) -> list[str]:
-        """Base URLs of the running proxies."""
-        return [proxy.url for proxy in self._proxies.values()]
+        """Base URLs of the running proxies. The proxies of one node have the same URL."""
+        return list(dict.fromkeys(proxy.url for proxy in self._proxies.values()))
 
     # what `status` shows
 
@@ -87,12 +96,9 @@ class Proxies:
                 self._nodes = await self._runtime.nodes()
         except Exception as error:  # without Ray's control plane, the nodes of the last look are shown
             _logger.debug("the nodes are not known: %s", error)
+        urls = {proxy.node: proxy.url for proxy in self._proxies.values()}
         return {
-            node: NodeStatus(
-                address=address,
-                proxy=self._proxies[node].url if node in self._proxies else None,
-                failure=self._failures.get(node),
-            )
+            node: NodeStatus(address=address, proxy=urls.get(node), failure=self._failures.get(node))
             for node, address in self._nodes.items()
         }
 
@@ -122,26 +128,23 @@ class Proxies:
         if http.location == Location.NoServer:
             return
         self._nodes = await self._runtime.nodes()
-        first, *others = self._nodes
-        await self._launch(first)
-        if http.location == Location.EveryNode:
-            for node in others:
-                self._keep(node)
+        await self._launch((next(iter(self._nodes)), 0))
+        self._fill_seats()
         self._watch()
 
     async def recover(self, found: ProxySnapshot) -> None:
         """Take over a proxy of a former controller, unless it has ended."""
-        proxy = TrackedProxy(found.id, found.node, found.url, found.address)
+        proxy = TrackedProxy(found.id, found.node, found.url, found.address, found.number)
         try:
             connection = await self._contact.connect(proxy)
         except (NoListener, AuthenticationError) as error:
             _logger.warning("%s did not survive the controller: %s", proxy, error)
             await self._runtime.stop(proxy.id)
         except Lost:
-            self._proxies[proxy.node] = proxy
-            self._tasks[proxy.node] = asyncio.create_task(self._reconnect(proxy))
+            self._proxies[proxy.seat] = proxy
+            self._work(proxy.seat, self._reconnect(proxy))
         else:
-            self._proxies[proxy.node] = proxy
+            self._proxies[proxy.seat] = proxy
             self._attach(proxy, connection)
 
     def resume(self, http: HTTPOptions, controller: SocketAddress) -> None:
@@ -157,9 +160,11 @@ class Proxies:
     async def stop(self) -> None:
         """Drain every proxy, then end it."""
         self._closed = True
-        for task in self._tasks.values():
+        tasks = [*self._watches, *self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._ports.release_all()  # before the drain, which ends the last proxy of each port
         await asyncio.gather(*(self._stop(proxy) for proxy in list(self._proxies.values())))
         self._proxies.clear()
 
@@ -171,7 +176,9 @@ class Proxies:
 
     # one proxy begins, and is lost
 
-    async def _launch(self, node: str) -> None:
+    async def _launch(self, seat: Seat) -> None:
+        node, number = seat
+        await self._ports.keep(node, list(self._proxies.values()))
         spec = ProxySpec(
             proxy=f"proxy-{secrets.token_hex(3)}",
             node=node,
@@ -184,13 +191,13 @@ class Proxies:
         )
         try:
             address, url = await self._runtime.launch_proxy(spec, self._key.only(Role.EDGE, Role.CONTROLLER))
-            proxy = TrackedProxy(spec.proxy, node, reachable_url(url, self._nodes.get(node)), address)
+            proxy = TrackedProxy(spec.proxy, node, reachable_url(url, self._nodes.get(node)), address, number)
             connection = await self._contact.connect(proxy)
         except BaseException:
             await self._runtime.stop(spec.proxy)
             raise
         self._http = replace(self._http, port=int(url.rpartition(":")[2]))
-        self._proxies[node] = proxy
+        self._proxies[seat] = proxy
         self._attach(proxy, connection)
 
     def _attach(self, proxy: TrackedProxy, connection: CallerConnection) -> None:
@@ -201,7 +208,7 @@ class Proxies:
         """Connect again to *proxy*; it may serve although its connection to the controller broke."""
         if not self._closed and proxy.connection is connection:
             proxy.connection = None
-            self._tasks[proxy.node] = asyncio.create_task(self._reconnect(proxy))
+            self._work(proxy.seat, self._reconnect(proxy))
 
     async def _reconnect(self, proxy: TrackedProxy) -> None:
         connection = await self._contact.reconnect(proxy)
@@ -213,43 +220,50 @@ class Proxies:
         await proxy.announce(self._controller)
 
     def _died(self, proxy: TrackedProxy) -> None:
-        if self._closed or self._proxies.get(proxy.node) is not proxy:
+        if self._closed or self._proxies.get(proxy.seat) is not proxy:
             return
-        del self._proxies[proxy.node]
+        del self._proxies[proxy.seat]
         proxy.disconnect()
         _logger.warning("%s died", proxy)
-        self._keep(proxy.node, instead_of=proxy)
+        self._work(proxy.seat, self._relaunch(proxy.seat, proxy))
 
-    # every node keeps its proxy
+    # every seat keeps its proxy
 
-    def _keep(self, node: str, instead_of: TrackedProxy | None = None) -> None:
-        self._tasks[node] = asyncio.create_task(self._relaunch(node, instead_of))
+    def _work(self, seat: Seat, work: Coroutine[Any, Any, None]) -> None:
+        """Do *work* for *seat* until `stop`. Each seat has one work at a time; a work may end by starting the next."""
+        task = self._tasks[seat] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._tasks.pop(seat) if self._tasks.get(seat) is task else None)
 
-    async def _relaunch(self, node: str, instead_of: TrackedProxy | None) -> None:
-        if instead_of is not None:  # its process may still run, and hold the port
+    async def _relaunch(self, seat: Seat, instead_of: TrackedProxy | None = None) -> None:
+        if instead_of is not None:  # its process may still run, and accept connections
             await self._runtime.stop(instead_of.id)
-        waits_s = RELAUNCH.waits_s()
-        while node in await self._alive():
+        node, _ = seat
+        for failures, wait_s in enumerate(RELAUNCH.waits_s(), 1):
+            if node not in await self._alive():
+                return
             try:
-                await self._launch(node)
-            except Exception as error:  # any error: without another try, the node would have no proxy for good
+                await self._launch(seat)
+            except Exception as error:  # any error: without another try, the seat would have no proxy for good
                 _logger.warning("cannot start a proxy: %s", error)
                 self._failures[node] = str(error) or type(error).__name__
+                if failures == MOST_FAILURES and not any(proxy.node == node for proxy in self._proxies.values()):
+                    await self._ports.release(node)
             else:
                 self._failures.pop(node, None)
                 self._on_change()
                 return
-            await asyncio.sleep(next(waits_s))
+            await asyncio.sleep(wait_s)
 
     async def _alive(self) -> dict[str, str]:
         """Return the addresses of the live nodes, by id, and note them."""
         self._nodes = await self._runtime.nodes()
         self._failures = {node: failure for node, failure in self._failures.items() if node in self._nodes}
+        await self._ports.keep_only(self._nodes)
         return self._nodes
 
     def _watch(self) -> None:
-        self._tasks["watch"] = asyncio.create_task(self._repeat(self._check_all))
-        self._tasks["follow"] = asyncio.create_task(self._repeat(self._follow_nodes))
+        looks = (self._check_all, self._follow_nodes, self._keep_ports)
+        self._watches = [asyncio.create_task(self._repeat(look)) for look in looks]
 
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -263,14 +277,22 @@ class Proxies:
         await self._probes.check_all(list(self._proxies.values()))
 
     async def _follow_nodes(self) -> None:
-        nodes = list(await self._alive())
+        await self._alive()
+        self._fill_seats()
+
+    def _fill_seats(self) -> None:
+        """Start a proxy for each seat without one."""
+        nodes: Iterable[str] = self._nodes
         if self._http.location != Location.EveryNode:
-            # The only proxy belongs on the controller's node. It stays where it is if the controller has moved.
-            nodes = nodes[:1] if not self._proxies else []
-        for node in nodes:
-            task = self._tasks.get(node)
-            if node not in self._proxies and (task is None or task.done()):
-                self._keep(node)
+            # These proxies belong on the controller's node. They stay where they are if the controller has moved.
+            nodes = [proxy.node for proxy in self._proxies.values()][:1] or list(nodes)[:1]
+        for seat in ((node, number) for node in nodes for number in range(self._http.proxies_per_node)):
+            if seat not in self._proxies and seat not in self._tasks:
+                self._work(seat, self._relaunch(seat))
+
+    async def _keep_ports(self) -> None:
+        proxies = list(self._proxies.values())
+        await asyncio.gather(*(self._ports.keep(node, proxies) for node in {proxy.node for proxy in proxies}))
 
 
 def reachable_url(url: str, address: str | None) -> str:

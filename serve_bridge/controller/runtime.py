@@ -58,6 +58,20 @@ class Runtime(Protocol):
         """
         ...
 
+    async def keep_port(self, node: str, directory: str) -> bool:
+        """Let a process on *node* keep the port of the proxies there open, until `release_port`.
+
+        It serves the proxies in *directory*; on another node the runtime chooses one. Return whether it holds the port.
+
+        Raises:
+            Exception: The process cannot serve, or has ended. Another call starts another process.
+        """
+        ...
+
+    async def release_port(self, node: str) -> None:
+        """Keep the port on *node* no longer. It closes with its last proxy."""
+        ...
+
     async def stop(self, name: str) -> None:
         """End the replica or proxy *name* at once, if it runs."""
         ...

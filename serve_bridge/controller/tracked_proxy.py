@@ -13,11 +13,16 @@ PROGRESS: Final = 0.01
 """A loop with a smaller share of a processor than this makes no progress."""
 
 
+Seat = tuple[str, int]
+"""A node, and the number of a proxy on it."""
+
+
 class TrackedProxy(TrackedProcess):
     """One proxy.
 
     Attributes:
         node: Its node.
+        number: Its number on its node, from 0.
         url: Its base URL.
         progress: What the controller has seen of its loop since the proxy fell silent.
     """
@@ -25,17 +30,23 @@ class TrackedProxy(TrackedProcess):
     kind: ClassVar[str] = "proxy"
     role: ClassVar[Role] = Role.CONTROLLER
 
-    def __init__(self, id: str, node: str, url: str, address: SocketAddress) -> None:
+    def __init__(self, id: str, node: str, url: str, address: SocketAddress, number: int = 0) -> None:
         super().__init__(id)
         self.address: SocketAddress = address
         self.node = node
+        self.number = number
         self.url = url
         self.progress: LoopProgress = LoopProgress()
 
     @property
+    def seat(self) -> Seat:
+        """Its seat, where another proxy takes its place when it ends."""
+        return self.node, self.number
+
+    @property
     def snapshot(self) -> ProxySnapshot:
         """The proxy, for the checkpoint."""
-        return ProxySnapshot(self.id, self.node, self.url, self.address)
+        return ProxySnapshot(self.id, self.node, self.url, self.address, self.number)
 
 
 class LoopProgress:

@@ -1,6 +1,7 @@
 """The listening socket of a server, and the connections it yields.
 
-Rule 1: one process alone listens on the port (never SO_REUSEPORT). A second listener fails to start.
+Rule 1: a port has one listening socket and one queue (never SO_REUSEPORT, which resets the connections in the queue of
+a process that ends). Processes that share the port have copies of this socket.
 Rule 2: if all places are taken, and no connection can be evicted, new connections wait in the kernel's queue.
 Rule 3: a connection takes a place at its accept, so the limit on connections includes TLS handshakes.
 """
@@ -53,6 +54,7 @@ class Acceptor:
         tls: ssl.SSLContext | None,
         handshake_timeout_s: float,
         closing_timeout_s: float,
+        at_once: int = AT_ONCE,
     ) -> None:
         """Take over *listener*.
 
@@ -65,12 +67,15 @@ class Acceptor:
             tls: Context for TLS connections; None: connections are not encrypted.
             handshake_timeout_s: Upper limit for the time of a TLS handshake, in seconds.
             closing_timeout_s: Upper limit for the time from the end of TLS to the end of TCP, in seconds.
+            at_once: Upper limit for the connections accepted in one turn of the loop. 1 if other processes accept from
+                the same queue: a process that accepted more would leave the others idle.
         """
         self.opening: dict[asyncio.Task[None], float] = {}
         self._listener: socket.socket | None = listener
         self._protocol = protocol
         self._places, self._changed = places, changed
         self._handshake_timeout_s = handshake_timeout_s
+        self._at_once = at_once
         self._logger = logger
         self._options: dict[str, Any] = {}
         if tls is not None:
@@ -135,7 +140,7 @@ class Acceptor:
         listener = self._listener
         assert listener is not None
         now = asyncio.get_running_loop().time()
-        for _ in range(AT_ONCE):
+        for _ in range(self._at_once):
             if self._places.opens_in(now):
                 self._pause(listener)
                 self.resume()

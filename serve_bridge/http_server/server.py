@@ -12,6 +12,8 @@ import asyncio
 import math
 import os
 import resource
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -19,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config
 
 from serve_bridge.config.http_options import HTTPOptions
-from serve_bridge.http_server.acceptor import Acceptor, bracketed, listen
+from serve_bridge.http_server.acceptor import AT_ONCE, Acceptor, bracketed, listen
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.certificate import CertificateRenewal, server_context
 from serve_bridge.http_server.http_connection import HttpConnection
@@ -62,6 +64,7 @@ class HttpServer:
         buffers: The bytes held for clients, shared with the application. None: the server counts alone.
         refusals: The count and log of refused requests, shared with the application. None: the server counts alone.
         answer_window_bytes: Upper limit for the unsent bytes of one answer in the application's memory.
+        listen: Returns a listening socket, which other processes may share, for a host and a port.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class HttpServer:
         buffers: Buffers | None = None,
         refusals: RefusalLog | None = None,
         answer_window_bytes: int = 0,
+        listen: Callable[[str, int], Awaitable[socket.socket]] = listen,
     ) -> None:
         self._options = options
+        self._listen = listen
         app = with_middlewares(RefusingApp(app), options)
         most = most_connections(options.max_connections)
         self._state = ServerState(options, buffers, refusals, most, self._resume)
@@ -121,7 +126,7 @@ class HttpServer:
             self._renewal = CertificateRenewal(tls, self._options)
         self._config.load()
         self._state.set_date()
-        listener = await listen(host, port)
+        listener = await self._listen(host, port)
         self._acceptor = Acceptor(
             listener,
             self._protocol,
@@ -131,6 +136,7 @@ class HttpServer:
             tls=None if tls is None else listening_context(tls),
             handshake_timeout_s=self._options.header_timeout_s,
             closing_timeout_s=self._options.write_timeout_s,
+            at_once=AT_ONCE if self._options.proxies_per_node == 1 else 1,
         )
         self._url = f"{'https' if tls else 'http'}://{bracketed(host)}:{listener.getsockname()[1]}"
         self._resume()

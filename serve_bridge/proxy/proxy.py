@@ -10,9 +10,10 @@ from typing import Any
 from serve_bridge.http_server.buffers import Buffers
 from serve_bridge.http_server.refusal_log import RefusalLog
 from serve_bridge.http_server.server import HttpServer
-from serve_bridge.instance import controller_question
+from serve_bridge.instance import controller_question, port_keeper
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.proxy.app import ProxyApp
+from serve_bridge.proxy.shared_port import SharedPort
 from serve_bridge.routing.controller_link import ControllerLink
 from serve_bridge.routing.router import Router
 from serve_bridge.specs import ProxySpec
@@ -37,8 +38,10 @@ class Proxy:
         self._tasks = TaskSet(_logger)
         self._server: HttpServer | None = None
         self._refusals = RefusalLog(_logger)
+        self._port = SharedPort(port_keeper.socket_path(Path(spec.directory), spec.node))
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
+            "@give_port": self._port.give,
             "@move": self.move,
             "@statistics": self.statistics,
         }
@@ -58,7 +61,13 @@ class Proxy:
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, listeners=self._other_listeners
         )
         self._server = HttpServer(
-            app, spec.http, cancels=True, buffers=buffers, refusals=refusals, answer_window_bytes=ANSWER_WINDOW
+            app,
+            spec.http,
+            cancels=True,
+            buffers=buffers,
+            refusals=refusals,
+            answer_window_bytes=ANSWER_WINDOW,
+            listen=self._port.listen,
         )
         self._link.start()
         await self._link.ready()

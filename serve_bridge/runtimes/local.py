@@ -23,6 +23,7 @@ from serve_bridge.instance import membership
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.key_files import key_of_start
+from serve_bridge.instance.port_keeper import PortKeeper, socket_path
 from serve_bridge.instance.process_facts import resident_bytes
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
@@ -64,6 +65,7 @@ class LocalRuntime:
         self.store: Store = MemoryStore()
         self._on_end = on_end
         self._running: dict[str, tuple[LoopThread, Any]] = {}
+        self._keeper: PortKeeper | None = None
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica on a thread. Ray's *options* have no effect here."""
@@ -77,6 +79,18 @@ class LocalRuntime:
 
         where: tuple[SocketAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
         return where
+
+    async def keep_port(self, node: str, directory: str) -> bool:
+        """Keep the port of the proxies open, on the thread of the controller."""
+        if self._keeper is None:
+            self._keeper = PortKeeper(socket_path(Path(directory), node))
+        return self._keeper.open()
+
+    async def release_port(self, node: str) -> None:
+        """Keep the port no longer."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     async def _launch(self, name: str, process: Any) -> Any:
         thread = LoopThread(f"serve_bridge-{name}")

@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.instance.directories import directory_here
+from serve_bridge.instance.port_keeper import PortKeeper, socket_path
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import thread_used_s
@@ -23,6 +24,7 @@ from serve_bridge.runtimes.ray.heap import keep_heap
 from serve_bridge.specs import ProxySpec, ReplicaSpec
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.keys import Key
 
 share_class_register()
@@ -134,6 +136,21 @@ class ProxyActor:
     async def used_s(self) -> float | None:
         """Return the processor time of the proxy's loop, in seconds. Ray runs this on another loop."""
         return thread_used_s(self._loop_thread)
+
+
+class PortKeeperActor:
+    """Keeps the port of the proxies on its node open; the controller does so on its own node."""
+
+    def __init__(self, directory: str, node: str) -> None:
+        """Serve the proxies in *directory*, which was chosen on *node*."""
+        log_to_stderr()
+        here = Path(own_directory(directory, node))
+        self._claim = Claim(here)
+        self._keeper = PortKeeper(socket_path(here, own_node()))
+
+    async def open(self) -> bool:
+        """Serve. Return whether this actor holds the listening socket."""
+        return self._keeper.open()
 
 
 def log_to_stderr() -> None:

@@ -18,12 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from serve_bridge.controller.runtime import Store
 from serve_bridge.errors import BackendStartError, ConfigError
 from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.port_keeper import PortKeeper, socket_path
 from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     KV_NAMESPACE,
     NAMESPACE,
     PULSE,
+    PortKeeperActor,
     ProxyActor,
     ReplicaActor,
     actor_name,
@@ -84,6 +86,7 @@ class RayRuntime:
         self.store: Store = KVStore(spec.generation)
         self._spec = spec
         self._own_node = own_node()
+        self._keeper: PortKeeper | None = None
         self._actors: dict[str, Any] = {}
         self._placed: dict[str, Any] = {}
         self._watches: dict[str, int] = {}
@@ -133,6 +136,33 @@ class RayRuntime:
         except RayActorError as error:
             raise OSError(f"the proxy ended while it started: {_short(error)}") from None
         return address, url
+
+    async def keep_port(self, node: str, directory: str) -> bool:
+        """Keep the port on *node* open: on the controller's node in this process, elsewhere in an actor."""
+        if node == self._own_node:
+            if self._keeper is None:
+                self._keeper = PortKeeper(socket_path(Path(directory), node))
+            return self._keeper.open()
+        name = _keeper_name(node)
+        if name not in self._actors:
+            options = engine_options(None, name=actor_name(self._spec.generation, name), get_if_exists=True)
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+            self._actors[name] = await asyncio.to_thread(new_actor, PortKeeperActor, options, directory, self._own_node)
+        try:
+            is_held: bool = await self._actors[name].open.remote()
+        except RayActorError:
+            self._actors.pop(name, None)
+            raise
+        return is_held
+
+    async def release_port(self, node: str) -> None:
+        """End what keeps the port on *node* open."""
+        if node == self._own_node:
+            keeper, self._keeper = self._keeper, None
+            if keeper is not None:
+                keeper.close()
+        # An actor may have kept the port of this node too, for a controller on another node.
+        await self.stop(_keeper_name(node))
 
     async def stop(self, name: str) -> None:
         """Kill the actor *name*, if it runs."""
@@ -251,6 +281,10 @@ class RayRuntime:
         name = controller_name(self._spec.name)
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
         ray.kill(actor, no_restart=True)
+
+
+def _keeper_name(node: str) -> str:
+    return f"port-keeper-{node}"
 
 
 def _asked(options: Mapping[str, Any]) -> dict[str, float]:

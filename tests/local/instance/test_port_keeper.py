@@ -1,0 +1,159 @@
+"""The keeper of a port, and copies of the listening socket that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serve_bridge.errors import AuthenticationError
+from serve_bridge.instance import port_keeper
+from serve_bridge.instance.port_keeper import PortKeeper
+
+
+def listening() -> socket.socket:
+    """Return a socket that listens on a free port of this machine."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def port_of(listener: socket.socket) -> int:
+    """Return the port of *listener*."""
+    return int(listener.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Return whether *port* is open."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def kept(work: Callable[[PortKeeper, Path], None], path: Path) -> None:
+    """Run *work* beside a keeper at *path*, on another thread than the keeper's loop."""
+
+    async def run() -> None:
+        keeper = PortKeeper(path)
+        keeper.open()
+        try:
+            await asyncio.to_thread(work, keeper, path)
+        finally:
+            keeper.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a keeper's unix socket, in a directory of this user alone."""
+    tmp_path.chmod(0o700)
+    return port_keeper.socket_path(tmp_path, "node")
+
+
+def test_a_new_keeper_has_no_socket(path: Path) -> None:
+    """So the first proxy binds the port."""
+
+    def work(_: PortKeeper, path: Path) -> None:
+        assert port_keeper.take(path) is None
+
+    kept(work, path)
+
+
+def test_a_connection_waits_in_the_queue_while_no_proxy_runs(path: Path) -> None:
+    """The next proxy accepts it, with its copy of the same socket."""
+
+    def work(_: PortKeeper, path: Path) -> None:
+        first = listening()
+        assert port_keeper.give(path, first)
+        port = port_of(first)
+        first.close()
+        with socket.create_connection(("127.0.0.1", port), 5.0) as client:
+            client.sendall(b"early")
+            taken = port_keeper.take(path)
+            assert taken is not None
+            with taken:
+                taken.setblocking(True)
+                accepted, _ = taken.accept()
+                with accepted:
+                    assert accepted.recv(5) == b"early"
+
+    kept(work, path)
+
+
+def test_a_copy_stays_with_its_process(path: Path) -> None:
+    """A program that this process starts does not inherit the port."""
+
+    def work(_: PortKeeper, path: Path) -> None:
+        with listening() as first:
+            port_keeper.give(path, first)
+            taken = port_keeper.take(path)
+            assert taken is not None
+            with taken:
+                assert not taken.get_inheritable()
+
+    kept(work, path)
+
+
+def test_a_keeper_keeps_the_first_socket(path: Path) -> None:
+    """Two proxies that bind two ports do not share one; the second one's socket is dropped."""
+
+    def work(_: PortKeeper, path: Path) -> None:
+        with listening() as first, listening() as second:
+            assert port_keeper.give(path, first)
+            assert port_keeper.give(path, second)
+            taken = port_keeper.take(path)
+            assert taken is not None
+            with taken:
+                assert port_of(taken) == port_of(first)
+            unwanted = port_of(second)
+        assert not answers(unwanted)
+
+    kept(work, path)
+
+
+def test_a_released_port_closes(path: Path) -> None:
+    """The proxies have closed their copies."""
+
+    def work(keeper: PortKeeper, path: Path) -> None:
+        with listening() as first:
+            port_keeper.give(path, first)
+            port = port_of(first)
+        assert answers(port)
+        keeper.release()
+        assert not answers(port)
+
+    kept(work, path)
+
+
+def test_a_keeper_whose_file_has_disappeared_makes_it_again(path: Path) -> None:
+    """It still holds the port."""
+
+    def opened_again(keeper: PortKeeper) -> bool:
+        path.unlink()
+        return keeper.open()
+
+    async def run() -> None:
+        keeper = PortKeeper(path)
+        assert not keeper.open()
+        with listening() as first:
+            await asyncio.to_thread(port_keeper.give, path, first)
+            assert opened_again(keeper)
+            taken = await asyncio.to_thread(port_keeper.take, path)
+            assert taken is not None
+            with taken:
+                assert port_of(taken) == port_of(first)
+        keeper.close()
+
+    asyncio.run(run())
+    assert not path.exists()
+
+
+def test_a_file_that_is_not_a_socket_of_this_user_is_refused(path: Path) -> None:
+    """Another user may have put it there."""
+    path.write_text("")
+    with pytest.raises(AuthenticationError):
+        port_keeper.take(path)
