@@ -155,7 +155,7 @@ def _check_usable(directory: Path) -> None:
     from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
 
     files = StateFiles(directory)
-    files.lock()
+    files.lock(wait_s=1.0)  # the user waits, and joining Ray has taken seconds
     files.close()
 
 

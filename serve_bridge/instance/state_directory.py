@@ -16,6 +16,9 @@ def state_directory(name: str, directory: str | os.PathLike[str] | None = None) 
     """Return the directory for the state of instance *name*, below *directory* or below the user's own one.
 
     The directory need not exist.
+
+    Raises:
+        ConfigError: The user has no home directory.
     """
     return (_home() if directory is None else Path(os.path.abspath(directory))) / name
 
@@ -29,7 +32,7 @@ def chosen_state_directory(name: str, given: str | os.PathLike[str] | bool | Non
         detached: Whether the instance outlives the process of its starter.
 
     Raises:
-        ConfigError: *given* is something else.
+        ConfigError: *given* is something else, or the user has no home directory.
     """
     if given is None:
         given = detached
@@ -43,5 +46,12 @@ def chosen_state_directory(name: str, given: str | os.PathLike[str] | bool | Non
 def _home() -> Path:
     home = os.environ.get(STATE_VARIABLE)
     # The specification of XDG asks programs to ignore a relative path.
-    base = Path(home) if home and os.path.isabs(home) else Path.home() / ".local" / "state"
-    return base / "serve_bridge"
+    if home and os.path.isabs(home):
+        return Path(home) / "serve_bridge"
+    try:
+        return Path.home() / ".local" / "state" / "serve_bridge"
+    except RuntimeError:  # such as in a container whose user has no entry in /etc/passwd
+        raise ConfigError(
+            f"this user has no home directory for the state of an instance; set {STATE_VARIABLE}, give a directory with "
+            "state= (--state), or keep no state with state=False (--no-state)"
+        ) from None

@@ -99,8 +99,8 @@ class StateFiles:
 
     # the lock
 
-    def lock(self) -> None:
-        """Make the directory if necessary, and take the lock.
+    def lock(self, wait_s: float = LOCK_S) -> None:
+        """Make the directory if necessary, and take the lock, for which this waits at most *wait_s* seconds.
 
         Raises:
             ConfigError: The directory cannot be used, or another process keeps a state there.
@@ -108,7 +108,7 @@ class StateFiles:
         if self._lock is not None:
             return
         path = self._directory / "lock"
-        deadline = time.monotonic() + LOCK_S
+        deadline = time.monotonic() + wait_s
         try:
             private_directory(self._directory)
             with contextlib.suppress(PermissionError):  # a parent that this user cannot list

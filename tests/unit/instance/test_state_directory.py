@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,13 @@ def test_other_values_are_refused(given: Any) -> None:
     """The error says what the option may be."""
     with pytest.raises(ConfigError, match="state must be a directory, or False to keep no state"):
         chosen_state_directory("shop", given, detached=False)
+
+
+def test_a_user_without_a_home_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as in a container with any user id."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    with pytest.raises(ConfigError, match="no home directory .*XDG_STATE_HOME.*--state.*--no-state"):
+        chosen_state_directory("shop", None, detached=True)
+    assert chosen_state_directory("shop", "/srv", detached=True) == Path("/srv/shop")

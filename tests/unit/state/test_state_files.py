@@ -432,14 +432,13 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         StateFiles(tmp_path / "file" / "main").lock()
 
 
-def test_one_process_keeps_a_state(files: StateFiles, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_keeps_a_state(files: StateFiles, directory: Path) -> None:
     """The second error names the directory and the process; after the first has ended, the second may."""
-    monkeypatch.setattr("serve_bridge.state.state_files.LOCK_S", 0.1)
     second = StateFiles(directory)
     with pytest.raises(
         ConfigError, match=rf"{directory} is in use by a running instance, in process {os.getpid()}; join"
     ):
-        second.lock()
+        second.lock(wait_s=0.1)
     files.close()
     second.lock()
     second.close()
