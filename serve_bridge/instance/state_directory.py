@@ -52,6 +52,6 @@ def _home() -> Path:
         return Path.home() / ".local" / "state" / "serve_bridge"
     except RuntimeError:  # such as in a container whose user has no entry in /etc/passwd
         raise ConfigError(
-            f"this user has no home directory for the state of an instance; set {STATE_VARIABLE}, give a directory with "
-            "state= (--state), or keep no state with state=False (--no-state)"
+            f"this user has no home directory for the state of an instance; set {STATE_VARIABLE}, give a directory "
+            "with state= (--state), or keep no state with state=False (--no-state)"
         ) from None

@@ -58,6 +58,6 @@ def test_a_user_without_a_home_is_told_the_way_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 987_654)
-    with pytest.raises(ConfigError, match="no home directory .*XDG_STATE_HOME.*--state.*--no-state"):
+    with pytest.raises(ConfigError, match=r"no home directory .*XDG_STATE_HOME.*--state.*--no-state"):
         chosen_state_directory("shop", None, detached=True)
     assert chosen_state_directory("shop", "/srv", detached=True) == Path("/srv/shop")
