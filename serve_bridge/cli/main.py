@@ -87,6 +87,9 @@ def main() -> None:
 @click.option("--advertise", default=None, help="HOST:PORT under which other hosts reach --listen, if it differs.")
 @click.option("--data-ports", default=None, help="Ports of replicas and proxies, as 7001-7050; default: free ones.")
 @click.option("--key-file", default=None, help="File with the secret; default: in the user's state directory.")
+@click.option("--tls-cert", default=None, help="Certificate of the engine, for TLS with web workers and other nodes.")
+@click.option("--tls-key", default=None, help="The key of --tls-cert.")
+@click.option("--tls-ca", default=None, help="Certificate of the authority that signs those of web workers and nodes.")
 def start(
     name: str,
     host: str,

@@ -23,6 +23,7 @@ from serve_bridge.instance.state_directory import chosen_state_directory
 from serve_bridge.printable import shown
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
+from serve_bridge.wire.tls import check_files
 
 
 def start_instance(**options: Unpack[StartOptions]) -> Client:
@@ -34,6 +35,9 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
     fresh = bool(options.get("fresh", False))
     state = _checked_state(name, options.get("state"), detached=bool(detached), fresh=fresh)
     network = NetworkOptions.of(options)
+    tls = network.tls(name)
+    if tls is not None:
+        check_files(tls)
     if runtime == "ray":
         _require_ray(http)
         from serve_bridge.runtimes.ray import start as ray_start  # late: Ray is an extra, and slow to import

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self, TypedDict
+from typing import Any, Final, NamedTuple, Self, TypedDict
 
 from serve_bridge.config.checks import file_path, optional
 from serve_bridge.config.options import check_options, option
@@ -45,6 +45,27 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class Tls(NamedTuple):
+    """The files for TLS on the data plane of one instance, in one process.
+
+    Attributes:
+        cert, key: Paths of the certificate of this process, and of its key.
+        ca: Path of the certificate of the authority that has signed the certificates of all peers.
+        instance: Name of the instance.
+        prefix: Begin of the options' names, for error texts: "tls_" or "SERVE_BRIDGE_TLS_".
+    """
+
+    cert: str
+    key: str
+    ca: str
+    instance: str
+    prefix: str = "tls_"
+
+    def named(self, file: str) -> str:
+        """Return the name of the option for *file*: "cert", "key" or "ca"."""
+        return self.prefix + (file.upper() if self.prefix.isupper() else file)
+
+
 class NetworkOptionsDict(TypedDict, total=False):
     """The options of `NetworkOptions` as keyword arguments, for type checkers. A test compares the two."""
 
@@ -52,6 +73,9 @@ class NetworkOptionsDict(TypedDict, total=False):
     advertise: str | None
     data_ports: str | None
     key_file: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    tls_ca: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +89,10 @@ class NetworkOptions:
         data_ports: Range of ports for replicas and proxies, on each node. None: free ports.
         key_file: File with the instance's secret. The key files of the roles are beside it. None: in the state
             directory of the instance.
+        tls_cert: File with the certificate of each process of the engine, in PEM form. With it, all TCP connections of
+            the instance use TLS 1.3, and both ends need a certificate. None: the connections are not encrypted.
+        tls_key: File with the key of this certificate.
+        tls_ca: File with the certificate of the authority that signs the certificates of both ends.
 
     Raises:
         ConfigError: An option has a wrong form, or contradicts another one. The message names it.
@@ -74,6 +102,9 @@ class NetworkOptions:
     advertise: str | None = option(None, optional(host_port))
     data_ports: str | None = option(None, optional(port_range))
     key_file: str | None = option(None, optional(file_path))
+    tls_cert: str | None = option(None, optional(file_path))
+    tls_key: str | None = option(None, optional(file_path))
+    tls_ca: str | None = option(None, optional(file_path))
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -86,8 +117,20 @@ class NetworkOptions:
                 f"listen={self.listen!r} is every address of the host, so other hosts need one of them: "
                 f"advertise='HOST:{split(self.listen)[1]}'"
             )
+        self._check_tls()
         if self.listen is not None and self.data_ports is not None and split(self.listen)[1] in self.ports:
             raise ConfigError(f"listen={self.listen!r} is inside data_ports={self.data_ports!r}; use another port")
+
+    def _check_tls(self) -> None:
+        tls = {name: getattr(self, name) for name in ("tls_cert", "tls_key", "tls_ca")}
+        lacking = [name for name, value in tls.items() if value is None]
+        if len(lacking) == len(tls):
+            return
+        if lacking:
+            raise ConfigError(f"TLS needs tls_cert, tls_key and tls_ca; {' and '.join(lacking)} lacks")
+        for name, value in tls.items():
+            if not value.startswith("/"):
+                raise ConfigError(f"{name} must be an absolute path, because each node reads it, got {shown(value)}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -104,6 +147,12 @@ class NetworkOptions:
     def listen_host(self) -> str | None:
         """The host of `listen`."""
         return None if self.listen is None else split(self.listen)[0]
+
+    def tls(self, instance: str) -> Tls | None:
+        """Return the files for TLS of *instance*; None: its connections are not encrypted."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return Tls(self.tls_cert, self.tls_key, self.tls_ca, instance)
 
     def advertised(self, host: str) -> str:
         """Return the host under which other hosts reach a process that listens on *host*."""

@@ -35,4 +35,7 @@ START_DEFAULTS: Final[StartOptions] = {
     "advertise": None,
     "data_ports": None,
     "key_file": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_ca": None,
 }

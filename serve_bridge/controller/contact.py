@@ -20,6 +20,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import CONNECT_TIMEOUT_S, TRIES, NoListener, dial, dial_running, places_of
 from serve_bridge.wire.endings import Lost
+from serve_bridge.wire.handshake import TlsRefused
 from serve_bridge.wire.keys import Key
 
 REDIAL: Final = Backoff(shortest_s=0.05, longest_s=1.0)
@@ -55,6 +56,9 @@ class Contact:
         for wait_s in REDIAL.waits_s():
             try:
                 return await dial(process.address, self._key, self._generation, process.role)
+            except TlsRefused:  # a certificate that has expired says nothing about the process
+                if await self._has_ended(process.id):
+                    return None
             except (NoListener, AuthenticationError):
                 return None
             except Lost:

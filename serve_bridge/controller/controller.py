@@ -61,7 +61,7 @@ class Controller:
 
     def __init__(self, spec: InstanceSpec, key: Key, runtime: Runtime) -> None:
         self._spec = spec
-        self._key = key
+        self._key = key = key.with_tls(spec.network.tls(spec.name))
         self._runtime = runtime
         alias = identity(any_generation(spec.name), CONTROLLER)
         self._listener = Listener(self, key, spec.generation, CONTROLLER, alias=alias)
@@ -153,6 +153,7 @@ class Controller:
             controller=address,
             secret=oldest.text,
             newer=tuple(each.text for each in newer),
+            tls=self._key.tls,
         )
 
     async def _begin(self) -> None:

@@ -7,15 +7,14 @@ Rule 2: no code asks for a password on a terminal, and no message contains the p
 from __future__ import annotations
 
 import logging
-import os
 import ssl
-import stat
 from contextlib import suppress
 from typing import Final
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.http_server.client_hello import PROTOCOL
+from serve_bridge.process.certificate_files import GivenFile, Stamps, load_authorities, load_pair, stamps_of
 
 __all__ = ["CertificateRenewal", "check_certificate", "server_context"]
 
@@ -42,7 +41,7 @@ def server_context(options: HTTPOptions) -> ssl.SSLContext | None:
     context.set_alpn_protocols([PROTOCOL])
     load_certificate(context, options)
     if options.ssl_ca_certs is not None:
-        _load_authorities(context, "ssl_ca_certs", options.ssl_ca_certs)
+        load_authorities(context, GivenFile("ssl_ca_certs", options.ssl_ca_certs))
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -55,21 +54,12 @@ def load_certificate(context: ssl.SSLContext, options: HTTPOptions) -> None:
     """
     certificate, key = options.ssl_certfile, options.ssl_keyfile
     assert certificate is not None
-    _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "ssl_certfile", certificate)
-    named = f"ssl_certfile {certificate!r}"
-    if key is not None:
-        _check_readable("ssl_keyfile", key)
-        named = f"ssl_keyfile {key!r} for {named}"
-    try:
-        # Without a password, OpenSSL would ask for it on the terminal.
-        context.load_cert_chain(certificate, key, options.ssl_keyfile_password or "")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigError(f"{named}: the key is not the certificate's") from None
-        raise ConfigError(
-            f"{named}: no private key in PEM form, or ssl_keyfile_password is wrong ({error.reason or 'unreadable'})"
-        ) from None
-    _check_private("ssl_certfile" if key is None else "ssl_keyfile", key or certificate)
+    load_pair(
+        context,
+        GivenFile("ssl_certfile", certificate),
+        None if key is None else GivenFile("ssl_keyfile", key),
+        options.ssl_keyfile_password,
+    )
 
 
 class CertificateRenewal:
@@ -94,17 +84,9 @@ class CertificateRenewal:
         else:
             _logger.info("the TLS certificate was renewed")
 
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
+    def _stamps(self) -> Stamps:
         paths = (self._options.ssl_certfile, self._options.ssl_keyfile)
-        return [_stamp(path) for path in paths if path is not None]
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+        return stamps_of(path for path in paths if path is not None)
 
 
 def check_certificate(options: HTTPOptions) -> None:
@@ -143,38 +125,3 @@ def _out_of_date(context: ssl.SSLContext, certificate: str) -> str | None:
         if error.verify_code in _OUT_OF_DATE:
             return error.verify_message
     return None
-
-
-def _load_authorities(context: ssl.SSLContext, name: str, path: str) -> None:
-    _check_readable(name, path)
-    try:
-        context.load_verify_locations(path)
-    except ssl.SSLError:
-        raise ConfigError(f"{name} {path!r}: the file holds no certificate in PEM form") from None
-
-
-def _check_private(name: str, path: str) -> None:
-    """Refuse a key file if other users can read it. Exception: its group may read a key owned by root.
-
-    Raises:
-        ConfigError: Other users can read the file.
-    """
-    found = os.stat(path)
-    shared = stat.S_IRWXO | stat.S_IRWXG
-    if found.st_uid == 0 != os.geteuid():
-        shared &= ~stat.S_IRGRP
-    if found.st_mode & shared:
-        raise ConfigError(f"{name} {path!r} holds a key and must be readable by its user alone; chmod 600 {path}")
-
-
-def _check_readable(name: str, path: str) -> None:
-    """Open a file before OpenSSL does, because errors of OpenSSL do not name the file.
-
-    Raises:
-        ConfigError: The file cannot be opened.
-    """
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{name} {path!r}: {error.strerror or error}") from None

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from serve_bridge.config.network_options import joined
+from serve_bridge.config.network_options import Tls, joined
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.codecs import PICKLED, PLAIN, Codec
 from serve_bridge.wire.keys import CLIENTS, Key, Role
@@ -31,6 +31,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         secret: The key as `Key.text`; `repr` leaves it out. After a rotation it is the oldest valid one, because
             earlier versions of serve_bridge read this field only.
         newer: The newer valid keys, the oldest first.
+        tls: The files for TLS over TCP; None: it does not use TLS.
     """
 
     name: str
@@ -40,11 +41,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     controller: SocketAddress
     secret: str
     newer: tuple[str, ...] = ()
+    tls: Tls | None = None
 
     @property
     def key(self) -> Key:
         """The key at both ends of every connection."""
-        return Key.joined([Key.of_text(text) for text in reversed((self.secret, *self.newer))])
+        return Key.joined([Key.of_text(text) for text in reversed((self.secret, *self.newer))]).with_tls(self.tls)
 
     @property
     def codec(self) -> Codec:

@@ -21,6 +21,7 @@ from serve_bridge.instance.instance import FILE_NAME, Instance
 from serve_bridge.instance.liveness import is_alive
 from serve_bridge.instance.private_file import UnusableFile, read_private, write_private
 from serve_bridge.instance.remote_address import is_remote, parsed
+from serve_bridge.instance.tls_files import with_own_tls
 from serve_bridge.wire.address import SocketAddress
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
@@ -102,7 +103,7 @@ def find(address: str | None, name: str) -> Instance:
             f"there is no file {discovery_file(name)}; "
             "start one with serve_bridge.start() or `serve-bridge start`"
         )
-    return found
+    return with_own_tls(found)
 
 
 def _read_given(address: str, source: str) -> Instance:
@@ -123,7 +124,7 @@ def _read_given(address: str, source: str) -> Instance:
             f"no instance is running at {source}={address!r}; looked for in: the argument, "
             f"{ADDRESS_VARIABLE}, the files in {base_directory()} (only the first one given counts)"
         )
-    return found
+    return with_own_tls(found)
 
 
 def _read_if_any(path: Path) -> Instance | None:

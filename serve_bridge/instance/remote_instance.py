@@ -14,13 +14,15 @@ from serve_bridge.errors import AuthenticationError, NotConnected
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, key_path, read_key_file
 from serve_bridge.instance.remote_address import RemoteAddress
+from serve_bridge.instance.tls_files import tls_of_environment
 from serve_bridge.wire.address import CONTROLLER, SocketAddress
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
 from serve_bridge.wire.frames import Kind
-from serve_bridge.wire.handshake import AnotherListener, UnknownKey, VersionMismatch, any_generation
+from serve_bridge.wire.handshake import AnotherListener, TlsRefused, UnknownKey, VersionMismatch, any_generation
 from serve_bridge.wire.heads import decoder, encode_head
 from serve_bridge.wire.keys import OPERATORS
+from serve_bridge.wire.tls import context_of
 
 QUESTION: Final = b"@instance"
 """The payload of the question. A subscription to the routing table has the id of a process there, which has no @."""
@@ -48,12 +50,18 @@ def facts_of(instance: Instance) -> bytes:
 def find_remote(address: RemoteAddress) -> Instance:
     """Return the instance at *address*, with the key of SERVE_BRIDGE_KEY_FILE.
 
+    The connection uses TLS if SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA are set.
+
     Raises:
         NotConnected: No instance of this name answers there, or it refuses the key.
-        ConfigError: The key file cannot be used.
+        ConfigError: The key file or the files for TLS cannot be used.
     """
     path = key_path()
     role, key = read_key_file(path)
+    tls = tls_of_environment(address.name)
+    if tls is not None:
+        context_of(tls, listens=False)  # so that a fault in a file is a ConfigError
+        key = key.with_tls(tls)
     place = SocketAddress(CONTROLLER, "", (address.host, address.port))
     try:
         connection = BlockingConnection(place, key, any_generation(address.name), key.strongest(*OPERATORS))
@@ -64,6 +72,8 @@ def find_remote(address: RemoteAddress) -> Instance:
             f"the instance at {address} does not know the key in {KEY_FILE_VARIABLE}={path}: it was retired, or is of "
             f"another instance; copy {address.name}.{role}.key again from the host on which the instance was started"
         ) from None
+    except TlsRefused as error:
+        raise NotConnected(f"no encrypted connection with the instance at {address}: {error}") from None
     except VersionMismatch as error:
         raise NotConnected(f"the instance at {address} cannot be used: {error}") from None
     except AuthenticationError as error:
@@ -87,4 +97,5 @@ def find_remote(address: RemoteAddress) -> Instance:
         directory="",
         controller=controller,
         secret=key.text,
+        tls=tls,
     )

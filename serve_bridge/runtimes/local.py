@@ -25,6 +25,7 @@ from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.key_files import key_of_start
 from serve_bridge.instance.port_keeper import PortKeeper, socket_path
 from serve_bridge.instance.process_facts import resident_bytes
+from serve_bridge.instance.tls_files import warn_if_readable
 from serve_bridge.process.extras import require_proxy
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.replica.replica import Replica
@@ -185,6 +186,7 @@ def start_instance(
                 network=network,
                 keeps_keys=kept,
             )
+            warn_if_readable(name, spec.tcp_host, network.tls(name))
             return _start_in(spec, key)
     except BaseException:
         _names.discard(name)

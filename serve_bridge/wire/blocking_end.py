@@ -30,6 +30,7 @@ from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.shortage import Shortage, is_shortage
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, Stream
+from serve_bridge.wire.tls import TlsHandshake, handshake_of_caller
 
 RECEIVE_BYTES: Final = 256 * 1024
 ASK_AFTER_SILENCE_S: Final = 1.0
@@ -69,7 +70,8 @@ class BlockingConnection:
         drop_after_fork(self)
         self._is_unix = self._socket.family == socket.AF_UNIX
         try:
-            self._greet(Handshake(key, role, identity(generation, address.name), caller=True))
+            tls = None if self._is_unix else key.tls
+            self._greet(handshake_of_caller(key, role, identity(generation, address.name), tls))
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, AuthenticationError):
@@ -229,14 +231,19 @@ class BlockingConnection:
         if not data or list(self._session.feed(self._seal_in.open(data))):
             raise Lost("no", "the replica closed the connection or is going away")
 
-    def _greet(self, handshake: Handshake) -> None:
+    def _greet(self, handshake: Handshake | TlsHandshake) -> None:
         self._set_timeout(HANDSHAKE_TIMEOUT_S)
         self._socket.sendall(handshake.start())
         while not handshake.done:
             data = self._socket.recv(4096)
             if not data:
                 raise AuthenticationError("the peer closed the connection during the handshake")
-            self._socket.sendall(handshake.feed(data))
+            try:
+                answer = handshake.feed(data)
+            except AuthenticationError:
+                self._socket.sendall(handshake.last_words)
+                raise
+            self._socket.sendall(answer)
         if handshake.rest:
             raise ProtocolError("the listener sent a frame before any request")
         if not self._is_unix:

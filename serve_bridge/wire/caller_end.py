@@ -11,17 +11,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
+from serve_bridge.config.network_options import Tls
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, Frame, Kind, encode
-from serve_bridge.wire.handshake import Handshake
 from serve_bridge.wire.heads import Rejection, decoder
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import ANSWER_WINDOW
+from serve_bridge.wire.tls import handshake_of_caller
 from serve_bridge.wire.transport import FrameTransport
 
 _GONE, _WAITING, _STREAMING = int(State.GONE), int(State.WAITING), int(State.STREAMING)
@@ -142,9 +143,14 @@ class CallerConnection(FrameTransport):
         on_change: Called when the connection closes, and when GOAWAY arrives.
     """
 
-    def __init__(self, key: Key, role: Role, identity: bytes) -> None:
+    def __init__(self, key: Key, role: Role, identity: bytes, tls: Tls | None = None) -> None:
+        """Connect in *role*; *tls*: the files for TLS, if the connection uses it.
+
+        Raises:
+            TlsRefused: The files cannot be used.
+        """
         self.session: CallerSession[CallerStream] = CallerSession()
-        super().__init__(Handshake(key, role, identity, caller=True), self.session.reader)
+        super().__init__(handshake_of_caller(key, role, identity, tls), self.session.reader)
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.going_away: bool = False
         self.on_change: Callable[[], None] | None = None

@@ -77,7 +77,8 @@ def places_of(address: SocketAddress) -> list[str | tuple[str, int]]:
 
 async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: str, role: Role) -> CallerConnection:
     loop = asyncio.get_running_loop()
-    connection = CallerConnection(key, role, identity(generation, name))
+    tls = None if isinstance(place, str) else key.tls
+    connection = CallerConnection(key, role, identity(generation, name), tls)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             if isinstance(place, str):

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any, Final
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.wire.seal import Seal
+from serve_bridge.wire.seal import Records
 
 FLUSH_FRAMES: Final = 8
 """Frames of one loop turn that leave in one write. The peer handles them while this process makes the next ones."""
@@ -34,7 +34,7 @@ class FrameWriter:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None  # uvloop's transports are not subclasses of asyncio.Transport
-        self._seal_out: Seal | None = None
+        self._seal_out: Records | None = None
         self._out: list[bytes] = []
         self._turn_ends = False
         self.writes: int = 0

@@ -25,7 +25,7 @@ The key id says from which of the valid secrets the caller's key derives. Earlie
 not look at it. A listener that refuses a hello for another reason sends a hello whose role is the reason (`Refusal`).
 
 Each proof covers both nonces, roles and identities, so an attacker cannot replay, reflect or downgrade it. Over TCP,
-each record has a MAC as well (`Seal`). The data is not encrypted; for secrecy, use TLS or a private network around it.
+each record has a MAC as well (`Seal`). The data is not encrypted. With certificates, TLS is around it (`TlsHandshake`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from serve_bridge.wire.keys import NO_ID, Key, Role
 from serve_bridge.wire.seal import Seal
 
 MAGIC: Final = b"SBRIDGE"
+TLS_FIRST: Final = b"\x16"
+"""First byte of a TLS connection."""
 OLDEST: Final = 2
 """The oldest version of the protocol that this process speaks."""
 VERSION: Final = 3
@@ -63,6 +65,9 @@ class Refusal(IntEnum):
     ROLE = 129
     IDENTITY = 130
     KEY = 131
+    PLAIN = 132
+    TLS = 133
+    CERTIFICATE = 134
 
 
 class RoleRefused(AuthenticationError):
@@ -71,6 +76,10 @@ class RoleRefused(AuthenticationError):
 
 class AnotherListener(AuthenticationError):
     """Another process listens than the caller expects."""
+
+
+class TlsRefused(AuthenticationError):
+    """One end speaks TLS and the other one does not, or an end does not accept the other end's certificate."""
 
 
 class UnknownKey(AuthenticationError):
@@ -89,8 +98,30 @@ _REFUSALS: Final = {
         "the peer's key was retired, or is of another instance",
         "the peer does not know this key: it was retired, or is of another instance",
     ),
+    Refusal.PLAIN: (
+        TlsRefused,
+        "the peer speaks without TLS; set SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA there",
+        "the peer speaks TLS only; set SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA",
+    ),
+    Refusal.TLS: (
+        TlsRefused,
+        "the peer speaks TLS, but this instance was started without tls_cert, tls_key and tls_ca",
+        "the peer listens without TLS; start the instance with tls_cert, tls_key and tls_ca, or unset "
+        "SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA",
+    ),
+    Refusal.CERTIFICATE: (
+        TlsRefused,
+        "the peer's certificate does not allow the role that it claims",
+        "the URI in the certificate of this process does not allow the role of its key; use the key file of that role",
+    ),
 }
 """The error of each refusal, and its text for the listener and for the caller."""
+
+
+def refused(refusal: Refusal) -> AuthenticationError:
+    """Return the error of *refusal* for the caller."""
+    error, _, told = _REFUSALS[refusal]
+    return error(told)
 
 
 def identity(generation: str, name: str) -> bytes:
@@ -113,6 +144,7 @@ class Handshake:
         key_id: Id of the secret from which the caller's key derives, once `done`.
         last_words: Bytes to send to a refused peer before the connection closes.
         rest: Bytes that arrived after the handshake, once `done`.
+        allowed: The roles that the caller's certificate allows; None: any. It is set before `feed`.
     """
 
     def __init__(
@@ -146,6 +178,7 @@ class Handshake:
         self.peer_role: Role = Role.LISTENER
         self.rest: bytes = b""
         self.last_words: bytes = b""
+        self.allowed: frozenset[Role] | None = None
 
     def _hello_of(self, role: int, key_id: bytes) -> bytes:
         newest = 0 if self._oldest == self._newest else self._newest
@@ -183,8 +216,8 @@ class Handshake:
 
     def _feed_listener(self) -> bytes:
         if not self._peer_hello:
+            self._check_prefix()
             if len(self._buffer) < HELLO_BYTES:
-                self._check_prefix()
                 return b""
             self._take_hello()
             return self._hello + self._sign(b"listener", *self._hellos())
@@ -194,6 +227,8 @@ class Handshake:
 
     def _check_prefix(self) -> None:
         if self._buffer[:7] != MAGIC[: len(self._buffer)]:
+            if self._buffer[:1] == TLS_FIRST and not self._caller:
+                self.refuse(Refusal.TLS)
             raise AuthenticationError("the peer does not speak this protocol")
 
     def _take_hello(self) -> None:
@@ -216,23 +251,25 @@ class Handshake:
         """Choose the key and the identity that the caller means, or refuse it."""
         key = self._key.with_id(key_id)
         if not self._key.holds(role):
-            self._refuse(Refusal.ROLE)
+            self.refuse(Refusal.ROLE)
+        if self.allowed is not None and role not in self.allowed:
+            self.refuse(Refusal.CERTIFICATE)
         if identity not in (self._identity, self._alias):
-            self._refuse(Refusal.IDENTITY)
+            self.refuse(Refusal.IDENTITY)
         if key is None:
-            self._refuse(Refusal.KEY)
+            self.refuse(Refusal.KEY)
         self._key, self.key_id, self._identity = key, key.id, identity
         self._hello = self._hello_of(self._role, key_id)
 
-    def _refuse(self, refusal: Refusal) -> NoReturn:
+    def refuse(self, refusal: Refusal) -> NoReturn:
+        """Set `last_words`, and raise the error for the listener."""
         self.last_words = self._hello_of(refusal, NO_ID)
         error, own, _ = _REFUSALS[refusal]
         raise error(own)
 
     def _check_refusal(self, role: int) -> None:
         if role in _REFUSALS:
-            error, _, told = _REFUSALS[Refusal(role)]
-            raise error(told)
+            raise refused(Refusal(role))
 
     def _agree(self, version: int, newest: int) -> None:
         """Note the version of both sides. A caller gets the chosen *version*, and a listener the oldest one offered."""

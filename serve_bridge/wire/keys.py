@@ -14,6 +14,8 @@ import secrets
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from serve_bridge.config.network_options import Tls
+
 
 class Role(IntEnum):
     """The part that a process plays on a connection."""
@@ -68,9 +70,12 @@ class Key:
     """The keys of some roles, or the instance's secret, from which the keys of all roles derive; 32 bytes each.
 
     After a rotation it has the keys of several secrets. It signs with the newest ones.
+
+    Attributes:
+        tls: The files for TLS, which a process proves itself with too; None: its connections are not encrypted.
     """
 
-    __slots__ = ("_valid",)
+    __slots__ = ("_valid", "tls")
 
     def __init__(self, secret: bytes | None = None) -> None:
         """Derive the keys of all roles from *secret*; None: from a new secret."""
@@ -78,6 +83,7 @@ class Key:
         _check_length(secret)
         roles = {role: _derived(secret, role) for role in (Role.EDGE, Role.PYTHON, Role.CONTROLLER, Role.MANAGE)}
         self._valid: tuple[_Keys, ...] = (_Keys(_id_of(secret), secret, _with_weaker(roles)),)
+        self.tls: Tls | None = None
 
     @classmethod
     def of_role(cls, role: Role, key: bytes, id: bytes) -> Key:
@@ -90,10 +96,15 @@ class Key:
         return cls._of(_Keys(id, None, _with_weaker({role: key})))
 
     @classmethod
-    def _of(cls, *valid: _Keys) -> Key:
+    def _of(cls, *valid: _Keys, tls: Tls | None = None) -> Key:
         made = cls.__new__(cls)
         made._valid = valid
+        made.tls = tls
         return made
+
+    def with_tls(self, tls: Tls | None) -> Key:
+        """Return the same keys with the files for TLS."""
+        return self._of(*self._valid, tls=tls)
 
     @property
     def secret(self) -> bytes:
@@ -115,7 +126,7 @@ class Key:
     @property
     def each(self) -> list[Key]:
         """One object for each valid secret, the newest first."""
-        return [self._of(keys) for keys in self._valid]
+        return [self._of(keys, tls=self.tls) for keys in self._valid]
 
     @classmethod
     def joined(cls, keys: list[Key]) -> Key:
@@ -123,17 +134,18 @@ class Key:
         found: dict[bytes, _Keys] = {}
         for each in (each for key in keys for each in key._valid):
             found.setdefault(each.id, each)
-        return cls._of(*found.values())
+        return cls._of(*found.values(), tls=next((key.tls for key in keys if key.tls is not None), None))
 
     def only(self, *roles: Role) -> Key:
         """Return only the keys of *roles*. No other key can be derived from them."""
-        return self._of(*(_Keys(each.id, None, {role: each.roles[role] for role in roles}) for each in self._valid))
+        valid = (_Keys(each.id, None, {role: each.roles[role] for role in roles}) for each in self._valid)
+        return self._of(*valid, tls=self.tls)
 
     def with_id(self, id: bytes) -> Key | None:
         """Return the keys of the secret of this *id*; None if there is none. `NO_ID` means the oldest secret."""
         if id == NO_ID:
-            return self._of(self._valid[-1])
-        return next((self._of(each) for each in self._valid if each.id == id), None)
+            return self._of(self._valid[-1], tls=self.tls)
+        return next((self._of(each, tls=self.tls) for each in self._valid if each.id == id), None)
 
     @property
     def text(self) -> str:
@@ -165,9 +177,14 @@ class Key:
         """Return the newest key of *role*, for a key file."""
         return self._valid[0].roles[role]
 
+    def __getstate__(self) -> Any:
+        """Return the state for a pickle. Without TLS it is that of earlier versions."""
+        return None, {"_valid": self._valid} if self.tls is None else {"_valid": self._valid, "tls": self.tls}
+
     def __setstate__(self, state: Any) -> None:
         """Take over the state of a pickle, also of one by an earlier version, which had one secret and no id."""
         slots = state[1]
+        self.tls = slots.get("tls")
         if "_valid" in slots:
             self._valid = slots["_valid"]
         elif slots["_secret"] is not None:

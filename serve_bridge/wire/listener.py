@@ -17,6 +17,7 @@ from serve_bridge.wire.handshake import identity
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
 from serve_bridge.wire.socket_files import bind_unix
+from serve_bridge.wire.tls import check_files
 
 _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
@@ -71,6 +72,7 @@ class Listener:
         Raises:
             OSError: The path is too long, other users can open the directory, or the TCP address cannot be bound. It
                 is a `NoFreePort` if another process has each of *tcp_ports*.
+            ConfigError: The files for TLS cannot be used.
         """
         loop = asyncio.get_running_loop()
         unix = str(directory / f"{self._name}.sock")
@@ -81,6 +83,8 @@ class Listener:
         tcp = None
         if tcp_host is not None:
             try:
+                if self._key.tls is not None:
+                    check_files(self._key.tls)
                 server = await self._listen_on(tcp_host, tcp_ports)
             except BaseException:
                 self.close()
@@ -93,7 +97,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         for port in ports:
             try:
-                return await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
+                return await loop.create_server(self._tcp_connection, host, port, backlog=_BACKLOG)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
@@ -123,3 +127,8 @@ class Listener:
 
     def _connection(self) -> ReplicaConnection:
         return ReplicaConnection(self._key, self._identity, self._service, self.connections, alias=self._alias)
+
+    def _tcp_connection(self) -> ReplicaConnection:
+        return ReplicaConnection(
+            self._key, self._identity, self._service, self.connections, alias=self._alias, tls=self._key.tls
+        )

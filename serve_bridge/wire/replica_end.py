@@ -12,17 +12,18 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from serve_bridge.config.network_options import Tls
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frame_writer import FLUSH_PIECES, UNCOPIED_BYTES
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
-from serve_bridge.wire.handshake import Handshake
 from serve_bridge.wire.heads import Rejection, encode_head
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.sessions import ReplicaSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import FRAME_COST
+from serve_bridge.wire.tls import handshake_of_listener
 from serve_bridge.wire.transport import FrameTransport
 
 UPLOAD_WINDOW: Final = 1 << 20
@@ -170,9 +171,11 @@ class ReplicaConnection(FrameTransport):
         open_connections: set[ReplicaConnection],
         *,
         alias: bytes = b"",
+        tls: Tls | None = None,
     ) -> None:
+        """Serve a caller; *tls*: the files for TLS, if the connection uses it."""
         self.session: ReplicaSession[ReplicaStream] = ReplicaSession(ReplicaStream)
-        super().__init__(Handshake(key, Role.LISTENER, identity, caller=False, alias=alias), self.session.reader)
+        super().__init__(handshake_of_listener(key, identity, alias, tls), self.session.reader)
         self._service = service
         self._role = Role.EDGE
         self._going_away = False

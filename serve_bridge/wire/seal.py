@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import hmac
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 from serve_bridge.errors import ProtocolError
+
+
+class Records(Protocol):
+    """What protects the data of one direction of a TCP connection."""
+
+    def close(self, data: bytes) -> bytes:
+        """Return *data* as records for the peer."""
+
+    def open(self, data: bytes) -> bytes:
+        """Return the data of the records that *data* completes.
+
+        Raises:
+            ProtocolError: A record was changed, dropped, repeated or moved.
+        """
 
 
 class Seal:

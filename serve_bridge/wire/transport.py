@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
+from serve_bridge.config.network_options import joined
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.bulk_receiver import BulkReceiver
 from serve_bridge.wire.frame_writer import FrameWriter
@@ -24,7 +25,8 @@ from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake
 from serve_bridge.wire.keys import Role
 from serve_bridge.wire.open_connections import drop_after_fork
 from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer
-from serve_bridge.wire.seal import Seal
+from serve_bridge.wire.seal import Records
+from serve_bridge.wire.tls import TlsHandshake
 
 TURN_FRAMES: Final = 64
 """Upper limit for the frames of one read that are handled in one loop turn. As requests they take about 2 ms."""
@@ -46,13 +48,13 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         key_id: Id of the secret from which the caller's key derives, after the handshake.
     """
 
-    def __init__(self, handshake: Handshake, reader: FrameReader) -> None:
+    def __init__(self, handshake: Handshake | TlsHandshake, reader: FrameReader) -> None:
         super().__init__()
         self._reader = reader
         self._bulk: BulkReceiver | None = None
-        self._handshake: Handshake | None = handshake
+        self._handshake: Handshake | TlsHandshake | None = handshake
         self._deadline: asyncio.TimerHandle | None = None
-        self._seal_in: Seal | None = None
+        self._seal_in: Records | None = None
         self._reads = True
         self._held: Iterator[Frame] | None = None
         self.closed: bool = False
@@ -221,7 +223,7 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
 
     def _end_transport(self, error: BaseException | None) -> None:
         if isinstance(error, ProtocolError | AuthenticationError | TimeoutError):
-            _logger.warning("closed a connection: %s", error)
+            _logger.warning("closed a connection%s: %s", self._far_end(), error)
         if error is not None:
             self._transport.abort()
             return
@@ -229,7 +231,12 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         if self._transport.get_write_buffer_size():  # a peer that does not read must not keep the socket open
             self._loop.call_later(CLOSE_LINGER_S, self._transport.abort)
 
-    def _greet(self, handshake: Handshake, data: bytes) -> bytes:
+    def _far_end(self) -> str:
+        """Return the address of a TCP peer for a log line."""
+        place = self._transport.get_extra_info("peername")
+        return f" with {joined(*place[:2])}" if isinstance(place, tuple) and len(place) >= 2 else ""
+
+    def _greet(self, handshake: Handshake | TlsHandshake, data: bytes) -> bytes:
         """Give *data* to the handshake. Return the bytes after it, which belong to frames."""
         try:
             self._write(handshake.feed(data))

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
+
+from serve_bridge.config.network_options import Tls
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,38 @@ def make_certificate(directory: Path, name: str = "server", *, days: tuple[float
     key.touch(mode=0o600)
     key.write_bytes(made.private_key_pem.bytes())
     return Certificate(certificate, key, authority)
+
+
+def make_tls(
+    directory: Path, name: str, authority: trustme.CA, *uris: str, days: tuple[float, float] = (-1, 30)
+) -> Tls:
+    """Make the files of one end of the data plane; *uris* are in the certificate, which is valid for these *days*."""
+    tls = Tls(*(str(directory / f"{name}.{kind}") for kind in ("crt", "key", "ca")), "tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    ca = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    signer = load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    begin, end = (datetime.now(UTC) + timedelta(days=each) for each in days)
+    names: list[x509.GeneralName] = [x509.DNSName("engine"), *map(x509.UniformResourceIdentifier, uris)]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    _replace(tls.cert, made.public_bytes(Encoding.PEM))
+    _replace(tls.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    _replace(tls.ca, authority.cert_pem.bytes())
+    return tls
+
+
+def _replace(path: str, content: bytes) -> None:
+    draft = Path(f"{path}.new")
+    draft.touch(mode=0o600)
+    draft.write_bytes(content)
+    draft.replace(path)

@@ -24,6 +24,7 @@ from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.key_files import key_of_start
+from serve_bridge.instance.tls_files import warn_if_readable
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
@@ -200,6 +201,7 @@ def _start_controller(
             network=network,
             keeps_keys=kept,
         )
+        warn_if_readable(name, spec.tcp_host, network.tls(name))
         return _start_controller_of(spec, key)
 
 

@@ -1,0 +1,242 @@
+"""An instance with TLS, and a web host that reaches it with variables only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import serve_bridge as serve
+from serve_bridge.adapters import Bridge, ForwardedRoute
+from serve_bridge.client.client import link_of
+from serve_bridge.client.instance_search import find_client
+from serve_bridge.config.network_options import Tls
+from serve_bridge.instance.tls_files import VARIABLES, warn_if_readable
+from tests.support.certificates import make_tls
+from tests.support.listening import free_port
+from tests.support.programs import run_program
+
+NAME = "tls"
+LARGE = bytes(range(256)) * (10 << 12)
+"""10 MiB."""
+MOST_S = 5.0
+"""Upper limit for a refusal, in seconds."""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the keys and the certificates."""
+    directory = tmp_path_factory.mktemp("files")
+    directory.chmod(0o700)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """The team's own."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def files(directory: Path, authority: trustme.CA) -> Tls:
+    """The files of the engine."""
+    return make_tls(directory, "engine", authority, f"serve-bridge://{NAME}/engine")
+
+
+def options_of(files: Tls) -> dict[str, Any]:
+    """Return the options of `start`."""
+    return {"tls_cert": files.cert, "tls_key": files.key, "tls_ca": files.ca}
+
+
+def start(directory: Path, port: int, **options: Any) -> serve.Client:
+    """Start an instance with two backends, and remove its unix sockets, as on another host."""
+    client = serve.start(
+        runtime="local",
+        name=NAME,
+        listen=f"127.0.0.1:{port}",
+        key_file=str(directory / "secret"),
+        http_options={"location": "NoServer"},
+        **options,
+    )
+    client.create_backend("size", lambda request: f"{len(request.body())}".encode() + request.body()[:5])
+    client.create_endpoint("size", backend="size", route="/size", methods=["POST"])
+    client.create_backend("echo", lambda request: request.data)
+    client.create_endpoint("echo", backend="echo")
+    for path in Path(link_of(client).instance.directory).glob("*.sock"):
+        path.unlink()
+    return client
+
+
+@pytest.fixture(scope="module")
+def port(directory: Path, files: Tls) -> Iterator[int]:
+    """The port of an instance."""
+    port = free_port()
+    client = start(directory, port, **options_of(files))
+    yield port
+    client.shutdown()
+
+
+def variables(port: int, directory: Path, own: Tls | None) -> dict[str, str]:
+    """Return the variables of a web host."""
+    found = {
+        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{port}/{NAME}",
+        "SERVE_BRIDGE_KEY_FILE": str(directory / f"{NAME}.call.key"),
+    }
+    return found if own is None else {**found, **dict(zip(VARIABLES, own[:3], strict=True))}
+
+
+@pytest.fixture
+def web(directory: Path, authority: trustme.CA) -> Tls:
+    """The files of a web host, whose certificate limits it to calls."""
+    return make_tls(directory, "web", authority, f"serve-bridge://{NAME}/call")
+
+
+@pytest.fixture
+def web_host(monkeypatch: pytest.MonkeyPatch, port: int, directory: Path, web: Tls, tmp_path: Path) -> str:
+    """Make this process a web host; return the address."""
+    found = variables(port, directory, web)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return found["SERVE_BRIDGE_ADDRESS"]
+
+
+def test_a_web_host_needs_variables_only(port: int, directory: Path, web: Tls, tmp_path: Path) -> None:
+    """A process without any file of the instance calls it."""
+    program = "import serve_bridge as serve\nprint(serve.connect().get_handle('echo', missing_ok=True).call(21))"
+    environment = {**variables(port, directory, web), "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert run_program(program, environment=environment) == "21\n"
+
+
+def test_large_values_arrive_whole_in_both_directions(web_host: str) -> None:
+    """With blocking and with awaited calls."""
+    client = find_client(None, NAME)
+    handle = client.get_handle("echo", missing_ok=True)
+
+    async def awaited() -> object:
+        return await handle.remote(LARGE)
+
+    assert handle.call(LARGE) == LARGE
+    assert asyncio.run(awaited()) == LARGE
+    client.close()
+
+
+def test_a_large_upload_is_forwarded(web_host: str) -> None:
+    """A worker forwards it from a blocking thread."""
+    bridge = Bridge()
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
+    answer = bridge.ask(ForwardedRoute("size"), scope, {}, LARGE, None)
+    assert (answer.status, answer.body) == (200, str(len(LARGE)).encode() + LARGE[:5])
+    bridge.close()
+
+
+def test_a_copied_file_of_the_instance_uses_the_certificate_of_its_host(
+    web_host: str, directory: Path, files: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The paths in the file are those of another host."""
+    client = find_client(None, NAME)
+    assert link_of(client).instance.tls is not None
+    assert link_of(client).instance.tls.cert.endswith("web.crt")
+    client.close()
+
+
+def refused(address: str) -> str:
+    """Return why *address* cannot be used; the reason is one line, within `MOST_S`."""
+    began = time.monotonic()
+    with pytest.raises((serve.NotConnected, serve.ConfigError)) as caught:
+        find_client(address, NAME)
+    assert time.monotonic() - began < MOST_S
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_web_host_without_a_certificate_is_told_what_to_set(web_host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener tells that it speaks TLS."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name)
+    assert refused(web_host) == (
+        f"no encrypted connection with the instance at {web_host}: the peer speaks TLS only; set "
+        "SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA"
+    )
+
+
+def test_an_incomplete_setting_is_named(web_host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three variables are needed."""
+    monkeypatch.delenv("SERVE_BRIDGE_TLS_CA")
+    assert "SERVE_BRIDGE_TLS_CA is not set" in refused(web_host)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_file_that_lacks_is_named(name: str, web_host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its variable."""
+    monkeypatch.setenv(name, "/nowhere/file.pem")
+    assert f"{name} '/nowhere/file.pem': No such file or directory" in refused(web_host)
+
+
+def test_a_foreign_certificate_is_named(web_host: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another authority has signed it."""
+    foreign = make_tls(directory, "foreign", trustme.CA())
+    monkeypatch.setenv("SERVE_BRIDGE_TLS_CERT", foreign.cert)
+    monkeypatch.setenv("SERVE_BRIDGE_TLS_KEY", foreign.key)
+    text = refused(web_host)
+    assert f"the peer refuses the certificate SERVE_BRIDGE_TLS_CERT={foreign.cert}: another authority" in text
+
+
+def test_a_certificate_with_a_weaker_role_than_the_key_is_refused(
+    web_host: str, directory: Path, authority: trustme.CA
+) -> None:
+    """The files are read again, so the next connection uses the new certificate."""
+    make_tls(directory, "web", authority, f"serve-bridge://{NAME}/forward")
+    assert "the URI in the certificate of this process does not allow the role of its key" in refused(web_host)
+
+
+def test_an_instance_without_tls_is_named(
+    directory: Path, web: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A web host with certificates does not send bodies in the clear."""
+    port = free_port()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    found = variables(port, directory, web)
+    monkeypatch.setattr("tests.local.instance.test_encrypted_instance.NAME", "plain")
+    client = serve.start(
+        runtime="local",
+        name="plain",
+        listen=f"127.0.0.1:{port}",
+        key_file=str(directory / "secret"),
+        http_options={"location": "NoServer"},
+    )
+    try:
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        assert "the peer listens without TLS" in refused(f"serve-bridge://127.0.0.1:{port}/plain")
+    finally:
+        client.shutdown()
+
+
+def test_start_refuses_files_that_cannot_be_used(directory: Path, authority: trustme.CA) -> None:
+    """Before anything is started."""
+    old = make_tls(directory, "old", authority, days=(-3, -1))
+    with pytest.raises(serve.ConfigError, match=r"tls_cert '.*old.crt': certificate has expired"):
+        serve.start(runtime="local", name="old", listen=f"127.0.0.1:{free_port()}", **options_of(old))
+
+
+@pytest.mark.parametrize(
+    ("host", "encrypted", "warned"),
+    [("10.0.0.5", False, True), ("10.0.0.5", True, False), ("127.0.0.1", False, False), (None, False, False)],
+)
+def test_start_warns_of_readable_bodies(
+    host: str | None, encrypted: bool, warned: bool, files: Tls, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, where other hosts can reach the instance."""
+    with caplog.at_level(logging.WARNING, logger="serve_bridge"):
+        warn_if_readable(NAME, host, files if encrypted else None)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == warned
+    assert all("listens on 10.0.0.5 without TLS, so bodies travel readable" in text for text in texts)
