@@ -44,9 +44,11 @@ def start(**options: Unpack[StartOptions]) -> Client:
             - key_file (str): File with the instance's secret. It is made if it does not exist. Key files for the hosts
               of web workers are written beside it: NAME.forward.key, NAME.call.key and NAME.manage.key. Default: with
               *listen* or *detached*, a file in $XDG_STATE_HOME/serve_bridge/NAME or ~/.local/state/serve_bridge/NAME.
-            - tls_cert, tls_key, tls_ca (str): Files in PEM form: a certificate, its key, and the certificate of the
-              authority that has signed it. All TCP connections of the instance then use TLS 1.3, and both ends need a
-              certificate. The same paths are read on each node, again after they changed. Default: no encryption.
+            - tls_cert (str): File with the certificate of the engine, in PEM form. With it, all TCP connections of the
+              instance use TLS 1.3, and both ends need a certificate. The same paths are read on each node, and again
+              after they have changed. Default: no encryption.
+            - tls_key (str): File with the key of *tls_cert*.
+            - tls_ca (str): File with the certificate of the authority that has signed the certificates of both ends.
 
     Returns:
         The client, which becomes the current client of this process. The proxy answers. Restored backends may still

@@ -41,7 +41,7 @@ _ALERTS: Final = {
     "UNSUPPORTED_CERTIFICATE": "it is for another purpose; it needs clientAuth, and serverAuth in the engine",
     "CERTIFICATE_REQUIRED": "it lacks",
 }
-"""What the peer's alerts say of the certificate of this process."""
+"""Meanings of the peer's alerts about the certificate of this process."""
 
 _logger = logging.getLogger("serve_bridge.wire")
 _contexts: dict[tuple[Tls, bool], tuple[Stamps, ssl.SSLContext]] = {}
@@ -130,6 +130,11 @@ class TlsHandshake:
     def peer_role(self) -> Role:
         """The peer's role, once `done`."""
         return self._inner.peer_role
+
+    @property
+    def version(self) -> int:
+        """The version of the protocol, once `done`."""
+        return self._inner.version
 
     @property
     def key_id(self) -> bytes:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import trustme
+from starlette.requests import Request
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute
 from serve_bridge.client.client import link_of
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.config.network_options import Tls
-from serve_bridge.instance.tls_files import VARIABLES, warn_if_readable
+from serve_bridge.instance.tls_files import PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port
 from tests.support.programs import run_program
@@ -54,6 +55,12 @@ def options_of(files: Tls) -> dict[str, Any]:
     return {"tls_cert": files.cert, "tls_key": files.key, "tls_ca": files.ca}
 
 
+async def size(request: serve.ServeRequest | Request) -> bytes:
+    """Return how much was uploaded, and its begin."""
+    body = await request.body()
+    return str(len(body)).encode() + body[:5]
+
+
 def start(directory: Path, port: int, **options: Any) -> serve.Client:
     """Start an instance with two backends, and remove its unix sockets, as on another host."""
     client = serve.start(
@@ -64,7 +71,7 @@ def start(directory: Path, port: int, **options: Any) -> serve.Client:
         http_options={"location": "NoServer"},
         **options,
     )
-    client.create_backend("size", lambda request: f"{len(request.body())}".encode() + request.body()[:5])
+    client.create_backend("size", size)
     client.create_endpoint("size", backend="size", route="/size", methods=["POST"])
     client.create_backend("echo", lambda request: request.data)
     client.create_endpoint("echo", backend="echo")
@@ -74,12 +81,19 @@ def start(directory: Path, port: int, **options: Any) -> serve.Client:
 
 
 @pytest.fixture(scope="module")
-def port(directory: Path, files: Tls) -> Iterator[int]:
-    """The port of an instance."""
-    port = free_port()
-    client = start(directory, port, **options_of(files))
-    yield port
+def engine(directory: Path, files: Tls) -> Iterator[serve.Client]:
+    """An instance with TLS."""
+    client = start(directory, free_port(), **options_of(files))
+    yield client
     client.shutdown()
+
+
+@pytest.fixture(scope="module")
+def port(engine: serve.Client) -> int:
+    """The port of the instance."""
+    tcp = link_of(engine).instance.controller.tcp
+    assert tcp is not None
+    return tcp[1]
 
 
 def variables(port: int, directory: Path, own: Tls | None) -> dict[str, str]:
@@ -120,7 +134,7 @@ def test_large_values_arrive_whole_in_both_directions(web_host: str) -> None:
     handle = client.get_handle("echo", missing_ok=True)
 
     async def awaited() -> object:
-        return await handle.remote(LARGE)
+        return await handle.acall(LARGE)
 
     assert handle.call(LARGE) == LARGE
     assert asyncio.run(awaited()) == LARGE
@@ -137,12 +151,16 @@ def test_a_large_upload_is_forwarded(web_host: str) -> None:
 
 
 def test_a_copied_file_of_the_instance_uses_the_certificate_of_its_host(
-    web_host: str, directory: Path, files: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    web_host: str, engine: serve.Client, directory: Path, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """The paths in the file are those of another host."""
-    client = find_client(None, NAME)
-    assert link_of(client).instance.tls is not None
-    assert link_of(client).instance.tls.cert.endswith("web.crt")
+    """The paths in the file are those of another host, and the whole secret needs a certificate of the engine."""
+    own = make_tls(directory, "web", authority)
+    copy = tmp_path / "copied.json"
+    copy.touch(0o600)
+    copy.write_bytes(Path(link_of(engine).instance.address).read_bytes().replace(b"engine.crt", b"none.crt"))
+    client = find_client(str(copy), NAME)
+    assert link_of(client).instance.tls == own._replace(prefix=PREFIX)
+    assert client.get_handle("echo", missing_ok=True).call(1) == 1
     client.close()
 
 
@@ -204,7 +222,6 @@ def test_an_instance_without_tls_is_named(
     port = free_port()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     found = variables(port, directory, web)
-    monkeypatch.setattr("tests.local.instance.test_encrypted_instance.NAME", "plain")
     client = serve.start(
         runtime="local",
         name="plain",
@@ -213,7 +230,7 @@ def test_an_instance_without_tls_is_named(
         http_options={"location": "NoServer"},
     )
     try:
-        for name, value in found.items():
+        for name, value in {**found, "SERVE_BRIDGE_KEY_FILE": str(directory / "plain.call.key")}.items():
             monkeypatch.setenv(name, value)
         assert "the peer listens without TLS" in refused(f"serve-bridge://127.0.0.1:{port}/plain")
     finally:

@@ -30,8 +30,7 @@ from serve_bridge.errors import ConfigError
         ({"advertise": "a:7000"}, "advertise needs listen"),
         ({"key_file": ""}, "key_file must be the path of a file"),
         ({"tls_cert": ""}, "tls_cert must be the path of a file"),
-        ({"tls_cert": "/c"}, "TLS needs tls_cert, tls_key and tls_ca; tls_key and tls_ca lacks"),
-        ({"tls_cert": "/c", "tls_key": "k", "tls_ca": "/a"}, "tls_key must be an absolute path, .* got 'k'"),
+        ({"tls_cert": "/c"}, "TLS needs tls_cert, tls_key and tls_ca; give tls_key and tls_ca too"),
     ],
 )
 def test_a_bad_value_is_named(options: dict[str, Any], message: str) -> None:
