@@ -45,7 +45,7 @@ FOLLOWED: Mapping[Path, str] = {
     DOCS / "web-servers.md": "/mood",
 }
 """Pages, each with the path that its apps answer HAPPY at."""
-ELSEWHERE = {"write-an-adapter.md"}
+ELSEWHERE = {"write-an-adapter.md", "containers.md"}
 """Pages that have a test of their own."""
 OF_FRAMEWORKS = [DOCS / name for name in ("asgi-and-wsgi.md", "django.md", "flask.md", "starlette.md")]
 NOT_RUN = {
