@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import serve_bridge as serve
+from tests.faults.report.figures import note_run
 from tests.faults.support.backends import Recorder
 from tests.faults.support.load import WAYS, Load
 from tests.faults.support.oracle import Event, Run, events_in, summary, violations
@@ -22,6 +23,11 @@ SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
 QUICK = {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0, "graceful_shutdown_timeout_s": 5.0}
 REQUEST_TIMEOUT_S = 8.0
 LONG_ONLY = pytest.mark.skipif(SCALE <= 1, reason="takes long; `make faults` runs it")
+
+
+def at_scale(least: int, full: int) -> int:
+    """Return *least* for a short run, *full* for `make faults`, and numbers between for scales from 1 to 10."""
+    return round(least + (full - least) * min(1.0, max(0.0, (SCALE - 1) / 9)))
 
 
 def scaled(count: int) -> int:
@@ -65,9 +71,11 @@ class Stage:
         """Return what backends have noted as *event* so far."""
         return [found for found in events_in(self.journal) if found.event == event]
 
-    def read(self, *loads: Load) -> Run:
-        """Return the run that is over."""
-        return Run.read(self.journal, *(load.log for load in loads))
+    def read(self, *loads: Load, **faults: int) -> Run:
+        """Return the run that is over, and note its figures and the number of *faults* of each kind."""
+        run = Run.read(self.journal, *(load.log for load in loads))
+        note_run(run, **faults)
+        return run
 
     def ready(self, backend: str) -> list[str]:
         """Return the ids of the replicas of *backend* that take requests."""

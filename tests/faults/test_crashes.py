@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -9,12 +12,16 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, check, scaled, summary
-from tests.faults.support.backends import Crashing, Slow
+from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, at_scale, check, summary
+from tests.faults.report.figures import note
+from tests.faults.support.backends import Crashing, Recorder, Slow
 from tests.faults.support.oracle import violations
 from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+MOST_UPDATE_S = 3.0
+"""About how long an update takes, in seconds."""
 
 
 def a_replica(stage: Stage, endpoint: str) -> psutil.Process:
@@ -28,12 +35,13 @@ def test_a_killed_replica_loses_nothing_idempotent_and_runs_nothing_twice(stage:
     stage.serve("m", config={"num_replicas": 2})
     with stage.load("m") as load:
         load.wait_for_more(60)
-        for _ in range(scaled(2)):
+        kills = at_scale(2, 50)
+        for _ in range(kills):
             a_replica(stage, "m").kill()
             load.wait_for_more(30)
             stage.wait_until_whole("m")
             load.wait_for_more(30)
-    run = stage.read(load)
+    run = stage.read(load, kills=kills)
     assert violations(run) == {}
     assert [o for o in run.failed() if o.kind == "idempotent"] == [], summary(run.outcomes)
     assert {(o.status, o.executed) for o in run.failed()} <= {(502, "unknown")}, summary(run.outcomes)
@@ -80,14 +88,74 @@ def test_a_killed_controller_loses_nothing(stage: Stage) -> None:
     stage.serve("m", config={"num_replicas": 2})
     before = {process.pid for kind in ("Replica", "Proxy") for process in actors(kind)}
     with stage.load("m") as load:
-        for number in range(scaled(1)):
+        kills = at_scale(1, 10)
+        for number in range(kills):
             (controller,) = actors("Controller")
             controller.kill()
             load.wait_for_more(30)
             stage.client.create_endpoint(f"again-{number}", backend="m")
             load.wait_for_more(60)
-    check(stage.read(load))
+    check(stage.read(load, kills=kills))
     assert {process.pid for kind in ("Replica", "Proxy") for process in actors(kind)} == before
+
+
+def test_a_controller_killed_at_any_step_of_an_update_loses_nothing(stage: Stage) -> None:
+    """P11: it dies at a random moment of each update; what an update replaced never answers again."""
+    chance = random.Random(11)
+    stage.serve("m", config={"num_replicas": 2})
+    kills = at_scale(2, 30)
+    with stage.load("m", rate=60.0) as load, ThreadPoolExecutor() as threads:
+        for number in range(kills):
+            update = threads.submit(
+                stage.client.update_backend, "m", Recorder, str(stage.journal), f"v{number + 2}", 0.05
+            )
+            time.sleep(chance.random() * MOST_UPDATE_S)
+            for controller in actors("Controller"):
+                controller.kill()
+            with contextlib.suppress(serve.NotConnected):
+                update.result()
+            wait_until(lambda: answers(stage), 30.0)
+            wait_until_equal(lambda: (len(stage.ready("m")), len(actors("Replica"))), (2, 2), 30.0)
+            load.wait_for_more(30)
+    check(stage.read(load, kills=kills))
+
+
+def answers(stage: Stage) -> bool:
+    """Return whether the controller answers."""
+    try:
+        return bool(stage.client.status())
+    except serve.NotConnected:
+        return False
+
+
+def test_a_storm_of_faults_breaks_no_invariant(stage: Stage) -> None:
+    """P15: replicas and controllers die and stop at random, among updates."""
+    chance = random.Random(15)
+    stage.serve("m", config={"num_replicas": 3})
+    kills = at_scale(3, 60)
+    with stage.load("m", rate=60.0) as load:
+        load.wait_for_more(30)
+        for number in range(kills):
+            kind = chance.choice(("Replica", "Replica", "Controller", "stop", "update"))
+            if kind == "update":
+                with contextlib.suppress(serve.ServeBridgeError):
+                    stage.client.update_backend("m", Recorder, str(stage.journal), f"v{number}")
+            elif kind == "stop":
+                stopped = chance.choice(actors("Replica"))
+                stopped.suspend()
+                load.wait_for_more(60)
+                with contextlib.suppress(psutil.Error):
+                    stopped.resume()
+            else:
+                with contextlib.suppress(psutil.Error):
+                    chance.choice(actors(kind)).kill()
+            load.wait_for_more(60)
+            wait_until(lambda: answers(stage), 30.0)
+        stage.wait_until_whole("m")
+    run = stage.read(load, faults=kills)
+    assert violations(run) == {}
+    known = {(502, "unknown"), (503, "no"), (504, "no"), (504, "unknown")}
+    assert {(o.status, o.executed) for o in run.failed()} <= known, summary(run.outcomes)
 
 
 def test_a_controller_killed_during_an_update_leaves_no_orphan(stage: Stage) -> None:
@@ -121,11 +189,14 @@ def test_a_proxy_that_is_gone_comes_back_where_it_was(stage: Stage, signal: str)
     """Killed or hung, it is replaced on its port by itself."""
     stage.serve("m")
     url = stage.client.http_urls[0]
-    (proxy,) = actors("Proxy")
-    getattr(proxy, signal)()
-    wait_until(lambda: [process for process in actors("Proxy") if process.pid != proxy.pid], 40.0)
-    wait_until_equal(lambda: stage.client.http_urls, [url])
-    assert httpx.get(f"{url}/m", params={"id": "a", "payload": ""}, trust_env=False).json()["id"] == "a"
+    times = at_scale(1, 20) if signal == "kill" else 1
+    for _ in range(times):
+        (proxy,) = actors("Proxy")
+        getattr(proxy, signal)()
+        wait_until(lambda old=proxy.pid: [each for each in actors("Proxy") if each.pid != old], 40.0)
+        wait_until_equal(lambda: stage.client.http_urls, [url])
+        assert httpx.get(f"{url}/m", params={"id": "a", "payload": ""}, trust_env=False).json()["id"] == "a"
+    note(times, f"{times} proxies replaced")
 
 
 def test_a_crash_loop_is_contained(stage: Stage) -> None:

@@ -25,7 +25,7 @@ def test_a_rolling_update_under_load_loses_nothing(stage: Stage) -> None:
             stage.client.update_backend("m", Recorder, str(stage.journal), f"v{number + 2}")
             updated[f"v{number + 1}"] = time.monotonic()
             load.wait_for_more(60)
-    check(stage.read(load), updated)
+    check(stage.read(load, updates=len(updated)), updated)
 
 
 def test_an_update_on_a_full_cluster_under_load_loses_nothing(stage: Stage) -> None:
@@ -42,7 +42,7 @@ def test_an_update_on_a_full_cluster_under_load_loses_nothing(stage: Stage) -> N
         with pytest.raises(serve.BackendStartError, match="no model here; the update stopped after 0 of 4 replicas"):
             stage.client.update_backend("m", Unstartable, str(stage.journal))
         load.wait_for_more(60)
-    check(stage.read(load), updated)
+    check(stage.read(load, updates=len(updated)), updated)
     assert len(stage.ready("m")) == ACCELERATORS
 
 
