@@ -60,11 +60,10 @@ ci: check newer-python setup
 	EFFORT=full $(PYTEST)
 
 # All promises of docs/reliability.md at full count, of which `make ci` runs a tenth; refreshes the page. It takes hours.
-# `make faults ROWS="P9 P11"` tests some of them. `FAULTS_SCALE=1 SEEDS=100 make faults` takes minutes.
+# `make faults ROWS="P9 P11"` tests some of them. `FAULTS_SCALE=1 SIMULATION_SEEDS=100 make faults` takes minutes.
 faults: $(SETUP) system-packages
-	$(BIN)/python -m tests.local.simulation --seeds $${SEEDS:-10000}
-	$(BIN)/python -m tests.local.simulation --seeds $${SEEDS:-10000} --gentle
-	FAULTS_SCALE=$${FAULTS_SCALE:-10} NODES_ALL=1 $(BIN)/python -m tests.faults.report $(or $(ROWS),all)
+	FAULTS_SCALE=$${FAULTS_SCALE:-10} SIMULATION_SEEDS=$${SIMULATION_SEEDS:-10000} NODES_ALL=1 \
+		$(BIN)/python -m tests.faults.report $(or $(ROWS),all)
 
 # The tests on three hosts, each made of namespaces of this machine: two Ray nodes and a web host; as root. Without root
 # they are skipped. `make ci` runs them too, but for the slow ones.

@@ -8,7 +8,8 @@ again, and `python -m tests.local.simulation` makes many runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +20,33 @@ from hypothesis import strategies as st
 from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.routing.router import Router
+from tests.faults.report.figures import note
 from tests.local.simulation.support.world import Findings, World
 
 GIVEN = os.environ.get("SIMULATION_SEED")
 STEPS = int(os.environ.get("SIMULATION_STEPS", "200"))
 SEEDS = st.just(int(GIVEN)) if GIVEN else st.integers(0, 2**32 - 1)
-WITHOUT_SHRINKING = settings(phases=[Phase.generate, Phase.reuse])
+COUNT = {"max_examples": int(os.environ["SIMULATION_SEEDS"])} if "SIMULATION_SEEDS" in os.environ else {}
+WITHOUT_SHRINKING = settings(phases=[Phase.generate, Phase.reuse], **COUNT)  # type: ignore[arg-type]
 """A smaller seed is no simpler one."""
 SEEDS_TO_FIND_A_FAULT = 40
+GENTLE = "with crashes of the controller alone"
+
+
+made: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures() -> Iterator[None]:
+    """Note the number of runs, for the page of the promises."""
+    yield
+    if made:
+        note(made.total(), f"{made.total()} seeds with {STEPS} steps each, {made[GENTLE]} of them {GENTLE}; 0 failed")
 
 
 def check(seed: int, *, is_gentle: bool) -> None:
     """Assert that nothing is wrong in the run of *seed*."""
+    made[GENTLE if is_gentle else ""] += 1
     found = World(seed, is_gentle).play(STEPS)
     assert not found.problems, f"SIMULATION_SEED={seed} SIMULATION_STEPS={STEPS}: {found.problems}"
 
