@@ -35,6 +35,8 @@ from tests.e2e.support.web_servers import (
     connected_processes,
     lost,
 )
+from tests.faults.report.figures import note
+from tests.faults.support.counts import at_scale
 from tests.support.programs import ROOT, run_program
 from tests.support.waiting import wait_until
 
@@ -176,16 +178,18 @@ def test_recycled_workers_lose_no_request(name: str, instance: Instance, tmp_pat
     """Nor does their end take anything of the instance along."""
     replicas = instance.replicas()
     answers: list[Answer] = []
+    restarts = at_scale(WORKERS, 30)
 
     def recycled() -> bool:
         answers.extend(server.ask(2 * CALLERS))
-        return len({answer.worker for answer in answers}) >= 2 * WORKERS
+        return len({answer.worker for answer in answers}) >= WORKERS + restarts
 
     with WebServer(RECYCLING[name], tmp_path / "log") as server:
         server.get("/facts")
-        wait_until(recycled)
+        wait_until(recycled, 20.0 * restarts)
     assert lost(answers) == []
     assert instance.replicas() == replicas
+    note(restarts, f"{name}: {restarts} workers replaced, {len(answers)} requests, 0 lost")
 
 
 def test_a_preloading_master_has_nothing_of_the_engine(instance: Instance, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,14 @@ import pytest
 import serve_bridge as serve
 from tests.faults.report.figures import note_run
 from tests.faults.support.backends import Recorder
+from tests.faults.support.counts import SCALE
 from tests.faults.support.load import WAYS, Load
 from tests.faults.support.oracle import Event, Run, events_in, summary, violations
 from tests.support.waiting import wait_until
 
-SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
-"""How much longer than at every commit the tests run: `make faults` sets it."""
 QUICK = {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0, "graceful_shutdown_timeout_s": 5.0}
 REQUEST_TIMEOUT_S = 8.0
 LONG_ONLY = pytest.mark.skipif(SCALE <= 1, reason="takes long; `make faults` runs it")
-
-
-def at_scale(least: int, full: int) -> int:
-    """Return *least* for a short run, *full* for `make faults`, and numbers between for scales from 1 to 10."""
-    return round(least + (full - least) * min(1.0, max(0.0, (SCALE - 1) / 9)))
 
 
 def scaled(count: int) -> int:

@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, at_scale, check, summary
+from tests.faults.conftest import LONG_ONLY, REQUEST_TIMEOUT_S, Stage, actors, check, summary
 from tests.faults.report.figures import note
 from tests.faults.support.backends import Crashing, Recorder, Slow
+from tests.faults.support.counts import at_scale
 from tests.faults.support.oracle import violations
 from tests.support.waiting import wait_until, wait_until_equal
 

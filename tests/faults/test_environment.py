@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import serve_bridge as serve
-from tests.faults.conftest import Stage, at_scale
+from tests.faults.conftest import Stage
 from tests.faults.report.figures import note
+from tests.faults.support.counts import at_scale
 from tests.support.programs import ROOT
 
 pytestmark = pytest.mark.faults

@@ -14,6 +14,7 @@ import pytest
 import serve_bridge as serve
 from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, scaled, summary
 from tests.faults.support.backends import Recorder, Waiting
+from tests.faults.support.counts import at_scale
 from tests.faults.support.oracle import violations
 from tests.support.waiting import wait_until, wait_until_equal
 
@@ -35,7 +36,7 @@ def test_what_is_too_much_is_refused_and_the_rest_served(stage: Stage) -> None:
     limits = {"max_concurrent_queries": 2, "max_queued_queries": 4}
     stage.serve("m", Recorder, str(stage.journal), "v1", 0.1, config=limits)
     with stage.load("m", rate=200.0) as load:
-        load.wait_for_more(scaled(300))
+        load.wait_for_more(at_scale(300, 12_000))
     run = stage.read(load)
     assert violations(run) == {}
     assert {(o.status, o.executed) for o in run.outcomes} == {(200, ""), (503, "no")}, summary(run.outcomes)

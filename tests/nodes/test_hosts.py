@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from serve_bridge.controller import proxies
+from tests.faults.support.counts import at_scale
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
 from tests.nodes.support.hosts import Host
 from tests.support.waiting import wait_until
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
 
 CUT_S = 22.0
 """More than TCP's own limit for a silent peer (`wire.peer.TCP_SILENCE_S`)."""
-PAUSE_S = 12.0
+PAUSE_S = at_scale(12, 60)
 """More than a proxy may be silent (`proxy_probes.END_AFTER_SILENCE_S`)."""
 
 STARTS = 5 if "NODES_ALL" in os.environ else 1

@@ -188,7 +188,13 @@ PROMISES: Final[Mapping[str, Promise]] = {
         ("tests/behaviour/test_applications.py",),
     ),
     "P37": Promise(
-        "The engine does not block its loops.", ("tests/local/routing/test_blocking_calls.py", "tests/local/wire")
+        "A loop of the engine handles much input in several turns, and does not hold up others.",
+        (
+            "tests/local/wire/test_wire.py::test_a_read_of_many_frames_takes_several_turns_of_the_loop",
+            "tests/local/wire/test_large_bodies.py::test_a_body_that_is_here_is_read_in_several_turns",
+            "tests/local/http_server/test_server.py::test_clients_that_send_tiny_chunks_do_not_hold_up_others",
+            "tests/unit/http_server/test_turns.py",
+        ),
     ),
     "proxies": Promise(
         "A killed proxy is replaced where it was.", (f"{_CRASHES}a_proxy_that_is_gone_comes_back_where_it_was",)
