@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -78,8 +79,6 @@ class Hungry:
     """Takes as many bytes as it is asked for, below a limit of its process."""
 
     def __init__(self, room: int) -> None:
-        import resource
-
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
 
@@ -98,7 +97,7 @@ def test_a_replica_at_its_memory_limit_serves_on(stage: Stage) -> None:
     pid = handle.call(size=1)
     times = at_scale(5, 100)
     for _ in range(times):
-        with pytest.raises(serve.BackendError, match="MemoryError"):
+        with pytest.raises(MemoryError):
             handle.call(size=4 << 30)
         assert handle.call(size=1) == pid
     note(times, f"{times} requests without memory failed alone; {times} between them were served")
