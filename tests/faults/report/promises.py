@@ -61,7 +61,7 @@ PROMISES: Final[Mapping[str, Promise]] = {
     ),
     "P8": Promise("A bad option changes nothing.", (f"{_UPDATES}a_bad_config_changes_nothing",)),
     "P9": Promise(
-        "A killed replica costs only the requests in flight there of requests that may run once only; each is a 502 `unknown`.",
+        "A killed replica costs only the requests in flight there that may run once only. Each is a 502 `unknown`.",
         (f"{_CRASHES}a_killed_replica_loses_nothing_idempotent_and_runs_nothing_twice",),
     ),
     "P10": Promise(
