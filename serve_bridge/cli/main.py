@@ -22,6 +22,7 @@ from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
+from serve_bridge.client.instance_upgrade import upgrade_instance
 from serve_bridge.config.http_options import MOST_PROXIES, HTTPOptionsDict
 
 _NO_CLUSTER = (
@@ -263,6 +264,21 @@ def call(
     with _clear_errors(), _connected(address, name) as client:
         given = sys.stdin.read() if data == "-" else data
         _print(commands.call(client, endpoint, given, method=method, timeout_s=timeout_s), form)
+
+
+@main.command()
+@_name
+@click.option(
+    "--ray-address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine."
+)
+def upgrade(name: str, ray_address: str | None) -> None:
+    """Replace the processes of a running instance by processes of this version, which all nodes must have.
+
+    Callers lose nothing. If a backend cannot start, its old replicas serve on, and a second call continues.
+    """
+    with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
+        upgrade_instance(name, ray_address or "auto", click.echo)
+    click.echo(f"instance {name} has version {serve.__version__}")
 
 
 @main.command()

@@ -2,12 +2,14 @@
 
 Rule 1: one key holds everything except code. Code is large and changes rarely, so each revision of a backend has its
     own key for it.
-Rule 2: a checkpoint of another format is refused.
+Rule 2: a checkpoint of another format is refused. The number of its format follows the pickle, so even a version
+    that lacks its classes can name the number. Earlier versions do not look behind the pickle.
 """
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,6 +22,8 @@ from serve_bridge.wire.address import SocketAddress
 
 FORMAT: Final = 3
 _KEY: Final = "checkpoint"
+_END: Final = struct.Struct("<8sI")
+_MAGIC: Final = b"sbformat"
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class Checkpoints:
         """Replace the checkpoint. The code of its backends is not part of it; see `save_code`."""
         backends = {name: replace(backend, code=b"") for name, backend in checkpoint.wanted.backends.items()}
         stripped = replace(checkpoint, wanted=replace(checkpoint.wanted, backends=backends))
-        await self._put(_KEY, payload.join(payload.pack(stripped)), "the options of all backends")
+        data = payload.join(payload.pack(stripped)) + _END.pack(_MAGIC, FORMAT)
+        await self._put(_KEY, data, "the options of all backends")
 
     async def load(self) -> Checkpoint | None:
         """Return the checkpoint, with the code of its backends; None if the store has none.
@@ -91,21 +96,35 @@ class Checkpoints:
         Raises:
             ConfigError: The checkpoint is of another version of serve_bridge.
         """
-        data = await self._store.get(_KEY)
-        if data is None:
+        checkpoint = await self.read()
+        if checkpoint is None:
             return None
-        try:
-            checkpoint = payload.unpack(data)
-        except SerializationError:  # it names a class of another version
-            checkpoint = None
-        if not isinstance(checkpoint, Checkpoint) or checkpoint.format != FORMAT:
-            raise ConfigError(
-                f"instance {self._instance!r} left a checkpoint of another version of serve_bridge; "
-                "shut it down with the version that started it"
-            )
         backends = await asyncio.gather(*(self._with_code(b) for b in checkpoint.wanted.backends.values()))
         wanted = replace(checkpoint.wanted, backends={backend.name: backend for backend in backends})
         return replace(checkpoint, wanted=wanted)
+
+    async def read(self) -> Checkpoint | None:
+        """Return the checkpoint without the code of its backends; None if the store has none.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        data = await self._store.get(_KEY)
+        if data is None:
+            return None
+        found = _format_of(data)
+        try:
+            checkpoint = payload.unpack(data) if found == FORMAT else None
+        except SerializationError:  # it names a class of another version
+            checkpoint = None
+        if not isinstance(checkpoint, Checkpoint) or checkpoint.format != FORMAT:
+            number = getattr(checkpoint, "format", found)
+            of = f"format {number}" if number != FORMAT else "another version"
+            raise ConfigError(
+                f"instance {self._instance!r} left a checkpoint of {of}, and this version of serve_bridge reads its "
+                f"own format {FORMAT}; install the version that wrote it again, or shut the instance down with that one"
+            )
+        return checkpoint
 
     async def save_code(self, backend: BackendSpec) -> None:
         """Store the code of this revision of *backend*.
@@ -135,6 +154,12 @@ class Checkpoints:
 
     async def _with_code(self, backend: BackendSpec) -> BackendSpec:
         return replace(backend, code=await self._store.get(_code_key(backend)) or b"")
+
+
+def _format_of(data: bytes) -> int:
+    """Return the number of the format of *data*. Format 3 began without a number behind the pickle."""
+    magic, number = _END.unpack(data[-_END.size :]) if len(data) >= _END.size else (b"", 0)
+    return int(number) if magic == _MAGIC else 3
 
 
 def _code_key(backend: BackendSpec) -> str:

@@ -104,6 +104,7 @@ class Controller:
             Operation.DIFFERENCES: self.differences,
             Operation.LEASE: self._lease.hold,
             Operation.RENEW_BACKEND: self._backends.renew_backend,
+            Operation.RENEW_PROXIES: self._proxies.renew,
             Operation.SHUTDOWN: self.shutdown,
         }
 

@@ -70,6 +70,7 @@ class Proxies:
         self._watches: list[asyncio.Task[None]] = []
         self._nodes: dict[str, str] = {}
         self._failures: dict[str, str] = {}
+        self._renewing: Seat | None = None
         self._closed = False
 
     @property
@@ -174,6 +175,33 @@ class Proxies:
             proxy.disconnect()
         await self._runtime.stop(proxy.id)
 
+    async def renew(self) -> None:
+        """Replace each proxy by a new process. It listens on the same port before the old one drains.
+
+        Raises:
+            Exception: A new proxy cannot start. The old one still serves.
+        """
+        for seat, old in list(self._proxies.items()):
+            self._renewing = seat
+            try:
+                if await self._ports.keep(old.node, [old]):
+                    await self._launch(seat)
+                else:
+                    await self._relaunch_in_place(seat, old)
+            finally:
+                self._renewing = None
+            self._on_change()
+            await self._stop(old)
+
+    async def _relaunch_in_place(self, seat: Seat, old: TrackedProxy) -> None:
+        """Replace *old*, which cannot share its port. New connections are refused for a moment."""
+        _logger.warning("%s cannot share its port, which closes until its successor listens", old)
+        draining = asyncio.create_task(old.drain(DRAIN_S))
+        try:
+            await self._relaunch(seat)
+        finally:
+            await draining
+
     # one proxy begins, and is lost
 
     async def _launch(self, seat: Seat) -> None:
@@ -225,7 +253,8 @@ class Proxies:
         del self._proxies[proxy.seat]
         proxy.disconnect()
         _logger.warning("%s died", proxy)
-        self._work(proxy.seat, self._relaunch(proxy.seat, proxy))
+        if proxy.seat != self._renewing:  # its successor starts already
+            self._work(proxy.seat, self._relaunch(proxy.seat, proxy))
 
     # every seat keeps its proxy
 

@@ -68,6 +68,13 @@ class Runtime(Protocol):
         """
         ...
 
+    async def copy_port(self, node: str, port: int) -> bool:
+        """Let the keeper on *node* copy the listening socket of a proxy that cannot give one.
+
+        Return whether the keeper holds the port now.
+        """
+        ...
+
     async def release_port(self, node: str) -> None:
         """Keep the port on *node* no longer. It closes with its last proxy."""
         ...

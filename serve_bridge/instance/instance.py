@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
@@ -64,6 +65,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.directory or self.controller.tcp is None:
             return os.path.join(self.directory, FILE_NAME)
         return remote_address(*self.controller.tcp, self.name)
+
+    def __reduce__(self) -> Any:
+        given = msgspec.structs.asdict(self)
+        if not self.newer:
+            del given["newer"]  # earlier versions do not know it
+        return partial(Instance, **given), ()
 
     def __repr__(self) -> str:
         return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"

@@ -30,6 +30,7 @@ class Operation(StrEnum):
     DIFFERENCES = "differences"
     LEASE = "lease"
     RENEW_BACKEND = "renew_backend"
+    RENEW_PROXIES = "renew_proxies"
     SHUTDOWN = "shutdown"
 
     @property

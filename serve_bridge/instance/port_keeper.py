@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from serve_bridge.errors import AuthenticationError
+from serve_bridge.instance.copied_listener import copied_listener
 from serve_bridge.wire.peer import check_peer_uid
 from serve_bridge.wire.socket_files import bind_unix, check_socket
 
@@ -63,6 +64,19 @@ class PortKeeper:
             listener.listen(_BACKLOG)
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
             self._listener = listener
+        return self._held is not None
+
+    async def copy(self, port: int, title: str) -> bool:
+        """Copy the listening socket of a process that cannot give one; see `copied_listener`.
+
+        Return whether this keeper holds a listening socket now.
+        """
+        if self._held is None:
+            found = await asyncio.to_thread(copied_listener, port, title)
+            if found is not None and self._held is None:
+                self._held, found = found, None
+            if found is not None:
+                found.close()
         return self._held is not None
 
     def release(self) -> None:

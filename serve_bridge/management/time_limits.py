@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.management.operator import OPERATION_S
+
+RENEWAL_S: Final = 60.0
+"""Upper limit for the start of a proxy and the end of the one before, in seconds."""
 
 
 def to_create(config: BackendConfig) -> float:
@@ -34,3 +39,8 @@ def to_configure(config: BackendConfig) -> float:
 def to_delete(config: BackendConfig) -> float:
     """Return the limit for the end of a backend."""
     return config.graceful_shutdown_timeout_s + OPERATION_S
+
+
+def to_renew_proxies(count: int) -> float:
+    """Return the limit for the replacement of *count* proxies, one after another."""
+    return count * RENEWAL_S + OPERATION_S

@@ -87,6 +87,10 @@ class LocalRuntime:
             self._keeper = PortKeeper(socket_path(Path(directory), node))
         return self._keeper.open()
 
+    async def copy_port(self, node: str, port: int) -> bool:
+        """Return False: every proxy of this process can give its port."""
+        return False
+
     async def release_port(self, node: str) -> None:
         """Keep the port no longer."""
         keeper, self._keeper = self._keeper, None

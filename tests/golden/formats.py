@@ -5,6 +5,7 @@ The bytes of each example are in a file beside this module. The version which ad
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from serve_bridge import errors
 from serve_bridge.client.call_options import CallOptions
 from serve_bridge.config.backend_config import BackendConfig
 from serve_bridge.config.http_options import HTTPOptions, Location
-from serve_bridge.controller.checkpoint import Checkpoint, ProxySnapshot, ReplicaSnapshot
+from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints, ProxySnapshot, ReplicaSnapshot
 from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.http.headers import HeaderList
 from serve_bridge.instance.instance import Instance
@@ -40,6 +41,7 @@ from serve_bridge.routing_table import (
     decode_version,
     encode_version,
 )
+from serve_bridge.runtimes.local import MemoryStore
 from serve_bridge.specs import (
     BackendSpec,
     BackendUpdate,
@@ -272,6 +274,25 @@ CHECKPOINT: Final = Checkpoint(
     replicas=[ReplicaSnapshot("r-1", "b", 2, ADDRESS), ReplicaSnapshot("r-2", "b", 2, None)],
 )
 
+
+def _write_checkpoint() -> bytes:
+    async def main() -> bytes:
+        store = MemoryStore()
+        await Checkpoints(store, "shop").save(CHECKPOINT)
+        return await store.get("checkpoint") or b""
+
+    return asyncio.run(main())
+
+
+def _read_checkpoint(data: bytes) -> Any:
+    async def main() -> Any:
+        store = MemoryStore()
+        await store.put("checkpoint", data)
+        return await Checkpoints(store, "shop").load()
+
+    return asyncio.run(main())
+
+
 FORMATS: Final[dict[str, Format]] = {
     # the handshake of each version of the wire
     "handshake-2": _of_version(2),
@@ -371,6 +392,7 @@ FORMATS: Final[dict[str, Format]] = {
     "answer-status": _pickle((7, STATUS)),
     "answer-backends": _pickle((7, {"b": CONFIG})),
     "answer-unfinished": _pickle((7, UNFINISHED)),
+    "answer-instance": _rays_pickle(INSTANCE, lambda found: found),
     # arguments of new processes
     "controller-arguments": _rays_pickle(
         (InstanceSpec("shop", "0a1b2c3d", "ray", "/run/i", True, "10.0.0.1", HTTP, "n1"), Key(SECRET)),
@@ -399,7 +421,7 @@ FORMATS: Final[dict[str, Format]] = {
         lambda found: (found[0], _signed(found[1]), found[2]),
     ),
     # data for later processes
-    "checkpoint-3": _pickle(CHECKPOINT),
+    "checkpoint-3": Format(_write_checkpoint, _read_checkpoint, CHECKPOINT, is_stable=False),
     "code": Format(
         lambda: freeze_code(CODE, (1,), {"a": 2}),
         lambda data: _shown_code(thaw_code(data)),

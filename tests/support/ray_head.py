@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,8 +24,9 @@ class RayHead:
         address: The address of the cluster.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Keep the logs and sockets of the cluster in *directory*."""
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Keep the logs and sockets of the cluster in *directory*; its processes have *environment* too."""
+        self._environment = {**os.environ, **(environment or {})}
         self._directory = directory
         self._port = free_port()
         self._starts = 0
@@ -47,7 +49,7 @@ class RayHead:
         ]
         path = self._directory / f"head-{self._starts}.log"
         with path.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
         wait_until(lambda: "Ray runtime started" in path.read_text(), timeout_s=60)
 
     def kill(self) -> None:
@@ -67,9 +69,9 @@ class RayHead:
 
 
 @contextlib.contextmanager
-def ray_head(directory: Path) -> Iterator[RayHead]:
-    """Return a running cluster, which ends with the block."""
-    head = RayHead(directory)
+def ray_head(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[RayHead]:
+    """Return a running cluster, which ends with the block; its processes have *environment* too."""
+    head = RayHead(directory, environment)
     head.start()
     try:
         yield head

@@ -210,4 +210,5 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.user_code.surrounded_calls",
         "serve_bridge.user_code.user_modules",
     ),
+    "tests/upgrade": ("serve_bridge.client.instance_upgrade", "serve_bridge.runtimes.ray.upgrade"),
 }

@@ -33,6 +33,8 @@ NAMESPACE: Final = "serve_bridge"
 KV_NAMESPACE: Final = b"serve_bridge"
 PULSE: Final = "pulse"
 """Concurrency group of the calls to a proxy with a busy loop; Ray runs them on another loop."""
+PROXY_TITLE: Final = "ray::ProxyActor"
+"""Begin of the title that Ray gives to the process of a proxy."""
 MAX_CONCURRENCY: Final = 100_000
 """Upper limit for the calls in Ray's queue of an actor. The replica itself has a lower limit."""
 
@@ -151,6 +153,10 @@ class PortKeeperActor:
     async def open(self) -> bool:
         """Serve. Return whether this actor holds the listening socket."""
         return self._keeper.open()
+
+    async def copy(self, port: int) -> bool:
+        """Copy the listening socket of a proxy that cannot give one. Return whether this actor holds one now."""
+        return await self._keeper.copy(port, PROXY_TITLE)
 
 
 def log_to_stderr() -> None:

@@ -45,13 +45,23 @@ async def _done(begun: list[Any]) -> None:
             _logger.warning("the files of the instance on another node: %s", error)
 
 
-def begin_on(nodes: Iterable[str], work: Callable[..., None], *arguments: Any) -> list[Any]:
-    """Start *work* with *arguments* on each of *nodes*; return the references of the results."""
-    task: Any = ray.remote(work)
+def begin_on(nodes: Iterable[str], work: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+    """Start *work* with *arguments* on each of *nodes*; return the references of the results.
+
+    Args:
+        nodes: The ids of the nodes.
+        work: A function of this package.
+        *arguments: Its arguments.
+        **options: Options of the Ray tasks.
+    """
+    # Its worker ends with the task. Otherwise Ray could use it for a later actor, which would have this process's code.
+    decorate: Any = ray.remote(max_calls=1)
+    task: Any = decorate(work)
     begun = []
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        begun.append(task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*arguments))
+        given = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy, **options}
+        begun.append(task.options(**given).remote(*arguments))
     return begun
 
 

@@ -24,6 +24,7 @@ from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     KV_NAMESPACE,
     NAMESPACE,
+    PROXY_TITLE,
     PULSE,
     PortKeeperActor,
     ProxyActor,
@@ -154,6 +155,13 @@ class RayRuntime:
             self._actors.pop(name, None)
             raise
         return is_held
+
+    async def copy_port(self, node: str, port: int) -> bool:
+        """Let the keeper on *node* copy the socket of a proxy on *port*. Return whether the keeper holds one now."""
+        if node == self._own_node:
+            return self._keeper is not None and await self._keeper.copy(port, PROXY_TITLE)
+        actor = self._actors.get(_keeper_name(node))
+        return actor is not None and bool(await actor.copy.remote(port))
 
     async def release_port(self, node: str) -> None:
         """End what keeps the port on *node* open."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from serve_bridge.config.backend_config import BackendConfig
-from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints, ProxySnapshot, ReplicaSnapshot
+from serve_bridge.controller.checkpoint import FORMAT, Checkpoint, Checkpoints, ProxySnapshot, ReplicaSnapshot
 from serve_bridge.controller.wanted_state import WantedState
 from serve_bridge.errors import ConfigError
 from serve_bridge.runtimes.local import MemoryStore
@@ -137,7 +138,7 @@ def test_a_checkpoint_of_another_version_is_refused(
         await store.put("checkpoint", left())
         await checkpoints.load()
 
-    with pytest.raises(ConfigError, match=r"'main'.*shut it down with the version"):
+    with pytest.raises(ConfigError, match=r"'main'.*install the version that wrote it again"):
         asyncio.run(main())
 
 
@@ -148,3 +149,14 @@ def test_code_above_the_limit_of_the_store_is_an_error(store: MemoryStore, check
     with pytest.raises(ConfigError, match=r"'b'.* 520 MiB .* 512 MiB .* path"):
         asyncio.run(checkpoints.save_code(large))
     assert asyncio.run(store.get("code/b/1")) is None
+
+
+def test_a_later_format_is_refused_by_its_number(store: MemoryStore, checkpoints: Checkpoints) -> None:
+    """Its pickle is not read: it may name classes that this version does not have."""
+
+    async def main() -> None:
+        await store.put("checkpoint", b"no pickle" + struct.pack("<8sI", b"sbformat", FORMAT + 1))
+        await checkpoints.load()
+
+    with pytest.raises(ConfigError, match=rf"of format {FORMAT + 1}, .* format {FORMAT}; install the version"):
+        asyncio.run(main())
