@@ -7,14 +7,17 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from serve_bridge.controller import proxies
 from tests.faults.support.counts import at_scale
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
 from tests.nodes.support.hosts import Host
+from tests.support.certificates import make_tls
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
@@ -24,6 +27,8 @@ CUT_S = 22.0
 PAUSE_S = at_scale(12, 60)
 """More than a proxy may be silent (`proxy_probes.END_AFTER_SILENCE_S`)."""
 
+TLS_FILES = (("cert", "crt"), ("key", "key"), ("ca", "ca"))
+"""Last word of each variable for TLS, and of the name of its file."""
 STARTS = 5 if "NODES_ALL" in os.environ else 1
 """How often an instance is started on each node."""
 
@@ -117,6 +122,43 @@ def test_a_web_host_reaches_a_listening_instance_with_two_variables(cluster: Clu
         assert ports == str(places)
     finally:
         cluster.head.command("shutdown", "--name", "far", environment=LOGGED_IN)
+
+
+def test_a_web_host_reaches_an_instance_over_tls(cluster: Cluster, tmp_path: Path) -> None:
+    """Its certificate allows calls only. All processes of both nodes use TLS; a web host without it is refused."""
+    authority = trustme.CA()
+    for name, hosts in (("engine", (cluster.head, cluster.worker)), ("call", (cluster.web,))):
+        made = make_tls(tmp_path, name, authority, f"serve-bridge://tls/{name}")
+        for host, file in ((host, file) for host in hosts for file in made[:3]):
+            target = host.path(f"/tmp/{Path(file).name}")
+            target.touch(mode=0o600)
+            target.write_bytes(Path(file).read_bytes())
+    running = start_instance(
+        cluster,
+        cluster.head,
+        *("--name", "tls", "--port", "0", "--location", "EveryNode", "--listen", f"{cluster.head.address}:7100"),
+        *("--tls-cert", "/tmp/engine.crt", "--tls-key", "/tmp/engine.key", "--tls-ca", "/tmp/engine.ca"),
+    )
+    key = cluster.copy_address("/root/.local/state/serve_bridge/tls/tls.call.key", cluster.head, "/tmp/tls.call.key")
+    variables = {
+        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://{cluster.head.address}:7100/tls",
+        "SERVE_BRIDGE_KEY_FILE": key,
+    }
+    tls = {f"SERVE_BRIDGE_TLS_{name.upper()}": f"/tmp/call.{kind}" for name, kind in TLS_FILES}
+    program = """
+        import serve_bridge as serve
+        try:
+            handle = serve.connect().get_handle("caller", missing_ok=True)
+            print(handle.call())
+        except serve.NotConnected as error:
+            print(error)
+    """
+    try:
+        running.manage(BACKENDS)
+        assert cluster.web.python(program, environment={**variables, **tls}) == "['worker', 'worker', 'worker']\n"
+        assert "the peer speaks TLS only" in cluster.web.python(program, environment=variables)
+    finally:
+        cluster.head.command("shutdown", "--name", "tls", environment=LOGGED_IN)
 
 
 def serving_processes(cluster: Cluster) -> list[int]:
