@@ -46,6 +46,7 @@ from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, InstanceSpec, UnfinishedDeployment
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
+from serve_bridge.wire.file_keeper import FileKeeper
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.handshake import any_generation, identity
 from serve_bridge.wire.heads import CallHead
@@ -80,6 +81,12 @@ class Controller:
             spec.name, self._state, self._replicas, self._proxies, self._backends.repairs, self._deployments
         )
         self._lease = Lease(spec.name, lambda: self._tasks.start(self.shutdown(forget=False)))
+        self._files = FileKeeper(
+            f"a file of instance {spec.name!r}",
+            _logger,
+            lambda: instances.are_missing(self._instance),
+            self._write_files,
+        )
         self._tasks = TaskSet(_logger)
         self._closing = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -131,6 +138,7 @@ class Controller:
             await self._resume(checkpoint)
         else:
             await self._begin()
+        self._files.begin()
         if not self._spec.detached:
             self._lease.expect()
         return self._instance
@@ -359,7 +367,12 @@ class Controller:
             await asyncio.to_thread(forget_keys, self._spec.name, self._key.id, self._spec.state)
         asyncio.get_running_loop().call_later(0.05, self._end)  # after the answer has been sent
 
+    async def _write_files(self) -> None:
+        instances.write_missing(self._instance)
+
     async def _forget(self) -> None:
+        self._files.close()
+        self._listener.stop_keeping()
         instances.remove(self._instance)
         await self._checkpoints.forget()
         await self._runtime.remove_files(self._instance)
@@ -370,6 +383,7 @@ class Controller:
 
     def close(self) -> None:
         """Close every connection. Replicas and proxies keep running."""
+        self._files.close()
         self._replicas.close()
         self._listener.close()
         self._kept.close()

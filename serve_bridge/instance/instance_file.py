@@ -23,6 +23,7 @@ from serve_bridge.instance.private_file import UnusableFile, read_private, write
 from serve_bridge.instance.remote_address import is_remote, parsed
 from serve_bridge.instance.tls_files import with_own_tls
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.socket_files import private_directory
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
 
@@ -34,6 +35,26 @@ def write(instance: Instance) -> None:
     other = read_if_valid(by_name)
     if other is None or other.generation == instance.generation or not is_alive(other):
         _write(by_name, instance)
+
+
+def are_missing(instance: Instance) -> bool:
+    """Return whether the instance's file or its copy is missing."""
+    return bool(_missing(instance))
+
+
+def write_missing(instance: Instance) -> None:
+    """Write the instance's file and its copy again if they are missing.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    for path in _missing(instance):
+        private_directory(path.parent)
+        _write(path, instance)
+
+
+def _missing(instance: Instance) -> list[Path]:
+    return [path for path in (Path(instance.address), _copy_of(instance)) if not os.path.lexists(path)]
 
 
 def update_here(instance: Instance) -> None:

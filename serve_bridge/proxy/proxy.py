@@ -106,6 +106,7 @@ class Proxy:
 
     async def drain(self, grace_s: float) -> None:
         """Answer all accepted requests, then close. This takes at most *grace_s* seconds."""
+        self._listener.stop_keeping()
         if self._server is not None:
             await self._server.drain(grace_s)
             await self._server.stop()

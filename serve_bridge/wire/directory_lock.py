@@ -40,6 +40,14 @@ class Claim:
             private_directory(directory)
             self._lock = _locked(directory, fcntl.LOCK_SH, os.O_CREAT)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the locked file is still in the directory, so other processes see the claim."""
+        try:
+            return self._lock is not None and os.path.samestat((self.directory / _LOCK).lstat(), os.fstat(self._lock))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
         lock, self._lock = self._lock, None

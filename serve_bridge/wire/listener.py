@@ -2,17 +2,22 @@
 
 Rule 1: a unix socket has mode 0600 in a directory of mode 0700 that belongs to this user.
 Rule 2: TCP listens on one explicit address, and only where other nodes must reach the process.
+Rule 3: if the unix socket or its directory vanishes, the process that listens makes it again at the same path. Open
+    connections stay open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
+from serve_bridge.wire.file_keeper import FileKeeper
 from serve_bridge.wire.handshake import identity
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
@@ -21,6 +26,8 @@ from serve_bridge.wire.tls import check_files
 
 _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
+
+_logger = logging.getLogger("serve_bridge.listener")
 
 
 class NoFreePort(OSError):
@@ -55,7 +62,9 @@ class Listener:
         self._name = name
         self._servers: list[asyncio.Server] = []
         self._unix = ""
+        self._unix_server: asyncio.Server | None = None
         self._claim: Claim | None = None
+        self._keeper: FileKeeper | None = None
         self.connections: set[ReplicaConnection] = set()
 
     async def listen(
@@ -74,12 +83,12 @@ class Listener:
                 is a `NoFreePort` if another process has each of *tcp_ports*.
             ConfigError: The files for TLS cannot be used.
         """
-        loop = asyncio.get_running_loop()
         unix = str(directory / f"{self._name}.sock")
         self._claim = Claim(directory)
-        sock = bind_unix(unix)
+        self._unix_server = await self._listen_on_unix(unix)
         self._unix = unix
-        self._servers.append(await loop.create_unix_server(self._connection, sock=sock, backlog=_BACKLOG))
+        self._keeper = FileKeeper(f"the socket {unix}", _logger, self._has_vanished, self._make_again)
+        self._keeper.begin()
         tcp = None
         if tcp_host is not None:
             try:
@@ -93,6 +102,29 @@ class Listener:
             tcp = (advertised or tcp_host, server.sockets[0].getsockname()[1])
         return SocketAddress(self._name, self._unix, tcp)
 
+    async def _listen_on_unix(self, path: str) -> asyncio.Server:
+        sock = bind_unix(path)
+        return await asyncio.get_running_loop().create_unix_server(self._connection, sock=sock, backlog=_BACKLOG)
+
+    def _has_vanished(self) -> bool:
+        return not os.path.lexists(self._unix) or self._claim is None or not self._claim.is_held
+
+    async def _make_again(self) -> None:
+        """Claim the directory again, and listen again if the socket is missing."""
+        claim, before = Claim(Path(self._unix).parent), self._claim
+        self._claim = claim
+        if before is not None:
+            before.release()
+        if self._has_vanished():
+            server, self._unix_server = self._unix_server, await self._listen_on_unix(self._unix)
+            if server is not None:
+                server.close()
+
+    def stop_keeping(self) -> None:
+        """Let the files vanish from now on, because the instance ends."""
+        if self._keeper is not None:
+            self._keeper.close()
+
     async def _listen_on(self, host: str, ports: Sequence[int]) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         for port in ports:
@@ -105,9 +137,12 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """Refuse new connections and remove the unix socket. Open connections stay open."""
-        for server in self._servers:
-            server.close()
+        self.stop_keeping()
+        for server in (*self._servers, self._unix_server):
+            if server is not None:
+                server.close()
         self._servers.clear()
+        self._unix_server = None
         if self._unix:
             Path(self._unix).unlink(missing_ok=True)
             self._unix = ""
