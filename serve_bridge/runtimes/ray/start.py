@@ -25,6 +25,7 @@ from serve_bridge.instance.directory_claim import claim_directory
 from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.instance.key_files import key_of_start
 from serve_bridge.instance.tls_files import warn_if_readable
+from serve_bridge.instance.vanishing_places import why_it_vanishes
 from serve_bridge.runtimes.ray import node_files
 from serve_bridge.runtimes.ray.actors import (
     NAMESPACE,
@@ -186,6 +187,8 @@ def _start_controller(
         claim_directory(name, generation) as claim,
         key_of_start(name, network, kept=detached, state=state) as (key, kept),
     ):
+        if detached and (why := why_it_vanishes(claim.directory)) is not None:
+            _logger.warning("the files of the instance are in %s, which may vanish: %s", claim.directory, why)
         spec = InstanceSpec(
             name=name,
             generation=generation,
