@@ -18,6 +18,7 @@ Rule 3: `str` tells what happened and what to do. It never contains a key or the
      ├─ DeploymentError         RuntimeError
      ├─ SerializationError      TypeError
      ├─ NotConnected            ConnectionError         503
+     ├─ ControlPlaneLost        ConnectionError         503
      ├─ InstanceClosed          RuntimeError            503
      ├─ ProtocolError           ConnectionError         502
      ├─ NotAllowed              PermissionError
@@ -40,6 +41,7 @@ __all__ = [
     "BackendOverloaded",
     "BackendStartError",
     "ConfigError",
+    "ControlPlaneLost",
     "DeadlineExceeded",
     "DeploymentError",
     "EndpointNotFound",
@@ -271,6 +273,15 @@ class SerializationError(ServeBridgeError, TypeError):
 
 class NotConnected(NothingStarted, ConnectionError):
     """No instance could be reached. The message tells where the client has searched."""
+
+    http_status = 503
+
+
+class ControlPlaneLost(ServeBridgeError, ConnectionError):
+    """Ray's control plane (the GCS) does not answer the controller, so the instance cannot be changed now.
+
+    Requests are still served. The change has not been made; try again once the control plane is back.
+    """
 
     http_status = 503
 

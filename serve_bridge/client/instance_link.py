@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 from serve_bridge.client import registry
-from serve_bridge.errors import InstanceClosed, NotAllowed, NotConnected
+from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotAllowed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
@@ -165,6 +165,7 @@ class InstanceLink:
 
         Raises:
             NotAllowed: This process may not manage the instance.
+            ControlPlaneLost: Ray's control plane does not answer. Nothing has changed.
         """
         if not self._closed and not self.may_manage:
             raise self.needs_role(Role.MANAGE, "shutdown")
@@ -177,13 +178,21 @@ class InstanceLink:
                 (c.graceful_shutdown_timeout_s for c in self._run(Operation.LIST_BACKENDS).values()), default=0.0
             )
             self._run(Operation.SHUTDOWN, forget, timeout_s=grace_s * 2 + OPERATION_S)
+        except ControlPlaneLost:
+            self._closed = False  # the instance runs on, so the caller may try again
+            raise
         except NotConnected:  # it has ended already, perhaps without having removed its files
             if self._owner == os.getpid():
                 instances.remove(self.instance)
-        finally:
-            self.close()
-            if self._found is not None:
-                registry.forget(self._found.generation)
+        except BaseException:
+            self._forget()
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        self.close()
+        if self._found is not None:
+            registry.forget(self._found.generation)
 
     def close(self) -> None:
         """Disconnect from the instance, which keeps running if it outlives its starter. A second call does nothing."""

@@ -90,6 +90,14 @@ class Checkpoints:
         data = payload.join(payload.pack(stripped)) + _END.pack(_MAGIC, FORMAT)
         await self._put(_KEY, data, "the options of all backends")
 
+    async def check_store(self) -> None:
+        """Check that the store answers.
+
+        Raises:
+            ControlPlaneLost: It does not.
+        """
+        await self._store.get(_KEY)
+
     async def load(self) -> Checkpoint | None:
         """Return the checkpoint, with the code of its backends; None if the store has none.
 

@@ -8,6 +8,7 @@ Rule 2: checkpoints are written one after another. Otherwise an older one could 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -19,11 +20,18 @@ from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.table_publisher import TablePublisher
 from serve_bridge.controller.wanted_state import WantedState
+from serve_bridge.errors import ControlPlaneLost
+from serve_bridge.process.backoff import Backoff
 
 ACKNOWLEDGE_S: Final = 2.0
 """Upper limit for the wait of a change until the routers have acknowledged its table, in seconds."""
 UNKNOWN_VERSIONS: Final = 1000
 """A recovered controller skips this many versions, since tables may have been published after the last checkpoint."""
+
+SAVE_AGAIN: Final = Backoff(shortest_s=0.5, longest_s=5.0)
+"""Waits between the tries to write the checkpoint after a refused change, in seconds."""
+
+_logger = logging.getLogger("serve_bridge.controller")
 
 _Result = TypeVar("_Result")
 
@@ -53,6 +61,7 @@ class CommittedState:
         self.version: int = 0
         self.tcp_port: int = 0
         self.restoring: set[str] = set()
+        self._saving: asyncio.Task[None] | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of *checkpoint*."""
@@ -121,10 +130,32 @@ class CommittedState:
         await self._kept.write(draft)
         try:
             await self._write(draft)
-        except BaseException:
+        except BaseException as error:
             await self._kept.write(self.wanted, keep_previous=False)
+            if isinstance(error, ControlPlaneLost):
+                self._save_later()
             raise
         self.wanted = draft
+
+    def _save_later(self) -> None:
+        """Checkpoint the wanted state once the store answers: the refused checkpoint may be written late."""
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.get_running_loop().create_task(self._save_again())
+
+    async def _save_again(self) -> None:
+        for wait_s in SAVE_AGAIN.waits_s():
+            await asyncio.sleep(wait_s)
+            try:
+                await self.save()
+            except Exception as error:  # any error: the refused checkpoint must not be the last one
+                _logger.debug("the checkpoint is not written yet: %s", error)
+            else:
+                return
+
+    def close(self) -> None:
+        """Write no more checkpoints."""
+        if self._saving is not None:
+            self._saving.cancel()
 
     async def _write(self, wanted: WantedState) -> None:
         """Checkpoint *wanted* and the running processes. The caller holds `_commit` (Rule 2)."""

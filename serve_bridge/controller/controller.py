@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,11 +37,13 @@ from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.status import Status
 from serve_bridge.controller.table_publisher import asked_by
 from serve_bridge.controller.tracked_replica import TrackedReplica
+from serve_bridge.errors import ControlPlaneLost
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import remote_instance
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.key_files import forget_keys
 from serve_bridge.instance.operations import Operation
+from serve_bridge.process.backoff import Backoff
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.specs import DeclaredEndpoint, InstanceSpec, UnfinishedDeployment
 from serve_bridge.wire import calls_answered
@@ -53,6 +55,9 @@ from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
+
+END_AGAIN: Final = Backoff(shortest_s=1.0, longest_s=10.0)
+"""Waits between the tries to shut down an instance without a holder, in seconds."""
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -80,7 +85,7 @@ class Controller:
         self._status = Status(
             spec.name, self._state, self._replicas, self._proxies, self._backends.repairs, self._deployments
         )
-        self._lease = Lease(spec.name, lambda: self._tasks.start(self.shutdown(forget=False)))
+        self._lease = Lease(spec.name, lambda: self._tasks.start(self._end_without_holder()))
         self._files = FileKeeper(
             f"a file of instance {spec.name!r}",
             _logger,
@@ -351,9 +356,13 @@ class Controller:
         """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller.
 
         With *forget* the kept state is deleted too, and the keys that were kept in the state directory.
+
+        Raises:
+            ControlPlaneLost: The runtime cannot end processes now. Nothing has changed.
         """
         if self._closing:
             return
+        await self._checkpoints.check_store()
         self._closing = True
         self._lease.close()
         await self._backends.close()
@@ -366,6 +375,17 @@ class Controller:
         if forget and self._spec.keeps_keys and self._spec.network.key_file is None:
             await asyncio.to_thread(forget_keys, self._spec.name, self._key.id, self._spec.state)
         asyncio.get_running_loop().call_later(0.05, self._end)  # after the answer has been sent
+
+    async def _end_without_holder(self) -> None:
+        """Shut down, as soon as the runtime can end processes."""
+        for wait_s in END_AGAIN.waits_s():
+            try:
+                await self.shutdown(forget=False)
+            except ControlPlaneLost as error:
+                _logger.warning("instance %r cannot end yet: %s", self._spec.name, error)
+                await asyncio.sleep(wait_s)
+            else:
+                return
 
     async def _write_files(self) -> None:
         instances.write_missing(self._instance)
@@ -384,6 +404,7 @@ class Controller:
     def close(self) -> None:
         """Close every connection. Replicas and proxies keep running."""
         self._files.close()
+        self._state.close()
         self._replicas.close()
         self._listener.close()
         self._kept.close()

@@ -29,9 +29,11 @@ def test_what_vanishes_is_made_again(client: serve.Client, serving: Serving, htt
     """Callers that are connected notice nothing, and a new process connects."""
     served = serving(backends.version_1)
     assert (served.handle.call(), http.get(served.route).text) == ("v1", "v1")
-    directory, name = Path(client.address).parent, client.status()["name"]
+    status = client.status()
+    directory, name = Path(client.address).parent, status["name"]
     copy = directory.with_name(f"{name}.json")
-    before, above = files(directory), files(directory.parent)
+    processes = ["controller", *status["proxies"], *status["backends"][served.name]["replicas"]]
+    needed = {"lock", "instance.json", *(f"{process}.sock" for process in processes)}
     gone = {
         "directory": [directory],
         "everything": [directory.parent],
@@ -43,7 +45,7 @@ def test_what_vanishes_is_made_again(client: serve.Client, serving: Serving, htt
     for path in gone:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert (served.handle.call(), http.get(served.route).text) == ("v1", "v1")
-    wait_until(lambda: files(directory) >= before and files(directory.parent) >= above)
+    wait_until(lambda: files(directory) >= needed and copy.exists())
     assert copy.stat().st_mode & 0o777 == 0o600
     assert directory.stat().st_mode & 0o777 == 0o700
     called = subprocess.run(

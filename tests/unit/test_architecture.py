@@ -32,7 +32,7 @@ PUBLIC = {
     *("list_endpoints", "set_traffic", "shadow_traffic", "shutdown", "start", "time_left", "update_backend"),
     *("Deployment", "DeploymentError", "backend", "deploy", "endpoint", "status"),
     *("update_backend_config", "AsyncHandle", "AuthenticationError", "Handle", "ProtocolError", "ReplicaContext"),
-    *("asgi_app", "handle", "wsgi_app", "request_id", "RequestIdFilter"),
+    *("asgi_app", "handle", "wsgi_app", "request_id", "RequestIdFilter", "ControlPlaneLost"),
 }
 
 

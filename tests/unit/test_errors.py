@@ -17,6 +17,7 @@ SAMPLES: list[errors.ServeBridgeError] = [
     errors.BackendOverloaded("all full"),
     errors.BackendStartError("v1", "its constructor raised", "Traceback: line 1"),
     errors.ConfigError("num_replicas must be an int"),
+    errors.ControlPlaneLost("the GCS does not answer"),
     errors.DeadlineExceeded("60 s are over", "no"),
     errors.DeploymentError("create backend v2", "it cannot start", ("create backend v1",), ("create endpoint e",)),
     errors.EndpointNotFound("digits", ("letters", "faces")),
@@ -45,6 +46,7 @@ BUILTINS: list[tuple[type[errors.ServeBridgeError], type[Exception], int]] = [
     (errors.SerializationError, TypeError, 500),
     (errors.NotConnected, ConnectionError, 503),
     (errors.InstanceClosed, RuntimeError, 503),
+    (errors.ControlPlaneLost, ConnectionError, 503),
 ]
 
 

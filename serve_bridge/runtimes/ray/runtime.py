@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve_bridge.controller.runtime import Store
-from serve_bridge.errors import BackendStartError, ConfigError
+from serve_bridge.errors import BackendStartError, ConfigError, ControlPlaneLost
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.port_keeper import PortKeeper, socket_path
 from serve_bridge.process.engine_threads import on_engine_thread
@@ -36,11 +37,14 @@ from serve_bridge.runtimes.ray.actors import (
     own_node,
     user_error,
 )
+from serve_bridge.runtimes.ray.control_plane import ControlPlane
 from serve_bridge.runtimes.ray.exits import described, end_of, note_key, watched
 from serve_bridge.runtimes.ray.node_facts import replicas_bytes, token_mode
 from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
+
+_logger = logging.getLogger("serve_bridge.controller")
 
 ANSWER_S: Final = 5.0
 """Upper limit for an answer of Ray about an actor, in seconds."""
@@ -54,25 +58,26 @@ class KVStore:
     most_bytes = (512 << 20) - (64 << 10)
     """Ray's limit for one message, less the space for its other fields, in bytes."""
 
-    def __init__(self, generation: str) -> None:
+    def __init__(self, generation: str, plane: ControlPlane | None = None) -> None:
         self._prefix = f"{generation}/"
+        self._plane = plane or ControlPlane()
 
     async def put(self, key: str, value: bytes) -> None:
         """Store *value* under *key*."""
-        await asyncio.to_thread(
+        await self._plane.write(
             internal_kv._internal_kv_put, self._key(key), value, overwrite=True, namespace=KV_NAMESPACE
         )
 
     async def get(self, key: str) -> bytes | None:
         """Return the value of *key*, or None."""
-        found: bytes | None = await asyncio.to_thread(
+        found: bytes | None = await self._plane.call(
             internal_kv._internal_kv_get, self._key(key), namespace=KV_NAMESPACE
         )
         return found
 
     async def delete(self, prefix: str) -> None:
         """Delete every key that begins with *prefix*."""
-        await asyncio.to_thread(
+        await self._plane.write(
             internal_kv._internal_kv_del, self._key(prefix), del_by_prefix=True, namespace=KV_NAMESPACE
         )
 
@@ -84,7 +89,8 @@ class RayRuntime:
     """Launches replicas and proxies as actors, for the controller of its process."""
 
     def __init__(self, spec: InstanceSpec) -> None:
-        self.store: Store = KVStore(spec.generation)
+        self._plane = ControlPlane()
+        self.store: Store = KVStore(spec.generation, self._plane)
         self._spec = spec
         self._own_node = own_node()
         self._keeper: PortKeeper | None = None
@@ -98,7 +104,7 @@ class RayRuntime:
         engine = engine_options(None, name=name)
         del engine["num_cpus"]  # Ray's default for actors applies to replicas
         try:
-            actor = new_actor(ReplicaActor, engine | options, spec, key, self._own_node)
+            actor = await self._plane.call(new_actor, ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
             self._placed[spec.replica] = actor.place.remote()
             node, process = await self._placed[spec.replica]
@@ -128,7 +134,7 @@ class RayRuntime:
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
         # Not soft: if its node has just gone, the proxy would take the port on another node.
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
-        actor = new_actor(ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
+        actor = await self._plane.call(new_actor, ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
         self._actors[spec.proxy] = actor
         try:
             address, url = await actor.start.remote()
@@ -173,8 +179,11 @@ class RayRuntime:
         await self.stop(_keeper_name(node))
 
     async def stop(self, name: str) -> None:
-        """Kill the actor *name*, if it runs."""
-        await asyncio.to_thread(self._kill, name)
+        """Kill the actor *name*, if it runs. Without Ray's control plane it ends once that is back."""
+        try:
+            await self._plane.insist(self._kill, name)
+        except ControlPlaneLost as error:
+            _logger.warning("%s cannot be ended yet: %s", name, error)
 
     async def explain_end(self, name: str) -> str:
         """Return how the process of replica *name* ended, if the process itself, Ray or the kernel knows."""
@@ -189,11 +198,10 @@ class RayRuntime:
 
     async def _noted_end(self, name: str) -> str:
         key = note_key(self._spec.generation, name)
-        with suppress(TimeoutError, RayError):
-            async with asyncio.timeout(ANSWER_S):
-                code = await asyncio.to_thread(internal_kv._internal_kv_get, key, namespace=KV_NAMESPACE)
-                await asyncio.to_thread(internal_kv._internal_kv_del, key, namespace=KV_NAMESPACE)
-                return described(int(code)) if code else ""
+        with suppress(ControlPlaneLost, RayError):
+            code = await self._plane.call(internal_kv._internal_kv_get, key, namespace=KV_NAMESPACE)
+            await self._plane.call(internal_kv._internal_kv_del, key, namespace=KV_NAMESPACE)
+            return described(int(code)) if code else ""
         return ""
 
     async def _end_by_ray(self, name: str) -> str:
@@ -219,11 +227,10 @@ class RayRuntime:
     async def has_ended(self, name: str) -> bool:
         """Return whether the actor *name* has ended, according to Ray. The loss of its node is an end too."""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await asyncio.to_thread(self._find, name)
+            await self._plane.call(self._find, name)
         except ValueError:
             return True
-        except (RayError, TimeoutError):  # Ray's control plane does not answer
+        except (RayError, ControlPlaneLost):  # Ray's control plane does not answer
             return False
         return False
 
@@ -231,9 +238,9 @@ class RayRuntime:
         """Return the processor time of the loop of proxy *name*, in seconds; None if the proxy does not answer."""
         try:
             if name not in self._actors:  # a former controller started it
-                self._actors[name] = await asyncio.to_thread(self._find, name)
+                self._actors[name] = await self._plane.call(self._find, name)
             used_s: float | None = await self._actors[name].used_s.options(concurrency_group=PULSE).remote()
-        except (ValueError, RayError):
+        except (ValueError, RayError, ControlPlaneLost):
             return None
         return used_s
 
@@ -251,17 +258,17 @@ class RayRuntime:
     async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
         """Return the requested resources of replica *name*, and the free and total ones; "" if it has a node."""
         placed = self._placed.get(name)
-        if placed is not None and (await asyncio.to_thread(ray.wait, [placed], timeout=0))[0]:
+        if placed is not None and (await self._plane.call(ray.wait, [placed], timeout=0))[0]:
             return ""
         asked = _asked(options)
-        exists = await asyncio.to_thread(ray.cluster_resources)
-        free = await asyncio.to_thread(ray.available_resources)
+        exists = await self._plane.call(ray.cluster_resources)
+        free = await self._plane.call(ray.available_resources)
         found = ", ".join(f"{free.get(name, 0):g} of {exists.get(name, 0):g} {name}" for name in asked)
         return f"it asks for {_amounts(asked)}; free in the cluster: {found}"
 
     async def nodes(self) -> dict[str, str]:
         """Return the addresses of the live nodes, by id, with the node of the controller first."""
-        nodes: Any = await asyncio.to_thread(ray.nodes)
+        nodes: Any = await self._plane.call(ray.nodes)
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         return dict(sorted(alive.items(), key=lambda node: node[0] != self._own_node))
 
@@ -286,9 +293,10 @@ class RayRuntime:
 
     async def end(self) -> None:
         """Kill the actor of the controller."""
-        name = controller_name(self._spec.name)
-        actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
-        ray.kill(actor, no_restart=True)
+        await self._plane.insist(self._end)
+
+    def _end(self) -> None:
+        ray.kill(ray.get_actor(controller_name(self._spec.name), namespace=NAMESPACE), no_restart=True)
 
 
 def _keeper_name(node: str) -> str:
