@@ -99,6 +99,9 @@ def shutdown(forget: bool = True) -> None:
 
     Args:
         forget: Remove the kept state too. Otherwise the next start of the name restores it.
+
+    Raises:
+        ControlPlaneLost: Ray's control plane does not answer, so nothing was ended. Try again once it is back.
     """
     shut_down_current(forget=forget)
 

@@ -58,6 +58,9 @@ class Client(Management):
 
         Args:
             forget: Remove the kept state too. Otherwise the next start of the name restores it.
+
+        Raises:
+            ControlPlaneLost: Ray's control plane does not answer, so nothing was ended. Try again once it is back.
         """
         self._link.shutdown(forget=forget)
 

@@ -12,7 +12,7 @@ from serve_bridge.client.client import Client
 from serve_bridge.client.instance_link import InstanceLink, link_at
 from serve_bridge.client.registry import end_each
 from serve_bridge.context import current_replica
-from serve_bridge.errors import InstanceClosed, NotConnected
+from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotConnected
 from serve_bridge.instance.instance import Instance
 
 _lock = threading.RLock()
@@ -54,12 +54,20 @@ def shut_down_current(*, forget: bool) -> None:
     """Shut the current client's instance down; without a current client nothing happens.
 
     With *forget* its kept state is removed too.
+
+    Raises:
+        ControlPlaneLost: Ray's control plane does not answer. The client stays the current one.
     """
     global _was_shut_down
     client = set_current(None)
     if client is not None:
-        _was_shut_down = True
-        client.shutdown(forget)
+        try:
+            client.shutdown(forget)
+        except ControlPlaneLost:
+            set_current(client)
+            raise
+        finally:
+            _was_shut_down = _current is None
 
 
 def started_here(instance: Instance, ended: Callable[[], None], *, lease: bool) -> InstanceLink:

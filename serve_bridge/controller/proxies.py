@@ -22,7 +22,7 @@ from serve_bridge.controller.kept_ports import KeptPorts
 from serve_bridge.controller.proxy_probes import ProxyProbes
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_proxy import LoopProgress, Seat, TrackedProxy
-from serve_bridge.errors import AuthenticationError
+from serve_bridge.errors import AuthenticationError, ControlPlaneLost
 from serve_bridge.instance.instance_status import NodeStatus, ProxyStatus
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.specs import InstanceSpec, ProxySpec
@@ -298,6 +298,8 @@ class Proxies:
         while True:
             try:
                 await look()
+            except ControlPlaneLost as error:
+                _logger.debug("the nodes are not known: %s", error)
             except Exception:  # the next look follows in any case
                 _logger.exception("cannot look after the proxies")
             await asyncio.sleep(WATCH_S)

@@ -178,7 +178,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.runtimes.local",
         "serve_bridge.wire.blocking_stream",
         "serve_bridge.wire.bulk_receiver",
-        "serve_bridge.wire.directory_lock",
         "serve_bridge.wire.open_connections",
         "serve_bridge.wire.peer",
         "serve_bridge.wire.shortage",
