@@ -103,8 +103,15 @@ class Listener:
         return SocketAddress(self._name, self._unix, tcp)
 
     async def _listen_on_unix(self, path: str) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
         sock = bind_unix(path)
-        return await asyncio.get_running_loop().create_unix_server(self._connection, sock=sock, backlog=_BACKLOG)
+        server = await loop.create_unix_server(self._connection, sock=sock, backlog=_BACKLOG, start_serving=False)
+        try:
+            await server.start_serving()
+        except BaseException:  # the process ends while it makes the socket again
+            server.close()
+            raise
+        return server
 
     def _has_vanished(self) -> bool:
         return not os.path.lexists(self._unix) or self._claim is None or not self._claim.is_held
