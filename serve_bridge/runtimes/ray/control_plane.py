@@ -1,7 +1,8 @@
 """Calls of the controller to Ray's control plane (the GCS), each on a thread and with an upper limit.
 
 Rule 1: the event loop never waits for the GCS. A GCS that has gone blocks a thread, and callers get an error in time.
-Rule 2: writes to the store run one after another, so that a late one cannot overwrite a newer one.
+Rule 2: writes run one after another: a late one cannot overwrite a newer one, and the kill of an actor follows its
+    creation.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class ControlPlane:
         return await self._bounded(self._writer.submit(copy_context().run, partial(work, *args, **kwargs)))
 
     async def insist(self, work: Callable[..., _Result], *args: Any) -> _Result:
-        """Do the same as `call`, but *work* happens in any case, once the GCS answers."""
-        return await self._bounded(self._threads.submit(copy_context().run, partial(work, *args)), insist=True)
+        """Do the same as `write`, but *work* happens in any case, once the GCS answers."""
+        return await self._bounded(self._writer.submit(copy_context().run, partial(work, *args)), insist=True)
 
     async def _bounded(self, running: Future[_Result], *, insist: bool = False) -> _Result:
         limit_s = CALL_WHILE_LATE_S if self._late else CALL_S

@@ -25,15 +25,18 @@ _logger = logging.getLogger("serve_bridge.controller")
 
 async def update_files(instance: Instance, nodes: Iterable[str]) -> None:
     """Write the address of the controller into the existing files of *instance* on *nodes*."""
-    await _done(begin_on(nodes, instances.update_here, instance))
+    await _done(nodes, instances.update_here, instance)
 
 
 async def remove_files(instance: Instance, nodes: Iterable[str]) -> None:
     """Remove the files and sockets of *instance* on *nodes*."""
-    await _done(begin_on(nodes, instances.remove_here, instance.name, instance.generation))
+    await _done(nodes, instances.remove_here, instance.name, instance.generation)
 
 
-async def _done(begun: list[Any]) -> None:
+async def _done(nodes: Iterable[str], work: Callable[..., None], *arguments: Any) -> None:
+    # On a thread, because Ray writes *work* to its control plane first, which may not answer.
+    async with asyncio.timeout(WAIT_S):
+        begun = await asyncio.to_thread(begin_on, nodes, work, *arguments)
     if not begun:
         return
     waiting = [asyncio.ensure_future(reference) for reference in begun]

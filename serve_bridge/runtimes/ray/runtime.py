@@ -104,7 +104,7 @@ class RayRuntime:
         engine = engine_options(None, name=name)
         del engine["num_cpus"]  # Ray's default for actors applies to replicas
         try:
-            actor = await self._plane.call(new_actor, ReplicaActor, engine | options, spec, key, self._own_node)
+            actor = await self._plane.write(new_actor, ReplicaActor, engine | options, spec, key, self._own_node)
             self._actors[spec.replica] = actor
             self._placed[spec.replica] = actor.place.remote()
             node, process = await self._placed[spec.replica]
@@ -134,7 +134,7 @@ class RayRuntime:
         options = engine_options(None, name=actor_name(spec.generation, spec.proxy))
         # Not soft: if its node has just gone, the proxy would take the port on another node.
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(spec.node, soft=False)
-        actor = await self._plane.call(new_actor, ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
+        actor = await self._plane.write(new_actor, ProxyActor, options, spec, key, self._own_node, groups={PULSE: 1})
         self._actors[spec.proxy] = actor
         try:
             address, url = await actor.start.remote()
@@ -154,7 +154,7 @@ class RayRuntime:
         if name not in self._actors:
             options = engine_options(None, name=actor_name(self._spec.generation, name), get_if_exists=True)
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._actors[name] = await asyncio.to_thread(new_actor, PortKeeperActor, options, directory, self._own_node)
+            self._actors[name] = await self._plane.write(new_actor, PortKeeperActor, options, directory, self._own_node)
         try:
             is_held: bool = await self._actors[name].open.remote()
         except RayActorError:
