@@ -23,6 +23,7 @@ from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
 from serve_bridge.client.instance_upgrade import upgrade_instance
+from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.config.http_options import MOST_PROXIES, HTTPOptionsDict
 
 _NO_CLUSTER = (
@@ -292,6 +293,43 @@ def shutdown(name: str, address: str | None, forget: bool) -> None:
         found = client.name
         client.shutdown(forget)
     click.echo(f"instance {found} has ended")
+
+
+@main.group()
+def keys() -> None:
+    """Replace the keys of an instance without a stop. Runs on the host of `start`."""
+
+
+_key_file = click.option("--key-file", default=None, help="File with the secret, as for `start`.")
+_state = click.option("--state", default=None, help="Directory of the state, as for `start`.")
+
+
+@keys.command()
+@_name
+@_key_file
+@_state
+def rotate(name: str, key_file: str | None, state: str | None) -> None:
+    """Make new keys. The old ones stay valid until `keys retire`, so that you can copy the new key files first."""
+    with _clear_errors():
+        directory, told = rotate_keys(name, key_file, state)
+    click.echo(f"new keys are in {directory}; copy the key files to the web hosts, then run `serve-bridge keys retire`")
+    click.echo(_told(name, told))
+
+
+@keys.command()
+@_name
+@_key_file
+@_state
+def retire(name: str, key_file: str | None, state: str | None) -> None:
+    """End the old keys, and the connections that were made with them."""
+    with _clear_errors():
+        directory, told = retire_keys(name, key_file, state)
+    click.echo(f"only the newest keys in {directory} are valid")
+    click.echo(_told(name, told))
+
+
+def _told(name: str, told: bool) -> str:
+    return f"instance {name} uses them" if told else f"instance {name} does not run; its next start uses them"
 
 
 @contextlib.contextmanager

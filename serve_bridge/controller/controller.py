@@ -29,6 +29,7 @@ from serve_bridge.controller.contact import Contact
 from serve_bridge.controller.deployments import Deployments
 from serve_bridge.controller.engine_facts import engine_facts
 from serve_bridge.controller.kept_state import KeptState
+from serve_bridge.controller.key_renewal import KeyRenewal
 from serve_bridge.controller.lease import Lease
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.replica_launches import ReplicaLaunches
@@ -77,6 +78,9 @@ class Controller:
         self._proxies = Proxies(
             spec, key, runtime, contact, on_change=lambda: self._tasks.start(self._proxies_changed())
         )
+        self._renewal = KeyRenewal(
+            spec, key, runtime.store, self._listener, self._replicas, self._proxies, on_change=self._keys_changed
+        )
         self._checkpoints = Checkpoints(runtime.store, spec.name)
         self._kept = KeptState(spec.name, spec.state, fresh=spec.fresh)
         self._state = CommittedState(spec.generation, self._checkpoints, self._kept, self._replicas, self._proxies)
@@ -115,6 +119,7 @@ class Controller:
             Operation.EXPORT_STATE: self.export_state,
             Operation.DIFFERENCES: self.differences,
             Operation.LEASE: self._lease.hold,
+            Operation.KEYS: self._renewal.renew,
             Operation.RENEW_BACKEND: self._backends.renew_backend,
             Operation.RENEW_PROXIES: self._proxies.renew,
             Operation.SHUTDOWN: self.shutdown,
@@ -127,6 +132,7 @@ class Controller:
             OSError, ValueError: A proxy cannot listen at its address, or the kept state cannot be written.
             ConfigError: The kept state of a former instance cannot be used.
         """
+        await self._renewal.restore()
         checkpoint = await self._checkpoints.load()
         if checkpoint is not None:
             await self._recover(checkpoint)
@@ -158,17 +164,15 @@ class Controller:
         state.tcp_port = address.tcp[1] if address.tcp else 0
         if address.tcp is not None and network.advertised_port is not None:
             address = msgspec.structs.replace(address, tcp=(advertised, network.advertised_port))
-        oldest, *newer = reversed(self._key.each)
         return Instance(
             name=spec.name,
             generation=spec.generation,
             runtime=spec.runtime,
             directory=spec.directory,
             controller=address,
-            secret=oldest.text,
-            newer=tuple(each.text for each in newer),
+            secret="",
             tls=self._key.tls,
-        )
+        ).with_key(self._key)
 
     async def _begin(self) -> None:
         """Begin a new instance: publish its table, start the proxies, write its file, and start restored backends.
@@ -253,6 +257,8 @@ class Controller:
         operation = self._operations.get(head.call_method)
         if operation is None:
             stream.reject("not exposed", head.call_method)
+        elif head.call_method == Operation.KEYS and role is not Role.PYTHON:
+            stream.reject("not allowed", "only a process with the secret may renew keys")
         elif self._closing and head.call_method != Operation.SHUTDOWN:
             stream.reject("closing", "the instance is shutting down")
         else:
@@ -351,6 +357,13 @@ class Controller:
         own = [f"{name} is {was}, not {asked}" for name, was, asked in pairs if was != asked]
         others = [] if network is None else network_differences(self._spec.network, network)
         return [*own, *http_differences(self._spec.http, http), *others]
+
+    async def _keys_changed(self) -> None:
+        """Let new replicas and new clients have the new keys."""
+        self._instance = self._instance.with_key(self._key)
+        self._launches.begin(self._instance)
+        instances.write(self._instance)
+        await self._runtime.update_files(self._instance)
 
     async def shutdown(self, forget: bool = True) -> None:
         """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller.

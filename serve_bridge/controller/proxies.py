@@ -46,6 +46,9 @@ DRAIN_S: Final = 10.0
 STATISTICS_S: Final = 1.0
 """Upper limit for a proxy to tell its counters, and for the runtime to list the nodes, in seconds."""
 
+OF_PROXIES: Final = (Role.EDGE, Role.CONTROLLER)
+"""The roles whose keys a proxy has: its own, and that of the controller as its caller."""
+
 _logger = logging.getLogger("serve_bridge.controller")
 
 
@@ -71,6 +74,7 @@ class Proxies:
         self._nodes: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         self._renewing: Seat | None = None
+        self._keys = ""
         self._closed = False
 
     @property
@@ -158,6 +162,11 @@ class Proxies:
         """Tell all proxies where the controller is."""
         await asyncio.gather(*(proxy.announce(self._controller) for proxy in list(self._proxies.values())))
 
+    async def renew_keys(self, text: str) -> None:
+        """Give all proxies the new keys in *text*. Unreachable proxies get them on reconnection."""
+        self._keys = text
+        await asyncio.gather(*(proxy.renew_keys(text) for proxy in list(self._proxies.values())))
+
     async def stop(self) -> None:
         """Drain every proxy, then end it."""
         self._closed = True
@@ -218,7 +227,7 @@ class Proxies:
             network=self._spec.network,
         )
         try:
-            address, url = await self._runtime.launch_proxy(spec, self._key.only(Role.EDGE, Role.CONTROLLER))
+            address, url = await self._runtime.launch_proxy(spec, self._key.only(*OF_PROXIES))
             proxy = TrackedProxy(spec.proxy, node, reachable_url(url, self._nodes.get(node)), address, number)
             connection = await self._contact.connect(proxy)
         except BaseException:
@@ -246,6 +255,8 @@ class Proxies:
         self._attach(proxy, connection)
         _logger.info("%s can be reached again", proxy)
         await proxy.announce(self._controller)
+        if self._keys:
+            await proxy.renew_keys(self._keys)
 
     def _died(self, proxy: TrackedProxy) -> None:
         if self._closed or self._proxies.get(proxy.seat) is not proxy:

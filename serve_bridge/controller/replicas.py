@@ -52,6 +52,7 @@ class Replicas:
         self._probes = HealthProbes(on_change=on_change, retire=self._retire, end=self.end_at_once)
         self._tasks = TaskSet(_logger)
         self._controller: SocketAddress | None = None
+        self._keys = ""
         self._by_id: dict[str, TrackedReplica] = {}
 
     def __iter__(self) -> Iterator[TrackedReplica]:
@@ -124,6 +125,11 @@ class Replicas:
         self._controller = controller
         await asyncio.gather(*(replica.announce(controller) for replica in self if replica.is_serving))
 
+    async def renew_keys(self, text: str) -> None:
+        """Give all replicas the new keys in *text*. Unreachable replicas get them on reconnection."""
+        self._keys = text
+        await asyncio.gather(*(replica.renew_keys(text) for replica in self))
+
     # a replica is lost
 
     def _connection_changed(self, replica: TrackedReplica, connection: CallerConnection) -> None:
@@ -152,6 +158,8 @@ class Replicas:
         _logger.info("%s of backend %r can be reached again", replica, replica.backend)
         if self._controller is not None:
             await replica.announce(self._controller)
+        if self._keys:
+            await replica.renew_keys(self._keys)
         await catch_up(replica)
 
     def _died(self, replica: TrackedReplica) -> None:

@@ -73,6 +73,15 @@ class TrackedProcess:
         except Exception as error:  # the process is busy, or the controller is about to find it dead
             _logger.warning("%s was not told where the controller is: %s", self, error)
 
+    async def renew_keys(self, text: str) -> None:
+        """Give the process the new keys in *text*; a failure is only logged."""
+        if self.connection is None:
+            return
+        try:
+            await self.control("@keys", text, timeout_s=CONTROL_TIMEOUT_S)
+        except Exception as error:  # the process may be of an earlier version, or is about to be found dead
+            _logger.warning("%s did not take the new keys: %s", self, error)
+
     async def drain(self, grace_s: float) -> None:
         """Let the process finish its work, for at most *grace_s* seconds; a failure is only logged."""
         try:

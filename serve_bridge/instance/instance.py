@@ -56,7 +56,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def only(self, *roles: Role) -> Instance:
         """Return the same instance with the keys of *roles* only, for a process in these roles."""
-        oldest, *newer = reversed(self.key.only(*roles).each)
+        return self.with_key(self.key.only(*roles))
+
+    def with_key(self, key: Key) -> Instance:
+        """Return the same instance with *key*."""
+        oldest, *newer = reversed(key.each)
         return msgspec.structs.replace(self, secret=oldest.text, newer=tuple(each.text for each in newer))
 
     @property

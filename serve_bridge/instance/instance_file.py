@@ -23,6 +23,7 @@ from serve_bridge.instance.private_file import UnusableFile, read_private, write
 from serve_bridge.instance.remote_address import is_remote, parsed
 from serve_bridge.instance.tls_files import with_own_tls
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.keys import Key
 from serve_bridge.wire.socket_files import private_directory
 
 ADDRESS_VARIABLE: Final = "SERVE_BRIDGE_ADDRESS"
@@ -63,14 +64,17 @@ def update_here(instance: Instance) -> None:
     for path in (
         path for base in base_directories() for path in (base / f"{instance.name}.json", base / name / FILE_NAME)
     ):
-        update(path, instance.generation, instance.controller)
+        update(path, instance.generation, instance.controller, instance.key)
 
 
-def update(path: Path, generation: str, controller: SocketAddress) -> None:
-    """Write the new address of the *controller* into the file at *path*, if it belongs to *generation*."""
+def update(path: Path, generation: str, controller: SocketAddress, key: Key | None = None) -> None:
+    """Write the new address of the *controller*, and its new *key*, into the file at *path* of this *generation*."""
     found = read_if_valid(path)
-    if found is not None and found.generation == generation and found.controller != controller:
-        _write(path, msgspec.structs.replace(found, controller=controller))
+    if found is None or found.generation != generation:
+        return
+    new = msgspec.structs.replace(found, controller=controller).with_key(key or found.key)
+    if new != found:
+        _write(path, new)
 
 
 def remove_here(name: str, generation: str) -> None:
@@ -125,6 +129,19 @@ def find(address: str | None, name: str) -> Instance:
             "start one with serve_bridge.start() or `serve-bridge start`"
         )
     return with_own_tls(found)
+
+
+def reread_key(address: str, generation: str) -> Key | None:
+    """Return the key that is now at *address* of the instance *generation*; None if there is none."""
+    try:
+        if is_remote(address):
+            from serve_bridge.instance.key_files import key_path, read_key_file  # late: only web hosts need it
+
+            return read_key_file(key_path())[1]
+        found = _read_if_any(Path(address))
+    except ConfigError:
+        return None
+    return None if found is None or found.generation != generation else found.key
 
 
 def _read_given(address: str, source: str) -> Instance:

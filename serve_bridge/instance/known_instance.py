@@ -14,7 +14,9 @@ import threading
 import time
 import weakref
 
+from serve_bridge.instance.instance import Instance
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.keys import Key
 
 
 class KnownInstance:
@@ -33,8 +35,21 @@ class KnownInstance:
         self._gives_up_at: float | None = None
         self.version: int = 0
         self.controller: SocketAddress | None = None
+        self._keys: dict[str, Key] = {}
         self.given_up: bool = False
         self.failure: str = ""
+
+    def key_of(self, instance: Instance) -> Key:
+        """Return the key of *instance* as one object, which all its users in this process share."""
+        key = instance.key
+        with self._lock:
+            return self._keys.setdefault(key.text, key)
+
+    def renew_keys(self, key: Key) -> None:
+        """Give the users of this process their parts of the new *key*."""
+        with self._lock:
+            for each in self._keys.values():
+                each.replace(key.limited_to(each))
 
     def learn(self, version: int) -> None:
         """Note the *version* of a published table."""

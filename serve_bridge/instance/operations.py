@@ -29,6 +29,7 @@ class Operation(StrEnum):
     EXPORT_STATE = "export_state"
     DIFFERENCES = "differences"
     LEASE = "lease"
+    KEYS = "keys"
     RENEW_BACKEND = "renew_backend"
     RENEW_PROXIES = "renew_proxies"
     SHUTDOWN = "shutdown"

@@ -20,7 +20,7 @@ from serve_bridge.specs import ProxySpec
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.keys import RETIRED_S, Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.streams import ANSWER_WINDOW
@@ -42,6 +42,7 @@ class Proxy:
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "@drain": self.drain,
             "@give_port": self._port.give,
+            "@keys": self.renew_keys,
             "@move": self.move,
             "@statistics": self.statistics,
         }
@@ -99,6 +100,11 @@ class Proxy:
     async def move(self, controller: SocketAddress) -> None:
         """Connect to the controller at *controller* from now on."""
         self._link.move(controller)
+
+    async def renew_keys(self, text: str) -> None:
+        """Use the new keys in *text*. Connections with a retired key end soon."""
+        self._key.replace(Key.of_text(text))
+        self._listener.end_stale(RETIRED_S)
 
     async def statistics(self) -> dict[str, Any]:
         """Return the counters of this proxy: `refused`, its refused requests by status."""

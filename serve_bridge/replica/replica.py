@@ -12,6 +12,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +57,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.codecs import PICKLED, PLAIN
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallHead, HttpHead
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.keys import RETIRED_S, Key, Role
 from serve_bridge.wire.listener import Listener, NoFreePort
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.replica_end import ReplicaStream
@@ -92,6 +93,7 @@ class Replica:
         self._answer_http: _Answering
         self._answer_websocket: _Answering
         self._admission = Admission(spec.config.max_concurrent_queries or 1)
+        self._key = key
         self._listener = Listener(self, key, spec.instance.generation, spec.replica)
         self._tasks = TaskSet(_logger)
         self._websockets = WebSockets()
@@ -228,6 +230,7 @@ class Replica:
             "@completed": self.completed,
             "@configure": self.configure,
             "@drain": self.drain,
+            "@keys": self.renew_keys,
             "@move": self.move,
         }
         control = controls.get(head.call_method)
@@ -257,6 +260,16 @@ class Replica:
         generation = self._spec.instance.generation
         membership.join(msgspec.structs.replace(self._spec.instance, controller=controller))
         known_instance(generation).controller = controller
+
+    async def renew_keys(self, text: str) -> None:
+        """Use the new keys in *text*. Connections with a retired key end when their requests have ended."""
+        key = Key.of_text(text)
+        self._key.replace(key)
+        instance = self._spec.instance.with_key(key)
+        self._spec = replace(self._spec, instance=instance)
+        membership.join(msgspec.structs.replace(instance, controller=self._controller))
+        known_instance(instance.generation).renew_keys(key)
+        self._listener.end_stale(RETIRED_S)
 
     async def configure(self, config: BackendConfig, *, reconfigure: bool) -> None:
         """Use *config* from now on; *reconfigure*: whether its `user_config` is new.

@@ -31,9 +31,10 @@ class Channel:
         *,
         lease: bool = False,
         on_moved: Callable[[SocketAddress], object] | None = None,
+        on_unknown_key: Callable[[], object] | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        key = instance.key
+        key = known.key_of(instance)
         self.codec: Codec = instance.codec
         self.router: Router = Router(key, key.strongest(*CLIENTS), known)
         self.controller: ControllerLink = ControllerLink(
@@ -46,6 +47,7 @@ class Channel:
             lease=lease,
             listeners=lambda: [] if self.router.table is None else self.router.table.listeners(),
             on_moved=on_moved,
+            on_unknown_key=on_unknown_key,
         )
         self.router.catch_up = self.controller.ready
         self.controller.start()

@@ -24,7 +24,7 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
-from serve_bridge.wire.handshake import VersionMismatch
+from serve_bridge.wire.handshake import UnknownKey, VersionMismatch
 from serve_bridge.wire.keys import Key, Role
 
 RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
@@ -56,6 +56,7 @@ class ControllerLink:
         lease: bool = False,
         listeners: Callable[[], Sequence[SocketAddress]] = list,
         on_moved: Callable[[SocketAddress], object] | None = None,
+        on_unknown_key: Callable[[], object] | None = None,
     ) -> None:
         """Prepare a link to *controller*.
 
@@ -69,6 +70,7 @@ class ControllerLink:
             lease: Whether this link keeps a non-detached instance alive.
             listeners: Returns the replicas and proxies to ask where an absent controller is.
             on_moved: Called with the address at which the controller was found then.
+            on_unknown_key: Called if the controller does not know the key, before the next try.
         """
         self._address = controller
         self._key = key
@@ -77,6 +79,7 @@ class ControllerLink:
         self._lease = lease
         self._listeners = listeners
         self._on_moved = on_moved
+        self._on_unknown_key = on_unknown_key
         self._connection: CallerConnection | None = None
         self._process = "" if known is None else process_id()
         self._known = KnownInstance() if known is None else known
@@ -192,6 +195,8 @@ class ControllerLink:
                 self._failure, self._tables.hopeless = str(error), True
             except (Lost, Aborted, Rejected, AuthenticationError, ServeBridgeError) as error:
                 self._failure, self._tables.hopeless = str(error), False
+                if isinstance(error, UnknownKey) and self._on_unknown_key is not None:
+                    self._on_unknown_key()
             finally:
                 self._note_end()
                 self.lost = True

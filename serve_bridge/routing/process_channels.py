@@ -55,7 +55,7 @@ class ProcessChannels:
         self._opening: concurrent.futures.Future[Channel] | None = None
         self._channel: Channel | None = None
         self._closing = TaskSet(_logger)
-        self.blocking_calls: BlockingCalls = BlockingCalls(instance.key, instance.generation)
+        self.blocking_calls: BlockingCalls = BlockingCalls(self.known.key_of(instance), instance.generation)
         self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = weakref.WeakKeyDictionary()
 
     def channel(self) -> Channel:
@@ -80,13 +80,22 @@ class ProcessChannels:
         return opening.result()
 
     async def _open(self) -> Channel:
-        return Channel(self._instance, self.known, lease=self._lease, on_moved=self._moved)
+        return Channel(
+            self._instance, self.known, lease=self._lease, on_moved=self._moved, on_unknown_key=self._reread_key
+        )
 
     def _moved(self, controller: SocketAddress) -> None:
         """Write the new address of the controller to the file, for the next process to read."""
         if self._address:
             with contextlib.suppress(OSError):  # this process may not write to the directory
                 instances.update(Path(self._address), self._instance.generation, controller)
+
+    def _reread_key(self) -> None:
+        """Take the key from the file again: the controller does not know the old one any more."""
+        found = instances.reread_key(self._address, self._instance.generation)
+        own = self.known.key_of(self._instance)
+        if found is not None and found.covers(own):
+            own.replace(found)
 
     def channel_here(self) -> Channel:
         """Return the channel of the running loop; the first call starts it.
@@ -104,7 +113,7 @@ class ProcessChannels:
                 for old in [old for old in self._channels if old.is_closed()]:
                     del self._channels[old]
                 channel = self._channels[loop] = contextvars.Context().run(
-                    partial(Channel, self._instance, self.known, on_moved=self._moved)
+                    partial(Channel, self._instance, self.known, on_moved=self._moved, on_unknown_key=self._reread_key)
                 )
         return channel
 

@@ -43,6 +43,8 @@ OPERATORS: Final = (Role.PYTHON, Role.MANAGE, Role.CALL, Role.FORWARD)
 """The roles in which a process may connect to the controller, the strongest first."""
 CLIENTS: Final = (Role.PYTHON, Role.CALL, Role.FORWARD)
 """The roles in which a process may connect to a replica, the strongest first."""
+RETIRED_S: Final = 10.0
+"""Seconds for which the requests on a connection may go on after its key was retired."""
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 6
 """Length of the id of a secret in bytes."""
@@ -180,6 +182,20 @@ class Key:
     def __getstate__(self) -> Any:
         """Return the state for a pickle. Without TLS it is that of earlier versions."""
         return None, {"_valid": self._valid} if self.tls is None else {"_valid": self._valid, "tls": self.tls}
+
+    def replace(self, other: Key) -> None:
+        """Become *other*. All that hold this object use its keys from now on. Any thread may call this."""
+        self._valid = other._valid
+
+    def limited_to(self, like: Key) -> Key:
+        """Return the keys of the roles in *like*. If *like* has a secret and this object has none, return *like*."""
+        if like._valid[0].secret is not None:
+            return self if self._valid[0].secret is not None else like
+        return self.only(*like._valid[0].roles)
+
+    def covers(self, like: Key) -> bool:
+        """Return whether this object has keys of all roles in *like*."""
+        return self._valid[0].roles.keys() >= like._valid[0].roles.keys()
 
     def __setstate__(self, state: Any) -> None:
         """Take over the state of a pickle, also of one by an earlier version, which had one secret and no id."""

@@ -159,6 +159,15 @@ class Listener:
         for connection in list(self.connections):
             connection.go_away()
 
+    def end_stale(self, grace_s: float = 0.0) -> None:
+        """Close each connection whose key was retired. It may finish its streams within *grace_s* seconds."""
+        for connection in [each for each in self.connections if self._key.with_id(each.key_id) is None]:
+            if grace_s:
+                connection.go_away()
+                asyncio.get_running_loop().call_later(grace_s, connection.close)
+            else:
+                connection.close()
+
     def close(self) -> None:
         """Close all sockets and connections at once."""
         self.stop_accepting()

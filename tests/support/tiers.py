@@ -139,6 +139,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "tests/e2e": ("serve_bridge.process.monkey_patches",),
     "tests/local": (
+        "serve_bridge.controller.key_renewal",
         "serve_bridge.forwarding.blocking",
         "serve_bridge.forwarding.blocking_upload",
         "serve_bridge.http_server.acceptor",

@@ -23,6 +23,7 @@ from serve_bridge.errors import (
     ServeBridgeError,
 )
 from serve_bridge.instance.instance import Instance
+from serve_bridge.instance.known_instance import known_instance
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.routing.channel import Channel
@@ -163,9 +164,8 @@ class _Actor:
         """
         async with self._dialling:
             if self._connection is None or not self._connection.usable:
-                self._connection = await dial(
-                    self.address, instance.key, instance.generation, instance.key.strongest(*CLIENTS)
-                )
+                key = known_instance(instance.generation).key_of(instance)
+                self._connection = await dial(self.address, key, instance.generation, key.strongest(*CLIENTS))
             return self._connection
 
     def disconnect(self) -> None:

@@ -1,0 +1,72 @@
+"""The change of an instance's keys: new ones beside the old ones, and later the end of the old ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from serve_bridge.client.client import link_of
+from serve_bridge.client.instance_search import find_client
+from serve_bridge.config.names import check_name
+from serve_bridge.errors import ConfigError, NotConnected
+from serve_bridge.instance.instance_file import discovery_file
+from serve_bridge.instance.key_files import read_secrets, secret_file, write_secrets
+from serve_bridge.instance.operations import Operation
+from serve_bridge.instance.state_directory import state_directory
+from serve_bridge.wire.keys import Key
+
+RENEW_S: Final = 30.0
+"""Upper limit for all processes to take new keys, in seconds."""
+
+
+def rotate_keys(name: str, key_file: str | None, state: str | None) -> tuple[str, bool]:
+    """Make a new secret. The old ones stay valid, and the key files of the roles get the new key.
+
+    Returns:
+        The directory of the key files, and whether a running instance has the new keys.
+
+    Raises:
+        ConfigError: Instance *name* keeps no keys on this host, or its controller runs on another host.
+        NotConnected: The instance does not answer in time.
+    """
+    return _change(name, key_file, state, lambda key: Key.joined([Key(), key]))
+
+
+def retire_keys(name: str, key_file: str | None, state: str | None) -> tuple[str, bool]:
+    """End all secrets but the newest one, and the connections that were made with them.
+
+    Returns and raises as `rotate_keys`.
+    """
+    return _change(name, key_file, state, lambda key: key.each[0])
+
+
+def _change(name: str, key_file: str | None, state: str | None, new: Callable[[Key], Key]) -> tuple[str, bool]:
+    check_name("instance", name)
+    path = secret_file(name, key_file, None if state is None else str(state_directory(name, state)))
+    key = read_secrets(path)
+    if key is None:
+        raise ConfigError(
+            f"instance {name!r} keeps no keys in {path}; run this on the host of `start`, with the same --key-file or "
+            "--state"
+        )
+    try:
+        client = find_client(str(discovery_file(name)), name)
+    except NotConnected:
+        client = None
+    changed = new(key)
+    if client is None:
+        write_secrets(path, name, changed)
+        return str(path.parent), False
+    try:
+        link = link_of(client)
+        if not os.path.exists(link.instance.controller.unix):
+            raise ConfigError(
+                f"the controller of instance {name!r} runs on another host, and new keys must not travel over the "
+                "network; nothing was changed"
+            )
+        write_secrets(path, name, changed)
+        link.operate(Operation.KEYS, changed.text, timeout_s=RENEW_S)
+    finally:
+        client.close()
+    return str(path.parent), True
