@@ -39,6 +39,7 @@ FOLLOWED: Mapping[Path, str] = {
     DOCS / "migrate" / "fastapi-with-the-model-inside.md": "/mood",
     DOCS / "migrate" / "ray-serve-1.md": "",
     DOCS / "migrate" / "ray-serve-2.md": "",
+    DOCS / "several-machines.md": "",
     DOCS / "starlette.md": "/mood",
     DOCS / "state.md": "",
     DOCS / "tutorial.md": "/mood",
@@ -60,6 +61,7 @@ NOT_RUN = {
         "it needs a Ray cluster; tests/ray has it",
     ],
     "ray-serve-2.md": ["it needs ray[serve]; the test compares its names and arguments with the source of Ray Serve"],
+    "several-machines.md": ["it needs two hosts; tests/nodes has them"] * 3,
     "tutorial.md": [
         "the tests have it installed",
         "the test asks the server of the block before itself",
