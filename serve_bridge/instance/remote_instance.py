@@ -31,7 +31,7 @@ ANSWER_S: Final = 2.0
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
-    """What the controller tells of its instance; see `Instance`."""
+    """The answer of a controller about its instance; see `Instance`."""
 
     name: str
     generation: str

@@ -18,7 +18,7 @@ from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key, read_key_file, read_secrets
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.keys import Key, Role
-from tests.support.programs import start_program
+from tests.support.programs import run_program, start_program
 from tests.support.waiting import wait_until
 
 NAME = "rotated"
@@ -164,6 +164,17 @@ def test_keys_of_an_instance_that_does_not_run_are_replaced_in_the_file(tmp_path
     left = read_secrets(tmp_path / "secret")
     assert left is not None
     assert [each.id for each in left.each] == [both.id]
+
+
+def test_the_command_line_replaces_keys(tmp_path: Path) -> None:
+    """It says where the new key files are, and what comes next."""
+    kept_key("resting", str(tmp_path / "secret"))
+    program = "import sys\nfrom serve_bridge.cli.main import main\nmain(['keys', *sys.argv[1:]])"
+    options = ("--name", "resting", "--key-file", str(tmp_path / "secret"))
+    printed = run_program(program, "rotate", *options)
+    assert f"new keys are in {tmp_path}; copy the key files" in printed
+    assert "serve-bridge keys retire" in printed
+    assert "resting does not run" in run_program(program, "retire", *options)
 
 
 def test_an_instance_without_kept_keys_is_named(tmp_path: Path) -> None:
