@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serve_bridge.cli.doctor import clocks, collection, deadlines, drains, files, forks, memory, places, ports, tokens
 from serve_bridge.cli.doctor import versions as version_checks
 from serve_bridge.cli.doctor.findings import Finding, Severity, error
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client, link_of
-from serve_bridge.errors import ServeBridgeError
+from serve_bridge.errors import NotAllowed, ServeBridgeError
 from serve_bridge.instance.directories import base_directory
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.instance_file import discovery_file
@@ -22,11 +23,14 @@ from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, role_file, secret
 from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.process_facts import EngineFacts, ProcessFacts, own_facts
 from serve_bridge.instance.state_directory import state_directory
+from serve_bridge.instance.tls_files import PREFIX
 from serve_bridge.printable import error_text
 from serve_bridge.process.gunicorn_timeout import gunicorn_timeout_s
 from serve_bridge.wire.keys import OF_FILES
 
-NEEDS_ENGINE = (clocks.CHECK, ports.CHECK, tokens.CHECK, deadlines.CHECK, memory.CHECK)
+KEY_VARIABLES: Final = (KEY_FILE_VARIABLE, f"{PREFIX}KEY")
+"""Variables with the path of a key."""
+NEEDS_ENGINE: Final = (clocks.CHECK, ports.CHECK, tokens.CHECK, deadlines.CHECK, memory.CHECK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ class Answers:
         status: Its status.
         drains_s: The time that each backend has to finish its work, in seconds.
         failures: The findings about failed questions.
+        silence: Why the engine gave no facts; "": it gave them.
     """
 
     engine: EngineFacts | None = None
@@ -67,6 +72,7 @@ class Answers:
     status: Mapping[str, Any] | None = None
     drains_s: dict[str, float] = field(default_factory=dict)
     failures: list[Finding] = field(default_factory=list)
+    silence: str = ""
 
 
 def examine(find: Callable[[], Client], asked: Asked) -> Report:
@@ -90,6 +96,7 @@ def ask(find: Callable[[], Client]) -> Answers:
     try:
         client = find()
     except (ServeBridgeError, OSError) as failure:
+        answers.silence = "the engine did not answer"
         remedy = "start the instance, or name it with --address or SERVE_BRIDGE_ADDRESS"
         answers.failures.append(error("instance", error_text(failure), remedy))
         return answers
@@ -104,10 +111,11 @@ def ask(find: Callable[[], Client]) -> Answers:
         answers.status = client.status()
         for name, config in client.list_backends().items():
             answers.drains_s[f"backend {name!r}"] = config.graceful_shutdown_timeout_s
+    except NotAllowed:  # as it should be on a web host
+        answers.silence = "the key of this process lacks the role manage"
     except (ServeBridgeError, OSError) as failure:
-        remedy = (
-            "upgrade the engine if it has an earlier version; use the manage key if this key does not allow operations"
-        )
+        answers.silence = "the engine did not answer"
+        remedy = "upgrade the engine if it has an earlier version; otherwise read its log"
         answers.failures.append(error("instance", error_text(failure), remedy))
     finally:
         client.close()
@@ -134,22 +142,20 @@ def _private_paths(name: str, state: Path, instance: Instance | None) -> Iterato
     yield from (role_file(state, name, role) for role in OF_FILES)
     if instance is not None and instance.directory:
         yield from (Path(instance.directory), Path(instance.address))
-    if given := os.environ.get(KEY_FILE_VARIABLE):
-        yield Path(given)
+    yield from (Path(given) for name in KEY_VARIABLES if (given := os.environ.get(name)))
 
 
 def _of_the_engine(answers: Answers) -> Iterator[Finding]:
     engine, instance, status = answers.engine, answers.instance, answers.status
-    if engine is None or instance is None:
-        return
     if answers.clocks is not None:
         yield from clocks.check_clocks(answers.clocks)
-    shares_machine = bool(instance.directory)
-    yield from tokens.check_tokens(
-        engine, has_token=collection.has_ray_token(os.environ), shares_machine=shares_machine
-    )
-    yield from memory.check_memory(engine)
-    tried = [collection.port_facts("the controller", *instance.controller.tcp)] if instance.controller.tcp else []
+    if engine is not None:
+        has_token, shares_machine = collection.has_ray_token(os.environ), engine.host == socket.gethostname()
+        yield from tokens.check_tokens(engine, has_token=has_token, shares_machine=shares_machine)
+        yield from memory.check_memory(engine)
+    tried = []
+    if instance is not None and instance.controller.tcp:
+        tried.append(collection.port_facts("the controller", *instance.controller.tcp))
     if status is not None:
         tried += collection.ports_of_urls(status["http_urls"])
         timeouts_s = {name: each["timeout_s"] for name, each in status["endpoints"].items() if each["route"]}
@@ -162,7 +168,7 @@ def _left_out(asked: Asked, answers: Answers) -> dict[str, str]:
     """Return the checks that were not made, or only partly, each with the reason."""
     left: dict[str, str] = {}
     if answers.engine is None:
-        left.update(dict.fromkeys(NEEDS_ENGINE, "the engine did not answer"))
+        left.update(dict.fromkeys(NEEDS_ENGINE, answers.silence))
     elif answers.engine.replicas_bytes is None:
         left[memory.CHECK] = "the memory of the replicas is not known"
     if answers.engine is not None and not collection.uses_gunicorn(os.environ):

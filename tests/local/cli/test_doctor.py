@@ -16,6 +16,7 @@ from serve_bridge.cli.doctor import collection
 from serve_bridge.cli.doctor.doctor import report_of
 from serve_bridge.cli.doctor.findings import error, warning
 from serve_bridge.cli.main import main
+from tests.support.listening import free_port
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +89,35 @@ def test_without_an_instance_the_machine_is_checked_alone() -> None:
     assert data["left_out"]["clocks"] == "the engine did not answer"
 
 
-def test_open_modes_are_found(slow: serve.Client, tmp_path: Path) -> None:
-    """Of a key file that a variable names, among others."""
+def test_a_web_host_needs_no_key_of_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that need the role manage are left out; the others are made."""
+    port = free_port()
+    engine = serve.start(
+        runtime="local",
+        name="doctored",
+        listen=f"127.0.0.1:{port}",
+        key_file=str(tmp_path / "secret"),
+        http_options={"location": "NoServer"},
+    )
+    try:
+        monkeypatch.setenv("SERVE_BRIDGE_ADDRESS", f"serve-bridge://127.0.0.1:{port}/doctored")
+        monkeypatch.setenv("SERVE_BRIDGE_KEY_FILE", str(tmp_path / "doctored.forward.key"))
+        code, data = doctor()
+        assert (code, data["findings"]) == (0, [])
+        assert data["left_out"]["tokens"] == "the key of this process lacks the role manage"
+        monkeypatch.setenv("SERVE_BRIDGE_KEY_FILE", str(tmp_path / "doctored.manage.key"))
+        _, data = doctor(environment=LONG)
+        assert set(data["left_out"]) == {"drains", "forks"}
+    finally:
+        engine.shutdown()
+
+
+@pytest.mark.parametrize("variable", ["SERVE_BRIDGE_KEY_FILE", "SERVE_BRIDGE_TLS_KEY"])
+def test_open_modes_are_found(slow: serve.Client, tmp_path: Path, variable: str) -> None:
+    """Of a key that a variable names, among others."""
     key = tmp_path / "web.key"
     key.touch(0o644)
-    code, data = doctor("--address", slow.address, environment={**LONG, "SERVE_BRIDGE_KEY_FILE": str(key)})
+    code, data = doctor("--address", slow.address, environment={**LONG, variable: str(key)})
     assert code == 1
     assert texts(data, "files") == [f"{key} has mode 644, so other users can open it"]
 
