@@ -17,7 +17,7 @@ WARM_SECONDS: Final = 0.5
 POINTS: Final = frozenset((
     "http-1", "http-64", "post-64", "echo-1m", "memory", "call-1", "acall-64", "remote-1", "view-16",
     "scale-1", "scale-8-1000", "uneven-10", "beside-idle", "beside-saturated", "batch-http-8", "work-1",
-    "first-answer", "events-64",
+    "first-answer", "events-64", "tcp-acall-64", "tls-acall-64",
 ))  # fmt: skip
 CONTENDERS: Final = frozenset((
     OURS, "bare", "ray-serve", "ray-serve-haproxy", "ray-actor-async", "mosec", "celery", "direct", "round-robin",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.contenders.contender import PointKind
-from benchmarks.rows import batches, isolation, scale, starts, uneven
+from benchmarks.rows import batches, encryption, isolation, scale, starts, uneven
 from benchmarks.trial import Trial
 
 
@@ -147,6 +147,15 @@ ROWS: Final[Mapping[int, Row]] = {
             Point("websocket-64", "WebSocket echo, 64 connections", "websocket", 64),
         ),
     ),
+    11: Row(
+        "No-op call from another host, with and without TLS",
+        (
+            Point("tcp-call-1", "sync call and wait, TCP", "own"),
+            Point("tls-call-1", "sync call and wait, TLS", "own"),
+            Point("tcp-acall-64", "async call, 64 in flight, TCP", "own"),
+            Point("tls-acall-64", "async call, 64 in flight, TLS", "own"),
+        ),
+    ),
 }
 
 MEASURES: Final[Mapping[int, tuple[Callable[[Trial], None], ...]]] = {
@@ -154,6 +163,7 @@ MEASURES: Final[Mapping[int, tuple[Callable[[Trial], None], ...]]] = {
     6: (uneven.measure, isolation.measure),
     7: (batches.measure,),
     9: (starts.measure,),
+    11: (encryption.measure,),
 }
 """The functions that measure points of the kind "own", by row."""
 
