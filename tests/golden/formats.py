@@ -9,6 +9,8 @@ import asyncio
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
@@ -31,7 +33,9 @@ from serve_bridge.instance.instance_status import (
     NodeStatus,
     ProxyStatus,
 )
+from serve_bridge.instance.key_files import read_key_file, read_secrets, role_file, write_secrets
 from serve_bridge.instance.operations import Operation
+from serve_bridge.instance.private_file import write_private
 from serve_bridge.request.frozen_request import FrozenRequest
 from serve_bridge.routing_table import (
     BackendRoute,
@@ -53,10 +57,13 @@ from serve_bridge.specs import (
     ReplicaSpec,
     UnfinishedDeployment,
 )
+from serve_bridge.state.document import decode as decode_state
+from serve_bridge.state.document import encode as encode_state
+from serve_bridge.state.records import Recorder
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.user_code.application import Application
 from serve_bridge.user_code.frozen_code import freeze_code, thaw_code
-from serve_bridge.wire import failure, payload
+from serve_bridge.wire import failure, payload, plain_values
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import END, MORE, Frame, FrameReader, Kind, encode
 from serve_bridge.wire.handshake import Handshake, identity
@@ -70,7 +77,7 @@ from serve_bridge.wire.heads import (
     decoder,
     encode_head,
 )
-from serve_bridge.wire.keys import Key, Role
+from serve_bridge.wire.keys import OF_FILES, Key, Role
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.seal import Seal
 from serve_bridge.wire.websocket_messages import Close, Message
@@ -293,6 +300,44 @@ def _read_checkpoint(data: bytes) -> Any:
     return asyncio.run(main())
 
 
+def _write_state() -> bytes:
+    record, blobs = Recorder("shop").record(*vars(wanted()).values())
+    return encode_state(record, code=blobs, sealed=True)
+
+
+def _read_state(data: bytes) -> Any:
+    record, blobs = decode_state(data)
+    backends, endpoints, unfinished = record.restored(blobs.__getitem__)
+    assert unfinished == CHECKPOINT.wanted.unfinished
+    return backends, endpoints
+
+
+def _write_key_files() -> bytes:
+    """Return the file with the secrets and those of the roles, one after another, after a rotation."""
+    key = Key.joined([Key(SECRET), Key(bytes(32))])
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "secret"
+        write_secrets(path, "shop", key)
+        files = [path, *(role_file(path.parent, "shop", role) for role in OF_FILES)]
+        return b"".join(file.read_bytes() for file in files)
+
+
+def _read_key_files(data: bytes) -> Any:
+    """Return the key of each role, and the valid secrets, the oldest first."""
+    lines = data.splitlines(keepends=True)
+    found = {}
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "file"
+        for line in lines[2:]:
+            write_private(path, line)
+            name, key = read_key_file(path)
+            found[name] = key.of(Role[name.upper()])
+        write_private(path, b"".join(lines[:2]))
+        secrets = read_secrets(path)
+    assert secrets is not None
+    return found, [each.secret for each in reversed(secrets.each)]
+
+
 FORMATS: Final[dict[str, Format]] = {
     # the handshake of each version of the wire
     "handshake-2": _of_version(2),
@@ -370,6 +415,15 @@ FORMATS: Final[dict[str, Format]] = {
         [[0, 1, 2, 3, 4], "text"],
         is_stable=False,
     ),
+    "plain-values": Format(
+        lambda: payload.join(
+            plain_values.pack([None, 2**70, 1.5, "text", b"b", (1, {"a": [True]}), np.arange(3, dtype="<i4")])
+        ),
+        lambda data: [
+            value.tolist() if isinstance(value, np.ndarray) else value for value in plain_values.unpack(data)
+        ],
+        [None, 2**70, 1.5, "text", b"b", (1, {"a": [True]}), [0, 1, 2]],
+    ),
     "passed-request": _pickle(FrozenRequest({"method": "GET", "path": "/", "headers": [(b"a", b"b")]}, b"body")),
     "call-options": _pickle(CallOptions("m", "key", "POST", {"x-request-id": "id"}, 5.0, ("b",))),
     "errors": _pickle(list(ERRORS), _shown_errors),
@@ -427,6 +481,19 @@ FORMATS: Final[dict[str, Format]] = {
         lambda data: _shown_code(thaw_code(data)),
         (("wsgi", "wsgiref.simple_server:demo_app", "wsgiref.simple_server"), (1,), {"a": 2}),
         is_stable=False,
+    ),
+    "state-1": Format(_write_state, _read_state, (CHECKPOINT.wanted.backends, CHECKPOINT.wanted.endpoints), False),
+    "key-files": Format(
+        _write_key_files,
+        _read_key_files,
+        (
+            {
+                "forward": Key(SECRET).of(Role.FORWARD),
+                "call": Key(SECRET).of(Role.CALL),
+                "manage": Key(SECRET).of(Role.MANAGE),
+            },
+            [bytes(32), SECRET],
+        ),
     ),
     "instance-file": Format(
         lambda: msgspec.json.encode(INSTANCE), lambda data: msgspec.json.decode(data, type=Instance), INSTANCE

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from serve_bridge.controller import checkpoint
+from serve_bridge.state import document
 from serve_bridge.wire import handshake
 from tests.golden.formats import FORMATS
 
@@ -56,7 +57,9 @@ def test_every_file_belongs_to_a_format() -> None:
     assert {path.stem for path in DIRECTORY.glob("*.bin")} == set(FORMATS)
 
 
-@pytest.mark.parametrize("name", [f"handshake-{handshake.VERSION}", f"checkpoint-{checkpoint.FORMAT}"])
+@pytest.mark.parametrize(
+    "name", [f"handshake-{handshake.VERSION}", f"checkpoint-{checkpoint.FORMAT}", f"state-{document.FORMAT}"]
+)
 def test_a_new_number_has_bytes_of_its_own(name: str) -> None:
     """A change of a format's number is a new format."""
     assert name in FORMATS
