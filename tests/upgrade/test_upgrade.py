@@ -15,6 +15,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.wire.handshake import VERSION
+from tests.adapters.support.pages import blocks_of
 from tests.faults.support.load import Load
 from tests.faults.support.oracle import Run, summary, violations
 from tests.support.programs import ROOT
@@ -97,13 +98,14 @@ def test_an_engine_is_replaced_under_load(cluster: Cluster, previous: Path, tmp_
     try:
         before = client.status()
         engine = Engine(client.address, client.http_urls, "")
-        early = run(ROOT, "serve-bridge", "upgrade", *this)
+        (command,) = (block.text.split() for block in blocks_of(ROOT / "docs" / "upgrade.md") if block.language == "sh")
+        early = run(ROOT, *command, *this)
         assert "has an earlier version of serve_bridge" in early.stderr
         assert client.get_handle("version").call() == 2
         with Load(engine, "transfer", tmp_path / "load", environment=with_release(previous)) as load:
             load.wait_for_more(100)
             cluster.install(ROOT)
-            done = run(ROOT, "serve-bridge", "upgrade", *this)
+            done = run(ROOT, *command, *this)
             load.wait_for_more(100)
         assert done.returncode == 0, done.stderr
         result = Run.read(journal, load.log)
