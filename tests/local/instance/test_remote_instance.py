@@ -122,12 +122,13 @@ def test_the_path_of_a_secret_is_a_key_file_too(monkeypatch: pytest.MonkeyPatch,
 def test_a_web_worker_reconnects_after_a_restart_at_the_same_address(
     monkeypatch: pytest.MonkeyPatch, keys: Path, tmp_path: Path
 ) -> None:
-    """Address, data ports and keys are the same, so the worker needs no new setting."""
+    """Address, data ports and keys are the same, so the worker needs no new setting. It has the weakest key."""
     port, first = free_port(), free_port()
     last = first + 8
     ports = f"{first}-{last}"
     for name, value in variables(port, keys, "again").items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(keys / "again.forward.key"))
     route = ForwardedRoute("hello")
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
     bridge = Bridge()
