@@ -17,6 +17,9 @@ __all__ = ["SendQueue"]
 UNSENT_BYTES: Final = 64 * 1024
 """Number of unsent bytes at which the answer pauses."""
 
+_ACKNOWLEDGED: Final = struct.Struct("120xQ")
+"""The field `tcpi_bytes_acked` of Linux's `struct tcp_info`."""
+
 
 class SendQueue:
     """The bytes on their way to one client.
@@ -72,12 +75,26 @@ class SendQueue:
             limit_s: Upper limit for the time without a received byte, in seconds. It starts again whenever the client
                 has received all bytes.
         """
-        taken = self.written - self.unsent()
+        unsent = self.unsent()
+        taken = _acknowledged(self._transport.get_extra_info("socket")) if self._is_tls else self.written - unsent
         moved, self._taken = taken - self._taken, taken
-        if taken >= self.written:
+        if not unsent:
             self._pace.left_s = limit_s
             return False
         return self._pace.spend(elapsed, moved, limit_s)
+
+
+def _acknowledged(connection: socket.socket) -> int:
+    """Return the number of bytes which the client has acknowledged, TLS included; 0: unknown.
+
+    TLS passes megabytes on to the transport below it, which tells no size. A count of unsent bytes would fall and rise
+    again, as if the client had given bytes back.
+    """
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
+    except OSError:
+        return 0
+    return int(_ACKNOWLEDGED.unpack(info)[0]) if len(info) == _ACKNOWLEDGED.size else 0
 
 
 def _unacknowledged(connection: socket.socket) -> int:

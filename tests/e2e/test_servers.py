@@ -221,12 +221,19 @@ def test_workers_start_afresh_where_the_preloaded_app_has_called_already(instanc
 
 # Reloaders
 
-FLASK_SITE = """
+# Flask's reloader would take watchdog where that is installed, and watch all files of the environment, which other
+# tests write to at the same time; the kernel then drops events.
+FLASK_SITE = f"""
+import sys
+
 from tests.e2e.support.apps.flask_app import app
 
 @app.get("/word")
 def word() -> str:
     return "old"
+
+if __name__ == "__main__":
+    app.run(port=int(sys.argv[1]), use_reloader=True, reloader_type="stat", exclude_patterns=["{ROOT}/*"])
 """
 DJANGO_SETTINGS = """
 from tests.e2e.support.apps.django_project.settings import *

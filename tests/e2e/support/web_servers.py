@@ -89,9 +89,7 @@ RECYCLING: Mapping[str, Command] = {
 }
 PRELOADED = gunicorn(_FLASK, "--preload")
 PATCHED = gunicorn(_FLASK, "--worker-class", "gevent")
-FLASK_RELOADING = Command(
-    ("flask", "--app", "site_app", "run", "--reload", "--exclude-patterns", f"{ROOT}/*", "--port", "{port}")
-)
+FLASK_RELOADING = Command(("site_app", "{port}"))
 DJANGO_RELOADING = Command(("django", "runserver", "--settings", "site_settings", "127.0.0.1:{port}"))
 
 

@@ -198,6 +198,27 @@ def test_a_slow_client_gets_the_end_of_its_answer(certificate: Certificate) -> N
     assert answers(received)[0].body == body
 
 
+def test_the_progress_of_a_client_never_goes_back(certificate: Certificate) -> None:
+    """Whatever TLS and the transport below it hold, the count of received bytes only grows."""
+    body = b"x" * 12 * MIB
+
+    async def taken(edge: Running) -> int:
+        (connection,) = edge.server._state.connections
+        connection.queue.is_too_slow(0.0, 30.0)
+        return int(connection.queue._taken)
+
+    with running(tls=certificate.client, **certificate.options) as edge, edge.client() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        received = 0
+        counts = [edge.call(taken(edge))]
+        while received < len(body):
+            received += len(client.recv(262144))
+            counts.append(edge.call(taken(edge)))
+    assert counts == sorted(counts)
+    assert counts[-1] > 8 * MIB
+
+
 # The limit, and the end
 
 
