@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.instance import port_keeper
 from serve_bridge.instance.port_keeper import PortKeeper
+from tests.support.programs import run_program
 
 
 def listening() -> socket.socket:
@@ -157,3 +159,38 @@ def test_a_file_that_is_not_a_socket_of_this_user_is_refused(path: Path) -> None
     path.write_text("")
     with pytest.raises(AuthenticationError):
         port_keeper.take(path)
+
+
+STRANGER = """
+    import os, socket, sys
+    os.chdir(sys.argv[1])
+    os.setuid(int(sys.argv[2]))
+    with socket.socket(socket.AF_UNIX) as keeper:
+        keeper.settimeout(30)
+        keeper.connect("port.sock")
+        try:
+            keeper.sendall(b"t")
+            print(keeper.recv(10))
+        except ConnectionError:
+            print(b"")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("user", "answer"), [(0, b"e"), (65534, b"")])
+def test_a_keeper_answers_its_own_user_only(tmp_path: Path, user: int, answer: bytes) -> None:
+    """Even if the modes of the files would let others connect."""
+    directory = tmp_path / "open"
+    directory.mkdir(0o700)
+
+    async def run() -> str:
+        keeper = PortKeeper(directory / "port.sock")
+        keeper.open()
+        directory.chmod(0o711)
+        (directory / "port.sock").chmod(0o666)
+        try:
+            return await asyncio.to_thread(run_program, STRANGER, str(directory), str(user))
+        finally:
+            keeper.close()
+
+    assert asyncio.run(run()) == f"{answer!r}\n"
