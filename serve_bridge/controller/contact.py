@@ -40,11 +40,15 @@ class Contact:
         """Return a first connection to *process*, which has just been seen running.
 
         Raises:
-            Lost: No process answers. It is `NoListener` if the process has ended.
+            Lost: No process answers, or an end does not accept the other end's certificate. It is `NoListener` if the
+                process has ended.
             AuthenticationError: Another process answers at the address.
         """
         assert process.address is not None
-        return await dial_running(process.address, self._key, self._generation, process.role)
+        try:
+            return await dial_running(process.address, self._key, self._generation, process.role)
+        except TlsRefused as error:  # a certificate that has expired says nothing about the process
+            raise Lost("no", str(error)) from None
 
     async def reconnect(self, process: TrackedProcess) -> CallerConnection | None:
         """Return a new connection to *process*, whose connection broke; None once it has ended, or hangs.

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 
+from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.instance import Instance
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
@@ -35,7 +36,7 @@ class KnownInstance:
         self._gives_up_at: float | None = None
         self.version: int = 0
         self.controller: SocketAddress | None = None
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[tuple[str, Tls | None], Key] = {}
         self.given_up: bool = False
         self.failure: str = ""
 
@@ -43,7 +44,7 @@ class KnownInstance:
         """Return the key of *instance* as one object, which all its users in this process share."""
         key = instance.key
         with self._lock:
-            return self._keys.setdefault(key.text, key)
+            return self._keys.setdefault((key.text, key.tls), key)
 
     def renew_keys(self, key: Key) -> None:
         """Give the users of this process their parts of the new *key*."""

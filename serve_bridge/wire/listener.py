@@ -22,7 +22,7 @@ from serve_bridge.wire.handshake import identity
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
 from serve_bridge.wire.socket_files import bind_unix
-from serve_bridge.wire.tls import check_files
+from serve_bridge.wire.tls import context_of
 
 _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
@@ -93,7 +93,7 @@ class Listener:
         if tcp_host is not None:
             try:
                 if self._key.tls is not None:
-                    check_files(self._key.tls)
+                    context_of(self._key.tls, listens=True)  # a fault in a file is an error now, not at a connection
                 server = await self._listen_on(tcp_host, tcp_ports)
             except BaseException:
                 self.close()

@@ -84,6 +84,9 @@ def _loaded(tls: Tls, *, listens: bool) -> ssl.SSLContext:
 def check_files(tls: Tls) -> None:
     """Check that a process of the engine can use the files of *tls*: both ends of a connection would accept them today.
 
+    The starter of an instance must learn of an expired certificate. A process that restarts at night must start even
+    with it, because unix sockets need none, so processes of the engine do not call this function.
+
     Raises:
         ConfigError: The files cannot be read, the certificate has expired, or another authority has signed it.
     """

@@ -7,16 +7,19 @@ import socket
 from pathlib import Path
 
 import pytest
+import trustme
 
 from serve_bridge.controller.contact import Contact, host_answers
 from serve_bridge.controller.tracked_proxy import TrackedProxy
 from serve_bridge.wire import dialling
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.socket_files import bind_unix
+from tests.support.certificates import make_tls
 
 KEY = Key()
 
@@ -93,3 +96,33 @@ def test_another_process_at_the_address_is_not_the_one(tmp_path: Path) -> None:
             listener.close()
 
     assert not asyncio.run(check())
+
+
+def test_a_process_is_reached_again_once_the_certificate_is_renewed(tmp_path: Path) -> None:
+    """An expired certificate does not mean that the process has ended."""
+    authority = trustme.CA()
+    tls = make_tls(tmp_path, "engine", authority, days=(-3, -1))
+    key = KEY.with_tls(tls)
+    asked = []
+
+    async def lives(id: str) -> bool:
+        asked.append(id)
+        if len(asked) == dialling.TRIES + 1:
+            make_tls(tmp_path, "engine", authority)
+        return False
+
+    async def check() -> None:
+        listener = Listener(Quiet(), key, "g", "r")
+        address = SocketAddress("r", "", (await listener.listen(tmp_path / "sockets", "127.0.0.1")).tcp)
+        try:
+            process = TrackedProxy("r", "node", "http://127.0.0.1", address)
+            with pytest.raises(Lost, match="certificate has expired"):
+                await Contact(key, "g", lives).connect(process)
+            connection = await Contact(key, "g", lives).reconnect(process)
+            assert connection is not None
+            connection.close()
+        finally:
+            listener.close()
+
+    asyncio.run(check())
+    assert len(asked) == dialling.TRIES + 1

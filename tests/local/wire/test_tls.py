@@ -344,6 +344,22 @@ def test_renewed_files_are_used_for_new_connections(engine: Engine, tls: Tls, tm
     old.close()
 
 
+def test_a_process_listens_even_with_an_expired_certificate(
+    directory: Path, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Callers on its own host need no certificate, and those on other hosts wait for the renewal."""
+    engine = Engine(directory, make_tls(tmp_path, "engine", authority, days=(-3, -1)))
+    web = make_tls(tmp_path, "web", authority)
+    try:
+        with pytest.raises(TlsRefused, match="certificate has expired"):
+            ask_blocking(engine.address, web)
+        assert ask_blocking(SocketAddress("r", str(directory / "r.sock"), None), web) == b"hello"
+        make_tls(tmp_path, "engine", authority)
+        assert ask_blocking(engine.address, web) == b"hello"
+    finally:
+        engine.close()
+
+
 def test_faulty_files_after_a_renewal_are_not_used(engine: Engine, tls: Tls, caplog: pytest.LogCaptureFixture) -> None:
     """The old ones stay in use, and the log names the fault."""
     assert ask_blocking(engine.address, tls) == b"hello"
