@@ -101,7 +101,10 @@ async def control(
             raise DeadlineExceeded(f"{name}: no answer within {timeout_s:g} s", "unknown") from None
         raise
     except Rejected as rejected:
-        raise ProtocolError(f"{name}: {rejected.rejection.reason} {rejected.rejection.detail}") from None
+        reason, detail = rejected.rejection.reason, rejected.rejection.detail
+        if reason == "not exposed":
+            reason, detail = "the peer has no such operation,", "so it has an earlier version of serve_bridge"
+        raise ProtocolError(f"{name}: {reason} {detail}") from None
     except Aborted:
         raise Lost("unknown", f"{name} was aborted") from None
     finally:

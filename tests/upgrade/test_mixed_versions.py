@@ -94,6 +94,16 @@ def test_a_command_of_the_other_version_ends_an_engine(
         assert ended.stdout == f"instance ended-{which} has ended\n"
 
 
+def test_an_operation_that_the_engine_lacks_is_refused(
+    releases: Mapping[str, Mapping[str, str]], tmp_path: Path
+) -> None:
+    """The error says why."""
+    with running("lacking", tmp_path / "journal", releases["old"]) as engine:
+        command = [sys.executable, "-m", "serve_bridge", "export", "--address", engine.address]
+        asked = subprocess.run(command, env=dict(releases["new"]), stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (asked.returncode, "it has an earlier version of serve_bridge" in asked.stderr) == (1, True)
+
+
 MANAGE = """
 import json, sys
 import serve_bridge as serve

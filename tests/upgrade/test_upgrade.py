@@ -88,7 +88,7 @@ def run(release: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_engine_is_replaced_under_load(cluster: Cluster, previous: Path, tmp_path: Path) -> None:
-    """The controller, each replica and each proxy get a successor of the new version."""
+    """The controller, each replica and each proxy get a successor of the new version, and later one of the same."""
     journal, ray_address = tmp_path / "journal", cluster.head.address
     this = ("--name", "upgraded", "--ray-address", ray_address)
     begun = run(previous, "serve-bridge", "start", "--port", "0", *this)
@@ -107,17 +107,21 @@ def test_an_engine_is_replaced_under_load(cluster: Cluster, previous: Path, tmp_
             cluster.install(ROOT)
             done = run(ROOT, *command, *this)
             load.wait_for_more(100)
-        assert done.returncode == 0, done.stderr
+            middle = client.status()
+            again = run(ROOT, *command, *this)
+            load.wait_for_more(100)
+        assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
         result = Run.read(journal, load.log)
         assert violations(result) == {}
         assert result.failed() == [], summary(result.outcomes)
         after = client.status()
         assert client.get_handle("version").call() == VERSION
-        for backend in ("transfer", "version"):
-            old, new = (set(status["backends"][backend]["replicas"]) for status in (before, after))
-            assert (len(new), new & old) == (len(old), set())
-        assert len(after["proxies"]) == 1
-        assert after["proxies"].keys().isdisjoint(before["proxies"])
+        for earlier, later in ((before, middle), (middle, after)):
+            for backend in ("transfer", "version"):
+                old, new = (set(status["backends"][backend]["replicas"]) for status in (earlier, later))
+                assert (len(new), new & old) == (len(old), set())
+            assert len(later["proxies"]) == 1
+            assert later["proxies"].keys().isdisjoint(earlier["proxies"])
         assert after["http_urls"] == before["http_urls"]
     finally:
         client.shutdown()
