@@ -25,6 +25,10 @@ ENGINE_OPTIONS: Final = frozenset({
 """Options of Ray's actors which serve_bridge sets itself. Users may not set them."""
 AMOUNTS: Final = ("num_cpus", "num_gpus", "memory", "object_store_memory")
 """Amounts of resources: finite numbers of at least 0."""
+STRATEGIES: Final = ("DEFAULT", "SPREAD")
+"""Names of Ray's scheduling strategies."""
+STRATEGY_MODULE: Final = "ray.util.scheduling_strategies"
+"""The module of Ray's other scheduling strategies. It is not imported here, because a web process may lack Ray."""
 RAY_OPTIONS: Final[Mapping[str, type]] = {
     **dict.fromkeys(AMOUNTS, object),
     "resources": object,
@@ -72,6 +76,7 @@ def check_ray_actor_options(options: object) -> dict[str, Any]:
         if options.get(key) is not None:
             check_amount(key, options[key])
     check_custom_resources(options.get("resources"))
+    check_scheduling_strategy(options.get("scheduling_strategy"))
     return dict(options)
 
 
@@ -87,6 +92,16 @@ def check_custom_resources(resources: object) -> None:
         if name in ("CPU", "GPU"):
             raise ConfigError(f"ray_actor_options['resources'] must not set {name!r}: use num_{name.lower()}s")
         check_amount(f"resources[{name!r}]", amount)
+
+
+def check_scheduling_strategy(strategy: object) -> None:
+    """Check Ray's `scheduling_strategy`: one of its names, or an object of `ray.util.scheduling_strategies`."""
+    allowed = f"{' or '.join(map(repr, STRATEGIES))}, or an object of {STRATEGY_MODULE}"
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        near = nearest(strategy, STRATEGIES)
+        raise ConfigError(f"ray_actor_options['scheduling_strategy'] must be {allowed}, got {shown(strategy)}{near}")
+    if strategy is not None and not isinstance(strategy, str) and type(strategy).__module__ != STRATEGY_MODULE:
+        raise TypeError(f"ray_actor_options['scheduling_strategy'] must be {allowed}, got {shown(strategy)}")
 
 
 def check_amount(name: str, amount: object) -> None:

@@ -161,6 +161,34 @@ def test_a_web_host_reaches_an_instance_over_tls(cluster: Cluster, tmp_path: Pat
         cluster.head.command("shutdown", "--name", "tls", environment=LOGGED_IN)
 
 
+def test_replicas_are_placed_by_the_scheduling_strategies_of_ray(running: Running) -> None:
+    """By a name that spreads them over the nodes, and by an object that names one node."""
+    program = """
+        import ray
+        import socket
+
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        async def where(request):
+            return socket.gethostname()
+
+        def hosts(name, count, strategy):
+            options = {"num_cpus": 1, "scheduling_strategy": strategy}
+            client.create_backend(name, where, config={"num_replicas": count}, ray_actor_options=options)
+            client.create_endpoint(name, backend=name)
+            found = {client.get_handle(name).call() for _ in range(40)}
+            client.delete_endpoint(name)
+            client.delete_backend(name)
+            return sorted(found)
+
+        ray.init(address="auto", log_to_driver=False, configure_logging=False)
+        worker = next(node["NodeID"] for node in ray.nodes() if node["Resources"].get("worker"))
+        near = NodeAffinitySchedulingStrategy(worker, soft=False)
+        print(json.dumps([hosts("spread", 2, "SPREAD"), hosts("near", 2, near)]))
+    """
+    assert json.loads(running.manage(program).splitlines()[-1]) == [["head", "worker"], ["worker"]]
+
+
 def serving_processes(cluster: Cluster) -> list[int]:
     """Return the proxies and replicas of both nodes."""
     hosts = (cluster.head, cluster.worker)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import serve_bridge as serve
+from serve_bridge.controller import proxy_probes
 from serve_bridge.instance.port_keeper import socket_path
 from tests.support.certificates import make_certificate
 from tests.support.waiting import wait_until, wait_until_equal
@@ -113,6 +116,44 @@ def test_a_port_is_closed_after_the_shutdown() -> None:
         httpx.get(f"{url}/-/live", trust_env=False)
 
 
-def test_paths_of_keepers_differ_by_node(tmp_path: Any) -> None:
+@pytest.mark.slow
+def test_a_port_closes_when_no_proxy_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then clients are refused at once. The port opens again with the next proxy."""
+    for name in ("LOOK_AFTER_SILENCE_S", "END_AFTER_SILENCE_S", "END_BUSY_AFTER_SILENCE_S"):
+        monkeypatch.setattr(proxy_probes, name, getattr(proxy_probes, name) / 20)
+    certificate = make_certificate(tmp_path)
+    held, free = threading.Event(), threading.Event()
+    options: Any = {"port": 0, "middlewares": [Middleware(Named, held, free)], **certificate.options}
+    client = serve.start(runtime="local", name=f"pair-{next(_numbers)}", http_options=options)
+    (url,) = client.http_urls
+    pair = Pair(url, certificate.client, held, free)
+    content = certificate.certificate.read_bytes()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            hanging = thread.submit(pair.get, "/hold")
+            assert held.wait(20)
+            certificate.certificate.write_text("")
+            wait_until(lambda: [node for node in client.status()["nodes"].values() if node["failure"]])
+            free.set()
+            hanging.exception()
+        wait_until(lambda: not is_open(url))
+        certificate.certificate.write_bytes(content)
+        wait_until(lambda: is_open(url))
+        assert pair.get().status_code == 200
+    finally:
+        free.set()
+        client.shutdown()
+
+
+def is_open(url: str) -> bool:
+    """Return whether the port of *url* is open."""
+    try:
+        socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0), 5.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_paths_of_keepers_differ_by_node(tmp_path: Path) -> None:
     """Two nodes of one machine may have one directory."""
     assert socket_path(tmp_path, "a" * 56) != socket_path(tmp_path, "b" * 56)

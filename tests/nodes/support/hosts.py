@@ -57,13 +57,20 @@ class Switch:
         self._ip("link", "add", "switch", "type", "bridge")
         self._ip("link", "set", "switch", "up")
 
-    def add(self, name: str) -> Host:
-        """Return a new host called *name*, which reaches all others."""
+    def add(self, name: str, *, instead_of: Host | None = None) -> Host:
+        """Return a new host called *name*, which reaches all others.
+
+        *instead_of* has vanished. The new host is this one after a reboot: it has the same address.
+        """
         self._count += 1
-        host = Host(name, f"{_NETWORK}.{self._count}", self, f"port{self._count}")
+        address = f"{_NETWORK}.{self._count}" if instead_of is None else instead_of.address
+        host = Host(name, address, self, f"port{self._count}")
         self.hosts.append(host)
         self._ip("link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
         self._ip("link", "set", host.port, "master", "switch", "up")
+        # The others remember which address has which card.
+        card = f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
+        host.succeed("ip", "link", "set", "eth0", "address", card)
         host.succeed("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
         host.succeed("ip", "link", "set", "eth0", "up")
         return host
@@ -74,6 +81,12 @@ class Switch:
     def cut(self, host: Host, *, is_cut: bool = True) -> None:
         """Drop all that comes from or goes to *host*, without a word to either end; or let it pass again."""
         words = ["bridge", "link", "set", "dev", host.port, "state", "0" if is_cut else "3"]
+        subprocess.run(["nsenter", "--target", str(self._pid), "--net", *words], check=True)
+
+    def slow(self, host: Host, *, is_slow: bool = True) -> None:
+        """Let 64 KiB a second go to *host*; or let it be fast again."""
+        rate = ["root", "tbf", "rate", "512kbit", "burst", "4kb", "latency", "2s"] if is_slow else ["root"]
+        words = ["tc", "qdisc", "add" if is_slow else "del", "dev", host.port, *rate]
         subprocess.run(["nsenter", "--target", str(self._pid), "--net", *words], check=True)
 
     def close(self) -> None:
@@ -190,6 +203,15 @@ class Host:
             yield
         finally:
             self._switch.cut(self, is_cut=False)
+
+    @contextlib.contextmanager
+    def slowed(self) -> Iterator[None]:
+        """Let 64 KiB a second go to this host, for the time of the block."""
+        self._switch.slow(self)
+        try:
+            yield
+        finally:
+            self._switch.slow(self, is_slow=False)
 
     def vanish(self) -> None:
         """End this host and all that runs here; its peers hear nothing of it."""

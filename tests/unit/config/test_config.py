@@ -445,6 +445,27 @@ class TestRayActorOptions:
         with pytest.raises(ConfigError, match=f"'{name}': the engine owns it"):
             check_ray_actor_options({name: None})
 
+    @pytest.mark.parametrize("strategy", [None, "DEFAULT", "SPREAD"], ids=repr)
+    def test_a_scheduling_strategy_of_ray_passes(self, strategy: Any) -> None:
+        """The names; tests/nodes places replicas by an object."""
+        options = {"scheduling_strategy": strategy}
+        assert check_ray_actor_options(options) == options
+
+    @pytest.mark.parametrize(
+        ("strategy", "kind", "message"),
+        [
+            ("SPRAED", ConfigError, "did you mean 'SPREAD'"),
+            ("spread", ConfigError, "'DEFAULT' or 'SPREAD'"),
+            ({"node": 1}, TypeError, "an object of ray.util.scheduling_strategies"),
+            (5, TypeError, "got 5"),
+        ],
+        ids=repr,
+    )
+    def test_another_scheduling_strategy_is_refused(self, strategy: Any, kind: type[Exception], message: str) -> None:
+        """Before a replica starts; Ray itself would refuse it only then."""
+        with pytest.raises(kind, match=message):
+            check_ray_actor_options({"scheduling_strategy": strategy})
+
     @pytest.mark.parametrize("name", ["num_cpus", "num_gpus", "memory", "object_store_memory"])
     @pytest.mark.parametrize("value", ["1", True, [1], 1j], ids=repr)
     def test_a_resource_that_is_no_number_is_a_type_error(self, name: str, value: Any) -> None:
