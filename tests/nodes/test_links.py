@@ -90,7 +90,9 @@ def test_a_cut_web_host_loses_only_what_was_on_the_link(running: Running, endpoi
         load.wait_for_answers(end, 80)
     run = load.checked(cluster.head, cluster.worker, is_late=True)
     first = min(o.done for o in run.outcomes if o.ok and o.sent > end)
-    assert [o for o in run.failed() if o.done < begin or o.sent > first] == [], summary(run.outcomes)
+    refused = [o for o in run.failed() if (o.status, o.executed) == (503, "no")]  # the queue is full for a moment
+    lost = [o for o in run.failed() if o not in refused and (o.done < begin or o.sent > first)]
+    assert lost == [], summary(run.outcomes)
 
 
 def test_a_cut_between_nodes_loses_only_what_needs_the_link(running: Running) -> None:

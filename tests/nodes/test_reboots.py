@@ -44,6 +44,7 @@ def rebootable() -> Iterator[tuple[Running, Host]]:
         running.manage(SETUP)
         yield running, store
         redis.kill()
+        redis.communicate()
 
 
 def start_head(head: Host, store: str) -> None:
