@@ -43,8 +43,7 @@ def rebootable() -> Iterator[tuple[Running, Host]]:
         running = start_instance(cluster, head, "--location", "EveryNode")
         running.manage(SETUP)
         yield running, store
-        redis.kill()
-        redis.communicate()
+    redis.communicate()  # it has ended with its host
 
 
 def start_head(head: Host, store: str) -> None:
