@@ -17,6 +17,7 @@ import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute
 from serve_bridge.client.client import link_of
 from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.tls_files import PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
@@ -164,6 +165,20 @@ def test_a_copied_file_of_the_instance_uses_the_certificate_of_its_host(
     client.close()
 
 
+def test_keys_are_replaced_over_tls(
+    engine: serve.Client, directory: Path, port: int, web: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After new keys, the engine still uses TLS."""
+    for change in (rotate_keys, retire_keys):
+        assert change(NAME, str(directory / "secret"), None) == (str(directory), True)
+    for name, value in variables(port, directory, web).items():
+        monkeypatch.setenv(name, value)
+    client = find_client(None, NAME)
+    handle = client.get_handle("echo", missing_ok=True)
+    assert (handle.call(1), asyncio.run(handle.acall(2))) == (1, 2)
+    client.close()
+
+
 def refused(address: str) -> str:
     """Return why *address* cannot be used; the reason is one line, within `MOST_S`."""
     began = time.monotonic()
@@ -215,12 +230,9 @@ def test_a_certificate_with_a_weaker_role_than_the_key_is_refused(
     assert "the URI in the certificate of this process does not allow the role of its key" in refused(web_host)
 
 
-def test_an_instance_without_tls_is_named(
-    directory: Path, web: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_instance_without_tls_is_named(directory: Path, web: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A web host with certificates does not send bodies in the clear."""
     port = free_port()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     found = variables(port, directory, web)
     client = serve.start(
         runtime="local",
@@ -254,6 +266,6 @@ def test_start_warns_of_readable_bodies(
     """Once, where other hosts can reach the instance."""
     with caplog.at_level(logging.WARNING, logger="serve_bridge"):
         warn_if_readable(NAME, host, files if encrypted else None)
-    texts = [record.getMessage() for record in caplog.records]
+    texts = [record.getMessage() for record in caplog.records if record.name == "serve_bridge"]
     assert len(texts) == warned
     assert all("listens on 10.0.0.5 without TLS, so bodies travel readable" in text for text in texts)
