@@ -104,7 +104,9 @@ check: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m prose
 	$(BIN)/python -m tests.typing
+	$(BIN)/python -m zensical build --strict --clean
 
 # The documentation site, in site/. A link or a name that leads nowhere is an error.
 docs: $(SETUP)

@@ -212,7 +212,7 @@ def export(name: str, address: str | None, with_code: bool) -> None:
 def apply(name: str, address: str | None, yes: bool, dry_run: bool, form: str, file: str) -> None:
     """Make an instance match FILE, which `export` printed or which an instance kept; "-" reads standard input.
 
-    What FILE does not name is deleted.
+    Anything that FILE does not name is deleted.
     """
     with _clear_errors(), _connected(address, name) as client:
         confirm = commands.confirmation(yes, _asked, what="apply")

@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from serve_bridge.config.http_options import HTTPOptions, http_differences
-from serve_bridge.config.network_options import NetworkOptions, network_differences, split
 from serve_bridge.controller.backend_changes import BackendChanges
 from serve_bridge.controller.checkpoint import Checkpoint, Checkpoints
 from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.contact import Contact
+from serve_bridge.controller.deployment_changes import DeploymentChanges
 from serve_bridge.controller.deployments import Deployments
+from serve_bridge.controller.differences import differences
+from serve_bridge.controller.endpoint_changes import EndpointChanges
 from serve_bridge.controller.engine_facts import engine_facts
 from serve_bridge.controller.kept_state import KeptState
 from serve_bridge.controller.key_renewal import KeyRenewal
 from serve_bridge.controller.lease import Lease
+from serve_bridge.controller.listening import listening_instance
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.replica_launches import ReplicaLaunches
 from serve_bridge.controller.replicas import Replicas
@@ -46,7 +45,7 @@ from serve_bridge.instance.key_files import forget_keys
 from serve_bridge.instance.operations import Operation
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.process.task_set import TaskSet
-from serve_bridge.specs import DeclaredEndpoint, InstanceSpec, UnfinishedDeployment
+from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire import calls_answered
 from serve_bridge.wire.address import CONTROLLER
 from serve_bridge.wire.file_keeper import FileKeeper
@@ -73,7 +72,12 @@ class Controller:
         alias = identity(any_generation(spec.name), CONTROLLER)
         self._listener = Listener(self, key, spec.generation, CONTROLLER, alias=alias)
         contact = Contact(key, spec.generation, runtime.has_ended)
-        self._replicas = Replicas(runtime, contact, on_change=self._replica_changed, on_end=self._replica_ended)
+        self._replicas = Replicas(
+            runtime,
+            contact,
+            on_change=self._replica_changed,
+            on_end=lambda replica, how: self._backends.replica_ended(replica, how),
+        )
         self._launches = ReplicaLaunches(spec, key, runtime, self._replicas)
         self._proxies = Proxies(
             spec, key, runtime, contact, on_change=lambda: self._tasks.start(self._proxies_changed())
@@ -85,7 +89,9 @@ class Controller:
         self._kept = KeptState(spec.name, spec.state, fresh=spec.fresh)
         self._state = CommittedState(spec.generation, self._checkpoints, self._kept, self._replicas, self._proxies)
         self._backends = BackendChanges(self._state, self._checkpoints, self._replicas, self._launches)
+        self._endpoints = EndpointChanges(self._state)
         self._deployments = Deployments()
+        self._deployment_changes = DeploymentChanges(self._state, self._backends, self._deployments)
         self._status = Status(
             spec.name, self._state, self._replicas, self._proxies, self._backends.repairs, self._deployments
         )
@@ -104,20 +110,20 @@ class Controller:
             Operation.UPDATE_BACKEND_CONFIG: self._backends.update_backend_config,
             Operation.DELETE_BACKEND: self._backends.delete_backend,
             Operation.LIST_BACKENDS: self._backends.list_backends,
-            Operation.CREATE_ENDPOINT: self.create_endpoint,
-            Operation.DECLARE_ENDPOINTS: self.declare_endpoints,
-            Operation.DELETE_ENDPOINT: self.delete_endpoint,
-            Operation.LIST_ENDPOINTS: self.list_endpoints,
-            Operation.SET_TRAFFIC: self.set_traffic,
-            Operation.SHADOW_TRAFFIC: self.shadow_traffic,
+            Operation.CREATE_ENDPOINT: self._endpoints.create_endpoint,
+            Operation.DECLARE_ENDPOINTS: self._endpoints.declare_endpoints,
+            Operation.DELETE_ENDPOINT: self._endpoints.delete_endpoint,
+            Operation.LIST_ENDPOINTS: self._endpoints.list_endpoints,
+            Operation.SET_TRAFFIC: self._endpoints.set_traffic,
+            Operation.SHADOW_TRAFFIC: self._endpoints.shadow_traffic,
             Operation.HOLD_DEPLOYMENT: self._deployments.hold,
-            Operation.BEGIN_DEPLOYMENT: self.begin_deployment,
-            Operation.NOTE_DEPLOYMENT: self.note_deployment,
-            Operation.END_DEPLOYMENT: self.end_deployment,
+            Operation.BEGIN_DEPLOYMENT: self._deployment_changes.begin_deployment,
+            Operation.NOTE_DEPLOYMENT: self._deployment_changes.note_deployment,
+            Operation.END_DEPLOYMENT: self._deployment_changes.end_deployment,
             Operation.STATUS: self._status.collect,
             Operation.DIAGNOSE: partial(engine_facts, runtime),
             Operation.EXPORT_STATE: self.export_state,
-            Operation.DIFFERENCES: self.differences,
+            Operation.DIFFERENCES: partial(differences, spec),
             Operation.LEASE: self._lease.hold,
             Operation.KEYS: self._renewal.renew,
             Operation.RENEW_BACKEND: self._backends.renew_backend,
@@ -140,7 +146,7 @@ class Controller:
             await self._restore()
         # Listen only now: an earlier change would start from an empty state, and overwrite the old checkpoint.
         try:
-            self._instance = await self._listen()
+            self._instance = await listening_instance(self._spec, self._state, self._listener, self._key)
         except BaseException:
             self._kept.close()
             raise
@@ -153,26 +159,6 @@ class Controller:
         if not self._spec.detached:
             self._lease.expect()
         return self._instance
-
-    async def _listen(self) -> Instance:
-        spec, state, network = self._spec, self._state, self._spec.network
-        # A given port is kept. Another one is also kept after a restart of the controller, if it is free.
-        given = 0 if network.listen is None else split(network.listen)[1]
-        ports = (given,) if given else (state.tcp_port, 0) if state.tcp_port else (0,)
-        advertised = network.advertised(spec.tcp_host or "")
-        address = await self._listener.listen(Path(spec.directory), spec.tcp_host, ports, advertised)
-        state.tcp_port = address.tcp[1] if address.tcp else 0
-        if address.tcp is not None and network.advertised_port is not None:
-            address = msgspec.structs.replace(address, tcp=(advertised, network.advertised_port))
-        return Instance(
-            name=spec.name,
-            generation=spec.generation,
-            runtime=spec.runtime,
-            directory=spec.directory,
-            controller=address,
-            secret="",
-            tls=self._key.tls,
-        ).with_key(self._key)
 
     async def _begin(self) -> None:
         """Begin a new instance: publish its table, start the proxies, write its file, and start restored backends.
@@ -201,8 +187,6 @@ class Controller:
         if wanted is not None:
             self._state.wanted = wanted
             self._state.restoring = set(wanted.backends)
-
-    # recovery
 
     async def _recover(self, checkpoint: Checkpoint) -> None:
         """Take over the state, the replicas and the proxies of a former controller."""
@@ -284,79 +268,11 @@ class Controller:
         stream.on_cancel = task.cancel
         task.add_done_callback(lambda _: stream.abort())
 
-    # endpoints
-
-    async def create_endpoint(
-        self,
-        name: str,
-        backend: str,
-        route: str | None,
-        methods: tuple[str, ...] | None,
-        timeout_s: float | None = None,
-    ) -> None:
-        """Create endpoint *name*; see `WantedState.create_endpoint`."""
-        await self._state.change(lambda wanted: wanted.create_endpoint(name, backend, route, methods, timeout_s))
-
-    async def declare_endpoints(self, declared: Sequence[DeclaredEndpoint], withdrawn: Sequence[str]) -> None:
-        """Create, change and delete endpoints, all at once; see `WantedState.declare_endpoints`."""
-        await self._state.change(lambda wanted: wanted.declare_endpoints(declared, withdrawn))
-
-    async def delete_endpoint(self, name: str) -> None:
-        """Delete the endpoint; an unknown name is no error."""
-        await self._state.change(lambda wanted: wanted.endpoints.pop(name, None))
-
-    async def list_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Return the route, methods and traffic of every endpoint."""
-        return self._state.wanted.describe_endpoints()
-
-    async def set_traffic(self, endpoint: str, weights: Mapping[str, float]) -> None:
-        """Replace the weights of an endpoint; see `WantedState.set_traffic`."""
-        await self._state.change(lambda wanted: wanted.set_traffic(endpoint, weights))
-
-    async def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
-        """Copy a share of the requests of an endpoint; see `WantedState.shadow_traffic`."""
-        await self._state.change(lambda wanted: wanted.shadow_traffic(endpoint, backend, proportion))
-
-    # deployments
-
-    async def begin_deployment(self, project: str, key: str, timeout_s: float) -> UnfinishedDeployment | None:
-        """Wait for the turn of deployment *key* of *project*; return the project's unfinished deployment, if any.
-
-        This waits also for the changes of an interrupted deployment to complete.
-        """
-        await self._deployments.wait(project, key, timeout_s)
-        unfinished = self._state.wanted.unfinished.get(project)
-        for change in unfinished.begun if unfinished is not None else ():
-            await self._backends.completed(change.rpartition(" ")[2])
-        return unfinished
-
-    async def note_deployment(self, unfinished: UnfinishedDeployment) -> None:
-        """Note the progress of a deployment."""
-        await self._state.note(lambda wanted: wanted.unfinished.update({unfinished.project: unfinished}))
-
-    async def end_deployment(self, project: str) -> None:
-        """Forget the deployment of *project*, which is complete."""
-        await self._state.note(lambda wanted: wanted.unfinished.pop(project, None))
-
     # the instance
 
     async def export_state(self, with_code: bool = False) -> bytes:
         """Return the wanted state as a document; see `state.document`. With code, it needs no other file."""
         return await self._kept.exported(self._state.wanted, with_code=with_code)
-
-    async def differences(
-        self, http: HTTPOptions, detached: bool, state: str | None = "", network: NetworkOptions | None = None
-    ) -> list[str]:
-        """Return the differences between the options of the instance and these.
-
-        Any state directory is right for "", and any network for None: earlier clients do not give them.
-        """
-        pairs: list[tuple[str, object, object]] = [("detached", self._spec.detached, detached)]
-        if state != "":
-            pairs.append(("state", self._spec.state or False, state or False))
-        own = [f"{name} is {was}, not {asked}" for name, was, asked in pairs if was != asked]
-        others = [] if network is None else network_differences(self._spec.network, network)
-        return [*own, *http_differences(self._spec.http, http), *others]
 
     async def _keys_changed(self) -> None:
         """Let new replicas and new clients have the new keys."""
@@ -422,17 +338,12 @@ class Controller:
         self._listener.close()
         self._kept.close()
 
-    # replicas and proxies report
-
     def _replica_changed(self, replica: TrackedReplica) -> None:
         """Publish that a replica was lost or has another health, and replace it if necessary."""
         if self._closing:
             return
         self._tasks.start(self._state.publish())
         self._backends.replica_changed(replica)
-
-    def _replica_ended(self, replica: TrackedReplica, how: str) -> None:
-        self._backends.replica_ended(replica, how)
 
     async def _proxies_changed(self) -> None:
         """Publish and checkpoint a new proxy: routers may ask it for the controller, and a next controller needs it."""

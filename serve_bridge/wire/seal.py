@@ -10,7 +10,7 @@ from serve_bridge.errors import ProtocolError
 
 
 class Records(Protocol):
-    """What protects the data of one direction of a TCP connection."""
+    """The protection of one direction of a TCP connection."""
 
     def close(self, data: bytes) -> bytes:
         """Return *data* as records for the peer."""

@@ -5,8 +5,10 @@ That imports go down the layers only is held by import-linter in `make check`.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -124,6 +126,22 @@ def test_an_adapter_loads_few_modules_before_it_has_a_bridge(adapter: str) -> No
     """The import of an adapter costs what its routes need, and no more."""
     loaded = modules_after(f"import serve_bridge.adapters.{adapter}")
     assert len([each for each in loaded if each.partition(".")[0] == "serve_bridge"]) <= MOST_LOADED[adapter]
+
+
+def test_files_and_classes_are_short() -> None:
+    """A reader opens few files in the root, short modules, and classes with one life."""
+    sources = {path: path.read_text() for path in (ROOT / "serve_bridge").rglob("*.py")}
+    lengths = {path: len(text.splitlines()) for path, text in sources.items()}
+    classes = {
+        f"{path.name}: {each.name}": (each.end_lineno or 0) - each.lineno + 1
+        for path, text in sources.items()
+        for each in ast.walk(ast.parse(text))
+        if isinstance(each, ast.ClassDef)
+    }
+    assert len([path for path in (ROOT / "serve_bridge").iterdir() if path.is_file()]) <= 12
+    assert statistics.median(lengths.values()) <= 125
+    assert {str(path) for path, lines in lengths.items() if lines > 420} == set()
+    assert {name for name, lines in classes.items() if lines > 300} == set()
 
 
 def test_the_page_on_the_design_lists_the_layers() -> None:
