@@ -71,10 +71,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return remote_address(*self.controller.tcp, self.name)
 
     def __reduce__(self) -> Any:
-        given = msgspec.structs.asdict(self)
-        if not self.newer:
-            del given["newer"]  # earlier versions do not know it
-        return partial(Instance, **given), ()
+        # Without fields at their defaults, because earlier versions do not know the newer fields.
+        defaults = {field.name: field.default for field in msgspec.structs.fields(Instance)}
+        values = msgspec.structs.asdict(self)
+        return partial(Instance, **{name: each for name, each in values.items() if each != defaults[name]}), ()
 
     def __repr__(self) -> str:
         return f"Instance(name={self.name!r}, generation={self.generation!r}, address={self.address!r})"
