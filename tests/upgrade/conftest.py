@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import ROOT
-from tests.upgrade.support.releases import build_previous, with_release
+from tests.upgrade.support.releases import unpack_previous, with_release
 
 
 @pytest.fixture(scope="session")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the previous version of the package."""
-    return build_previous(tmp_path_factory.mktemp("previous"))
+    return unpack_previous(tmp_path_factory.mktemp("previous"))
 
 
 @pytest.fixture(scope="session")

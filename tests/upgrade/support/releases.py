@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +10,17 @@ from typing import Final
 
 from tests.support.programs import ROOT
 
-PREVIOUS: Final = "65c253e2032f76f366db92cb02e51cebd951559a"
-"""The commit of the previous version. Today's version must work with its processes, and read what it has left."""
+PREVIOUS: Final = Path(__file__).with_name("serve_bridge-0.1.0-py3-none-any.whl")
+"""The wheel of the previous version. Today's version must work with its processes, and read what it has left.
+
+It lies here, because a checkout need not have the history that it could be built from.
+"""
 
 
-def build_previous(directory: Path) -> Path:
-    """Build the wheel of the previous version in *directory*; return the directory in which it was unpacked."""
-    source, unpacked = directory / "source", directory / "previous"
-    source.mkdir()
-    archive = subprocess.run(["git", "archive", PREVIOUS], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-    subprocess.run(["tar", "--extract", "--directory", source], input=archive, check=True)
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
-    subprocess.run(build, cwd=source, env={**os.environ, "PYTHONPATH": ""}, stdout=subprocess.DEVNULL, check=True)
-    (wheel,) = directory.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
+def unpack_previous(directory: Path) -> Path:
+    """Unpack the wheel of the previous version in *directory*; return where it can be imported from."""
+    unpacked = directory / "previous"
+    with zipfile.ZipFile(PREVIOUS) as opened:
         opened.extractall(unpacked)
     return unpacked
 
