@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 from weakref import WeakValueDictionary
 
 from serve_bridge.config.backend_config import BackendConfig
@@ -228,9 +229,22 @@ class BackendChanges:
         another replica.
         """
         self._replicas.unroute(replicas)
+        await self._complete(self._drain(replicas))
+
+    async def _drain(self, replicas: list[TrackedReplica]) -> None:
         await self._state.save()
         await self._state.spread()
         await self._replicas.retire(replicas)
+
+    async def _complete(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work* to its end, even if a change interrupts the repair that calls this.
+
+        Otherwise a replica could stay in the middle: no router has it, and it never ends.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.shield(task)
 
     async def _repair(self, name: str) -> bool:
         """Try once to bring backend *name* to its number of replicas. Return whether nothing is left to do."""
@@ -244,6 +258,10 @@ class BackendChanges:
             if backend is None:
                 self.repairs.start_failures.pop(name, None)
                 return True
+            routed = backend.routed_revisions
+            if strays := [r for r in self._replicas.of(name, *SERVING) if r.revision not in routed]:
+                await self._withdraw(strays)  # a change was interrupted after its commit, before it ended them
+                return False
             running = self._replicas.of(name, ReplicaState.STARTING, *SERVING)
             missing = backend.config.num_replicas - len(running)
             if backend.unfinished is None and missing < 0:  # a former controller had started to scale the backend down
@@ -263,10 +281,7 @@ class BackendChanges:
                 self.repairs.start_failures[name].note(str(error))
                 _logger.warning("backend %r: %s", name, error)
             # A change may interrupt the repair here, and then fail. Routers must get the started replicas all the same.
-            settling = asyncio.create_task(self._settle())
-            self._running.add(settling)
-            settling.add_done_callback(self._running.discard)
-            await asyncio.shield(settling)
+            await self._complete(self._settle())
             return False
 
     def _room_for(self, backend: BackendSpec, missing: int) -> int:

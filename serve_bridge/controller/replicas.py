@@ -54,14 +54,15 @@ class Replicas:
         self._controller: SocketAddress | None = None
         self._keys = ""
         self._by_id: dict[str, TrackedReplica] = {}
+        self._ending: dict[str, ReplicaSnapshot] = {}
 
     def __iter__(self) -> Iterator[TrackedReplica]:
         return iter(list(self._by_id.values()))
 
     @property
     def snapshots(self) -> list[ReplicaSnapshot]:
-        """The running and starting replicas, for the checkpoint."""
-        return [replica.snapshot for replica in self]
+        """The running, starting and ending replicas, for the checkpoint."""
+        return [*(replica.snapshot for replica in self), *self._ending.values()]
 
     def of(self, backend: str, *states: ReplicaState) -> list[TrackedReplica]:
         """Return the replicas of *backend* in one of *states*."""
@@ -139,7 +140,7 @@ class Replicas:
         if replica.state is ReplicaState.STARTING:  # the launch, which waits for the connection, reports it
             replica.take(ReplicaEvent.DIED)
             self._forget(replica)
-            self._tasks.start(self._runtime.stop(replica.id))
+            self._tasks.start(self._stop(replica))
         elif replica.connection is connection:
             replica.connection = None
             self._tasks.start(self._reconnect(replica))
@@ -165,6 +166,7 @@ class Replicas:
     def _died(self, replica: TrackedReplica) -> None:
         replica.take(ReplicaEvent.DIED)
         self._forget(replica)
+        self._note_end(replica)
         self._tasks.start(self._clean_up(replica))
         _logger.warning("%s of backend %r died", replica, replica.backend)
         self._on_change(replica)
@@ -172,7 +174,7 @@ class Replicas:
     async def _clean_up(self, replica: TrackedReplica) -> None:
         """Find out how the process of *replica* has ended, and end it if it still runs."""
         how = await self._runtime.explain_end(replica.id)
-        await self._runtime.stop(replica.id)
+        await self._stop(replica)
         if how:
             _logger.warning("%s of backend %r ended with %s", replica, replica.backend, how)
             self._on_end(replica, how)
@@ -206,7 +208,16 @@ class Replicas:
         if replica.state is not ReplicaState.STOPPED:
             replica.take(ReplicaEvent.DIED)
         self._forget(replica)
+        await self._stop(replica)
+
+    async def _stop(self, replica: TrackedReplica) -> None:
+        self._note_end(replica)
         await self._runtime.stop(replica.id)
+        self._ending.pop(replica.id, None)  # two reasons to end it may have come together
+
+    def _note_end(self, replica: TrackedReplica) -> None:
+        """Let a next controller end the process of *replica* if this one dies first: it has no address any more."""
+        self._ending[replica.id] = ReplicaSnapshot(replica.id, replica.backend, replica.revision, None)
 
     async def end(self) -> None:
         """End every replica. Those with a connection drain first."""

@@ -65,7 +65,7 @@ class Listener:
         self._unix_server: asyncio.Server | None = None
         self._claim: Claim | None = None
         self._keeper: FileKeeper | None = None
-        self.connections: set[ReplicaConnection] = set()
+        self.connections: dict[ReplicaConnection, None] = {}  # in order, so that equal runs are equal
 
     async def listen(
         self, directory: Path, tcp_host: str | None = None, tcp_ports: Sequence[int] = (0,), advertised: str = ""

@@ -168,7 +168,7 @@ class ReplicaConnection(FrameTransport):
         key: Key,
         identity: bytes,
         service: Service,
-        open_connections: set[ReplicaConnection],
+        open_connections: dict[ReplicaConnection, None],
         *,
         alias: bytes = b"",
         tls: Tls | None = None,
@@ -180,7 +180,7 @@ class ReplicaConnection(FrameTransport):
         self._role = Role.EDGE
         self._going_away = False
         self._open = open_connections
-        self._open.add(self)
+        self._open[self] = None
         self._watch: asyncio.TimerHandle | None = None
 
     def load(self) -> int:
@@ -257,7 +257,7 @@ class ReplicaConnection(FrameTransport):
 
     def closing(self, error: BaseException | None) -> None:
         """Stop the work of the caller's requests."""
-        self._open.discard(self)
+        self._open.pop(self, None)
         if self._watch is not None:
             self._watch.cancel()
         streams = list(self.session.streams.values())

@@ -115,8 +115,8 @@ def test_a_controller_killed_at_any_step_of_an_update_loses_nothing(stage: Stage
                 controller.kill()
             with contextlib.suppress(serve.NotConnected):
                 update.result()
-            wait_until(lambda: answers(stage), 30.0)
-            wait_until_equal(lambda: (len(stage.ready("m")), len(actors("Replica"))), (2, 2), 30.0)
+            wait_until(lambda: answers(stage), 60.0)
+            wait_until_equal(lambda: (len(stage.ready("m")), len(actors("Replica"))), (2, 2), 60.0)
             load.wait_for_more(30)
     check(stage.read(load, kills=kills))
 
@@ -142,16 +142,16 @@ def test_a_storm_of_faults_breaks_no_invariant(stage: Stage) -> None:
                 with contextlib.suppress(serve.ServeBridgeError):
                     stage.client.update_backend("m", Recorder, str(stage.journal), f"v{number}")
             elif kind == "stop":
-                stopped = chance.choice(actors("Replica"))
+                stopped = chance.choice(wait_until(lambda: actors("Replica"), 60.0))
                 stopped.suspend()
                 load.wait_for_more(60)
                 with contextlib.suppress(psutil.Error):
                     stopped.resume()
             else:
                 with contextlib.suppress(psutil.Error):
-                    chance.choice(actors(kind)).kill()
+                    chance.choice(wait_until(lambda kind=kind: actors(kind), 60.0)).kill()
             load.wait_for_more(60)
-            wait_until(lambda: answers(stage), 30.0)
+            wait_until(lambda: answers(stage), 60.0)
         stage.wait_until_whole("m")
     run = stage.read(load, faults=kills)
     assert violations(run) == {}
@@ -208,7 +208,7 @@ def test_a_crash_loop_is_contained(stage: Stage) -> None:
     flag.touch()
     with stage.load("m") as load:
         a_replica(stage, "bad").kill()
-        wait_until(lambda: stage.client.status()["backends"]["bad"]["failed"], 30.0)
+        wait_until(lambda: stage.client.status()["backends"]["bad"]["failed"], 120.0)
         assert "ended while it started" in stage.client.status()["backends"]["bad"]["failure"]
         tries = len(stage.events("constructed"))
         flag.unlink()

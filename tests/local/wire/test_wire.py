@@ -579,7 +579,7 @@ def test_a_stranger_is_cut_off_without_a_word(run: Run[None], tmp_path: Path, sa
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
             writer.close()
-            assert listener.connections == set()
+            assert listener.connections == {}
 
     run(main)
 
