@@ -177,7 +177,7 @@ class Network:
             return self.chance.random() * 0.001
         return self.chance.random() * LONGEST_DELAY_S
 
-    async def _listen(self, factory: Callable[[], Any], *, sock: socket.socket, backlog: int) -> _Server:
+    async def _listen(self, factory: Callable[[], Any], *, sock: socket.socket, **options: Any) -> _Server:
         process = PROCESS.get()
         assert process is not None
         path = sock.getsockname()
@@ -254,6 +254,9 @@ class _Server:
         self._network = network
         self._path = path
         self.sockets = [sock]
+
+    async def start_serving(self) -> None:
+        """Do nothing: a socket listens at once."""
 
     def close(self) -> None:
         """Stop to listen."""
