@@ -7,6 +7,7 @@ Rule 2: pyright knows the type of every public name (`--verifytypes`).
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -115,7 +116,9 @@ def _located(output: str, pattern: str) -> Errors:
 def _run(tool: str, *arguments: str) -> str:
     """Return what a checker prints; each of them exits with 1 if it finds an error."""
     command = [sys.executable, "-m", tool, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # pyright asks the first `python` of the path which packages are installed.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{tool} cannot run: {done.stderr or done.stdout}")
     return done.stdout
