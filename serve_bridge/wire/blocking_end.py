@@ -8,6 +8,7 @@ Rule 1: one thread at a time uses a connection. After any error the connection i
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -241,7 +242,10 @@ class BlockingConnection:
             try:
                 answer = handshake.feed(data)
             except AuthenticationError:
-                self._socket.sendall(handshake.last_words)
+                with contextlib.suppress(
+                    OSError
+                ):  # the listener may have closed already, and this reason is the better
+                    self._socket.sendall(handshake.last_words)
                 raise
             self._socket.sendall(answer)
         if handshake.rest:

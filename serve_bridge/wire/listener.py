@@ -27,7 +27,7 @@ from serve_bridge.wire.tls import context_of
 _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
 
-_logger = logging.getLogger("serve_bridge.listener")
+_logger = logging.getLogger("serve_bridge.wire")
 
 
 class NoFreePort(OSError):

@@ -240,10 +240,19 @@ def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None
         url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def _end(server: HttpServer) -> None:
+    """Stop *server*, and end the requests that it has left: a collected loop would complain in another test."""
+    await server.stop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def wait_until_refused(edge: Running) -> None:

@@ -23,6 +23,7 @@ from serve_bridge.instance.tls_files import PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port
 from tests.support.programs import run_program
+from tests.support.waiting import wait_until
 
 NAME = "tls"
 LARGE = bytes(range(256)) * (10 << 12)
@@ -169,6 +170,8 @@ def test_keys_are_replaced_over_tls(
     engine: serve.Client, directory: Path, port: int, web: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After new keys, the engine still uses TLS."""
+    # The commands for keys run beside the controller, whose socket `start` has removed; it makes that again.
+    wait_until(Path(link_of(engine).instance.controller.unix).exists)
     for change in (rotate_keys, retire_keys):
         assert change(NAME, str(directory / "secret"), None) == (str(directory), True)
     for name, value in variables(port, directory, web).items():
