@@ -159,6 +159,10 @@ class Listener:
         for connection in list(self.connections):
             connection.go_away()
 
+    def has_handshakes(self) -> bool:
+        """Return whether a caller is connected and its handshake has not ended."""
+        return any(connection.is_in_handshake for connection in self.connections)
+
     def end_stale(self, grace_s: float = 0.0) -> None:
         """Close each connection whose key was retired. It may finish its streams within *grace_s* seconds."""
         for connection in [each for each in self.connections if self._key.with_id(each.key_id) is None]:

@@ -187,6 +187,11 @@ class ReplicaConnection(FrameTransport):
         """Return the service's load, at most `MAX_LOAD`."""
         return min(self._service.load(), MAX_LOAD)
 
+    @property
+    def is_in_handshake(self) -> bool:
+        """Whether the caller is not authenticated yet."""
+        return self._handshake is not None
+
     def go_away(self) -> None:
         """Send GOAWAY, during a handshake right after it, and reject new streams from now on."""
         if not self._going_away:
