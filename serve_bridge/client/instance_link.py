@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 from serve_bridge.client import registry
-from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotAllowed, NotConnected
+from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotAllowed, NotConnected, ProtocolError
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
@@ -174,10 +174,7 @@ class InstanceLink:
                 return
             self._closed = True
         try:
-            grace_s = max(
-                (c.graceful_shutdown_timeout_s for c in self._run(Operation.LIST_BACKENDS).values()), default=0.0
-            )
-            self._run(Operation.SHUTDOWN, forget, timeout_s=grace_s * 2 + OPERATION_S)
+            self._run(Operation.SHUTDOWN, forget, timeout_s=self._grace_s() * 2 + OPERATION_S)
         except ControlPlaneLost:
             self._closed = False  # the instance runs on, so the caller may try again
             raise
@@ -188,6 +185,14 @@ class InstanceLink:
             self._forget()
             raise
         self._forget()
+
+    def _grace_s(self) -> float:
+        """Return the longest time that a replica of the instance has to drain, in seconds."""
+        try:
+            backends = self._run(Operation.LIST_BACKENDS)
+        except ProtocolError:  # another process shuts the instance down, so the controller refuses other operations
+            return 0.0
+        return max((config.graceful_shutdown_timeout_s for config in backends.values()), default=0.0)
 
     def _forget(self) -> None:
         self.close()

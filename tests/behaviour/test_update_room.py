@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ class Ticket:
 
     def __init__(self, places: Path, version: str, limit: int = 100) -> None:
         self.version = version
-        number = len(list(places.glob(f"{version}-*")))
-        if number >= limit:
-            raise RuntimeError("no more of these")
-        self.place = places / f"{version}-{number}"
-        self.place.touch(exist_ok=False)
+        for number in range(limit):  # replicas may start at once
+            self.place = places / f"{version}-{number}"
+            with suppress(FileExistsError):
+                self.place.touch(exist_ok=False)
+                return
+        raise RuntimeError("no more of these")
 
     def __call__(self, request: Any) -> str:
         """Say the version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.nodes.support.load import HostLoad
 from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(300)]
+LONG = pytest.mark.skipif("NODES_ALL" not in os.environ, reason="takes long; `make nodes` runs it")
 
 CUT_S = 3.0
 """Less than the time after which this Ray gives up a node."""
@@ -77,7 +79,7 @@ def test_a_node_joins_and_vanishes_without_a_lost_request(running: Running) -> N
     assert run.failed() == [], summary(run.outcomes)
 
 
-@pytest.mark.parametrize("endpoint", ["head", "worker"])
+@pytest.mark.parametrize("endpoint", ["head", pytest.param("worker", marks=LONG)])
 def test_a_cut_web_host_loses_only_what_was_on_the_link(running: Running, endpoint: str) -> None:
     """After the repair its requests are answered again, without a command."""
     cluster = running.cluster
@@ -95,6 +97,7 @@ def test_a_cut_web_host_loses_only_what_was_on_the_link(running: Running, endpoi
     assert lost == [], summary(run.outcomes)
 
 
+@LONG
 def test_a_cut_between_nodes_loses_only_what_needs_the_link(running: Running) -> None:
     """Requests for the replicas on the head go on; the others are answered again after the repair."""
     cluster = running.cluster
@@ -114,6 +117,7 @@ def test_a_cut_between_nodes_loses_only_what_needs_the_link(running: Running) ->
     }
 
 
+@LONG
 def test_a_slow_link_loses_nothing(running: Running) -> None:
     """Requests take longer, but none of them is lost, and no replica is given up."""
     cluster = running.cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server"),
+    pytest.mark.skipif("NODES_ALL" not in os.environ, reason="takes long; `make nodes` runs it"),
 ]
 
 SETUP = """

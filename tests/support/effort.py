@@ -1,4 +1,4 @@
-"""How much a run does: EFFORT is "quick" in `make test` and "full" in `make ci`.
+"""How much a run does: EFFORT is "quick" in `make test` and `make ci`, and "full" in `make everything`.
 
 Both the inputs of the fuzz tests and the sample of a quick run come from one seed, which the head of a run shows.
 """

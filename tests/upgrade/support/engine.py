@@ -5,6 +5,7 @@ As a module it starts the instance, prints where it is as JSON, and ends it once
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def main(name: str, journal: str) -> None:
     sys.stdout.write(json.dumps(engine) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    client.shutdown()
+    with contextlib.suppress(
+        serve.ProtocolError
+    ):  # a command may be shutting it down
+        client.shutdown()
 
 
 if __name__ == "__main__":
