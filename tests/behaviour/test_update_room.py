@@ -121,7 +121,7 @@ def test_the_room_is_an_option_of_the_backend(client: serve.Client, serving: Ser
     served = serving(Ticket, tmp_path, "v1", config={"num_replicas": 2, "max_surge": 0, "max_unavailable": 1})
     with counting(client, served.name) as seen:
         client.update_backend(served.name, Ticket, tmp_path, "v2")
-    assert max(running for running, _ in seen) == 2
+    assert max(running for running, _ in seen) <= 2
     assert served.handle.call() == "v2"
 
 
