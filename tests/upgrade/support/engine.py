@@ -60,9 +60,7 @@ def main(name: str, journal: str) -> None:
     sys.stdout.write(json.dumps(engine) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    with contextlib.suppress(
-        serve.ProtocolError
-    ):  # a command may be shutting it down
+    with contextlib.suppress(serve.ProtocolError):  # a command may be shutting it down
         client.shutdown()
 
 
