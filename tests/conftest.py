@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
+from tests.support.abandoned_threads import ABANDONED
 from tests.support.effort import FULL, SEED
 from tests.support.runtimes import surplus
 from tests.support.schedule import turn
@@ -78,7 +79,8 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("serve_bridge")]
+    left = set(threading.enumerate()) - ABANDONED
+    return [thread.name for thread in left if thread.name.startswith("serve_bridge")]
 
 
 def _processes() -> list[psutil.Process]:

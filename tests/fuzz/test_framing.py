@@ -99,8 +99,8 @@ def target_of(head: RequestHead) -> bytes:
 
 
 def below_host(request: Request) -> Request:
-    """Return *request* with the path of an absolute target."""
-    target = request.target
+    """Return *request* with the path of an absolute target, and without the mark of an empty query."""
+    target = request.target.removesuffix(b"?")
     if target.lower().startswith(b"http://a"):
         target = target[len(b"http://a") :]
         target = target if target.startswith(b"/") else b"/" + target
