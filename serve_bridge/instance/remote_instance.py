@@ -14,7 +14,7 @@ from serve_bridge.errors import AuthenticationError, NotConnected
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, key_path, read_key_file
 from serve_bridge.instance.remote_address import RemoteAddress
-from serve_bridge.instance.tls_files import tls_of_environment
+from serve_bridge.instance.tls_files import own_tls
 from serve_bridge.wire.address import CONTROLLER, SocketAddress
 from serve_bridge.wire.blocking_end import BlockingConnection
 from serve_bridge.wire.endings import Lost, Rejected
@@ -50,7 +50,7 @@ def facts_of(instance: Instance) -> bytes:
 def find_remote(address: RemoteAddress) -> Instance:
     """Return the instance at *address*, with the key of SERVE_BRIDGE_KEY_FILE.
 
-    The connection uses TLS if SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA are set.
+    The connection uses TLS if this host has files for it (see `own_tls`).
 
     Raises:
         NotConnected: No instance of this name answers there, or it refuses the key.
@@ -58,7 +58,7 @@ def find_remote(address: RemoteAddress) -> Instance:
     """
     path = key_path()
     role, key = read_key_file(path)
-    tls = tls_of_environment(address.name)
+    tls = own_tls(address.name)
     if tls is not None:
         context_of(tls, listens=False)  # so that a fault in a file is a ConfigError
         key = key.with_tls(tls)

@@ -107,7 +107,8 @@ _REFUSALS: Final = {
         TlsRefused,
         "the peer speaks TLS, but this instance was started without tls_cert, tls_key and tls_ca",
         "the peer listens without TLS; start the instance with tls_cert, tls_key and tls_ca, or unset "
-        "SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA",
+        "SERVE_BRIDGE_TLS_CERT, SERVE_BRIDGE_TLS_KEY and SERVE_BRIDGE_TLS_CA, and remove NAME.tls-*.pem beside the key "
+        "file",
     ),
     Refusal.CERTIFICATE: (
         TlsRefused,

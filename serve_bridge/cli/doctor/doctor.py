@@ -23,7 +23,7 @@ from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, role_file, secret
 from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.process_facts import EngineFacts, ProcessFacts, own_facts
 from serve_bridge.instance.state_directory import state_directory
-from serve_bridge.instance.tls_files import PREFIX
+from serve_bridge.instance.tls_files import PREFIX, beside_key_file
 from serve_bridge.printable import error_text
 from serve_bridge.process.gunicorn_timeout import gunicorn_timeout_s
 from serve_bridge.wire.keys import OF_FILES
@@ -142,7 +142,8 @@ def _private_paths(name: str, state: Path, instance: Instance | None) -> Iterato
     yield from (role_file(state, name, role) for role in OF_FILES)
     if instance is not None and instance.directory:
         yield from (Path(instance.directory), Path(instance.address))
-    yield from (Path(given) for name in KEY_VARIABLES if (given := os.environ.get(name)))
+    yield from (Path(given) for variable in KEY_VARIABLES if (given := os.environ.get(variable)))
+    yield from beside_key_file(name)[1:2]  # the key of the certificate
 
 
 def _of_the_engine(answers: Answers) -> Iterator[Finding]:

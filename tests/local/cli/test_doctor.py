@@ -122,6 +122,16 @@ def test_open_modes_are_found(slow: serve.Client, tmp_path: Path, variable: str)
     assert texts(data, "files") == [f"{key} has mode 644, so other users can open it"]
 
 
+def test_open_modes_of_a_key_for_tls_are_found(slow: serve.Client, tmp_path: Path) -> None:
+    """It is found beside the key file, by its name."""
+    (tmp_path / "web.key").touch(0o600)
+    key = tmp_path / f"{slow.name}.tls-key.pem"
+    key.touch(0o644)
+    variables = {**LONG, "SERVE_BRIDGE_KEY_FILE": str(tmp_path / "web.key")}
+    _, data = doctor("--address", slow.address, environment=variables)
+    assert texts(data, "files") == [f"{key} has mode 644, so other users can open it"]
+
+
 @pytest.mark.parametrize(("line", "count"), [("TimeoutStopSec=10", 1), ("TimeoutStopSec=60", 0)])
 def test_a_unit_is_compared_with_the_drains(slow: serve.Client, tmp_path: Path, line: str, count: int) -> None:
     """The unit is read from its file."""

@@ -19,7 +19,7 @@ from serve_bridge.client.client import link_of
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.config.network_options import Tls
-from serve_bridge.instance.tls_files import PREFIX, VARIABLES, warn_if_readable
+from serve_bridge.instance.tls_files import ENDINGS, PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port
 from tests.support.programs import run_program
@@ -128,6 +128,36 @@ def test_a_web_host_needs_variables_only(port: int, directory: Path, web: Tls, t
     program = "import serve_bridge as serve\nprint(serve.connect().get_handle('echo', missing_ok=True).call(21))"
     environment = {**variables(port, directory, web), "XDG_RUNTIME_DIR": str(tmp_path)}
     assert run_program(program, environment=environment) == "21\n"
+
+
+@pytest.fixture
+def beside(port: int, directory: Path, web: Tls, tmp_path: Path) -> dict[str, str]:
+    """The two variables of a web host whose files for TLS are beside its key file."""
+    for source, name in ((directory / f"{NAME}.call.key", "own.key"), *zip(web[:3], ENDINGS, strict=True)):
+        target = tmp_path / (name if name == "own.key" else f"{NAME}.{name}")
+        target.touch(0o600)
+        target.write_bytes(Path(source).read_bytes())
+    return {**variables(port, directory, None), "SERVE_BRIDGE_KEY_FILE": str(tmp_path / "own.key")}
+
+
+def test_two_variables_are_enough_if_the_certificate_is_beside_the_key_file(
+    beside: dict[str, str], tmp_path: Path
+) -> None:
+    """The names of its files begin with the name of the instance."""
+    program = "import serve_bridge as serve\nprint(serve.connect().get_handle('echo', missing_ok=True).call(21))"
+    assert run_program(program, environment={**beside, "XDG_RUNTIME_DIR": str(tmp_path)}) == "21\n"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_lacks_beside_the_key_file_is_named(
+    ending: str, beside: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent without TLS."""
+    for name, value in beside.items():
+        monkeypatch.setenv(name, value)
+    lacking = tmp_path / f"{NAME}.{ending}"
+    lacking.unlink()
+    assert f"there is no file {lacking}" in refused(beside["SERVE_BRIDGE_ADDRESS"])
 
 
 def test_large_values_arrive_whole_in_both_directions(web_host: str) -> None:
