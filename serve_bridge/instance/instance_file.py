@@ -189,7 +189,8 @@ def read_if_valid(path: Path) -> Instance | None:
 
 
 def _write(path: Path, instance: Instance) -> None:
-    write_private(path, msgspec.json.encode(instance))
+    # Without a flush, because event loops write it, and because an instance does not outlive a loss of power.
+    write_private(path, msgspec.json.encode(instance), flush=False)
 
 
 def lasting_address(instance: Instance) -> str:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.errors import ConfigError
-from serve_bridge.instance.private_file import UnusableFile, read_private, write_private
+from serve_bridge.instance.private_file import UnusableFile, kept_directory, read_private, write_private
 from serve_bridge.instance.state_directory import STATE_VARIABLE, state_directory
 from serve_bridge.wire.keys import OF_FILES, Key, Role
-from serve_bridge.wire.socket_files import private_directory
 
 KEY_FILE_VARIABLE: Final = "SERVE_BRIDGE_KEY_FILE"
 FORMAT: Final = "serve-bridge-key-1"
@@ -73,17 +72,24 @@ def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple
     """
     path = secret_file(name, key_file, state)
     key = read_secrets(path)
-    if key is not None:
-        return key, _write_role_files(path.parent, name, key)
-    key = Key()
+    made: list[Path] = []
     try:
+        if key is None:
+            key = Key()
+            if key_file is None:
+                kept_directory(path.parent)
+            write_private(path, _lines_of(key))
+            made.append(path)
+        _write_role_files(path.parent, name, key, made)
+    except BaseException as error:
+        remove_files(made)
         if key_file is None:
-            private_directory(path.parent)
-        write_private(path, _lines_of(key))
-    except OSError as error:
+            _remove_if_empty(path.parent)
+        if not isinstance(error, OSError):
+            raise
         remedy = "give another key_file" if key_file else f"set {STATE_VARIABLE} to a directory of this user"
         raise ConfigError(f"the keys cannot be kept in {path.parent}: {error.strerror or error}; {remedy}") from None
-    return key, [path, *_write_role_files(path.parent, name, key)]
+    return key, made
 
 
 def read_secrets(path: Path) -> Key | None:
@@ -104,7 +110,7 @@ def read_secrets(path: Path) -> Key | None:
 def write_secrets(path: Path, name: str, key: Key) -> None:
     """Replace the secrets in the file at *path*, and the key files of the roles beside it."""
     write_private(path, _lines_of(key))
-    _write_role_files(path.parent, name, key)
+    _write_role_files(path.parent, name, key, [])
 
 
 def read_key_file(path: Path) -> tuple[str, Key]:
@@ -138,15 +144,16 @@ def remove_files(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     if paths and paths[0].name == SECRET:
-        try:
-            paths[0].parent.rmdir()
-        except OSError:  # other files are there
-            return
+        _remove_if_empty(paths[0].parent)
 
 
-def _write_role_files(directory: Path, name: str, key: Key) -> list[Path]:
-    """Write the key files that lack or have another key; return those that did not exist."""
-    made = []
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):  # other files are there, or it was not made
+        directory.rmdir()
+
+
+def _write_role_files(directory: Path, name: str, key: Key, made: list[Path]) -> None:
+    """Write the key files that lack or have another key; add those that did not exist to *made*."""
     for role in OF_FILES:
         path = role_file(directory, name, role)
         line = _line(role.name.lower(), key.id, key.of(role))
@@ -155,7 +162,6 @@ def _write_role_files(directory: Path, name: str, key: Key) -> list[Path]:
             write_private(path, line)
         if old is None:
             made.append(path)
-    return made
 
 
 def _lines_of(key: Key) -> bytes:

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Final
 
 from serve_bridge.errors import ConfigError
+from serve_bridge.instance.private_file import DRAFT, flush_directory, kept_directory, write_private
 from serve_bridge.state.document import UnreadableState, decode, encode
 from serve_bridge.state.records import StateRecord, digest_of
-from serve_bridge.wire.socket_files import private_directory
 
 LOCK_S: Final = 2.0
 """Upper limit for the wait until an ending process has released the state, in seconds."""
@@ -110,9 +110,7 @@ class StateFiles:
         path = self._directory / "lock"
         deadline = time.monotonic() + wait_s
         try:
-            private_directory(self._directory)
-            with contextlib.suppress(PermissionError):  # a parent that this user cannot list
-                _flush(self._directory.parent)
+            kept_directory(self._directory)
             while self._lock is None:
                 # Not closed by a fork, but by an exec: a program that user code runs must not hold the lock.
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -167,13 +165,13 @@ class StateFiles:
         if record == self._current:
             return
         try:
-            private_directory(self._directory / CODE)
+            kept_directory(self._directory / CODE)
             for digest, data in blobs.items():
                 if not self._code(digest).exists():
-                    _replace(self._code(digest), data)
+                    write_private(self._code(digest), data)
             if keep_previous and (before := _read(self._directory / STATE)) is not None:
-                _replace(self._directory / PREVIOUS, before)
-            _replace(self._directory / STATE, encode(record, sealed=True))
+                write_private(self._directory / PREVIOUS, before)
+            write_private(self._directory / STATE, encode(record, sealed=True))
         except OSError as error:
             raise OSError(
                 f"the state in {self._directory} cannot be written: {error.strerror or error}; nothing was changed; "
@@ -194,11 +192,12 @@ class StateFiles:
             return
         aside = self._directory / BEFORE_FRESH
         shutil.rmtree(aside, ignore_errors=True)
-        private_directory(aside)
+        kept_directory(aside)
         for path in found:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, aside / path.name)
-        _flush(self._directory)
+        flush_directory(aside)
+        flush_directory(self._directory)
         self._current = None
 
     def forget(self) -> None:
@@ -207,8 +206,10 @@ class StateFiles:
             return
         for name in (STATE, PREVIOUS, "lock"):
             (self._directory / name).unlink(missing_ok=True)
+        self._remove_drafts()
         for name in (CODE, BEFORE_FRESH):
             shutil.rmtree(self._directory / name, ignore_errors=True)
+        flush_directory(self._directory)  # otherwise the state could be back after a loss of power
         self.close()
         with contextlib.suppress(OSError):  # keys of the instance may be there, which outlive its state
             self._directory.rmdir()
@@ -218,8 +219,14 @@ class StateFiles:
             for path in (self._directory / CODE).iterdir():
                 if path.suffix != ".bin" or path.stem not in used:
                     path.unlink()
+            self._remove_drafts()
         except OSError as error:  # the code is not needed, but it does no harm
             _logger.warning("old code of the state in %s stays: %s", self._directory, error)
+
+    def _remove_drafts(self) -> None:
+        for name in (STATE, PREVIOUS):
+            for path in self._directory.glob(f".{name}.*{DRAFT}"):  # of a process that was killed while it wrote
+                path.unlink(missing_ok=True)
 
     def _code(self, digest: str) -> Path:
         if len(digest) != 64 or not digest.isalnum():
@@ -236,28 +243,3 @@ def _read(path: Path) -> bytes | None:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise UnreadableState(f"{path} belongs to another user")
         return file.read()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Make *data* the content of the file *path*, and return once the disk has it."""
-    draft = path.with_name(f".{path.name}.new")  # one process writes here, so a draft of a crash is written over
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
-import resource
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from serve_bridge.state.records import Recorder, StateRecord
 from serve_bridge.state.state_files import StateFiles
 from serve_bridge.traffic import TrafficPolicy
 from serve_bridge.wire.opaque import Opaque
+from tests.support.disk import ended_at, files_of_at_most, noted_steps
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 State = tuple[dict[str, BackendSpec], dict[str, EndpointSpec], dict[str, UnfinishedDeployment]]
@@ -275,27 +275,6 @@ def test_damage_is_noticed(files: StateFiles, directory: Path, name: str) -> Non
         restored(directory)
 
 
-def ended_at(step: int, work: Callable[[], object]) -> bool:
-    """Run *work* in a forked process that ends before its system call number *step*; return whether it got there."""
-    child = os.fork()
-    if child == 0:
-        calls = itertools.count()
-
-        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counting(*args: Any, **kwargs: Any) -> Any:
-                if next(calls) == step:
-                    os._exit(9)
-                return call(*args, **kwargs)
-
-            return counting
-
-        for name in ("open", "fsync", "replace", "unlink", "mkdir", "rename"):
-            setattr(os, name, counted(getattr(os, name)))
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
 def test_a_crash_at_any_step_leaves_one_of_both_states(files: StateFiles, directory: Path) -> None:
     """The state before or after the change, whole; and the next change works."""
     write(files, example("first"))
@@ -314,20 +293,8 @@ def test_each_file_is_on_the_disk_before_its_name(
     files: StateFiles, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss of power between two steps leaves the state before: the code comes first, and the state last."""
-    steps: list[tuple[str, str]] = []
-    fsync, replace = os.fsync, os.replace
-
-    def noting_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        steps.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
-
-    def noting_replace(draft: Path, path: Path) -> None:
-        replace(draft, path)
-        steps.append(("name", path.name))
-
     write(files, example("first"))
-    monkeypatch.setattr(os, "fsync", noting_fsync)
-    monkeypatch.setattr(os, "replace", noting_replace)
+    steps = noted_steps(monkeypatch)
     record = write(files, example("second"))
     expected = []
     for name, folder in (
@@ -335,8 +302,8 @@ def test_each_file_is_on_the_disk_before_its_name(
         ("previous.json", "main"),
         ("state.json", "main"),
     ):
-        expected += [("flush", f".{name}.new"), ("name", name), ("flush", folder)]
-    assert steps == expected
+        expected += [("flush", f".{name}"), ("name", name), ("flush", folder)]
+    assert [(each.what, re.sub(r"\.\w{8}\.new$", "", each.name)) for each in steps] == expected
 
 
 def test_a_missing_state_with_a_state_before_is_refused(files: StateFiles, directory: Path) -> None:
@@ -368,28 +335,36 @@ def test_an_option_of_a_later_version_is_refused() -> None:
 # What the machine refuses
 
 
-@pytest.fixture
-def limit() -> Iterator[Callable[[int], None]]:
-    """Limits the size of files of this process, which fails as a full disk does."""
-    import signal
-
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("size", [0, 3, 100])
-def test_a_state_that_cannot_be_written_leaves_the_old_one(
-    files: StateFiles, directory: Path, limit: Callable[[int], None], size: int
-) -> None:
+def test_a_state_that_cannot_be_written_leaves_the_old_one(files: StateFiles, directory: Path, size: int) -> None:
     """At any point: while the code, the state before, or the state is written."""
     write(files, example("first"))
-    limit(size)
-    with pytest.raises(OSError, match=rf"the state in {directory} cannot be written: .*nothing was changed"):
+    with (
+        pytest.raises(OSError, match=rf"the state in {directory} cannot be written: .*nothing was changed"),
+        files_of_at_most(size),
+    ):
         write(files, example("second"))
     assert restored(directory) == example("first")
     assert not list(directory.rglob("*.new"))
+
+
+def test_a_draft_of_a_killed_process_is_removed(files: StateFiles, directory: Path) -> None:
+    """By the next change."""
+    write(files, example("first"))
+    for draft in (directory / ".state.json.1234abcd.new", directory / "code" / ".x.bin.1234abcd.new"):
+        draft.write_bytes(b"half")
+    write(files, example("second"))
+    assert not list(directory.rglob("*.new"))
+
+
+def test_a_forgotten_state_is_gone_from_the_disk_too(
+    files: StateFiles, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power does not bring it back."""
+    write(files, example())
+    steps = noted_steps(monkeypatch)
+    files.forget()
+    assert [(each.what, each.name) for each in steps] == [("flush", "main")]
 
 
 def test_the_files_are_private(files: StateFiles, directory: Path) -> None:
