@@ -93,6 +93,19 @@ def test_a_web_host_without_ray_calls_with_a_copied_file(running: Running) -> No
     assert running.cluster.web.python(program, running.web_address) == "['worker', 'worker', 'worker'] False\n"
 
 
+def test_doctor_finds_a_blocked_port_of_a_replica(running: Running) -> None:
+    """On a web host that reaches the controller, and without a network to the node of the replicas."""
+    web, worker = running.cluster.web, running.cluster.worker.address
+    web.succeed("ip", "route", "add", "unreachable", worker)
+    try:
+        _, printed = web.command("doctor", "--address", running.web_address, "--format", "json")
+    finally:
+        web.succeed("ip", "route", "del", "unreachable", worker)
+    found = [each["text"] for each in json.loads(printed)["findings"] if each["check"] == "ports"]
+    assert any(text.startswith(f"a replica of backend 'where' at {worker}:") for text in found), found
+    assert not any("the controller" in text for text in found)
+
+
 def test_a_web_host_reaches_a_listening_instance_with_two_variables(cluster: Cluster) -> None:
     """It has no file of the instance but a key file. The ports on both nodes are those of the range."""
     running = start_instance(

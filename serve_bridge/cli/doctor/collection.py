@@ -11,7 +11,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +26,12 @@ from serve_bridge.cli.doctor.places import PlaceFacts
 from serve_bridge.cli.doctor.ports import PortFacts
 from serve_bridge.errors import ConfigError
 from serve_bridge.process.monkey_patches import patched_by
+from serve_bridge.routing_table import RoutingTable
 
 CONNECT_S: Final = 2.0
 """Upper limit for a try to connect, in seconds."""
+CONNECTS_AT_ONCE: Final = 32
+"""Upper limit for tries to connect to replicas at the same time."""
 IMPORT_S: Final = 60.0
 """Upper limit for the import of a web application, in seconds."""
 TOKEN_VARIABLES: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -108,6 +112,26 @@ def ports_of_urls(urls: list[str]) -> Iterator[PortFacts]:
     for url in urls:
         parts = urlsplit(url)
         yield port_facts("a proxy", parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def ports_of_replicas(routing_table: Callable[[], RoutingTable | None]) -> list[PortFacts]:
+    """Try to connect to the replicas that this machine reaches over TCP only.
+
+    A replica that no longer is in the table after the tries may have ended before its try, so it is left out.
+    """
+    replicas = list(_over_tcp(routing_table()))
+    with ThreadPoolExecutor(CONNECTS_AT_ONCE) as pool:
+        found = list(pool.map(lambda each: port_facts(*each), replicas))
+    listening = set(_over_tcp(routing_table()))
+    return [facts for each, facts in zip(replicas, found, strict=True) if each in listening]
+
+
+def _over_tcp(table: RoutingTable | None) -> Iterator[tuple[str, str, int]]:
+    """Yield the name for reports, the host and the port of each replica without a unix socket on this machine."""
+    for name, backend in table.backends.items() if table is not None else ():
+        for address in backend.replicas:
+            if address.tcp is not None and not os.path.exists(address.unix):
+                yield f"a replica of backend {name!r}", *address.tcp
 
 
 def gunicorn_words(environment: Mapping[str, str]) -> list[str]:

@@ -61,6 +61,7 @@ class Answers:
         clocks: The clocks of both sides.
         instance: The instance; None: it was not found.
         status: Its status.
+        replicas: The tries to connect to its replicas.
         drains_s: The time that each backend has to finish its work, in seconds.
         failures: The findings about failed questions.
         silence: Why the engine gave no facts; "": it gave them.
@@ -70,6 +71,7 @@ class Answers:
     clocks: clocks.ClockFacts | None = None
     instance: Instance | None = None
     status: Mapping[str, Any] | None = None
+    replicas: list[ports.PortFacts] = field(default_factory=list)
     drains_s: dict[str, float] = field(default_factory=dict)
     failures: list[Finding] = field(default_factory=list)
     silence: str = ""
@@ -103,6 +105,7 @@ def ask(find: Callable[[], Client]) -> Answers:
     try:
         link = link_of(client)
         answers.instance = link.instance
+        answers.replicas = collection.ports_of_replicas(link.routing_table)
         asked_at = time.time()
         found = link.operate(Operation.DIAGNOSE)
         answered_at = time.time()
@@ -157,6 +160,7 @@ def _of_the_engine(answers: Answers) -> Iterator[Finding]:
     tried = []
     if instance is not None and instance.controller.tcp:
         tried.append(collection.port_facts("the controller", *instance.controller.tcp))
+    tried += answers.replicas
     if status is not None:
         tried += collection.ports_of_urls(status["http_urls"])
         timeouts_s = {name: each["timeout_s"] for name, each in status["endpoints"].items() if each["route"]}

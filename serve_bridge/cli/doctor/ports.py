@@ -1,4 +1,4 @@
-"""Ports: whether this machine reaches the controller and the proxies."""
+"""Ports: whether this machine reaches the controller, the proxies and the replicas."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class PortFacts:
 
 
 def check_ports(facts: Iterable[PortFacts]) -> Iterator[Finding]:
-    """Yield a finding for each unreachable port."""
+    """Yield a finding for the unreachable ports of each listener that fail for the same reason."""
+    unreachable: dict[tuple[str, str], list[str]] = {}
     for each in facts:
         if each.failure is not None:
-            yield error(
-                CHECK,
-                f"{each.listener} at {each.where} cannot be reached from here: {each.failure}",
-                "open the port in the firewall or NetworkPolicy between both machines, and check that the address is "
-                "one of the network of both",
-            )
+            unreachable.setdefault((each.listener, each.failure), []).append(each.where)
+    for (listener, failure), places in unreachable.items():
+        yield error(
+            CHECK,
+            f"{listener} at {', '.join(places)} cannot be reached from here: {failure}",
+            "open the port in the firewall or NetworkPolicy between both machines, for replicas all of data_ports, and "
+            "check that the address is one of the network of both",
+        )

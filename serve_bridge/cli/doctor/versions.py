@@ -21,15 +21,31 @@ LOWEST: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Packages with the lowest supported version, and the reason. docs/versions.md has the same ones."""
 
+FIXED: Final[Mapping[str, tuple[str, str, str]]] = {
+    "Django": (
+        "5.2.13",
+        "its test client AsyncClient passes the names of `headers` with underscores, so a backend sees x_mine",
+        "install Django {} or a newer one, or give keywords: get(path, **{{'x-mine': 'yes'}})",
+    ),
+    "starlette": (
+        "1.7",
+        "its test client warns of a deprecated name beside anyio 4.15 or a newer one",
+        "install starlette {} or a newer one, or an anyio before 4.15",
+    ),
+}
+"""Packages with a known fault in supported versions: the first version without it, the fault, and the remedy with a
+place for this version. docs/versions.md has the same ones."""
+
 SAME: Final = ("ray", "cloudpickle", "msgspec", "numpy")
 """Packages whose values travel between this process and the engine, as pickles or by Ray."""
 
 
 def check_versions(here: ProcessFacts, engine: ProcessFacts | None) -> Iterator[Finding]:
-    """Yield a finding for each version below its limit, and for each difference between both sides."""
+    """Yield a finding for each version below its limit or with a known fault, and for each difference of both sides."""
     sides = [("this process", here)] if engine is None else [("this process", here), ("the engine", engine)]
     for side, facts in sides:
         yield from _too_old(side, facts.versions)
+    yield from _faulty({side: facts.versions for side, facts in sides})
     if engine is None:
         return
     yield from _unusable_by_the_proxy(engine.versions)
@@ -62,6 +78,19 @@ def _too_old(side: str, versions: Mapping[str, str]) -> Iterator[Finding]:
         installed = versions.get(package)
         if installed and _numbers(installed) < _numbers(lowest):
             yield error(CHECK, f"{side} has {package} {installed}: {why}", f"install {package} {lowest} or a newer one")
+
+
+def _faulty(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Yield a finding for each supported version with a known fault. *versions* are those of each side, by its name."""
+    for package, (fixed, fault, remedy) in FIXED.items():
+        lowest = LOWEST[package][0]
+        found: dict[str, list[str]] = {}
+        for side, installed in versions.items():
+            if _numbers(lowest) <= _numbers(installed.get(package, "")) < _numbers(fixed):
+                found.setdefault(installed[package], []).append(side)
+        for version, sides in found.items():
+            has = "have" if len(sides) > 1 else "has"
+            yield warning(CHECK, f"{' and '.join(sides)} {has} {package} {version}: {fault}", remedy.format(fixed))
 
 
 def _unusable_by_the_proxy(versions: Mapping[str, str]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 import serve_bridge as serve
-from serve_bridge.cli.doctor import collection
+from serve_bridge.cli.doctor import collection, versions
 from serve_bridge.cli.doctor.doctor import report_of
 from serve_bridge.cli.doctor.findings import error, warning
+from serve_bridge.cli.doctor.ports import PortFacts
 from serve_bridge.cli.main import main
+from serve_bridge.routing_table import BackendRoute, RoutingTable
+from serve_bridge.wire.address import SocketAddress
 from tests.support.listening import free_port
 
 
@@ -27,7 +31,8 @@ def runtime() -> str:
 
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take faults of the test's machine away: a temporary directory that is cleaned, and Ray's token."""
+    """Take faults of the test's machine away: a cleaned temporary directory, Ray's token, and versions with faults."""
+    monkeypatch.setattr(versions, "FIXED", {})
     monkeypatch.setattr(collection, "_CLEANING", tmp_path / "absent")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -197,6 +202,36 @@ def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
     mounts.write_text("/dev/a / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\n/dev/b /run/my\\040disk xfs rw 0 0\n")
     places = [Path(path) for path in ("/srv/x", "/run/x", "/run/my disk/x", "/runs")]
     assert [collection.filesystem_of(each, mounts) for each in places] == ["ext4", "tmpfs", "xfs", "ext4"]
+
+
+def table(*replicas: SocketAddress) -> RoutingTable:
+    """Return a routing table with one backend."""
+    return RoutingTable("g", 1, {"b": BackendRoute(replicas, 1, 1)}, {})
+
+
+def test_replicas_are_tried_over_tcp(tmp_path: Path) -> None:
+    """A replica with a unix socket on this machine needs no port."""
+    (tmp_path / "here").touch()
+    closed = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found = collection.ports_of_replicas(
+            lambda: table(
+                SocketAddress("here", str(tmp_path / "here"), ("127.0.0.1", closed)),
+                SocketAddress("open", str(tmp_path / "open"), server.getsockname()),
+                SocketAddress("closed", str(tmp_path / "closed"), ("127.0.0.1", closed)),
+                SocketAddress("local", str(tmp_path / "local")),
+            )
+        )
+        assert found == [
+            PortFacts("a replica of backend 'b'", "127.0.0.1:{}".format(*server.getsockname()[1:]), None),
+            PortFacts("a replica of backend 'b'", f"127.0.0.1:{closed}", "Connection refused"),
+        ]
+
+
+def test_a_replica_that_ends_during_the_tries_is_left_out(tmp_path: Path) -> None:
+    """Its port is closed without a fault."""
+    tables = iter([table(SocketAddress("ended", str(tmp_path / "x"), ("127.0.0.1", free_port()))), table()])
+    assert collection.ports_of_replicas(lambda: next(tables)) == []
 
 
 def test_errors_come_before_warnings() -> None:

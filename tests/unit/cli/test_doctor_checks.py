@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -17,7 +18,7 @@ from serve_bridge.cli.doctor.memory import check_memory
 from serve_bridge.cli.doctor.places import PlaceFacts, check_places
 from serve_bridge.cli.doctor.ports import PortFacts, check_ports
 from serve_bridge.cli.doctor.tokens import check_tokens
-from serve_bridge.cli.doctor.versions import LOWEST, check_versions
+from serve_bridge.cli.doctor.versions import FIXED, LOWEST, check_versions
 from serve_bridge.instance.process_facts import EngineFacts, ProcessFacts
 from tests.support.programs import ROOT
 
@@ -65,6 +66,16 @@ BAD: dict[str, tuple[Iterable[Finding], Severity, str]] = {
         Severity.ERROR,
         "the engine has ray 2.9.3",
     ),
+    "a test client with a fault": (
+        check_versions(ProcessFacts(python="3.11.1", versions={"Django": "5.2.12"}), ENGINE),
+        Severity.WARNING,
+        "this process has Django 5.2.12: its test client AsyncClient",
+    ),
+    "the same fault on both sides": (
+        check_versions(*[engine(versions={"starlette": "1.3.1"})] * 2),
+        Severity.WARNING,
+        "this process and the engine have starlette 1.3.1: its test client warns",
+    ),
     "an untested uvicorn": (
         check_versions(HERE, engine(versions={"uvicorn": "0.55.0"})),
         Severity.WARNING,
@@ -76,6 +87,11 @@ BAD: dict[str, tuple[Iterable[Finding], Severity, str]] = {
         check_ports([PortFacts("the controller", "10.0.0.5:7000", "Connection refused")]),
         Severity.ERROR,
         "the controller at 10.0.0.5:7000 cannot be reached from here: Connection refused",
+    ),
+    "closed ports of the same kind": (
+        check_ports([PortFacts("a replica of backend 'b'", f"10.0.0.5:{port}", "timed out") for port in (7001, 7002)]),
+        Severity.ERROR,
+        "a replica of backend 'b' at 10.0.0.5:7001, 10.0.0.5:7002 cannot be reached from here: timed out",
     ),
     "a key that others read": (
         check_files([FileFacts("/k/x.key", False, 0o640, 7)], 7),
@@ -234,3 +250,12 @@ def test_the_lowest_versions_are_those_of_the_page() -> None:
     for package, (lowest, _) in LOWEST.items():
         (row,) = [row for row in rows if row.startswith(f"| {package.lower()} |")]
         assert f"from {lowest}" in row
+
+
+def test_the_known_faults_are_those_of_the_page() -> None:
+    """Each with the first version that does not have it."""
+    faults = (ROOT / "docs" / "versions.md").read_text().partition("## Known faults")[2]
+    listed = re.findall(r"^- \*\*(\w+) before ([\d.]+)\*\*", faults, re.MULTILINE)
+    assert {name.lower(): version for name, version in listed} == {
+        name.lower(): version for name, (version, _, _) in FIXED.items()
+    }
