@@ -16,11 +16,11 @@ setup: $(SETUP) system-packages
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "serve_bridge needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) --editable '.[all,dev]'
+	$(INSTALL) --editable '.[all,dev,docs]'
 	@touch $@
 
 $(BENCH_SETUP): $(SETUP)
-	$(INSTALL) --editable '.[all,dev,bench]'
+	$(INSTALL) --editable '.[all,dev,docs,bench]'
 	@touch $@
 
 # The programs that some tests use: a browser, a database, HTTP clients and nginx. Without them those tests are skipped.
