@@ -18,6 +18,8 @@ WEB: Final = "proxy,cli,django,flask,starlette,fastapi"
 SHOWN: Final = ("Django", "Flask", "Starlette", "FastAPI", "uvicorn", "websockets", "msgspec", "Ray")
 """The packages whose versions the table has."""
 MAIN: Final = ("tests/unit", "tests/local", "tests/adapters", "tests/fuzz", "-m", "not ray")
+PASSED_ON: Final = ("EFFORT", "FUZZ_SEED", "RAY_AUTH_MODE")
+"""The variables that the tests of every row get."""
 QUICK: Final = ("tests/unit", "tests/local", "tests/adapters", "-m", "not ray and not slow", "-k", "not conformance")
 """Without the tests of chance, of limits of seconds and of a browser's protocol, which no version changes."""
 RAY: Final = ("tests/ray", "tests/adapters", "-m", "ray")
@@ -118,7 +120,7 @@ class Row:
         return ran.stdout
 
     def _run(self, command: Sequence[str], output: IO[str] | int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-        variables = {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]} if "RAY_AUTH_MODE" in os.environ else {}
+        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         if self.python is not None:
             return self.python.run(command, variables, output)
         environment = {

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 import serve_bridge as serve
 from tests.support.abandoned_threads import ABANDONED
-from tests.support.effort import FULL, SEED
+from tests.support.effort import FULL, QUICK, SEED
 from tests.support.runtimes import surplus
 from tests.support.schedule import turn
 from tests.support.serving import Serving
@@ -26,8 +26,9 @@ from tests.support.waiting import wait_until_equal
 
 # A busy machine is slow now and then, which says nothing of the code.
 settings.register_profile("full", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("full"), max_examples=20)
-settings.load_profile("full" if FULL else "quick")
+settings.register_profile("fast", settings.get_profile("full"), max_examples=20)
+settings.register_profile("quick", settings.get_profile("fast"), derandomize=True)  # see `effort`
+settings.load_profile("full" if FULL else "quick" if QUICK else "fast")
 
 CPUS = 8
 ACCELERATORS = 4

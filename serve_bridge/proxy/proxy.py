@@ -61,6 +61,7 @@ class Proxy:
         self._link = ControllerLink(
             spec.controller, self._key, spec.generation, Role.EDGE, app.apply, listeners=self._other_listeners
         )
+        self._router.expects_table_s = self._link.expects_table_s
         self._server = HttpServer(
             app,
             spec.http,

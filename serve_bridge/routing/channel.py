@@ -50,6 +50,7 @@ class Channel:
             on_unknown_key=on_unknown_key,
         )
         self.router.catch_up = self.controller.ready
+        self.router.expects_table_s = self.controller.expects_table_s
         self.controller.start()
         # asyncio.run() cancels the running tasks before it closes the loop. The cancelled guard closes the sockets.
         self._guard = self.loop.create_task(self._until_cancelled())

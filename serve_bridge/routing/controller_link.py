@@ -27,12 +27,16 @@ from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.handshake import UnknownKey, VersionMismatch
 from serve_bridge.wire.keys import Key, Role
 
-RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=1.0)
+RECONNECT: Final = Backoff(shortest_s=0.02, longest_s=0.5)
 """Waits between the tries to connect to the controller."""
 SEARCH_AFTER_FAILURES: Final = 3
 """Failed tries in a row after which the link asks replicas and proxies where the controller is."""
 FIRST_TABLE_S: Final = 5.0
 """Seconds for which all calls of a process together wait for an absent controller."""
+RETURN_S: Final = 5.0
+"""Seconds for which a newer table is expected after the controller was lost, since another one starts in its place."""
+HOPELESS_RETRY_S: Final = 1.0
+"""Seconds between the tries to connect to a controller with another version of the protocol."""
 LEASE_S: Final = 1e9
 """Timeout of the operation that holds a lease: longer than any process lives."""
 
@@ -85,6 +89,7 @@ class ControllerLink:
         self._known = KnownInstance() if known is None else known
         self._tables = TableSubscription(on_table, self._known, self._process)
         self.lost: bool = False
+        self._lost_at = 0.0
         self._connected = asyncio.Event()
         self._failure = "it does not answer"
         self._task: asyncio.Task[None] | None = None
@@ -134,6 +139,10 @@ class ControllerLink:
                 raise NotConnected(failure)
             if failure:
                 return
+
+    def expects_table_s(self) -> float:
+        """Return the seconds for which a newer table may still come, although the controller is away; 0: it is here."""
+        return max(0.0, self._lost_at + RETURN_S - time.monotonic()) if self.lost else 0.0
 
     async def call(self, operation: Operation, *args: Any, timeout_s: float, **kwargs: Any) -> Any:
         """Return the result of *operation*.
@@ -199,10 +208,14 @@ class ControllerLink:
                     self._on_unknown_key()
             finally:
                 self._note_end()
-                self.lost = True
+                self._note_loss()
                 self.hang_up()
             failures += 1
-            await asyncio.sleep(RECONNECT.longest_s if self._tables.hopeless else RECONNECT.wait_s(failures))
+            await asyncio.sleep(HOPELESS_RETRY_S if self._tables.hopeless else RECONNECT.wait_s(failures))
+
+    def _note_loss(self) -> None:
+        if not self.lost:
+            self.lost, self._lost_at = True, time.monotonic()
 
     def _note_end(self) -> None:
         """Let waiting calls fail if the link is hopeless; otherwise let them wait for the next connection."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Final
 
 from serve_bridge.errors import BackendOverloaded, InstanceClosed
@@ -44,7 +45,16 @@ class ReplicaPool:
         streaming: Names of the methods that read the body of a request while it arrives.
     """
 
-    def __init__(self, name: str, route: BackendRoute, *, key: Key, generation: str, role: Role) -> None:
+    def __init__(
+        self,
+        name: str,
+        route: BackendRoute,
+        *,
+        key: Key,
+        generation: str,
+        role: Role,
+        expects_table_s: Callable[[], float],
+    ) -> None:
         async def dial_replica(address: SocketAddress) -> CallerConnection:
             return await dial(address, key, generation, role)
 
@@ -53,7 +63,7 @@ class ReplicaPool:
         self.streaming: frozenset[str] = frozenset()
         self._dial = dial_replica
         self._loop = asyncio.get_running_loop()
-        self._line = WaitingLine(name, self.replicas, route.max_queued_queries, self.release)
+        self._line = WaitingLine(name, self.replicas, route.max_queued_queries, self.release, expects_table_s)
         self._retired: set[Slot[ReplicaPeer]] = set()
         self.apply(route)
 

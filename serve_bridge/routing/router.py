@@ -101,6 +101,8 @@ class Router:
         version: The version of the table; -1 before the first.
         known: What this process knows of the instance, such as the newest table version.
         catch_up: Waits for the newest table for at most the given seconds. None: requests do not wait for tables.
+        expects_table_s: Returns the seconds for which a newer table may still come, although the controller is away.
+            Set it before the first table.
         deadlines: The deadlines of the requests in flight.
         statistics: The counters of this router.
     """
@@ -109,6 +111,7 @@ class Router:
         self.known: KnownInstance = KnownInstance() if known is None else known
         self.version: int = -1
         self.catch_up: Callable[[float], Awaitable[None]] | None = None
+        self.expects_table_s: Callable[[], float] = lambda: 0.0
         self._key = key
         self._role = role
         self._loop = asyncio.get_running_loop()
@@ -130,7 +133,12 @@ class Router:
                 self._pools[name].apply(backend)
             else:
                 self._pools[name] = ReplicaPool(
-                    name, backend, key=self._key, generation=table.generation, role=self._role
+                    name,
+                    backend,
+                    key=self._key,
+                    generation=table.generation,
+                    role=self._role,
+                    expects_table_s=self.expects_table_s,
                 )
         for name in self._pools.keys() - table.backends.keys():
             pool = self._pools.pop(name)

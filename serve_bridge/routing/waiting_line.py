@@ -16,7 +16,8 @@ from serve_bridge.errors import BackendOverloaded, DeadlineExceeded
 from serve_bridge.routing.replica_set import ReplicaSet, Slot
 
 NO_REPLICA_WAIT_S: Final = 1.0
-"""Seconds for which requests wait for a new routing table when all replicas of the old one have gone."""
+"""Seconds for which requests wait for a new routing table when all replicas of the old one have gone. They wait longer
+while the controller is away, since the table may list replicas that were replaced in the meantime."""
 
 Peer = TypeVar("Peer")
 
@@ -61,14 +62,24 @@ class WaitingLine(Generic[Peer]):
     """
 
     def __init__(
-        self, name: str, replicas: ReplicaSet[Peer], limit: int, release: Callable[[Slot[Peer], int], None]
+        self,
+        name: str,
+        replicas: ReplicaSet[Peer],
+        limit: int,
+        release: Callable[[Slot[Peer], int], None],
+        expects_table_s: Callable[[], float],
     ) -> None:
-        """Serve requests to the backend *name* with slots of *replicas*; *release* gives a slot back with its load."""
+        """Serve requests to the backend *name* with slots of *replicas*.
+
+        *release* gives a slot back with its load. *expects_table_s* returns the seconds for which a newer table may
+        still come, although the controller is away.
+        """
         self.queue: OrderedDict[asyncio.Future[Slot[Peer]], None] = OrderedDict()
         self.limit = limit
         self._name = name
         self._replicas = replicas
         self._release = release
+        self._expects_table_s = expects_table_s
         self._loop = asyncio.get_running_loop()
         self._giving_up: asyncio.TimerHandle | None = None
 
@@ -116,7 +127,7 @@ class WaitingLine(Generic[Peer]):
             del queue[granted]
 
     def watch(self) -> None:
-        """Dismiss all requests after `NO_REPLICA_WAIT_S`, if no replica can be used until then."""
+        """Dismiss all requests after `NO_REPLICA_WAIT_S` or later, if no replica can be used until then."""
         if self._giving_up is None and not self._replicas.usable:
             self._giving_up = self._loop.call_later(NO_REPLICA_WAIT_S, self._give_up)
 
@@ -132,7 +143,11 @@ class WaitingLine(Generic[Peer]):
 
     def _give_up(self) -> None:
         self._giving_up = None
-        if not self._replicas.usable:
+        if self._replicas.usable:
+            return
+        if (left_s := self._expects_table_s()) > 0:
+            self._giving_up = self._loop.call_later(left_s, self._give_up)
+        else:
             self.dismiss(self._no_replica())
 
     def _no_replica(self) -> BackendOverloaded:

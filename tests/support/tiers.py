@@ -177,7 +177,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.routing.replica_pool",
         "serve_bridge.routing.shadows",
         "serve_bridge.routing.table_subscription",
-        "serve_bridge.routing.waiting_line",
         "serve_bridge.runtimes.local",
         "serve_bridge.wire.blocking_stream",
         "serve_bridge.wire.bulk_receiver",

@@ -21,6 +21,7 @@ from serve_bridge.errors import (
 )
 from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.request import ForwardedRequest
+from serve_bridge.routing import waiting_line
 from serve_bridge.routing.router import Router
 from serve_bridge.routing_table import BackendRoute, EndpointRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
@@ -286,6 +287,31 @@ def test_replicas_that_all_went_away_are_not_waited_for_till_the_deadline(tmp_pa
         replica.listener.close()
         with pytest.raises(BackendOverloaded, match="no ready replica"):
             await stage.ask(timeout_s=15.0)
+
+    staged(tmp_path, main)
+
+
+def test_while_the_controller_is_away_requests_without_a_replica_wait_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next table may list the replicas that were started in place of the known ones."""
+    monkeypatch.setattr(waiting_line, "NO_REPLICA_WAIT_S", 0.0)
+
+    async def main(stage: Stage) -> None:
+        looks: list[float] = []
+
+        def expects_table_s() -> float:
+            looks.append(0.001)
+            return looks[-1]
+
+        stage.router.expects_table_s = expects_table_s
+        old, new = await stage.start(FakeReplica("r1")), await stage.start(FakeReplica("r2"))
+        stage.publish("r1")
+        old.listener.close()
+        asked = asyncio.create_task(stage.ask(timeout_s=15.0))
+        await turns(lambda: len(looks) > 2)
+        stage.publish(new.name)
+        assert await asked == "r2"
 
     staged(tmp_path, main)
 
