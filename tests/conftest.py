@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,14 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _threads() -> list[str]:
+    """Return the name and the calls of each thread that is left."""
     left = set(threading.enumerate()) - ABANDONED
-    return [thread.name for thread in left if thread.name.startswith("serve_bridge")]
+    calls = sys._current_frames()
+    return [
+        "".join([thread.name, "\n", *traceback.format_stack(calls.get(thread.ident or 0))])
+        for thread in left
+        if thread.name.startswith("serve_bridge")
+    ]
 
 
 def _processes() -> list[psutil.Process]:
