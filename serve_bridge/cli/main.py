@@ -25,6 +25,7 @@ from serve_bridge.client.instance_start import address_over_tcp, ensure_started,
 from serve_bridge.client.instance_upgrade import upgrade_instance
 from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.config.http_options import MOST_PROXIES, HTTPOptionsDict
+from serve_bridge.instance.remains import remove_remains
 
 _NO_CLUSTER = (
     "no Ray cluster is running{where}. An instance lives in one: start it with `ray start --head`, "
@@ -287,9 +288,19 @@ def upgrade(name: str, ray_address: str | None) -> None:
 @_instance
 @click.option("--forget", is_flag=True, help="Remove the kept state and the keys too.")
 def shutdown(name: str, address: str | None, forget: bool) -> None:
-    """Finish what an instance has begun, then stop all of it. Its state and its keys stay for the next start."""
+    """Finish what an instance has begun, then stop all of it. Its state and its keys stay for the next start.
+
+    If the instance has ended with its cluster, only its files are removed.
+    """
     with _clear_errors():
-        client = find_client(address, name)
+        try:
+            client = find_client(address, name)
+        except serve.NotConnected:
+            found = remove_remains(address, name)
+            click.echo(f"instance {found} had ended already; its files are removed")
+            if forget:
+                click.echo("its kept state stays; `serve-bridge start --fresh` begins without it")
+            return
         found = client.name
         client.shutdown(forget)
     click.echo(f"instance {found} has ended")

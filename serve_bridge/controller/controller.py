@@ -58,6 +58,9 @@ from serve_bridge.wire.replica_end import ReplicaStream
 
 END_AGAIN: Final = Backoff(shortest_s=1.0, longest_s=10.0)
 """Waits between the tries to shut down an instance without a holder, in seconds."""
+WAY_OUT: Final = (
+    "If it has gone for good, run `ray stop` on each node and then `serve-bridge shutdown`, which removes the files"
+)
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -291,7 +294,10 @@ class Controller:
         """
         if self._closing:
             return
-        await self._checkpoints.check_store()
+        try:
+            await self._checkpoints.check_store()
+        except ControlPlaneLost as error:
+            raise ControlPlaneLost(f"{error}. {WAY_OUT}") from error
         self._closing = True
         self._lease.close()
         await self._backends.close()

@@ -102,12 +102,16 @@ class ReplicaPeer:
         connection = self.connection
         if connection is None:
             return
+        if connection.gave_up_at is not None:
+            connection.check_link()
+            if connection.closed:
+                return
         pinged = self._pinged
         is_unanswered = pinged is not None and connection.last_heard <= pinged
         if pinged is not None and is_unanswered:
             silent_s = now - pinged
             if silent_s >= HOST_GONE_AFTER_S and connection.is_host_silent(silent_s):
-                connection.close(TimeoutError(f"replica {self.slot.name}: {HOST_GONE}"))
+                connection.cut_off(TimeoutError(f"replica {self.slot.name}: {HOST_GONE}"))
                 return
         if self._is_silent:
             if pinged is not None and not is_unanswered:

@@ -26,7 +26,7 @@ from serve_bridge.wire.frames import END, HEADER_BYTES, Kind, encode
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake, identity
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.open_connections import drop_after_fork
-from serve_bridge.wire.peer import HOST_GONE, HOST_GONE_AFTER_S, acknowledges_nothing
+from serve_bridge.wire.peer import HOST_GONE, HOST_GONE_AFTER_S, acknowledges_nothing, discard_at_close
 from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.shortage import Shortage, is_shortage
 from serve_bridge.wire.stream_states import State
@@ -149,12 +149,18 @@ class BlockingConnection:
         self._send(encode(Kind.CREDIT, stream.id, CREDIT.pack(size)))
 
     def close(self) -> None:
-        """Close the socket at once, without sending anything."""
+        """Close the socket at once, without sending anything. An unfinished request never arrives later."""
         self.closed = True
         if hasattr(self, "_socket"):
+            if self._session.streams:
+                with contextlib.suppress(OSError):  # the socket was closed already
+                    discard_at_close(self._socket)
             self._socket.close()
 
-    drop = close
+    def drop(self) -> None:
+        """Close this process's copy of the socket. A forked child calls this, while the parent uses its own copy."""
+        self.closed = True
+        self._socket.close()
 
     def _send(self, frame: bytes) -> None:
         if not self._is_unix:

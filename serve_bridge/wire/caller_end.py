@@ -3,6 +3,8 @@
 Rule 1: a stream releases its slot exactly once, by `on_done`: when the last frame has arrived, or can never arrive.
 Rule 2: if the connection ends during a request, it is "unknown" whether the request ran. It is "no" only if GOAWAY has
     denied the request, or no byte of it was written.
+Rule 3: a request that was given up must not arrive later. If the kernel sends it again and again in vain, because the
+    link is cut, the connection closes and the kernel drops the request.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from serve_bridge.wire.frames import END, Frame, Kind, encode
 from serve_bridge.wire.heads import Rejection, decoder
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.peer import acknowledges_nothing, resends_in_vain
 from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import ANSWER_WINDOW
@@ -140,6 +143,8 @@ class CallerConnection(FrameTransport):
         session: The open streams.
         ready: Done after the handshake. It fails with `Lost` or `AuthenticationError`.
         going_away: Whether the listener has sent GOAWAY. Then the connection closes after its last stream.
+        gave_up_at: Loop time at which a request was given up, if the replica's host has acknowledged nothing since.
+            Otherwise None, as for a unix socket.
         on_change: Called when the connection closes, and when GOAWAY arrives.
     """
 
@@ -153,6 +158,7 @@ class CallerConnection(FrameTransport):
         super().__init__(handshake_of_caller(key, role, identity, tls), self.session.reader)
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.going_away: bool = False
+        self.gave_up_at: float | None = None
         self.on_change: Callable[[], None] | None = None
 
     @property
@@ -180,6 +186,20 @@ class CallerConnection(FrameTransport):
         """Send CANCEL for *stream*."""
         self.session.give_up(stream)
         self._send_cancel(stream)
+        if self._seal_out is not None:
+            if self.gave_up_at is None:
+                self.gave_up_at = self._loop.time()
+            self._loop.call_soon(self.check_link)  # later, because `stream` must end with its own error
+
+    def check_link(self) -> None:
+        """Close the connection if a request was given up and may still be on a cut link."""
+        if self.closed or self.gave_up_at is None:
+            return
+        sock = self._transport.get_extra_info("socket")
+        if resends_in_vain(sock):
+            self.cut_off(TimeoutError("its host acknowledges nothing, and a request was given up"))
+        elif not acknowledges_nothing(sock, self._loop.time() - self.gave_up_at):
+            self.gave_up_at = None
 
     def ping(self) -> None:
         """Send a PING. The answer of a live peer updates `last_heard`."""

@@ -63,15 +63,19 @@ class Claim:
             remove_unclaimed(self.directory)
 
 
-def remove_unclaimed(directory: Path) -> None:
-    """Remove *directory* and its files if it has a lock file and no process holds the lock."""
+def remove_unclaimed(directory: Path) -> bool:
+    """Remove *directory* and its files if it has a lock file and no process holds the lock.
+
+    Return False if a process holds the lock, or the file belongs to another user.
+    """
     try:
         lock = _locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a process holds the lock, or the file belongs to another user
-        return
+    except OSError:
+        return False
     if lock is not None:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
+    return True
 
 
 def _locked(directory: Path, operation: int, flags: int = 0) -> int | None:

@@ -24,7 +24,7 @@ from serve_bridge.wire.frames import Frame, FrameReader
 from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, Handshake
 from serve_bridge.wire.keys import Role
 from serve_bridge.wire.open_connections import drop_after_fork
-from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer
+from serve_bridge.wire.peer import acknowledges_nothing, check_socket_peer, discard_at_close
 from serve_bridge.wire.seal import Records
 from serve_bridge.wire.tls import TlsHandshake
 
@@ -209,6 +209,12 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         if self._transport is not None:
             self._end_transport(error)
         self.closing(error)
+
+    def cut_off(self, error: BaseException) -> None:
+        """Close at once because of *error*. The bytes that the peer's host has not acknowledged never arrive."""
+        if not self.closed:
+            discard_at_close(self._transport.get_extra_info("socket"))
+        self.close(error)
 
     def close_threadsafe(self) -> None:
         """Close soon. Any thread may call this."""

@@ -39,7 +39,6 @@ def test_without_the_control_plane_changes_are_refused_and_requests_go_on(stage:
         lambda: client.update_backend("n", Recorder, str(stage.journal), "v3"),
         lambda: client.update_backend_config("m", {"num_replicas": 1}),
         lambda: client.delete_backend("n"),
-        client.shutdown,
     ]
     before = {process.pid for process in actors("Replica")}
     with stage.load("m") as load:
@@ -47,6 +46,8 @@ def test_without_the_control_plane_changes_are_refused_and_requests_go_on(stage:
             for change in changes:
                 with pytest.raises(serve.ControlPlaneLost, match="control plane"):
                     change()
+            with pytest.raises(serve.ControlPlaneLost, match=r"gone for good, run `ray stop`"):
+                client.shutdown()
             assert client.status()["endpoints"]["m"]["traffic"] == {"m": 1.0}
             load.wait_for_more(60)
         wait_until(lambda: works(lambda: client.set_traffic("m", {"m": 1.0, "n": 0.0})), 60.0)

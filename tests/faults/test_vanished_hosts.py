@@ -1,9 +1,10 @@
-"""Requests to a host that has gone end soon; those to a process that hangs keep their time."""
+"""Requests to a host that has gone end soon; those to a process that hangs keep their time; none arrives late."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,12 @@ KEY = Key(b"k" * 32)
 FOREVER_S = 600.0
 """A test in which a request waits for so long fails by its own limit."""
 HELD_S = 6.0
+CUT_S = 2.0
+"""Less than the time after which a silent host counts as gone."""
 REPLICA = """
     import asyncio, sys
     from pathlib import Path
+    from serve_bridge.wire import peer
     from serve_bridge.wire.keys import Key
     from serve_bridge.wire.listener import Listener
 
@@ -40,13 +44,22 @@ REPLICA = """
             return 0
 
         def accept(self, stream, frame, role):
-            print("arrived", flush=True)
+            print(frame.payload.decode(), flush=True)
+            if frame.payload == b"answered":
+                stream.respond(b"there", end=True)
 
     async def main():
+        peer.TCP_SILENCE_S = 8  # the kernel asks every 2 s whether a silent connection still exists
         listener = Listener(Holding(), Key(b"k" * 32), "g", "there")
         address = await listener.listen(Path(sys.argv[1]), sys.argv[2])
         print(address.tcp[1], flush=True)
-        await asyncio.get_running_loop().create_future()
+        before = set()
+        while True:
+            await asyncio.sleep(0.02)
+            now = set(listener.connections)
+            for _ in before - now:
+                print("closed", flush=True)
+            before = now
 
     asyncio.run(main())
 """
@@ -65,10 +78,11 @@ class Request:
     shard_key: str | None = None
     draw: float = 0.0
     body: Sequence[bytes] | None = None
+    name: bytes = b"arrived"
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return a head."""
-        return b"head"
+        return self.name
 
 
 class Stage:
@@ -189,3 +203,21 @@ def test_a_request_to_a_process_that_was_stopped_keeps_its_time(stage: Stage, wa
     stage.process.send_signal(signal.SIGSTOP)
     with pytest.raises(DeadlineExceeded):
         sent.result(FOREVER_S)
+
+
+@pytest.mark.parametrize(
+    ("way", "timeout_s"), [("router", CUT_S), ("router", 0.3), ("direct", CUT_S)], ids=["router", "short", "direct"]
+)
+def test_a_request_on_a_cut_link_does_not_arrive_after_its_deadline(stage: Stage, way: str, timeout_s: float) -> None:
+    """The kernel would send it again and again, and deliver it after the repair. Its connection ends instead."""
+    stage.publish(stage.there)
+    assert stage.send(way, Request(idempotent=False, name=b"answered")) == b"there"
+    assert stage.printed() == "answered"
+    stage.host.vanish()
+    end = time.monotonic() + CUT_S
+    with pytest.raises(DeadlineExceeded) as caught:
+        stage.send(way, Request(idempotent=False, timeout_s=timeout_s, name=b"late"))
+    assert caught.value.executed == "unknown"
+    time.sleep(max(0.0, end - time.monotonic()))
+    stage.host.come_back()
+    assert stage.printed() == "closed"

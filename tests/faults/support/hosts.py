@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,12 @@ class Host:
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("link", "set", f"{name}a", "up")
         _ip("-n", name, "link", "set", f"{name}b", "up")
+        # Otherwise a packet waits for up to 3 s until the kernel knows the card again, and outlives a short cut there.
+        here = Path(f"/sys/class/net/{name}a/address").read_text().strip()
+        there = "02:00:00:00:00:02"
+        _ip("-n", name, "link", "set", f"{name}b", "address", there)
+        _ip("neighbour", "replace", self.address, "lladdr", there, "dev", f"{name}a", "nud", "permanent")
+        _ip("-n", name, *("neighbour", "replace", f"{network}.{first + 1}", "lladdr", here, "dev", f"{name}b"))
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Start *program* there in a fresh interpreter; its standard output is a pipe."""
@@ -45,6 +52,10 @@ class Host:
     def vanish(self) -> None:
         """Cut the cable: nothing that is sent there arrives, and nothing says so."""
         _ip("-n", self._name, "link", "set", f"{self._name}b", "down")
+
+    def come_back(self) -> None:
+        """Repair the cable."""
+        _ip("-n", self._name, "link", "set", f"{self._name}b", "up")
 
 
 @contextlib.contextmanager
