@@ -65,8 +65,7 @@ from serve_bridge.wire.replica_end import ReplicaStream
 DRAINED_AFTER_QUIET_S: Final = 0.1
 """Seconds without a request after which a replica is drained. Until then a Ray call may still be on its way.
 
-The drain also waits this long for the tasks of WebSockets, after telling them to close, and at most this long for
-unfinished handshakes.
+The drain also waits this long for the tasks of WebSockets, after telling them to close.
 """
 SETTLE_S: Final = 0.01
 """Seconds for which a request waits after a stall of the loop. Its cancellation may have arrived during the stall."""
@@ -299,16 +298,8 @@ class Replica:
             await self._application.end(left_s)
         else:
             await self._end_code(left_s)
-        # Routers may have connected since the drain began. GOAWAY proves to them that their requests have not started.
-        self._listener.stop_accepting()
-        self._listener.go_away()
-        # A router may have sent a request at the end of its handshake. The replica can send GOAWAY only after it has
-        # read that end, and its process is killed after this drain.
-        handshakes_until = time.monotonic() + DRAINED_AFTER_QUIET_S
-        while time.monotonic() < handshakes_until:
-            if not self._listener.has_handshakes():
-                break
-            await asyncio.sleep(DRAINED_AFTER_QUIET_S / 4)
+        # Routers may have connected since the drain began, and this process is killed after the drain.
+        await self._listener.leave()
         return drained
 
     async def _end_code(self, timeout_s: float) -> None:

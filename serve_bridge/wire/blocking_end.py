@@ -121,8 +121,8 @@ class BlockingConnection:
         data = self._read_body(answer) if answer.space else self._receive(answer, self._recv)
         for stream, frame in self._session.feed(data):
             if stream is None:
-                # After GOAWAY the current answer still arrives, but the connection takes no other request.
-                self.closed = self.closed or frame.kind == Kind.GOAWAY
+                if frame.kind == Kind.GOAWAY:
+                    self._deny_above(frame.stream)
             elif frame.kind == Kind.REJECT:
                 raise rejected(frame)
             elif frame.kind == Kind.ABORT:
@@ -142,6 +142,16 @@ class BlockingConnection:
         while not reader.filled(self._receive(answer, partial(self._socket.recv_into, reader.space))):
             pass
         return b""
+
+    def _deny_above(self, last: int) -> None:
+        """Handle a GOAWAY. The current answer still arrives if its request was accepted. No other request follows.
+
+        Raises:
+            Lost: The replica has not started the request, and will not.
+        """
+        self.closed = True
+        if self._session.refused_above(last):
+            raise Lost("no", "the replica is going away")
 
     def give_credit(self, stream: Stream, size: int) -> None:
         """Let the replica send *size* bytes more."""
@@ -165,16 +175,30 @@ class BlockingConnection:
     def _send(self, frame: bytes) -> None:
         if not self._is_unix:
             frame = self._seal_out.close(frame)
+        sent = 0
         try:
             sent = self._socket.send(frame)
+            if sent < len(frame):
+                self._socket.sendall(frame[sent:])
         except OSError as error:
             # A unix socket whose peer has gone refuses the first byte. Over TCP, the bytes may have reached the peer.
-            raise Lost("no" if self._is_unix else "unknown", f"the replica has gone: {error}") from error
-        if sent < len(frame):
-            try:
-                self._socket.sendall(frame[sent:])
-            except OSError as error:
+            # But its last words may be a GOAWAY, which is still in the buffer of the socket.
+            if sent or not self._is_unix:
+                self._read_last_words()
                 raise Lost("unknown", f"the replica has gone: {error}") from error
+            raise Lost("no", f"the replica has gone: {error}") from error
+
+    def _read_last_words(self) -> None:
+        """Read what the peer has sent before it closed.
+
+        Raises:
+            Lost: It has denied the request.
+        """
+        with contextlib.suppress(OSError):
+            while data := self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT):
+                for stream, frame in self._session.feed(data if self._is_unix else self._seal_in.open(data)):
+                    if stream is None and frame.kind == Kind.GOAWAY:
+                        self._deny_above(frame.stream)
 
     def _receive(self, answer: BlockingStream, read: Callable[[], _Read]) -> _Read:
         quiet = False
@@ -254,7 +278,11 @@ class BlockingConnection:
                     self._socket.sendall(handshake.last_words)
                 raise
             self._socket.sendall(answer)
-        if handshake.rest:
-            raise ProtocolError("the listener sent a frame before any request")
+        rest = handshake.rest
         if not self._is_unix:
             self._seal_out, self._seal_in = handshake.seals()
+            rest = self._seal_in.open(rest)
+        for _, frame in self._session.feed(rest):
+            if frame.kind != Kind.GOAWAY:
+                raise ProtocolError("the listener sent a frame before any request")
+            raise Lost("no", "the replica is going away")

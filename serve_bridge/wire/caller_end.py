@@ -10,6 +10,8 @@ Rule 3: a request that was given up must not arrive later. If the kernel sends i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
@@ -31,6 +33,9 @@ from serve_bridge.wire.transport import FrameTransport
 _GONE, _WAITING, _STREAMING = int(State.GONE), int(State.WAITING), int(State.STREAMING)
 _DATA, _RESPONSE, _REJECT = int(Kind.DATA), int(Kind.RESPONSE), int(Kind.REJECT)
 _CREDIT, _GOAWAY = int(Kind.CREDIT), int(Kind.GOAWAY)
+
+LAST_WORDS_BYTES: Final = 64 * 1024
+"""Size of one read of a peer's last words, in bytes."""
 
 _decode_rejection: Final = decoder(Rejection)
 
@@ -225,6 +230,18 @@ class CallerConnection(FrameTransport):
                 stream.fail(Aborted())
             if stream.state == _GONE:
                 self._finished(stream, frame.load)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the requests in flight. If a write has failed, the peer's last words are still in the socket."""
+        if isinstance(exc, ConnectionError):
+            self._read_last_words()
+        super().connection_lost(exc)
+
+    def _read_last_words(self) -> None:
+        """Handle what the peer has sent before it closed: answers, and a GOAWAY."""
+        with contextlib.suppress(OSError):
+            while not self.closed and self.can_receive() and (data := os.read(self.fileno(), LAST_WORDS_BYTES)):
+                self.data_received(data)
 
     def is_quiet(self) -> bool:
         """Return whether the connection has at most one request."""

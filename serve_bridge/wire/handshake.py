@@ -19,7 +19,7 @@ version that both speak, and answers with it as its `version`. If there is none,
 hello before it closes. So the errors of both sides can name both ranges.
 
 Version 2 has no `newest`, no key id, and only the roles EDGE, PYTHON and CONTROLLER. Its peers send zeros instead.
-Version 3 has all of these, and calls with plain data.
+Version 3 has all of these, and calls with plain data. Its listeners may send GOAWAY right behind their proof.
 
 The key id says from which of the valid secrets the caller's key derives. Earlier peers send zeros there, and do
 not look at it. A listener that refuses a hello for another reason sends a hello whose role is the reason (`Refusal`).
@@ -141,7 +141,7 @@ class Handshake:
     Attributes:
         done: Whether the peer's proof was valid.
         peer_role: The peer's role, once `done`.
-        version: The version of both sides, once `done`.
+        version: The version of both sides, once `has_peer_hello`.
         key_id: Id of the secret from which the caller's key derives, once `done`.
         last_words: Bytes to send to a refused peer before the connection closes.
         rest: Bytes that arrived after the handshake, once `done`.
@@ -197,6 +197,11 @@ class Handshake:
         """
         self._buffer += data
         return self._feed_caller() if self._caller else self._feed_listener()
+
+    @property
+    def has_peer_hello(self) -> bool:
+        """Whether the peer's hello has arrived. Before that, a listener has sent nothing."""
+        return bool(self._peer_hello)
 
     def seals(self) -> tuple[Seal, Seal]:
         """Return the seals for sending and for receiving."""

@@ -14,7 +14,9 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+from serve_bridge.config.network_options import Tls
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.file_keeper import FileKeeper
@@ -26,6 +28,9 @@ from serve_bridge.wire.tls import context_of
 
 _BACKLOG = 1024
 """Upper limit for connections that wait to be accepted, for each socket."""
+
+LOOK_S: Final = 0.01
+"""Seconds between two looks at the unfinished handshakes of a listener that leaves."""
 
 _logger = logging.getLogger("serve_bridge.wire")
 
@@ -65,6 +70,7 @@ class Listener:
         self._unix_server: asyncio.Server | None = None
         self._claim: Claim | None = None
         self._keeper: FileKeeper | None = None
+        self._has_left = False
         self.connections: dict[ReplicaConnection, None] = {}  # in order, so that equal runs are equal
 
     async def listen(
@@ -159,9 +165,20 @@ class Listener:
         for connection in list(self.connections):
             connection.go_away()
 
-    def has_handshakes(self) -> bool:
-        """Return whether a caller is connected and its handshake has not ended."""
-        return any(connection.is_in_handshake for connection in self.connections)
+    async def leave(self) -> None:
+        """Refuse new connections, and prove to each caller which of its requests have not started.
+
+        A caller sends no request before it has the hello and the proof of this end. A connection without them closes.
+        On the others, this end sends GOAWAY. Then each caller of an unfinished handshake closes its connection, or the
+        handshake times out. If this process ends now, each caller still reads GOAWAY before the end.
+        """
+        self._has_left = True
+        self.stop_accepting()
+        await asyncio.sleep(0)  # asyncio makes the connections of sockets that it has accepted
+        for connection in list(self.connections):
+            connection.leave()
+        while any(connection.is_in_handshake for connection in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     def end_stale(self, grace_s: float = 0.0) -> None:
         """Close each connection whose key was retired. It may finish its streams within *grace_s* seconds."""
@@ -180,10 +197,11 @@ class Listener:
         if self._claim is not None:
             self._claim.release()
 
-    def _connection(self) -> ReplicaConnection:
-        return ReplicaConnection(self._key, self._identity, self._service, self.connections, alias=self._alias)
+    def _connection(self, tls: Tls | None = None) -> ReplicaConnection:
+        made = ReplicaConnection(self._key, self._identity, self._service, self.connections, alias=self._alias, tls=tls)
+        if self._has_left:
+            made.go_away()
+        return made
 
     def _tcp_connection(self) -> ReplicaConnection:
-        return ReplicaConnection(
-            self._key, self._identity, self._service, self.connections, alias=self._alias, tls=self._key.tls
-        )
+        return self._connection(self._key.tls)

@@ -18,12 +18,13 @@ from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frame_writer import FLUSH_PIECES, UNCOPIED_BYTES
 from serve_bridge.wire.frames import END, MAX_LOAD, Frame, Kind, encode, encode_header
+from serve_bridge.wire.handshake import Handshake
 from serve_bridge.wire.heads import Rejection, encode_head
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.sessions import ReplicaSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import FRAME_COST
-from serve_bridge.wire.tls import handshake_of_listener
+from serve_bridge.wire.tls import TlsHandshake, handshake_of_listener
 from serve_bridge.wire.transport import FrameTransport
 
 UPLOAD_WINDOW: Final = 1 << 20
@@ -37,6 +38,8 @@ _GONE, _UPLOADING, _ANSWERING = int(State.GONE), int(State.UPLOADING), int(State
 _CALL, _DATA = int(Kind.CALL), int(Kind.DATA)
 _CANCEL, _CREDIT = int(Kind.CANCEL), int(Kind.CREDIT)
 
+GOAWAY_IN_HANDSHAKE: Final = 3
+"""The first version of the protocol whose callers expect GOAWAY right behind the listener's proof."""
 _TOO_EARLY: Final = "the answer was sent before the whole body had arrived"
 
 
@@ -161,6 +164,7 @@ class ReplicaConnection(FrameTransport):
 
     Attributes:
         session: The open streams.
+        is_going_away: Whether new streams are rejected.
     """
 
     def __init__(
@@ -178,7 +182,8 @@ class ReplicaConnection(FrameTransport):
         super().__init__(handshake_of_listener(key, identity, alias, tls), self.session.reader)
         self._service = service
         self._role = Role.EDGE
-        self._going_away = False
+        self.is_going_away: bool = False
+        self._has_denied = False
         self._open = open_connections
         self._open[self] = None
         self._watch: asyncio.TimerHandle | None = None
@@ -193,11 +198,42 @@ class ReplicaConnection(FrameTransport):
         return self._handshake is not None
 
     def go_away(self) -> None:
-        """Send GOAWAY, during a handshake right after it, and reject new streams from now on."""
-        if not self._going_away:
-            self._going_away = True
-            if self._handshake is None:
-                self.send(encode(Kind.GOAWAY, self.session.last))
+        """Send GOAWAY, and reject new streams from now on.
+
+        During a handshake, GOAWAY follows the listener's proof at once. The caller's proof may arrive too late, with a
+        request behind it.
+        """
+        if not self.is_going_away:
+            self.is_going_away = True
+            if self._handshake is not None:
+                self.greeted(self._handshake)
+            else:
+                self._deny_rest()
+
+    def leave(self) -> None:
+        """Close if the caller cannot have sent a request yet, because it waits for this end's hello; else go away."""
+        if self._handshake is not None and not self._handshake.has_peer_hello:
+            self.close()
+        else:
+            self.go_away()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, unless the listener has left since it accepted the connection."""
+        super().connection_made(transport)
+        if self.is_going_away:
+            self.close()
+
+    def greeted(self, handshake: Handshake | TlsHandshake) -> None:
+        """Send GOAWAY behind this end's proof if the listener is going away, and the caller understands it there."""
+        if self.is_going_away and handshake.has_peer_hello and handshake.version >= GOAWAY_IN_HANDSHAKE:
+            if self.is_sealed() and self._seal_out is None:
+                self._seal_out, _ = handshake.seals()
+            self._deny_rest()
+
+    def _deny_rest(self) -> None:
+        if not self._has_denied:
+            self._has_denied = True
+            self.send(encode(Kind.GOAWAY, self.session.last))
 
     def frames_received(self, frames: Iterable[Frame]) -> None:
         """Give each new request to the service, and each other frame to its stream."""
@@ -211,7 +247,7 @@ class ReplicaConnection(FrameTransport):
                 stream.connection = self
                 if kind == _CALL and self._role == Role.EDGE:
                     raise ProtocolError("CALL from a caller of the role edge")
-                if self._going_away:
+                if self.is_going_away:
                     stream.reject("draining")
                 else:
                     self._service.accept(stream, frame, self._role)
@@ -257,8 +293,8 @@ class ReplicaConnection(FrameTransport):
     def authenticated(self, role: Role) -> None:
         """Remember the caller's role."""
         self._role = role
-        if self._going_away:
-            self.send(encode(Kind.GOAWAY, self.session.last))
+        if self.is_going_away:
+            self._deny_rest()
 
     def closing(self, error: BaseException | None) -> None:
         """Stop the work of the caller's requests."""

@@ -135,8 +135,13 @@ class TlsHandshake:
         return self._inner.peer_role
 
     @property
+    def has_peer_hello(self) -> bool:
+        """Whether the peer's hello has arrived, inside TLS."""
+        return self._inner.has_peer_hello
+
+    @property
     def version(self) -> int:
-        """The version of the protocol, once `done`."""
+        """The version of the protocol, once `has_peer_hello`."""
         return self._inner.version
 
     @property

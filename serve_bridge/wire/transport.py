@@ -111,6 +111,9 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         """
         raise NotImplementedError  # abstract
 
+    def greeted(self, handshake: Handshake | TlsHandshake) -> None:
+        """React to a part of *handshake* that is not the last one."""
+
     def authenticated(self, role: Role) -> None:
         """Note that the peer has proved its *role*."""
         raise NotImplementedError  # abstract
@@ -119,6 +122,10 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
         """Fail the requests in flight, because the connection has just ended; *error* is the cause, if any."""
         raise NotImplementedError  # abstract
 
+    def is_sealed(self) -> bool:
+        """Return whether each record has a MAC: over TCP."""
+        return bool(self._transport.get_extra_info("socket").family != socket.AF_UNIX)
+
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
         return int(self._transport.get_extra_info("socket").fileno())
@@ -126,6 +133,10 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
     def is_host_silent(self, for_s: float) -> bool:
         """Return whether data was sent and the peer's host has acknowledged nothing for *for_s* seconds."""
         return not self.closed and acknowledges_nothing(self._transport.get_extra_info("socket"), for_s)
+
+    def can_receive(self) -> bool:
+        """Return whether `data_received` may be called: no frames of an earlier read wait."""
+        return self._reads and self._bulk is None and not self._reader.amid
 
     def stop_reading(self) -> None:
         """Stop reading from the socket until `read_on`."""
@@ -250,12 +261,14 @@ class FrameTransport(FrameWriter, asyncio.Protocol):
             self._write(handshake.last_words)
             raise
         if not handshake.done:
+            self.greeted(handshake)
             return b""
         self._handshake = None
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._transport.get_extra_info("socket").family != socket.AF_UNIX:
-            self._seal_out, self._seal_in = handshake.seals()
+        if self.is_sealed():
+            out, self._seal_in = handshake.seals()
+            self._seal_out = self._seal_out or out
         self.key_id, self.version = handshake.key_id, handshake.version
         self.authenticated(handshake.peer_role)
         return handshake.rest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import os
 import random
 import socket
@@ -34,6 +35,10 @@ class _Socket:
 
     def setsockopt(self, *_: object) -> None:
         """Do nothing."""
+
+    def fileno(self) -> int:
+        """Refuse to be read behind the back of the transport: it delivers all that arrives before the end."""
+        raise OSError(errno.EBADF, "this socket has no descriptor")
 
     def getsockopt(self, *_: object) -> bytes:
         """Return the credentials of the peer."""
