@@ -38,10 +38,10 @@ from serve_bridge.request.whole_body import body_in_thread, body_on_loop
 from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.user_code.unpicklable import unpicklable_arguments
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire import payload
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, CallHead
 from serve_bridge.wire.keys import Role
 from serve_bridge.wire.plain_values import NotPlain
+from serve_bridge.wire.segments import Segment, join, size_of
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
@@ -283,7 +283,7 @@ class Handle(Generic[Parameters, Result]):
             kwargs[name] = value
         return args[0]
 
-    def _pack(self, data: Any, kwargs: dict[str, Any]) -> list[payload.Segment]:
+    def _pack(self, data: Any, kwargs: dict[str, Any]) -> list[Segment]:
         """Return the arguments of a call, packed.
 
         Raises:
@@ -300,7 +300,7 @@ class Handle(Generic[Parameters, Result]):
     def _needs_role_call(self, error: NotPlain) -> NotAllowed:
         return self._link.needs_role(Role.CALL, f"a call whose arguments are not plain data ({error})")
 
-    async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[payload.Segment]:
+    async def _apack(self, data: Any, kwargs: dict[str, Any], deadline: _Deadline) -> list[Segment]:
         """Same as `_pack`, for a running loop, until *deadline*."""
         try:
             return await self._link.codec.apack((data, kwargs), deadline.left_s())
@@ -318,11 +318,11 @@ class Handle(Generic[Parameters, Result]):
         return _Deadline(time.monotonic() + limit_s, limit_s)
 
     def _request(
-        self, data: Any, segments: Sequence[payload.Segment], deadline: _Deadline, *, generator: bool = False
+        self, data: Any, segments: Sequence[Segment], deadline: _Deadline, *, generator: bool = False
     ) -> PythonCall:
-        size = payload.size_of(segments)
+        size = size_of(segments)
         inline = size <= INLINE_BODY_BYTES
-        head = self._head(data, size, payload.join(segments) if inline else b"", generator, deadline.limit_s)
+        head = self._head(data, size, join(segments) if inline else b"", generator, deadline.limit_s)
         return PythonCall(head, self._options, deadline.left_s(), None if inline else segments)
 
     def _head(self, data: Any, size: int, body: bytes, generator: bool, timeout_s: float) -> CallHead:

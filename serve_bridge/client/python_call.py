@@ -11,10 +11,10 @@ from serve_bridge.errors import ReplicaDied
 from serve_bridge.http.methods import IDEMPOTENT
 from serve_bridge.routing.process_link import ProcessLink
 from serve_bridge.wire import calls_made as calls
-from serve_bridge.wire import payload
 from serve_bridge.wire.endings import Aborted, Lost
 from serve_bridge.wire.frames import Kind
 from serve_bridge.wire.heads import CallHead, encode_head
+from serve_bridge.wire.segments import Segment
 
 if TYPE_CHECKING:
     from serve_bridge.routing.channel import Channel
@@ -26,9 +26,7 @@ class PythonCall:
     __slots__ = ("_head", "body", "draw", "endpoint", "idempotent", "limit_s", "retried", "shard_key", "timeout_s")
     kind = Kind.CALL
 
-    def __init__(
-        self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[payload.Segment] | None
-    ) -> None:
+    def __init__(self, head: CallHead, options: CallOptions, timeout_s: float, body: Sequence[Segment] | None) -> None:
         self._head = head
         self.endpoint: str = head.endpoint
         self.shard_key: str | None = options.shard_key
@@ -38,7 +36,7 @@ class PythonCall:
         self.idempotent: bool = options.http_method in IDEMPOTENT and options.method_name is None
         self.draw: float = random()
         self.retried: bool = False
-        self.body: Sequence[payload.Segment] | None = body
+        self.body: Sequence[Segment] | None = body
 
     def encode(self, backend: str, version: int, timeout_s: float) -> bytes:
         """Return the head; see `OutgoingRequest`."""

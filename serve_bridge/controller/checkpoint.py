@@ -19,6 +19,7 @@ from serve_bridge.errors import ConfigError, SerializationError
 from serve_bridge.specs import BackendSpec
 from serve_bridge.wire import payload
 from serve_bridge.wire.address import SocketAddress
+from serve_bridge.wire.segments import join
 
 FORMAT: Final = 3
 _KEY: Final = "checkpoint"
@@ -87,7 +88,7 @@ class Checkpoints:
         """Replace the checkpoint. The code of its backends is not part of it; see `save_code`."""
         backends = {name: replace(backend, code=b"") for name, backend in checkpoint.wanted.backends.items()}
         stripped = replace(checkpoint, wanted=replace(checkpoint.wanted, backends=backends))
-        data = payload.join(payload.pack(stripped)) + _END.pack(_MAGIC, FORMAT)
+        data = join(payload.pack(stripped)) + _END.pack(_MAGIC, FORMAT)
         await self._put(_KEY, data, "the options of all backends")
 
     async def check_store(self) -> None:

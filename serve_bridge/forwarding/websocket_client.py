@@ -13,7 +13,7 @@ from serve_bridge.http.headers import SUBPROTOCOL, HeaderList
 from serve_bridge.wire import websocket_messages as websocket
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.endings import Aborted, Lost
-from serve_bridge.wire.payload import Segment, size_of
+from serve_bridge.wire.segments import Segment, size_of
 from serve_bridge.wire.websocket_messages import Close, Hold, MessageReader, MessageTooLong, NoRoom
 
 _logger = logging.getLogger("serve_bridge.forwarding")

@@ -15,7 +15,7 @@ from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frame_writer import UNCOPIED_BYTES
 from serve_bridge.wire.frames import END, MORE, Frame, Kind, encode, encode_header
-from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.segments import Segment
 from serve_bridge.wire.space import space_for
 from serve_bridge.wire.streams import ANSWER_WINDOW, CREDIT, FRAME_COST, Stream
 from serve_bridge.wire.transport import FrameTransport

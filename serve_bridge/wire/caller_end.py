@@ -22,8 +22,8 @@ from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import END, Frame, Kind, encode
 from serve_bridge.wire.heads import Rejection, decoder
 from serve_bridge.wire.keys import Key, Role
-from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.peer import acknowledges_nothing, resends_in_vain
+from serve_bridge.wire.segments import Segment
 from serve_bridge.wire.sessions import CallerSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import ANSWER_WINDOW

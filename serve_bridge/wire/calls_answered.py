@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serve_bridge.errors import ProtocolError
-from serve_bridge.wire import payload
 from serve_bridge.wire.codecs import PICKLED, Codec
 from serve_bridge.wire.frame_writer import UNCOPIED_BYTES
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.segments import join, size_of
 
 decode_call = decoder(CallHead)
 
@@ -39,9 +39,9 @@ async def answer(stream: ReplicaStream, value: object, codec: Codec = PICKLED) -
         NotPlain: *value* is not plain data, and *codec* needs that. Nothing was sent.
     """
     segments = await codec.apack(value)
-    size = payload.size_of(segments)
+    size = size_of(segments)
     if size <= INLINE_BODY_BYTES:
-        stream.respond(encode_head(CallAnswer(False, size, payload.join(segments))), end=True)
+        stream.respond(encode_head(CallAnswer(False, size, join(segments))), end=True)
         return
     stream.respond(encode_head(CallAnswer(False, size, b"")), end=False)
     await stream.send_segments(segments, end=True)
@@ -58,8 +58,8 @@ def answer_failure(stream: ReplicaStream, error: BaseException, codec: Codec = P
 async def answer_item(stream: ReplicaStream, item: object, codec: Codec = PICKLED) -> None:
     """Send the next *item* of a generator. The head of the answer was sent before."""
     segments = [*await codec.apack(item), b"\0"]  # the marker comes last, so that buffers stay aligned
-    if payload.size_of(segments) < UNCOPIED_BYTES:
-        segments = [payload.join(segments)]  # one frame
+    if size_of(segments) < UNCOPIED_BYTES:
+        segments = [join(segments)]  # one frame
     await stream.send_segments(segments, end=False)
 
 

@@ -14,6 +14,7 @@ from serve_bridge.wire.codecs import PICKLED, Codec
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, MAX_CALL_BYTES, CallAnswer, CallHead, decoder, encode_head
+from serve_bridge.wire.segments import join, size_of
 
 decode_answer: Final[Callable[[Any], CallAnswer]] = decoder(CallAnswer)
 
@@ -86,9 +87,9 @@ async def control(
         Exception: The exception of the operation.
     """
     segments = await payload.apack((args, kwargs))
-    size = payload.size_of(segments)
+    size = size_of(segments)
     inline = size <= INLINE_BODY_BYTES
-    body = payload.join(segments) if inline else b""
+    body = join(segments) if inline else b""
     head = CallHead(CONTROLLER, "", 0, timeout_s, "", name, "POST", None, False, size, body, process)
     stream = connection.open(Kind.CALL, encode_head(head), end=inline)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from serve_bridge.wire import failure, payload, plain_values
-from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.segments import Segment
 
 Data = bytes | bytearray | memoryview
 

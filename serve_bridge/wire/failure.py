@@ -19,6 +19,7 @@ from serve_bridge.errors import BackendError, SerializationError, ServeBridgeErr
 from serve_bridge.printable import printable
 from serve_bridge.wire import payload
 from serve_bridge.wire.heads import HttpFailure, decoder, encode_head
+from serve_bridge.wire.segments import join
 
 
 class _Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -132,7 +133,7 @@ def _pickled(error: BaseException) -> bytes:
     if not isinstance(error, Exception):
         return b""  # Rule 3
     try:
-        data = payload.join(payload.pack(error))
+        data = join(payload.pack(error))
         if type(payload.unpack(data)) is type(error):
             return data
     except Exception:

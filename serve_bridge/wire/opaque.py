@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_bridge.wire.payload import join, pack, unpack, unpack_plain
+from serve_bridge.wire.payload import pack, unpack, unpack_plain
+from serve_bridge.wire.segments import join
 
 
 class Opaque:

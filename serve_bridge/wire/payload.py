@@ -2,13 +2,9 @@
 
 Rule 1: only this module and `frozen_code` unpickle. This one reads CALL frames and their answers, which travel between
     authenticated Python processes only. No data from HTTP reaches it.
-Rule 2: large buffers are not copied, neither by packing nor by unpacking. They begin at multiples of `ALIGNMENT`.
+Rule 2: large buffers are not copied, neither by packing nor by unpacking (see `segments`).
 Rule 3: a long pickle is written and read piece by piece, so that other threads can run in between. An event loop leaves
     it to a thread; `is_long` and the argument *most* detect it.
-
-::
-
-    count u32 | sizes u64 * count | pickle | padding | buffer | padding | buffer | ...
 """
 
 from __future__ import annotations
@@ -16,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
-import struct
 import sys
-from collections.abc import Sequence
 from typing import Any, Final
 
 import cloudpickle
@@ -27,19 +21,15 @@ from serve_bridge.errors import DeadlineExceeded, SerializationError
 from serve_bridge.process.class_register import share_class_register
 from serve_bridge.process.engine_threads import on_engine_thread
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS, UNPICKLING_ERRORS
+from serve_bridge.wire.segments import Segment, head_size, parts_of, segments_of
 
 share_class_register()  # now, because a Ray worker has loaded Ray before this module
 
-Segment = bytes | memoryview
-
-ALIGNMENT: Final = 16
-"""Alignment of buffers, in bytes. Many numeric libraries are slow with unaligned arrays, or refuse them."""
 LONG_PICKLE_BYTES: Final = 512 * 1024
 """Size in bytes above which a pickle goes to a thread, because it would block the event loop for too long. Out-of-band
 buffers do not count."""
 _STEP: Final = 1 << 20
 _LONGEST_FRAME: Final = 128 * 1024
-_COUNT = struct.Struct("<I")
 
 
 class TooLong(Exception):
@@ -59,14 +49,7 @@ def pack(value: object, most: int | None = None) -> list[Segment]:
         views = [buffer.raw() for buffer in buffers]
     except PICKLING_ERRORS as error:
         raise SerializationError(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
-    sizes = (sum(map(len, pieces)), *(view.nbytes for view in views))
-    pieces[0] = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + pieces[0]
-    segments: list[Segment] = [*pieces]
-    end = _COUNT.size + 8 * len(sizes) + sizes[0]
-    for view in views:
-        segments += [bytes(-end % ALIGNMENT), view]
-        end = view.nbytes  # the buffer begins aligned, so its size alone gives the next padding
-    return segments
+    return segments_of(pieces, views)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
@@ -76,20 +59,10 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         SerializationError: A part of the value cannot be rebuilt here, for example because its class is missing.
     """
     try:
-        (count,) = _COUNT.unpack_from(data)
-        sizes = struct.unpack_from(f"<{count}Q", data, _COUNT.size)
-        if count > 1 and isinstance(data, bytes):
-            data = bytearray(data)  # so that an array that was writable before is writable here too
-        view = memoryview(data)
-        pieces, offset = [], _COUNT.size + 8 * count
-        for size in sizes:
-            pieces.append(view[offset : offset + size])
-            offset += size + -(offset + size) % ALIGNMENT
-        if sum(piece.nbytes for piece in pieces) != sum(sizes):
-            raise ValueError("the data is incomplete")
-        if sizes[0] > LONG_PICKLE_BYTES:
-            return pickle.Unpickler(_Source(pieces[0]), buffers=pieces[1:]).load()
-        return pickle.loads(pieces[0], buffers=pieces[1:])
+        head, *buffers = parts_of(data)
+        if head.nbytes > LONG_PICKLE_BYTES:
+            return pickle.Unpickler(_Source(head), buffers=buffers).load()
+        return pickle.loads(head, buffers=buffers)
     except UNPICKLING_ERRORS as error:
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
 
@@ -101,19 +74,17 @@ def unpack_plain(data: bytes) -> Any:
         SerializationError: The value has other types, or out-of-band buffers.
     """
     try:
-        (count,) = _COUNT.unpack_from(data)
-        if count != 1:
+        head, *buffers = parts_of(data)
+        if buffers:
             raise ValueError("it has out-of-band buffers")
-        return _PlainUnpickler(io.BytesIO(data[_COUNT.size + 8 :])).load()
+        return _PlainUnpickler(io.BytesIO(head)).load()
     except UNPICKLING_ERRORS as error:
         raise SerializationError(f"the value is not plain data: {error or type(error).__name__}") from error
 
 
 def is_long(data: bytes | bytearray | memoryview) -> bool:
     """Return whether unpacking *data* could block an event loop for too long."""
-    if len(data) <= LONG_PICKLE_BYTES:
-        return False
-    return bool(struct.unpack_from("<Q", data, _COUNT.size)[0] > LONG_PICKLE_BYTES)
+    return len(data) > LONG_PICKLE_BYTES and head_size(data) > LONG_PICKLE_BYTES
 
 
 async def apack(value: object, timeout_s: float | None = None) -> list[Segment]:
@@ -143,21 +114,6 @@ async def aunpack(data: bytes | bytearray | memoryview) -> Any:
         SerializationError: A part of the value cannot be rebuilt here.
     """
     return await on_engine_thread(unpack, data) if is_long(data) else unpack(data)
-
-
-def size_of(segments: Sequence[Segment]) -> int:
-    """Return the number of bytes in all *segments*."""
-    return sum(map(_size, segments))
-
-
-def join(segments: Sequence[Segment]) -> bytes:
-    """Return *segments* as one bytes object."""
-    first = segments[0]
-    return first if len(segments) == 1 and isinstance(first, bytes) else b"".join(segments)
-
-
-def _size(segment: Segment) -> int:
-    return segment.nbytes if isinstance(segment, memoryview) else len(segment)
 
 
 def _pickle(value: object, buffers: list[pickle.PickleBuffer], most: int | None) -> list[bytes]:

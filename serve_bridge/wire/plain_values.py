@@ -4,11 +4,7 @@ Rule 1: plain data is None, bool, int, float, str, bytes, list, tuple, dict and 
     of other types, also of subclasses, are `NotPlain`.
 Rule 2: no name, module or constructor is looked up by the content of the bytes. The type of an array is one of a fixed
     set.
-Rule 3: the buffers of arrays are not copied. They begin at multiples of `ALIGNMENT`, as in `payload`.
-
-::
-
-    count u32 | sizes u64 * count | msgpack | padding | buffer | padding | buffer | ...
+Rule 3: the buffers of arrays are not copied (see `segments`).
 
 In the msgpack, a scalar stands for itself. Any other value is a list whose first item says what it is (`_Mark`).
 """
@@ -26,9 +22,9 @@ import msgspec
 
 from serve_bridge.errors import DeadlineExceeded, SerializationError
 from serve_bridge.process.engine_threads import on_engine_thread
-from serve_bridge.wire.payload import ALIGNMENT, LONG_PICKLE_BYTES, Segment
+from serve_bridge.wire.payload import LONG_PICKLE_BYTES
+from serve_bridge.wire.segments import Segment, parts_of, segments_of
 
-_COUNT: Final = struct.Struct("<I")
 _DTYPE: Final = re.compile(r"[<>|]?(?:[biufcSU][0-9]{1,9}|[mM]8(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?)")
 """The types of arrays: numbers, text, bytes, dates and durations. None of them holds Python objects."""
 _SCALARS: Final = frozenset((type(None), bool, float, str, bytes))
@@ -65,14 +61,7 @@ def pack(value: object) -> list[Segment]:
         raise NotPlain("it is nested too deeply, or contains itself") from None
     except UnicodeEncodeError:
         raise NotPlain("it has text that UTF-8 cannot hold") from None
-    sizes = (len(tree), *(view.nbytes for view in views))
-    head = _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + tree
-    segments: list[Segment] = [head]
-    end = len(head)
-    for view in views:
-        segments += [bytes(-end % ALIGNMENT), view]
-        end = view.nbytes
-    return segments
+    return segments_of([tree], views)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
@@ -82,18 +71,8 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         SerializationError: *data* is malformed, or has an array and NumPy is missing here.
     """
     try:
-        (count,) = _COUNT.unpack_from(data)
-        sizes = struct.unpack_from(f"<{count}Q", data, _COUNT.size)
-        if count > 1 and isinstance(data, bytes):
-            data = bytearray(data)  # so that arrays are writable
-        view = memoryview(data)
-        pieces, offset = [], _COUNT.size + 8 * count
-        for size in sizes:
-            pieces.append(view[offset : offset + size])
-            offset += size + -(offset + size) % ALIGNMENT
-        if sum(piece.nbytes for piece in pieces) != sum(sizes):
-            raise ValueError("the data is incomplete")
-        return _unmarked(_decode(pieces[0]), pieces[1:])
+        tree, *buffers = parts_of(data)
+        return _unmarked(_decode(tree), buffers)
     except _MALFORMED as error:
         raise SerializationError(f"cannot rebuild the value here: {error or type(error).__name__}") from error
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.body import CHUNK_BYTES, BodyStream
 from serve_bridge.wire.frames import MORE
-from serve_bridge.wire.payload import Segment
+from serve_bridge.wire.segments import Segment
 
 LEAVE_GRACE_S: Final = 5.0
 """Seconds that user code may run after its client has disconnected. Then it is cancelled."""

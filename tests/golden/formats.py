@@ -80,6 +80,7 @@ from serve_bridge.wire.heads import (
 from serve_bridge.wire.keys import OF_FILES, Key, Role
 from serve_bridge.wire.opaque import Opaque
 from serve_bridge.wire.seal import Seal
+from serve_bridge.wire.segments import join
 from serve_bridge.wire.websocket_messages import Close, Message
 from serve_bridge.wire.websocket_messages import decode as decode_message
 from serve_bridge.wire.websocket_messages import encode as encode_message
@@ -189,14 +190,12 @@ def _frame(kind: Kind, flags: int, load: int, stream: int, content: bytes) -> Fo
 
 
 def _message(example: Message) -> Format:
-    return Format(lambda: payload.join(encode_message(example)), decode_message, example)
+    return Format(lambda: join(encode_message(example)), decode_message, example)
 
 
 def _pickle(example: Any, show: Callable[[Any], Any] = lambda value: value) -> Format:
     """Return the format of *example* on the wire and in the checkpoint, as a pickle; *show* makes it comparable."""
-    return Format(
-        lambda: payload.join(payload.pack(example)), lambda data: show(payload.unpack(data)), show(example), False
-    )
+    return Format(lambda: join(payload.pack(example)), lambda data: show(payload.unpack(data)), show(example), False)
 
 
 def _rays_pickle(example: Any, show: Callable[[Any], Any]) -> Format:
@@ -410,13 +409,13 @@ FORMATS: Final[dict[str, Format]] = {
     "websocket-close": _message(Close(1000, "reason")),
     # values of Python calls
     "buffers": Format(
-        lambda: payload.join(payload.pack([np.arange(5), "text"])),
+        lambda: join(payload.pack([np.arange(5), "text"])),
         lambda data: [value.tolist() if isinstance(value, np.ndarray) else value for value in payload.unpack(data)],
         [[0, 1, 2, 3, 4], "text"],
         is_stable=False,
     ),
     "plain-values": Format(
-        lambda: payload.join(
+        lambda: join(
             plain_values.pack([None, 2**70, 1.5, "text", b"b", (1, {"a": [True]}), np.arange(3, dtype="<i4")])
         ),
         lambda data: [

@@ -15,6 +15,7 @@ import msgspec
 from serve_bridge.wire import payload
 from serve_bridge.wire.frames import END, HEADER, MAX_PAYLOAD, MORE, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, Rejection, encode_head
+from serve_bridge.wire.segments import join
 from serve_bridge.wire.streams import CREDIT
 
 __all__ = ["HTTP_HEAD", "mutated_frames"]
@@ -34,7 +35,7 @@ def _http_head(**changed: Any) -> bytes:
 
 
 HTTP_HEAD = _http_head()
-_ARGUMENTS = payload.join(payload.pack(((), {})))
+_ARGUMENTS = join(payload.pack(((), {})))
 _CALL_HEAD = encode_head(CallHead("e", "b", 1, 5.0, "id", "", "POST", None, False, len(_ARGUMENTS), _ARGUMENTS))
 _CREDIT = CREDIT.pack(1000)
 

@@ -28,8 +28,8 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
-from serve_bridge.wire.payload import Segment
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.segments import Segment
 
 KEY = Key(b"k" * 32)
 

@@ -22,8 +22,9 @@ from serve_bridge.wire.endings import Lost
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
-from serve_bridge.wire.payload import apack, aunpack, join
+from serve_bridge.wire.payload import apack, aunpack
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.segments import join
 from serve_bridge.wire.space import HUGE_BYTES
 from tests.support.waiting import reached
 

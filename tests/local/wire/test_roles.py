@@ -27,6 +27,7 @@ from serve_bridge.wire.endings import Rejected
 from serve_bridge.wire.frames import Frame, Kind
 from serve_bridge.wire.heads import CallAnswer, CallHead, decoder, encode_head
 from serve_bridge.wire.keys import CALLERS, Key, Role
+from serve_bridge.wire.segments import join
 
 CONTROLS = ("@check", "@completed", "@configure", "@drain", "@keys", "@move", "@statistics")
 
@@ -132,7 +133,7 @@ def test_only_manage_may_use_operations(
     owner: serve.Client, keys: Path, tmp_path: Path, role: Role, operation: Operation
 ) -> None:
     """The controller does not even read the arguments."""
-    bomb = payload.join(payload.pack(Bomb(tmp_path / "ran")))
+    bomb = join(payload.pack(Bomb(tmp_path / "ran")))
     assert at(owner, "controller", key_of(keys, role), role, send(operation, bomb)) == "not allowed"
     assert not (tmp_path / "ran").exists()
 
@@ -143,7 +144,7 @@ def test_no_role_with_a_file_controls_a_replica(
     owner: serve.Client, keys: Path, tmp_path: Path, role: Role, control: str
 ) -> None:
     """A Ray driver may ask how many of its calls have ended."""
-    bomb = payload.join(payload.pack(Bomb(tmp_path / "ran")))
+    bomb = join(payload.pack(Bomb(tmp_path / "ran")))
     answer = at(owner, "replica", key_of(keys, role), role, send(control, bomb))
     if role is Role.CALL and control == "@completed":
         assert isinstance(answer, CallAnswer)
@@ -158,7 +159,7 @@ def test_no_process_unpickles_what_a_forwarder_sends(
     owner: serve.Client, keys: Path, tmp_path: Path, long: bool
 ) -> None:
     """A pickle in its call is not read, inside the head or behind it."""
-    pickled = payload.join(payload.pack((Bomb(tmp_path / "ran"), {"rest": bytes(1 << 17) if long else b""})))
+    pickled = join(payload.pack((Bomb(tmp_path / "ran"), {"rest": bytes(1 << 17) if long else b""})))
 
     async def work(connection: CallerConnection) -> CallAnswer:
         body = b"" if long else pickled

@@ -28,6 +28,7 @@ from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
 from serve_bridge.wire.replica_end import ReplicaStream
+from serve_bridge.wire.segments import join
 from tests.support.waiting import wait_until
 
 ANSWER_BYTES = 60_000
@@ -77,7 +78,7 @@ def peer(client: serve.Client) -> Iterator[socket.socket]:
 
 def call(number: int, method: str = "") -> bytes:
     """Return the frame of a call that may take an hour."""
-    arguments = payload.join(payload.pack((None, {})))
+    arguments = join(payload.pack((None, {})))
     head = CallHead("e", "b", 0, 3600.0, "", method, "GET", None, False, len(arguments), arguments)
     return encode(Kind.CALL, number, msgspec.msgpack.encode(head), END)
 

@@ -17,7 +17,8 @@ from serve_bridge.runtimes.local import MemoryStore
 from serve_bridge.specs import BackendSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.opaque import Opaque
-from serve_bridge.wire.payload import join, pack
+from serve_bridge.wire.payload import pack
+from serve_bridge.wire.segments import join
 
 CODE = b"c" * 100_000
 

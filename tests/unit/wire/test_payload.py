@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from serve_bridge.errors import SerializationError
 from serve_bridge.wire import payload
 from serve_bridge.wire.opaque import Opaque
-from serve_bridge.wire.payload import ALIGNMENT, LONG_PICKLE_BYTES, TooLong, is_long, join, pack, size_of, unpack
+from serve_bridge.wire.payload import LONG_PICKLE_BYTES, TooLong, is_long, pack, unpack
+from serve_bridge.wire.segments import ALIGNMENT, join, size_of
 from serve_bridge.wire.space import HUGE_BYTES, space_for
 
 values = st.recursive(

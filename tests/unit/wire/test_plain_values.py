@@ -22,6 +22,7 @@ from serve_bridge.wire import failure, payload
 from serve_bridge.wire.codecs import PICKLED, PLAIN
 from serve_bridge.wire.heads import encode_head
 from serve_bridge.wire.plain_values import NotPlain, aunpack, pack, unpack
+from serve_bridge.wire.segments import join
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 KEYS = st.text() | st.integers() | st.booleans() | st.tuples(st.integers(), st.text())
@@ -34,7 +35,7 @@ VALUES = st.recursive(
 
 def through(value: object) -> Any:
     """Return *value* as its receiver gets it."""
-    return unpack(payload.join(pack(value)))
+    return unpack(join(pack(value)))
 
 
 def same_types(one: Any, other: Any) -> bool:
@@ -84,7 +85,7 @@ def test_the_buffer_of_an_array_is_not_copied() -> None:
     array = np.arange(1000.0)
     segments = pack([array])
     assert any(np.shares_memory(np.frombuffer(each, np.uint8), array) for each in segments if len(each) == array.nbytes)
-    data = bytearray(payload.join(segments))
+    data = bytearray(join(segments))
     (found,) = unpack(data)
     assert np.shares_memory(found, np.frombuffer(data, np.uint8))
 
@@ -203,7 +204,7 @@ def test_a_malformed_value_is_an_error(tree: object) -> None:
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     """It runs nothing, wherever it is."""
-    bomb = payload.join(payload.pack(Bomb(tmp_path / "ran")))
+    bomb = join(payload.pack(Bomb(tmp_path / "ran")))
     for data in (bomb, hostile([0, bomb]), hostile([0], bomb)):
         with contextlib.suppress(SerializationError):
             unpack(data)
@@ -237,4 +238,4 @@ def test_an_exception_arrives_with_its_name_and_text() -> None:
 def test_long_data_is_read_on_a_thread() -> None:
     """So that the loop goes on."""
     value = [b"x" * (1 << 20)]
-    assert asyncio.run(aunpack(payload.join(pack(value)))) == value
+    assert asyncio.run(aunpack(join(pack(value)))) == value

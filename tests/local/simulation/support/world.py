@@ -39,6 +39,7 @@ from serve_bridge.specs import BackendUpdate, InstanceSpec
 from serve_bridge.wire import payload
 from serve_bridge.wire.heads import CallHead
 from serve_bridge.wire.keys import Key
+from serve_bridge.wire.segments import join
 from tests.faults.support.oracle import Outcome, Run, payload_of, violations
 from tests.local.simulation.support import recorder
 from tests.local.simulation.support.cluster import Cluster
@@ -321,7 +322,7 @@ class World:
             self.loop.call_later(cancel_after_s, sending.cancel)
 
     async def _ask(self, web: _Web, id: str, idempotent: bool, work_s: float, timeout_s: float) -> None:
-        body = payload.join(payload.pack((payload_of(id), {"id": id, "work_s": work_s})))
+        body = join(payload.pack((payload_of(id), {"id": id, "work_s": work_s})))
         head = CallHead("e", "", 0, timeout_s, id, "", "GET", None, False, len(body), body)
         options = CallOptions(http_method="GET" if idempotent else None)
         sent = self.loop.time()
