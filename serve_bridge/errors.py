@@ -7,9 +7,9 @@ Rule 3: `str` tells what happened and what to do. It never contains a key or the
 
     ServeBridgeError
      ├─ ConfigError             ValueError
-     ├─ EndpointNotFound        KeyError, ValueError    404
-     ├─ BackendNotFound         KeyError, ValueError    404
-     ├─ MethodNotExposed        AttributeError          404
+     ├─ EndpointNotFound        KeyError, ValueError    404   executed: no
+     ├─ BackendNotFound         KeyError, ValueError    404   executed: no
+     ├─ MethodNotExposed        AttributeError          404   executed: no
      ├─ BackendOverloaded                               503   executed: no
      ├─ DeadlineExceeded        TimeoutError            504   executed: no or unknown
      ├─ ReplicaDied             ConnectionError         502   executed: no or unknown
@@ -17,14 +17,15 @@ Rule 3: `str` tells what happened and what to do. It never contains a key or the
      ├─ BackendStartError       RuntimeError
      ├─ DeploymentError         RuntimeError
      ├─ SerializationError      TypeError
-     ├─ NotConnected            ConnectionError         503
-     ├─ ControlPlaneLost        ConnectionError         503
-     ├─ InstanceClosed          RuntimeError            503
-     ├─ ProtocolError           ConnectionError         502
+     ├─ NotConnected            ConnectionError         503   executed: no
+     ├─ ControlPlaneLost        ConnectionError         503   executed: no
+     ├─ InstanceClosed          RuntimeError            503   executed: no
+     ├─ ProtocolError           ConnectionError         502   executed: unknown
      ├─ NotAllowed              PermissionError
-     └─ AuthenticationError     ConnectionError         502
+     └─ AuthenticationError     ConnectionError         502   executed: no
 
-Errors without a status in this list have 500.
+Errors without a status in this list have 500. If user code fails with an error of this list, `executed` is "unknown"
+for the caller of that code, because the code did run.
 """
 
 from __future__ import annotations
@@ -79,7 +80,18 @@ class ConfigError(ServeBridgeError, ValueError):
     """An option is unknown, has the wrong type or is out of range. The message names it."""
 
 
-class NameNotFound(ServeBridgeError, KeyError, ValueError):
+class NothingStarted(ServeBridgeError):
+    """Base of the errors which prove that the request did not start.
+
+    Attributes:
+        executed: "no". If user code fails with such an error, it is "unknown" for the caller of that code, because the
+            code did run.
+    """
+
+    executed: Executed = "no"
+
+
+class NameNotFound(NothingStarted, KeyError, ValueError):
     """The base of the two errors for unknown names. It is never raised itself."""
 
     http_status = 404
@@ -121,7 +133,7 @@ class BackendNotFound(NameNotFound):
         self.backend = backend
 
 
-class MethodNotExposed(ServeBridgeError, AttributeError):
+class MethodNotExposed(NothingStarted, AttributeError):
     """The call names a method that the backend does not expose. The error does not list the exposed methods."""
 
     http_status = 404
@@ -138,19 +150,6 @@ class MethodNotExposed(ServeBridgeError, AttributeError):
             f"backend {self.backend!r} exposes no method {shown(self.method)}; a call can use `__call__` and the "
             "public methods of its class, or the methods in `exposed_methods`"
         )
-
-
-class NothingStarted(ServeBridgeError):
-    """Base of the errors which prove that the request did not start.
-
-    Attributes:
-        executed: "no". If user code fails with such an error, it is "unknown" for the caller of that code, because the
-            code did run.
-    """
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self.executed: Executed = "no"
 
 
 class BackendOverloaded(NothingStarted):
@@ -277,7 +276,7 @@ class NotConnected(NothingStarted, ConnectionError):
     http_status = 503
 
 
-class ControlPlaneLost(ServeBridgeError, ConnectionError):
+class ControlPlaneLost(NothingStarted, ConnectionError):
     """Ray's control plane (the GCS) does not answer the controller, so the instance cannot be changed now.
 
     Requests are still served. The change has not been made; try again once the control plane is back.
@@ -301,16 +300,21 @@ They include a missing endpoint, whose own status is 404. The URL belongs to the
 
 
 class ProtocolError(ServeBridgeError, ConnectionError):
-    """A peer broke the protocol of the data plane, so its connection was closed."""
+    """A peer broke the protocol of the data plane, so its connection was closed.
+
+    Attributes:
+        executed: "unknown": the request may have run before.
+    """
 
     http_status = 502
+    executed: Executed = "unknown"
 
 
 class NotAllowed(ServeBridgeError, PermissionError):
     """This process has a key for a weaker role. The message names the role that the call needs, and its key file."""
 
 
-class AuthenticationError(ServeBridgeError, ConnectionError):
+class AuthenticationError(NothingStarted, ConnectionError):
     """A peer could not prove its membership in the instance, or a Ray cluster refused the token of this process."""
 
     http_status = 502

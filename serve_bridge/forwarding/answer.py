@@ -11,7 +11,7 @@ from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE, Allowance, KeptB
 from serve_bridge.forwarding.headers import UNBUFFERED, is_open_ended, passing_headers
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.http.answers import AnswerBroken, is_bodyless, problem
-from serve_bridge.http.headers import REQUEST_ID, HeaderList, fault_of, length_of, lowered
+from serve_bridge.http.headers import EXECUTED, REQUEST_ID, TELLING, HeaderList, fault_of, length_of, lowered
 from serve_bridge.routing.router import Router
 from serve_bridge.wire.caller_end import CallerStream
 from serve_bridge.wire.endings import Aborted, Lost
@@ -117,7 +117,8 @@ async def forward(
     if debug and failure is not None:
         stream.cancel()
         shown = problem(head.status, "Error", request_id=request.request_id, traceback=failure.traceback)
-        return ForwardedAnswer(shown.status, [*shown.headers, headers[-1]], shown.body, failure)
+        told = [pair for pair in headers if pair[0] in (REQUEST_ID, EXECUTED)]
+        return ForwardedAnswer(shown.status, [*shown.headers, *told], shown.body, failure)
     if frame.flags & END:
         return ForwardedAnswer(head.status, headers, head.body, failure)
     length = length_of(headers) or 0
@@ -149,4 +150,6 @@ def read_head(payload: bytes, request: ForwardedRequest) -> tuple[HttpAnswer, He
     elif not head.body and is_open_ended(headers):
         headers = [*headers, UNBUFFERED]
     headers.append((REQUEST_ID, request.request_id.encode()))
+    if head.failure is not None and status in TELLING:
+        headers.append((EXECUTED, b"unknown"))  # a call of user code was refused, but user code itself ran
     return head, headers

@@ -43,17 +43,20 @@ class UploadBroken(Refused):
     """The client left before the whole body had arrived."""
 
 
-def failed(error: ServeBridgeError | Refused, request_id: str | None, *, from_adapter: bool = False) -> Answer:
+def failed(
+    error: ServeBridgeError | Refused, request_id: str | None, *, from_adapter: bool = False, ran: bool = False
+) -> Answer:
     """Return the problem document for a request without an answer of user code.
 
-    With *from_adapter*, a missing endpoint is a 503, as is every error in `errors.UNAVAILABLE`.
+    With *from_adapter*, a missing endpoint is a 503, as is every error in `errors.UNAVAILABLE`. With *ran*, other code
+    had begun to answer the request, so *error* does not prove that nothing ran.
     """
     is_unavailable = isinstance(error, UNAVAILABLE) and (from_adapter or error.http_status == 503)
     return refusal_answer(
         503 if is_unavailable else error.http_status,
         _detail(error),
         request_id,
-        executed=getattr(error, "executed", None),
+        executed="unknown" if ran else getattr(error, "executed", None),
         retry=is_unavailable,
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from serve_bridge.errors import SerializationError
-from serve_bridge.http.headers import NO_TRAILERS, REQUEST_ID, HeaderList, fault_of, lowered
+from serve_bridge.http.headers import EXECUTED, NO_TRAILERS, REQUEST_ID, HeaderList, fault_of, lowered
 from serve_bridge.http.json_encoding import as_json
 
 MAX_TRAILERS: Final = 100
@@ -134,7 +134,7 @@ def refusal_answer(
     if request_id is not None:
         answer.headers.append((REQUEST_ID, request_id.encode()))
     if executed is not None:
-        answer.headers.append((b"x-serve-executed", executed.encode()))
+        answer.headers.append((EXECUTED, executed.encode()))
     if retry:
         answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     return answer

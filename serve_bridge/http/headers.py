@@ -13,6 +13,7 @@ from typing import Final
 __all__ = [
     "CALL_METHOD",
     "CREDENTIALS",
+    "EXECUTED",
     "FORWARDING",
     "HOP_BY_HOP",
     "MAX_HEADER_BYTES",
@@ -20,6 +21,7 @@ __all__ = [
     "REQUEST_ID",
     "SHARD_KEY",
     "SUBPROTOCOL",
+    "TELLING",
     "TIMEOUT",
     "TRAILERS",
     "HeaderList",
@@ -71,6 +73,10 @@ SHARD_KEY: Final = b"x-serve-shard-key"
 TIMEOUT: Final = b"x-serve-timeout-s"
 """Request header with the client's timeout in seconds."""
 REQUEST_ID: Final = b"x-request-id"
+EXECUTED: Final = b"x-serve-executed"
+"""Whether a request ran that got no answer of user code: "no" if it provably did not start; otherwise "unknown"."""
+TELLING: Final = frozenset({502, 503, 504})
+"""Statuses of such answers."""
 """Header of requests and answers with the id of the request."""
 
 SUBPROTOCOL: Final = b"sec-websocket-protocol"

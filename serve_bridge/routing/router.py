@@ -22,6 +22,7 @@ from serve_bridge.errors import (
     Executed,
     MethodNotExposed,
     NotConnected,
+    NothingStarted,
     ReplicaDied,
     no_answer,
 )
@@ -256,11 +257,16 @@ class Router:
             BackendError: The replica ended the answer early.
             NotConnected: No routing table has arrived, and the controller cannot be reached.
         """
-        if self.version < self.known.version and self.catch_up is not None:
-            began = self._loop.time()
-            await self.catch_up(request.timeout_s)
-            request.timeout_s -= self._loop.time() - began
-        policy = self._policy(request)
+        try:
+            if self.version < self.known.version and self.catch_up is not None:
+                began = self._loop.time()
+                await self.catch_up(request.timeout_s)
+                request.timeout_s -= self._loop.time() - began
+            policy = self._policy(request)
+        except NothingStarted as error:
+            if request.retried:
+                raise _may_have_run(error) from None
+            raise
         backend = self._choose(policy, request.shard_key, request.draw)
         if policy.shadows:
             self._shadows.copy(request, policy)
@@ -313,9 +319,9 @@ class Router:
                 again = True
         except Aborted:
             raise BackendError("Aborted", "the replica broke the answer off") from None
-        except BackendOverloaded:
-            if retried:  # the second attempt did not start, but the first may have run
-                raise ReplicaDied("the replica died before it answered; no other was free", "unknown") from None
+        except NothingStarted as error:
+            if retried:
+                raise _may_have_run(error) from None
             raise
         except DeadlineExceeded as error:
             if retried:  # "no" is true of the second attempt only: the first may have run
@@ -371,6 +377,11 @@ class Router:
 
 def _policy(endpoint: EndpointRoute) -> TrafficPolicy:
     return TrafficPolicy(weights=endpoint.weights, shadows=endpoint.shadows)
+
+
+def _may_have_run(error: NothingStarted) -> ReplicaDied:
+    """Return the error for a request whose second attempt ended with *error*: the first one may have run."""
+    return ReplicaDied(f"the replica died before it answered; then: {error}", "unknown")
 
 
 def _rejection_of(stream: CallerStream | None) -> Rejection | None:

@@ -12,7 +12,17 @@ from starlette.websockets import WebSocket
 
 from serve_bridge.api import get_handle
 from serve_bridge.context import request_id
-from serve_bridge.errors import DeadlineExceeded
+from serve_bridge.errors import (
+    AuthenticationError,
+    BackendOverloaded,
+    ControlPlaneLost,
+    DeadlineExceeded,
+    EndpointNotFound,
+    InstanceClosed,
+    NotConnected,
+    ReplicaDied,
+    ServeBridgeError,
+)
 
 STATE_NAMES: Final = ("method", "user", "missing")
 """Attributes of `request.state` that `echo` returns."""
@@ -25,6 +35,23 @@ MIXED_HEADERS: Final = (
     *((b"X-Serve-Executed", b"no"), (b"X-Request-ID", b"forged"), (b"Connection", b"X-Hop"), (b"X-Hop", b"1")),
 )
 """Headers of an answer. Their names have upper-case letters, which ASGI and WSGI allow."""
+
+
+REFUSALS: Final[Mapping[str, tuple[ServeBridgeError, int]]] = {
+    type(error).__name__: (error, status)
+    for error, status in (
+        (AuthenticationError("text"), 502),
+        (BackendOverloaded("text"), 503),
+        (ControlPlaneLost("text"), 503),
+        (DeadlineExceeded("text", "no"), 504),
+        (EndpointNotFound("text"), 503),
+        (InstanceClosed("text"), 503),
+        (NotConnected("text"), 503),
+        (ReplicaDied("text", "no"), 502),
+    )
+}
+"""Errors of calls that user code makes, by name, with the status of the answer. No error proves that user code did not
+run."""
 
 
 async def echo(request: Any) -> Any:
@@ -139,6 +166,8 @@ async def failing(request: Any) -> Any:
         return await get_handle("nowhere", missing_ok=True).acall()
     if kind == "late":
         raise DeadlineExceeded("a call of this backend took too long", "unknown")
+    if kind in REFUSALS:
+        raise REFUSALS[kind][0]
     if kind == "own":
         raise _OddError("secret", "text")
     raise RuntimeError("secret")

@@ -179,6 +179,7 @@ class AdapterContract(FrontContract):
         gate = secrets.token_hex(8)
         answer = serve_bridge_http.get("/quick/hanging", params={"gate": gate})
         assert answer.status_code == 504
+        assert answer.headers["x-serve-executed"] in ("no", "unknown")
         assert answer.headers["x-request-id"]
 
     def test_an_answer_that_takes_too_long_ends(
@@ -239,7 +240,7 @@ class AdapterContract(FrontContract):
         """The application has this URL, and caches would keep a 404. The client may retry soon."""
         answer = serve_bridge_http.get("/missing", headers={"x-request-id": "mine-1"})
         assert (answer.status_code, answer.headers["x-request-id"]) == (503, "mine-1")
-        assert answer.headers["retry-after"] == "1"
+        assert (answer.headers["retry-after"], answer.headers["x-serve-executed"]) == ("1", "no")
 
     def test_an_unknown_path_is_a_404_of_the_application(self, serve_bridge_http: httpx.Client) -> None:
         """This is also true of a path for which the instance itself has a route."""
@@ -252,6 +253,7 @@ class AdapterContract(FrontContract):
             answer = http.get("/echo")
             assert http.get("/nowhere").status_code == 404
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["x-serve-executed"] == "no"
         assert answer.headers["x-request-id"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,16 +58,26 @@ def _site(name: str, address: str) -> Iterator[Ask]:
         yield ask
 
 
+EXECUTED = {"/forwarded": "no", "/called": "unknown"}
+"""The header x-serve-executed of a refusal: a view that calls an endpoint has run itself."""
+
+
+def told(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the headers Retry-After and x-serve-executed of an answer."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return lowered.get("retry-after"), lowered.get("x-serve-executed")
+
+
 @pytest.mark.parametrize("name", [name for name in SITES if name != UNBOUND])
 @pytest.mark.parametrize("given", ["mine-4", "no id, too many words", None])
 def test_a_view_and_its_calls_have_the_id_of_the_request(address: str, name: str, given: str | None) -> None:
     """A valid one of the client, otherwise one that the adapter has made; another for the next request."""
     with _site(name, address) as ask:
-        told = [json.loads(ask("/ids", {} if given is None else {"X-Request-Id": given})[2]) for _ in range(2)]
-    assert [len(set(ids)) for ids in told] == [1, 1]
-    assert (told[0] == told[1] == ["mine-4"] * 3) is (given == "mine-4")
-    assert (told[0] == told[1]) is (given == "mine-4")
-    assert given != told[0][0] or given == "mine-4"
+        found = [json.loads(ask("/ids", {} if given is None else {"X-Request-Id": given})[2]) for _ in range(2)]
+    assert [len(set(ids)) for ids in found] == [1, 1]
+    assert (found[0] == found[1] == ["mine-4"] * 3) is (given == "mine-4")
+    assert (found[0] == found[1]) is (given == "mine-4")
+    assert given != found[0][0] or given == "mine-4"
     assert serve.request_id() is None
 
 
@@ -76,7 +86,7 @@ def test_a_missing_endpoint_is_a_503(ask: Ask, caplog: pytest.LogCaptureFixture,
     """Never a 404, which caches would keep; the log names what is missing, and the answer does not."""
     with caplog.at_level(logging.WARNING, "serve_bridge"):
         status, headers, body = ask(path, {"X-Request-Id": "mine-5"})
-    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    assert (status, *told(headers)) == (503, "1", EXECUTED[path])
     assert MISSING not in body
     (line,) = [each.getMessage() for each in caplog.records if "EndpointNotFound" in each.getMessage()]
     assert f"no endpoint '{MISSING}'" in line
@@ -88,7 +98,7 @@ def test_a_missing_instance_is_a_503(ask_lost: Ask, caplog: pytest.LogCaptureFix
     """The log says where it was looked for."""
     with caplog.at_level(logging.WARNING, "serve_bridge"):
         status, headers, _ = ask_lost(path, {})
-    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    assert (status, *told(headers)) == (503, "1", EXECUTED[path])
     (line,) = [each.getMessage() for each in caplog.records if "NotConnected" in each.getMessage()]
     assert GONE in line
 
@@ -104,7 +114,7 @@ def test_a_copied_file_that_others_can_read_is_a_503(
     copy.chmod(0o644)
     with _site(site, str(copy)) as ask, caplog.at_level(logging.WARNING, "serve_bridge"):
         status, headers, _ = ask(path, {})
-    assert (status, headers["retry-after" if "retry-after" in headers else "Retry-After"]) == (503, "1")
+    assert (status, *told(headers)) == (503, "1", EXECUTED[path])
     (line,) = [each.getMessage() for each in caplog.records if "NotConnected" in each.getMessage()]
     assert f"chmod 600 {copy}" in line
 

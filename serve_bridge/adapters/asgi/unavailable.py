@@ -42,7 +42,7 @@ def _in_app(error: ServeBridgeError) -> Exception:
     """Return a copy of *error* that is also the `HTTPException` of its answer."""
     if isinstance(error, HTTPException):
         return error
-    answer = http_exception(refused(error))
+    answer = http_exception(refused(error, in_view=True))
     kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
     raised: Any = kind.__new__(kind, *error.args)
     raised.args = error.args
@@ -65,7 +65,7 @@ async def answer_unavailable(app: ASGIApp, scope: Scope, receive: Receive, send:
     except UNAVAILABLE as error:
         if answered:
             raise
-        outcome = refused(error)
+        outcome = refused(error, in_view=True)
         if scope["type"] == "http":
             await fail(outcome, scope, send, handled=False)
         else:

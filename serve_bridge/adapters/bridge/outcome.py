@@ -65,13 +65,16 @@ def answered(status: int, headers: HeaderList, body: Any, raised: HttpFailure | 
     return Outcome(status, headers, body, _error_of(raised), raised.backend)
 
 
-def refused(error: ServeBridgeError | Refused, request: ForwardedRequest | None = None) -> Outcome:
+def refused(
+    error: ServeBridgeError | Refused, request: ForwardedRequest | None = None, *, in_view: bool = False
+) -> Outcome:
     """Return the outcome of a *request* that got no answer of user code.
 
+    With *in_view*, a view of the application raised *error*. The view had begun, so the outcome does not say "no".
     A ServeBridgeError is logged here. But if its status is 500, the framework or `report` logs it.
     """
     request_id = request.request_id if request is not None else next(request_ids)
-    outcome = Outcome.of(failed(error, request_id, from_adapter=True), error)
+    outcome = Outcome.of(failed(error, request_id, from_adapter=True, ran=in_view), error)
     if isinstance(error, ServeBridgeError) and outcome.status != _BROKEN:
         logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
     return outcome

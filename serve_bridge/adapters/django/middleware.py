@@ -57,7 +57,7 @@ class ServeBridgeMiddleware:
         """Answer with 503 if a view has not caught an error of `errors.UNAVAILABLE`."""
         if not isinstance(exception, UNAVAILABLE):
             return None
-        outcome = refused(exception)
+        outcome = refused(exception, in_view=True)
         setattr(request, REQUEST_ID, outcome.request_id)
         return whole_response(outcome, request)
 

@@ -81,7 +81,7 @@ class ForwardingView:
 
 def answer_unavailable(error: ServeBridgeError) -> Any:
     """Handle an error of `errors.UNAVAILABLE` that a view has not caught; an error handler of the app."""
-    outcome = refused(error)
+    outcome = refused(error, in_view=True)
     request.environ[REQUEST_ID] = outcome.request_id
     return current_app.handle_http_exception(cast(HTTPException, _exception(outcome, error, request.method)))
 

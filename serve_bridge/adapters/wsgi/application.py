@@ -84,7 +84,7 @@ class ServeBridgeMiddleware(AppMiddleware["WSGIApplication"]):
             except UNAVAILABLE as error:
                 if starting.started:
                     raise
-                return send_outcome(refused(error), method, start_response)
+                return send_outcome(refused(error, in_view=True), method, start_response)
 
 
 class _Starting:

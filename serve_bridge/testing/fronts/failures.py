@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from serve_bridge.testing.behaviours import REFUSALS
 from serve_bridge.testing.fronts.front import Front
 
 
@@ -27,10 +28,19 @@ class FailureContract(Front):
         answer = serve_bridge_http.get("/failing", params={"kind": kind})
         assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry)
 
+    @pytest.mark.parametrize("kind", REFUSALS)
+    def test_a_refused_call_of_a_backend_proves_nothing_of_the_backend(
+        self, serve_bridge_http: httpx.Client, kind: str
+    ) -> None:
+        """The backend's code ran before its call was refused, so a client must not take its request for unstarted."""
+        answer = serve_bridge_http.get("/failing", params={"kind": kind})
+        assert (answer.status_code, answer.headers.get("x-serve-executed")) == (REFUSALS[kind][1], "unknown")
+
     def test_a_status_that_the_backend_raises_is_an_answer(self, serve_bridge_http: httpx.Client) -> None:
         """The answer has the headers of Starlette's HTTPException."""
         answer = serve_bridge_http.get("/failing", params={"kind": "http"})
         assert (answer.status_code, answer.headers["x-why"]) == (451, "law")
+        assert "x-serve-executed" not in answer.headers
 
     def test_an_answer_that_breaks_off_is_visibly_broken(self, serve_bridge_front: str) -> None:
         """The client gets an error of the transport, not a short answer."""

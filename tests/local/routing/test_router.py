@@ -18,6 +18,7 @@ from serve_bridge.errors import (
     NotConnected,
     ProtocolError,
     ReplicaDied,
+    ServeBridgeError,
 )
 from serve_bridge.forwarding.answer import forward
 from serve_bridge.forwarding.request import ForwardedRequest
@@ -75,6 +76,10 @@ class FakeReplica:
     def full(self, stream: ReplicaStream) -> None:
         """Reject the request as full."""
         stream.reject("full")
+
+    def deny_method(self, stream: ReplicaStream) -> None:
+        """Reject the method."""
+        stream.reject("not exposed", "m")
 
     def leave_once(self, stream: ReplicaStream) -> None:
         """Reject as draining once, then serve."""
@@ -395,6 +400,22 @@ def test_a_second_attempt_that_finds_no_replica_proves_nothing_of_the_first(tmp_
         assert caught.value.executed == "unknown"
 
     staged(tmp_path, main)
+
+
+@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("case", ["no table", "no endpoint", "no replica", "not exposed"])
+def test_a_refusal_proves_nothing_of_a_request_that_was_sent_before(tmp_path: Path, retried: bool, case: str) -> None:
+    """A thread's own connection was lost after it had sent the request, and the router is only the second to try."""
+
+    async def main(stage: Stage) -> None:
+        await stage.start(FakeReplica("r1", "deny_method"))
+        if case != "no table":
+            stage.publish(*(["r1"] if case == "not exposed" else []))
+        with pytest.raises(ServeBridgeError) as caught:
+            await stage.ask(retried=retried, endpoint="missing" if case == "no endpoint" else "e", timeout_s=0.2)
+        assert getattr(caught.value, "executed", None) == ("unknown" if retried else "no")
+
+    staged(tmp_path, main, max_queued=0)
 
 
 def test_a_request_is_lost_at_most_twice(tmp_path: Path) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from serve_bridge.errors import (
-    BackendOverloaded,
-    DeadlineExceeded,
-    EndpointNotFound,
-    NotConnected,
-    ReplicaDied,
-    ServeBridgeError,
-)
+from serve_bridge import errors
+from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.forwarding.refusals import BadControlHeader, failed
 from serve_bridge.forwarding.request import ForwardedRequest
+from serve_bridge.http.headers import TELLING
 from serve_bridge.wire.heads import INLINE_BODY_BYTES, HttpHead
 
 OWN_ID = (b"x-request-id", b"ours")
@@ -144,28 +140,65 @@ def test_a_short_body_travels_in_the_head_and_a_long_one_behind_it() -> None:
     assert long.body == [b"x" * (INLINE_BODY_BYTES + 1)]
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "executed", "retry_after"),
-    [
-        (BackendOverloaded("x"), 503, b"no", b"1"),
-        (NotConnected("x"), 503, b"no", b"1"),
-        (DeadlineExceeded("x", "no"), 504, b"no", None),
-        (ReplicaDied("x"), 502, b"unknown", None),
-        (EndpointNotFound("x"), 404, None, None),
-    ],
-)
-def test_a_failure_says_what_is_known(
-    error: ServeBridgeError, status: int, executed: bytes | None, retry_after: bytes | None
-) -> None:
-    """If a retry is safe, it also says when to retry."""
-    answer = failed(error, "id")
+NO, UNKNOWN, SOON = b"no", b"unknown", b"1"
+TOLD: dict[ServeBridgeError, tuple[int, int, bytes | None, bytes | None]] = {
+    errors.AuthenticationError("x"): (502, 502, NO, None),
+    errors.BackendError("T", "x"): (500, 500, None, None),
+    errors.BackendNotFound("x"): (404, 404, NO, None),
+    errors.BackendOverloaded("x"): (503, 503, NO, SOON),
+    errors.BackendStartError("b", "x"): (500, 500, None, None),
+    errors.ConfigError("x"): (500, 500, None, None),
+    errors.ControlPlaneLost("x"): (503, 503, NO, None),
+    errors.DeadlineExceeded("x", "no"): (504, 504, NO, None),
+    errors.DeadlineExceeded("x"): (504, 504, UNKNOWN, None),
+    errors.DeploymentError("b", "x"): (500, 500, None, None),
+    errors.EndpointNotFound("x"): (404, 503, NO, None),
+    errors.InstanceClosed("x"): (503, 503, NO, SOON),
+    errors.MethodNotExposed("b", "x"): (404, 404, NO, None),
+    errors.NotAllowed("x"): (500, 500, None, None),
+    errors.NotConnected("x"): (503, 503, NO, SOON),
+    errors.ProtocolError("x"): (502, 502, UNKNOWN, None),
+    errors.ReplicaDied("x", "no"): (502, 502, NO, None),
+    errors.ReplicaDied("x"): (502, 502, UNKNOWN, None),
+    errors.SerializationError("x"): (500, 500, None, None),
+}
+"""Each error: the status of the proxy and of an adapter, `x-serve-executed`, and `Retry-After` at the proxy."""
+
+
+@pytest.mark.parametrize("error", TOLD, ids=lambda error: f"{type(error).__name__}-{getattr(error, 'executed', '')}")
+@pytest.mark.parametrize("from_adapter", [False, True])
+def test_a_failure_says_what_is_known(error: ServeBridgeError, from_adapter: bool) -> None:
+    """If a retry is safe, it also says when to retry. The caller in Python gets the same from the error itself."""
+    at_proxy, at_adapter, executed, retry_after = TOLD[error]
+    answer = failed(error, "id", from_adapter=from_adapter)
     headers = dict(answer.headers)
-    assert (answer.status, headers.get(b"x-serve-executed"), headers.get(b"retry-after")) == (
-        status,
-        executed,
-        retry_after,
-    )
+    if from_adapter and isinstance(error, errors.UNAVAILABLE):
+        retry_after = SOON
+    assert answer.status == (at_adapter if from_adapter else at_proxy)
+    assert (headers.get(b"x-serve-executed"), headers.get(b"retry-after")) == (executed, retry_after)
+    assert getattr(error, "executed", None) == (executed.decode() if executed else None)
     assert headers[b"x-request-id"] == b"id"
+
+
+def test_every_error_is_in_the_table() -> None:
+    """A new class with the status 502, 503 or 504 says whether the request ran."""
+
+    def leaves(root: type[ServeBridgeError]) -> Iterator[type[ServeBridgeError]]:
+        below = [each for each in root.__subclasses__() if each.__module__ == errors.__name__]
+        for each in below:
+            yield from leaves(each)
+        if not below:
+            yield root
+
+    assert {type(error) for error in TOLD} == set(leaves(ServeBridgeError))
+    assert all(row[2] is not None for row in TOLD.values() if {row[0], row[1]} & TELLING)
+
+
+@pytest.mark.parametrize("error", TOLD, ids=lambda error: f"{type(error).__name__}-{getattr(error, 'executed', '')}")
+def test_an_error_in_a_view_proves_nothing_of_the_view(error: ServeBridgeError) -> None:
+    """Code of the view ran before, so "no" would let a client run it twice."""
+    answer = failed(error, "id", from_adapter=True, ran=True)
+    assert dict(answer.headers)[b"x-serve-executed"] == UNKNOWN
 
 
 def test_a_failure_tells_nothing_of_the_inside() -> None:
