@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from serve_bridge.user_code.batch_decorator import batch
     from serve_bridge.user_code.batch_marks import accept_batch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AsyncHandle",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -14,10 +15,10 @@ from typing import Any, Final
 import msgspec
 
 PACKAGES: Final = (
-    *("serve-bridge", "ray", "cloudpickle", "msgspec", "numpy", "starlette", "uvicorn", "websockets"),
+    *("ray", "cloudpickle", "msgspec", "numpy", "starlette", "uvicorn", "websockets"),
     *("Django", "asgiref", "Flask", "fastapi", "gunicorn"),
 )
-"""The packages whose versions matter, by their names in the package index."""
+"""The packages whose versions matter beside that of serve_bridge, by their names in the package index."""
 
 _MEMORY_LIMITS: Final = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Files with the memory limit of a container, for both versions of cgroups."""
@@ -31,7 +32,7 @@ class ProcessFacts:
         time: Its clock, in seconds since the epoch.
         host: Name of its machine.
         python: Its version of Python.
-        versions: The installed packages of `PACKAGES`, with their versions.
+        versions: The version of serve_bridge that this process has loaded, and those of the installed `PACKAGES`.
         memory_bytes: Memory of the machine, or the limit of the container if that is lower; None: it is not known.
     """
 
@@ -71,7 +72,7 @@ def own_facts() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": {"serve-bridge": _own_version()} | {each: found for each in PACKAGES if (found := _version(each))},
         "memory_bytes": memory_bytes(Path("/")),
         "time": time.time(),  # the last one, since the files before it take time
     }
@@ -105,6 +106,11 @@ def resident_bytes(directory: Path) -> int:
     except (OSError, ValueError):
         return 0
     return (resident - shared) * resource.getpagesize()
+
+
+def _own_version() -> str:
+    # Of the loaded package, since another version may be installed. An import of it here would be one up the layers.
+    return str(sys.modules["serve_bridge"].__version__)
 
 
 def _version(package: str) -> str:

@@ -206,6 +206,7 @@ def test_a_preloading_master_has_nothing_of_the_engine(instance: Instance, tmp_p
         "connections": [],
         "ray": False,
         "package": str(ROOT / "serve_bridge"),
+        "version": serve.__version__,
     }
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import serve_bridge as serve
 from tests.e2e.support.web_servers import WebServer, gunicorn, uvicorn
 from tests.faults.support.load import Load
 from tests.faults.support.oracle import Run, summary, violations
-from tests.support.programs import ROOT
 from tests.upgrade.support.engine import Engine, running
+from tests.upgrade.support.releases import PREVIOUS_VERSION
 
 APPS = "tests.e2e.support.apps"
 FRONTS = {
@@ -23,6 +24,7 @@ FRONTS = {
     "starlette": uvicorn(f"{APPS}.starlette_app:app", route="/transfer"),
 }
 OTHER = {"old": "new", "new": "old"}
+VERSIONS = {"old": PREVIOUS_VERSION, "new": serve.__version__}
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,13 @@ class Pair:
         engine: The engine.
         journal: The journal of its backend.
         workers: The environment of the workers.
-        package: The package that the workers use.
+        version: The version of the workers.
     """
 
     engine: Engine
     journal: Path
     workers: Mapping[str, str]
-    package: str
+    version: str
 
     def check(self, load: Load, count: int) -> None:
         """Wait for *count* requests, end *load*, and check the outcome of each request."""
@@ -56,14 +58,12 @@ def pair(
     request: pytest.FixtureRequest,
     releases: Mapping[str, Mapping[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
-    previous: Path,
 ) -> Iterator[Pair]:
     """An engine of the given version, with workers of the other one."""
     journal = tmp_path_factory.mktemp("engine") / "journal"
     with running(f"mixed-{request.param}", journal, releases[request.param]) as engine:
-        packages = {"old": str(previous / "serve_bridge"), "new": str(ROOT / "serve_bridge")}
-        assert engine.package == packages[request.param]
-        yield Pair(engine, journal, releases[OTHER[request.param]], packages[OTHER[request.param]])
+        assert engine.version == VERSIONS[request.param]
+        yield Pair(engine, journal, releases[OTHER[request.param]], VERSIONS[OTHER[request.param]])
 
 
 def test_a_handle_of_the_other_version_loses_nothing(pair: Pair, tmp_path: Path) -> None:
@@ -76,8 +76,7 @@ def test_a_web_worker_of_the_other_version_loses_nothing(pair: Pair, tmp_path: P
     """Forwarded requests with and without a body."""
     environment = {**pair.workers, "SERVE_BRIDGE_ADDRESS": pair.engine.address}
     with WebServer(FRONTS[front], tmp_path / "server.log", directory=tmp_path, environment=environment) as server:
-        used = {fact["package"] for fact in server.ready().values()}
-        assert used == {pair.package}
+        assert {fact["version"] for fact in server.ready().values()} == {pair.version}
         target = replace(pair.engine, http_urls=[server.url])
         load = Load(target, "transfer", tmp_path / front, ways=("get-anew", "post-anew"), environment=pair.workers)
         pair.check(load, 100)

@@ -26,12 +26,12 @@ class Engine:
     Attributes:
         address: Its address.
         http_urls: The URLs of its proxies.
-        package: Where its version of the package is.
+        version: Its version of the package.
     """
 
     address: str
     http_urls: list[str]
-    package: str
+    version: str
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def main(name: str, journal: str) -> None:
     client = serve.start(name=name, runtime="local", http_options={"port": 0})
     client.create_backend("transfer", Recorder, journal, config={"num_replicas": 2})
     client.create_endpoint("transfer", backend="transfer", route="/transfer", methods=["GET", "POST"])
-    engine = {"address": client.address, "http_urls": client.http_urls, "package": str(Path(serve.__file__).parent)}
+    engine = {"address": client.address, "http_urls": client.http_urls, "version": serve.__version__}
     sys.stdout.write(json.dumps(engine) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

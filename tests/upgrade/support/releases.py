@@ -16,6 +16,9 @@ PREVIOUS: Final = Path(__file__).with_name("serve_bridge-0.1.0-py3-none-any.whl"
 It lies here, because a checkout need not have the history that it could be built from.
 """
 
+PREVIOUS_VERSION: Final = PREVIOUS.name.split("-")[1]
+"""Its version. Today's version has another one, so a test sees which of them serves."""
+
 
 def unpack_previous(directory: Path) -> Path:
     """Unpack the wheel of the previous version in *directory*; return where it can be imported from."""

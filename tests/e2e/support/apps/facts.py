@@ -22,6 +22,7 @@ def facts() -> dict[str, Any]:
         "connections": connections(),
         "ray": "ray" in sys.modules,
         "package": os.path.dirname(sys.modules["serve_bridge"].__file__ or ""),
+        "version": sys.modules["serve_bridge"].__version__,
     }
 
 
