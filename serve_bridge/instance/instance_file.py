@@ -34,8 +34,18 @@ def write(instance: Instance) -> None:
     _write(Path(instance.address), instance)
     by_name = _copy_of(instance)
     other = read_if_valid(by_name)
-    if other is None or other.generation == instance.generation or not is_alive(other):
+    if other is None or not _keeps_name(other, instance):
         _write(by_name, instance)
+
+
+def _keeps_name(other: Instance, instance: Instance) -> bool:
+    """Return whether *other* is a live instance beside *instance*."""
+    if other.generation == instance.generation:
+        return False
+    # With a fixed address, *instance* itself listens where a killed *other* did, so a try to connect would succeed.
+    if other.controller.tcp is not None and other.controller.tcp == instance.controller.tcp:
+        return False
+    return is_alive(other)
 
 
 def are_missing(instance: Instance) -> bool:

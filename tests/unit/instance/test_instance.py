@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from serve_bridge.client.client import Client
@@ -192,6 +193,20 @@ def test_a_live_instance_keeps_its_name() -> None:
         instances.write(new)
         assert instances.find(None, "main") == old
         assert instances.find(new.address, "main") == new
+
+
+def test_an_instance_at_the_address_of_a_killed_one_takes_the_name_over() -> None:
+    """A listener answers there, but it is the new instance itself. Another live instance over TCP keeps the name."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        killed, new, other = (
+            msgspec.structs.replace(each, controller=SocketAddress("controller", "", place.getsockname()))
+            for each, place in ((made(), listener), (made(), listener), (made(), elsewhere))
+        )
+        instances.write(killed)
+        instances.write(new)
+        assert instances.find(None, "main") == new
+        instances.write(other)
+        assert instances.find(None, "main") == new
 
 
 def test_the_lasting_address_is_the_copy_by_name() -> None:
