@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.network_options import Tls, joined
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.file_keeper import FileKeeper
@@ -44,7 +44,7 @@ class NoFreePort(OSError):
 
 def _no_free_port(host: str, ports: Sequence[int]) -> str:
     if len(ports) == 1:
-        return f"cannot listen on {host}:{ports[0]}: another process has this port"
+        return f"cannot listen on {joined(host, ports[0])}: another process has this port"
     return (
         f"no port of the range {ports[0]}-{ports[-1]} is free on {host}: it has {len(ports)} ports, and at least "
         f"{len(ports) + 1} processes need one; use a larger range"
@@ -145,7 +145,8 @@ class Listener:
                 return await loop.create_server(self._tcp_connection, host, port, backlog=_BACKLOG)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+                    where = joined(host, port)
+                    raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from error
         raise NoFreePort(errno.EADDRINUSE, _no_free_port(host, ports))
 
     def stop_accepting(self) -> None:

@@ -13,9 +13,18 @@ from tests.support.waiting import wait_until
 Address = tuple[str, int]
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+def has_ipv6() -> bool:
+    """Return whether this machine has an IPv6 loopback."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of *host* that nothing listens on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.create_server((host, 0), family=family)) as free:
         port: int = free.getsockname()[1]
         return port
 

@@ -19,6 +19,7 @@ from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.server import HttpServer
 from tests.support.certificates import make_certificate
 from tests.support.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
+from tests.support.listening import has_ipv6
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -628,14 +629,6 @@ def test_port_0_picks_a_port(host: str, shown: str) -> None:
     if host == "::1" and not has_ipv6():
         pytest.skip("no IPv6 loopback here")
     assert start(host=host, port=0).startswith(f"http://{shown}:")
-
-
-def has_ipv6() -> bool:
-    """Whether this machine has an IPv6 loopback."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
-        sock.bind(("::1", 0))
-        return True
-    return False
 
 
 def test_a_port_is_free_again_after_stop() -> None:

@@ -20,7 +20,7 @@ from serve_bridge.instance import remote_address
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
 from serve_bridge.instance.remote_instance import find_remote
 from serve_bridge.wire.address import SocketAddress
-from tests.support.listening import free_port
+from tests.support.listening import free_port, has_ipv6
 from tests.support.programs import run_program
 from tests.support.waiting import wait_until
 
@@ -92,6 +92,33 @@ def test_two_variables_are_enough(port: int, keys: Path, tmp_path: Path) -> None
     environment = {**variables(port, keys), "XDG_RUNTIME_DIR": str(tmp_path)}
     address = environment["SERVE_BRIDGE_ADDRESS"]
     assert run_program(program, environment=environment) == f"{address} {NAME} 42 False\n"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback here")
+def test_an_ipv6_address_leads_to_an_instance(keys: Path, tmp_path: Path) -> None:
+    """Its host is in brackets, in the address, in `listen` and in the error about a taken port."""
+    port, first = free_port("::1"), free_port("::1")
+    options: dict[str, Any] = {
+        "runtime": "local",
+        "listen": f"[::1]:{port}",
+        "http_options": {"location": "NoServer"},
+    }
+    last = first + 8
+    client = serve.start(name="six", data_ports=f"{first}-{last}", key_file=str(keys / "six"), **options)
+    try:
+        client.create_backend("double", lambda request: 2 * request.data)
+        client.create_endpoint("double", backend="double")
+        assert {first <= each <= last for each in _ports(client)} == {True}
+        for path in Path(link_of(client).instance.directory).glob("*.sock"):
+            path.unlink()
+        environment = {**variables(port, keys, "six"), "XDG_RUNTIME_DIR": str(tmp_path)}
+        environment["SERVE_BRIDGE_ADDRESS"] = f"serve-bridge://[::1]:{port}/six"
+        program = "import serve_bridge as serve\nprint(serve.connect().get_handle('double', missing_ok=True).call(21))"
+        assert run_program(program, environment=environment) == "42\n"
+        with pytest.raises(OSError, match=re.escape(f"cannot listen on [::1]:{port}: another process has this port")):
+            serve.start(name="seven", key_file=str(tmp_path / "seven"), **options)
+    finally:
+        client.shutdown()
 
 
 def test_a_pickled_handle_is_used_where_only_the_variables_are(web_host: str, tmp_path: Path) -> None:

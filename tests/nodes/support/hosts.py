@@ -141,9 +141,11 @@ class Host:
             text=True,
         )
 
-    def start_python(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+    def start_python(
+        self, program: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Start the lines of *program* here; its standard input and output are pipes."""
-        return self.start(sys.executable, "-c", textwrap.dedent(program), *arguments)
+        return self.start(sys.executable, "-c", textwrap.dedent(program), *arguments, environment=environment)
 
     def ask(self, *command: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run *command* here; return its exit status and what it prints."""
