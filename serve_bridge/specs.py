@@ -126,11 +126,17 @@ class UnfinishedUpdate:
         revisions: The revisions of new code whose replicas may still run. Routers use them beside the old ones.
         surge: Upper limit for the running replicas above the wanted number.
         unavailable: Upper limit for the wanted replicas that do not serve.
+        wanted: The number of replicas after the update; 0: an earlier version has not noted it.
+        origin: The deployment of the new code; None: the update is made by hand.
+        failure: Why the update has stopped; "": it runs.
     """
 
     revisions: tuple[int, ...]
     surge: int
     unavailable: int
+    wanted: int = 0
+    origin: Origin | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True)

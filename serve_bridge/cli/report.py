@@ -46,7 +46,8 @@ def status_text(found: Mapping[str, Any]) -> str:
     text = [f"instance {found['name']}  {'  '.join(found['http_urls']) or 'no proxy'}", ""]
     refused = [line for proxy in found["proxies"].values() if (line := _refused(proxy))]
     unfinished = [_unfinished(each) for each in found["deployments"]]
-    text += [line for lines in (refused, unfinished) if lines for line in (*lines, "")]
+    updates = [_update(name, each["update"]) for name, each in found["backends"].items() if each["update"]]
+    text += [line for lines in (refused, unfinished, updates) if lines for line in (*lines, "")]
     nodes = [(node["address"], node["proxy"] or "none", node["failure"] or "") for node in found["nodes"].values()]
     if len(nodes) > 1 or any(failure for *_, failure in nodes):
         text += [_table(("node", "proxy", "failure"), nodes), ""]
@@ -91,6 +92,16 @@ def _unfinished(deployment: Mapping[str, Any]) -> str:
     why = f". {deployment['failure']}" if deployment["failure"] is not None else ""
     since = _time(deployment["begun_at"])
     return f"deployment of project {deployment['project']} of {since} {how} at: {begun}; not begun: {left}{why}"
+
+
+def _update(backend: str, update: Mapping[str, Any]) -> str:
+    """Return a line about the update of *backend*."""
+    code = "new code" if update["version"] is None else f"version {update['version']}"
+    why = "" if update["failure"] is None else f". {update['failure']}"
+    if update["state"] == "undone":
+        return f"update of backend {backend} to {code} was undone, and all replicas have the old code{why}"
+    counts = f"{update['new']} of {update['wanted']} replicas have it, and {update['old']} have the old code"
+    return f"update of backend {backend} to {code} {update['state']}: {counts}{why}"
 
 
 def _time(seconds: float) -> str:

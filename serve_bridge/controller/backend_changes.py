@@ -26,6 +26,7 @@ from serve_bridge.controller.replica_launches import ReplicaLaunches
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.rolling_updates import LOOK_S, RollingUpdates
 from serve_bridge.controller.tracked_replica import RUNNING, SERVING, TrackedReplica
+from serve_bridge.controller.update_progress import UpdateProgress
 from serve_bridge.specs import BackendSpec, BackendUpdate, Origin
 
 _logger = logging.getLogger("serve_bridge.controller")
@@ -36,6 +37,7 @@ class BackendChanges:
 
     Attributes:
         repairs: The backends under repair, and why their replicas could not start.
+        progress: The progress of the updates.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class BackendChanges:
         self._launches = launches
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[None]] = set()
-        self._rolling = RollingUpdates(state, checkpoints, replicas, self._launch, self._withdraw)
+        self.progress: UpdateProgress = UpdateProgress()
+        self._rolling = RollingUpdates(state, checkpoints, replicas, self.progress, self._launch, self._withdraw)
         self.repairs: Repairs = Repairs(self._repair)
 
     async def create_backend(self, backend: BackendSpec) -> None:
@@ -101,12 +104,19 @@ class BackendChanges:
         name = old.name
         old.check_same_kind(update.is_application)
         new = old.updated(update)
-        if (room := self._rolling.room(new, update)) is None:
-            await self._launch(new, new.config.num_replicas)
-        else:
-            await self._rolling.replace(old, new, room)
-        await self._state.change(lambda wanted: wanted.backends.update({name: new}))
+        room = self._rolling.room(new, update)
+        self.progress.begin(new)
+        try:
+            if room is None:
+                await self._launch(new, new.config.num_replicas)
+            else:
+                await self._rolling.replace(old, new, room)
+            await self._state.change(lambda wanted: wanted.backends.update({name: new}))
+        except BaseException as error:
+            self.progress.fail(name, str(error))
+            raise
         await self._withdraw([r for r in self._replicas.of(name, *SERVING) if r.revision != new.revision])
+        self.progress.complete(name)
         await self._checkpoints.forget_code(old)
 
     async def update_backend_config(
@@ -147,6 +157,7 @@ class BackendChanges:
         """
         async with self._changing(name):
             backend = await self._state.change(lambda wanted: wanted.delete_backend(name, force=force))
+            self.progress.complete(name)
             if backend is not None:
                 replicas = self._replicas.of(name, *SERVING)
                 await (self._replicas.abandon(replicas) if force else self._withdraw(replicas))

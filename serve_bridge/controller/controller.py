@@ -96,7 +96,13 @@ class Controller:
         self._deployments = Deployments()
         self._deployment_changes = DeploymentChanges(self._state, self._backends, self._deployments)
         self._status = Status(
-            spec.name, self._state, self._replicas, self._proxies, self._backends.repairs, self._deployments
+            spec.name,
+            self._state,
+            self._replicas,
+            self._proxies,
+            self._backends.repairs,
+            self._deployments,
+            self._backends.progress,
         )
         self._lease = Lease(spec.name, lambda: self._tasks.start(self._end_without_holder()))
         self._files = FileKeeper(

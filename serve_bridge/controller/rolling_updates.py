@@ -19,6 +19,7 @@ from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
+from serve_bridge.controller.update_progress import UpdateProgress
 from serve_bridge.controller.update_steps import Counts, Room, next_step
 from serve_bridge.errors import BackendStartError, ConfigError
 from serve_bridge.specs import BackendSpec, BackendUpdate, UnfinishedUpdate
@@ -37,6 +38,7 @@ class RollingUpdates:
         state: CommittedState,
         checkpoints: Checkpoints,
         replicas: Replicas,
+        progress: UpdateProgress,
         launch: Callable[[BackendSpec, int], Awaitable[None]],
         withdraw: Callable[[list[TrackedReplica]], Awaitable[None]],
     ) -> None:
@@ -44,6 +46,7 @@ class RollingUpdates:
         self._state = state
         self._checkpoints = checkpoints
         self._replicas = replicas
+        self._progress = progress
         self._launch = launch
         self._withdraw = withdraw
 
@@ -70,14 +73,18 @@ class RollingUpdates:
             ConfigError: Ray or the store refuses *new*. The same holds.
         """
         revisions = (*(old.routed_revisions - {old.revision}), new.revision)
-        marked = replace(old, unfinished=UnfinishedUpdate(revisions, room.surge, room.unavailable))
+        wanted = new.config.num_replicas
+        unfinished = UnfinishedUpdate(revisions, room.surge, room.unavailable, wanted, new.origin)
+        marked = replace(old, unfinished=unfinished)
         await self._state.note(lambda wanted: wanted.backends.update({old.name: marked}))
         try:
             await self._take_steps(new, room, stop_at_loss=True)
         except Exception as error:
             replaced = len(self._split(new)[0])
             _logger.warning("backend %r: the update stops, and is undone: %s", new.name, error)
-            missing = await self._undone(marked)
+            failure = f"{error}; the update stopped after {replaced} of {wanted} replicas"
+            self._progress.stop(new.name, failure)
+            missing = await self._undone(replace(marked, unfinished=replace(unfinished, failure=failure)))
             if isinstance(error, ConfigError):
                 raise
             raise _stopped(new, error, replaced, missing) from error
@@ -90,16 +97,20 @@ class RollingUpdates:
         """
         unfinished = backend.unfinished
         assert unfinished is not None
+        others = self._split(backend)[1]
+        self._progress.resume(backend, sum(replica.revision in unfinished.revisions for replica in others))
         await self._take_steps(backend, Room(unfinished.surge, unfinished.unavailable))
         done = replace(backend, unfinished=None)
         await self._state.change(lambda wanted: wanted.backends.update({backend.name: done}))
         await self._withdraw(self._split(backend)[1])
+        self._progress.undone(backend.name)
         for revision in unfinished.revisions:
             await self._checkpoints.forget_code(replace(backend, revision=revision))
 
     async def _undone(self, backend: BackendSpec) -> int:
         """Undo the unfinished update of *backend*; return the number of replicas that could not return."""
         try:
+            await self._state.note(lambda wanted: wanted.backends.update({backend.name: backend}))
             await self.undo(backend)
         except Exception as error:  # any error: the repairs of the backend try again
             _logger.warning("backend %r: the update is not undone yet: %s", backend.name, error)

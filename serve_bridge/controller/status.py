@@ -10,6 +10,8 @@ from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.proxies import Proxies
 from serve_bridge.controller.repairs import Repairs
 from serve_bridge.controller.replicas import Replicas
+from serve_bridge.controller.tracked_replica import SERVING
+from serve_bridge.controller.update_progress import UpdateProgress
 from serve_bridge.instance.instance_status import BackendStatus, DeploymentStatus, EndpointStatus, InstanceStatus
 from serve_bridge.specs import BackendSpec, EndpointSpec, Origin, UnfinishedDeployment
 
@@ -25,6 +27,7 @@ class Status:
         proxies: Proxies,
         repairs: Repairs,
         deployments: Deployments,
+        progress: UpdateProgress,
     ) -> None:
         self._instance = instance
         self._state = state
@@ -32,6 +35,7 @@ class Status:
         self._proxies = proxies
         self._repairs = repairs
         self._deployments = deployments
+        self._progress = progress
 
     async def collect(self) -> InstanceStatus:
         """Return the status now. If the runtime does not answer in time, the last known nodes are shown."""
@@ -64,6 +68,7 @@ class Status:
             fingerprint=origin.fingerprint,
             declared=list(origin.declared),
             search_path=list(origin.search_path),
+            update=self._progress.of(backend.name, self._replicas.of(backend.name, *SERVING)),
         )
 
     def _of_deployment(self, deployment: UnfinishedDeployment) -> DeploymentStatus:

@@ -14,6 +14,7 @@ from serve_bridge.deployment.result import Interrupted
 from serve_bridge.errors import BackendNotFound, DeploymentError
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management import time_limits
+from serve_bridge.management.code_update import update_code
 from serve_bridge.management.operator import Operator
 from serve_bridge.specs import BackendSpec, BackendUpdate, UnfinishedDeployment, packed_config
 
@@ -86,7 +87,7 @@ def _make_backend(client: Operator, change: Change, backend: BackendSpec | None)
                 actor_options=backend.actor_options,
                 origin=backend.origin,
             )
-            client.operate(Operation.UPDATE_BACKEND, update, timeout_s=time_limits.to_update(longest))
+            update_code(client, update, time_limits.to_update(longest))
 
 
 def configure(client: Operator, backend: BackendSpec, options: BackendConfig) -> None:

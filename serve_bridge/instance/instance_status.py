@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -36,6 +36,27 @@ class ProxyStatus:
     refused: dict[str, int] | None
 
 
+class UpdateStatus(TypedDict):
+    """The update of a backend that runs, or whose last try was undone.
+
+    It is a dict, because earlier versions unpickle the status, and do not know this class.
+
+    Attributes:
+        state: "runs"; "is undone" while the replaced replicas return to the old code; "undone".
+        version: The version in the declaration of the new code, or its fingerprint; None: it is given by hand.
+        wanted: Number of replicas with the new code at its end.
+        new, old: Number of replicas with the new code, and with the old one. Starting and draining ones do not count.
+        failure: Why it has stopped; None: it runs.
+    """
+
+    state: str
+    version: str | None
+    wanted: int
+    new: int
+    old: int
+    failure: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendStatus:
     """One backend and its replicas.
@@ -52,6 +73,7 @@ class BackendStatus:
         fingerprint: Fingerprint of the deployed code; "": the code was given by hand.
         declared: Names of the options in its declaration.
         search_path: Directories from which replicas import the code.
+        update: Its update, if one runs or the last one was undone; None: the last one is complete.
     """
 
     wanted: int
@@ -65,6 +87,7 @@ class BackendStatus:
     fingerprint: str
     declared: list[str]
     search_path: list[str]
+    update: UpdateStatus | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Final
 
+from serve_bridge.errors import NotConnected
+
+
+class AnswerLost(NotConnected):
+    """The controller was lost before it answered, so it is unknown whether the operation was done."""
+
 
 class Operation(StrEnum):
     """An operation of the controller for its clients."""

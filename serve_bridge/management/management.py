@@ -19,6 +19,7 @@ from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management import time_limits
 from serve_bridge.management.arguments import checked_backend, existing_name
+from serve_bridge.management.code_update import update_code
 from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.management.status_dicts import EndpointDict, InstanceStatusDict
 from serve_bridge.printable import shown
@@ -116,7 +117,8 @@ class Management:
             SerializationError: The code or an argument cannot be pickled. Nothing has changed.
             BackendStartError: The new code cannot start. The old code keeps serving. After an update in bounded room,
                 replaced replicas return to the old code, and the error says how far the update came.
-            NotConnected: No instance answers.
+            NotConnected: No instance answers, or the controller ended during the update. Then the message says how far
+                the update came. The next controller undoes it.
             InstanceClosed: The instance was shut down.
         """
         old = self._config(name)
@@ -125,8 +127,8 @@ class Management:
         # The controller checks first whether an application would become other code, and then the options.
         base = None if isinstance(func_or_class, Application) else old
         new = checked_backend(name, func_or_class, init_args, init_kwargs, config, ray_actor_options, base=base)
-        self._operator.operate(
-            Operation.UPDATE_BACKEND,
+        update_code(
+            self._operator,
             BackendUpdate(
                 name=name,
                 code=new.code,

@@ -31,6 +31,25 @@ class ProxyStatusDict(TypedDict):
     refused: dict[str, int] | None
 
 
+class UpdateStatusDict(TypedDict):
+    """The update of a backend that runs, or whose last try was undone.
+
+    Attributes:
+        state: "runs"; "is undone" while the replaced replicas return to the old code; "undone".
+        version: The version in the declaration of the new code, or its fingerprint; None: it is given by hand.
+        wanted: Number of replicas with the new code at its end.
+        new, old: Number of replicas with the new code, and with the old one. Starting and draining ones do not count.
+        failure: Why it has stopped; None: it runs.
+    """
+
+    state: str
+    version: str | None
+    wanted: int
+    new: int
+    old: int
+    failure: str | None
+
+
 class BackendStatusDict(TypedDict):
     """One backend and its replicas.
 
@@ -46,6 +65,7 @@ class BackendStatusDict(TypedDict):
         fingerprint: Fingerprint of the deployed code; "": the code was given by hand.
         declared: Names of the options in its declaration.
         search_path: Directories from which replicas import the code.
+        update: Its update, if one runs or the last one was undone; None: the last one is complete.
     """
 
     wanted: int
@@ -59,6 +79,7 @@ class BackendStatusDict(TypedDict):
     fingerprint: str
     declared: list[str]
     search_path: list[str]
+    update: UpdateStatusDict | None
 
 
 class EndpointStatusDict(TypedDict):

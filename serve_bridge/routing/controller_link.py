@@ -15,7 +15,7 @@ from typing import Any, Final
 from serve_bridge.errors import AuthenticationError, DeadlineExceeded, NotConnected, ServeBridgeError
 from serve_bridge.instance.controller_search import find_controller
 from serve_bridge.instance.known_instance import KnownInstance, process_id
-from serve_bridge.instance.operations import Operation
+from serve_bridge.instance.operations import AnswerLost, Operation
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.routing.table_subscription import TableSubscription
 from serve_bridge.routing_table import RoutingTable
@@ -148,7 +148,7 @@ class ControllerLink:
         """Return the result of *operation*.
 
         Raises:
-            NotConnected: The controller cannot be reached, or was lost before it answered.
+            NotConnected: The controller cannot be reached. It is an `AnswerLost` if it was lost before it answered.
             DeadlineExceeded: The controller did not answer in time; it may still make the change.
             Exception: The exception of the operation.
         """
@@ -167,7 +167,7 @@ class ControllerLink:
                 self._connection, operation, *known, timeout_s=timeout_s, process=self._process, **kwargs
             )
         except Lost as lost:
-            raise NotConnected(
+            raise AnswerLost(
                 f"{operation}: the controller was lost before it answered, the change may have been made: {lost.why}"
             ) from None
         self._known.learn(version)

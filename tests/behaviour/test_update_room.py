@@ -111,9 +111,21 @@ def test_both_versions_answer_until_the_end(client: serve.Client, serving: Servi
         update = threads.submit(client.update_backend, served.name, Gated, tmp_path)
         wait_until((tmp_path / "started-1").exists)
         wait_until(lambda: {served.handle.call() for _ in range(20)} == {"v1", "v2"})
+        shown = client.status()["backends"][served.name]["update"]
         (tmp_path / "open").touch()
         update.result(30)
     assert {served.handle.call() for _ in range(20)} == {"v2"}
+    assert shown == {"state": "runs", "version": None, "wanted": 2, "new": 1, "old": 1, "failure": None}
+    assert client.status()["backends"][served.name]["update"] is None
+
+
+def test_the_status_shows_an_update_without_bounds_too(client: serve.Client, serving: Serving, tmp_path: Path) -> None:
+    """Its new replicas serve at its end only, and a failure leaves the old ones."""
+    served = serving(backends.version_1, config={"num_replicas": 2})
+    with pytest.raises(serve.BackendStartError) as stopped:
+        client.update_backend(served.name, Ticket, tmp_path, "v2", 0)
+    update = {"state": "undone", "version": None, "wanted": 2, "new": 0, "old": 2, "failure": str(stopped.value)}
+    assert client.status()["backends"][served.name]["update"] == update
 
 
 def test_the_room_is_an_option_of_the_backend(client: serve.Client, serving: Serving, tmp_path: Path) -> None:
@@ -137,24 +149,30 @@ def test_an_update_in_bounded_room_may_change_the_number(
         assert {served.handle.call() for _ in range(10)} == {version}
 
 
-@pytest.mark.parametrize(("surge", "unavailable"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("surge", "unavailable", "good"), [(0, 1, 0), (0, 1, 1), (0, 1, 2), (1, 0, 2)])
 def test_new_code_that_fails_in_the_middle_is_undone(
-    client: serve.Client, serving: Serving, tmp_path: Path, surge: int, unavailable: int
+    client: serve.Client, serving: Serving, tmp_path: Path, surge: int, unavailable: int, good: int
 ) -> None:
     """The error says how far the update came, all replicas have the old code again, and no call failed."""
     served = serving(Ticket, tmp_path, "v1", config={"num_replicas": 3})
     with calling(served.handle) as answers, counting(client, served.name) as seen:
         with pytest.raises(
-            serve.BackendStartError, match="no more of these; the update stopped after 2 of 3 replicas, and all"
-        ):
-            client.update_backend(served.name, Ticket, tmp_path, "v2", 2, max_surge=surge, max_unavailable=unavailable)
+            serve.BackendStartError, match=f"no more of these; the update stopped after {good} of 3 replicas, and all"
+        ) as stopped:
+            client.update_backend(
+                served.name, Ticket, tmp_path, "v2", good, max_surge=surge, max_unavailable=unavailable
+            )
         after = len(answers)
         wait_until(lambda: len(answers) > after + 20)
     assert min(ready for _, ready in seen) >= 3 - unavailable
     assert set(answers[after + 2 :]) == {"v1"}
-    assert list(client.status()["backends"][served.name]["replicas"].values()) == ["ready"] * 3
+    status = client.status()["backends"][served.name]
+    assert list(status["replicas"].values()) == ["ready"] * 3
+    update = {"state": "undone", "version": None, "wanted": 3, "new": 0, "old": 3, "failure": str(stopped.value)}
+    assert status["update"] == update
     client.update_backend(served.name, backends.version_2)
     assert served.handle.call() == "v2"
+    assert client.status()["backends"][served.name]["update"] is None
 
 
 def test_a_new_replica_that_dies_during_the_update_stops_it(

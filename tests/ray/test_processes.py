@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,44 @@ def test_a_killed_controller_comes_back_and_adopts(start: Any) -> None:
     client.create_backend("c", backends.version_1)
     assert client.list_endpoints()["e"]["traffic"] == {"b": 1.0}
     assert (handle.call(), sorted(client.list_backends())) == (replica, ["b", "c"])
+
+
+class Gated:
+    """New code whose second replica waits until a file appears."""
+
+    def __init__(self, directory: Path) -> None:
+        number = len(list(directory.glob("started-*")))
+        (directory / f"started-{number}").touch()
+        if number == 1:
+            wait_until((directory / "open").exists, timeout_s=60)
+
+    def __call__(self, request: Any) -> str:
+        """Return its version."""
+        return "v2"
+
+
+def test_an_update_whose_controller_dies_is_undone(start: Any, tmp_path: Path) -> None:
+    """One of three replicas was replaced. The caller's error and the status say so, and all calls are answered."""
+    client = start()
+    client.create_backend("b", backends.version_1, config={"num_replicas": 3, "max_surge": 0, "max_unavailable": 1})
+    client.create_endpoint("e", backend="b")
+    handle = client.get_handle("e")
+    with ThreadPoolExecutor(1) as threads:
+        update = threads.submit(client.update_backend, "b", Gated, tmp_path)
+        wait_until((tmp_path / "started-1").exists)
+        controller_of(client).kill()
+        with pytest.raises(serve.NotConnected, match=r"the controller was lost .* 1 of 3 replicas had the new code"):
+            update.result(60)
+    assert {handle.call() for _ in range(20)} <= {"v1", "v2"}
+
+    def shown() -> dict[str, Any]:
+        return {**(client.status()["backends"]["b"]["update"] or {})}
+
+    (tmp_path / "open").touch()
+    wait_until(lambda: shown()["state"] == "undone")
+    assert (shown()["new"], shown()["old"]) == (0, 3)
+    assert "the next one undoes it: 1 of 3 replicas had the new code" in shown()["failure"]
+    assert {handle.call() for _ in range(20)} == {"v1"}
 
 
 def manages(client: serve.Client) -> bool:

@@ -112,6 +112,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.http.readable",
         "serve_bridge.http.request_id",
         "serve_bridge.management.arguments",
+        "serve_bridge.management.code_update",
         "serve_bridge.management.management",
         "serve_bridge.management.operator",
         "serve_bridge.management.status_dicts",

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
 from serve_bridge.cli.main import main
-from serve_bridge.cli.report import _table
+from serve_bridge.cli.report import _table, status_text
 from serve_bridge.client.instance_start import start_local
 from tests.support.programs import ROOT
 from tests.support.projects import project_in
@@ -140,6 +140,25 @@ def test_status_is_aligned(model: serve.Client) -> None:
     assert set(report.data["backends"]) == {"model", "model:v2"}
     assert "backend   replicas      project  version  deployed  failure" in report.text.splitlines()
     assert "model:v2  1 ready of 1  by hand" in report.text.splitlines()
+
+
+UPDATES = {
+    "runs": "update of backend model to version 2.1 runs: 2 of 8 replicas have it, and 5 have the old code",
+    "is undone": (
+        "update of backend model to version 2.1 is undone: 2 of 8 replicas have it, and 5 have the old code. no GPU"
+    ),
+    "undone": "update of backend model to version 2.1 was undone, and all replicas have the old code. no GPU",
+}
+
+
+@pytest.mark.parametrize("state", UPDATES)
+def test_status_shows_the_progress_of_an_update(model: serve.Client, state: str) -> None:
+    """Before the tables, in a line of its own."""
+    found: Any = model.status()
+    failure = None if state == "runs" else "no GPU"
+    update = {"state": state, "version": "2.1", "wanted": 8, "new": 2, "old": 5, "failure": failure}
+    found["backends"]["model"]["update"] = update
+    assert UPDATES[state] in status_text(found).splitlines()
 
 
 def test_traffic_is_set_and_shown(model: serve.Client) -> None:
