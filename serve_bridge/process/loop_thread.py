@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
 from typing import Final, TypeVar
 
 import uvloop
@@ -19,6 +20,22 @@ from serve_bridge.process.monkey_patches import check_not_patched
 _Result = TypeVar("_Result")
 DESCRIPTORS: Final = 12
 """Upper limit for the file descriptors of a loop without connections: pipes for signals and threads, and epoll."""
+
+
+class _Start:
+    """The state that a thread shares with its starter.
+
+    Attributes:
+        loop: The loop. The thread makes it, because an exception in the starter could lose an open loop.
+        made: Has one item once the thread has tried to make the loop: None, or the error.
+        is_wanted: Whether the loop shall run on.
+    """
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        # Written in C: an exception in the starter cannot leave its lock locked, as it can that of an Event.
+        self.made: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.is_wanted = True
 
 
 class LoopThread:
@@ -36,18 +53,23 @@ class LoopThread:
             OSError: The process lacks file descriptors for a loop.
         """
         check_not_patched()
-        _check_room()
         self._process = os.getpid()
-        self.loop = uvloop.new_event_loop()
+        self._start = start = _Start()
         # The context is empty, because a replica must not inherit context variables from the thread that starts it.
         context = contextvars.Context()
-        # The thread refers to the loop only. A reference to this object would keep it alive.
-        self._thread = threading.Thread(target=context.run, args=(_run, self.loop), name=name, daemon=True)
+        # The thread has no reference to this object, because it would keep the object alive.
+        self._thread = threading.Thread(target=context.run, args=(_run, start), name=name, daemon=True)
         try:
             self._thread.start()
+            error = start.made.get()
         except BaseException:  # such as the time limit of a task queue, during the wait for the thread
-            self.stop()
+            with contextlib.suppress(RuntimeError):  # the thread has closed the loop
+                self.stop()
             raise
+        if error is not None:
+            raise error
+        assert start.loop is not None
+        self.loop = start.loop
 
     def submit(self, work: Callable[[], Awaitable[_Result]]) -> concurrent.futures.Future[_Result]:
         """Run *work* on the loop, in an empty context, and return its future."""
@@ -61,8 +83,10 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop soon. It can still close the connections that are closing now. `stop` does not wait."""
-        loop = self.loop
-        loop.call_soon_threadsafe(lambda: loop.call_later(0.01, loop.stop))
+        self._start.is_wanted = False
+        loop = self._start.loop
+        if loop is not None:
+            loop.call_soon_threadsafe(_stop_soon, loop)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, RuntimeError):  # `__init__` has failed, or the loop is closed
@@ -78,13 +102,28 @@ class LoopThread:
         return thread_used_s(self._thread)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
+def _run(start: _Start) -> None:
     try:
+        _check_room()
+        loop = uvloop.new_event_loop()
+    except BaseException as error:
+        start.made.put(error)
+        return
+    start.loop = loop
+    start.made.put(None)
+    try:
+        asyncio.set_event_loop(loop)
+        # `stop` changes `is_wanted` and then reads `loop`. So either this thread sees the change, or `stop` the loop.
+        if not start.is_wanted:
+            _stop_soon(loop)
         loop.run_forever()
         _cancel_all(loop)
     finally:
         loop.close()
+
+
+def _stop_soon(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_later(0.01, loop.stop)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

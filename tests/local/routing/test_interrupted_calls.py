@@ -15,7 +15,13 @@ PROGRAM = """
     import psutil
     import serve_bridge as serve
 
-    threads = psutil.Process().num_threads()
+    client = serve.connect(sys.argv[1])
+    client.get_handle("e").call(0)  # libuv opens a pipe for the life of the process
+    client.close()
+    process = psutil.Process()
+    while process.num_threads() > 1:
+        time.sleep(0.01)
+    threads, descriptors = process.num_threads(), process.num_fds()
 
     class TimeLimit(Exception):
         pass
@@ -43,9 +49,9 @@ PROGRAM = """
         client.close()
     # The system's count: Python's list keeps a thread whose start was interrupted, though it has ended.
     until = time.monotonic() + 5
-    while psutil.Process().num_threads() > threads and time.monotonic() < until:
+    while process.num_threads() > threads and time.monotonic() < until:
         time.sleep(0.01)
-    print(interrupted, psutil.Process().num_threads() - threads)
+    print(interrupted, process.num_threads() - threads, process.num_fds() - descriptors)
 """
 CALLS = 150
 MAX_THREADS_LEFT = 2
@@ -66,8 +72,9 @@ def client() -> Iterator[serve.Client]:
     client.shutdown()
 
 
-def test_an_interrupted_first_call_leaves_no_thread_and_no_place_taken(client: serve.Client) -> None:
-    """The call may be interrupted at any line. The next call of the process works."""
-    interrupted, threads = map(int, run_program(PROGRAM, client.address, str(CALLS)).split())
+def test_an_interrupted_first_call_leaves_nothing(client: serve.Client) -> None:
+    """No thread, file descriptor or taken place. The call may be interrupted at any line, and the next call works."""
+    interrupted, threads, descriptors = map(int, run_program(PROGRAM, client.address, str(CALLS)).split())
     assert interrupted > 0
     assert threads <= MAX_THREADS_LEFT
+    assert descriptors <= 0
