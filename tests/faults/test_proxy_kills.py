@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, actors, scaled
+from tests.faults.conftest import REQUEST_TIMEOUT_S, Stage, actors
+from tests.faults.support.counts import at_scale
 from tests.faults.support.load import Load
 from tests.faults.support.oracle import summary, violations
 from tests.support.waiting import wait_until, wait_until_equal
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(at_scale(300, 1200))]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one proxy", "two proxies"])
@@ -44,7 +45,7 @@ def killed(process: psutil.Process) -> float:
 
 def check(stage: Stage, load: Load, ends: list[float]) -> None:
     """Assert the invariants, and that each lost request was under way when a proxy ended, at one of *ends*."""
-    run = stage.read(load)
+    run = stage.read(load, **{"proxy kills": len(ends)})
     assert violations(run) == {}
     unexplained = [o for o in run.failed() if not any(o.sent <= end <= o.done + 1.0 for end in ends)]
     assert unexplained == [], summary(run.outcomes)
@@ -57,7 +58,7 @@ def test_a_killed_proxy_loses_only_its_own_connections(stage: Stage) -> None:
     count = len(stage.client.status()["proxies"])
     ends = []
     with stage.load("m", ways=("get-anew", "post-anew")) as load:
-        for _ in range(scaled(2)):
+        for _ in range(at_scale(2, 10)):  # with one proxy, and with two
             load.wait_for_more(60)
             ends.append(killed(actors("Proxy")[0]))
             load.wait_for_more(60)

@@ -14,9 +14,12 @@ import pytest
 import trustme
 
 from serve_bridge.controller import proxies
+from tests.faults.report.figures import note_run
 from tests.faults.support.counts import at_scale
+from tests.faults.support.oracle import summary
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, Cluster, Running, start_instance
 from tests.nodes.support.hosts import Host
+from tests.nodes.support.load import HostLoad
 from tests.support.certificates import make_tls
 from tests.support.waiting import wait_until
 
@@ -56,12 +59,21 @@ BACKENDS = """
     client.create_endpoint("caller", backend="caller", route="/caller")
 """
 
+LOADED = """
+    from tests.faults.support.backends import Recorder
+
+    options = {"num_cpus": 0, "resources": {"worker": 1}}
+    client.create_backend("m", Recorder, "/tmp/journal", config={"num_replicas": 2}, ray_actor_options=options)
+    client.create_endpoint("m", backend="m", route="/m", methods=["GET", "POST"])
+"""
+
 
 @pytest.fixture(scope="module")
 def running(cluster: Cluster) -> Iterator[Running]:
     """An instance with a proxy on each node, and a backend on the second one."""
     running = start_instance(cluster, cluster.head, "--location", "EveryNode")
     running.manage(BACKENDS)
+    running.manage(LOADED)
     yield running
     status, printed = running.host.command("shutdown", "--address", running.address, environment=LOGGED_IN)
     assert status == 0, printed
@@ -247,19 +259,23 @@ def test_a_cut_between_two_nodes_ends_nothing(running: Running) -> None:
 
 
 def test_a_pause_of_rays_control_plane_ends_nothing(running: Running) -> None:
-    """Proxies and replicas are asked over the data plane whether they live."""
+    """No request is lost. Proxies and replicas are asked over the data plane whether they live."""
     cluster = running.cluster
     before = serving_processes(cluster)
     (gcs,) = cluster.head.processes("gcs_server")
-    gcs.suspend()
-    try:
-        time.sleep(PAUSE_S)
-        assert answer_from(cluster.head) == "worker"
-    finally:
-        gcs.resume()
-    assert settled(running) == "ready"
-    time.sleep(proxies.WATCH_S * 2)  # the looks that follow the pause
+    with HostLoad(cluster.web, running.web_address, f"http://{cluster.head.address}:8000", "m") as load:
+        gcs.suspend()
+        try:
+            time.sleep(PAUSE_S)
+            assert answer_from(cluster.head) == "worker"
+        finally:
+            gcs.resume()
+        assert settled(running) == "ready"
+        time.sleep(proxies.WATCH_S * 2)  # the looks that follow the pause
     assert serving_processes(cluster) == before
+    run = load.checked(cluster.worker)
+    note_run(run, **{f"pause of {PAUSE_S} s": 1})
+    assert run.failed() == [], summary(run.outcomes)
 
 
 def test_a_killed_controller_comes_back_and_adopts(running: Running) -> None:

@@ -24,6 +24,7 @@ _CRASHES: Final = "tests/faults/test_crashes.py::test_"
 _UPDATES: Final = "tests/faults/test_updates.py::test_"
 _OVERLOAD: Final = "tests/faults/test_overload.py::test_"
 _SIMULATION: Final = "tests/local/simulation/test_simulation.py::test_"
+_REBOOTS: Final = "tests/nodes/test_reboots.py::test_"
 _PEERS: Final = "tests/local/http_server/test_peers.py::test_"
 
 PROMISES: Final[Mapping[str, Promise]] = {
@@ -81,7 +82,10 @@ PROMISES: Final[Mapping[str, Promise]] = {
     ),
     "P12": Promise(
         "While Ray's control plane is away, traffic continues.",
-        ("tests/nodes/test_hosts.py::test_a_pause_of_rays_control_plane_ends_nothing",),
+        (
+            "tests/nodes/test_hosts.py::test_a_pause_of_rays_control_plane_ends_nothing",
+            "tests/nodes/test_lost_gcs.py",
+        ),
     ),
     "P13": Promise(
         "A crash loop is contained: the tries become rarer, and other backends serve.",
@@ -197,7 +201,11 @@ PROMISES: Final[Mapping[str, Promise]] = {
         ),
     ),
     "proxies": Promise(
-        "A killed proxy is replaced where it was.", (f"{_CRASHES}a_proxy_that_is_gone_comes_back_where_it_was",)
+        "A killed proxy is replaced where it was. Its port stays open: only requests on its own connections are lost.",
+        (
+            "tests/faults/test_proxy_kills.py",
+            f"{_CRASHES}a_proxy_that_is_gone_comes_back_where_it_was",
+        ),
     ),
     "clock": Promise(
         "A wall clock that jumps an hour forward and back costs no request.",
@@ -213,7 +221,14 @@ PROMISES: Final[Mapping[str, Promise]] = {
     ),
     "nodes": Promise(
         "A node that is lost, or a cut link, ends nothing else.",
-        ("tests/nodes/test_moves.py", "tests/faults/test_vanished_hosts.py"),
+        (
+            f"{_REBOOTS}a_worker_node_that_is_killed_and_joins_again_costs_only_its_own_requests",
+            f"{_REBOOTS}a_head_that_reboots_costs_no_request",
+            f"{_REBOOTS}a_head_that_reboots_without_redis_gets_all_back_by_one_start",
+            "tests/nodes/test_links.py",
+            "tests/nodes/test_moves.py",
+            "tests/faults/test_vanished_hosts.py",
+        ),
     ),
 }
 """By number; five faults without a number follow."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Protocol
@@ -218,6 +219,7 @@ def _fields(answer: dict[str, Any]) -> dict[str, Any]:
 async def run(options: argparse.Namespace) -> None:
     """Send requests until standard input ends, then wait for those under way."""
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(256))  # so that no blocking call waits for a thread before it is sent
     ended = asyncio.Event()
     loop.add_reader(sys.stdin, lambda: os.read(0, 1) or ended.set())
     client = serve.connect(options.address)

@@ -57,14 +57,15 @@ class Switch:
         self._ip("link", "add", "switch", "type", "bridge")
         self._ip("link", "set", "switch", "up")
 
-    def add(self, name: str, *, instead_of: Host | None = None) -> Host:
+    def add(self, name: str, *, instead_of: Host | None = None, disk: str | None = None) -> Host:
         """Return a new host called *name*, which reaches all others.
 
-        *instead_of* has vanished. The new host is this one after a reboot: it has the same address.
+        *instead_of* has vanished. The new host is this one after a reboot: it has the same address. The directory *disk*
+        of this machine is there too, at the same path, and outlives the host.
         """
         self._count += 1
         address = f"{_NETWORK}.{self._count}" if instead_of is None else instead_of.address
-        host = Host(name, address, self, f"port{self._count}")
+        host = Host(name, address, self, f"port{self._count}", disk)
         self.hosts.append(host)
         self._ip("link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
         self._ip("link", "set", host.port, "master", "switch", "up")
@@ -106,7 +107,7 @@ class Host:
         port: Its port of the bridge.
     """
 
-    def __init__(self, name: str, address: str, switch: Switch, port: str) -> None:
+    def __init__(self, name: str, address: str, switch: Switch, port: str, disk: str | None) -> None:
         self.name = name
         self.address = address
         self.port = port
@@ -114,7 +115,13 @@ class Host:
         self._holder = subprocess.Popen(
             [
                 *("unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"),
-                *(sys.executable, str(Path(__file__).with_name("host_init.py")), name, *_KEPT),
+                *(
+                    sys.executable,
+                    str(Path(__file__).with_name("host_init.py")),
+                    name,
+                    *_KEPT,
+                    *([disk] if disk else []),
+                ),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

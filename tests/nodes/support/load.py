@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from tests.faults.support.load import WAYS
@@ -21,7 +21,15 @@ class HostLoad:
     """A load on *host*; a context manager that starts and stops it."""
 
     def __init__(
-        self, host: Host, address: str, url: str, endpoint: str, *, ways: Sequence[str] = WAYS, rate: float = 40.0
+        self,
+        host: Host,
+        address: str,
+        url: str,
+        endpoint: str,
+        *,
+        ways: Sequence[str] = WAYS,
+        rate: float = 40.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._host = host
         log = f"/tmp/load{next(_numbers)}"  # the ids of requests begin with its name
@@ -30,6 +38,7 @@ class HostLoad:
             *(sys.executable, "-m", "tests.faults.support.load", "--address", address, "--url", url),
             *("--endpoint", endpoint, "--log", log, "--rate", str(rate), "--timeout", "5"),
             *("--ways", ",".join(ways)),
+            environment=environment,
         )
 
     def __enter__(self) -> HostLoad:
@@ -63,8 +72,8 @@ class HostLoad:
     def checked(self, *hosts: Host, is_late: bool = False) -> Run:
         """Return the run, with the journals of *hosts*, after the load has ended. Assert that the invariants hold.
 
-        With *is_late*, the link was cut for longer than the deadlines. Sent requests then arrive after the repair and
-        may start late, because no clock tells a replica how long they were on the way.
+        With *is_late*, clients over HTTP were cut off for longer than their deadlines. Their requests may start late,
+        because the proxy counts the time from the arrival.
         """
         events = [event for host in hosts for event in events_in(host.path(JOURNAL))]
         sent = self._log.with_suffix(".sent").read_text().split()
