@@ -23,6 +23,7 @@ from tests.support.waiting import wait_until
 
 LIMIT_S = 120
 _NETWORK = "10.77.0"
+_RAY = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
 _KEPT = tuple(dict.fromkeys(str(Path(path).resolve()) for path in (ROOT, sys.prefix, sys.base_prefix)))
 
 
@@ -60,8 +61,8 @@ class Switch:
     def add(self, name: str, *, instead_of: Host | None = None, disk: str | None = None) -> Host:
         """Return a new host called *name*, which reaches all others.
 
-        *instead_of* has vanished. The new host is this one after a reboot: it has the same address. The directory *disk*
-        of this machine is there too, at the same path, and outlives the host.
+        *instead_of* has vanished. The new host is this one after a reboot: it has the same address. It has the
+        directory *disk* of this machine too, at the same path, which outlives the host.
         """
         self._count += 1
         address = f"{_NETWORK}.{self._count}" if instead_of is None else instead_of.address
@@ -180,16 +181,24 @@ class Host:
 
     def command(self, *words: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run `serve-bridge` with *words* here; return its exit status and what it prints."""
-        return self.ask(sys.executable, "-m", "serve_bridge", *words, environment=environment)
+        return self.ask(*self.program(*words), environment=environment)
+
+    @staticmethod
+    def program(*words: str) -> tuple[str, ...]:
+        """Return the command of `serve-bridge` with *words*."""
+        return (sys.executable, "-m", "serve_bridge", *words)
 
     def start_ray(self, *words: str, environment: Mapping[str, str] | None = None) -> None:
         """Make this host a Ray node, with the options *words* of `ray start`."""
-        program = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
         self.succeed(
-            *(sys.executable, "-c", program, "start", f"--node-ip-address={self.address}", "--num-cpus=4"),
+            *(sys.executable, "-c", _RAY, "start", f"--node-ip-address={self.address}", "--num-cpus=4"),
             *("--object-store-memory=80000000", "--disable-usage-stats", *words),
             environment=environment,
         )
+
+    def stop_ray(self) -> None:
+        """Run `ray stop`, which ends all of Ray's processes that are in the namespace of this host."""
+        self.succeed(sys.executable, "-c", _RAY, "stop", "--force")
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Return the processes of this host whose command line has *word*."""
@@ -199,6 +208,10 @@ class Host:
                 if word in " ".join(process.cmdline()):
                     found.append(process)
         return found
+
+    def keep_file(self, path: str, at: str) -> None:
+        """Let *path* lead to the file *at*, which outlives this host."""
+        self.succeed("ln", "--symbolic", "--force", at, path)
 
     def path(self, path: str) -> Path:
         """Return where this process finds what is at *path* here."""
