@@ -84,7 +84,8 @@ def update_backend(
         SerializationError: The code or an argument cannot be pickled. Nothing has changed.
         BackendStartError: The new code cannot start. The old code keeps serving. After an update in bounded room,
             replaced replicas return to the old code, and the error says how far the update came.
-        NotConnected: No instance answers.
+        NotConnected: No instance answers, or the controller ended during the update. Then the message says how far the
+            update came. The next controller undoes it.
         InstanceClosed: The instance was shut down.
     """
     current_client().update_backend(
