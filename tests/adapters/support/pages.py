@@ -129,7 +129,7 @@ class Reader:
                 self._write(text)
             else:
                 assert block.language == "console", f"nobody knows what to do with a block of {block.language!r}"
-                self._run(list(_commands(text)))
+                self._run(list(commands_of(text)))
         if left := self._modules():
             self.run(sys.executable, "-c", _IMPORT, *left)
 
@@ -218,7 +218,7 @@ def _answer_at(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.R
         return cast(httpx.Response, wait_until(ask, LIMIT_S))  # it waits for what is not None
 
 
-def _commands(text: str) -> Iterator[tuple[str, str]]:
+def commands_of(text: str) -> Iterator[tuple[str, str]]:
     """Yield the commands of a block, each with what is shown after it."""
     for part in re.split(r"^\$ ", text.replace("\\\n", ""), flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")

@@ -42,7 +42,7 @@ def main() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     mount("-t", "tmpfs", "tmpfs", str(STAGE))
     # Of directories that lie in one another the outer one is hidden first.
-    private = sorted({Path(path).resolve() for path in ("/tmp", "/var/tmp", "/run", "/dev/shm", Path.home())})
+    private = sorted({Path(path).resolve() for path in ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", Path.home())})
     for directory in private:
         directory.mkdir(parents=True, exist_ok=True)
         hide(directory, [Path(path).resolve() for path in kept])
