@@ -101,7 +101,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.controller.status",
         "serve_bridge.controller.table_publisher",
         "serve_bridge.controller.tracked_process",
-        "serve_bridge.controller.tracked_replica",
         "serve_bridge.deployment.apply",
         "serve_bridge.deployment.deploy",
         "serve_bridge.deployment.steps",
