@@ -88,15 +88,8 @@ class Python:
         self, command: Sequence[str], variables: Mapping[str, str], output: IO[str] | int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
         """Run *command* in the folder, in the repository; what it prints goes to *output*, or is returned."""
-        for name in (*COPIED, *filter(None, map(os.environ.get, CERTIFICATES))):
-            _copy(Path(name).expanduser(), self.root)
-        environment = {
-            "HOME": str(Path.home()),
-            "LANG": "C.UTF-8",
-            "PATH": "/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            **{name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) or name in CERTIFICATES},
-            **variables,
-        }
+        environment = {"HOME": str(Path.home()), "PATH": "/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        environment |= {**settle(self.root), **variables}
         assigned = [f"{name}={value}" for name, value in environment.items()]
         inside = ["/usr/bin/env", f"--chdir={REPOSITORY}", "--ignore-environment", *assigned, *command]
         return subprocess.run(
@@ -110,6 +103,20 @@ class Python:
 
 
 PYTHONS: Final = (Python("3.13", "trixie"), Python("3.14", "sid"))
+
+
+def settle(root: Path) -> Mapping[str, str]:
+    """Copy this machine's resolver, pip settings and certificates to the system in *root*.
+
+    Returns:
+        The environment variables that a package client there needs too.
+    """
+    for name in (*COPIED, *filter(None, map(os.environ.get, CERTIFICATES))):
+        _copy(Path(name).expanduser(), root)
+    passed_on = {
+        name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) or name in CERTIFICATES
+    }
+    return {"LANG": "C.UTF-8", **passed_on}
 
 
 def remove(folder: Path) -> None:
