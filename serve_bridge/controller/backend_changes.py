@@ -209,6 +209,7 @@ class BackendChanges:
         self.repairs.interrupt(name)
         try:
             async with self._lock(name):
+                await self._end_strays(name)
                 yield
         finally:
             self._running.discard(task)
@@ -269,9 +270,7 @@ class BackendChanges:
             if backend is None:
                 self.repairs.start_failures.pop(name, None)
                 return True
-            routed = backend.routed_revisions
-            if strays := [r for r in self._replicas.of(name, *SERVING) if r.revision not in routed]:
-                await self._withdraw(strays)  # a change was interrupted after its commit, before it ended them
+            if await self._end_strays(name):
                 return False
             running = self._replicas.of(name, ReplicaState.STARTING, *SERVING)
             missing = backend.config.num_replicas - len(running)
@@ -294,6 +293,19 @@ class BackendChanges:
             # A change may interrupt the repair here, and then fail. Routers must get the started replicas all the same.
             await self._complete(self._settle())
             return False
+
+    async def _end_strays(self, name: str) -> bool:
+        """End the replicas of *name* with code that no router uses; return whether there were any.
+
+        The change that replaced their code was interrupted after its commit, before it ended them. They must not count
+        as replicas of the next change, which may also give their revision to other code.
+        """
+        backend = self._state.wanted.backends.get(name)
+        routed = frozenset[int]() if backend is None else backend.routed_revisions
+        strays = [replica for replica in self._replicas.of(name, *SERVING) if replica.revision not in routed]
+        if strays:
+            await self._withdraw(strays)
+        return bool(strays)
 
     def _room_for(self, backend: BackendSpec, missing: int) -> int:
         """Return how many of the *missing* replicas may start now, beside the draining ones."""
