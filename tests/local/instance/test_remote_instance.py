@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from serve_bridge.adapters import Bridge, ForwardedRoute
 from serve_bridge.client.client import link_of
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.instance import remote_address
+from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
 from serve_bridge.instance.remote_instance import find_remote
 from serve_bridge.wire.address import SocketAddress
 from tests.support.listening import free_port, has_ipv6
-from tests.support.programs import run_program
+from tests.support.programs import run_program, start_program
 from tests.support.waiting import wait_until
 
 NAME = "far"
+SCOPE = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
+"""A request that a web worker forwards."""
 
 
 def engine(port: int, keys: Path, name: str = NAME, **options: Any) -> serve.Client:
@@ -157,12 +161,11 @@ def test_a_web_worker_reconnects_after_a_restart_at_the_same_address(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(keys / "again.forward.key"))
     route = ForwardedRoute("hello")
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "1.1"}
     bridge = Bridge()
     seen = []
     for _ in range(2):
         started = engine(port, keys, "again", data_ports=ports)
-        wait_until(lambda: bridge.ask(route, scope, {}, b"", None).status == 200)
+        wait_until(lambda: bridge.ask(route, SCOPE, {}, b"", None).status == 200)
         seen.append((bridge.client().generation, _ports(started), started))
         assert bridge.client().generation == started.generation
         started.shutdown()
@@ -170,6 +173,36 @@ def test_a_web_worker_reconnects_after_a_restart_at_the_same_address(
     assert seen[0][0] != seen[1][0]
     assert seen[0][1] == seen[1][1]
     assert {first <= each <= last for each in seen[0][1]} == {True}
+
+
+KILLED = """
+    import os, signal, sys
+    import serve_bridge as serve
+    client = serve.start(
+        runtime="local", name="near", listen=sys.argv[1], key_file=sys.argv[2], http_options={"location": "NoServer"}
+    )
+    client.create_backend("pid", lambda request: str(os.getpid()))
+    client.create_endpoint("pid", backend="pid", route="/pid")
+    print(os.getpid(), flush=True)
+    signal.pause()
+"""
+
+
+def test_a_web_worker_on_the_same_machine_finds_the_next_start_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch, keys: Path
+) -> None:
+    """It knows the name only. The killed instance has left its file, and the next one listens at the same address."""
+    with tempfile.TemporaryDirectory(prefix="sb-") as runtime:  # short: sockets are in it
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+        address, route, bridge = f"127.0.0.1:{free_port()}", ForwardedRoute("pid"), Bridge(name="near")
+        for _ in range(2):
+            with start_program(KILLED, address, str(keys / "near")) as process:
+                assert process.stdout is not None
+                pid = process.stdout.readline().strip().encode()
+                wait_until(lambda pid=pid: bridge.ask(route, SCOPE, {}, b"", None).body == pid)
+                process.kill()
+        bridge.close()
 
 
 def _ports(client: serve.Client) -> list[int]:
