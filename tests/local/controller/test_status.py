@@ -76,7 +76,7 @@ def test_the_status_consists_of_plain_values(client: serve.Client) -> None:
     ]  # fmt: skip
     assert list(status["backends"]["plain"]) == [
         "wanted", "replicas", "failure", "failed", "last_end", "owner", "version", "deployed_at", "fingerprint",
-        "declared", "search_path",
+        "declared", "search_path", "update",
     ]  # fmt: skip
     assert status["endpoints"]["plain"] == {
         "route": "/plain",
