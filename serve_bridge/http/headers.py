@@ -73,11 +73,11 @@ SHARD_KEY: Final = b"x-serve-shard-key"
 TIMEOUT: Final = b"x-serve-timeout-s"
 """Request header with the client's timeout in seconds."""
 REQUEST_ID: Final = b"x-request-id"
+"""Header of requests and answers with the id of the request."""
 EXECUTED: Final = b"x-serve-executed"
 """Whether a request ran that got no answer of user code: "no" if it provably did not start; otherwise "unknown"."""
 TELLING: Final = frozenset({502, 503, 504})
 """Statuses of such answers."""
-"""Header of requests and answers with the id of the request."""
 
 SUBPROTOCOL: Final = b"sec-websocket-protocol"
 """The field by which a WebSocket's client offers subprotocols and its server accepts one."""
