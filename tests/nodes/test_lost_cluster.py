@@ -26,7 +26,7 @@ from tests.support.certificates import make_tls
 from tests.support.programs import ROOT
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(600)]
 
 LIMIT_S = 120.0
 """Upper limit for one step, in seconds."""

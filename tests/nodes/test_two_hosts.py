@@ -18,7 +18,7 @@ from tests.nodes.support.hosts import Host
 from tests.support.programs import ROOT
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.nodes, pytest.mark.ray, pytest.mark.timeout(600)]
 
 PAGE = ROOT / "docs" / "several-machines.md"
 HOME = "/home/app"

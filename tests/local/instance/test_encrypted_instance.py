@@ -22,7 +22,7 @@ from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.tls_files import ENDINGS, PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port
-from tests.support.programs import run_program
+from tests.support.programs import ROOT, run_program
 from tests.support.waiting import wait_until
 
 NAME = "tls"
@@ -146,6 +146,12 @@ def test_two_variables_are_enough_if_the_certificate_is_beside_the_key_file(
     """The names of its files begin with the name of the instance."""
     program = "import serve_bridge as serve\nprint(serve.connect().get_handle('echo', missing_ok=True).call(21))"
     assert run_program(program, environment={**beside, "XDG_RUNTIME_DIR": str(tmp_path)}) == "21\n"
+
+
+def test_the_page_names_the_files_beside_the_key_file() -> None:
+    """By these names a web host finds them."""
+    page = (ROOT / "docs" / "several-machines.md").read_text()
+    assert [ending for ending in ENDINGS if f"/etc/shop/shop.{ending}" not in page] == []
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
