@@ -84,12 +84,14 @@ class SendQueue:
         return self._pace.spend(elapsed, moved, limit_s)
 
 
-def _acknowledged(connection: socket.socket) -> int:
+def _acknowledged(connection: socket.socket | None) -> int:
     """Return the number of bytes which the client has acknowledged, TLS included; 0: unknown.
 
     TLS passes megabytes on to the transport below it, which tells no size. A count of unsent bytes would fall and rise
     again, as if the client had given bytes back.
     """
+    if connection is None:  # as in `_unacknowledged`
+        return 0
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
     except OSError:
@@ -97,10 +99,12 @@ def _acknowledged(connection: socket.socket) -> int:
     return int(_ACKNOWLEDGED.unpack(info)[0]) if len(info) == _ACKNOWLEDGED.size else 0
 
 
-def _unacknowledged(connection: socket.socket) -> int:
+def _unacknowledged(connection: socket.socket | None) -> int:
     """Return the number of bytes in the kernel without an acknowledgement of the client; 0: unknown."""
+    if connection is None:  # the transport below TLS has closed, and TLS has not noticed yet
+        return 0
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: the socket is closed
         return 0
     return int(count)

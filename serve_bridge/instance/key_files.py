@@ -73,6 +73,7 @@ def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple
     path = secret_file(name, key_file, state)
     key = read_secrets(path)
     made: list[Path] = []
+    has_directory = os.path.lexists(path.parent)
     try:
         if key is None:
             key = Key()
@@ -83,11 +84,17 @@ def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple
         _write_role_files(path.parent, name, key, made)
     except BaseException as error:
         remove_files(made)
-        if key_file is None:
+        if not has_directory:
             _remove_if_empty(path.parent)
         if not isinstance(error, OSError):
             raise
-        remedy = "give another key_file" if key_file else f"set {STATE_VARIABLE} to a directory of this user"
+        remedy = (
+            "give another key_file= (--key-file)"
+            if key_file is not None
+            else "give another directory with state= (--state)"
+            if state is not None
+            else f"set {STATE_VARIABLE} to a directory of this user, or give one with state= (--state)"
+        )
         raise ConfigError(f"the keys cannot be kept in {path.parent}: {error.strerror or error}; {remedy}") from None
     return key, made
 
@@ -108,9 +115,25 @@ def read_secrets(path: Path) -> Key | None:
 
 
 def write_secrets(path: Path, name: str, key: Key) -> None:
-    """Replace the secrets in the file at *path*, and the key files of the roles beside it."""
-    write_private(path, _lines_of(key))
-    _write_role_files(path.parent, name, key, [])
+    """Replace the secrets in the file at *path*, and the key files of the roles beside it.
+
+    Raises:
+        ConfigError: A file cannot be written. The secrets are as before.
+    """
+    before = read_private(path, "secret")
+    try:
+        write_private(path, _lines_of(key))
+        try:
+            _write_role_files(path.parent, name, key, [])
+        except OSError:
+            if before is not None:
+                write_private(path, before)
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"the keys in {path.parent} cannot be written: {error.strerror or error}; nothing was changed; make room "
+            "or correct the directory there, and try again"
+        ) from None
 
 
 def read_key_file(path: Path) -> tuple[str, Key]:
@@ -194,7 +217,10 @@ def _key_of(line: str, path: Path) -> tuple[str, Key]:
             return role, Key.of_role(found, bytes.fromhex(key), bytes.fromhex(id))
     except (KeyError, ValueError):
         pass
-    raise UnusableFile(f"{path} is not a key file: its role or its key is malformed")
+    raise UnusableFile(
+        f"{path} is not a key file: its role or its key is malformed; copy it again from the host on which the "
+        "instance was started"
+    )
 
 
 def key_path() -> Path:

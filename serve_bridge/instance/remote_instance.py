@@ -66,7 +66,9 @@ def find_remote(address: RemoteAddress) -> Instance:
     try:
         connection = BlockingConnection(place, key, any_generation(address.name), key.strongest(*OPERATORS))
     except AnotherListener:
-        raise NotConnected(f"an instance answers at {address}, but its name is not {address.name!r}") from None
+        raise NotConnected(
+            f"an instance answers at {address}, but its name is not {address.name!r}; use the NAME of `start`"
+        ) from None
     except UnknownKey:
         raise NotConnected(
             f"the instance at {address} does not know the key in {KEY_FILE_VARIABLE}={path}: it was retired, or is of "
@@ -81,7 +83,9 @@ def find_remote(address: RemoteAddress) -> Instance:
             f"no instance proves itself at {address} with the key in {KEY_FILE_VARIABLE}={path}: {error}"
         ) from None
     except (Lost, OSError) as lost:
-        raise NotConnected(f"no instance answers at {address}: {lost}") from None
+        raise NotConnected(
+            f"no instance answers at {address}: {lost}; start it there, or correct the address"
+        ) from None
     try:
         answer = connection.exchange(Kind.REQUEST, QUESTION, ANSWER_S)
         facts = _decode(answer.head)

@@ -11,6 +11,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from serve_bridge.replica.replica import Replica
 from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
+from serve_bridge.wire.socket_files import socket_file
 
 NODE = "local"
 
@@ -65,12 +67,12 @@ class LocalRuntime:
         """Call *on_end* after the controller has shut down."""
         self.store: Store = MemoryStore()
         self._on_end = on_end
-        self._running: dict[str, tuple[LoopThread, Any]] = {}
+        self._running: dict[str, tuple[LoopThread, Any, Path]] = {}
         self._keeper: PortKeeper | None = None
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
         """Start a replica on a thread. Ray's *options* have no effect here."""
-        address: SocketAddress = await self._launch(spec.replica, Replica(spec, key))
+        address: SocketAddress = await self._launch(spec.replica, Replica(spec, key), spec.directory)
         return address
 
     async def launch_proxy(self, spec: ProxySpec, key: Key) -> tuple[SocketAddress, str]:
@@ -78,7 +80,7 @@ class LocalRuntime:
         require_proxy()
         from serve_bridge.proxy.proxy import Proxy  # late: the HTTP server is an extra
 
-        where: tuple[SocketAddress, str] = await self._launch(spec.proxy, Proxy(spec, key))
+        where: tuple[SocketAddress, str] = await self._launch(spec.proxy, Proxy(spec, key), spec.directory)
         return where
 
     async def keep_port(self, node: str, directory: str) -> bool:
@@ -97,18 +99,20 @@ class LocalRuntime:
         if keeper is not None:
             keeper.close()
 
-    async def _launch(self, name: str, process: Any) -> Any:
+    async def _launch(self, name: str, process: Any, directory: str) -> Any:
         thread = LoopThread(f"serve_bridge-{name}")
-        self._running[name] = (thread, process)
+        self._running[name] = (thread, process, socket_file(Path(directory), name))
         return await asyncio.wrap_future(thread.submit(process.start))
 
     async def stop(self, name: str) -> None:
-        """Close the connections of *name* and end its thread. A hanging thread stays behind."""
+        """Close the connections of *name*, remove its socket and end its thread. A hanging thread stays behind."""
         found = self._running.pop(name, None)
         if found is not None:
-            thread, process = found
+            thread, process, path = found
             thread.loop.call_soon_threadsafe(process.close)
             thread.stop()
+            with suppress(OSError):
+                path.unlink()
 
     async def has_ended(self, name: str) -> bool:
         """Return whether the thread of *name* has ended."""

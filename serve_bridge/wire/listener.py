@@ -23,7 +23,7 @@ from serve_bridge.wire.file_keeper import FileKeeper
 from serve_bridge.wire.handshake import identity
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
-from serve_bridge.wire.socket_files import bind_unix
+from serve_bridge.wire.socket_files import bind_unix, remove_dead_sockets, socket_file
 from serve_bridge.wire.tls import context_of
 
 _BACKLOG = 1024
@@ -89,8 +89,9 @@ class Listener:
                 is a `NoFreePort` if another process has each of *tcp_ports*.
             ConfigError: The files for TLS cannot be used.
         """
-        unix = str(directory / f"{self._name}.sock")
+        unix = str(socket_file(directory, self._name))
         self._claim = Claim(directory)
+        remove_dead_sockets(directory)
         self._unix_server = await self._listen_on_unix(unix)
         self._unix = unix
         self._keeper = FileKeeper(f"the socket {unix}", _logger, self._has_vanished, self._make_again)

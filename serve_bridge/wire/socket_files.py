@@ -1,6 +1,9 @@
 """Unix sockets and their directories, which belong to this user alone.
 
 Rule 1: a unix socket is 0600 in a 0700 directory of this user, and both ends check that.
+Rule 2: a process removes its socket when it ends. The process that kills another one removes the socket of that one. A
+    socket that no process could remove, as on a node without a controller, goes when the next process of the directory
+    begins to listen.
 """
 
 from __future__ import annotations
@@ -8,6 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +65,36 @@ def bind_unix(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def socket_file(directory: Path, name: str) -> Path:
+    """Return the path of the unix socket of the process *name* in *directory*."""
+    return directory / f"{name}.sock"
+
+
+_OLD_S: Final = 60.0
+"""Age in seconds from which a socket that refuses a connection is taken for dead. A younger one may not listen yet."""
+
+
+def remove_dead_sockets(directory: Path) -> None:
+    """Remove the sockets in *directory* whose processes have ended without removing them."""
+    with suppress(OSError):
+        for path in directory.glob("*.sock"):
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime > _OLD_S and _is_dead(path):
+                    path.unlink()
+
+
+def _is_dead(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # its queue is full, so it listens
+            return False
+    return False
 
 
 def check_socket(path: str) -> None:

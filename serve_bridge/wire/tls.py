@@ -222,7 +222,10 @@ class TlsHandshake:
         if not self._caller:
             self._inner.allowed = frozenset().union(*(_ROLES.get(role, frozenset()) for role in roles))
         elif _ENGINE not in roles:
-            raise TlsRefused(f"the peer's certificate is for {found[0]}, and the engine needs {begin}{_ENGINE}")
+            raise TlsRefused(
+                f"the peer's certificate is for {found[0]}, and the engine needs {begin}{_ENGINE}; "
+                "correct the name in the address, or renew the certificate"
+            )
 
     def _text_of(self, error: ssl.SSLError) -> str:
         """Return what *error* means, with the way out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,26 @@ def test_what_vanishes_is_made_again(client: serve.Client, serving: Serving, htt
     assert called.stdout.strip() == "v1", called.stderr
     client.update_backend(served.name, backends.version_2)
     assert (served.handle.call(), http.get(served.route).text) == ("v2", "v2")
+
+
+@pytest.mark.parametrize("end", ["delete", "force", "update", "scale", "die"])
+def test_a_replica_that_ends_leaves_no_socket(client: serve.Client, serving: Serving, runtime: str, end: str) -> None:
+    """However it ends, and at once: a backend that is made and deleted all day leaves no files."""
+    if end == "die" and runtime != "ray":
+        return  # a thread cannot be killed
+    served = serving(backends.process, config={"num_replicas": 2})
+    directory = Path(client.address).parent
+    ended = client.status()["backends"][served.name]["replicas"]
+    sockets = [directory / f"{replica}.sock" for replica in ended]
+    assert all(path.exists() for path in sockets)
+    if end in ("delete", "force"):
+        client.delete_endpoint(served.name)
+        client.delete_backend(served.name, force=end == "force")
+    elif end == "update":
+        client.update_backend(served.name, backends.version_2)
+    elif end == "scale":
+        client.update_backend_config(served.name, {"num_replicas": 1})
+    else:
+        os.kill(served.handle.call(), signal.SIGKILL)
+    left = 0 if end in ("delete", "force", "update") else 1
+    wait_until(lambda: sum(path.exists() for path in sockets) == left)

@@ -154,7 +154,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.http_server.http_scope",
         "serve_bridge.http_server.refusing_app",
         "serve_bridge.http_server.request_body",
-        "serve_bridge.http_server.send_queue",
         "serve_bridge.http_server.server_answers",
         "serve_bridge.http_server.state",
         "serve_bridge.http_server.tls",

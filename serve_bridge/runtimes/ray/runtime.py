@@ -43,6 +43,7 @@ from serve_bridge.runtimes.ray.node_facts import replicas_bytes, token_mode
 from serve_bridge.specs import InstanceSpec, ProxySpec, ReplicaSpec
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
+from serve_bridge.wire.socket_files import socket_file
 
 _logger = logging.getLogger("serve_bridge.controller")
 
@@ -179,11 +180,17 @@ class RayRuntime:
         await self.stop(_keeper_name(node))
 
     async def stop(self, name: str) -> None:
-        """Kill the actor *name*, if it runs. Without Ray's control plane it ends once that is back."""
+        """Kill the actor *name*, if it runs, and remove its socket on this node.
+
+        Without Ray's control plane the actor ends once that is back.
+        """
         try:
             await self._plane.insist(self._kill, name)
         except ControlPlaneLost as error:
             _logger.warning("%s cannot be ended yet: %s", name, error)
+            return
+        with suppress(OSError):
+            socket_file(Path(self._spec.directory), name).unlink()
 
     async def explain_end(self, name: str) -> str:
         """Return how the process of replica *name* ended, if the process itself, Ray or the kernel knows."""

@@ -256,7 +256,7 @@ def test_a_listener_of_another_kind_is_named(web_host: str) -> None:
 def test_another_name_is_named(web_host: str) -> None:
     """The instance there has another one."""
     address = web_host.replace(NAME, "near")
-    assert refused(address) == f"an instance answers at {address}, but its name is not 'near'"
+    assert refused(address) == f"an instance answers at {address}, but its name is not 'near'; use the NAME of `start`"
 
 
 def test_a_key_of_another_instance_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str, tmp_path: Path) -> None:
