@@ -19,6 +19,7 @@ import serve_bridge as serve
 from serve_bridge.http_server.buffers import NO_BODIES
 from serve_bridge.http_server.request_sequence import BODY_HELD_BYTES
 from tests.faults.conftest import actors, scaled
+from tests.faults.report.figures import note
 from tests.faults.test_memory import Peaks
 from tests.support.raw_websocket import BINARY, TEXT, RawWebSocket, frame
 from tests.support.waiting import reached, wait_until
@@ -122,6 +123,11 @@ def test_more_bodies_than_there_is_room_for(instance: serve.Client, tmp_path: Pa
         writer.close()
         grown = proxy.grown()
         assert max(grown.values()) <= LIMIT * 1.1, grown
+        note(
+            UPLOADS,
+            f"{UPLOADS} uploads of 1 MB, {TAKEN} served, the others refused; "
+            f"the proxy grew by {max(grown.values()) / MIB:.0f} MiB of {LIMIT // MIB}",
+        )
         gate.touch()
         statuses = Counter(await asyncio.gather(*uploads))
         for client in clients:
@@ -132,6 +138,30 @@ def test_more_bodies_than_there_is_room_for(instance: serve.Client, tmp_path: Pa
         assert asyncio.run(run()) == {200: TAKEN, 503: UPLOADS - TAKEN}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+IDLE: Final = scaled(200)
+IDLE_BYTES: Final = 24 * 1024
+"""The most resident memory of an idle connection."""
+
+
+def test_an_idle_connection_takes_little_memory(instance: serve.Client) -> None:
+    """P25: each has sent a request, and waits for the next one."""
+    url = urlsplit(instance.http_urls[0])
+    with ExitStack() as stack:
+
+        def connect(count: int) -> None:
+            for _ in range(count):
+                client = stack.enter_context(socket.create_connection((url.hostname or "", url.port or 80)))
+                client.sendall(b"GET /-/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+        connect(20)  # what the first ones load stays
+        proxy = Peaks(actors("Proxy"))
+        connect(IDLE)
+        each = max(proxy.grown().values()) / IDLE
+    note(IDLE, f"{IDLE} idle connections, {each / 1024:.1f} KiB each")
+    assert each <= IDLE_BYTES
 
 
 WEBSOCKETS: Final = 24

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
 from tests.faults.conftest import LONG_ONLY, actors, scaled
+from tests.faults.report.figures import note
 from tests.faults.support.fronts import running
 from tests.support.waiting import wait_until, wait_until_equal
 
@@ -244,6 +245,9 @@ def check(load: Load, url: str, workers: Sequence[psutil.Process] = ()) -> None:
     load.run(REQUESTS)
     wait_until_equal(lambda: leaks(before, at_rest(url, workers)), [])
     assert {"200", "500", "504", "left"} == load.seen.keys(), load.seen
+    after = at_rest(url, workers)
+    growth = [f"{kind} {(after[kind].memory - before[kind].memory) / 1024:+.0f} KiB" for kind in before]
+    note(REQUESTS, f"{REQUESTS} requests, {load.seen['left']} resets, {load.seen['504']} timeouts: {', '.join(growth)}")
 
 
 def test_requests_through_the_proxy_leave_nothing_behind(instance: serve.Client) -> None:

@@ -1,4 +1,4 @@
-"""Claims of docs/security.md that concern a whole instance."""
+"""Claims of docs/security.md about a whole instance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.client.client import link_of
+from serve_bridge.wire.handshake import Handshake, identity
+from serve_bridge.wire.keys import Role
 from tests.support.programs import run_program
 
 WEB_PROCESS = """
@@ -35,6 +37,21 @@ WEB_PROCESS = """
         print("no operations")
 """
 
+OTHER_USER = """
+    import os, socket, sys
+    directory, name, user, hello = sys.argv[1:]
+    os.chdir(directory)
+    os.setuid(int(user))
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(30)
+        peer.connect(name)
+        try:
+            peer.sendall(bytes.fromhex(hello))
+            print(len(peer.recv(64)))
+        except ConnectionError:
+            print(0)
+"""
+
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +67,7 @@ def listeners_before() -> set[int]:
 
 @pytest.fixture(scope="module")
 def client(keys: Path, listeners_before: set[int]) -> Iterator[serve.Client]:
-    """An instance that listens for other hosts."""
+    """An instance with ports for other hosts."""
     client = serve.start(
         runtime="local",
         name="secured",
@@ -91,7 +108,7 @@ def test_a_web_process_needs_neither_ray_nor_its_token(client: serve.Client, key
     "said", [bytes(64), b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", os.urandom(200)], ids=["0", "http", "random"]
 )
 def test_every_socket_refuses_a_stranger(client: serve.Client, listeners_before: set[int], said: bytes) -> None:
-    """Every port but that of HTTP, and every unix socket but that of the port keeper, closes without an answer."""
+    """All but the port of HTTP and the socket of the port keeper close without an answer."""
     http = {urlsplit(url).port for url in client.http_urls}
     ports = ports_of_this_process() - listeners_before - http
     sockets = Path(link_of(client).instance.directory).glob("*.sock")
@@ -107,3 +124,25 @@ def test_every_socket_refuses_a_stranger(client: serve.Client, listeners_before:
                 assert stranger.recv(100) == b""
             except ConnectionError:
                 continue
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("user", "answered"), [(0, True), (65534, False)])
+def test_every_unix_socket_refuses_another_user(client: serve.Client, user: int, answered: bool) -> None:
+    """It answers no correct hello of theirs, even if the modes of the files let them connect."""
+    instance, table = link_of(client).instance, link_of(client).routing_table()
+    assert table is not None
+    replicas = [replica for backend in table.backends.values() for replica in backend.replicas]
+    places = [instance.controller, *replicas, *table.proxies]
+    assert len(places) == 3
+    for place in places:
+        file = Path(place.unix)
+        hello = Handshake(instance.key, Role.PYTHON, identity(instance.generation, place.name), caller=True).start()
+        file.parent.chmod(0o711)
+        file.chmod(0o666)
+        try:
+            printed = run_program(OTHER_USER, str(file.parent), file.name, str(user), hello.hex())
+        finally:
+            file.chmod(0o600)
+            file.parent.chmod(0o700)
+        assert (int(printed) > 0) is answered, place.name

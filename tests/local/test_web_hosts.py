@@ -36,7 +36,7 @@ APP = next(block.text for block in blocks_of(PAGES / "containers.md") if block.t
 
 @dataclass(frozen=True)
 class Shop:
-    """An instance that listens, with the endpoint of the pages.
+    """A listening instance with the endpoint of the pages.
 
     Attributes:
         client: Of the instance.
@@ -105,7 +105,7 @@ def ask(url: str, text: str = "good") -> int:
 
 
 class Load:
-    """Clients that send requests in turn to the hosts which are in use; the first error ends the block."""
+    """Clients of the hosts in use, which send requests in turn; the first error ends the block."""
 
     def __init__(self, hosts: list[str]) -> None:
         self.answered = 0
@@ -206,7 +206,7 @@ def listens(url: str) -> bool:
 
 
 def test_web_hosts_are_restarted_one_by_one(shop: Shop, tmp_path: Path) -> None:
-    """Each leaves the load balancer, restarts, and comes back once its health check answers; no request fails."""
+    """Each leaves the load balancer, restarts, and serves again once its health check answers; no request fails."""
     with ExitStack() as stack:
         hosts = []
         for name in ("a", "b"):

@@ -44,3 +44,29 @@ def test_each_claim_has_tests_that_exist(claim: str, tests: str) -> None:
 def test_the_page_has_claims() -> None:
     """The table is read."""
     assert len(CLAIMS) > 20
+
+
+def test_the_first_claim_is_about_the_token() -> None:
+    """It comes first, with a test on a whole instance."""
+    claim, tests = CLAIMS[0]
+    assert PAGE.read_text().index("## The first claim") < PAGE.read_text().index(claim)
+    assert "Ray cannot be imported" in claim
+    assert "tests/local/test_security.py::test_a_web_process_needs_neither_ray_nor_its_token" in tests
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "keys rotate",
+        "unpickles",
+        "TLS is version 1.3",
+        "another user",
+        "state directory",
+        "doctor",
+        "rebinding",
+        "max_buffered",
+    ],
+)
+def test_the_page_claims(word: str) -> None:
+    """Each part of the threat model has a row."""
+    assert any(word in claim for claim, _ in CLAIMS)

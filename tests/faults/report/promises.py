@@ -23,6 +23,7 @@ class Promise:
 _CRASHES: Final = "tests/faults/test_crashes.py::test_"
 _UPDATES: Final = "tests/faults/test_updates.py::test_"
 _OVERLOAD: Final = "tests/faults/test_overload.py::test_"
+_BUFFERS: Final = "tests/faults/test_buffers.py::test_"
 _SIMULATION: Final = "tests/local/simulation/test_simulation.py::test_"
 _REBOOTS: Final = "tests/nodes/test_reboots.py::test_"
 _PEERS: Final = "tests/local/http_server/test_peers.py::test_"
@@ -143,11 +144,19 @@ PROMISES: Final[Mapping[str, Promise]] = {
     ),
     "P24": Promise(
         "A proxy holds no more bytes than its limit, and refuses bodies before it reads them.",
-        ("tests/faults/test_buffers.py", "tests/local/http_server/test_buffers.py"),
+        (
+            f"{_BUFFERS}more_bodies_than_there_is_room_for",
+            f"{_BUFFERS}more_of_websockets_than_there_is_room_for",
+            "tests/local/http_server/test_buffers.py",
+        ),
     ),
     "P25": Promise(
         "Slow clients do not matter to others.",
-        ("tests/faults/test_slow_clients.py", "tests/local/http_server/test_crowd.py"),
+        (
+            "tests/faults/test_slow_clients.py",
+            "tests/local/http_server/test_crowd.py",
+            f"{_BUFFERS}an_idle_connection_takes_little_memory",
+        ),
     ),
     "P26": Promise("Each limit of the HTTP server holds.", ("tests/local/http_server/test_server.py",)),
     "P27": Promise(

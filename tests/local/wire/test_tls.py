@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -258,6 +259,23 @@ def test_an_expired_certificate_is_refused(
     error, line = refused(ask, caplog, engine.address, old)
     assert f"the peer refuses the certificate tls_cert={old.cert}: it has expired; renew it" in error
     assert "certificate has expired" in line
+
+
+@pytest.mark.parametrize(("lacks", "alert"), [("version", "PROTOCOL_VERSION"), ("certificate", "CERTIFICATE_REQUIRED")])
+def test_a_listener_wants_tls_1_3_and_a_certificate(engine: Engine, tls: Tls, lacks: str, alert: str) -> None:
+    """It cuts a caller off that has TLS 1.2 at most, or no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(tls.ca)
+    if lacks == "version":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(tls.cert, tls.key)
+    with (
+        socket.create_connection(engine.address.tcp or ("", 0), timeout=30) as plain,
+        pytest.raises(ssl.SSLError, match=alert),
+        context.wrap_socket(plain) as encrypted,
+    ):
+        encrypted.recv(1)
 
 
 @each_end
