@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import psutil
 import pytest
 
 import serve_bridge as serve
-from tests.faults.report.figures import note_run
+from tests.faults.report.figures import VARIABLE, note, note_run
 from tests.faults.support.backends import Recorder
+from tests.faults.support.capacity import measure
 from tests.faults.support.counts import SCALE
 from tests.faults.support.load import WAYS, Load
 from tests.faults.support.oracle import Event, Run, events_in, summary, violations
@@ -88,9 +90,14 @@ def check(run: Run, updated: dict[str, float] | None = None, *, failed: int = 0)
 
 
 @pytest.fixture(scope="module")
-def instance(ray_cluster: Any) -> Iterator[serve.Client]:
-    """An instance on Ray for the tests of one module, theirs to break; no process of it is left after it."""
+def instance(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Client]:
+    """An instance on Ray for the tests of one module, theirs to break; no process of it is left after it.
+
+    A report begins with its capacity, with which the times of the run compare.
+    """
     client = serve.start(name="faults", http_options={"port": 0, "request_timeout_s": REQUEST_TIMEOUT_S})
+    if VARIABLE in os.environ:
+        note(0, measure(client, tmp_path_factory.mktemp("capacity")))
     yield client
     client.shutdown()
     wait_until(lambda: not actors())

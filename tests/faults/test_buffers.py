@@ -156,7 +156,7 @@ def test_an_idle_connection_takes_little_memory(instance: serve.Client) -> None:
                 client.sendall(b"GET /-/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
 
-        connect(20)  # what the first ones load stays
+        connect(20)  # the first ones load modules
         proxy = Peaks(actors("Proxy"))
         connect(IDLE)
         each = max(proxy.grown().values()) / IDLE

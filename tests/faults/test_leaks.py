@@ -96,8 +96,9 @@ class Vitals:
 
 @pytest.fixture
 def instance(ray_cluster: Any) -> Iterator[serve.Client]:
-    """An instance on Ray."""
-    client = serve.start(name="leaks", http_options={"port": 0, "middlewares": [Middleware(Vitals)]})
+    """An instance on Ray; on a busy machine, an idle connection of the load must not be closed as it is used again."""
+    options = {"port": 0, "middlewares": [Middleware(Vitals)], "keep_alive_timeout_s": 600}
+    client = serve.start(name="leaks", http_options=options)
     client.create_backend("busy", Busy, config={"max_concurrent_queries": 2 * CLIENTS})
     client.create_endpoint("transfer", backend="busy", route="/transfer", methods=["GET", "POST"])
     yield client
