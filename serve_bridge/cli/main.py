@@ -273,13 +273,18 @@ def call(
 @click.option(
     "--ray-address", default=None, help="The Ray cluster; default: RAY_ADDRESS, else the one on this machine."
 )
-def upgrade(name: str, ray_address: str | None) -> None:
+@click.option(
+    "--allow-closed-port",
+    is_flag=True,
+    help="Upgrade even if the port of an earlier version's proxies closes for a moment.",
+)
+def upgrade(name: str, ray_address: str | None, allow_closed_port: bool) -> None:
     """Replace the processes of a running instance by processes of this version, which all nodes must have.
 
     Callers lose nothing. If a backend cannot start, its old replicas serve on, and a second call continues.
     """
     with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
-        upgrade_instance(name, ray_address or "auto", click.echo)
+        upgrade_instance(name, ray_address or "auto", click.echo, may_close_port=allow_closed_port)
     click.echo(f"instance {name} has version {serve.__version__}")
 
 

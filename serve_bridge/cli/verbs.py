@@ -70,11 +70,14 @@ def apply(client: Client, file: str, *, confirm: Confirm | None = None, dry_run:
     """Make the instance match the exported state in *file*; "-" is standard input.
 
     Raises:
-        ConfigError, OSError: The file cannot be read, or is not a state. Nothing has changed.
+        ConfigError: The file cannot be read, or is not a state. Nothing has changed.
         Stopped: The user pressed Ctrl-C.
         DeploymentError: A change failed. The error says which changes were made.
     """
-    document = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
+        document = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
     try:
         deployment = apply_to(document, file, client=link_of(client), confirm=confirm, dry_run=dry_run)
     except Interrupted as interrupted:

@@ -15,7 +15,7 @@ Told = Callable[[str], None]
 """Gets a line about each completed step."""
 
 
-def upgrade_instance(name: str, address: str | None, told: Told) -> None:
+def upgrade_instance(name: str, address: str | None, told: Told, *, may_close_port: bool = False) -> None:
     """Replace the controller, the replicas and the proxies of instance *name* by processes of this version.
 
     Callers lose nothing: each process has its successor before it drains.
@@ -24,10 +24,12 @@ def upgrade_instance(name: str, address: str | None, told: Told) -> None:
         name: The instance.
         address: The Ray cluster, as `start` takes it.
         told: Gets a line about each completed step.
+        may_close_port: Whether the port of an earlier version's proxy may be closed until its successor listens.
 
     Raises:
         NotConnected: No instance of this name runs on the cluster.
-        ConfigError: A node lacks this version, or this version cannot read the checkpoint. Nothing has changed.
+        ConfigError: A node lacks this version, this version cannot read the checkpoint, or a port cannot stay open.
+            Nothing has changed.
         BackendStartError: A backend cannot start with this version. Its old replicas still serve. A second call
             continues.
     """
@@ -35,7 +37,7 @@ def upgrade_instance(name: str, address: str | None, told: Told) -> None:
     require("upgrade", ["ray"])
     from serve_bridge.runtimes.ray.upgrade import restart_controller  # late: Ray is an extra, and slow to import
 
-    link = InstanceLink(restart_controller(name, address))
+    link = InstanceLink(restart_controller(name, address, may_close_port=may_close_port))
     client = Client(link)
     try:
         told("controller  restarted")

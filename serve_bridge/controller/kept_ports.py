@@ -28,6 +28,11 @@ GIVING_VERSION: Final = 3
 _logger = logging.getLogger("serve_bridge.controller")
 
 
+def port_of(url: str) -> int:
+    """Return the port in the *url* of a proxy."""
+    return int(url.rpartition(":")[2])
+
+
 class KeptPorts:
     """The kept ports of one instance.
 
@@ -81,7 +86,7 @@ class KeptPorts:
         try:
             if proxy.connection is not None and proxy.connection.version < GIVING_VERSION:
                 async with asyncio.timeout(KEEPER_S):
-                    return await self._runtime.copy_port(proxy.node, int(proxy.url.rpartition(":")[2]))
+                    return await self._runtime.copy_port(proxy.node, port_of(proxy.url))
             is_held: bool = await proxy.control("@give_port", timeout_s=CONTROL_TIMEOUT_S)
         except Exception as error:  # the next look tries again
             _logger.debug("%s does not give its port: %s", proxy, error)

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from serve_bridge.deployment.deploy import TURN_S, Confirm
 from serve_bridge.deployment.result import Deployment
+from serve_bridge.deployment.state_check import check_state
 from serve_bridge.deployment.state_plan import state_plan
 from serve_bridge.deployment.steps import make
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management.operator import OPERATION_S, Operator
-from serve_bridge.specs import UnfinishedDeployment
+from serve_bridge.printable import shown
+from serve_bridge.specs import BackendSpec, UnfinishedDeployment
 from serve_bridge.state.document import UnreadableState, decode
 from serve_bridge.state.records import StateRecord
 from serve_bridge.state.state_files import StateFiles
@@ -41,12 +46,14 @@ def apply(
         dry_run: Change nothing. The result says what would change.
 
     Raises:
-        ConfigError: The document is not a state that this version can read, or code is missing. Nothing has changed.
+        ConfigError: The document is not a state that this version can read, a value in it is bad, or code is missing.
+            Nothing has changed.
         DeploymentError: A change failed. The error says which changes were made.
     """
     try:
         wanted, given = decode(document)
-    except UnreadableState as error:
+        check_state(wanted)
+    except ConfigError as error:
         raise ConfigError(f"{source} cannot be applied: {error}") from None
     if dry_run:
         planned = state_plan(wanted, _exported(client)[0], _Blobs(client, given, source))
@@ -59,11 +66,26 @@ def apply(
         planned = state_plan(wanted, running, blobs)
         changed = {change.name for change in planned.changes if change.kind.endswith("backend")}
         backends = {name: each.restored(name, blobs) for name, each in wanted.backends.items() if name in changed}
+        _check_code(backends, source)
         if planned.deletions and confirm is not None:
             confirm(planned.deletions)
         make(client, planned, backends, UnfinishedDeployment(PROJECT, time.time()))
         client.operate(Operation.END_DEPLOYMENT, PROJECT)
     return Deployment(client.name, planned.changes, planned.notes)
+
+
+def _check_code(backends: Mapping[str, BackendSpec], source: str) -> None:
+    # Late, because a process that only calls backends does not need to examine code.
+    from serve_bridge.user_code.frozen_code import FrozenCode
+
+    for name, backend in backends.items():
+        try:
+            FrozenCode.of(backend.code)
+        except (msgspec.MsgspecError, ValueError):
+            raise ConfigError(
+                f"{source} cannot be applied: backend {shown(name)}: its code is not code of a backend; export the "
+                "state again with --with-code"
+            ) from None
 
 
 def _exported(client: Operator, *, with_code: bool = False) -> tuple[StateRecord, dict[str, bytes]]:

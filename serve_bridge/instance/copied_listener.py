@@ -38,6 +38,15 @@ def copied_listener(port: int, title: str) -> socket.socket | None:
     return None
 
 
+def can_copy(port: int, title: str) -> bool:
+    """Return whether `copied_listener` finds the socket that listens on *port*, or no process listens there."""
+    copy = copied_listener(port, title)
+    if copy is None:
+        return not any(True for _ in _listening_on(port))
+    copy.close()
+    return True
+
+
 def _listening_on(port: int) -> Iterator[str]:
     """Yield the inodes of the sockets that listen on *port*."""
     for table in ("tcp", "tcp6"):

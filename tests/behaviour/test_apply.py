@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +157,51 @@ def test_a_file_that_is_not_a_state_is_refused(client: serve.Client, tmp_path: P
     path.write_text(text)
     with pytest.raises(serve.ConfigError, match=rf"{path} cannot be applied: .*{reason}"):
         verbs.apply(client, str(path))
+
+
+def test_bad_code_and_bad_values_are_refused_before_any_change(
+    source: tuple[serve.Client, Path], tmp_path: Path
+) -> None:
+    """One clear line with the path, also where the fault comes behind changes that could be made."""
+    client, path = source
+    before = wanted(client)
+    other = b"no code"
+    for part, message in (("code", "backend 'two': its code is not code of a backend"), ("route", "must start with")):
+        document = json.loads(path.read_bytes())
+        document.pop("checksum", None)
+        document["backends"]["configured"]["options"]["max_queued_queries"] = 7
+        if part == "code":
+            digest = hashlib.sha256(other).hexdigest()
+            document["code"][digest] = base64.b64encode(other).decode()
+            document["backends"]["two"]["code"] = digest
+        else:
+            document["endpoints"]["e"]["route"] = "e"
+        faulty = tmp_path / "faulty.json"
+        faulty.write_text(json.dumps(document) + "\n")
+        with pytest.raises(serve.ConfigError) as refused:
+            verbs.apply(client, str(faulty))
+        assert str(refused.value).startswith(f"{faulty} cannot be applied: ")
+        assert message in str(refused.value)
+        assert wanted(client) == before
+
+
+def test_two_applications_at_once_follow_each_other(source: tuple[serve.Client, Path], tmp_path: Path) -> None:
+    """Each is complete, and the instance has the state of the later one."""
+    client, path = source
+    document = json.loads(path.read_bytes())
+    document.pop("checksum", None)
+    files = []
+    for number in (3, 4):
+        document["backends"]["two"]["options"]["max_queued_queries"] = number
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(document) + "\n")
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(lambda file: verbs.apply(client, str(file)).data["changes"], files))
+    assert [len(changes) for changes in done] == [1, 1]
+    assert client.list_backends()["two"].max_queued_queries in (3, 4)
+
+
+def test_a_file_that_cannot_be_read_is_named(client: serve.Client, tmp_path: Path) -> None:
+    """With the reason."""
+    with pytest.raises(serve.ConfigError, match=f"^{tmp_path} cannot be read: Is a directory$"):
+        verbs.apply(client, str(tmp_path))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from textwrap import dedent
 
 import pytest
 
-from serve_bridge.instance.copied_listener import copied_listener
+from serve_bridge.instance.copied_listener import can_copy, copied_listener
 
 LISTENER = """
 import socket
@@ -48,3 +50,33 @@ def test_a_port_without_a_listener_has_no_copy() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         assert copied_listener(bound.getsockname()[1], sys.executable) is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can drop the right to trace")
+def test_a_user_without_the_right_to_trace_can_copy_nothing(port: int) -> None:
+    """The check of an upgrade says so before anything changes, with the remedies."""
+    program = """
+        import sys
+        from serve_bridge.errors import ConfigError
+        from serve_bridge.runtimes.ray import upgrade
+        upgrade.PROXY_TITLE = sys.executable
+        try:
+            upgrade.check_copy(int(sys.argv[1]))
+        except ConfigError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", dedent(program), str(port)]
+    weak = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+    assert can_copy(port, sys.executable)
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout == ""
+    refused = subprocess.run([*weak, *command], stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert f"port {port} would refuse connections" in refused
+    for remedy in ("kernel.yama.ptrace_scope=0", "SYS_PTRACE", "--allow-closed-port"):
+        assert remedy in refused
+
+
+def test_a_port_without_a_listener_needs_no_copy() -> None:
+    """Its proxy has ended, so nothing closes."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert can_copy(bound.getsockname()[1], sys.executable)

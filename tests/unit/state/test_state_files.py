@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,14 @@ def test_format_1_is_read_for_ever() -> None:
     """The bytes in tests/golden were written by the first version with a kept state."""
     record, code = decode((GOLDEN / "state-1.json").read_bytes())
     assert record.restored(code.__getitem__) == example()
+
+
+def test_the_files_of_format_1_are_restored_for_ever(directory: Path) -> None:
+    """The state, the one before it, and the code of both have the names and places of the first version."""
+    shutil.copytree(GOLDEN / "state-1", directory)
+    assert restored(directory) == example("main")
+    os.replace(directory / "previous.json", directory / "state.json")
+    assert restored(directory) == example("first")
 
 
 def test_format_1_is_written_as_it_was() -> None:
