@@ -30,9 +30,9 @@ class Cluster:
     worker: Host
     web: Host
 
-    def copy_address(self, path: str, host: Host, to: str, *, mode: int = 0o600) -> str:
-        """Copy the instance's file at *path* of *host* to *to* on the web host; return *to*."""
-        target = self.web.path(to)
+    def copy_address(self, path: str, host: Host, to: str, *, mode: int = 0o600, on: Host | None = None) -> str:
+        """Copy the instance's file at *path* of *host* to *to* on the web host, or *on* another one; return *to*."""
+        target = (on or self.web).path(to)
         target.touch()
         target.chmod(mode)
         target.write_bytes(host.path(path).read_bytes())

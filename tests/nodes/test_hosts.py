@@ -254,6 +254,8 @@ def test_a_cut_between_two_nodes_ends_nothing(running: Running) -> None:
     with cluster.worker.cut_off():
         time.sleep(CUT_S)
         assert answer_from(cluster.worker) == "worker"
+        states = "print(*{s for b in client.status()['backends'].values() for s in b['replicas'].values()})"
+        assert running.manage(states).strip() == "unreachable"
     assert settled(running) == "ready"
     assert (serving_processes(cluster), answer_from(cluster.head)) == (before, "worker")
 

@@ -23,6 +23,8 @@ CUT_S = 3.0
 """Less than the time after which this Ray gives up a node."""
 LONG_CUT_S = 8.0
 """More than the deadline of each request."""
+SETTLED_S = 3.0
+"""The last seconds of a long cut. By then each router has given up the hosts behind it."""
 
 CALLS = [way for way in WAYS if "call" in way]
 OVER_HTTP = [way for way in WAYS if "call" not in way]
@@ -38,6 +40,14 @@ BACKENDS = """
 
     serve_on("head", 2)
     serve_on("worker", 1)
+"""
+
+PAIR = """
+    from tests.faults.support.backends import Recorder
+
+    options = {"num_cpus": 0, "resources": {"worker": 5}}  # each node has room for one
+    client.create_backend("pair", Recorder, "/tmp/journal", config={"num_replicas": 2}, ray_actor_options=options)
+    client.create_endpoint("pair", backend="pair", route="/pair", methods=["GET", "POST"])
 """
 
 
@@ -88,10 +98,13 @@ def test_a_node_joins_and_vanishes_without_a_lost_request(running: Running) -> N
 def test_a_cut_web_host_loses_only_what_was_on_the_link(running: Running, endpoint: str) -> None:
     """After the repair its requests are answered again, without a command. None starts after its deadline.
 
-    The proxy cannot know when a client over HTTP has given up, so these requests may start late.
+    Another web host does not notice. The proxy cannot know when a client over HTTP has given up, so these requests may
+    start late.
     """
     cluster = running.cluster
-    with load_on(running, endpoint, CALLS) as calls, load_on(running, endpoint, OVER_HTTP) as clients:
+    address = cluster.copy_address(running.address, cluster.head, "/tmp/copied.json", on=cluster.worker)
+    others = HostLoad(cluster.worker, address, f"http://{cluster.head.address}:8000", endpoint)
+    with load_on(running, endpoint, CALLS) as calls, load_on(running, endpoint, OVER_HTTP) as clients, others:
         calls.wait_for_more(40)
         begin = time.monotonic()
         with cluster.web.cut_off():
@@ -106,6 +119,8 @@ def test_a_cut_web_host_loses_only_what_was_on_the_link(running: Running, endpoi
         lost = [o for o in run.failed() if o not in refused and (o.done < begin or o.sent > first)]
         assert lost == [], summary(run.outcomes)
         note_run(run, cuts=1)
+    run = others.checked(cluster.head, cluster.worker)
+    assert run.failed() == [], summary(run.outcomes)
 
 
 @LONG
@@ -126,6 +141,33 @@ def test_a_cut_between_nodes_loses_only_what_needs_the_link(running: Running) ->
         (504, "no"),
         (504, "unknown"),
     }
+
+
+@LONG
+def test_a_cut_between_two_workers_leaves_each_proxy_the_replicas_that_it_reaches(running: Running) -> None:
+    """A cut link loses only what was on it, and afterwards the proxy uses both replicas again."""
+    cluster = running.cluster
+    second = cluster.switch.add("second")
+    second.start_ray(f"--address={cluster.head.address}:6379", '--resources={"worker": 8}', environment=FAST)
+    running.manage(PAIR)
+    url = f"http://{cluster.worker.address}:8000"
+
+    def replicas(after: float) -> set[str]:
+        return {o.replica for o in load.outcomes() if o.ok and o.sent > after}
+
+    with HostLoad(cluster.web, running.web_address, url, "pair", ways=OVER_HTTP) as load:
+        wait_until(lambda: len(replicas(0.0)) == 2)
+        begin = time.monotonic()
+        with cluster.switch.cut_between(cluster.worker, second):
+            time.sleep(LONG_CUT_S)
+            silent = time.monotonic() - SETTLED_S
+            assert len(replicas(silent)) == 1
+        end = time.monotonic()
+        wait_until(lambda: len(replicas(end)) == 2)
+    run = load.checked(cluster.worker, second)
+    note_run(run, cuts=1)
+    unexplained = [o for o in run.failed() if o.executed != "unknown" or not begin - 1 < o.sent < silent]
+    assert unexplained == [], summary(run.outcomes)
 
 
 @LONG

@@ -1,4 +1,4 @@
-"""docs/security.md names a test beside each claim."""
+"""docs/security.md and docs/nodes.md name a test beside each claim."""
 
 from __future__ import annotations
 
@@ -70,3 +70,11 @@ def test_the_first_claim_is_about_the_token() -> None:
 def test_the_page_claims(word: str) -> None:
     """Each part of the threat model has a row."""
     assert any(word in claim for claim, _ in CLAIMS)
+
+
+def test_the_tests_of_nodes_exist() -> None:
+    """The page of nodes names them below its tables."""
+    page = (ROOT / "docs" / "nodes.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 5
+    assert [name for file, name in named if name not in functions_of(f"tests/nodes/{file}")] == []

@@ -71,8 +71,7 @@ class Switch:
         self._ip("link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
         self._ip("link", "set", host.port, "master", "switch", "up")
         # The others remember which address has which card.
-        card = f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
-        host.succeed("ip", "link", "set", "eth0", "address", card)
+        host.succeed("ip", "link", "set", "eth0", "address", _card(address))
         host.succeed("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
         host.succeed("ip", "link", "set", "eth0", "up")
         return host
@@ -84,6 +83,18 @@ class Switch:
         """Drop all that comes from or goes to *host*, without a word to either end; or let it pass again."""
         words = ["bridge", "link", "set", "dev", host.port, "state", "0" if is_cut else "3"]
         subprocess.run(["nsenter", "--target", str(self._pid), "--net", *words], check=True)
+
+    @contextlib.contextmanager
+    def cut_between(self, one: Host, other: Host) -> Iterator[None]:
+        """Drop all that these two hosts send to each other, for the time of the block. Others reach both of them."""
+        ends = ((one, other), (other, one))
+        for host, peer in ends:
+            host.send_to_card(peer.address, "02:00:00:00:ff:ff")  # no host has it
+        try:
+            yield
+        finally:
+            for host, peer in ends:
+                host.send_to_card(peer.address, _card(peer.address))
 
     def slow(self, host: Host, *, is_slow: bool = True) -> None:
         """Let 64 KiB a second go to *host*; or let it be fast again."""
@@ -209,6 +220,10 @@ class Host:
                     found.append(process)
         return found
 
+    def send_to_card(self, address: str, card: str) -> None:
+        """Let packets for *address* go to this network card from now on."""
+        self.succeed("ip", "neighbour", "replace", address, "lladdr", card, "dev", "eth0", "nud", "permanent")
+
     def keep_file(self, path: str, at: str) -> None:
         """Let *path* lead to the file *at*, which outlives this host."""
         self.succeed("ln", "--symbolic", "--force", at, path)
@@ -240,6 +255,11 @@ class Host:
         if self._holder.poll() is None:
             self._switch.cut(self)
         _end(self._holder)
+
+
+def _card(address: str) -> str:
+    """Return the network card of the host at *address*."""
+    return f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
 
 
 def _child(process: subprocess.Popen[bytes]) -> int:
