@@ -211,9 +211,13 @@ class Replicas:
         await self._stop(replica)
 
     async def _stop(self, replica: TrackedReplica) -> None:
+        """End the process of *replica*, even if the caller is cancelled, because no other code would end it later."""
         self._note_end(replica)
-        await self._runtime.stop(replica.id)
-        self._ending.pop(replica.id, None)  # two reasons to end it may have come together
+        await asyncio.shield(self._tasks.start(self._end_process(replica.id)))
+
+    async def _end_process(self, id: str) -> None:
+        await self._runtime.stop(id)
+        self._ending.pop(id, None)  # two reasons to end it may have come together
 
     def _note_end(self, replica: TrackedReplica) -> None:
         """Let a next controller end the process of *replica* if this one dies first: it has no address any more."""
@@ -225,6 +229,7 @@ class Replicas:
         self.unroute(serving)
         await self.retire([replica for replica in serving if replica.connection is not None])
         await self.abandon(self)
+        await asyncio.gather(*map(self._end_process, list(self._ending)))  # `close` would cancel what still ends them
 
     def _forget(self, replica: TrackedReplica) -> None:
         self._by_id.pop(replica.id, None)
