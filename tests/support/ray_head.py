@@ -1,4 +1,4 @@
-"""A Ray cluster of one node in processes of its own, which a test can kill and start again."""
+"""A Ray cluster of one node or more in processes of its own, which a test can kill and start again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RayHead:
         self._directory = directory
         self._port = free_port()
         self._starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         self.address = f"127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -46,26 +46,44 @@ class RayHead:
             "--include-dashboard=false",
             "--disable-usage-stats",
             "--num-cpus=4",
+            '--resources={"head": 1}',
         ]
         path = self._directory / f"head-{self._starts}.log"
+        self._run(command, path, {})
+
+    def join(self, host: str, resource: str, environment: Mapping[str, str]) -> None:
+        """Start another node at loopback address *host*, which alone has 1 of *resource*.
+
+        Its processes have *environment* beside that of the head.
+        """
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            *("start", "--block", f"--address={self.address}", f"--node-ip-address={host}"),
+            "--disable-usage-stats",
+            "--num-cpus=4",
+            f'--resources={{"{resource}": 1}}',
+        ]
+        self._run(command, self._directory / f"{host}.log", environment)
+
+    def _run(self, command: list[str], path: Path, environment: Mapping[str, str]) -> None:
         with path.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+            own = {**self._environment, **environment}
+            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=own))
         wait_until(lambda: "Ray runtime started" in path.read_text(), timeout_s=60)
 
     def kill(self) -> None:
         """Kill every process of the cluster with SIGKILL, replicas, proxies and the controller too."""
-        if self._process is None:
-            return
         # First all are stopped: otherwise the survivors could react to the death of the first ones.
-        head = psutil.Process(self._process.pid)
-        found = [head, *head.children(recursive=True)]
+        roots = [psutil.Process(process.pid) for process in self._processes]
+        found = [each for root in roots for each in (root, *root.children(recursive=True))]
         for sent in (signal.SIGSTOP, signal.SIGKILL):
             for process in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(sent)
         psutil.wait_procs(found, timeout=30)
-        self._process.wait()
-        self._process = None
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
 
 
 @contextlib.contextmanager
