@@ -177,7 +177,7 @@ PROMISES: Final[Mapping[str, Promise]] = {
     ),
     "P31": Promise(
         "A connection proves its key before anything else is read.",
-        ("tests/local/wire/test_wire.py", "tests/local/wire/test_roles.py"),
+        ("tests/local/wire/test_wire.py", "tests/behaviour/test_roles.py"),
     ),
     "P32": Promise("Errors show nothing of the inside.", ("tests/behaviour/test_error_texts.py",)),
     "P33": Promise(

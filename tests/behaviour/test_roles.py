@@ -1,10 +1,16 @@
-"""Each role tries what it must not do: at the wire, with its key and code of its own, and through the API."""
+"""Each role tries what it must not do: at the wire, with its key and code of its own, and through the API.
+
+The tables are complete: a new operation, control, kind of frame or method of the client without a row fails a test.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +21,45 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.key_files import read_key_file
 from serve_bridge.instance.operations import Operation
+from serve_bridge.proxy import proxy
+from serve_bridge.replica import replica
 from serve_bridge.wire import payload
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.endings import Rejected
-from serve_bridge.wire.frames import Frame, Kind
+from serve_bridge.wire.frames import Frame, Kind, encode
 from serve_bridge.wire.heads import CallAnswer, CallHead, decoder, encode_head
-from serve_bridge.wire.keys import CALLERS, Key, Role
+from serve_bridge.wire.keys import CALLERS, OF_FILES, Key, Role
 from serve_bridge.wire.segments import join
 
-CONTROLS = ("@check", "@completed", "@configure", "@drain", "@keys", "@move", "@statistics")
+NAME = "roles"
+CONTROLS = ("@check", "@completed", "@configure", "@drain", "@give_port", "@keys", "@move", "@statistics")
+"""The controls of replicas and proxies, which only the engine uses."""
+FORBIDDEN = [
+    *((role, operation) for role in (Role.FORWARD, Role.CALL) for operation in Operation),
+    (Role.MANAGE, Operation.KEYS),
+]
+"""The operations that a role must not use."""
+FRAMES: dict[Kind, str] = {
+    Kind.REQUEST: "opens",
+    Kind.CALL: "opens",
+    Kind.DATA: "closes",
+    Kind.RESPONSE: "closes",
+    Kind.REJECT: "closes",
+    Kind.CANCEL: "closes",
+    Kind.ABORT: "closes",
+    Kind.CREDIT: "closes",
+    Kind.GOAWAY: "closes",
+    Kind.PING: "answers",
+    Kind.PONG: "closes",
+}
+"""Each kind of frame from a caller without an open stream: it opens one, closes the connection, or gets an answer."""
 
 
 class Bomb:
@@ -69,11 +99,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def owner(keys: Path) -> Iterator[serve.Client]:
+def owner(runtime: str, keys: Path) -> Iterator[serve.Client]:
     """A client with all roles of an instance with a proxy."""
     client = serve.start(
-        runtime="local",
-        name="roles",
+        runtime=runtime,
+        name=NAME,
         listen="127.0.0.1:0",
         key_file=str(keys / "secret"),
         http_options={"port": 0},
@@ -86,7 +116,7 @@ def owner(keys: Path) -> Iterator[serve.Client]:
 
 def key_of(keys: Path, role: Role) -> Key:
     """Return the key in the key file of *role*."""
-    return read_key_file(keys / f"roles.{role.name.lower()}.key")[1]
+    return read_key_file(keys / f"{NAME}.{role.name.lower()}.key")[1]
 
 
 def places(owner: serve.Client) -> dict[str, SocketAddress]:
@@ -127,8 +157,7 @@ def send(name: str, body: bytes, backend: str = "") -> Callable[[CallerConnectio
     return work
 
 
-@pytest.mark.parametrize("role", [Role.FORWARD, Role.CALL])
-@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize(("role", "operation"), FORBIDDEN, ids=lambda value: value.name)
 def test_only_manage_may_use_operations(
     owner: serve.Client, keys: Path, tmp_path: Path, role: Role, operation: Operation
 ) -> None:
@@ -136,6 +165,42 @@ def test_only_manage_may_use_operations(
     bomb = join(payload.pack(Bomb(tmp_path / "ran")))
     assert at(owner, "controller", key_of(keys, role), role, send(operation, bomb)) == "not allowed"
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_table_of_controls_is_complete() -> None:
+    """A new control of a replica or a proxy gets a row."""
+    found = {name for module in (replica, proxy) for name in re.findall(r'"(@\w+)":', inspect.getsource(module))}
+    assert found == set(CONTROLS)
+
+
+def test_the_table_of_frames_is_complete() -> None:
+    """A new kind of frame gets a row."""
+    assert FRAMES.keys() == set(Kind)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, effect in FRAMES.items() if effect != "opens"])
+@pytest.mark.parametrize("role", OF_FILES)
+@pytest.mark.parametrize("where", ["controller", "replica"])
+def test_a_role_sends_each_kind_of_frame(owner: serve.Client, keys: Path, role: Role, where: str, kind: Kind) -> None:
+    """Requests and calls have tests of their own. Any other frame but a PING ends its own connection only."""
+    if (where, role) == ("replica", Role.MANAGE):
+        role = Role.CALL  # a replica does not serve operators, who have the key for calls too
+
+    async def work(connection: CallerConnection) -> bool:
+        changed = asyncio.Event()
+        connection.on_change = changed.set
+        connection.send(encode(kind, 0 if kind in (Kind.PING, Kind.PONG, Kind.GOAWAY) else 99))
+        if FRAMES[kind] == "answers":
+            connection.send(encode(Kind.PING, 0))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 0.2)
+        else:
+            await asyncio.wait_for(changed.wait(), 20)
+        return connection.closed
+
+    key = key_of(keys, role)
+    assert at(owner, where, key, role, work) is (FRAMES[kind] == "closes")
+    assert owner.get_handle("e").call(1) == 1
 
 
 @pytest.mark.parametrize("role", [Role.FORWARD, Role.CALL])
@@ -234,6 +299,15 @@ MANAGEMENT: dict[str, Callable[[serve.Client], object]] = {
 }
 
 
+ALLOWED = {"address", "close", "generation", "get_handle", "handle", "http_urls", "lost", "name"}
+"""Names of a client that every role may use."""
+
+
+def test_the_table_of_the_client_is_complete() -> None:
+    """A new method of the client gets a row, or needs no role."""
+    assert {name for name in dir(serve.Client) if not name.startswith("_")} - ALLOWED == MANAGEMENT.keys()
+
+
 @pytest.mark.parametrize("client", [Role.FORWARD, Role.CALL], indirect=True)
 @pytest.mark.parametrize("operation", MANAGEMENT)
 def test_an_operation_names_the_role_and_the_key_file(client: serve.Client, operation: str) -> None:
@@ -325,3 +399,32 @@ def test_an_unknown_endpoint_is_found_out_by_the_routing_table(client: serve.Cli
     """No operation is needed for that."""
     with pytest.raises(serve.EndpointNotFound, match="nowhere"):
         client.get_handle("nowhere")
+
+
+# new keys
+
+
+def test_old_keys_are_valid_until_they_are_retired(owner: serve.Client, keys: Path) -> None:
+    """Each process of the instance knows the new keys after a rotation, and refuses the old ones after `retire`."""
+
+    async def nothing(connection: CallerConnection) -> str:
+        return "connected"
+
+    def reached(role: Role, key: Key) -> list[str]:
+        found = []
+        for where in ("controller", "replica"):
+            with suppress(AuthenticationError, serve.ServeBridgeError, OSError):
+                found += [where for _ in [at(owner, where, key, role, nothing)]]
+        return found
+
+    old = {role: key_of(keys, role) for role in (Role.FORWARD, Role.CALL)}
+    assert rotate_keys(NAME, str(keys / "secret"), None) == (str(keys), True)
+    for role, key in old.items():
+        assert key_of(keys, role).id != key.id
+        assert reached(role, key) == reached(role, key_of(keys, role)) == ["controller", "replica"]
+    assert owner.get_handle("e").call(1) == 1
+    assert retire_keys(NAME, str(keys / "secret"), None) == (str(keys), True)
+    for role, key in old.items():
+        assert (reached(role, key), reached(role, key_of(keys, role))) == ([], ["controller", "replica"])
+    assert owner.get_handle("e").call(1) == 1
+    assert owner.status()["name"] == NAME
