@@ -7,18 +7,20 @@ Rule 2: an error is one line on stderr. Exit code 1 is a failure, and 2 a wrong 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 import serve_bridge as serve
-from serve_bridge.cli import verbs as commands
+from serve_bridge.cli import verbs
+from serve_bridge.cli.click_commands import asked, clear_errors, parameters, show
+from serve_bridge.cli.declarations import COMMANDS, DEPLOY_OPTIONS, Command
 from serve_bridge.cli.doctor.doctor import Asked, examine
-from serve_bridge.cli.failures import Misused, failure_of
-from serve_bridge.cli.report import Report
+from serve_bridge.cli.failures import Misused
 from serve_bridge.client.client import Client
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
@@ -122,7 +124,7 @@ def start(
         "allowed_hosts": allowed_hosts or None,
     }
     # "auto" starts no Ray of its own. Otherwise Ray and the instance would end with this command.
-    with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
+    with clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
         if no_state and state is not None:
             raise Misused(f"--state {state} and --no-state contradict each other")
         client, differences = ensure_started(
@@ -141,36 +143,20 @@ def start(
             click.echo(f"http     {url}")
 
 
-@main.command()
-@_name
-@_instance
-@click.option("--project", default=None, help="The owner of the deployment; default: top package of the first module.")
-@click.option("--traffic", is_flag=True, help="Let declared traffic replace that of endpoints that exist.")
-@click.option("--prune", is_flag=True, help="Delete what the project deployed before and no longer declares.")
-@click.option("--yes", is_flag=True, help="Do not ask before --prune deletes something.")
-@click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
-@click.option("--take-over", is_flag=True, help="Take over declared names that another project, or a person, made.")
-@click.option("--dry-run", is_flag=True, help="Only say what would change.")
-@_form
-@click.argument("modules", nargs=-1, required=True)
-def deploy(name: str, address: str | None, yes: bool, form: str, modules: tuple[str, ...], **how: Any) -> None:
+def _deploy(name: str, address: str | None, yes: bool, form: str, modules: tuple[str, ...], **how: Any) -> None:
     """Bring an instance to what MODULES declare.
 
     A module is an import path such as shop.backends, looked for in the current directory first.
     """
     sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own directory there
-    with _clear_errors(), _connected(address, name) as client:
-        _print(commands.deploy(client, modules, confirm=commands.confirmation(yes, _asked), **how), form)
+    with clear_errors(), _connected(address, name) as client:
+        show(verbs.deploy(client, modules, confirm=verbs.confirmation(yes, asked), **how), form)
 
 
-@main.command()
-@_name
-@_instance
-@_form
-def status(name: str, address: str | None, form: str) -> None:
-    """Show an instance's proxies, backends, replicas and endpoints."""
-    with _clear_errors(), _connected(address, name) as client:
-        _print(commands.status(client), form)
+_modules = [*parameters(DEPLOY_OPTIONS), click.Argument(["modules"], nargs=-1, required=True)]
+main.add_command(
+    _name(_instance(click.Command("deploy", params=_modules, callback=_deploy, help=inspect.getdoc(_deploy))))
+)
 
 
 @main.command()
@@ -186,9 +172,9 @@ def doctor(name: str, address: str | None, form: str, **asked: Any) -> None:
 
     The exit code is 0 without a finding, and 1 after a warning or an error.
     """
-    with _clear_errors():
+    with clear_errors():
         report = examine(lambda: find_client(address, name), Asked(name=name, **asked))
-    _print(report, form)
+    show(report, form)
     if report.data["findings"]:
         raise click.exceptions.Exit(1)
 
@@ -199,8 +185,8 @@ def doctor(name: str, address: str | None, form: str, **asked: Any) -> None:
 @click.option("--with-code", is_flag=True, help="Include the code, in base64. Then `apply` needs no other file.")
 def export(name: str, address: str | None, with_code: bool) -> None:
     """Print the state of an instance as JSON: backends, endpoints, traffic, shadows and owners."""
-    with _clear_errors(), _connected(address, name) as client:
-        _print(commands.export(client, with_code=with_code), "table")
+    with clear_errors(), _connected(address, name) as client:
+        show(verbs.export(client, with_code=with_code), "table")
 
 
 @main.command()
@@ -215,57 +201,24 @@ def apply(name: str, address: str | None, yes: bool, dry_run: bool, form: str, f
 
     Anything that FILE does not name is deleted.
     """
-    with _clear_errors(), _connected(address, name) as client:
-        confirm = commands.confirmation(yes, _asked, what="apply")
-        _print(commands.apply(client, file, confirm=confirm, dry_run=dry_run), form)
+    with clear_errors(), _connected(address, name) as client:
+        confirm = verbs.confirmation(yes, asked, what="apply")
+        show(verbs.apply(client, file, confirm=confirm, dry_run=dry_run), form)
 
 
-@main.command()
-@_name
-@_instance
-@_form
-@click.argument("endpoint", required=False)
-@click.argument("weights", nargs=-1)
-def traffic(name: str, address: str | None, form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
-    """Show the traffic of endpoints, or set that of one: traffic ENDPOINT a=0.9 b=0.1."""
-    with _clear_errors(), _connected(address, name) as client:
-        _print(commands.traffic(client, endpoint, weights), form)
+def _command(declared: Command) -> click.Command:
+    """Return the command for an instance that the user names."""
+
+    def run(name: str, address: str | None, form: str, **given: Any) -> None:
+        with clear_errors(), _connected(address, name) as client:
+            show(verbs.run(declared.name, client, given), form)
+
+    params = parameters(declared.options, declared.arguments)
+    return _name(_instance(click.Command(declared.name, params=params, callback=run, help=declared.help)))
 
 
-@main.command()
-@_name
-@_instance
-@_form
-@click.argument("endpoint")
-@click.argument("backend")
-@click.argument("proportion")
-def shadow(name: str, address: str | None, form: str, endpoint: str, backend: str, proportion: str) -> None:
-    """Send copies of a PROPORTION of an endpoint's requests to BACKEND as well; 0 ends that."""
-    with _clear_errors(), _connected(address, name) as client:
-        _print(commands.shadow(client, endpoint, backend, proportion), form)
-
-
-@main.command()
-@_name
-@_instance
-@_form
-@click.option("--method", default=None, help="Method of the backend; default: __call__.")
-@click.option("--timeout", "timeout_s", default=None, type=float, help="Seconds it may take.")
-@click.argument("endpoint")
-@click.argument("data", required=False)
-def call(
-    name: str,
-    address: str | None,
-    form: str,
-    method: str | None,
-    timeout_s: float | None,
-    endpoint: str,
-    data: str | None,
-) -> None:
-    """Call ENDPOINT with DATA, which is JSON; "-" reads it from standard input."""
-    with _clear_errors(), _connected(address, name) as client:
-        given = sys.stdin.read() if data == "-" else data
-        _print(commands.call(client, endpoint, given, method=method, timeout_s=timeout_s), form)
+for _declared in COMMANDS:
+    main.add_command(_command(_declared))
 
 
 @main.command()
@@ -283,7 +236,7 @@ def upgrade(name: str, ray_address: str | None, allow_closed_port: bool) -> None
 
     Callers lose nothing. If a backend cannot start, its old replicas serve on, and a second call continues.
     """
-    with _clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
+    with clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
         upgrade_instance(name, ray_address or "auto", click.echo, may_close_port=allow_closed_port)
     click.echo(f"instance {name} has version {serve.__version__}")
 
@@ -297,7 +250,7 @@ def shutdown(name: str, address: str | None, forget: bool) -> None:
 
     If the instance has ended with its cluster, only its files are removed.
     """
-    with _clear_errors():
+    with clear_errors():
         try:
             client = find_client(address, name)
         except serve.NotConnected:
@@ -316,36 +269,40 @@ def keys() -> None:
     """Replace the keys of an instance without a stop. Runs on the host of `start`."""
 
 
-_key_file = click.option("--key-file", default=None, help="File with the secret, as for `start`.")
-_state = click.option("--state", default=None, help="Directory of the state, as for `start`.")
+def _key_command(verb: str, help: str, change: Callable[..., tuple[str, bool]], said: str) -> click.Command:
+    def run(name: str, key_file: str | None, state: str | None) -> None:
+        with clear_errors():
+            directory, told = change(name, key_file, state)
+        click.echo(said.format(directory=directory))
+        uses = "uses them" if told else "does not run; its next start uses them"
+        click.echo(f"instance {name} {uses}")
+
+    command = click.Command(verb, callback=run, help=help)
+    for option in (
+        click.option("--state", default=None, help="Directory of the state, as for `start`."),
+        click.option("--key-file", default=None, help="File with the secret, as for `start`."),
+        _name,
+    ):
+        command = option(command)
+    return command
 
 
-@keys.command()
-@_name
-@_key_file
-@_state
-def rotate(name: str, key_file: str | None, state: str | None) -> None:
-    """Make new keys. The old ones stay valid until `keys retire`, so that you can copy the new key files first."""
-    with _clear_errors():
-        directory, told = rotate_keys(name, key_file, state)
-    click.echo(f"new keys are in {directory}; copy the key files to the web hosts, then run `serve-bridge keys retire`")
-    click.echo(_told(name, told))
-
-
-@keys.command()
-@_name
-@_key_file
-@_state
-def retire(name: str, key_file: str | None, state: str | None) -> None:
-    """End the old keys, and the connections that were made with them."""
-    with _clear_errors():
-        directory, told = retire_keys(name, key_file, state)
-    click.echo(f"only the newest keys in {directory} are valid")
-    click.echo(_told(name, told))
-
-
-def _told(name: str, told: bool) -> str:
-    return f"instance {name} uses them" if told else f"instance {name} does not run; its next start uses them"
+keys.add_command(
+    _key_command(
+        "rotate",
+        "Make new keys. The old ones stay valid until `keys retire`, so that you can copy the new key files first.",
+        rotate_keys,
+        "new keys are in {directory}; copy the key files to the web hosts, then run `serve-bridge keys retire`",
+    )
+)
+keys.add_command(
+    _key_command(
+        "retire",
+        "End the old keys, and the connections that were made with them.",
+        retire_keys,
+        "only the newest keys in {directory} are valid",
+    )
+)
 
 
 @contextlib.contextmanager
@@ -355,33 +312,3 @@ def _connected(address: str | None, name: str) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-
-
-class _Ended(click.ClickException):
-    """The end of a command after an error."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code  # type: ignore[misc]  # click has it as an attribute of the class
-
-
-@contextlib.contextmanager
-def _clear_errors(no_cluster: str | None = None) -> Iterator[None]:
-    """Turn the errors within the reach of users into a line and an exit code."""
-    try:
-        yield
-    except Exception as error:
-        failure = failure_of(error)
-        if failure is None:
-            raise
-        ours = isinstance(error, serve.ServeBridgeError)
-        has_no_cluster = no_cluster is not None and isinstance(error, ConnectionError) and not ours
-        raise _Ended(no_cluster if no_cluster and has_no_cluster else failure.text, failure.code) from None
-
-
-def _asked(text: str) -> bool:
-    return click.confirm(text, err=True)
-
-
-def _print(report: Report, form: str) -> None:
-    click.echo(report.formatted(form))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -34,6 +34,7 @@ __all__ = [
     "confirmation",
     "deploy",
     "export",
+    "run",
     "shadow",
     "status",
     "traffic",
@@ -57,6 +58,14 @@ def deploy(
     except Interrupted as interrupted:
         raise Stopped(str(interrupted)) from None
     return Report(deployment.as_dict(), str(deployment))
+
+
+def run(command: str, client: Client, given: Mapping[str, Any]) -> Report:
+    """Run one of `declarations.COMMANDS` with the values of its options and arguments; raises as its function here."""
+    if command == "call":
+        given = {**given, "data": sys.stdin.read() if given["data"] == "-" else given["data"]}
+    work: Mapping[str, Callable[..., Report]] = {"status": status, "traffic": traffic, "shadow": shadow, "call": call}
+    return work[command](client, **given)
 
 
 def export(client: Client, *, with_code: bool = False) -> Report:

@@ -50,6 +50,8 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.adapters.starlette.stub",
         "serve_bridge.adapters.wsgi.forwarding",
         "serve_bridge.adapters.wsgi.routes_app",
+        "serve_bridge.cli.click_commands",
+        "serve_bridge.cli.declarations",
         "serve_bridge.cli.failures",
         "serve_bridge.forwarding.answer",
         "serve_bridge.forwarding.declared_length",

@@ -7,120 +7,72 @@ Rule 2: an error is one line on stderr. The exit code is 1 for a failure, and 2 
 from __future__ import annotations
 
 import contextlib
-import sys
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command
+from flask.cli import AppGroup, ScriptInfo, pass_script_info, run_command, with_appcontext
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
 
 from serve_bridge.adapters.flask.current_bridge import EXTENSION
+from serve_bridge.cli.click_commands import asked, clear_errors, parameters, show
+from serve_bridge.cli.declarations import COMMANDS, DEPLOY_OPTIONS, Command
 from serve_bridge.printable import error_text
 
 if TYPE_CHECKING:
     from serve_bridge.adapters.flask.flask_bridge import FlaskBridge
-    from serve_bridge.cli.report import Report
     from serve_bridge.client.client import Client
-
-_form = click.option(
-    "--format",
-    "form",
-    default="table",
-    show_default=True,
-    type=click.Choice(["table", "json"]),
-    help="Format of the output.",
-)
 
 group = AppGroup("serve-bridge", help="Deploy, show and change the backends of the app.")
 
 
-@group.command()
-@click.option("--project", default=None, help="Owner of the deployment; default: the app's import name.")
-@click.option("--traffic", is_flag=True, help="Apply declared traffic to existing endpoints too.")
-@click.option("--prune", is_flag=True, help="Delete backends and endpoints that the project no longer declares.")
-@click.option("--yes", is_flag=True, help="Let --prune delete without asking.")
-@click.option("--force", is_flag=True, help="Replace the replicas of unchanged backends too.")
-@click.option("--take-over", is_flag=True, help="Take over declared names of another project, or made by hand.")
-@click.option("--dry-run", is_flag=True, help="Show the changes only.")
-@_form
-@click.argument("modules", nargs=-1)
-def deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
-    """Deploy the backends and endpoints that MODULES declare; by default those of SERVE_BRIDGE_BACKENDS."""
-    # Late, here and below: every web worker loads this module, but does not run a command.
-    from serve_bridge.adapters.flask.flask_bridge import project_of
-    from serve_bridge.cli import verbs as commands
+def _command(declared: Command) -> click.Command:
+    """Return the command for the instance of the app."""
 
-    with _clear_errors(), _connected() as (client, bridge):
+    def run(form: str, **given: Any) -> None:
+        # Late, here and below: every web worker loads this module, but does not run a command.
+        from serve_bridge.cli import verbs
+
+        with clear_errors(), _connected() as (client, _):
+            show(verbs.run(declared.name, client, given), form)
+
+    params = parameters(declared.options, declared.arguments)
+    return click.Command(declared.name, params=params, callback=with_appcontext(run), help=declared.help)
+
+
+def _deploy(yes: bool, form: str, modules: tuple[str, ...], project: str | None, **how: Any) -> None:
+    """Deploy the backends and endpoints that MODULES declare; by default those of SERVE_BRIDGE_BACKENDS."""
+    from serve_bridge.adapters.flask.flask_bridge import project_of
+    from serve_bridge.cli import verbs
+
+    with clear_errors(), _connected() as (client, bridge):
         what = modules or bridge.settings.backends
         if not what:
             raise click.UsageError("nothing to deploy: set SERVE_BRIDGE_BACKENDS, or name MODULES")
-        confirm = commands.confirmation(yes, _asked)
-        _print(commands.deploy(client, what, project=project or project_of(current_app), confirm=confirm, **how), form)
+        confirm = verbs.confirmation(yes, asked)
+        show(verbs.deploy(client, what, project=project or project_of(current_app), confirm=confirm, **how), form)
 
 
-@group.command()
-@_form
-def status(form: str) -> None:
-    """Show the instance's proxies, backends, replicas and endpoints."""
-    from serve_bridge.cli import verbs as commands
-
-    with _clear_errors(), _connected() as (client, _):
-        _print(commands.status(client), form)
+_modules = [*parameters(DEPLOY_OPTIONS), click.Argument(["modules"], nargs=-1)]
+group.add_command(
+    click.Command("deploy", params=_modules, callback=with_appcontext(_deploy), help=inspect.getdoc(_deploy))
+)
+for _declared in COMMANDS:
+    group.add_command(_command(_declared))
 
 
-@group.command()
-@_form
-@click.argument("endpoint", required=False)
-@click.argument("weights", nargs=-1)
-def traffic(form: str, endpoint: str | None, weights: tuple[str, ...]) -> None:
-    """Show the traffic of all endpoints, or set the traffic of one: traffic ENDPOINT a=0.9 b=0.1."""
-    from serve_bridge.cli import verbs as commands
-
-    with _clear_errors(), _connected() as (client, _):
-        _print(commands.traffic(client, endpoint, weights), form)
-
-
-@group.command()
-@_form
-@click.argument("endpoint")
-@click.argument("backend")
-@click.argument("proportion")
-def shadow(form: str, endpoint: str, backend: str, proportion: str) -> None:
-    """Send copies of a PROPORTION of an endpoint's requests to BACKEND; 0 stops the copies."""
-    from serve_bridge.cli import verbs as commands
-
-    with _clear_errors(), _connected() as (client, _):
-        _print(commands.shadow(client, endpoint, backend, proportion), form)
-
-
-@group.command()
-@_form
-@click.option("--method", default=None, help="Method of the backend; default: __call__.")
-@click.option("--timeout", "timeout_s", default=None, type=float, help="Timeout in seconds.")
-@click.argument("endpoint")
-@click.argument("data", required=False)
-def call(form: str, method: str | None, timeout_s: float | None, endpoint: str, data: str | None) -> None:
-    """Call ENDPOINT with DATA, which is JSON; "-" reads the JSON from standard input."""
-    from serve_bridge.cli import verbs as commands
-
-    with _clear_errors(), _connected() as (client, _):
-        given = sys.stdin.read() if data == "-" else data
-        _print(commands.call(client, endpoint, given, method=method, timeout_s=timeout_s), form)
-
-
-@group.command()
-@_form
+@group.command(params=parameters())
 def check(form: str) -> None:
     """Check the app for production: missing instance, unknown endpoints, undeployed backends, long timeouts."""
     from serve_bridge.adapters.flask.diagnosis import diagnose
 
-    with _clear_errors():
+    with clear_errors():
         report, failed = diagnose(current_app, _bridge())
-    _print(report, form)
+    show(report, form)
     if failed:
         raise SystemExit(1)
 
@@ -189,29 +141,3 @@ def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
         yield client, bridge
     finally:
         client.close()
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn an error that a user can fix into one line and an exit code."""
-    try:
-        yield
-    except click.ClickException:
-        raise
-    except Exception as error:
-        from serve_bridge.cli.failures import failure_of
-
-        failure = failure_of(error)
-        if failure is None:
-            raise
-        ended = click.ClickException(failure.text)
-        ended.exit_code = failure.code  # type: ignore[misc]  # click has it as an attribute of the class
-        raise ended from None
-
-
-def _asked(text: str) -> bool:
-    return click.confirm(text, err=True)
-
-
-def _print(report: Report, form: str) -> None:
-    click.echo(report.formatted(form))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from django.core.management import call_command
@@ -19,7 +20,8 @@ from serve_bridge.adapters.django.checks import TAG
 from serve_bridge.adapters.django.declarations import declared, project
 from serve_bridge.adapters.django.forwarded_urls import forwarded_urls
 from serve_bridge.adapters.django.settings import RUNTIME_VARIABLE, SETTING, options
-from serve_bridge.cli import verbs as commands
+from serve_bridge.cli import declarations, verbs
+from serve_bridge.cli.declarations import COMMANDS, DEPLOY_OPTIONS, Argument, Option
 from serve_bridge.cli.failures import failure_of
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client
@@ -35,40 +37,16 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: Any) -> None:
         """Declare the verbs."""
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-        deploy = _verb(verbs, "deploy", "Deploy the declarations in backends.py of the installed apps.")
-        deploy.add_argument("--project", help="Owner of the deployment; default: the top package of the settings.")
-        deploy.add_argument("--traffic", action="store_true", help="Apply declared traffic to existing endpoints too.")
-        deploy.add_argument(
-            "--prune", action="store_true", help="Delete backends and endpoints that the project no longer declares."
-        )
-        deploy.add_argument("--yes", action="store_true", help="Let --prune delete without asking.")
-        deploy.add_argument("--force", action="store_true", help="Replace the replicas of unchanged backends too.")
-        deploy.add_argument(
-            "--take-over", action="store_true", help="Take over declared names of another project, or made by hand."
-        )
-        deploy.add_argument("--dry-run", action="store_true", help="Show the changes only.")
-        _verb(verbs, "status", "Show the instance's proxies, backends, replicas and endpoints.")
-        traffic = _verb(verbs, "traffic", "Show the traffic of all endpoints, or set the traffic of one.")
-        traffic.add_argument("endpoint", nargs="?")
-        traffic.add_argument("weights", nargs="*", metavar="backend=weight")
-        shadow = _verb(
-            verbs, "shadow", "Send copies of a share of an endpoint's requests to a backend; 0 stops the copies."
-        )
-        shadow.add_argument("endpoint")
-        shadow.add_argument("backend")
-        shadow.add_argument("proportion", help="From 0 to 1.")
-        call = _verb(verbs, "call", "Call an endpoint.")
-        call.add_argument("endpoint")
-        call.add_argument("data", nargs="?", help="JSON; - reads the JSON from standard input.")
-        call.add_argument("--method", help="Method of the backend; default: __call__.")
-        call.add_argument("--timeout", type=float, dest="timeout_s", help="Timeout in seconds.")
+        found = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+        _add(_verb(found, "deploy", "Deploy the declarations in backends.py of the installed apps."), DEPLOY_OPTIONS)
+        for each in COMMANDS:
+            _add(_verb(found, each.name, each.help), each.options, each.arguments)
         _verb(
-            verbs,
+            found,
             "check",
             "Check the setting, whether the instance is as declared, and whether it has the endpoints of all views.",
         )
-        dev = verbs.add_parser("dev", help="Run the development server, with the backends inside its process.")
+        dev = found.add_parser("dev", help="Run the development server, with the backends inside its process.")
         dev.add_argument("addrport", nargs="?", help="As for runserver.")
         dev.add_argument("--noreload", action="store_false", dest="use_reloader", help="As for runserver.")
 
@@ -84,35 +62,38 @@ class Command(BaseCommand):
         if verb == "check":
             self.check(tags=[TAG], include_deployment_checks=True)
         with _clear_errors(), _connected(given["address"], given["name"]) as client:
-            report = _VERBS[verb](client, given)
+            report = _WORK[verb](client, given)
         self.stdout.write(report.formatted(given["format"]))
         if verb == "check" and not report.data["ok"]:
             raise CommandError("the instance is not what the project expects")
 
 
-def _verb(verbs: Any, name: str, does: str) -> Any:
-    parser = verbs.add_parser(name, help=does, description=does)
+def _verb(parsers: Any, name: str, does: str) -> Any:
+    parser = parsers.add_parser(name, help=does, description=does)
     parser.add_argument("--address", help=f"Address that `serve-bridge start` printed; default: that of {SETTING}.")
     parser.add_argument("--name", help=f"Name of the instance; default: that of {SETTING}.")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="Format of the output.")
     return parser
 
 
+def _add(parser: Any, options: Iterable[Option], arguments: Iterable[Argument] = ()) -> None:
+    for option in options:
+        how: dict[str, Any] = {"action": "store_true"} if option.kind is bool else {"type": option.kind}
+        parser.add_argument(option.flag, dest=option.key, help=option.help, **how)
+    for argument in arguments:
+        parser.add_argument(argument.name, **({} if argument.values == "1" else {"nargs": argument.values}))
+
+
 def _deploy(client: Client, given: Mapping[str, Any]) -> Report:
-    switches = {name: given[name] for name in ("traffic", "prune", "force", "take_over", "dry_run")}
-    confirm = commands.confirmation(given["yes"], _asked)
-    return commands.deploy(client, _declared(), project=given["project"] or project(), confirm=confirm, **switches)
+    how = {each.key: given[each.key] for each in DEPLOY_OPTIONS if each.key not in ("project", "yes")}
+    confirm = verbs.confirmation(given["yes"], _asked)
+    return verbs.deploy(client, _declared(), project=given["project"] or project(), confirm=confirm, **how)
 
 
 def _asked(text: str) -> bool:
     sys.stderr.write(f"{text} [y/N]: ")  # a program may read stdout
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _call(client: Client, given: Mapping[str, Any]) -> Report:
-    data = sys.stdin.read() if given["data"] == "-" else given["data"]
-    return commands.call(client, given["endpoint"], data, method=given["method"], timeout_s=given["timeout_s"])
 
 
 def _check(client: Client, _: Mapping[str, Any]) -> Report:
@@ -123,7 +104,7 @@ def _check(client: Client, _: Mapping[str, Any]) -> Report:
     urls = {path: endpoint for path, endpoint in others.items() if endpoint not in known}
     lines += [f"URL {path!r}: {EndpointNotFound(endpoint, known)}" for path, endpoint in urls.items()]
     found = declared()
-    changes = commands.deploy(client, found, project=project(), dry_run=True).data["changes"] if found else []
+    changes = verbs.deploy(client, found, project=project(), dry_run=True).data["changes"] if found else []
     lines += [f"to deploy: {change['kind']} {change['name']}: {change['reason']}" for change in changes]
     data = {"address": client.address, "ok": not lines, "missing": missing | urls, "changes": changes}
     return Report(
@@ -131,13 +112,15 @@ def _check(client: Client, _: Mapping[str, Any]) -> Report:
     )
 
 
-_VERBS = {
+def _run(command: declarations.Command, client: Client, given: Mapping[str, Any]) -> Report:
+    names = [*(option.key for option in command.options), *(argument.name for argument in command.arguments)]
+    return verbs.run(command.name, client, {name: given[name] for name in names})
+
+
+_WORK: Mapping[str, Callable[[Client, Mapping[str, Any]], Report]] = {
     "deploy": _deploy,
-    "status": lambda client, _: commands.status(client),
-    "traffic": lambda client, given: commands.traffic(client, given["endpoint"], given["weights"]),
-    "shadow": lambda client, given: commands.shadow(client, given["endpoint"], given["backend"], given["proportion"]),
-    "call": _call,
     "check": _check,
+    **{command.name: partial(_run, command) for command in COMMANDS},
 }
 
 
