@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Unpack
+from typing import Final, Unpack
 
 from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.current import started_here
@@ -24,6 +25,9 @@ from serve_bridge.printable import shown
 from serve_bridge.process.extras import require
 from serve_bridge.process.monkey_patches import check_not_patched
 from serve_bridge.wire.tls import check_files
+
+RELEASE_S: Final = 1.0
+"""Seconds that an ending process has to release its state before another start of the same name is refused."""
 
 
 def start_instance(**options: Unpack[StartOptions]) -> Client:
@@ -84,11 +88,13 @@ def ensure_started(
     _require_ray(options)
     from serve_bridge.runtimes.ray.start import running_instance  # late: Ray is an extra, and slow to import
 
+    began = time.monotonic()
     found = running_instance(name, address)
     if found is None:
         try:
             if directory is not None:  # the controller would find the same problem, but seconds later
-                _check_usable(directory)
+                # The user waits, and joining Ray has given an ending process time to release the state.
+                _check_usable(directory, wait_s=max(0.0, RELEASE_S - (time.monotonic() - began)))
             client = start_instance(
                 detached=True,
                 name=name,
@@ -154,12 +160,12 @@ def _checked_state(
     return str(directory)
 
 
-def _check_usable(directory: Path) -> None:
+def _check_usable(directory: Path, wait_s: float) -> None:
     """Raise ConfigError if a running instance keeps its state in *directory*, or if nothing can be written there."""
     from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
 
     files = StateFiles(directory)
-    files.lock(wait_s=1.0)  # the user waits, and joining Ray has taken seconds
+    files.lock(wait_s)
     files.close()
 
 
