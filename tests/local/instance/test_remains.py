@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,13 @@ def shutdown(monkeypatch: pytest.MonkeyPatch) -> Shutdown:
 
 
 @pytest.fixture
-def ended() -> str:
+def ended() -> Iterator[str]:
     """The address of an instance that was killed with its process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True, env=environment)
-    return killed.stdout.strip()
+    yield killed.stdout.strip()
+    instance_file.discovery_file("ended").unlink(missing_ok=True)
+    shutil.rmtree(Path(killed.stdout.strip()).parent, ignore_errors=True)
 
 
 def test_shutdown_removes_the_files_of_an_instance_that_has_ended(ended: str, shutdown: Shutdown) -> None:
