@@ -46,6 +46,17 @@ FORBIDDEN = [
     (Role.MANAGE, Operation.KEYS),
 ]
 """The operations that a role must not use."""
+OPERATOR_MAY = frozenset(
+    {
+        *(Operation.CREATE_BACKEND, Operation.UPDATE_BACKEND, Operation.UPDATE_BACKEND_CONFIG),
+        *(Operation.DELETE_BACKEND, Operation.LIST_BACKENDS, Operation.CREATE_ENDPOINT, Operation.DECLARE_ENDPOINTS),
+        *(Operation.DELETE_ENDPOINT, Operation.LIST_ENDPOINTS, Operation.SET_TRAFFIC, Operation.SHADOW_TRAFFIC),
+        *(Operation.HOLD_DEPLOYMENT, Operation.BEGIN_DEPLOYMENT, Operation.NOTE_DEPLOYMENT, Operation.END_DEPLOYMENT),
+        *(Operation.STATUS, Operation.DIAGNOSE, Operation.EXPORT_STATE, Operation.DIFFERENCES, Operation.LEASE),
+        *(Operation.RENEW_BACKEND, Operation.RENEW_PROXIES, Operation.SHUTDOWN),
+    }
+)
+"""The operations of the role `manage`."""
 FRAMES: dict[Kind, str] = {
     Kind.REQUEST: "opens",
     Kind.CALL: "opens",
@@ -165,6 +176,12 @@ def test_only_manage_may_use_operations(
     bomb = join(payload.pack(Bomb(tmp_path / "ran")))
     assert at(owner, "controller", key_of(keys, role), role, send(operation, bomb)) == "not allowed"
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_tables_of_operations_are_complete() -> None:
+    """A new operation gets a row: an operator may use it, or not."""
+    refused = {operation for role, operation in FORBIDDEN if role is Role.MANAGE}
+    assert (OPERATOR_MAY | refused, OPERATOR_MAY & refused) == (set(Operation), set())
 
 
 def test_the_table_of_controls_is_complete() -> None:
