@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +197,36 @@ def test_a_keeper_answers_its_own_user_only(tmp_path: Path, user: int, answer: b
             keeper.close()
 
     assert asyncio.run(run()) == f"{answer!r}\n"
+
+
+FOREIGN_KEEPER = """
+    import os, socket, sys
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    os.setuid(int(sys.argv[2]))
+    listener.listen(1)  # the kernel notes the user of this moment for those who connect
+    print("listens", flush=True)
+    peer, _ = listener.accept()
+    peer.recv(1)
+    peer.sendall(b"e")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("user", [0, 65534])
+def test_a_proxy_asks_a_keeper_of_its_own_user_only(path: Path, user: int) -> None:
+    """Even if the file of the socket is of the right user: another one would learn the port's connections."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        descriptor = bound.fileno()
+        os.set_inheritable(descriptor, True)
+        code = textwrap.dedent(FOREIGN_KEEPER)
+        command = [sys.executable, "-c", code, str(descriptor), str(user)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[descriptor]) as keeper:
+            assert keeper.stdout is not None
+            assert keeper.stdout.readline() == "listens\n"
+            if user == os.geteuid():
+                assert port_keeper.take(path) is None
+            else:
+                with pytest.raises(AuthenticationError, match=f"user {user}"):
+                    port_keeper.take(path)
+            keeper.kill()
