@@ -22,6 +22,7 @@ from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management.operator import OPERATION_S
+from serve_bridge.process.loop_future import run_on
 from serve_bridge.routing.blocking_calls import PendingAnswer
 from serve_bridge.routing.channel import Channel
 from serve_bridge.routing.outgoing_request import OutgoingRequest
@@ -148,7 +149,7 @@ class InstanceLink:
             raise self.needs_role(Role.MANAGE, f"the operation {operation}")
         channel = self._here().channel()
         work = channel.controller.call(operation, *args, timeout_s=HELD_S)
-        held = asyncio.run_coroutine_threadsafe(work, channel.loop)
+        held = run_on(channel.loop, work)
         try:
             yield
         finally:
@@ -232,7 +233,7 @@ class InstanceLink:
         async def begun() -> Any:
             return await work(channel)
 
-        return asyncio.run_coroutine_threadsafe(begun(), channel.loop)
+        return run_on(channel.loop, begun())
 
     def run(self, work: Callable[[Channel], Any], timeout_s: float) -> Any:
         """See `ProcessLink.run`."""
@@ -330,7 +331,7 @@ class InstanceLink:
     def _run(self, operation: Operation, *args: Any, timeout_s: float = OPERATION_S) -> Any:
         channel = self._here().channel()
         work = channel.controller.call(operation, *args, timeout_s=timeout_s)
-        return asyncio.run_coroutine_threadsafe(work, channel.loop).result()
+        return run_on(channel.loop, work).result()
 
 
 class _Reference:

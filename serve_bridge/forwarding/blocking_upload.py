@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from typing import Any, Final
 from serve_bridge.forwarding.allowance import MAX_KEPT_BYTES
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
 from serve_bridge.http.readable import PIECE_BYTES, Readable
+from serve_bridge.process.unbreakable_locks import UnbreakableEvent
 from serve_bridge.routing.process_link import SPARE_S, overdue
 
 TOO_SHORT: Final = "the body ended before its Content-Length"
@@ -33,7 +33,7 @@ class BlockingUpload(AsyncIterator[bytes]):
         self._max_bytes = max_bytes
         self._read = 0
         self._before: deque[bytes] = deque()
-        self._wake = threading.Event()
+        self._wake = UnbreakableEvent()
         self._asked: asyncio.Future[bytes] | None = None
 
     def read_before(self) -> None:

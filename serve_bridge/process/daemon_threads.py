@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from serve_bridge.process.monkey_patches import check_not_patched
+from serve_bridge.process.unbreakable_locks import UnbreakableCondition
 
 Result = TypeVar("Result")
 _Work = tuple[int, Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -39,7 +40,7 @@ class DaemonThreads(Executor):
         self._name = name
         self._idle_s = idle_s
         self._work: deque[_Work] = deque()
-        self._changed = threading.Condition()
+        self._changed = UnbreakableCondition()
         self._workers: dict[int, _Worker] = {}
         self._threads = 0
         self._idle = 0

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import uvloop
 
+from serve_bridge.process.loop_future import run_on
 from serve_bridge.process.monkey_patches import check_not_patched
 
 _Result = TypeVar("_Result")
@@ -79,7 +80,7 @@ class LoopThread:
 
         # Tasks started by *work* may live as long as the loop, so they must not inherit the context of one request. A
         # replica would find the request's thread for synchronous code in that context.
-        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, run(), self.loop)
+        return contextvars.Context().run(run_on, self.loop, run())
 
     def stop(self) -> None:
         """End the loop soon. It can still close the connections that are closing now. `stop` does not wait."""

@@ -169,7 +169,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.instance.operations",
         "serve_bridge.process.class_register",
         "serve_bridge.process.engine_threads",
-        "serve_bridge.process.loop_thread",
         "serve_bridge.process.pickling_errors",
         "serve_bridge.routing.channel",
         "serve_bridge.routing.controller_link",

@@ -24,6 +24,7 @@ from serve_bridge.errors import (
 )
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.known_instance import known_instance
+from serve_bridge.process.loop_future import run_on
 from serve_bridge.process.pickling_errors import PICKLING_ERRORS
 from serve_bridge.process.task_set import TaskSet
 from serve_bridge.routing.channel import Channel
@@ -91,7 +92,7 @@ class RemoteCalls:
         place = Place(self._replicas, backend)
         slot = self._replicas.acquire(table, place)
         if slot is None:  # the last known numbers may be old, so ask the replicas now
-            asyncio.run_coroutine_threadsafe(self._ask_all(backend), channel.loop).result()
+            run_on(channel.loop, self._ask_all(backend)).result()
             slot = self._replicas.acquire(table, place)
         if slot is None:
             raise BackendOverloaded(_full(backend, table.backends.get(backend)))
