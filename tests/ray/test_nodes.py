@@ -125,7 +125,7 @@ def said(runtime_directory: Path) -> dict[str, Any]:
         pytest.importorskip("ray")
     directory = runtime_directory / "nodes"
     directory.mkdir()
-    found: dict[str, Any] = json.loads(run_program(PROGRAM, str(directory)).splitlines()[-1])
+    found: dict[str, Any] = json.loads(run_program(PROGRAM, str(directory), limit_s=110).splitlines()[-1])
     return found
 
 

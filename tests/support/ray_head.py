@@ -69,7 +69,7 @@ class RayHead:
         with path.open("wb") as log:
             own = {**self._environment, **environment}
             self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=own))
-        wait_until(lambda: "Ray runtime started" in path.read_text(), timeout_s=60)
+        wait_until(lambda: "Ray runtime started" in path.read_text(), timeout_s=100)
 
     def kill(self) -> None:
         """Kill every process of the cluster with SIGKILL, replicas, proxies and the controller too."""
@@ -90,8 +90,8 @@ class RayHead:
 def ray_head(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[RayHead]:
     """Return a running cluster, which ends with the block; its processes have *environment* too."""
     head = RayHead(directory, environment)
-    head.start()
     try:
+        head.start()
         yield head
     finally:
         head.kill()
