@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from serve_bridge.config.network_options import Tls, joined
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.file_keeper import FileKeeper
-from serve_bridge.wire.handshake import identity
+from serve_bridge.wire.handshake import HANDSHAKE_TIMEOUT_S, identity
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.replica_end import ReplicaConnection, Service
 from serve_bridge.wire.socket_files import bind_unix, remove_dead_sockets, socket_file
@@ -179,7 +180,10 @@ class Listener:
         await asyncio.sleep(0)  # asyncio makes the connections of sockets that it has accepted
         for connection in list(self.connections):
             connection.leave()
-        while any(connection.is_in_handshake for connection in self.connections):  # noqa: ASYNC110
+        ends = time.monotonic() + HANDSHAKE_TIMEOUT_S + LOOK_S  # a connection that was never made has no timeout
+        while time.monotonic() < ends:
+            if not any(connection.is_in_handshake for connection in self.connections):
+                break
             await asyncio.sleep(LOOK_S)
 
     def end_stale(self, grace_s: float = 0.0) -> None:
