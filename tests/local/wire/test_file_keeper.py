@@ -12,6 +12,7 @@ import pytest
 from serve_bridge.wire import file_keeper
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.directory_lock import remove_unclaimed
+from serve_bridge.wire.file_keeper import FileKeeper
 from serve_bridge.wire.frames import Frame
 from serve_bridge.wire.keys import Key, Role
 from serve_bridge.wire.listener import Listener
@@ -113,3 +114,45 @@ def test_a_process_that_ends_leaves_its_files_alone(tmp_path: Path) -> None:
 
     asyncio.run(check())
     assert not (tmp_path / "s").exists()
+
+
+def kept(looks: list[bool], failures: list[str]) -> list[int]:
+    """Keep files that are missing at some *looks*; return the numbers of the looks after which they were made.
+
+    The makes fail with *failures*, one after another.
+    """
+    made: list[int] = []
+    left, reasons = iter(looks), iter(failures)
+    asked = 0
+
+    async def make() -> None:
+        made.append(asked)
+        if (reason := next(reasons, None)) is not None:
+            raise OSError(reason)
+
+    def is_missing() -> bool:
+        nonlocal asked
+        asked += 1
+        return next(left, False)
+
+    async def run() -> None:
+        keeper = FileKeeper("a file", logging.getLogger("serve_bridge.wire"), is_missing, make)
+        keeper.begin()
+        await reached(lambda: asked > len(looks))
+        keeper.close()
+
+    asyncio.run(run())
+    return made
+
+
+def test_files_are_made_again_after_two_looks_in_vain() -> None:
+    """One look is not enough: an instance that ends removes its files before its processes have ended."""
+    assert kept([True, False, True, False, True, True], []) == [6]
+
+
+def test_each_reason_is_one_message(caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that stays full does not fill the log."""
+    with caplog.at_level(logging.WARNING, "serve_bridge.wire"):
+        assert kept([True] * 6, ["full", "full", "full", "gone"]) == [2, 3, 4, 5, 6]
+    reasons = [each.getMessage().rpartition(": ")[2] for each in caplog.records]
+    assert reasons == ["full", "gone", "a file vanished, and was made again"]
