@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -46,7 +46,8 @@ DEPLOY = """
         data = request.data if isinstance(request.data, dict) else await request.json()
         if data["text"] == "wait":
             pathlib.Path("/tmp/serve/waiting").touch()
-            await asyncio.sleep(5)
+            while not pathlib.Path("/tmp/serve/gate").exists():
+                await asyncio.sleep(0.05)
         return {"happy": len(data["text"])}
 
     client = serve.connect(name="shop")
@@ -80,15 +81,21 @@ class Service:
         directory = self._options.get("WorkingDirectory", "/")
         return ["/usr/bin/env", f"--chdir={directory}", *shlex.split(self._options[option])]
 
-    def start(self) -> subprocess.Popen[str]:
-        """Run ExecStart as the main process."""
-        return self._host.start(*self._words("ExecStart"), environment=self.environment)
-
-    def stop(self, process: subprocess.Popen[str]) -> None:
-        """Send SIGTERM to the main process; all ends within TimeoutStopSec."""
-        (main,) = psutil.Process(process.pid).children()
-        main.terminate()
-        process.communicate(timeout=float(self._options["TimeoutStopSec"]))
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run ExecStart. At the end, SIGTERM to the main process ends it within TimeoutStopSec."""
+        process = self._host.start(*self._words("ExecStart"), environment=self.environment)
+        try:
+            yield
+            (main,) = psutil.Process(process.pid).children()
+            main.terminate()
+            process.wait(float(self._options["TimeoutStopSec"]))
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
 
     def run(self, option: str) -> None:
         """Run a command of a `oneshot`, within the limit of systemd."""
@@ -124,7 +131,7 @@ def test_the_units_serve_stop_and_restore(machines: tuple[Host, Host]) -> None:
     def is_up() -> bool:
         return web.ask("curl", "--silent", "--fail", "http://127.0.0.1:8080/healthz")[0] == 0
 
-    with head.start() as cluster:
+    with head.running():
         # Restart=on-failure repeats the start until Ray is up.
         wait_until(lambda: ray.ask(*RAY_STATUS, environment=head.environment)[0] == 0, 120)
         instance.run("ExecStart")
@@ -132,18 +139,19 @@ def test_the_units_serve_stop_and_restore(machines: tuple[Host, Host]) -> None:
         key.touch(0o600)
         key.write_bytes(ray.path("/tmp/serve/state/shop/shop.forward.key").read_bytes())
         ray.python(DEPLOY, environment=instance.environment)
-        with app.start() as server:
+        with app.running():
             wait_until(is_up, 60)
             assert mood("good") == 4
-            with ThreadPoolExecutor(1) as thread:
-                slow = thread.submit(mood, "wait")
+            with ThreadPoolExecutor() as threads:
+                slow = threads.submit(mood, "wait")
                 wait_until(ray.path("/tmp/serve/waiting").exists, 60)
-                instance.run("ExecStop")
+                stop = threads.submit(instance.run, "ExecStop")
+                wait_until(lambda: not serves(mood), 60)  # the instance drains
+                ray.path("/tmp/serve/gate").touch()
+                stop.result()
                 assert slow.result() == 4
             instance.run("ExecStart")
             wait_until(lambda: serves(mood), 60)
-            app.stop(server)
-        head.stop(cluster)
 
 
 def serves(mood: Callable[[str], int]) -> bool:
