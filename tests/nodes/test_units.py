@@ -36,7 +36,6 @@ UNITS = {
 APP = next(block.text for block in blocks_of(PAGES / "containers.md") if block.text.startswith("# web.py"))
 INSTEAD = {"/opt/serve/bin/": f"{Path(sys.executable).parent}/", "/var/lib/serve": "/tmp/serve", "/srv/web": "/tmp/web"}
 """The places of the page, and those of the test. Each host has a /tmp of its own."""
-RAY_STATUS = (f"{Path(sys.executable).parent}/ray", "health-check")
 TOKEN = "0123456789abcdef" * 4
 DEPLOY = """
     import asyncio, pathlib
@@ -97,11 +96,11 @@ class Service:
                 assert stream is not None
                 stream.close()
 
-    def run(self, option: str) -> None:
-        """Run a command of a `oneshot`, within the limit of systemd."""
+    def run(self, option: str) -> int:
+        """Run a command of a `oneshot`, within the limit of systemd; return its exit status."""
         limit = "TimeoutStartSec" if option == "ExecStart" else "TimeoutStopSec"
         words = ["timeout", self._options[limit], *self._words(option)]
-        self._host.succeed(*words, environment=self.environment)
+        return self._host.ask(*words, environment=self.environment)[0]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +132,7 @@ def test_the_units_serve_stop_and_restore(machines: tuple[Host, Host]) -> None:
 
     with head.running():
         # Restart=on-failure repeats the start until Ray is up.
-        wait_until(lambda: ray.ask(*RAY_STATUS, environment=head.environment)[0] == 0, 120)
-        instance.run("ExecStart")
+        wait_until(lambda: instance.run("ExecStart") == 0, 300)
         key = web.path("/tmp/serve/shop.forward.key")
         key.touch(0o600)
         key.write_bytes(ray.path("/tmp/serve/state/shop/shop.forward.key").read_bytes())
@@ -148,9 +146,9 @@ def test_the_units_serve_stop_and_restore(machines: tuple[Host, Host]) -> None:
                 stop = threads.submit(instance.run, "ExecStop")
                 wait_until(lambda: not serves(mood), 60)  # the instance drains
                 ray.path("/tmp/serve/gate").touch()
-                stop.result()
+                assert stop.result() == 0
                 assert slow.result() == 4
-            instance.run("ExecStart")
+            assert instance.run("ExecStart") == 0
             wait_until(lambda: serves(mood), 60)
 
 
