@@ -21,6 +21,7 @@ from serve_bridge.instance.instance import Instance, new_generation
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.runtimes.local import LocalRuntime
 from serve_bridge.specs import InstanceSpec
+from serve_bridge.wire import file_keeper
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.socket_files import bind_unix
 from tests.support.programs import run_program
@@ -71,16 +72,18 @@ def instance() -> Iterator[Instance]:
         ended.set()
         thread.stop()
 
-    controller = Controller(spec, Key(), LocalRuntime(end))
-    found = thread.submit(controller.start).result(20)
-    starter = serve.connect(found.address)
-    starter.create_backend("b", Backend, config={"num_replicas": 2})
-    starter.create_endpoint("e", backend="b", route="/e", methods=["GET", "POST"])
-    unlink_sockets(Path(spec.directory))
-    yield found
-    starter.shutdown()
-    assert ended.wait(10)
-    thread.join(10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_keeper, "LOOK_S", 3600)  # otherwise the sockets are soon made again
+        controller = Controller(spec, Key(), LocalRuntime(end))
+        found = thread.submit(controller.start).result(20)
+        starter = serve.connect(found.address)
+        starter.create_backend("b", Backend, config={"num_replicas": 2})
+        starter.create_endpoint("e", backend="b", route="/e", methods=["GET", "POST"])
+        unlink_sockets(Path(spec.directory))
+        yield found
+        starter.shutdown()
+        assert ended.wait(10)
+        thread.join(10)
 
 
 @pytest.fixture(scope="module")
