@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from serve_bridge.controller.health_probes import check_first
+from serve_bridge.controller.lifecycle import ReplicaState
 from serve_bridge.controller.replicas import Replicas
 from serve_bridge.controller.runtime import Runtime
 from serve_bridge.controller.tracked_replica import SERVING, TrackedReplica
@@ -80,6 +81,8 @@ class ReplicaLaunches:
                 replica.address = await self._runtime.launch_replica(self._replica_spec(backend, replica), key, options)
                 await self._replicas.connect(replica)
                 await check_first(replica)
+                if replica.state is ReplicaState.STOPPED:  # in the turn of the loop that brought the answer
+                    raise Lost("unknown", "its connection was lost")
         except (BackendStartError, ConfigError):
             raise
         except TimeoutError:

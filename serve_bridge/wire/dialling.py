@@ -87,6 +87,8 @@ async def _dial(name: str, place: str | tuple[str, int], key: Key, generation: s
             else:
                 await loop.create_connection(lambda: connection, *place)
             await connection.ready
+            if connection.closed:  # in the turn of the loop in which it became ready; nothing will report it any more
+                raise Lost("no", f"{name} has closed the connection")
     except BaseException as error:
         connection.close()
         if is_shortage(error):
