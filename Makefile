@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 BENCH_SETUP := .venv/.bench-setup-done
-SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default-jdk-headless faketime iproute2 nginx-light postgresql redis-server systemd
+SYSTEM_PACKAGES := apache2-bin chromium chromium-driver curl debootstrap default-jdk-headless faketime iproute2 nginx-light postgresql procps redis-server systemd
 BENCH_PACKAGES := redis-server wrk
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

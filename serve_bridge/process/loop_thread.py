@@ -30,6 +30,7 @@ class _Start:
         loop: The loop. The thread makes it, because an exception in the starter could lose an open loop.
         made: Has one item once the thread has tried to make the loop: None, or the error.
         is_wanted: Whether the loop shall run on.
+        is_ending: Whether the loop was stopped. Only the thread of the loop uses it.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,18 @@ class _Start:
         # Written in C: an exception in the starter cannot leave its lock locked, as it can that of an Event.
         self.made: SimpleQueue[BaseException | None] = SimpleQueue()
         self.is_wanted = True
+        self.is_ending = False
+
+    def end_soon(self) -> None:
+        """Stop the loop, on whose thread this runs, after its connections have closed."""
+        assert self.loop is not None
+        self.loop.call_later(0.01, self._end)
+
+    def _end(self) -> None:
+        if not self.is_ending:  # a second stop would interrupt the end of the loop's tasks
+            self.is_ending = True
+            assert self.loop is not None
+            self.loop.stop()
 
 
 class LoopThread:
@@ -87,7 +100,7 @@ class LoopThread:
         self._start.is_wanted = False
         loop = self._start.loop
         if loop is not None:
-            loop.call_soon_threadsafe(_stop_soon, loop)
+            loop.call_soon_threadsafe(self._start.end_soon)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, RuntimeError):  # `__init__` has failed, or the loop is closed
@@ -116,15 +129,11 @@ def _run(start: _Start) -> None:
         asyncio.set_event_loop(loop)
         # `stop` changes `is_wanted` and then reads `loop`. So either this thread sees the change, or `stop` the loop.
         if not start.is_wanted:
-            _stop_soon(loop)
+            start.end_soon()
         loop.run_forever()
         _cancel_all(loop)
     finally:
         loop.close()
-
-
-def _stop_soon(loop: asyncio.AbstractEventLoop) -> None:
-    loop.call_later(0.01, loop.stop)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

@@ -172,6 +172,7 @@ def slow_request(shop: Shop, url: str) -> Iterator[Future[int]]:
             shop.gate.unlink()
 
 
+@pytest.mark.skipif(not Path("/bin/kill").exists(), reason="there is no /bin/kill: apt-get install procps")
 def test_a_reload_replaces_the_workers_and_loses_nothing(shop: Shop, tmp_path: Path) -> None:
     """ExecReload, with new requests and one under way."""
     with web_host(shop, tmp_path) as (unit, url), slow_request(shop, url) as slow, Load([url]) as load:

@@ -55,6 +55,7 @@ def test_a_port_without_a_listener_has_no_copy() -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can drop the right to trace")
 def test_a_user_without_the_right_to_trace_can_copy_nothing(port: int) -> None:
     """The check of an upgrade says so before anything changes, with the remedies."""
+    pytest.importorskip("ray", reason="only instances on Ray are upgraded")
     program = """
         import sys
         from serve_bridge.errors import ConfigError
