@@ -52,7 +52,7 @@ fast: $(SETUP)
 # - It tests crashes, overload and leaks (tests/faults), three hosts (tests/nodes) and the previous version (tests/upgrade).
 # - Property tests try 100 examples, here 20.
 # - Fuzz tests make 50,000 requests, here 5,000.
-# - The inputs differ from run to run. Here they differ from commit to commit.
+# - The inputs and the order of the tests differ from run to run. Here they differ from commit to commit.
 # - It runs the checks, and the tests on a newer Python.
 test: setup
 	EFFORT=quick $(PYTEST) --ignore tests/faults --ignore tests/nodes --ignore tests/upgrade

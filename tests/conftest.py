@@ -37,8 +37,15 @@ ACCELERATORS = 4
 """What the cluster has of a resource that stands for GPUs."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the order of the tests in a quick run come from its seed too."""
+    if QUICK and config.getoption("randomly_seed", None) == "default":
+        config.option.randomly_seed = SEED
+
+
 def pytest_report_header() -> str:
-    """Say what makes the inputs of the fuzz tests again, and the sample of a quick run."""
+    """Say what makes the inputs of the fuzz tests again, and the sample and the order of a quick run."""
     return f"FUZZ_SEED={SEED} EFFORT={os.environ.get('EFFORT', '')}"
 
 

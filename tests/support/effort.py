@@ -1,9 +1,10 @@
 """How much a run does: EFFORT is "quick" in `make test` and `make ci`, and "full" in `make everything`.
 
-Both the inputs of the fuzz tests and the sample of a quick run come from one seed, which the head of a run shows.
+The inputs of the fuzz tests, the sample of a quick run and the order of its tests come from one seed, which the head of
+a run shows.
 
-Rule: a change is judged by the change. A quick run has the same inputs whenever the same files are tested, and other
-ones after each commit. A full run has new inputs each time.
+Rule: a change is judged by the change. A quick run is the same whenever the same files are tested, and differs from
+commit to commit. A full run has new inputs each time.
 """
 
 from __future__ import annotations
