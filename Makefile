@@ -48,11 +48,11 @@ fast: $(SETUP)
 
 # What a change needs before `make ci`. `make everything` does more in six places:
 # - A test that runs on both runtimes runs on Ray too. Here a third of them do, with one row of their tables. FUZZ_SEED
-#   chooses them, and the head of the run shows it. It is a function of the committed files.
+#   chooses them, and the head of the run shows it. It is a function of the committed code and tests.
 # - It tests crashes, overload and leaks (tests/faults), three hosts (tests/nodes) and the previous version (tests/upgrade).
 # - Property tests try 100 examples, here 20.
 # - Fuzz tests make 50,000 requests, here 5,000.
-# - The inputs and the order of the tests differ from run to run. Here they differ from commit to commit.
+# - The inputs and the order of the tests differ from run to run. Here they are the same for the same code and tests.
 # - It runs the checks, and the tests on a newer Python.
 test: setup
 	EFFORT=quick $(PYTEST) --ignore tests/faults --ignore tests/nodes --ignore tests/upgrade
