@@ -3,6 +3,7 @@
 Rule 1: a change counts once it is in the kept state (see `kept_state`) and checkpointed. A change that is refused, or
     cannot be written to both, leaves everything as it was.
 Rule 2: checkpoints are written one after another. Otherwise an older one could overwrite a newer one.
+Rule 3: a table lists a replica only if a checkpoint has its address, since a next controller ends the other ones.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ class CommittedState:
         self.tcp_port: int = 0
         self.restoring: set[str] = set()
         self._saving: asyncio.Task[None] | None = None
+        self._checkpointed: frozenset[str] = frozenset()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of *checkpoint*."""
         self.wanted = checkpoint.wanted
         self.version = checkpoint.version + UNKNOWN_VERSIONS
         self.tcp_port = checkpoint.tcp_port
+        self._checkpointed = _addressed(checkpoint)
 
     async def change(self, apply: Callable[[WantedState], _Result]) -> _Result:
         """Apply a change to a copy of the wanted state, checkpoint and publish it, and wait until routers have it."""
@@ -98,11 +101,15 @@ class CommittedState:
             await self._write(self.wanted)
 
     async def publish(self) -> int:
-        """Publish a table of the wanted state and the ready replicas; return its version."""
+        """Publish a table of the wanted state and the ready replicas that are checkpointed; return its version."""
         self.version += 1
         version = self.version
         revisions = {name: backend.routed_revisions for name, backend in self.wanted.backends.items()}
-        table = self.wanted.table(self._generation, version, self._replicas.ready(revisions))
+        ready = {
+            name: tuple(address for address in addresses if address.name in self._checkpointed)
+            for name, addresses in self._replicas.ready(revisions).items()
+        }
+        table = self.wanted.table(self._generation, version, ready)
         proxies = tuple(proxy.address for proxy in self._proxies.snapshots)
         await self.publisher.publish(msgspec.structs.replace(table, proxies=proxies, restoring=tuple(self.restoring)))
         return version
@@ -147,6 +154,7 @@ class CommittedState:
             await asyncio.sleep(wait_s)
             try:
                 await self.save()
+                await self.publish()
             except Exception as error:  # any error: the refused checkpoint must not be the last one
                 _logger.debug("the checkpoint is not written yet: %s", error)
             else:
@@ -159,13 +167,18 @@ class CommittedState:
 
     async def _write(self, wanted: WantedState) -> None:
         """Checkpoint *wanted* and the running processes. The caller holds `_commit` (Rule 2)."""
-        await self._checkpoints.save(
-            Checkpoint(
-                wanted=wanted,
-                version=self.version + 1,
-                http_port=self._proxies.port,
-                tcp_port=self.tcp_port,
-                proxies=self._proxies.snapshots,
-                replicas=self._replicas.snapshots,
-            )
+        checkpoint = Checkpoint(
+            wanted=wanted,
+            version=self.version + 1,
+            http_port=self._proxies.port,
+            tcp_port=self.tcp_port,
+            proxies=self._proxies.snapshots,
+            replicas=self._replicas.snapshots,
         )
+        await self._checkpoints.save(checkpoint)
+        self._checkpointed = _addressed(checkpoint)
+
+
+def _addressed(checkpoint: Checkpoint) -> frozenset[str]:
+    """Return the ids of the replicas whose address *checkpoint* has."""
+    return frozenset(replica.id for replica in checkpoint.replicas if replica.address is not None)
