@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.config.network_options import NetworkOptions
@@ -35,7 +35,12 @@ from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key
 from serve_bridge.wire.socket_files import socket_file
 
+if TYPE_CHECKING:
+    from serve_bridge.proxy.proxy import Proxy
+
 NODE = "local"
+CLOSE_S: Final = 1.0
+"""Upper limit in seconds for the wait until a thread has closed its sockets. A hanging thread closes none."""
 
 
 class MemoryStore:
@@ -60,6 +65,46 @@ class MemoryStore:
             del self._values[key]
 
 
+class _Process:
+    """A replica or proxy, which runs on a thread of its own instead of in a process.
+
+    Attributes:
+        thread: The thread.
+    """
+
+    def __init__(self, name: str, process: Replica | Proxy, directory: str) -> None:
+        self.thread = LoopThread(f"serve_bridge-{name}")
+        self._process = process
+        self._socket = socket_file(Path(directory), name)
+        self._starting: asyncio.Task[None] | None = None
+
+    async def start(self) -> Any:
+        """Start it, and return what its own `start` returns."""
+        return await asyncio.wrap_future(self.thread.submit(self._start))
+
+    async def _start(self) -> Any:
+        self._starting = asyncio.current_task()
+        return await self._process.start()
+
+    async def stop(self) -> None:
+        """Close its connections, remove its socket and end its thread. A hanging thread stays behind."""
+        ended = asyncio.wrap_future(self.thread.submit(self._end))
+        self.thread.stop()
+        # It must not listen any more when the instance removes its directory.
+        await asyncio.wait([ended], timeout=CLOSE_S)
+        with suppress(OSError):
+            self._socket.unlink()
+
+    async def _end(self) -> None:
+        # A start that goes on after `close` would make sockets, files and threads that nothing closes.
+        try:
+            if self._starting is not None:
+                self._starting.cancel()
+                await asyncio.wait([self._starting])
+        finally:
+            self._process.close()
+
+
 class LocalRuntime:
     """Launches replicas and proxies as threads."""
 
@@ -67,7 +112,7 @@ class LocalRuntime:
         """Call *on_end* after the controller has shut down."""
         self.store: Store = MemoryStore()
         self._on_end = on_end
-        self._running: dict[str, tuple[LoopThread, Any, Path]] = {}
+        self._running: dict[str, _Process] = {}
         self._keeper: PortKeeper | None = None
 
     async def launch_replica(self, spec: ReplicaSpec, key: Key, options: dict[str, Any]) -> SocketAddress:
@@ -99,20 +144,15 @@ class LocalRuntime:
         if keeper is not None:
             keeper.close()
 
-    async def _launch(self, name: str, process: Any, directory: str) -> Any:
-        thread = LoopThread(f"serve_bridge-{name}")
-        self._running[name] = (thread, process, socket_file(Path(directory), name))
-        return await asyncio.wrap_future(thread.submit(process.start))
+    async def _launch(self, name: str, process: Replica | Proxy, directory: str) -> Any:
+        self._running[name] = running = _Process(name, process, directory)
+        return await running.start()
 
     async def stop(self, name: str) -> None:
         """Close the connections of *name*, remove its socket and end its thread. A hanging thread stays behind."""
         found = self._running.pop(name, None)
         if found is not None:
-            thread, process, path = found
-            thread.loop.call_soon_threadsafe(process.close)
-            thread.stop()
-            with suppress(OSError):
-                path.unlink()
+            await found.stop()
 
     async def has_ended(self, name: str) -> bool:
         """Return whether the thread of *name* has ended."""
@@ -125,7 +165,7 @@ class LocalRuntime:
     async def used_s(self, name: str) -> float | None:
         """Return the processor time of the thread of *name*, in seconds; None if it has ended."""
         found = self._running.get(name)
-        return None if found is None else found[0].used_s()
+        return None if found is None else found.thread.used_s()
 
     async def explain_wait(self, name: str, options: dict[str, Any]) -> str:
         """Return "": a thread waits for no resources."""

@@ -90,25 +90,27 @@ class Listener:
                 is a `NoFreePort` if another process has each of *tcp_ports*.
             ConfigError: The files for TLS cannot be used.
         """
-        unix = str(socket_file(directory, self._name))
+        try:
+            tcp = await self._listen(directory, tcp_host, tcp_ports)
+        except BaseException:  # also a cancellation, since the process ends while it starts
+            self.close()
+            raise
+        return SocketAddress(self._name, self._unix, tcp and (advertised or tcp[0], tcp[1]))
+
+    async def _listen(self, directory: Path, tcp_host: str | None, tcp_ports: Sequence[int]) -> tuple[str, int] | None:
         self._claim = Claim(directory)
         remove_dead_sockets(directory)
-        self._unix_server = await self._listen_on_unix(unix)
-        self._unix = unix
-        self._keeper = FileKeeper(f"the socket {unix}", _logger, self._has_vanished, self._make_again)
+        self._unix = str(socket_file(directory, self._name))
+        self._unix_server = await self._listen_on_unix(self._unix)
+        self._keeper = FileKeeper(f"the socket {self._unix}", _logger, self._has_vanished, self._make_again)
         self._keeper.begin()
-        tcp = None
-        if tcp_host is not None:
-            try:
-                if self._key.tls is not None:
-                    context_of(self._key.tls, listens=True)  # a fault in a file is an error now, not at a connection
-                server = await self._listen_on(tcp_host, tcp_ports)
-            except BaseException:
-                self.close()
-                raise
-            self._servers.append(server)
-            tcp = (advertised or tcp_host, server.sockets[0].getsockname()[1])
-        return SocketAddress(self._name, self._unix, tcp)
+        if tcp_host is None:
+            return None
+        if self._key.tls is not None:
+            context_of(self._key.tls, listens=True)  # a fault in a file is an error now, not at a connection
+        server = await self._listen_on(tcp_host, tcp_ports)
+        self._servers.append(server)
+        return tcp_host, server.sockets[0].getsockname()[1]
 
     async def _listen_on_unix(self, path: str) -> asyncio.Server:
         loop = asyncio.get_running_loop()

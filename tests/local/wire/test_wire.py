@@ -21,6 +21,7 @@ from serve_bridge.wire import calls_made as calls
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.caller_end import CallerConnection, CallerStream
 from serve_bridge.wire.dialling import NoListener, dial, dial_running
+from serve_bridge.wire.directory_lock import remove_unclaimed
 from serve_bridge.wire.endings import Aborted, Lost, Rejected
 from serve_bridge.wire.frame_writer import FLUSH_PIECES
 from serve_bridge.wire.frames import END, MAX_PAYLOAD, MORE, Frame, Kind
@@ -680,6 +681,24 @@ def test_a_path_that_no_socket_can_have_is_refused(run: Run[None], tmp_path: Pat
     async def main() -> None:
         with pytest.raises(OSError, match="XDG_RUNTIME_DIR"):
             await Listener(Service(), KEY, GENERATION, "r" * MAX_UNIX_PATH).listen(tmp_path)
+
+    run(main)
+
+
+def test_a_listener_that_is_cancelled_while_it_begins_leaves_nothing(run: Run[None], tmp_path: Path) -> None:
+    """Its process ends while it starts, and the instance removes the directory."""
+
+    async def main() -> None:
+        directory = tmp_path / "sockets"
+        listener = Listener(Service(), KEY, GENERATION, "r1")
+        beginning = asyncio.ensure_future(listener.listen(directory, "127.0.0.1"))
+        await asyncio.sleep(0)
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        found = [path.name for path in directory.iterdir()], remove_unclaimed(directory)
+        listener.close()
+        assert beginning.cancelled()
+        assert found == (["lock"], True)
 
     run(main)
 
