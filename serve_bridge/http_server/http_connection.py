@@ -184,6 +184,8 @@ class HttpConnection(asyncio.Protocol):
         websocket.shake_hands(path.decode("ascii"), head.headers, refused)
         if rest:
             websocket.data_received(rest)
+        if self.half_closed and refused is None:  # a WebSocket needs both directions
+            self.transport.close()
 
     # For the server
 

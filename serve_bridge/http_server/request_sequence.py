@@ -224,11 +224,12 @@ class RequestSequence:
         connection.flow.resume_reading()
         if self._framer.buffered:
             self.serve_received()
-        if not self.busy:
-            if connection.half_closed:
-                self._closing.close()
-            elif not connection.gave_up:
-                connection.place.wait(connection.loop.time())
+        if self.busy or connection.gave_up:  # the next request has begun, or it has opened a WebSocket
+            return
+        if connection.half_closed:
+            self._closing.close()
+        else:
+            connection.place.wait(connection.loop.time())
 
     # Refusals
 

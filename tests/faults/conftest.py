@@ -78,9 +78,9 @@ class Stage:
         return [id for id, state in replicas.items() if state == "ready"]
 
     def wait_until_whole(self, backend: str) -> None:
-        """Wait until *backend* has all its replicas."""
+        """Wait until *backend* has all its replicas. A crash loop delays them by up to 30 s."""
         wanted = self.client.get_backend_config(backend).num_replicas
-        wait_until(lambda: len(self.ready(backend)) == wanted, 30.0)
+        wait_until(lambda: len(self.ready(backend)) == wanted, 90.0)
 
 
 def check(run: Run, updated: dict[str, float] | None = None, *, failed: int = 0) -> None:

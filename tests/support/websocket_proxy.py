@@ -21,8 +21,10 @@ _numbers = itertools.count()
 
 
 async def echo(websocket: Any) -> str | None:
-    """Send back what comes; a request is none of our handshakes."""
+    """Send back what comes; answer a request, which is no handshake, when a file is there."""
     if not isinstance(websocket, WebSocket):
+        if "until" in websocket.query_params:
+            await reached(Path(websocket.query_params["until"]).exists)
         return "no WebSocket"
     await websocket.accept()
     while (message := await websocket.receive())["type"] == "websocket.receive":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -99,6 +100,29 @@ def test_a_handshake_is_answered_by_what_is_wrong_with_it(proxy: Proxy, name: st
         assert (b"sec-websocket-version: 13" in head.lower()) is (status == 426)
         if status != 101:
             client.rest()
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (handshake("/echo", b"Expect: more"), [b"200", b"417"]),
+        (handshake("/echo"), [b"200"]),
+    ],
+    ids=["refused", "accepted"],
+)
+def test_a_handshake_of_a_half_closed_client_is_refused_or_dropped(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture, tmp_path: Path, request_: bytes, statuses: list[bytes]
+) -> None:
+    """It waits behind a request. A WebSocket needs both directions, but a refusal is answered. No error is logged."""
+    until = tmp_path / "until"
+    with proxy.client() as client:
+        client.send(f"GET /echo?until={until} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() + request_)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.head().startswith(b"HTTP/1.1 100 ")  # the proxy has seen the end of this side
+        until.touch()
+        found = client.rest()
+    assert re.findall(rb"HTTP/1.1 (\d+) ", found) == statuses
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_data_in_the_packet_of_the_handshake_is_not_lost(proxy: Proxy) -> None:
