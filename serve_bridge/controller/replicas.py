@@ -138,9 +138,7 @@ class Replicas:
         if not connection.closed or replica.state in (ReplicaState.DRAINING, ReplicaState.STOPPED):
             return
         if replica.state is ReplicaState.STARTING:  # the launch, which waits for the connection, reports it
-            replica.take(ReplicaEvent.DIED)
-            self._forget(replica)
-            self._tasks.start(self._stop(replica))
+            self._end(replica)
         elif replica.connection is connection:
             replica.connection = None
             self._tasks.start(self._reconnect(replica))
@@ -174,7 +172,7 @@ class Replicas:
     async def _clean_up(self, replica: TrackedReplica) -> None:
         """Find out how the process of *replica* has ended, and end it if it still runs."""
         how = await self._runtime.explain_end(replica.id)
-        await self._stop(replica)
+        await self._end_process(replica.id)
         if how:
             _logger.warning("%s of backend %r ended with %s", replica, replica.backend, how)
             self._on_end(replica, how)
@@ -200,20 +198,20 @@ class Replicas:
         await self.end_at_once(replica)
 
     async def abandon(self, replicas: Iterable[TrackedReplica]) -> None:
-        """End *replicas* at once."""
-        await asyncio.gather(*(self.end_at_once(replica) for replica in replicas))
+        """End *replicas* without a drain. They end even if the caller is cancelled: no other code would end them."""
+        await asyncio.shield(asyncio.gather(*[self._end(replica) for replica in list(replicas)]))
 
     async def end_at_once(self, replica: TrackedReplica) -> None:
         """End *replica* without a drain."""
+        await self.abandon([replica])
+
+    def _end(self, replica: TrackedReplica) -> asyncio.Task[None]:
+        """Forget *replica*, and return the task that ends its process."""
         if replica.state is not ReplicaState.STOPPED:
             replica.take(ReplicaEvent.DIED)
         self._forget(replica)
-        await self._stop(replica)
-
-    async def _stop(self, replica: TrackedReplica) -> None:
-        """End the process of *replica*, even if the caller is cancelled, because no other code would end it later."""
         self._note_end(replica)
-        await asyncio.shield(self._tasks.start(self._end_process(replica.id)))
+        return self._tasks.start(self._end_process(replica.id))
 
     async def _end_process(self, id: str) -> None:
         await self._runtime.stop(id)
