@@ -287,19 +287,30 @@ def test_a_web_pod_has_time_to_finish() -> None:
     assert "RAY" not in json.dumps(spec)
 
 
+def test_the_image_of_the_engine_has_the_ray_of_the_cluster() -> None:
+    """And an extra for `serve-bridge start`, whose instance has no proxy."""
+    steps = instructions(files_of("kubernetes", "dockerfile")["engine.Dockerfile"])
+    version = named("RayCluster", "shop")["spec"]["rayVersion"]
+    assert steps["FROM"] == [f"rayproject/ray:{version}-py313"]
+    assert f"\nray=={version}" in (ROOT / "constraints.txt").read_text()
+    assert shlex.split(steps["RUN"][0]) == ["pip", "install", "--no-cache-dir", "serve-bridge[ray,cli]"]
+    (start,) = [command for command in COMMANDS if "--advertise" in command]
+    assert "--location NoServer" in start
+
+
 # the container
 
 
-def dockerfile() -> dict[str, list[Any]]:
+def instructions(dockerfile: str) -> dict[str, list[Any]]:
     """Return the arguments of each instruction."""
     found: dict[str, list[Any]] = {}
-    for line in files_of("containers", "dockerfile")["Dockerfile"].splitlines()[1:]:
+    for line in dockerfile.splitlines()[1:]:
         instruction, _, rest = line.partition(" ")
         found.setdefault(instruction, []).append(json.loads(rest) if rest.startswith("[") else rest)
     return found
 
 
-DOCKERFILE = dockerfile()
+DOCKERFILE = instructions(files_of("containers", "dockerfile")["Dockerfile"])
 
 
 def test_the_image_installs_extras_that_exist() -> None:
