@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 
 import serve_bridge as serve
 from serve_bridge.http_server.http_connection import HttpConnection
+from tests.faults.report.figures import note
 from tests.fuzz.support.framing_oracle import read_by_h11
 from tests.fuzz.support.inputs import SCALE, SEED, numbers, repeat
 from tests.fuzz.support.mutated_requests import REQUESTS, mutated
@@ -244,3 +245,4 @@ def test_no_bytes_break_the_proxy(address: tuple[str, int], caplog: pytest.LogCa
     assert not wrong, "\n\n".join(wrong)
     assert answered > len(sent) // 2
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    note(len(sent), f"{len(sent)} mutated requests, {answered} answered")

@@ -11,6 +11,7 @@ from serve_bridge.http_server.http_framing import RequestFramer
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.request_head import RequestHead
 from serve_bridge.http_server.request_line import FramingLimits
+from tests.faults.report.figures import note
 from tests.fuzz.support.framing_oracle import Request, read_by_h11
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_requests import mutated
@@ -123,8 +124,10 @@ def test_a_strict_parser_reads_the_same_requests(data: bytes) -> None:
 
 def test_a_strict_parser_reads_the_same_mutated_requests() -> None:
     """The same holds for the inputs of the fuzzer of the edge, upgrades with bodies among them."""
-    for number in numbers(1_000):
+    sent = numbers(1_000)
+    for number in sent:
         assert_read_alike(mutated(SEED, number), FramingLimits(), repeat(number))
+    note(len(sent), f"{len(sent)} mutated requests")
 
 
 def assert_read_alike(data: bytes, limits: FramingLimits = LIMITS, repeated: str = "") -> None:

@@ -17,6 +17,7 @@ from serve_bridge.instance.instance_file import find
 from serve_bridge.wire.frames import FrameReader, Kind
 from serve_bridge.wire.handshake import Handshake, identity
 from serve_bridge.wire.keys import Role
+from tests.faults.report.figures import note
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_frames import ASKED, mutated_frames
 from tests.support.edge_server import read_all
@@ -77,8 +78,10 @@ def exchange(client: serve.Client, role: Role, data: bytes) -> bytes:
 def test_no_frames_break_a_replica(client: serve.Client, caplog: pytest.LogCaptureFixture, role: Role) -> None:
     """What comes back is right, nothing fails in its loop, and no request is left."""
     caplog.set_level("ERROR")
-    for number in numbers(CONNECTIONS):
+    sent = numbers(CONNECTIONS)
+    for number in sent:
         received = exchange(client, role, mutated_frames(SEED, number, ASKED))
         assert {frame.kind for frame in FrameReader().feed(received)} <= FROM_REPLICAS, repeat(number)
         assert [record.getMessage() for record in caplog.records] == [], repeat(number)
     assert client.get_handle("e").call() == 0
+    note(len(sent), f"{len(sent)} connections with mutated frames in each of two roles")

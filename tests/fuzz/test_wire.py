@@ -17,6 +17,7 @@ from serve_bridge.wire.heads import CallAnswer, CallHead, HttpAnswer, HttpHead, 
 from serve_bridge.wire.sessions import CallerSession, ReplicaSession
 from serve_bridge.wire.stream_states import State
 from serve_bridge.wire.streams import Stream
+from tests.faults.report.figures import note
 from tests.fuzz.support.inputs import SEED, numbers, repeat
 from tests.fuzz.support.mutated_frames import ANSWERED, ASKED, HTTP_HEAD, mutated_frames
 
@@ -48,7 +49,8 @@ def cut(random: Random, data: bytes) -> list[bytes]:
 @pytest.mark.parametrize("at_caller", [True, False], ids=["caller", "replica"])
 def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: bool) -> None:
     """However they are cut; no more than one frame is kept, and no more than its place is filled."""
-    for number in numbers(INPUTS):
+    made = numbers(INPUTS)
+    for number in made:
         random = Random(number)
         data = mutated_frames(SEED, number, ANSWERED if at_caller else ASKED)
         space = memoryview(bytearray(SPACE_BYTES)) if random.random() < 0.5 else None
@@ -66,13 +68,15 @@ def test_frames_that_do_not_belong_raise_a_protocol_error_at_most(at_caller: boo
             raise AssertionError(f"{repeat(number)}: {data!r}") from error
         assert all(HEADER_BYTES + len(frame.payload) + frame.placed <= len(data) for frame in taken)
         assert all(len(frame.payload) + frame.placed <= MAX_PAYLOAD for frame in taken)
+    note(len(made), f"{len(made)} mutated frames at each end")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_bytes_that_are_no_message_raise_a_protocol_error(kind: type[msgspec.Struct]) -> None:
     """Text that is no UTF-8 as everything else."""
     decode = decoder(kind)
-    for number in numbers(INPUTS):
+    made = numbers(INPUTS)
+    for number in made:
         random, data = Random(SEED << 40 | number), bytearray(HTTP_HEAD)
         for _ in range(random.randint(1, 3)):
             data[random.randrange(len(data))] = random.randrange(256)
@@ -80,6 +84,7 @@ def test_bytes_that_are_no_message_raise_a_protocol_error(kind: type[msgspec.Str
             assert isinstance(decode(bytes(data)), kind)
     with pytest.raises(ProtocolError, match=f"a {kind.__name__} is malformed"):
         decode(b"\xa1\xff")
+    note(len(made), f"{len(made)} mutated messages of each kind")
 
 
 @pytest.mark.parametrize("param", [("n", "int", "five"), ("n", "integer", "5")], ids=["text", "converter"])
