@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serve_bridge.controller.tracked_replica import TrackedReplica
-from serve_bridge.instance.instance_status import UpdateStatus
+from serve_bridge.instance.instance_status import UpdateStatusDict
 from serve_bridge.specs import BackendSpec, Origin
 
 INTERRUPTED: Final = "the controller ended during the update, and the next one undoes it"
@@ -75,14 +75,14 @@ class UpdateProgress:
         revisions = frozenset(unfinished.revisions)
         self._updates[backend.name] = _Update(IS_UNDONE, revisions, wanted, unfinished.origin, failure)
 
-    def of(self, name: str, serving: Iterable[TrackedReplica]) -> UpdateStatus | None:
+    def of(self, name: str, serving: Iterable[TrackedReplica]) -> UpdateStatusDict | None:
         """Return the progress of the update of backend *name* with these *serving* replicas; None: there is none."""
         update = self._updates.get(name)
         if update is None:
             return None
         has_new = [replica.revision in update.revisions for replica in serving]
         origin = update.origin or Origin("")
-        return UpdateStatus(
+        return UpdateStatusDict(
             state=update.state,
             version=origin.version or origin.fingerprint[:8] or None,
             wanted=update.wanted,

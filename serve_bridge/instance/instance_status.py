@@ -36,7 +36,7 @@ class ProxyStatus:
     refused: dict[str, int] | None
 
 
-class UpdateStatus(TypedDict):
+class UpdateStatusDict(TypedDict):
     """The update of a backend that runs, or whose last try was undone.
 
     It is a dict, because earlier versions unpickle the status, and do not know this class.
@@ -87,7 +87,7 @@ class BackendStatus:
     fingerprint: str
     declared: list[str]
     search_path: list[str]
-    update: UpdateStatus | None = None
+    update: UpdateStatusDict | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from serve_bridge.instance.instance_status import UpdateStatusDict
+
 
 class NodeStatusDict(TypedDict):
     """One node of the cluster.
@@ -29,25 +31,6 @@ class ProxyStatusDict(TypedDict):
 
     url: str
     refused: dict[str, int] | None
-
-
-class UpdateStatusDict(TypedDict):
-    """The update of a backend that runs, or whose last try was undone.
-
-    Attributes:
-        state: "runs"; "is undone" while the replaced replicas return to the old code; "undone".
-        version: The version in the declaration of the new code, or its fingerprint; None: it is given by hand.
-        wanted: Number of replicas with the new code at its end.
-        new, old: Number of replicas with the new code, and with the old one. Starting and draining ones do not count.
-        failure: Why it has stopped; None: it runs.
-    """
-
-    state: str
-    version: str | None
-    wanted: int
-    new: int
-    old: int
-    failure: str | None
 
 
 class BackendStatusDict(TypedDict):
