@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from textwrap import dedent
 import pytest
 
 from tests.nodes.support.hosts import Host, Switch, why_not
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,15 @@ FAST = {
     "RAY_health_check_failure_threshold": "3",
 }
 """The environment of a Ray that soon notices that a node has gone."""
+RECORDERS = """
+    from tests.faults.support.backends import Recorder
+
+    options = {"num_cpus": 0, "resources": {"worker": 1}}
+    config = {"num_replicas": 2, "health_check_period_s": 0.5, "health_check_timeout_s": 2.0}
+    client.create_backend("m", Recorder, "/tmp/journal", config=config, ray_actor_options=options)
+    client.create_endpoint("m", backend="m", route="/m", methods=["GET", "POST"], timeout_s=4.0)
+"""
+"""A program for `Running.manage`: the endpoint "m", whose two replicas on the worker note each request there."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +130,44 @@ def hosts() -> Iterator[Switch]:
 
 def begin(switch: Switch, environment: Mapping[str, str] = LOGGED_IN) -> Cluster:
     """Return the hosts, with a Ray cluster on two of them."""
-    head, worker, web = (switch.add(name) for name in ("head", "worker", "web"))
-    head.path(RUNTIME_DIRECTORY).mkdir(parents=True, mode=0o700)
-    worker.succeed("mount", "-o", "remount,ro", "/run")
-    head.start_ray(
-        "--head", "--port=6379", '--resources={"head": 8}', "--include-dashboard=false", environment=environment
-    )
-    worker.start_ray(f"--address={head.address}:6379", '--resources={"worker": 8}', environment=environment)
-    return Cluster(switch, head, worker, web)
+    cluster = Cluster(switch, *(switch.add(name) for name in ("head", "worker", "web")))
+    cluster.worker.succeed("mount", "-o", "remount,ro", "/run")
+    start_head(cluster.head, environment)
+    start_worker(cluster, cluster.worker, environment)
+    return cluster
+
+
+def start_head(head: Host, environment: Mapping[str, str] = FAST, *, store: str = "") -> None:
+    """Start Ray's control plane on *head*, with its state in the Redis at *store*, or in its own memory."""
+    head.path(RUNTIME_DIRECTORY).mkdir(parents=True, mode=0o700, exist_ok=True)
+    words = ("--head", "--port=6379", '--resources={"head": 8}', "--include-dashboard=false")
+    redis = {"RAY_REDIS_ADDRESS": f"{store}:6379", "RAY_external_storage_namespace": "one"} if store else {}
+    head.start_ray(*words, environment={**environment, **redis})
+
+
+def start_worker(cluster: Cluster, worker: Host, environment: Mapping[str, str] = FAST) -> None:
+    """Let *worker* join the cluster."""
+    worker.start_ray(f"--address={cluster.head.address}:6379", '--resources={"worker": 8}', environment=environment)
+
+
+@contextlib.contextmanager
+def cluster_with_redis() -> Iterator[tuple[Running, Host]]:
+    """An instance with `RECORDERS` and two proxies, whose cluster has its state in Redis; and the host of Redis."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server")
+    with hosts() as switch:
+        head, worker, web, store = (switch.add(name) for name in ("head", "worker", "web", "store"))
+        redis = store.start("redis-server", "--bind", store.address, "--protected-mode", "no", "--save", "")
+        cluster = Cluster(switch, head, worker, web)
+        start_head(head, store=store.address)
+        start_worker(cluster, worker)
+        running = start_instance(cluster, head, "--location", "EveryNode")
+        running.manage(RECORDERS)
+        wait_for_proxies(running, 2)
+        yield running, store
+    redis.communicate()  # it has ended with its host
+
+
+def wait_for_proxies(running: Running, count: int) -> None:
+    """Wait until *count* nodes have a proxy."""
+    wait_until(lambda: len(json.loads(running.manage("print(json.dumps(client.http_urls))"))) == count, 90)

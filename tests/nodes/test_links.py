@@ -12,7 +12,7 @@ import pytest
 from tests.faults.report.figures import note_run
 from tests.faults.support.load import WAYS
 from tests.faults.support.oracle import summary
-from tests.nodes.conftest import FAST, LOGGED_IN, Running, fast_cluster, start_instance
+from tests.nodes.conftest import FAST, LOGGED_IN, Running, fast_cluster, start_instance, start_worker
 from tests.nodes.support.load import HostLoad
 from tests.support.waiting import wait_until, wait_until_equal
 
@@ -148,7 +148,7 @@ def test_a_cut_between_two_workers_leaves_each_proxy_the_replicas_that_it_reache
     """A cut link loses only what was on it, and afterwards the proxy uses both replicas again."""
     cluster = running.cluster
     second = cluster.switch.add("second")
-    second.start_ray(f"--address={cluster.head.address}:6379", '--resources={"worker": 8}', environment=FAST)
+    start_worker(cluster, second)
     running.manage(PAIR)
     url = f"http://{cluster.worker.address}:8000"
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
 
 import pytest
 
 from tests.faults.report.figures import note_run
 from tests.faults.support.oracle import summary
-from tests.nodes.conftest import LOGGED_IN, Cluster, Running, fast_cluster, hosts, start_instance
+from tests.nodes.conftest import (
+    LOGGED_IN,
+    RECORDERS,
+    Cluster,
+    Running,
+    cluster_with_redis,
+    fast_cluster,
+    start_head,
+    start_instance,
+    start_worker,
+    wait_for_proxies,
+)
 from tests.nodes.support.load import HostLoad
-from tests.nodes.test_reboots import SETUP, start_head, start_worker, wait_for_proxies
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -59,19 +67,11 @@ def load_on(cluster: Cluster, running: Running) -> HostLoad:
     return HostLoad(cluster.web, running.web_address, f"http://{cluster.worker.address}:8000", "m")
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
-def test_a_killed_control_plane_that_returns_costs_no_request(tmp_path: Path) -> None:
+def test_a_killed_control_plane_that_returns_costs_no_request() -> None:
     """Until then a change and `shutdown` end with an error that names it. Then the same change works."""
-    with hosts() as switch:
-        head, worker, web, store = (switch.add(name) for name in ("head", "worker", "web", "store"))
-        redis = store.start("redis-server", "--bind", store.address, "--protected-mode", "no", "--save", "")
-        cluster = Cluster(switch, head, worker, web)
-        start_head(head, store.address)
-        start_worker(cluster, worker)
-        running = start_instance(cluster, head, "--location", "EveryNode")
-        running.manage(SETUP)
-        wait_for_proxies(running, 2)
-        (gcs,) = head.processes("gcs_server")
+    with cluster_with_redis() as (running, _):
+        cluster = running.cluster
+        (gcs,) = cluster.head.processes("gcs_server")
         command, environment = gcs.cmdline(), gcs.environ()
         with load_on(cluster, running) as load:
             load.wait_for_more(40)
@@ -79,13 +79,12 @@ def test_a_killed_control_plane_that_returns_costs_no_request(tmp_path: Path) ->
             assert "control plane (GCS)" in changed(running)
             assert "run `ray stop` on each node" in refused_shutdown(running)
             load.wait_for_more(200)
-            again = head.start(*command, environment=environment)
+            again = cluster.head.start(*command, environment=environment)
             wait_until(lambda: changed(running) == "changed", 60)
             load.wait_for_more(40)
-        run = load.checked(worker)
+        run = load.checked(cluster.worker)
         assert running.host.command("shutdown", environment=LOGGED_IN)[0] == 0
-    again.communicate()  # both have ended with their hosts
-    redis.communicate()
+    again.communicate()  # it has ended with its host
     note_run(run, **{"kills of the control plane": 1})
     assert run.failed() == [], summary(run.outcomes)
 
@@ -94,7 +93,7 @@ def test_a_control_plane_that_has_gone_for_good_leaves_a_way_out() -> None:
     """`ray stop` on each node, then `serve-bridge shutdown`. The next start restores all."""
     with fast_cluster() as cluster:
         running = start_instance(cluster, cluster.head, "--location", "EveryNode")
-        running.manage(SETUP)
+        running.manage(RECORDERS)
         wait_for_proxies(running, 2)
         with load_on(cluster, running) as load:
             load.wait_for_more(40)

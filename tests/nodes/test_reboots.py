@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,17 @@ from tests.faults.report.figures import note, note_run
 from tests.faults.support.counts import at_scale
 from tests.faults.support.load import WAYS
 from tests.faults.support.oracle import Outcome, summary
-from tests.nodes.conftest import FAST, RUNTIME_DIRECTORY, Cluster, Running, hosts, start_instance
+from tests.nodes.conftest import (
+    RECORDERS,
+    Cluster,
+    Running,
+    cluster_with_redis,
+    hosts,
+    start_head,
+    start_instance,
+    start_worker,
+    wait_for_proxies,
+)
 from tests.nodes.support.hosts import Host
 from tests.nodes.support.load import JOURNAL, HostLoad
 from tests.support.waiting import wait_until
@@ -30,14 +38,6 @@ pytestmark = [
     pytest.mark.skipif("NODES_ALL" not in os.environ, reason="takes long; `make nodes` runs it"),
 ]
 
-SETUP = """
-    from tests.faults.support.backends import Recorder
-
-    options = {"num_cpus": 0, "resources": {"worker": 1}}
-    config = {"num_replicas": 2, "health_check_period_s": 0.5, "health_check_timeout_s": 2.0}
-    client.create_backend("m", Recorder, "/tmp/journal", config=config, ray_actor_options=options)
-    client.create_endpoint("m", backend="m", route="/m", methods=["GET", "POST"], timeout_s=4.0)
-"""
 WEB_WORKER = """
     import uvicorn
     from serve_bridge.adapters.starlette.extension import ServeBridge
@@ -50,51 +50,13 @@ FAILURES = {(502, "unknown"), (503, "no"), (504, "no"), (504, "unknown")}
 """How a request for replicas fails whose only node has gone."""
 
 
-def start_head(head: Host, store: str = "") -> None:
-    """Start Ray's control plane on *head*, with its state at *store*, or in its own memory."""
-    head.path(RUNTIME_DIRECTORY).mkdir(parents=True, mode=0o700, exist_ok=True)
-    words = ("--head", "--port=6379", '--resources={"head": 8}', "--include-dashboard=false")
-    redis = {"RAY_REDIS_ADDRESS": f"{store}:6379", "RAY_external_storage_namespace": "one"} if store else {}
-    head.start_ray(*words, environment={**FAST, **redis})
-
-
-def start_worker(cluster: Cluster, worker: Host) -> None:
-    """Let *worker* join the cluster."""
-    worker.start_ray(f"--address={cluster.head.address}:6379", '--resources={"worker": 8}', environment=FAST)
-
-
-def wait_for_proxies(running: Running, count: int) -> None:
-    """Wait until *count* nodes have a proxy."""
-    wait_until(lambda: len(json.loads(running.manage("print(json.dumps(client.http_urls))"))) == count, 90)
-
-
 def after(outcomes: Sequence[Outcome], end: float) -> float:
     """Return the seconds from *end* to the first answer after it."""
     return min(o.done for o in outcomes if o.ok and o.done > end) - end
 
 
-@pytest.fixture
-def rebootable() -> Iterator[tuple[Running, Host]]:
-    """An instance whose controller is on the head, and whose replicas are on the other node; and the host of Redis."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("needs redis-server")
-    with hosts() as switch:
-        head, worker, web, store = (switch.add(name) for name in ("head", "worker", "web", "store"))
-        redis = store.start("redis-server", "--bind", store.address, "--protected-mode", "no", "--save", "")
-        cluster = Cluster(switch, head, worker, web)
-        start_head(head, store.address)
-        start_worker(cluster, worker)
-        running = start_instance(cluster, head, "--location", "EveryNode")
-        running.manage(SETUP)
-        yield running, store
-    redis.communicate()  # it has ended with its host
-
-
-def test_a_head_that_reboots_costs_no_request(rebootable: tuple[Running, Host]) -> None:
+def test_a_head_that_reboots_costs_no_request() -> None:
     """The other node serves all the time. Afterwards the instance can be managed again, without a command for it."""
-    running, store = rebootable
-    cluster = running.cluster
-    url = f"http://{cluster.worker.address}:8000"
     program = """
         import sys
         import serve_bridge as serve
@@ -103,18 +65,19 @@ def test_a_head_that_reboots_costs_no_request(rebootable: tuple[Running, Host]) 
         except serve.ServeBridgeError:
             print()
     """
-    wait_for_proxies(running, 2)
-    with HostLoad(cluster.web, running.web_address, url, "m") as load:
-        load.wait_for_more(40)
-        cluster.head.vanish()
-        load.wait_for_more(200)
-        again = cluster.switch.add("head", instead_of=cluster.head)
-        start_head(again, store.address)
-        booted = time.monotonic()
-        wait_until(lambda: cluster.web.python(program, running.web_address).strip() == "m", 90)
-        note(1, f"managed again {time.monotonic() - booted:.1f} s after the reboot of the head with Redis")
-        load.wait_for_more(40)
-    run = load.checked(cluster.worker)
+    with cluster_with_redis() as (running, store):
+        cluster = running.cluster
+        with HostLoad(cluster.web, running.web_address, f"http://{cluster.worker.address}:8000", "m") as load:
+            load.wait_for_more(40)
+            cluster.head.vanish()
+            load.wait_for_more(200)
+            again = cluster.switch.add("head", instead_of=cluster.head)
+            start_head(again, store=store.address)
+            booted = time.monotonic()
+            wait_until(lambda: cluster.web.python(program, running.web_address).strip() == "m", 90)
+            note(1, f"managed again {time.monotonic() - booted:.1f} s after the reboot of the head with Redis")
+            load.wait_for_more(40)
+        run = load.checked(cluster.worker)
     note_run(run, **{"reboots of the head with Redis": 1})
     assert run.failed() == [], summary(run.outcomes)
 
@@ -128,7 +91,7 @@ def listening_instance(disk: str) -> Iterator[tuple[Cluster, Running, dict[str, 
         start_head(head)
         start_worker(cluster, worker)
         running = start_instance(cluster, head, *words_of(head, disk))
-        running.manage(SETUP)
+        running.manage(RECORDERS)
         key = cluster.copy_address(f"{disk}/default.call.key", head, "/tmp/default.call.key")
         address = f"serve-bridge://{head.address}:7000/default"
         yield cluster, running, {"SERVE_BRIDGE_ADDRESS": address, "SERVE_BRIDGE_KEY_FILE": key}
@@ -185,8 +148,8 @@ def test_a_worker_node_that_is_killed_and_joins_again_costs_only_its_own_request
         start_worker(cluster, worker)
         worker.keep_file(JOURNAL, str(tmp_path / "journal"))
         running = start_instance(cluster, head, "--location", "EveryNode")
-        running.manage(SETUP)
-        running.manage(SETUP.replace("worker", "head").replace('"m"', '"near"').replace("/m", "/near"))
+        running.manage(RECORDERS)
+        running.manage(RECORDERS.replace("worker", "head").replace('"m"', '"near"').replace("/m", "/near"))
         url = f"http://{head.address}:8000"
         with (
             HostLoad(web, running.web_address, url, "m", ways=CALLS) as far,
