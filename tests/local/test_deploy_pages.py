@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -28,10 +27,11 @@ from lightkube.models.meta_v1 import ObjectMeta
 import serve_bridge as serve
 from serve_bridge.cli.doctor.drains import check_drains, stop_limit_of
 from serve_bridge.cli.main import main
-from serve_bridge.client.client import link_of
 from tests.adapters.support.pages import blocks_of
 from tests.support.listening import free_port
+from tests.support.listening_engine import port_of
 from tests.support.programs import ROOT
+from tests.support.shop import open_shop
 from tests.support.waiting import wait_until
 
 PAGES = ROOT / "docs" / "deploy"
@@ -321,28 +321,6 @@ def test_the_image_installs_extras_that_exist() -> None:
     assert "\nflask = " in (ROOT / "pyproject.toml").read_text()
 
 
-@contextmanager
-def engine(keys: Path) -> Iterator[serve.Client]:
-    """Run an instance that listens, with the endpoint of the page."""
-    client = serve.start(
-        runtime="local",
-        name="shop",
-        listen="127.0.0.1:0",
-        key_file=str(keys / "secret"),
-        http_options={"location": "NoServer"},
-    )
-
-    async def mood(request: serve.ServeRequest) -> dict[str, int]:
-        return {"happy": len((await request.json())["text"])}
-
-    client.create_backend("mood", mood)
-    client.create_endpoint("mood", backend="mood")
-    try:
-        yield client
-    finally:
-        client.shutdown()
-
-
 def test_the_command_of_the_image_serves(tmp_path: Path) -> None:
     """With web.py, the variables of the file, and the address; the port and the place of the key are the test's."""
     keys, work = tmp_path / "keys", tmp_path / "web"
@@ -352,9 +330,7 @@ def test_the_command_of_the_image_serves(tmp_path: Path) -> None:
     (work / "web.py").write_text(files_of("containers", "python")["web.py"])
     variable, _, path = DOCKERFILE["ENV"][0].partition("=")
     port = free_port()
-    with engine(keys) as client:
-        controller = link_of(client).instance.controller.tcp
-        assert controller is not None
+    with open_shop(keys) as shop:
         command = [word.replace("0.0.0.0:8080", f"127.0.0.1:{port}") for word in DOCKERFILE["CMD"][0]]
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / command[0]), "--no-control-socket", *command[1:]],
@@ -363,7 +339,7 @@ def test_the_command_of_the_image_serves(tmp_path: Path) -> None:
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
                 "XDG_RUNTIME_DIR": str(tmp_path),
-                "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{controller[1]}/shop",
+                "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{port_of(shop.client)}/shop",
                 variable: str(keys / Path(path).name),
             },
         )

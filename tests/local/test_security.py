@@ -15,6 +15,7 @@ import serve_bridge as serve
 from serve_bridge.client.client import link_of
 from serve_bridge.wire.handshake import Handshake, identity
 from serve_bridge.wire.keys import Role
+from tests.support.listening_engine import port_of
 from tests.support.programs import run_program
 
 WEB_PROCESS = """
@@ -93,10 +94,8 @@ def ports_of_this_process() -> set[int]:
 
 def test_a_web_process_needs_neither_ray_nor_its_token(client: serve.Client, keys: Path, tmp_path: Path) -> None:
     """Two variables are enough to forward a request and to call; operations need another key."""
-    controller = link_of(client).instance.controller.tcp
-    assert controller is not None
     environment = {
-        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{controller[1]}/secured",
+        "SERVE_BRIDGE_ADDRESS": f"serve-bridge://127.0.0.1:{port_of(client)}/secured",
         "SERVE_BRIDGE_KEY_FILE": str(keys / "secured.forward.key"),
         "XDG_RUNTIME_DIR": str(tmp_path),
         **{name: "" for name in os.environ if name.startswith("RAY_")},

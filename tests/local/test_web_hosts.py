@@ -11,19 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-import serve_bridge as serve
-from serve_bridge.client.client import link_of
 from tests.adapters.support.pages import blocks_of
 from tests.support.listening import free_port
+from tests.support.listening_engine import port_of
 from tests.support.programs import ROOT
+from tests.support.shop import Shop, open_shop
 from tests.support.units import Unit
-from tests.support.waiting import reached, wait_until
+from tests.support.waiting import wait_until
 
 PAGES = ROOT / "docs" / "deploy"
 BIN = f"{Path(sys.executable).parent}/"
@@ -34,59 +33,23 @@ UNIT = next(
 APP = next(block.text for block in blocks_of(PAGES / "containers.md") if block.text.startswith("# web.py"))
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A listening instance with the endpoint of the pages.
-
-    Attributes:
-        client: Of the instance.
-        keys: The directory of its key files.
-        gate: The file for which a request with the text "wait" waits.
-    """
-
-    client: serve.Client
-    keys: Path
-    gate: Path
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """One for all tests."""
-    directory = tmp_path_factory.mktemp("shop")
-    gate = directory / "gate"
-    client = serve.start(
-        runtime="local",
-        name="shop",
-        listen="127.0.0.1:0",
-        key_file=str(directory / "secret"),
-        http_options={"location": "NoServer"},
-    )
-
-    async def mood(request: serve.ServeRequest) -> dict[str, int]:
-        text = (request.data if isinstance(request.data, dict) else await request.json())["text"]
-        if text == "wait":
-            (directory / "waiting").touch()
-            await reached(gate.exists, TIMEOUT_S)
-        return {"happy": len(text)}
-
-    client.create_backend("mood", mood, config={"max_concurrent_queries": 16})
-    client.create_endpoint("mood", backend="mood")
-    yield Shop(client, directory, gate)
-    client.shutdown()
+    with open_shop(tmp_path_factory.mktemp("shop")) as shop:
+        yield shop
 
 
 @contextmanager
 def web_host(shop: Shop, directory: Path) -> Iterator[tuple[Unit, str]]:
     """Start the unit of the page in *directory*; yield it and its URL."""
     (directory / "web.py").write_text(APP)
-    controller = link_of(shop.client).instance.controller.tcp
-    assert controller is not None
     port = free_port()
     instead = {
         "/opt/serve/bin/gunicorn": f"{BIN}gunicorn --no-control-socket",
         "--workers 4": "--workers 2",
         "/srv/web": str(directory),
-        "10.0.0.5:7000": f"127.0.0.1:{controller[1]}",
+        "10.0.0.5:7000": f"127.0.0.1:{port_of(shop.client)}",
         "/var/lib/serve": str(shop.keys),
         "127.0.0.1:8080": f"127.0.0.1:{port}",
     }

@@ -21,6 +21,7 @@ from serve_bridge.cli.main import main
 from serve_bridge.routing_table import BackendRoute, RoutingTable
 from serve_bridge.wire.address import SocketAddress
 from tests.support.listening import free_port
+from tests.support.listening_engine import start_listening
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +98,7 @@ def test_without_an_instance_the_machine_is_checked_alone() -> None:
 def test_a_web_host_needs_no_key_of_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that need the role manage are left out; the others are made."""
     port = free_port()
-    engine = serve.start(
-        runtime="local",
-        name="doctored",
-        listen=f"127.0.0.1:{port}",
-        key_file=str(tmp_path / "secret"),
-        http_options={"location": "NoServer"},
-    )
+    engine = start_listening("doctored", tmp_path, port)
     try:
         monkeypatch.setenv("SERVE_BRIDGE_ADDRESS", f"serve-bridge://127.0.0.1:{port}/doctored")
         monkeypatch.setenv("SERVE_BRIDGE_KEY_FILE", str(tmp_path / "doctored.forward.key"))

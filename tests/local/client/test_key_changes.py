@@ -18,6 +18,7 @@ from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key, read_key_file, read_secrets
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.keys import Key, Role
+from tests.support.listening_engine import port_of
 from tests.support.programs import run_program, start_program
 from tests.support.waiting import wait_until
 
@@ -47,9 +48,7 @@ def client(keys: Path) -> Iterator[serve.Client]:
 
 def address(client: serve.Client) -> str:
     """Return the address of *client* over TCP."""
-    tcp = link_of(client).instance.controller.tcp
-    assert tcp is not None
-    return f"serve-bridge://127.0.0.1:{tcp[1]}/{NAME}"
+    return f"serve-bridge://127.0.0.1:{port_of(client)}/{NAME}"
 
 
 WORKER = """

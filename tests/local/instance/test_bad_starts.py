@@ -17,7 +17,6 @@ import trustme
 
 import serve_bridge as serve
 from serve_bridge.cli.failures import failure_of
-from serve_bridge.client.client import link_of
 from serve_bridge.client.key_changes import rotate_keys
 from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
@@ -27,6 +26,7 @@ from serve_bridge.state.state_files import StateFiles
 from tests.support.certificates import make_tls
 from tests.support.disk import files_of_at_most
 from tests.support.listening import free_port
+from tests.support.listening_engine import port_of, start_listening
 
 NAME = "right"
 NOBODY = 65534
@@ -66,16 +66,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> I
     """An instance with TLS, and the directory of its keys."""
     directory = tmp_path_factory.mktemp("engine")
     tls = make_tls(directory, "engine", authority, f"serve-bridge://{NAME}/engine")
-    client = serve.start(
-        runtime="local",
-        name=NAME,
-        listen=f"127.0.0.1:{free_port()}",
-        key_file=str(directory / "secret"),
-        http_options={"location": "NoServer"},
-        tls_cert=tls.cert,
-        tls_key=tls.key,
-        tls_ca=tls.ca,
-    )
+    client = start_listening(NAME, directory, free_port(), tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
     client.create_backend("b", lambda request: "served")
     client.create_endpoint("e", backend="b")
     yield client, directory
@@ -88,9 +79,7 @@ def place(
 ) -> Iterator[Place]:
     """A web host with the right variables, in which a row makes one thing wrong."""
     client, keys = engine
-    controller = link_of(client).instance.controller
-    assert controller.tcp is not None
-    address = f"serve-bridge://{controller.tcp[0]}:{controller.tcp[1]}/{NAME}"
+    address = f"serve-bridge://127.0.0.1:{port_of(client)}/{NAME}"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "own"))
     own = make_tls(keys, "web", authority, f"serve-bridge://{NAME}/call")
     for name, value in zip(VARIABLES, own[:3], strict=True):

@@ -22,6 +22,7 @@ from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.tls_files import ENDINGS, PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port
+from tests.support.listening_engine import port_of, remove_sockets, start_listening
 from tests.support.programs import ROOT, run_program
 from tests.support.waiting import wait_until
 
@@ -65,20 +66,12 @@ async def size(request: serve.ServeRequest | Request) -> bytes:
 
 def start(directory: Path, port: int, **options: Any) -> serve.Client:
     """Start an instance with two backends, and remove its unix sockets, as on another host."""
-    client = serve.start(
-        runtime="local",
-        name=NAME,
-        listen=f"127.0.0.1:{port}",
-        key_file=str(directory / "secret"),
-        http_options={"location": "NoServer"},
-        **options,
-    )
+    client = start_listening(NAME, directory, port, **options)
     client.create_backend("size", size)
     client.create_endpoint("size", backend="size", route="/size", methods=["POST"])
     client.create_backend("echo", lambda request: request.data)
     client.create_endpoint("echo", backend="echo")
-    for path in Path(link_of(client).instance.directory).glob("*.sock"):
-        path.unlink()
+    remove_sockets(client)
     return client
 
 
@@ -93,9 +86,7 @@ def engine(directory: Path, files: Tls) -> Iterator[serve.Client]:
 @pytest.fixture(scope="module")
 def port(engine: serve.Client) -> int:
     """The port of the instance."""
-    tcp = link_of(engine).instance.controller.tcp
-    assert tcp is not None
-    return tcp[1]
+    return port_of(engine)
 
 
 def variables(port: int, directory: Path, own: Tls | None) -> dict[str, str]:
@@ -273,13 +264,7 @@ def test_an_instance_without_tls_is_named(directory: Path, web: Tls, monkeypatch
     """A web host with certificates does not send bodies in the clear."""
     port = free_port()
     found = variables(port, directory, web)
-    client = serve.start(
-        runtime="local",
-        name="plain",
-        listen=f"127.0.0.1:{port}",
-        key_file=str(directory / "secret"),
-        http_options={"location": "NoServer"},
-    )
+    client = start_listening("plain", directory, port)
     try:
         for name, value in {**found, "SERVE_BRIDGE_KEY_FILE": str(directory / "plain.call.key")}.items():
             monkeypatch.setenv(name, value)

@@ -23,6 +23,7 @@ from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
 from serve_bridge.instance.remote_instance import find_remote
 from serve_bridge.wire.address import SocketAddress
 from tests.support.listening import free_port, has_ipv6
+from tests.support.listening_engine import remove_sockets, start_listening
 from tests.support.programs import run_program, start_program
 from tests.support.waiting import wait_until
 
@@ -33,20 +34,12 @@ SCOPE = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "hea
 
 def engine(port: int, keys: Path, name: str = NAME, **options: Any) -> serve.Client:
     """Start an instance that listens at *port*, with a backend, and remove its unix sockets, as on another host."""
-    client = serve.start(
-        runtime="local",
-        name=name,
-        listen=f"127.0.0.1:{port}",
-        key_file=str(keys / "secret"),
-        http_options={"location": "NoServer"},
-        **options,
-    )
+    client = start_listening(name, keys, port, **options)
     client.create_backend("hello", lambda request: "hello")
     client.create_endpoint("hello", backend="hello", route="/hello")
     client.create_backend("double", lambda request: 2 * request.data)
     client.create_endpoint("double", backend="double")
-    for path in Path(link_of(client).instance.directory).glob("*.sock"):
-        path.unlink()
+    remove_sockets(client)
     return client
 
 
@@ -113,8 +106,7 @@ def test_an_ipv6_address_leads_to_an_instance(keys: Path, tmp_path: Path) -> Non
         client.create_backend("double", lambda request: 2 * request.data)
         client.create_endpoint("double", backend="double")
         assert {first <= each <= last for each in _ports(client)} == {True}
-        for path in Path(link_of(client).instance.directory).glob("*.sock"):
-            path.unlink()
+        remove_sockets(client)
         environment = {**variables(port, keys, "six"), "XDG_RUNTIME_DIR": str(tmp_path)}
         environment["SERVE_BRIDGE_ADDRESS"] = f"serve-bridge://[::1]:{port}/six"
         program = "import serve_bridge as serve\nprint(serve.connect().get_handle('double', missing_ok=True).call(21))"
