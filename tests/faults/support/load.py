@@ -99,7 +99,7 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Wait until *count* requests more than now are over."""
         size = self._over() + count
-        wait_until(lambda: self._over() >= size, 60.0)
+        wait_until(lambda: self._over() >= size, 60.0 + count / 50)
 
     def _over(self) -> int:
         assert self._process.poll() is None, "the load has ended by itself"

@@ -43,9 +43,9 @@ async def start_of(runtime: LocalRuntime, kind: str, directory: Path) -> object:
     return await runtime.launch_replica(ReplicaSpec("p", "b", instance, str(directory), None, code, config), key, {})
 
 
-def threads() -> list[str]:
-    """Return the names of the threads of the engine and of user code."""
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("serve_bridge"))
+def new_threads(old: list[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads of the engine and of user code that are not among *old*."""
+    return [each for each in threading.enumerate() if each.name.startswith("serve_bridge") and each not in old]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -62,9 +62,9 @@ def test_a_process_that_stops_while_it_starts_leaves_nothing(kind: str, turns: i
         await asyncio.wait([starting])
         assert starting.cancelled() or isinstance(starting.result(), SocketAddress)
 
-    before = threads()
+    old = threading.enumerate()
     asyncio.run(stop_soon())
-    wait_until_equal(threads, before)
+    wait_until_equal(lambda: new_threads(old), [])
     assert list(tmp_path.glob("*.sock")) == []
 
 
