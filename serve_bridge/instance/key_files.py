@@ -45,7 +45,7 @@ def key_of_start(
     """Return the key of a new start of instance *name*, and whether it is kept for the next start.
 
     It is kept if the caller asks for it, and if the instance listens for other hosts, or has a key file or a *state*
-    directory of its own. If the block raises, the files that it has made are removed.
+    directory of its own. If the block raises, what this call has made is removed.
 
     Raises:
         ConfigError: The file does not hold secrets, others can read it, or it cannot be written.
@@ -57,12 +57,12 @@ def key_of_start(
     try:
         yield key, True
     except BaseException:
-        remove_files(made)
+        _remove(made)
         raise
 
 
 def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple[Key, list[Path]]:
-    """Return the secrets of instance *name*, and the files that this call has made.
+    """Return the secrets of instance *name*, and the directory and the files that this call has made.
 
     The file with the secrets is made if it does not exist. The key files of the roles are written if they lack, or have
     an older key.
@@ -72,8 +72,7 @@ def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple
     """
     path = secret_file(name, key_file, state)
     key = read_secrets(path)
-    made: list[Path] = []
-    has_directory = os.path.lexists(path.parent)
+    made = [] if os.path.lexists(path.parent) else [path.parent]
     try:
         if key is None:
             key = Key()
@@ -83,9 +82,7 @@ def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple
             made.append(path)
         _write_role_files(path.parent, name, key, made)
     except BaseException as error:
-        remove_files(made)
-        if not has_directory:
-            _remove_if_empty(path.parent)
+        _remove(made)
         if not isinstance(error, OSError):
             raise
         remedy = (
@@ -159,20 +156,18 @@ def forget_keys(name: str, key_id: bytes, state: str | None) -> None:
     except ConfigError:
         return
     if key is not None and key.with_id(key_id) is not None:
-        remove_files([directory / SECRET, *(role_file(directory, name, role) for role in OF_FILES)])
+        _remove([directory, directory / SECRET, *(role_file(directory, name, role) for role in OF_FILES)])
 
 
-def remove_files(paths: list[Path]) -> None:
-    """Remove the files at *paths*, and their directory if it is an empty state directory."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-    if paths and paths[0].name == SECRET:
-        _remove_if_empty(paths[0].parent)
-
-
-def _remove_if_empty(directory: Path) -> None:
-    with suppress(OSError):  # other files are there, or it was not made
-        directory.rmdir()
+def _remove(paths: list[Path]) -> None:
+    """Remove the files at *paths*, the last one first, and the directories there that are then empty."""
+    for path in reversed(paths):
+        if path.is_dir():
+            with suppress(OSError):  # other files are there
+                path.rmdir()
+        else:
+            with suppress(FileNotFoundError, NotADirectoryError):  # it was not made
+                path.unlink()
 
 
 def _write_role_files(directory: Path, name: str, key: Key, made: list[Path]) -> None:

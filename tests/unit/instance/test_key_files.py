@@ -36,7 +36,7 @@ def test_the_secret_of_a_name_is_the_same_at_each_start() -> None:
     again, made_again = kept_key("main", None)
     other, _ = kept_key("other", None)
     assert (again.secret, made_again) == (first.secret, [])
-    assert [path.name for path in made] == ["secret", "main.forward.key", "main.call.key", "main.manage.key"]
+    assert [path.name for path in made] == ["main", "secret", "main.forward.key", "main.call.key", "main.manage.key"]
     assert other.secret != first.secret
 
 
@@ -49,9 +49,10 @@ def test_the_state_directory_follows_the_standard(monkeypatch: pytest.MonkeyPatc
 
 def test_only_the_user_can_read_the_files() -> None:
     """Nor can others list their directory."""
-    _, made = kept_key("main", None)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
-    assert stat.S_IMODE(state_directory("main").stat().st_mode) == 0o700
+    _, (directory, *files) = kept_key("main", None)
+    assert directory == state_directory("main")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 @pytest.mark.parametrize("role", OF_FILES)
@@ -143,6 +144,15 @@ def test_a_failed_start_leaves_no_keys() -> None:
     with pytest.raises(OSError, match="taken"), key_of_start("main", NetworkOptions(listen="a:1"), kept=False):
         raise OSError("taken")
     assert not state_directory("main").exists()
+
+
+def test_a_failed_start_leaves_the_directory_of_a_key_file(tmp_path: Path) -> None:
+    """The user has made it, even if it is empty and the file has the name of the one in a state directory."""
+    network = NetworkOptions(key_file=str(tmp_path / "keys" / "secret"))
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(OSError, match="taken"), key_of_start("main", network, kept=False):
+        raise OSError("taken")
+    assert list((tmp_path / "keys").iterdir()) == []
 
 
 def test_a_failed_start_keeps_the_keys_of_earlier_ones() -> None:
