@@ -1,4 +1,4 @@
-"""The path of a request as bytes. Neither PEP 3333 nor RFC 3986 gives its encoding.
+"""The path and the query of a request as bytes. Neither PEP 3333 nor RFC 3986 gives their encoding.
 
 Rule 1: a decoded path has lost all bytes outside UTF-8. Only the raw path has them.
 """
@@ -10,10 +10,16 @@ import re
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["is_text_of", "quoted", "split_path", "without_high_escapes"]
+__all__ = ["ascii_query", "is_text_of", "quoted", "split_path", "without_high_escapes"]
 
 _SAFE: Final = "/:@!$&'()*+,;=~"
+_NO_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 _HIGH_ESCAPE: Final = re.compile(rb"%([89A-Fa-f][0-9A-Fa-f])")
+
+
+def ascii_query(query: bytes) -> bytes:
+    """Return *query* with other bytes than ASCII percent-encoded. Browsers and curl send them raw, as UTF-8."""
+    return query if query.isascii() else _NO_ASCII.sub(lambda found: quote_from_bytes(found[0]).encode(), query)
 
 
 def quoted(path: bytes) -> bytes | None:

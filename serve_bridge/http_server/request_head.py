@@ -131,12 +131,13 @@ def read_head(head: bytes, limits: FramingLimits, *, trusted: bool = False) -> R
 def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLimits) -> None:
     """Read the fields about the message and its connection."""
     head.body_length = _body_length(named, head.version)
-    if named.get(b"expect", b"100-continue").lower() != b"100-continue":
+    expected = named.get(b"expect", b"").lower()
+    if expected not in (b"", b"100-continue"):
         head.refusal = Refusal(417, "only 100-continue can be expected")
     elif (head.body_length or 0) > limits.max_body_bytes:
         head.refusal = Refusal(413, "the body is too large")
     is_current = head.version == "1.1"
-    head.expects_continue = is_current and b"expect" in named
+    head.expects_continue = is_current and bool(expected)
     head.takes_trailers = is_current and b"te" in named and _TAKES_TRAILERS.search(named[b"te"]) is not None
     connection = named.get(b"connection")
     if connection is None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
 
+from serve_bridge.http.paths import ascii_query
 from serve_bridge.http_server.refusal import Refusal
 
 __all__ = ["AUTHORITY", "TOKEN", "FramingLimits", "check_line_ends", "check_request_line"]
@@ -36,7 +36,6 @@ _REQUEST_LINE: Final = re.compile(
 _CONNECT: Final = re.compile(rb"CONNECT [!-~]+ HTTP/1\.[01]\r\n")
 _STRAY_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
-_NO_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,7 @@ def check_request_line(line: bytes, limits: FramingLimits) -> tuple[bytes, bytes
         raise Refusal(400, "the target is not a path")
     if b"%" in path and _BROKEN_ESCAPE.search(path):
         raise Refusal(400, "the path has a broken escape")
-    if query is None:
-        query = b""
-    elif not query.isascii():
-        query = _NO_ASCII.sub(lambda found: quote(found[0]).encode(), query)
-    return method, authority, path, query, version
+    return method, authority, path, ascii_query(query or b""), version
 
 
 def check_line_ends(data: bytes | bytearray, start: int, end: int) -> None:

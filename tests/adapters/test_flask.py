@@ -677,3 +677,16 @@ def test_a_wrong_argument_of_the_extension_is_named(make: Any, error: type[Excep
     """Where it is given, not with the first request."""
     with pytest.raises(error, match=text):
         make()
+
+
+def test_the_method_is_in_upper_case(make_app: MakeApp, engine: serve.Client) -> None:
+    """Some servers accept `get`, and Flask routes it to views as GET. The backend sees GET too."""
+    engine.create_backend("method", lambda request: request.method)
+    engine.create_endpoint("method", backend="method")
+    try:
+        app = make_app()
+        forward(app, "/method", "method")
+        assert app.test_client().get("/method", environ_overrides={"REQUEST_METHOD": "get"}).text == "GET"
+    finally:
+        engine.delete_endpoint("method")
+        engine.delete_backend("method")

@@ -33,6 +33,7 @@ from serve_bridge.forwarding.refusals import BodyTooLarge, Refused
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.http.body_length import body_length
+from serve_bridge.http.paths import ascii_query
 from serve_bridge.http.readable import Readable
 from serve_bridge.routing.channel import Channel
 from serve_bridge.wire.heads import RawPathParams
@@ -149,7 +150,7 @@ class Bridge(ReconnectingClient):
         return ForwardedRequest(
             route.endpoint,
             raw_params(path_params),
-            _with_number_ports(scope),
+            _conforming(scope),
             timeout_s=self.timeout_s if route.timeout_s is None else route.timeout_s,
             request_ids=request_ids,
             call_method=route.call_method,
@@ -160,8 +161,14 @@ class Bridge(ReconnectingClient):
         )
 
 
-def _with_number_ports(scope: Scope) -> Scope:
-    """Return *scope* with numbers as ports, as ASGI requires; at least one server passes them as text."""
+def _conforming(scope: Scope) -> Scope:
+    """Return *scope* as ASGI requires it: with an ASCII query, and with numbers as ports.
+
+    WSGI servers pass the bytes of the query on, whatever they are. At least one ASGI server passes ports as text.
+    """
+    query = scope["query_string"]
+    if not query.isascii():
+        scope = {**scope, "query_string": ascii_query(query)}
     for end in ("client", "server"):
         pair = scope.get(end)
         if pair and isinstance(pair[1], str):

@@ -119,10 +119,15 @@ def _set_cookie(response: Any, header: str) -> None:
     except CookieError:
         parsed.clear()
     name, morsel = next(iter(parsed.items()), ("", None))
-    if len(parsed) == 1 and name not in response.cookies:
+    if morsel is not None and name not in response.cookies and _parts(morsel.OutputString()) == _parts(header):
         response.cookies[name] = morsel
     else:
         response.raw_cookies += (header,)
+
+
+def _parts(cookie: str) -> list[str]:
+    """Return the parts of *cookie* to compare. Python's parser drops all parts after one that it cannot parse."""
+    return sorted(part.strip().lower() for part in cookie.split(";"))
 
 
 def _discard(body: Any) -> None:

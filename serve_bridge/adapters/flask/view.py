@@ -71,6 +71,7 @@ class ForwardingView:
         """
         current: Request = cast(Any, request)._get_current_object()
         scope = scope_of(current.environ)
+        scope["method"] = current.method  # in upper case, as other views of the app see it
         body = body_of(current, scope)
         outcome = current_bridge().ask(self.forwarded_route, scope, path_params, body, _web)
         current.environ[REQUEST_ID] = outcome.request_id

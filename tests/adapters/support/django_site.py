@@ -44,8 +44,12 @@ async def uploaded(request: Any) -> list[Any]:
         ]
 
 
+HALF_PARSED = ("sid=1;; HttpOnly; Secure", "way=1; Path=/caf\xe9; HttpOnly", 'odd=1; Domain="a.b"; Path=/"x; Secure')
+"""Cookies of which Python's parser drops parts without an error."""
+
+
 def repeated(request: Any) -> Response:
-    """Return headers and cookies that are there several times, and a cookie that Python does not parse."""
+    """Return repeated headers and cookies, and cookies that Python does not parse, or only in part."""
     response = Response(b"")
     for name, value in [
         ("link", "</a>; rel=a"),
@@ -54,6 +58,7 @@ def repeated(request: Any) -> Response:
         ("set-cookie", "one=1; Path=/a"),
         ("set-cookie", "one=2; Path=/b"),
         ("set-cookie", "new=1; Path=/; Fresh; Partitioned"),
+        *(("set-cookie", cookie) for cookie in HALF_PARSED),
     ]:
         response.headers.append(name, value)
     return response

@@ -225,6 +225,9 @@ def test_a_request_of_http_1_0_needs_no_host(edge: Running) -> None:
         ({"allowed_hosts": [".shop.example"]}, b"shop.example", 200),
         ({"allowed_hosts": ["10.0.0.1", "::5"]}, b"[::5]:80", 200),
         ({"allowed_hosts": ["shop.example"]}, b"localhost", 421),
+        ({}, b"[::ffff:127.0.0.1]:80", 200),
+        ({}, b"[::ffff:10.0.0.1]", 421),
+        ({"allowed_hosts": ["10.0.0.1"]}, b"[::ffff:10.0.0.1]", 200),
     ],
 )
 def test_other_hosts_are_allowed_by_an_option(options: dict[str, Any], host: bytes, status: int) -> None:

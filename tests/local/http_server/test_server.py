@@ -189,6 +189,7 @@ def test_a_bad_request_in_pieces_is_refused_alike(edge: Running, name: str, step
 
 SERVED: dict[str, tuple[bytes, list[int]]] = {
     "empty line before": (b"\r\n" + LAST, [200]),
+    "H26 empty Expect": (LAST.replace(b"\r\n", b"\r\nExpect:\r\n", 1), [200]),
     "absolute form": (LAST.replace(b"/last", b"http://a/last?q"), [200]),
     "HTTP/1.0 without a Host": (b"GET /last HTTP/1.0\r\n\r\n", [200]),
     "IPv6 Host": (LAST.replace(b"Host: a", b"Host: [::1]:8000"), [200]),
