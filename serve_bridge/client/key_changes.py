@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from serve_bridge.client.client import link_of
 from serve_bridge.client.instance_search import find_client
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, NotConnected
+from serve_bridge.instance.directories import RUNTIME_VARIABLE
 from serve_bridge.instance.instance_file import discovery_file
 from serve_bridge.instance.key_files import read_secrets, secret_file, write_secrets
 from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.state_directory import state_directory
+from serve_bridge.state.state_files import StateFiles
 from serve_bridge.wire.keys import Key
 
 RENEW_S: Final = 30.0
@@ -44,6 +49,11 @@ def retire_keys(name: str, key_file: str | None, state: str | None) -> tuple[str
 def _change(name: str, key_file: str | None, state: str | None, new: Callable[[Key], Key]) -> tuple[str, bool]:
     check_name("instance", name)
     path = secret_file(name, key_file, None if state is None else str(state_directory(name, state)))
+    with _alone(path.parent):
+        return _changed(name, path, state, new)
+
+
+def _changed(name: str, path: Path, state: str | None, new: Callable[[Key], Key]) -> tuple[str, bool]:
     key = read_secrets(path)
     if key is None:
         raise ConfigError(
@@ -56,6 +66,7 @@ def _change(name: str, key_file: str | None, state: str | None, new: Callable[[K
         client = None
     changed = new(key)
     if client is None:
+        _check_ended(name, state)
         write_secrets(path, name, changed)
         return str(path.parent), False
     try:
@@ -65,8 +76,38 @@ def _change(name: str, key_file: str | None, state: str | None, new: Callable[[K
                 f"the controller of instance {name!r} runs on another host, and new keys must not travel over the "
                 "network; nothing was changed"
             )
+        if all(key.with_id(each.id) is None for each in link.instance.key.each):
+            raise ConfigError(
+                f"the keys in {path} are not those of instance {name!r}, which runs; give the --key-file or --state of "
+                "its `start`; nothing was changed"
+            )
         write_secrets(path, name, changed)
         link.operate(Operation.KEYS, changed.text, timeout_s=RENEW_S)
     finally:
         client.close()
     return str(path.parent), True
+
+
+def _check_ended(name: str, state: str | None) -> None:
+    """Raise ConfigError if a process keeps the state of instance *name*: then it runs, but this user cannot find it."""
+    holder = StateFiles(state_directory(name, state)).holder()
+    if holder is not None:
+        raise ConfigError(
+            f"instance {name!r} runs in process {holder}, and does not answer at {discovery_file(name)}; set "
+            f"{RUNTIME_VARIABLE} as for its `start`; nothing was changed"
+        )
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other changes of the keys in *directory* waiting. A directory that is missing has no keys."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -75,6 +75,23 @@ def file_path(name: str, value: Any) -> str:
     return os.path.abspath(path)
 
 
+def check_no_key(name: str, value: object, right: str) -> None:
+    """Refuse *value* if it contains a key, such as that of a key file. The error does not show it.
+
+    Raises:
+        ConfigError: It contains a key. The message says that *right* belongs there.
+    """
+    if isinstance(value, str | os.PathLike) and _KEY.search(os.fsdecode(value)):
+        raise ConfigError(
+            f"{name} contains a key, which others may see there, and it must be {right}; leave the key in a file with "
+            "mode 0600, and make new keys with `serve-bridge keys rotate` if others have seen it"
+        )
+
+
+_KEY: Final = re.compile("[0-9A-Fa-f]{64}")
+"""The hexadecimal digits of a key."""
+
+
 def password(name: str, value: Any) -> str:
     """Accept a str. The error does not show the value."""
     if not isinstance(value, str):

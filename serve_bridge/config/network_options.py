@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, Self, TypedDict
 
-from serve_bridge.config.checks import file_path, optional
+from serve_bridge.config.checks import check_no_key, file_path, optional
 from serve_bridge.config.options import check_options, option
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
@@ -32,6 +32,12 @@ def port_range(name: str, value: Any) -> str:
     if found is None or not 0 < int(found[1]) <= int(found[2]) <= HIGHEST_PORT:
         raise ConfigError(f"{name} must be a range of ports, such as 7001-7050, got {shown(value)}")
     return str(value)
+
+
+def key_file_path(name: str, value: Any) -> str:
+    """Accept the path of a file, but not a key itself."""
+    check_no_key(name, value, "the path of a file")
+    return file_path(name, value)
 
 
 def split(address: str) -> tuple[str, int]:
@@ -101,7 +107,7 @@ class NetworkOptions:
     listen: str | None = option(None, optional(host_port))
     advertise: str | None = option(None, optional(host_port))
     data_ports: str | None = option(None, optional(port_range))
-    key_file: str | None = option(None, optional(file_path))
+    key_file: str | None = option(None, optional(key_file_path))
     tls_cert: str | None = option(None, optional(file_path))
     tls_key: str | None = option(None, optional(file_path))
     tls_ca: str | None = option(None, optional(file_path))

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from serve_bridge.config.checks import check_no_key
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.directories import base_directories, base_directory, directory_name
 from serve_bridge.instance.instance import FILE_NAME, Instance
@@ -157,6 +158,7 @@ def reread_key(address: str, generation: str) -> Key | None:
 def _read_given(address: str, source: str) -> Instance:
     if not isinstance(address, str):
         raise TypeError(f"{source} must be the address of an instance, got {type(address).__name__}")
+    check_no_key(source, address, "serve-bridge://HOST:PORT/NAME or the path of an instance's file")
     if is_remote(address):
         from serve_bridge.instance.remote_instance import find_remote  # late: only web hosts need it
 

@@ -14,22 +14,35 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from serve_bridge.config.network_options import NetworkOptions
+from serve_bridge.config.checks import check_no_key
+from serve_bridge.config.network_options import NetworkOptions, key_file_path
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.private_file import UnusableFile, kept_directory, read_private, write_private
 from serve_bridge.instance.state_directory import STATE_VARIABLE, state_directory
+from serve_bridge.printable import CONTROL
 from serve_bridge.wire.keys import OF_FILES, Key, Role
 
 KEY_FILE_VARIABLE: Final = "SERVE_BRIDGE_KEY_FILE"
 FORMAT: Final = "serve-bridge-key-1"
 SECRET: Final = "secret"
 """The role of a line with a secret, and the name of the file with the secrets in the state directory."""
+_COPY_AGAIN: Final = "copy it again from the host on which the instance was started"
 
 
 def secret_file(name: str, key_file: str | None, state: str | None = None) -> Path:
-    """Return the file with the secrets of instance *name*: *key_file*, or the one in its state directory *state*."""
+    """Return the file with the secrets of instance *name*: *key_file*, or the one in its state directory *state*.
+
+    Raises:
+        ConfigError: *key_file* is a key itself, or the path of a role's key file, which would overwrite the secrets.
+    """
     if key_file is not None:
-        return Path(key_file)
+        path = Path(key_file_path("key_file", key_file))
+        if path in [role_file(path.parent, name, role) for role in OF_FILES]:
+            raise ConfigError(
+                f"key_file={str(path)!r} is the place of the key file of a role, and the secret needs another one, "
+                f"such as {path.with_name(SECRET)}; web hosts name the key file of a role in {KEY_FILE_VARIABLE}"
+            )
+        return path
     return (state_directory(name) if state is None else Path(state)) / SECRET
 
 
@@ -105,7 +118,7 @@ def read_secrets(path: Path) -> Key | None:
     data = read_private(path, "secret")
     if data is None:
         return None
-    keys = [_key_of(line, path) for line in _text(data, path).splitlines()]
+    keys = [_key_of(line, path) for line in _lines(data, path)]
     if not keys or any(role != SECRET for role, _ in keys):
         raise UnusableFile(f"{path} does not hold the secret of an instance; give the path of another file")
     return Key.joined([key for _, key in keys])
@@ -142,7 +155,7 @@ def read_key_file(path: Path) -> tuple[str, Key]:
     data = read_private(path, "key")
     if data is None:
         raise UnusableFile(f"there is no key file {path}; copy it from the host on which the instance was started")
-    lines = _text(data, path).splitlines()
+    lines = _lines(data, path)
     if not lines:
         raise UnusableFile(f"{path} is empty; a key file has a line that begins with {FORMAT}")
     return _key_of(lines[0], path)
@@ -190,19 +203,22 @@ def _line(role: str, id: bytes, key: bytes) -> bytes:
     return f"{FORMAT} {role} {id.hex()} {key.hex()}\n".encode()
 
 
-def _text(data: bytes, path: Path) -> str:
+def _lines(data: bytes, path: Path) -> list[str]:
+    """Return the lines that are not blank."""
     try:
-        return data.decode("ascii")
+        return [line for line in data.decode("ascii").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise UnusableFile(f"{path} is not a key file: it is not ASCII text") from None
+        raise UnusableFile(f"{path} is not a key file: it is not ASCII text; {_COPY_AGAIN}") from None
 
 
 def _key_of(line: str, path: Path) -> tuple[str, Key]:
     words = line.split()
     if len(words) != 4 or words[0] != FORMAT:
-        if words[:1] and words[0].startswith("serve-bridge-key-"):
+        if words[0] != FORMAT and words[0].startswith("serve-bridge-key-"):
             raise UnusableFile(f"{path} has the format {words[0]}, and this version reads {FORMAT} only")
-        raise UnusableFile(f"{path} is not a key file: a line does not have the form `{FORMAT} ROLE ID KEY`")
+        raise UnusableFile(
+            f"{path} is not a key file: a line does not have the form `{FORMAT} ROLE ID KEY`; {_COPY_AGAIN}"
+        )
     _, role, id, key = words
     try:
         if role == SECRET:
@@ -212,10 +228,7 @@ def _key_of(line: str, path: Path) -> tuple[str, Key]:
             return role, Key.of_role(found, bytes.fromhex(key), bytes.fromhex(id))
     except (KeyError, ValueError):
         pass
-    raise UnusableFile(
-        f"{path} is not a key file: its role or its key is malformed; copy it again from the host on which the "
-        "instance was started"
-    )
+    raise UnusableFile(f"{path} is not a key file: its role or its key is malformed; {_COPY_AGAIN}")
 
 
 def key_path() -> Path:
@@ -230,6 +243,10 @@ def key_path() -> Path:
             f"an address that begins with serve-bridge:// needs a key: set {KEY_FILE_VARIABLE} to the path of a key "
             "file, such as NAME.forward.key from the host on which the instance was started"
         )
-    if not os.path.isabs(value) or "\0" in value:
-        raise ConfigError(f"{KEY_FILE_VARIABLE}={value!r} must be the absolute path of a key file")
+    check_no_key(KEY_FILE_VARIABLE, value, "the absolute path of a key file")
+    if not os.path.isabs(value) or CONTROL.search(value) or value != value.rstrip():
+        raise ConfigError(
+            f"{KEY_FILE_VARIABLE}={value!r} must be the absolute path of a key file, without a line feed or a space "
+            "after it"
+        )
     return Path(value)

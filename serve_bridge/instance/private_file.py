@@ -47,7 +47,7 @@ def read_private(path: Path, content: str) -> bytes | None:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise UnusableFile(f"{path} is not a regular file, so it holds no {content}")
+            raise UnusableFile(f"{path} is not a regular file, so it holds no {content}; give the path of a file")
         if found.st_uid != os.geteuid():
             raise UnusableFile(f"{path} belongs to another user; only the user of the {content} can use it")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -35,6 +35,7 @@ LOCK_S: Final = 2.0
 STATE: Final = "state.json"
 PREVIOUS: Final = "previous.json"
 CODE: Final = "code"
+LOCK: Final = "lock"
 BEFORE_FRESH: Final = "before-fresh"
 _WAY_OUT: Final = "begin empty with fresh=True (--fresh), or give another directory with state= (--state)"
 
@@ -107,7 +108,7 @@ class StateFiles:
         """
         if self._lock is not None:
             return
-        path = self._directory / "lock"
+        path = self._directory / LOCK
         deadline = time.monotonic() + wait_s
         try:
             kept_directory(self._directory)
@@ -136,10 +137,9 @@ class StateFiles:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
                     raise ConfigError(
                         f"the state directory {self._directory} is in use by a running instance, in process "
-                        f"{holder or 'unknown'}; join that instance with connect(), shut it down, or give another "
+                        f"{_written_in(descriptor)}; join that instance with connect(), shut it down, or give another "
                         "directory or name (--state, --name)"
                     ) from None
                 time.sleep(0.05)
@@ -147,6 +147,21 @@ class StateFiles:
             return descriptor if path.lstat().st_ino == os.fstat(descriptor).st_ino else None
         except FileNotFoundError:
             return None
+
+    def holder(self) -> str | None:
+        """Return the id of the process that holds the lock, or "unknown"; None: no process holds it."""
+        try:
+            descriptor = os.open(self._directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _written_in(descriptor)
+        else:
+            return None
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Release the lock."""
@@ -204,7 +219,7 @@ class StateFiles:
         """Remove all files of the state, and release the lock."""
         if self._lock is None:
             return
-        for name in (STATE, PREVIOUS, "lock"):
+        for name in (STATE, PREVIOUS, LOCK):
             (self._directory / name).unlink(missing_ok=True)
         self._remove_drafts()
         for name in (CODE, BEFORE_FRESH):
@@ -232,6 +247,10 @@ class StateFiles:
         if len(digest) != 64 or not digest.isalnum():
             raise UnreadableState("it names code by something that is not a SHA-256")
         return self._directory / CODE / f"{digest}.bin"
+
+
+def _written_in(lock: int) -> str:
+    return os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
 
 
 def _read(path: Path) -> bytes | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -44,6 +46,11 @@ def client(keys: Path) -> Iterator[serve.Client]:
     client.create_endpoint("outer", backend="outer", route="/outer")
     yield client
     client.shutdown()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return the content of the files in *directory*, and below it."""
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def address(client: serve.Client) -> str:
@@ -183,11 +190,43 @@ def test_an_instance_without_kept_keys_is_named(tmp_path: Path) -> None:
 
 
 def test_keys_of_another_instance_are_refused(client: serve.Client, tmp_path: Path) -> None:
-    """The running instance keeps its own."""
+    """The running instance keeps its own, and the files of both stay."""
     kept_key(NAME, str(tmp_path / "wrong"))
-    with pytest.raises(serve.ConfigError, match="not those of instance"):
-        rotate_keys(NAME, str(tmp_path / "wrong"), None)
+    before = contents(tmp_path)
+    for change in (rotate_keys, retire_keys):
+        with pytest.raises(serve.ConfigError, match=rf"{tmp_path / 'wrong'} are not those of instance .* --key-file"):
+            change(NAME, str(tmp_path / "wrong"), None)
+    assert contents(tmp_path) == before
     assert client.get_handle("outer").call() == "inner"
+
+
+@pytest.mark.parametrize("change", [rotate_keys, retire_keys])
+def test_keys_of_a_running_instance_that_is_not_found_stay(
+    change: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as in a job of cron, which has no XDG_RUNTIME_DIR. New keys would be valid in the file alone."""
+    state = str(tmp_path / "state")
+    client = serve.start(runtime="local", name="unseen", state=state, http_options={"location": "NoServer"})
+    before = contents(tmp_path / "state")
+    with monkeypatch.context() as cron:
+        cron.setenv("XDG_RUNTIME_DIR", str(tmp_path / "elsewhere"))
+        with pytest.raises(serve.ConfigError, match=rf"'unseen' runs in process {os.getpid()}, .* set XDG_RUNTIME_DIR"):
+            change("unseen", None, state)
+    assert contents(tmp_path / "state") == before
+    assert change("unseen", None, state) == (str(tmp_path / "state" / "unseen"), True)
+    client.shutdown()
+
+
+def test_two_changes_of_keys_follow_each_other(client: serve.Client, keys: Path) -> None:
+    """Every secret that one of them has made is valid, in the file and in the instance."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: rotate_keys(NAME, str(keys / "secret"), None), range(4)))
+    kept = read_secrets(keys / "secret")
+    assert kept is not None
+    assert len(kept.each) == 5
+    found = find_client(None, NAME)
+    assert {each.id for each in link_of(found).instance.key.each} == {each.id for each in kept.each}
+    found.close()
 
 
 def test_a_key_becomes_another_for_all_that_hold_it() -> None:

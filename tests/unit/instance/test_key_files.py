@@ -10,6 +10,7 @@ import pytest
 
 from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.errors import ConfigError
+from serve_bridge.instance.instance_file import find
 from serve_bridge.instance.key_files import (
     forget_keys,
     kept_key,
@@ -95,6 +96,7 @@ def test_a_file_that_others_can_read_is_refused(read: Callable[[Path], object]) 
         (b"hello\n", "is not a key file"),
         (b"\xff\xfe", "is not ASCII text"),
         (b"serve-bridge-key-2 forward 00 00\n", "has the format serve-bridge-key-2, and this version reads"),
+        (b"serve-bridge-key-1 forward 00\n", "does not have the form .*; copy it again"),
         (b"serve-bridge-key-1 edge 00000000000000 " + b"00" * 32, "its role or its key is malformed"),
         (b"serve-bridge-key-1 forward 00000000000000 0000", "its role or its key is malformed"),
     ],
@@ -122,12 +124,60 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
         read_key_file(tmp_path / "a.key")
 
 
-@pytest.mark.parametrize(("value", "message"), [("", "set SERVE_BRIDGE_KEY_FILE"), ("a.key", "absolute path")])
+KEY = "serve-bridge-key-1 forward 000000000000 " + "5a" * 32
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "set SERVE_BRIDGE_KEY_FILE"),
+        ("a.key", "absolute path"),
+        ("/a.key\n", r"'/a.key\\n' must be .* without a line feed"),
+        ("/a.key ", "'/a.key ' must be .* or a space"),
+    ],
+)
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
     """Before anything is connected."""
     monkeypatch.setenv("SERVE_BRIDGE_KEY_FILE", value)
     with pytest.raises(ConfigError, match=message):
         key_path()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: NetworkOptions(listen="127.0.0.1:0", key_file=KEY),
+        lambda: secret_file("main", KEY),
+        lambda: find(KEY, "main"),
+        lambda: find(f"serve-bridge://:{'5A' * 32}@127.0.0.1:1/main", "main"),
+        lambda: key_path(),
+    ],
+)
+def test_a_key_in_place_of_a_path_is_not_shown(monkeypatch: pytest.MonkeyPatch, use: Callable[[], object]) -> None:
+    """The message says what belongs there."""
+    monkeypatch.setenv("SERVE_BRIDGE_KEY_FILE", KEY)
+    with pytest.raises(ConfigError, match=r"contains a key, .* it must be .*; leave the key in a file") as caught:
+        use()
+    assert "5a5a" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("role", OF_FILES)
+def test_the_secret_is_not_kept_where_a_role_has_its_key(tmp_path: Path, role: Role) -> None:
+    """The key of the role would overwrite it, and the next start would be refused."""
+    path = role_file(tmp_path, "main", role)
+    with pytest.raises(ConfigError, match=f"{path}' is the place of the key file of a role, .*{tmp_path / 'secret'}"):
+        kept_key("main", str(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_blank_lines_of_a_key_file_have_no_meaning(tmp_path: Path) -> None:
+    """An editor may add them, and ends of lines of Windows."""
+    key, _ = kept_key("main", str(tmp_path / "secret"))
+    path = tmp_path / "secret"
+    write_private(path, b"\r\n" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n")
+    found = read_secrets(path)
+    assert found is not None
+    assert found.id == key.id
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
