@@ -5,7 +5,7 @@ Rule 1: the name of the type, the text and the traceback always arrive. Each is 
 Rule 2: the exception itself travels as a pickle only if the replica could pickle and unpickle it. So an odd exception
     class loses at most its type, and the caller still gets an answer.
 Rule 3: SystemExit, KeyboardInterrupt and similar exceptions arrive as a `BackendError`. As themselves, they would end
-    the loop or the process of the caller.
+    the loop or the process of the caller. The methods of an exception, such as `__str__`, may raise them too.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def text_of(error: BaseException) -> str:
     """Return the text of *error*, even if its `__str__` raises."""
     try:
         return _encodable(str(error))
-    except Exception:
+    except BaseException:  # rule 3
         return "(its __str__ raises)"
 
 
@@ -120,7 +120,7 @@ def traceback_of(error: BaseException) -> str:
     """Return the formatted traceback of *error*, even if it cannot be formatted."""
     try:
         return _encodable("".join(traceback.format_exception(error)))
-    except Exception:
+    except BaseException:  # rule 3
         return f"{type(error).__qualname__}: {text_of(error)}"
 
 
@@ -131,11 +131,11 @@ def _encodable(text: str) -> str:
 
 def _pickled(error: BaseException) -> bytes:
     if not isinstance(error, Exception):
-        return b""  # Rule 3
+        return b""  # rule 3
     try:
         data = join(payload.pack(error))
         if type(payload.unpack(data)) is type(error):
             return data
-    except Exception:
+    except BaseException:  # rule 3
         pass
     return b""

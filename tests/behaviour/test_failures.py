@@ -35,6 +35,16 @@ class Stubborn(Exception):
         raise TypeError("not me")
 
 
+class Ending(Exception):
+    """Would end the process of the replica, if its methods could."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
 class StubbornGroup(ExceptionGroup[Exception]):
     """A group without a pickled form."""
 
@@ -48,6 +58,8 @@ def raise_one(kind: str) -> None:
         Item.model_validate({"count": "many", "price": "high"})
     if kind == "group":
         raise StubbornGroup("two: failed", [ValueError("one: bad"), Stubborn("KeyError: no", "two")])
+    if kind == "ending":
+        raise Ending
     error = Stubborn("first: line", "SystemExit: as the user likes")
     if kind == "notes":
         error.add_note("KeyError: a note\nValueError: another")
@@ -122,6 +134,18 @@ def test_type_and_text_of_an_exception_of_several_lines_arrive(
     assert isinstance(error, BackendError)
     assert (error.type_name, error.text) == facts_of(kind)
     assert "in raise_one" in error.remote_traceback
+
+
+@pytest.mark.parametrize("way", [by_call, by_stream, by_request])
+def test_an_exception_that_exits_by_its_methods_is_only_an_error(
+    raising: Served, client: serve.Client, way: Callable[..., Any]
+) -> None:
+    """The replica serves on."""
+    with pytest.raises(BackendError) as caught:
+        way(raising, client, "ending")
+    assert (caught.value.type_name, caught.value.text) == ("Ending", "(its __str__ raises)")
+    with pytest.raises(BackendError, match="Stubborn"):
+        way(raising, client, "lines")
 
 
 async def nested(request: Any) -> Any:

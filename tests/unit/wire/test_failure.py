@@ -31,6 +31,16 @@ class Unpicklable(Exception):
         raise RuntimeError("not me")
 
 
+class Ending(Exception):
+    """Ends a process by its methods."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise KeyboardInterrupt
+
+
 def travelled(error: BaseException) -> BaseException:
     """Return an exception after its way."""
     return failure.unpack(failure.pack(error))
@@ -75,7 +85,7 @@ def test_the_remote_traceback_is_the_cause() -> None:
     assert "in raised" in str(back.__cause__)
 
 
-@pytest.mark.parametrize("error", [TwoArguments("a", "b"), Unpicklable("u"), Speechless()], ids=repr)
+@pytest.mark.parametrize("error", [TwoArguments("a", "b"), Unpicklable("u"), Speechless(), Ending()], ids=repr)
 def test_an_exception_that_cannot_travel_arrives_as_text(error: Exception) -> None:
     """It costs its type, never the answer."""
     back = travelled(error)
