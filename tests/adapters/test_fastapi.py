@@ -210,6 +210,23 @@ def test_a_form_without_files_is_forwarded(app: FastAPI, bridge: ServeBridge, ht
     assert http.post("/x", data={"title": "ü &=", "rest": "1"}).json() == {"title": "ü &=", "rest": "1"}
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/mixed; boundary=b"])
+def test_a_body_that_is_no_form_arrives_after_a_dependency_asked_for_one(
+    app: FastAPI, bridge: ServeBridge, http: TestClient, media_type: str
+) -> None:
+    """Starlette then returns an empty form and leaves the body unread."""
+
+    async def token(request: Request) -> Any:
+        return (await request.form()).get("token")
+
+    @app.post("/x", dependencies=[Depends(token)])
+    @bridge.endpoint("echo")
+    async def own() -> None: ...
+
+    answer = http.post("/x", content=b"[1]", headers={"content-type": media_type}).json()
+    assert (answer["body"], dict(answer["headers"])["content-type"]) == ("[1]", media_type)
+
+
 def test_errors_are_fastapis(app: FastAPI, bridge: ServeBridge, http: TestClient) -> None:
     """With the request's id."""
 

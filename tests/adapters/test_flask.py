@@ -291,6 +291,36 @@ def test_json_under_a_hook_that_looks_for_a_form_arrives(make_app: MakeApp) -> N
     assert answer.json["body"] == "[1]"
 
 
+def test_a_multipart_body_that_is_no_form_arrives(make_app: MakeApp) -> None:
+    """Bodies of `multipart/mixed` have a boundary, but werkzeug does not parse them."""
+    app = _parses_forms(make_app())
+    forward(app, "/echo", "echo")
+    body = f"--{BOUNDARY}\r\n\r\nx\r\n--{BOUNDARY}--\r\n"
+    answer = app.test_client().post("/echo", data=body, content_type=f"multipart/mixed; boundary={BOUNDARY}")
+    assert answer.json is not None
+    assert answer.json["body"] == body
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b"a=\xe9", FORM, 400),
+        (b"", FORM, 200),
+        (b'--boundary\r\nContent-Disposition: form-data; name="a"\r\n\r\ncut short', MULTIPART, 400),
+        (b"--boundary--\r\n", MULTIPART, 200),
+    ],
+)
+def test_a_malformed_form_that_a_hook_has_read_is_refused(
+    make_app: MakeApp, body: bytes, media_type: str, status: int
+) -> None:
+    """A form that werkzeug drops silently is not an empty one, and the backend does not get it."""
+    app = _parses_forms(make_app())
+    forward(app, "/form", "form")
+    answer = app.test_client().post("/form", data=body, content_type=media_type)
+    assert answer.status_code == status
+    assert status == 400 or answer.json == {}
+
+
 @pytest.mark.parametrize("terminated", [False, True])
 def test_a_body_that_is_gone_is_the_apps_error(make_app: MakeApp, terminated: bool) -> None:
     """The message says how a hook keeps it."""

@@ -20,6 +20,7 @@ from serve_bridge.http.body_length import BODY_LENGTH
 from serve_bridge.http.headers import HeaderList
 
 URLENCODED: Final = "application/x-www-form-urlencoded"
+MULTIPART: Final = "multipart/form-data"
 _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": "%0D", "\n": "%0A"})
 _UNBROKEN: Final = str.maketrans("", "", "\r\n")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

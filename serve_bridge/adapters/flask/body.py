@@ -11,9 +11,10 @@ from typing import Any, Final, cast
 
 from flask import Request
 from starlette.types import Scope
+from werkzeug.exceptions import BadRequest
 from werkzeug.wsgi import LimitedStream
 
-from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
+from serve_bridge.adapters.bridge.form_body import MULTIPART, URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.environ import body_of as server_body_of
 from serve_bridge.adapters.environ import is_terminated
 from serve_bridge.http.body_length import BODY_LENGTH
@@ -29,6 +30,7 @@ def body_of(request: Request, scope: Scope) -> bytes | Readable:
     """Return the body of *request*. If it had to be encoded again, change the headers in *scope*.
 
     Raises:
+        BadRequest: werkzeug has read a malformed form, and has found nothing in it.
         RuntimeError: The body was read and not kept.
         RequestEntityTooLarge: The body is longer than the app allows.
     """
@@ -41,7 +43,9 @@ def body_of(request: Request, scope: Scope) -> bytes | Readable:
     cached: bytes | None = found.get("_cached_data")
     if cached:
         return cached
-    if "form" in found and (request.mimetype == URLENCODED or "boundary" in request.mimetype_params):
+    if "form" in found and _is_form(request):
+        if _is_malformed(request):
+            raise BadRequest("the form is malformed")
         return _encoded(request, scope)
     return cached if cached is not None else _Touched(request)
 
@@ -50,6 +54,20 @@ def _limited(request: Request) -> Readable:
     most = request.max_content_length
     body = server_body_of(request.environ)
     return body if most is None else LimitedStream(cast(Any, body), most, is_max=True)
+
+
+def _is_form(request: Request) -> bool:
+    """Return whether werkzeug has parsed the body as a form. It leaves other types unread, `multipart/mixed` too."""
+    return request.mimetype == URLENCODED or (request.mimetype == MULTIPART and "boundary" in request.mimetype_params)
+
+
+def _is_malformed(request: Request) -> bool:
+    """Return whether werkzeug has found nothing in the form that it has read. It drops a malformed form silently.
+
+    A browser sends a form without fields as the last boundary, with at most eight bytes around it.
+    """
+    empty = 0 if request.mimetype == URLENCODED else len(request.mimetype_params["boundary"]) + 8
+    return not request.form and not request.files and (request.content_length or 0) > empty
 
 
 class _Touched:

@@ -30,7 +30,7 @@ from serve_bridge.adapters.asgi.forwarding import ask
 from serve_bridge.adapters.asgi.requester import Requester, consumed
 from serve_bridge.adapters.bridge.asgi_scope import readable
 from serve_bridge.adapters.bridge.file_body import receive_from
-from serve_bridge.adapters.bridge.form_body import URLENCODED, FormBody, FormFile, FormPart
+from serve_bridge.adapters.bridge.form_body import MULTIPART, URLENCODED, FormBody, FormFile, FormPart
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute
 from serve_bridge.adapters.bridge.outcome import Outcome
 from serve_bridge.adapters.starlette.response_model import (
@@ -152,8 +152,8 @@ def _body_of(request: Request) -> bytes | FormBody | None:
     """
     if hasattr(request, "_body"):
         return bytes(request._body)
-    if request._form is not None:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request._form is not None and media_type in (URLENCODED, MULTIPART):  # Starlette leaves other bodies unread
         return FormBody(_parts(request._form), urlencoded=media_type == URLENCODED)
     if request._stream_consumed:
         raise consumed()
