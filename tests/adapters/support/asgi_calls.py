@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -33,16 +34,18 @@ def http_scope(path: str = "/", method: str = "GET", **more: Any) -> Message:
 def called(app: Any, scope: Message, messages: Iterable[Message | Callable[[], Awaitable[Message]]] = (BODY,)) -> Any:
     """Run *app* for one scope; return what it has sent.
 
-    Each of *messages* is received, or a function that waits for it. After the last one nothing comes any more.
+    Each of *messages* is received, or a function that waits for it. After the last one nothing comes any more. As with
+    servers, a cancelled `receive` loses no message.
     """
     sent: list[Message] = []
-    left = iter(messages)
+    left = deque(messages)
 
     async def receive() -> Message:
-        for message in left:
-            return message if isinstance(message, dict) else await message()
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
+        if not left:
+            await asyncio.get_running_loop().create_future()
+        message = left[0] if isinstance(left[0], dict) else await left[0]()
+        left.popleft()
+        return message
 
     async def send(message: Message) -> None:
         sent.append(message)
