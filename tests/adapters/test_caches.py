@@ -41,7 +41,11 @@ Get = Callable[..., TestResponse]
 async def numbered(request: Any) -> PlainTextResponse:
     """Answer each request differently, so that a cached answer shows."""
     number = 0 if "same" in request.query_params else next(_numbers)
-    return PlainTextResponse(f"{number}", headers={"ETag": '"1"', "Cache-Control": "max-age=60"})
+    response = PlainTextResponse(f"{number}", headers={"ETag": '"1"', "Cache-Control": "max-age=60"})
+    if "login" in request.query_params:
+        response.headers.append("vary", "Cookie")
+        response.headers.append("set-cookie", f"sid={number}; HttpOnly{request.query_params['login']}")
+    return response
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def django(engine: serve.Client, *middleware: str) -> Iterator[Get]:
     options: Any = {"ROOT_URLCONF": __name__, "MIDDLEWARE": list(middleware), "ALLOWED_HOSTS": ["*"]}
     with override_settings(SERVE_BRIDGE={"ADDRESS": engine.address}, **options):
         caches["default"].clear()
-        yield Client(WSGIHandler()).get
+        yield Client(WSGIHandler(), use_cookies=False).get
 
 
 @contextmanager
@@ -120,3 +124,11 @@ def test_each_answer_of_flask_has_its_id_once(engine: serve.Client) -> None:
     with flask(engine) as get:
         for given in ("a", "b"):
             assert get("/plain/", headers={"X-Request-Id": given}).headers.getlist("X-Request-Id") == [given]
+
+
+@pytest.mark.parametrize("attribute", ["", "; Priority=High"])
+def test_a_new_session_is_not_cached(engine: serve.Client, attribute: str) -> None:
+    """Django caches no answer that sets a cookie for a client without one, also if it cannot parse the cookie."""
+    with django(engine, MIDDLEWARE) as get:
+        first, second = (get("/page/", query_string={"login": attribute}).headers["set-cookie"] for _ in range(2))
+    assert first != second

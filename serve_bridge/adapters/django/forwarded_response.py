@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from http.cookies import SimpleCookie
 from typing import Any
 
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import ResponseHeaders
 
 
+class AnyCookies(SimpleCookie):
+    """The cookies of a response that has raw cookies too.
+
+    They count as true even if empty: Django's cache keeps no answer with cookies that varies on Cookie. Otherwise it
+    would give one user's session to others.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class ForwardedResponse:
     """The common part of both responses: repeated headers, and a request id that caches do not keep."""
 
     headers: Any
+    cookies: SimpleCookie
     repeated: Mapping[str, tuple[str, list[str]]] = {}
     """Repeated headers by name: the joined value, which middleware sees in `headers`, and the single values."""
     raw_cookies: tuple[str, ...] = ()
+
+    def add_raw_cookie(self, header: str) -> None:
+        """Add a cookie whose *header* is sent unchanged."""
+        self.raw_cookies += (header,)
+        self.cookies = AnyCookies(self.cookies)
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Yield the headers to send. If middleware has changed a repeated header, yield its new value."""

@@ -122,7 +122,7 @@ def _set_cookie(response: Any, header: str) -> None:
     if morsel is not None and name not in response.cookies and _parts(morsel.OutputString()) == _parts(header):
         response.cookies[name] = morsel
     else:
-        response.raw_cookies += (header,)
+        response.add_raw_cookie(header)
 
 
 def _parts(cookie: str) -> list[str]:
