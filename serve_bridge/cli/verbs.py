@@ -8,9 +8,10 @@ Rule 2: a meaningless word raises `Misused`, which names it. Other failures rais
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Unpack
 
 from serve_bridge.cli.failures import Misused, Stopped
@@ -84,7 +85,7 @@ def apply(client: Client, file: str, *, confirm: Confirm | None = None, dry_run:
         DeploymentError: A change failed. The error says which changes were made.
     """
     try:
-        document = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        document = sys.stdin.buffer.read() if file == "-" else _content(file)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
     try:
@@ -92,6 +93,20 @@ def apply(client: Client, file: str, *, confirm: Confirm | None = None, dry_run:
     except Interrupted as interrupted:
         raise Stopped(str(interrupted)) from None
     return Report(deployment.as_dict(), str(deployment))
+
+
+def _content(path: str) -> bytes:
+    """Return the content of the file at *path*, which may be a pipe, such as one from `apply <(...)`.
+
+    Raises:
+        OSError: It cannot be read, or is a device, which may have no end.
+    """
+    # O_NONBLOCK, because the open of a FIFO would wait for a writer. The read waits for those that are there.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(mode := os.fstat(file.fileno()).st_mode) and not stat.S_ISFIFO(mode):
+            raise OSError("it is neither a file nor a pipe")
+        os.set_blocking(file.fileno(), True)
+        return file.read()
 
 
 def confirmation(yes: bool, ask: Callable[[str], bool], what: str = "--prune") -> Confirm:

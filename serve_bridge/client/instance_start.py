@@ -39,6 +39,11 @@ def start_instance(**options: Unpack[StartOptions]) -> Client:
     fresh = bool(options.get("fresh", False))
     state = _checked_state(name, options.get("state"), detached=bool(detached), fresh=fresh)
     network = NetworkOptions.of(options)
+    if http.location is not Location.NoServer and network.data_ports is not None and http.port in network.ports:
+        raise ConfigError(
+            f"port={http.port} of http_options (--port) is inside data_ports={network.data_ports!r}, and a replica "
+            "could take it before a proxy; use another port or range"
+        )
     tls = network.tls(name)
     if tls is not None:
         check_files(tls)
@@ -153,11 +158,24 @@ def _checked_state(
     directory = chosen_state_directory(name, given, detached=detached)
     if directory is None:
         return None
+    _check_outside(directory)
     if not fresh:
         from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
 
         StateFiles(directory).read()
     return str(directory)
+
+
+def _check_outside(directory: Path) -> None:
+    """Raise ConfigError if *directory* is inside the state of an instance, whose files would be mixed with its own."""
+    from serve_bridge.state.state_files import StateFiles  # late: most processes keep no state
+
+    parent = directory.parent
+    if StateFiles(parent).is_state():
+        raise ConfigError(
+            f"state={str(parent)!r} is itself the state of instance {parent.name!r}, and a start adds the name to it; "
+            f"give the directory above it, {parent.parent} (--state)"
+        )
 
 
 def _check_usable(directory: Path, wait_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, Self, TypedDict
@@ -21,9 +22,18 @@ HIGHEST_PORT: Final = 65_535
 def host_port(name: str, value: Any) -> str:
     """Accept HOST:PORT; an IPv6 address stands in brackets."""
     found = _HOST_PORT.fullmatch(value) if isinstance(value, str) else None
-    if found is None or int(found[2]) > HIGHEST_PORT:
+    if found is None or int(found[2]) > HIGHEST_PORT or not _is_host(found[1]):
         raise ConfigError(f"{name} must be HOST:PORT, such as 10.0.0.5:7000 or [fd00::5]:7000, got {shown(value)}")
     return str(value)
+
+
+def _is_host(host: str) -> bool:
+    """Return whether *host* can be looked up: a label of a name has 1 to 63 characters."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def port_range(name: str, value: Any) -> str:
@@ -118,6 +128,11 @@ class NetworkOptions:
             for name in ("advertise", "data_ports"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{name} needs listen, such as listen='10.0.0.5:7000'")
+        elif self.advertise is not None and _is_any(split(self.advertise)[0]):
+            raise ConfigError(
+                f"advertise={self.advertise!r} is every address of a host, and no address of this one; other hosts "
+                f"need a host that leads here: advertise='HOST:{split(self.advertise)[1]}'"
+            )
         elif self.advertise is None and _is_any(split(self.listen)[0]):
             raise ConfigError(
                 f"listen={self.listen!r} is every address of the host, so other hosts need one of them: "
@@ -172,9 +187,14 @@ NO_NETWORK: Final = NetworkOptions()
 
 
 def _is_any(host: str) -> bool:
+    """Return whether *host* stands for every address of a host. The C library takes "*" and "0" for one too."""
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        return host == "*" or ipaddress.ip_address(host).is_unspecified
     except ValueError:
+        pass
+    try:
+        return not any(socket.inet_aton(host))
+    except OSError:
         return False
 
 

@@ -101,10 +101,16 @@ def _check_readable(file: GivenFile) -> None:
     """Open a file before OpenSSL does, because errors of OpenSSL do not name the file.
 
     Raises:
-        ConfigError: The file cannot be opened.
+        ConfigError: The file cannot be opened, or is not a regular one.
     """
     try:
-        with open(file.path, "rb"):
-            pass
+        # O_NONBLOCK, because the open of a FIFO would wait for a writer.
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.fstat(descriptor).st_mode
+        os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        # OpenSSL would read a FIFO or a device without an end, and a pipe cannot be read again.
+        what = "Is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"
+        raise ConfigError(f"{file}: {what}; give the path of a file in PEM form")

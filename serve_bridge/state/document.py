@@ -50,9 +50,12 @@ def decode(data: bytes) -> tuple[StateRecord, dict[str, bytes]]:
         UnreadableState: The document is damaged, of a later format, or not a state.
     """
     if not data.endswith(b"\n"):
-        raise UnreadableState("it is incomplete or not a state: its last line has no end")
+        raise UnreadableState(
+            "it is incomplete or not a state: its last line has no end; export it again, or end an edited file with a "
+            "line feed"
+        )
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=_without_doubles, parse_constant=_refused_constant)
     except (ValueError, RecursionError) as error:
         raise UnreadableState(f"it is incomplete or not a state: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
@@ -80,6 +83,20 @@ def decode(data: bytes) -> tuple[StateRecord, dict[str, bytes]]:
         if digest_of(blob) != digest:
             raise UnreadableState(f"its code {digest[:12]} is damaged")
     return record, blobs
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return *pairs* as a dict. Of a name that occurs twice, JSON would keep the last value only, in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        double = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {shown(double)} occurs twice in one object; rename or remove one of them")
+    return found
+
+
+def _refused_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a number of JSON")
 
 
 def _own_version() -> str:

@@ -98,6 +98,16 @@ class StateFiles:
                 return f"go back to the state before with `mv {previous} {self._directory / STATE}`, or {_WAY_OUT}"
         return _WAY_OUT
 
+    def is_state(self) -> bool:
+        """Return whether the directory holds the state of an instance, or the one before."""
+        for name in (STATE, PREVIOUS):
+            with contextlib.suppress(ConfigError, OSError):
+                data = _read(self._directory / name)
+                if data is not None:
+                    decode(data)
+                    return True
+        return False
+
     # the lock
 
     def lock(self, wait_s: float = LOCK_S) -> None:

@@ -88,7 +88,8 @@ def check_files(tls: Tls) -> None:
     with it, because unix sockets need none, so processes of the engine do not call this function.
 
     Raises:
-        ConfigError: The files cannot be read, the certificate has expired, or another authority has signed it.
+        ConfigError: The files cannot be read, the certificate has expired, another authority has signed it, or it is
+            for another instance or for web hosts.
     """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context_of(tls, listens=False).wrap_bio(to_client, to_server)
@@ -103,6 +104,20 @@ def check_files(tls: Tls) -> None:
                 f"{tls.named('cert')} {tls.cert!r}: {error.verify_message}; it was checked against "
                 f"{tls.named('ca')} {tls.ca!r}"
             ) from None
+    uris, roles = _roles_of(client, tls.instance)
+    if uris and _ENGINE not in roles:
+        raise ConfigError(
+            f"{tls.named('cert')} {tls.cert!r} is for {', '.join(uris)}, and the engine needs "
+            f"{_SCHEME}{tls.instance}/{_ENGINE}; give a certificate with this URI, or one without a URI of this scheme"
+        )
+
+
+def _roles_of(connection: ssl.SSLObject, instance: str) -> tuple[list[str], list[str]]:
+    """Return the URIs with roles in the peer's certificate, and the roles among them in *instance*."""
+    names = (connection.getpeercert() or {}).get("subjectAltName", ())
+    uris = [str(name[1]) for name in names if name[0] == "URI" and str(name[1]).startswith(_SCHEME)]
+    begin = f"{_SCHEME}{instance}/"
+    return uris, [uri.removeprefix(begin) for uri in uris if uri.startswith(begin)]
 
 
 class TlsHandshake:
@@ -213,18 +228,15 @@ class TlsHandshake:
         Raises:
             TlsRefused: The certificate is for another instance, or a listener's is not for the engine.
         """
-        names = (self._connection.getpeercert() or {}).get("subjectAltName", ())
-        found = [str(name[1]) for name in names if name[0] == "URI" and str(name[1]).startswith(_SCHEME)]
-        if not found:
+        uris, roles = _roles_of(self._connection, self._tls.instance)
+        if not uris:
             return
-        begin = f"{_SCHEME}{self._tls.instance}/"
-        roles = [uri.removeprefix(begin) for uri in found if uri.startswith(begin)]
         if not self._caller:
             self._inner.allowed = frozenset().union(*(_ROLES.get(role, frozenset()) for role in roles))
         elif _ENGINE not in roles:
             raise TlsRefused(
-                f"the peer's certificate is for {found[0]}, and the engine needs {begin}{_ENGINE}; "
-                "correct the name in the address, or renew the certificate"
+                f"the peer's certificate is for {uris[0]}, and the engine needs "
+                f"{_SCHEME}{self._tls.instance}/{_ENGINE}; correct the name in the address, or renew the certificate"
             )
 
     def _text_of(self, error: ssl.SSLError) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +161,23 @@ def test_a_file_that_is_not_a_state_is_refused(client: serve.Client, tmp_path: P
         verbs.apply(client, str(path))
 
 
+def test_a_name_that_occurs_twice_is_refused(source: tuple[serve.Client, Path], tmp_path: Path) -> None:
+    """JSON would keep the last value only, and all that the first one holds would be deleted."""
+    client, path = source
+    before = wanted(client)
+    document = json.loads(path.read_bytes())
+    document.pop("checksum", None)
+    faulty = tmp_path / "faulty.json"
+    faulty.write_text(json.dumps(document).replace('"endpoints": {', '"endpoints": {}, "endpoints": {', 1) + "\n")
+    with pytest.raises(serve.ConfigError, match=f"{faulty} cannot be applied: .*'endpoints' occurs twice"):
+        verbs.apply(client, str(faulty))
+    document["backends"]["two"]["user_config"] = {"value": math.nan}
+    faulty.write_text(json.dumps(document) + "\n")
+    with pytest.raises(serve.ConfigError, match=f"{faulty} cannot be applied: .*NaN is not a number of JSON"):
+        verbs.apply(client, str(faulty))
+    assert wanted(client) == before
+
+
 def test_bad_code_and_bad_values_are_refused_before_any_change(
     source: tuple[serve.Client, Path], tmp_path: Path
 ) -> None:
@@ -199,6 +218,26 @@ def test_two_applications_at_once_follow_each_other(source: tuple[serve.Client, 
         done = list(threads.map(lambda file: verbs.apply(client, str(file)).data["changes"], files))
     assert [len(changes) for changes in done] == [1, 1]
     assert client.list_backends()["two"].max_queued_queries in (3, 4)
+
+
+def test_a_state_may_come_from_a_pipe(source: tuple[serve.Client, Path]) -> None:
+    """Such as `apply <(ssh host serve-bridge export --with-code)`, whose writer may be slow."""
+    client, path = source
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor(1) as thread, os.fdopen(reader), os.fdopen(writer, "wb") as file:
+        applied = thread.submit(verbs.apply, client, f"/proc/self/fd/{reader}")
+        file.write(path.read_bytes())
+        file.close()
+        assert applied.result(30).data["changes"] == []
+
+
+def test_what_has_no_end_is_not_read(client: serve.Client, tmp_path: Path) -> None:
+    """A FIFO without a writer, and a device."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(serve.ConfigError, match="fifo cannot be applied: it is incomplete"):
+        verbs.apply(client, str(tmp_path / "fifo"))
+    with pytest.raises(serve.ConfigError, match=r"^/dev/zero cannot be read: it is neither a file nor a pipe"):
+        verbs.apply(client, "/dev/zero")
 
 
 def test_a_file_that_cannot_be_read_is_named(client: serve.Client, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from serve_bridge.config.network_options import Tls
 from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
 from serve_bridge.instance.tls_files import VARIABLES
+from serve_bridge.state.records import StateRecord
 from serve_bridge.state.state_files import StateFiles
 from tests.support.certificates import make_tls
 from tests.support.disk import files_of_at_most
@@ -209,6 +210,45 @@ def expired_at_start(place: Place) -> tuple[Callable[[], None], str, str]:
     return lambda: start(place, listen=f"127.0.0.1:{free_port()}", **options), tls.cert, "expired"
 
 
+def other_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The engine's own certificate is for another instance."""
+    tls = make_tls(place.directory, "other", place.authority, f"serve-bridge://{NAME}/engine")
+    options = {"tls_cert": tls.cert, "tls_key": tls.key, "tls_ca": tls.ca}
+    return (
+        lambda: start(place, listen=f"127.0.0.1:{free_port()}", **options),
+        f"{tls.cert}' is for serve-bridge://{NAME}/engine",
+        "needs serve-bridge://new/engine; give",
+    )
+
+
+def web_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The engine has the certificate of a web host."""
+    tls = make_tls(place.directory, "web", place.authority, "serve-bridge://new/forward")
+    options = {"tls_cert": tls.cert, "tls_key": tls.key, "tls_ca": tls.ca}
+    return (
+        lambda: start(place, listen=f"127.0.0.1:{free_port()}", **options),
+        "serve-bridge://new/forward",
+        "needs serve-bridge://new/engine; give",
+    )
+
+
+def shared_port(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The port of the proxies is in the range."""
+    port = free_port()
+    options = {"data_ports": f"{port}-{port + 5}", "http_options": {"port": port}}
+    return lambda: start(place, listen="127.0.0.1:0", **options), f"port={port}", "use another port or range"
+
+
+def inner_state(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The folder of another instance in the state directory."""
+    other = place.directory / "other"
+    files = StateFiles(other)
+    files.lock()
+    files.write(StateRecord(instance="other", backends={}, endpoints={}, unfinished={}), {})
+    place.stack.callback(files.close)
+    return lambda: start(place, state=str(other)), f"state='{other}'", f"give the directory above it, {other.parent}"
+
+
 def small_range(place: Place) -> tuple[Callable[[], None], str, str]:
     """Two ports for three replicas."""
     first = free_port()
@@ -288,6 +328,7 @@ def used_state(place: Place) -> tuple[Callable[[], None], str, str]:
 ROWS: tuple[Row, ...] = (
     *(wrong_key, no_key, open_key, wrong_role, unknown_role, wrong_name, wrong_port, wrong_host, malformed_address),
     *(expired_certificate, foreign_certificate, foreign_authority, expired_at_start, small_range, malformed_range),
+    *(other_certificate, web_certificate, shared_port, inner_state),
     *(unwritable_state, foreign_state, full_state, full_change, full_rotation, newer_state, used_state),
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,21 @@ def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     """The error names the option and the path."""
     with pytest.raises(ConfigError, match=f"ca '{tmp_path}': Is a directory"):
         load_authorities(context(), GivenFile("ca", str(tmp_path)))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["fifo", "device"])
+def test_a_fifo_and_a_device_are_not_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A read of them would not end."""
+    make(tmp_path / "a")
+    made = make_certificate(tmp_path)
+    right, wrong = GivenFile("cert", str(made.certificate)), GivenFile("x", str(tmp_path / "a"))
+    for load in (
+        lambda: load_authorities(context(), wrong),
+        lambda: load_pair(context(), wrong, None),
+        lambda: load_pair(context(), right, wrong),
+    ):
+        with pytest.raises(ConfigError, match=f"x '{wrong.path}': it is not a regular file; give the path"):
+            load()
 
 
 def test_the_stamp_of_a_replaced_file_differs(tmp_path: Path) -> None:
