@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, Self, TypedDict
@@ -16,6 +15,7 @@ from serve_bridge.printable import shown
 
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\x00-\x1f\x7f]{1,253}):([0-9]{1,5})")
 _PORTS: Final = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+_ZEROS: Final = re.compile(r"(0+|0[xX]0+)(\.(0+|0[xX]0+)){0,3}")
 HIGHEST_PORT: Final = 65_535
 
 
@@ -191,11 +191,7 @@ def _is_any(host: str) -> bool:
     try:
         return host == "*" or ipaddress.ip_address(host).is_unspecified
     except ValueError:
-        pass
-    try:
-        return not any(socket.inet_aton(host))
-    except OSError:
-        return False
+        return _ZEROS.fullmatch(host) is not None
 
 
 def network_differences(old: NetworkOptions, new: NetworkOptions) -> list[str]:
