@@ -244,7 +244,7 @@ def test_a_full_queue_answers_503_while_the_link_is_cut(running: Running) -> Non
 
 @LONG
 def test_a_cut_after_which_ray_ends_a_node_needs_only_its_start(running: Running) -> None:
-    """The controller forgets the node. It serves its side until the repair, and one `ray start` brings it back."""
+    """The controller forgets the node, whose processes run on until the repair. One `ray start` brings it back."""
     cluster = running.cluster
     away = cluster.switch.add("away")
     begin_away(running, away)
