@@ -48,6 +48,7 @@ class StateFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock: int | None = None
+        self._is_new = False
         self._current: StateRecord | None = None
 
     # reading
@@ -120,6 +121,7 @@ class StateFiles:
             return
         path = self._directory / LOCK
         deadline = time.monotonic() + wait_s
+        self._is_new = not os.path.lexists(self._directory)
         try:
             kept_directory(self._directory)
             while self._lock is None:
@@ -174,10 +176,16 @@ class StateFiles:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock. If no state was written, remove the lock file and the directory that `lock` has made."""
         lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        if lock is None:
+            return
+        if not any(os.path.lexists(self._directory / name) for name in (STATE, PREVIOUS)):
+            with contextlib.suppress(OSError):  # other files may be in the directory
+                (self._directory / LOCK).unlink(missing_ok=True)
+                if self._is_new:
+                    self._directory.rmdir()
+        os.close(lock)
 
     # writing
 

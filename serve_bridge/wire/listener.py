@@ -36,11 +36,21 @@ LOOK_S: Final = 0.01
 _logger = logging.getLogger("serve_bridge.wire")
 
 
-class NoFreePort(OSError):
+class CannotListen(OSError):
+    """This process cannot listen on its address over TCP."""
+
+    def __str__(self) -> str:  # without the number
+        return str(self.strerror)
+
+
+class NoFreePort(CannotListen):
     """Other processes have all ports on which this process may listen."""
 
-    def __str__(self) -> str:
-        return str(self.strerror)
+
+def _no_listener(host: str, port: int, error: OSError) -> str:
+    number = error.errno
+    reason = os.strerror(number).lower() if number is not None and number > 0 else error.strerror or str(error)
+    return f"cannot listen on {joined(host, port)}: {reason}; give an address of this host with listen= (--listen)"
 
 
 def _no_free_port(host: str, ports: Sequence[int]) -> str:
@@ -149,8 +159,7 @@ class Listener:
                 return await loop.create_server(self._tcp_connection, host, port, backlog=_BACKLOG)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    where = joined(host, port)
-                    raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from error
+                    raise CannotListen(error.errno, _no_listener(host, port, error)) from error
         raise NoFreePort(errno.EADDRINUSE, _no_free_port(host, ports))
 
     def stop_accepting(self) -> None:

@@ -239,6 +239,11 @@ def shared_port(place: Place) -> tuple[Callable[[], None], str, str]:
     return lambda: start(place, listen="127.0.0.1:0", **options), f"port={port}", "use another port or range"
 
 
+def address_of_another_host(place: Place) -> tuple[Callable[[], None], str, str]:
+    """192.0.2.0/24 is for documentation, so no host has it."""
+    return lambda: start(place, listen="192.0.2.1:7000"), "192.0.2.1:7000", r"an address of this host .*\(--listen"
+
+
 def inner_state(place: Place) -> tuple[Callable[[], None], str, str]:
     """The folder of another instance in the state directory."""
     other = place.directory / "other"
@@ -328,7 +333,7 @@ def used_state(place: Place) -> tuple[Callable[[], None], str, str]:
 ROWS: tuple[Row, ...] = (
     *(wrong_key, no_key, open_key, wrong_role, unknown_role, wrong_name, wrong_port, wrong_host, malformed_address),
     *(expired_certificate, foreign_certificate, foreign_authority, expired_at_start, small_range, malformed_range),
-    *(other_certificate, web_certificate, shared_port, inner_state),
+    *(other_certificate, web_certificate, shared_port, inner_state, address_of_another_host),
     *(unwritable_state, foreign_state, full_state, full_change, full_rotation, newer_state, used_state),
 )
 
