@@ -50,7 +50,7 @@ class NoFreePort(CannotListen):
 def _no_listener(host: str, port: int, error: OSError) -> str:
     number = error.errno
     reason = os.strerror(number).lower() if number is not None and number > 0 else error.strerror or str(error)
-    return f"cannot listen on {joined(host, port)}: {reason}; give an address of this host with listen= (--listen)"
+    return f"cannot listen on {joined(host, port)}: {reason}; give another address with listen= (--listen)"
 
 
 def _no_free_port(host: str, ports: Sequence[int]) -> str:

@@ -241,7 +241,7 @@ def shared_port(place: Place) -> tuple[Callable[[], None], str, str]:
 
 def address_of_another_host(place: Place) -> tuple[Callable[[], None], str, str]:
     """192.0.2.0/24 is for documentation, so no host has it."""
-    return lambda: start(place, listen="192.0.2.1:7000"), "192.0.2.1:7000", r"an address of this host .*\(--listen"
+    return lambda: start(place, listen="192.0.2.1:7000"), "192.0.2.1:7000", r"give another address .*\(--listen"
 
 
 def inner_state(place: Place) -> tuple[Callable[[], None], str, str]:
