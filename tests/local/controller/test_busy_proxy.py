@@ -1,9 +1,15 @@
-"""A proxy that does not answer its controller: one whose loop works is busy, one whose loop stands still is ended."""
+"""A proxy that does not answer its controller: one whose loop works is busy, one whose loop stands still is ended.
+
+Rule 1: each instance runs in a process of its own. Its controller is impatient, and a loop that works takes time from
+    all threads of its process, so both would harm the proxies of other tests.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -14,11 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import serve_bridge as serve
 from serve_bridge.controller import proxies, proxy_probes
+from tests.support.programs import ROOT
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-_numbers = itertools.count()
 HELD_S = 4.0
 """How long the loop answers nothing: twice as long as the controller waits for a proxy that stands still."""
 
@@ -49,27 +55,29 @@ class Holding:
         await self._app(scope, receive, send)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A controller that waits a fifth as long as it does."""
-    monkeypatch.setattr(proxies, "WATCH_S", proxies.WATCH_S / 5)
+def run_instance(hold: Callable[[], None]) -> None:
+    """Hold up the loop of a proxy. Print the status of the answer to that request, once the proxy serves again."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    setattr(proxies, "WATCH_S", proxies.WATCH_S / 5)  # noqa: B010
     for name in ("USED_TIMEOUT_S", "LOOK_AFTER_SILENCE_S", "END_AFTER_SILENCE_S", "END_BUSY_AFTER_SILENCE_S"):
-        monkeypatch.setattr(proxy_probes, name, getattr(proxy_probes, name) / 5)
-
-
-def status_after(hold: Callable[[], None]) -> int | None:
-    """Hold up the loop of a proxy; return the status of the answer to that request, once the proxy serves again."""
-    options = {"port": 0, "middlewares": [Middleware(Holding, hold)]}
-    client = serve.start(runtime="local", name=f"busy-{next(_numbers)}", http_options=options)
+        setattr(proxy_probes, name, getattr(proxy_probes, name) / 5)
+    client = serve.start(
+        runtime="local", name="busy", http_options={"port": 0, "middlewares": [Middleware(Holding, hold)]}
+    )
     try:
         with httpx.Client(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
-            status = None
             with contextlib.suppress(httpx.TransportError):
-                status = http.get("/hold").status_code
+                sys.stdout.write(str(http.get("/hold").status_code))
             wait_until(lambda: is_live(http))
-        return status
     finally:
         client.shutdown()
+
+
+def logged_by(hold: Callable[[], None]) -> tuple[str, str]:
+    """Run an instance; return what it has printed and logged."""
+    command = [sys.executable, "-m", "tests.local.controller.test_busy_proxy", hold.__name__]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100)
+    return ran.stdout.strip(), ran.stderr
 
 
 def is_live(http: httpx.Client) -> bool:
@@ -80,19 +88,20 @@ def is_live(http: httpx.Client) -> bool:
         return False
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_proxy_that_is_busy_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_proxy_that_is_busy_is_left_alone() -> None:
     """Its connections stay, and the request that kept it busy is answered."""
-    assert status_after(work) == 404
-    messages = [record.getMessage() for record in caplog.records if record.name == "serve_bridge.controller"]
-    assert [message for message in messages if "is busy" in message]
-    assert not [message for message in messages if "died" in message]
+    printed, logged = logged_by(work)
+    assert printed == "404"
+    assert "is busy" in logged
+    assert "died" not in logged
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_proxy_that_stands_still_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_proxy_that_stands_still_is_ended() -> None:
     """Another one takes its port, as soon as that is free."""
-    status_after(sleep)
-    messages = [record.getMessage() for record in caplog.records if record.name == "serve_bridge.controller"]
-    assert [message for message in messages if "has not answered" in message]
-    assert [message for message in messages if "died" in message]
+    _, logged = logged_by(sleep)
+    assert "has not answered" in logged
+    assert "died" in logged
+
+
+if __name__ == "__main__":
+    run_instance({"work": work, "sleep": sleep}[sys.argv[1]])
