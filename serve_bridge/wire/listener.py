@@ -156,10 +156,14 @@ class Listener:
         loop = asyncio.get_running_loop()
         for port in ports:
             try:
-                return await loop.create_server(self._tcp_connection, host, port, backlog=_BACKLOG)
+                server = await loop.create_server(self._tcp_connection, host, port, backlog=_BACKLOG)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise CannotListen(error.errno, _no_listener(host, port, error)) from error
+            else:
+                if all(server.sockets):
+                    return server
+                server.close()  # uvloop raises nothing if another process takes the port between bind and listen
         raise NoFreePort(errno.EADDRINUSE, _no_free_port(host, ports))
 
     def stop_accepting(self) -> None:

@@ -10,7 +10,8 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
@@ -32,6 +33,7 @@ from serve_bridge.wire.replica_end import ReplicaStream
 from serve_bridge.wire.socket_files import MAX_UNIX_PATH
 from serve_bridge.wire.streams import ANSWER_WINDOW, FRAME_COST
 from serve_bridge.wire.transport import TURN_FRAMES
+from tests.support.listening import free_port
 from tests.support.waiting import reached
 
 KEY = Key(b"k" * 32)
@@ -701,6 +703,33 @@ def test_a_listener_that_is_cancelled_while_it_begins_leaves_nothing(run: Run[No
         assert found == (["lock"], True)
 
     run(main)
+
+
+def test_a_port_that_another_process_takes_in_the_last_moment_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between bind and listen: uvloop then returns a server without a socket, as the loop of this test does."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        create = loop.create_server
+        asked: list[int] = []
+
+        async def create_server(protocol: Any, host: str, port: int, **options: Any) -> Any:
+            asked.append(port)
+            if len(asked) == 1:
+                return SimpleNamespace(sockets=(None,), close=lambda: None)
+            return await create(protocol, host, port, **options)
+
+        monkeypatch.setattr(loop, "create_server", create_server)
+        listener = Listener(Service(), KEY, GENERATION, "r1")
+        ports = free_port(), free_port()
+        address = await listener.listen(tmp_path, "127.0.0.1", ports)
+        listener.close()
+        assert address.tcp == ("127.0.0.1", ports[1])
+        assert asked == list(ports)
+
+    asyncio.run(main())
 
 
 def test_a_socket_that_is_a_link_is_refused(run: Run[None], tmp_path: Path) -> None:
