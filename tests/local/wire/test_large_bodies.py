@@ -311,7 +311,7 @@ def test_a_loop_goes_on_while_a_long_value_is_packed_and_unpacked(run: Run) -> N
         segments, packing = await turns(apack(value))
         found, unpacking = await turns(aunpack(join(segments)))
         assert found == value
-        assert min(packing, unpacking) > 3
+        assert min(packing, unpacking) > 1  # without a thread, the turn that begins the work ends it
 
     run(main)
 
