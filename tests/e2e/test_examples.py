@@ -13,17 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
 
 import serve_bridge as serve
 from examples.digits import held_out
 from examples.django_app.digits.backends import V1, V2
 from tests.e2e.support.web_servers import Command, WebServer
-from tests.support.programs import ROOT
-from tests.support.waiting import wait_until, wait_until_equal
+from tests.support.programs import LIMIT_S, ROOT
+from tests.support.waiting import POLL_S, wait_until_equal
 
 SAMPLES = ROOT / "examples" / "static" / "samples"
 PASSWORD = "only for this test"
@@ -33,6 +34,9 @@ SERVERS = {
     "flask": Command((*GUNICORN, "examples.flask_app:create_app()")),
     "starlette": Command(("uvicorn", "--port", "{port}", "examples.starlette_app:app")),
 }
+
+LOADED = "return document.readyState === 'complete' ? performance.timeOrigin : null"
+"""Gives a number that no other document has, once the document has been loaded."""
 
 pytestmark = pytest.mark.e2e
 
@@ -108,10 +112,11 @@ def field(browser: Chrome, label: str) -> WebElement:
 
 def press(browser: Chrome, text: str) -> None:
     """Press the button with *text*, and wait for the page that it leads to."""
-    left = browser.find_element(By.TAG_NAME, "html")
+    left = browser.execute_script(LOADED)
     browser.find_element(By.XPATH, f"//button[normalize-space()='{text}'] | //input[@value='{text}']").click()
-    wait_until(lambda: staleness_of(left)(browser))
-    wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
+    # Between two documents, any command can fail.
+    wait = WebDriverWait(browser, LIMIT_S, POLL_S, ignored_exceptions=[WebDriverException])
+    wait.until(lambda _: browser.execute_script(LOADED) not in (left, None))
 
 
 def text(browser: Chrome, selector: str = "main, #content") -> str:
