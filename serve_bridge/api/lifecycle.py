@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Unpack
 
-from serve_bridge.client.client import Client
+from serve_bridge.client.client import Client, find_client
 from serve_bridge.client.current import current_client, own_client, set_current, shut_down_current
-from serve_bridge.client.instance_search import find_client
 from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
 from serve_bridge.config.signatures import shows_options
 from serve_bridge.config.start_options import START_DEFAULTS, StartOptions

@@ -21,8 +21,7 @@ from serve_bridge.cli.click_commands import asked, clear_errors, parameters, sho
 from serve_bridge.cli.declarations import COMMANDS, DEPLOY_OPTIONS, Command
 from serve_bridge.cli.doctor.doctor import Asked, examine
 from serve_bridge.cli.failures import Misused
-from serve_bridge.client.client import Client
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import Client, find_client
 from serve_bridge.client.instance_start import address_over_tcp, ensure_started, keys_directory, lasting_address
 from serve_bridge.client.instance_upgrade import upgrade_instance
 from serve_bridge.client.key_changes import retire_keys, rotate_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
@@ -11,10 +12,12 @@ from serve_bridge.client.backend_shapes import BackendClass, BackendFunction
 from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.handle import AsyncHandle, Data, Handle, Value
 from serve_bridge.client.instance_link import InstanceLink
+from serve_bridge.client.instance_search import find_instance, link_to
+from serve_bridge.config.checks import path_text
 from serve_bridge.config.deploy_options import DEPLOY_DEFAULTS, DeployOptions
+from serve_bridge.config.names import existing_name
 from serve_bridge.config.signatures import shows_options
 from serve_bridge.errors import EndpointNotFound
-from serve_bridge.management.arguments import existing_name
 from serve_bridge.management.management import Management
 from serve_bridge.request.serve_request import ServeRequest
 
@@ -236,6 +239,16 @@ class Client(Management):
 
     def __repr__(self) -> str:
         return f"Client(address={self.address!r})"
+
+
+def find_client(address: str | os.PathLike[str] | None, name: str) -> Client:
+    """Return a new client of the instance, as `connect` does. It does not become the current one.
+
+    Raises:
+        NotConnected, ConfigError: As `connect`.
+    """
+    given = None if address is None else path_text("address", address)
+    return Client(link_to(find_instance(given, name), given))
 
 
 def link_of(client: Client) -> InstanceLink:

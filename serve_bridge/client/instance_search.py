@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from serve_bridge.client.client import Client
 from serve_bridge.client.instance_link import InstanceLink
-from serve_bridge.config.checks import path_text
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import NotConnected
 from serve_bridge.instance import instance_file as instances
@@ -16,19 +14,9 @@ from serve_bridge.instance.liveness import is_alive
 from serve_bridge.process.monkey_patches import check_not_patched
 
 
-def find_client(address: str | os.PathLike[str] | None, name: str) -> Client:
-    """Return a new client of the instance, as `connect` does. It does not become the current one.
-
-    Raises:
-        NotConnected, ConfigError: As `connect`.
-    """
-    given = None if address is None else path_text("address", address)
-    return client_of(find_instance(given, name), given)
-
-
-def client_of(found: Instance, address: str | None) -> Client:
-    """Return a new client of *found*, which was looked for at *address*."""
-    return Client(InstanceLink(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE)))
+def link_to(found: Instance, address: str | None) -> InstanceLink:
+    """Return a new link to *found*, which was looked for at *address*."""
+    return InstanceLink(found, address=address or os.environ.get(instances.ADDRESS_VARIABLE))
 
 
 def find_instance(address: str | None, name: str, is_alive: Callable[[Instance], bool] = is_alive) -> Instance:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from serve_bridge.client.client import link_of
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import find_client, link_of
 from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.directories import RUNTIME_VARIABLE

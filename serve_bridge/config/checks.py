@@ -223,3 +223,9 @@ def header_value(name: str, value: str) -> str:
     if any((character < " " and character != "\t") or character == "\x7f" or character > "\xff" for character in value):
         raise ConfigError(f"{name} must be Latin-1 text without control characters, got {shown(value)}")
     return value
+
+
+def key_file_path(name: str, value: Any) -> str:
+    """Accept the path of a file, but not a key itself."""
+    check_no_key(name, value, "the path of a file")
+    return file_path(name, value)

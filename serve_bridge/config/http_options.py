@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
+from serve_bridge.config.addresses import is_loopback
 from serve_bridge.config.checks import (
     anything,
     file_path,
@@ -21,7 +21,15 @@ from serve_bridge.config.checks import (
     seconds,
     whole_number,
 )
-from serve_bridge.config.options import MOST_BYTES, MOST_REQUESTS, check_keys, check_options, option, options_of
+from serve_bridge.config.options import (
+    MESSAGE_BYTES,
+    MOST_BYTES,
+    MOST_REQUESTS,
+    check_keys,
+    check_options,
+    option,
+    options_of,
+)
 from serve_bridge.config.signatures import signature_of
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import nearest, shown
@@ -30,8 +38,6 @@ if TYPE_CHECKING:
     from starlette.middleware import Middleware
 
 
-MESSAGE_BYTES: Final = 16 * 1024 * 1024
-"""Default limit for one WebSocket message, in bytes."""
 MOST_PROXIES: Final = 256
 """Upper limit for the proxies of one node."""
 
@@ -237,13 +243,3 @@ def check_listen_address(host: object, port: object) -> None:
         return
     if not isinstance(host, str) or not re.fullmatch(r"[^\s/?#@\x00-\x1f\x7f]{1,255}", host):
         raise ConfigError(f"cannot listen on {address}: host must be a name or an address, or None for no proxy")
-
-
-def is_loopback(host: str | None) -> bool:
-    """Return whether *host* names this machine only, without asking a name server."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -33,3 +33,10 @@ def check_name(kind: str, name: object) -> str:
             f"a digit or _, got {shown(name)}"
         )
     return name
+
+
+def existing_name(kind: str, name: object) -> str:
+    """Return the name of an existing backend or endpoint. Only its type is checked, because it was created with it."""
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} name must be a str, got {shown(name)}")
+    return name

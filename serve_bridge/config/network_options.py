@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, NamedTuple, Self, TypedDict
+from typing import Any, Final, Self, TypedDict
 
-from serve_bridge.config.checks import check_no_key, file_path, optional
+from serve_bridge.config.addresses import HIGHEST_PORT, host_port, is_any, split
+from serve_bridge.config.checks import file_path, key_file_path, optional
 from serve_bridge.config.options import check_options, option
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import ConfigError
 from serve_bridge.printable import shown
 
-_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\x00-\x1f\x7f]{1,253}):([0-9]{1,5})")
 _PORTS: Final = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
-_ZEROS: Final = re.compile(r"(0+|0[xX]0+)(\.(0+|0[xX]0+)){0,3}")
-HIGHEST_PORT: Final = 65_535
-
-
-def host_port(name: str, value: Any) -> str:
-    """Accept HOST:PORT; an IPv6 address stands in brackets."""
-    found = _HOST_PORT.fullmatch(value) if isinstance(value, str) else None
-    if found is None or int(found[2]) > HIGHEST_PORT or not _is_host(found[1]):
-        raise ConfigError(f"{name} must be HOST:PORT, such as 10.0.0.5:7000 or [fd00::5]:7000, got {shown(value)}")
-    return str(value)
-
-
-def _is_host(host: str) -> bool:
-    """Return whether *host* can be looked up: a label of a name has 1 to 63 characters."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def port_range(name: str, value: Any) -> str:
@@ -42,44 +23,6 @@ def port_range(name: str, value: Any) -> str:
     if found is None or not 0 < int(found[1]) <= int(found[2]) <= HIGHEST_PORT:
         raise ConfigError(f"{name} must be a range of ports, such as 7001-7050, got {shown(value)}")
     return str(value)
-
-
-def key_file_path(name: str, value: Any) -> str:
-    """Accept the path of a file, but not a key itself."""
-    check_no_key(name, value, "the path of a file")
-    return file_path(name, value)
-
-
-def split(address: str) -> tuple[str, int]:
-    """Return the host and the port of *address*, which `host_port` has accepted."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def joined(host: str, port: int) -> str:
-    """Return HOST:PORT."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-class Tls(NamedTuple):
-    """The files for TLS on the data plane of one instance, in one process.
-
-    Attributes:
-        cert, key: Paths of the certificate of this process, and of its key.
-        ca: Path of the certificate of the authority that has signed the certificates of all peers.
-        instance: Name of the instance.
-        prefix: Begin of the options' names, for error texts: "tls_" or "SERVE_BRIDGE_TLS_".
-    """
-
-    cert: str
-    key: str
-    ca: str
-    instance: str
-    prefix: str = "tls_"
-
-    def named(self, file: str) -> str:
-        """Return the name of the option for *file*: "cert", "key" or "ca"."""
-        return self.prefix + (file.upper() if self.prefix.isupper() else file)
 
 
 class NetworkOptionsDict(TypedDict, total=False):
@@ -128,12 +71,12 @@ class NetworkOptions:
             for name in ("advertise", "data_ports"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{name} needs listen, such as listen='10.0.0.5:7000'")
-        elif self.advertise is not None and _is_any(split(self.advertise)[0]):
+        elif self.advertise is not None and is_any(split(self.advertise)[0]):
             raise ConfigError(
                 f"advertise={self.advertise!r} is every address of a host, and no address of this one; other hosts "
                 f"need a host that leads here: advertise='HOST:{split(self.advertise)[1]}'"
             )
-        elif self.advertise is None and _is_any(split(self.listen)[0]):
+        elif self.advertise is None and is_any(split(self.listen)[0]):
             raise ConfigError(
                 f"listen={self.listen!r} is every address of the host, so other hosts need one of them: "
                 f"advertise='HOST:{split(self.listen)[1]}'"
@@ -184,14 +127,6 @@ class NetworkOptions:
 
 NO_NETWORK: Final = NetworkOptions()
 """The options of an instance that serves no other hosts."""
-
-
-def _is_any(host: str) -> bool:
-    """Return whether *host* stands for every address of a host. The C library takes "*" and "0" for one too."""
-    try:
-        return host == "*" or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return _ZEROS.fullmatch(host) is not None
 
 
 def network_differences(old: NetworkOptions, new: NetworkOptions) -> list[str]:

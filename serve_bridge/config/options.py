@@ -21,6 +21,8 @@ MOST_REQUESTS: Final = 1_000_000
 """Upper limit for numbers of requests, connections or headers."""
 MOST_BYTES: Final = 2**40
 """Upper limit for sizes, in bytes."""
+MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""Default limit for one WebSocket message, in bytes."""
 
 
 def option(default: Any, check: Check, *, secret: bool = False) -> Any:

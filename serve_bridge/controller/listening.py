@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from serve_bridge.config.network_options import split
+from serve_bridge.config.addresses import split
 from serve_bridge.controller.committed_state import CommittedState
 from serve_bridge.instance.instance import Instance
 from serve_bridge.specs import InstanceSpec

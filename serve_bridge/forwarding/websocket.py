@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_bridge.config.http_options import MESSAGE_BYTES
+from serve_bridge.config.options import MESSAGE_BYTES
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.answer import read_head
 from serve_bridge.forwarding.refusals import failed

@@ -15,7 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from serve_bridge.config.http_options import HTTPOptions, is_loopback
+from serve_bridge.config.addresses import is_loopback
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http.name_cache import NameCache
 
 __all__ = ["AllowedHosts", "allowed_hosts", "allowed_origins"]

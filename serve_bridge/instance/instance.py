@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from serve_bridge.config.network_options import Tls, joined
+from serve_bridge.config.addresses import joined
+from serve_bridge.config.tls import Tls
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.codecs import PICKLED, PLAIN, Codec
 from serve_bridge.wire.keys import CLIENTS, Key, Role

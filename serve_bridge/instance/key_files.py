@@ -12,15 +12,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from serve_bridge.config.checks import check_no_key
-from serve_bridge.config.network_options import NetworkOptions, key_file_path
+from serve_bridge.config.checks import check_no_key, key_file_path
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.private_file import UnusableFile, kept_directory, read_private, write_private
 from serve_bridge.instance.state_directory import STATE_VARIABLE, state_directory
 from serve_bridge.printable import CONTROL
 from serve_bridge.wire.keys import OF_FILES, Key, Role
+
+if TYPE_CHECKING:
+    from serve_bridge.config.network_options import NetworkOptions
 
 KEY_FILE_VARIABLE: Final = "SERVE_BRIDGE_KEY_FILE"
 FORMAT: Final = "serve-bridge-key-1"

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.instance.instance import Instance
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.keys import Key

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from serve_bridge.config.addresses import host_port, joined, split
 from serve_bridge.config.names import check_name
-from serve_bridge.config.network_options import host_port, joined, split
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import SCHEME
 

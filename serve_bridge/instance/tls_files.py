@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from serve_bridge.config.http_options import is_loopback
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.addresses import is_loopback
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE

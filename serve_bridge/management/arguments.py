@@ -81,10 +81,3 @@ def _parameters_of(func_or_class: object) -> Collection[str]:
         return inspect.signature(func_or_class).parameters if inspect.isclass(func_or_class) else ()
     except (TypeError, ValueError):  # written in C
         return ()
-
-
-def existing_name(kind: str, name: object) -> str:
-    """Return the name of an existing backend or endpoint. Only its type is checked, because it was created with it."""
-    if not isinstance(name, str):
-        raise TypeError(f"{kind} name must be a str, got {shown(name)}")
-    return name

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from serve_bridge.config.backend_config import BackendConfig, BackendOptions
 from serve_bridge.config.checks import optional, seconds, whole_number
-from serve_bridge.config.names import check_name
+from serve_bridge.config.names import check_name, existing_name
 from serve_bridge.config.options import MOST_REPLICAS
 from serve_bridge.errors import BackendNotFound
 from serve_bridge.http.methods import Methods, checked_methods
@@ -18,7 +18,7 @@ from serve_bridge.http.path_params import check_route
 from serve_bridge.instance.instance_status import InstanceStatus
 from serve_bridge.instance.operations import Operation
 from serve_bridge.management import time_limits
-from serve_bridge.management.arguments import checked_backend, existing_name
+from serve_bridge.management.arguments import checked_backend
 from serve_bridge.management.code_update import update_code
 from serve_bridge.management.operator import OPERATION_S, Operator
 from serve_bridge.management.status_dicts import EndpointDict, InstanceStatusDict

@@ -15,7 +15,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Aborted, Lost, Rejected

@@ -14,7 +14,7 @@ import secrets
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 
 
 class Role(IntEnum):

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from serve_bridge.config.network_options import Tls, joined
+from serve_bridge.config.addresses import joined
+from serve_bridge.config.tls import Tls
 from serve_bridge.wire.address import SocketAddress
 from serve_bridge.wire.directory_lock import Claim
 from serve_bridge.wire.file_keeper import FileKeeper

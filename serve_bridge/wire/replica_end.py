@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import ProtocolError
 from serve_bridge.wire.body import BodyStream
 from serve_bridge.wire.endings import Lost

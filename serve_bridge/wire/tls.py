@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import AuthenticationError, ConfigError, ProtocolError
 from serve_bridge.process.certificate_files import GivenFile, Stamps, load_authorities, load_pair, stamps_of
 from serve_bridge.wire.handshake import MAGIC, Handshake, Refusal, TlsRefused, refused

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from serve_bridge.config.network_options import joined
+from serve_bridge.config.addresses import joined
 from serve_bridge.errors import AuthenticationError, ProtocolError
 from serve_bridge.wire.bulk_receiver import BulkReceiver
 from serve_bridge.wire.frame_writer import FrameWriter

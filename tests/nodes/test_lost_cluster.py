@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from examples.django_app.digits.backends import V1, V2
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.instance.tls_files import ENDINGS
 from tests.nodes.conftest import LOGGED_IN, RUNTIME_DIRECTORY, hosts
 from tests.nodes.support.hosts import Host

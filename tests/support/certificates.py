@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 
 
 @dataclass(frozen=True)

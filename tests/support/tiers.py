@@ -84,6 +84,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.client.current",
         "serve_bridge.client.handle",
         "serve_bridge.client.instance_link",
+        "serve_bridge.client.instance_search",
         "serve_bridge.client.instance_start",
         "serve_bridge.client.python_call",
         "serve_bridge.client.registry",

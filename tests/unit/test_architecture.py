@@ -97,7 +97,11 @@ NOT_BEFORE_A_BRIDGE += ("request", "routing", "runtimes")
 
 LOADED_NOWHERE = {
     **{f"adapters.{name}": NOT_BEFORE_A_BRIDGE for name in ("asgi", "django", "flask", "starlette", "wsgi")},
-    "adapters.bridge.bridge": ("controller", "deployment", "http_server", "proxy", "replica", "runtimes"),
+    "adapters.bridge.bridge": (
+        *("controller", "deployment", "http_server", "proxy", "replica", "runtimes", "specs"),
+        *("client.client", "management.management", "management.arguments"),
+        *("config.backend_config", "config.http_options", "config.network_options"),
+    ),
     "replica.replica": (
         *("client", "controller", "forwarding", "http_server", "proxy", "routing", "runtimes"),
         *("wire.caller_end", "wire.calls_made", "wire.dialling"),

@@ -61,8 +61,8 @@ class ServeBridge(AppBridge):
         from serve_bridge.client.call_options import CallOptions
 
         with unavailable_in_app():
-            client = self._bridge.client()
-        return view_handle(client, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
+            link = self._bridge.link()
+        return view_handle(link, endpoint, CallOptions(timeout_s=self._bridge.timeout_s))
 
     async def aclient(self) -> Client:
         """Return the client of the instance, as `client` does, without blocking the running loop."""

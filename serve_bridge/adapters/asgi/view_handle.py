@@ -8,13 +8,13 @@ from typing import Any
 
 from serve_bridge.adapters.asgi.unavailable import unavailable_in_app
 from serve_bridge.client.call_options import CallOptions
-from serve_bridge.client.client import Client, link_of
 from serve_bridge.client.handle import Handle
+from serve_bridge.client.instance_link import InstanceLink
 
 
-def view_handle(client: Client, endpoint: str, options: CallOptions) -> Handle:
+def view_handle(link: InstanceLink, endpoint: str, options: CallOptions) -> Handle:
     """Return a handle for *endpoint* with *options*. The endpoint need not exist yet."""
-    return ViewHandle(link_of(client), endpoint, options)
+    return ViewHandle(link, endpoint, options)
 
 
 class ViewHandle(Handle):

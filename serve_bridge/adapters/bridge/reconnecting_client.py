@@ -1,9 +1,9 @@
-"""The client of an app. It connects on first use, and connects again after its instance was restarted.
+"""The link of an app to its instance. It connects on first use, and connects again after a restart of the instance.
 
 Rule 1: nothing is read, connected or started before the first use, and again in a forked process.
 Rule 2: a restarted instance is found at the address of the old one, without action by the app.
 Rule 3: a lookup reads a file; only the first one also asks whether the instance runs. It holds up no event loop and no
-    executor of the app. The link of the client finds out whether a controller answers, once for all requests.
+    executor of the app. The link finds out whether a controller answers, once for all requests.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from serve_bridge.adapters.bridge.address import address_text
 from serve_bridge.adapters.bridge.forwarded_route import ASYNC_TIMEOUT_S
-from serve_bridge.client.client import Client, link_of
+from serve_bridge.client.call_options import CallOptions
 from serve_bridge.client.handle import Handle
 from serve_bridge.client.instance_link import InstanceLink
-from serve_bridge.client.instance_search import client_of, find_instance
+from serve_bridge.client.instance_search import find_instance, link_to
+from serve_bridge.config.names import existing_name
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
@@ -35,6 +36,9 @@ from serve_bridge.instance.remote_address import is_remote
 from serve_bridge.printable import shown
 from serve_bridge.process.daemon_threads import DaemonThreads
 from serve_bridge.routing.channel import Channel
+
+if TYPE_CHECKING:
+    from serve_bridge.client.client import Client
 
 LOOK_AGAIN_S: Final = 0.5
 """Seconds between two checks whether the instance still exists. If it does not, the check looks for a new one."""
@@ -78,85 +82,85 @@ class ReconnectingClient:
         self._local = runtime == "local"
         self._declared = declared
         self._lock = threading.Lock()
-        self._client: Client | None = None
+        self._link: InstanceLink | None = None
         self._pid = 0
         self._next_look = 0.0
         self._failure: NotConnected | None = None
-        self._looking: Future[Client] | None = None
+        self._looking: Future[InstanceLink] | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether the instance is inside this process."""
         return self._local
 
-    def client(self) -> Client:
-        """Return the client of the app.
+    def link(self) -> InstanceLink:
+        """Return the link of the app.
 
         Raises:
             NotConnected: No instance is running at the address. The next call looks again.
             ConfigError: The address is malformed, or gevent or eventlet has replaced the sockets of this process.
         """
-        client = self._client
-        if client is not None and not self._is_doubtful(client):
-            return client
+        link = self._link
+        if link is not None and not self._is_doubtful(link):
+            return link
         return self._find()
 
-    def link(self) -> InstanceLink:
-        """Return the link of `client`."""
-        return link_of(self.client())
-
     async def alink(self) -> InstanceLink:
-        """Return the link of `client`, without blocking the running loop."""
-        return link_of(await self.aclient())
+        """Return the link of the app, without blocking the running loop; see `link` for the errors."""
+        link = self._link
+        if link is not None and not self._is_doubtful(link):
+            return link
+        return await asyncio.wrap_future(_looks.submit(self._find))
+
+    def client(self) -> Client:
+        """Return a client with the link of the app; see `link` for the errors."""
+        return _client_with(self.link())
 
     async def aclient(self) -> Client:
-        """Return the client of the app, without blocking the running loop; see `client` for the errors."""
-        client = self._client
-        if client is not None and not self._is_doubtful(client):
-            return client
-        return await asyncio.wrap_future(_looks.submit(self._find))
+        """Return a client with the link of the app, without blocking the running loop; see `link` for the errors."""
+        return _client_with(await self.alink())
 
     def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
         """Return the channel of the running *loop* to the instance; None if it would have to wait for one."""
-        client = self._client
-        return None if client is None or self._is_doubtful(client) else link_of(client).channel_at(loop)
+        link = self._link
+        return None if link is None or self._is_doubtful(link) else link.channel_at(loop)
 
     def get_handle(self, endpoint: str) -> Handle:
         """Return a handle for *endpoint*, whose calls have the timeout of forwarded requests.
 
         An unknown endpoint is an error of the call, not of this method.
         """
-        return self.client().get_handle(endpoint, missing_ok=True).options(timeout_s=self.timeout_s)
+        return Handle(self.link(), existing_name("endpoint", endpoint), CallOptions(timeout_s=self.timeout_s))
 
     def close(self) -> None:
         """Disconnect from the instance, and shut it down if it was started here. The next use connects again."""
         with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            self._drop(client)
+            link, self._link = self._link, None
+        if link is not None:
+            self._drop(link)
 
     async def aclose(self) -> None:
         """Do the same as `close`, without blocking the running loop."""
-        if self._client is not None:
+        if self._link is not None:
             await asyncio.to_thread(self.close)
 
-    def _is_doubtful(self, client: Client) -> bool:
+    def _is_doubtful(self, link: InstanceLink) -> bool:
         if self._local:
             return self._pid != os.getpid()
         now = time.monotonic()
         if now < self._next_look:
             return False
-        if client.lost:
+        if link.lost:
             return True
         self._next_look = now + LOOK_AGAIN_S
         return False
 
-    def _find(self) -> Client:
-        """Return the client of the running instance. If it is another instance than before, close the old client."""
-        # Concurrent first requests wait for the lock. Old clients are closed after the lock is released, so that no
+    def _find(self) -> InstanceLink:
+        """Return the link to the running instance. If it is another instance than before, close the old link."""
+        # Concurrent first requests wait for the lock. Old links are closed after the lock is released, so that no
         # request waits for that.
         with contextlib.ExitStack() as afterwards, self._lock:
-            old = self._client
+            old = self._link
             if old is not None and not self._is_doubtful(old):
                 return old
             if old is None and self._failure is not None and time.monotonic() < self._next_look:
@@ -167,17 +171,17 @@ class ReconnectingClient:
             try:
                 # In an empty context, because the instance outlives the request that starts it. Its threads and tasks
                 # must not inherit the context variables of the request.
-                self._client = contextvars.Context().run(self._start) if self._local else self._look(old)
+                self._link = contextvars.Context().run(self._start) if self._local else self._look(old)
             except (NotConnected, ConfigError) as error:
                 if old is None:
                     self._note_failure(error)
                     raise
                 if os.path.exists(old.address):
                     return old  # replicas answer requests while their controller is down
-                self._client = None  # a shutdown removes the file, so new requests can fail at once
+                self._link = None  # a shutdown removes the file, so new requests can fail at once
                 afterwards.callback(old.close)
                 raise
-            found = self._client
+            found = self._link
             if old is not None and old is not found and not self._local:
                 afterwards.callback(old.close)
                 _logger.warning("the instance was restarted; connected to %s", found.address)
@@ -189,59 +193,67 @@ class ReconnectingClient:
         if is_remote(str(address)) and isinstance(error, NotConnected):
             self._failure, self._next_look = error, time.monotonic() + LOOK_AGAIN_S
 
-    def _look_far(self, old: Client) -> Client:
-        """Look for the instance over a network on another thread. Wait for a short time only, and return the client."""
+    def _look_far(self, old: InstanceLink) -> InstanceLink:
+        """Look for the instance over a network on another thread. Wait for a short time only, and return the link."""
         if self._looking is None or self._looking.done():
             self._looking = _far_looks.submit(self._replace, old)
         with contextlib.suppress(TimeoutError):
             return self._looking.result(FAR_LOOK_S)
         return old
 
-    def _replace(self, old: Client) -> Client:
-        """Return the client of the instance at the address of *old*. If it is another one, close *old*."""
+    def _replace(self, old: InstanceLink) -> InstanceLink:
+        """Return the link to the instance at the address of *old*. If it is another one, close *old*."""
         try:
             found = self._look(old)
         except (NotConnected, ConfigError):
             return old  # replicas answer requests while their controller is down
         if found is not old:
-            self._client = found
+            self._link = found
             _logger.warning("the instance was restarted; connected to %s", found.address)
             old.close()
         return found
 
-    def _look(self, old: Client | None) -> Client:
+    def _look(self, old: InstanceLink | None) -> InstanceLink:
         def may_run(found: Instance) -> bool:
-            return (old is not None and old.generation == found.generation) or not refuses(found)
+            return is_old(found) or not refuses(found)
+
+        def is_old(found: Instance) -> bool:
+            return old is not None and old.instance.generation == found.generation
 
         try:
             found = find_instance(self._address, self._name, may_run)
         except UnusableFile as error:  # the file is at fault, not the app, and may be replaced
             raise NotConnected(str(error)) from error
-        if old is not None and old.generation == found.generation:
-            return old
-        return client_of(found, self._address)
+        return old if old is not None and is_old(found) else link_to(found, self._address)
 
-    def _start(self) -> Client:
+    def _start(self) -> InstanceLink:
         # Late: most apps join an instance, and do not deploy to it.
+        from serve_bridge.client.client import link_of
         from serve_bridge.client.instance_start import start_local
         from serve_bridge.deployment.deploy import deploy
 
-        client = start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}")
+        link = link_of(start_local(f"local-{os.getpid()}-{secrets.token_hex(4)}"))
         try:
             declared = list(self._declared())
             if declared:
-                deploy(*declared, client=link_of(client))
+                deploy(*declared, client=link)
         except BaseException:
-            client.shutdown()
+            link.shutdown()
             raise
         self._pid = os.getpid()
-        return client
+        return link
 
-    def _drop(self, client: Client) -> None:
+    def _drop(self, link: InstanceLink) -> None:
         if not self._local:
-            client.close()
+            link.close()
         elif self._pid == os.getpid():
-            client.shutdown()
+            link.shutdown()
+
+
+def _client_with(link: InstanceLink) -> Client:
+    from serve_bridge.client.client import Client  # late: most web workers only forward
+
+    return Client(link)
 
 
 _looks: DaemonThreads

@@ -128,7 +128,7 @@ def _bridge() -> FlaskBridge:
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[Client, FlaskBridge]]:
     """Yield a client of its own, since the app's client may be in use."""
-    from serve_bridge.client.instance_search import find_client
+    from serve_bridge.client.client import find_client
 
     bridge = _bridge()
     if bridge.is_local:

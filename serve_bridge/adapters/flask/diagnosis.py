@@ -10,8 +10,7 @@ from flask import Flask
 from serve_bridge.adapters.bridge.forwarded_route import ForwardedRoute, forwarded_route_of
 from serve_bridge.adapters.flask.flask_bridge import FlaskBridge, project_of
 from serve_bridge.cli.report import Report
-from serve_bridge.client.client import Client
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import Client, find_client
 from serve_bridge.errors import EndpointNotFound, ServeBridgeError
 from serve_bridge.process.gunicorn_timeout import HINT, gunicorn_timeout_s
 from serve_bridge.process.monkey_patches import patched_by

@@ -146,13 +146,13 @@ def get_handle(
     async def handle(connection: HTTPConnection) -> Handle:
         # The id stays set for the view, which runs in the same task, or in a thread with a copy of its context.
         running_request.set(_request_id_of(connection.scope))
-        bridge = _bridge_of(connection)
+        bridge = bridge_of(_bridge_of(connection))
         with unavailable_in_app():
-            client = await bridge.aclient()
+            link = await bridge.alink()
         from serve_bridge.adapters.asgi.view_handle import view_handle  # late: the bridge loads it
 
-        own = options if timeout_s is not None else replace(options, timeout_s=bridge_of(bridge).timeout_s)
-        return view_handle(client, endpoint, own)
+        own = options if timeout_s is not None else replace(options, timeout_s=bridge.timeout_s)
+        return view_handle(link, endpoint, own)
 
     return handle
 

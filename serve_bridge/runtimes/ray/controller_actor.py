@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import Final
 
-from serve_bridge.config.network_options import joined, split
+from serve_bridge.config.addresses import joined, split
 from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import Instance

@@ -17,7 +17,8 @@ import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from serve_bridge.config.http_options import HTTPOptions, is_loopback
+from serve_bridge.config.addresses import is_loopback
+from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.errors import AuthenticationError, ConfigError
 from serve_bridge.instance import instance_file as instances

@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
-from serve_bridge.client.client import link_of
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import find_client, link_of
 from serve_bridge.client.key_changes import retire_keys, rotate_keys
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key, read_key_file, read_secrets
 from serve_bridge.wire.dialling import dial

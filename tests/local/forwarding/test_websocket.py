@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import serve_bridge as serve
 from serve_bridge.client.client import link_of
-from serve_bridge.config.http_options import MESSAGE_BYTES
+from serve_bridge.config.options import MESSAGE_BYTES
 from serve_bridge.forwarding.request import ForwardedRequest
 from serve_bridge.forwarding.websocket import forward_websocket
 from serve_bridge.replica import websocket_session

@@ -18,7 +18,7 @@ import trustme
 import serve_bridge as serve
 from serve_bridge.cli.failures import failure_of
 from serve_bridge.client.key_changes import rotate_keys
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key
 from serve_bridge.instance.tls_files import VARIABLES

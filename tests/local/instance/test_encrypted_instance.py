@@ -15,10 +15,9 @@ from starlette.requests import Request
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute
-from serve_bridge.client.client import link_of
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import find_client, link_of
 from serve_bridge.client.key_changes import retire_keys, rotate_keys
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.instance.tls_files import ENDINGS, PREFIX, VARIABLES, warn_if_readable
 from tests.support.certificates import make_tls
 from tests.support.listening import free_port

@@ -15,8 +15,7 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute
-from serve_bridge.client.client import link_of
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import find_client, link_of
 from serve_bridge.instance import remote_address
 from serve_bridge.instance.instance_file import ADDRESS_VARIABLE
 from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key

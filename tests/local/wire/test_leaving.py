@@ -15,7 +15,7 @@ import pytest
 import trustme
 import uvloop
 
-from serve_bridge.config.network_options import Tls
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import AuthenticationError
 from serve_bridge.process.loop_thread import LoopThread
 from serve_bridge.wire.address import SocketAddress

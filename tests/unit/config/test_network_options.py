@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_bridge.config.network_options import NetworkOptions, NetworkOptionsDict, network_differences, split
+from serve_bridge.config.network_options import NetworkOptions, NetworkOptionsDict, network_differences
+from serve_bridge.config.tls import Tls
 from serve_bridge.errors import ConfigError
 
 
@@ -45,16 +46,6 @@ def test_a_bad_value_is_named(options: dict[str, Any], message: str) -> None:
         NetworkOptions(**options)
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("10.0.0.5:7000", ("10.0.0.5", 7000)), ("[fd00::5]:7000", ("fd00::5", 7000)), ("engine:0", ("engine", 0))],
-)
-def test_an_address_has_a_host_and_a_port(address: str, parts: tuple[str, int]) -> None:
-    """An IPv6 address loses its brackets."""
-    assert split(address) == parts
-    assert NetworkOptions(listen=address).listen == address
-
-
 def test_processes_on_the_host_of_listen_are_reached_under_the_advertised_host() -> None:
     """Processes on other hosts are reached at their own address."""
     options = NetworkOptions(listen="0.0.0.0:7000", advertise="engine.example.com:7443")
@@ -78,3 +69,16 @@ def test_the_dict_has_the_options_of_the_class() -> None:
     """With the same types, so that a type checker takes one for the other."""
     declared = {name: each.__forward_arg__ for name, each in NetworkOptionsDict.__annotations__.items()}
     assert declared == {each.name: each.type for each in fields(NetworkOptions)}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"),
+    [
+        ("tls_", ["tls_cert", "tls_key", "tls_ca"]),
+        ("SERVE_BRIDGE_TLS_", ["SERVE_BRIDGE_TLS_CERT", "SERVE_BRIDGE_TLS_KEY", "SERVE_BRIDGE_TLS_CA"]),
+    ],
+)
+def test_an_error_names_a_file_for_tls_as_the_user_does(prefix: str, names: list[str]) -> None:
+    """An option of `start` and a variable of the environment look different."""
+    tls = Tls("/c", "/k", "/a", "shop", prefix)
+    assert [tls.named(file) for file in ("cert", "key", "ca")] == names

@@ -24,8 +24,7 @@ from serve_bridge.cli import declarations, verbs
 from serve_bridge.cli.declarations import COMMANDS, DEPLOY_OPTIONS, Argument, Option
 from serve_bridge.cli.failures import failure_of
 from serve_bridge.cli.report import Report
-from serve_bridge.client.client import Client
-from serve_bridge.client.instance_search import find_client
+from serve_bridge.client.client import Client, find_client
 from serve_bridge.errors import EndpointNotFound
 
 
