@@ -106,6 +106,7 @@ LOADED_NOWHERE = {
         *("client", "controller", "forwarding", "http_server", "proxy", "routing", "runtimes"),
         *("wire.caller_end", "wire.calls_made", "wire.dialling"),
     ),
+    "runtimes.ray.controller_actor": ("client", "controller.controller", "proxy", "replica", "routing", "state"),
     "controller.controller": ("client", "forwarding", "proxy", "replica", "routing", "runtimes"),
     "proxy.proxy": ("client", "controller", "replica", "runtimes", "user_code"),
     "http_server.server": ("client", "controller", "forwarding", "instance", "proxy", "replica", "routing", "wire"),

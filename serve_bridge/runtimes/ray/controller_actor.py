@@ -9,11 +9,9 @@ from dataclasses import replace
 from typing import Final
 
 from serve_bridge.config.addresses import joined, split
-from serve_bridge.controller.controller import Controller
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance import Instance
 from serve_bridge.runtimes.ray.actors import log_to_stderr, own_directory, own_host, own_node
-from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
 from serve_bridge.specs import InstanceSpec
 from serve_bridge.wire.keys import Key
 
@@ -39,6 +37,10 @@ class ControllerActor:
     """The controller in its process. If the process ends, Ray restarts it, on another node if necessary."""
 
     async def __init__(self, spec: InstanceSpec, key: Key) -> None:  # type: ignore[misc]  # Ray awaits it
+        # Late: the process that starts an instance creates this actor, and needs no controller.
+        from serve_bridge.controller.controller import Controller
+        from serve_bridge.runtimes.ray.runtime import KVStore, RayRuntime
+
         log_to_stderr()
         spec = _here(spec)
         self._controller = Controller(spec, key, RayRuntime(spec))
