@@ -114,7 +114,10 @@ LOADED_NOWHERE = {
 """For each process, by the module it begins with: the rooms and modules it never loads."""
 
 
-@pytest.mark.parametrize("module", LOADED_NOWHERE)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(name, marks=[pytest.mark.ray] if name.startswith("runtimes.ray") else []) for name in LOADED_NOWHERE],
+)
 def test_a_process_loads_no_code_of_another(module: str) -> None:
     """Memory and start-up time of a process pay for its own part only."""
     loaded = modules_after(f"import serve_bridge.{module}")
