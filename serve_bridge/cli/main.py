@@ -163,13 +163,15 @@ main.add_command(
 @_instance
 @_form
 @click.option("--state", default=None, help="The directory given to `start --state`; default: the user's own one.")
-@click.option("--app", default=None, help="Module of the web application, such as shop.wsgi. It is imported.")
+@click.option(
+    "--app", default=None, help="Module of the web application, such as shop.wsgi or shop.wsgi:app. It is imported."
+)
 @click.option("--unit", default=None, help="systemd unit of the web server or of Ray: name, or path of its file.")
 @click.option("--grace-period", "grace_s", default=None, type=float, help="terminationGracePeriodSeconds of the pod.")
 def doctor(name: str, address: str | None, form: str, **asked: Any) -> None:
     """Check this machine and an instance for known faults; each finding has a remedy.
 
-    The exit code is 0 without a finding, and 1 after a warning or an error.
+    The exit code is 0 without a finding, 1 after a warning or an error, and 2 after a wrong option.
     """
     with clear_errors():
         report = examine(lambda: find_client(address, name), Asked(name=name, **asked))

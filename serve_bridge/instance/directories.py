@@ -23,6 +23,14 @@ def base_directories() -> set[Path]:
     return {base_directory(), _temporary_directory()}
 
 
+def lasting_directory() -> Path:
+    """Return a directory that the system does not delete, to propose for XDG_RUNTIME_DIR."""
+    try:
+        return Path.home() / ".cache" / "serve_bridge"
+    except RuntimeError:  # such as in a container whose user has no entry in /etc/passwd
+        return Path("/var/lib/serve_bridge")
+
+
 def directory_name(name: str, generation: str) -> str:
     """Return the name of the directory of one instance."""
     # A name may have 128 characters, but the path of a socket only 107. The generation makes the result unique.

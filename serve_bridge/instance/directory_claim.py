@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from serve_bridge.instance.directories import RUNTIME_VARIABLE, base_directory, directory_name
+from serve_bridge.instance.directories import RUNTIME_VARIABLE, base_directory, directory_name, lasting_directory
 from serve_bridge.instance.instance_file import read_if_valid
 from serve_bridge.wire.directory_lock import Claim, remove_unclaimed
 from serve_bridge.wire.socket_files import private_directory
@@ -26,7 +25,7 @@ def claim_directory(name: str, generation: str) -> Claim:
         if not os.environ.get(RUNTIME_VARIABLE):
             raise OSError(
                 f"{error}; or set {RUNTIME_VARIABLE} to a directory of this user that others cannot enter, such as "
-                f"/run/user/{os.geteuid()}, or {Path.home() / '.cache' / 'serve_bridge'}"
+                f"/run/user/{os.geteuid()}, or {lasting_directory()}"
             ) from None
         raise OSError(
             f"{RUNTIME_VARIABLE}={os.environ[RUNTIME_VARIABLE]!r} cannot hold the sockets of an instance: "

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from serve_bridge.instance.directories import lasting_directory
+
 _CONFIGURATIONS: Final = ("etc/tmpfiles.d", "run/tmpfiles.d", "usr/lib/tmpfiles.d")
 """Where systemd-tmpfiles finds its rules. A file hides the files of the same name in later directories."""
 _AGE: Final = re.compile(r"\d+(?:us|ms|s|min|m|h|d|w)?")
@@ -21,7 +23,7 @@ def why_it_vanishes(directory: Path, root: Path = Path("/")) -> str | None:
 
     *root* has the configuration of the operating system.
     """
-    remedy = f"set XDG_RUNTIME_DIR to a directory that stays, such as {Path.home() / '.cache' / 'serve_bridge'}"
+    remedy = f"set XDG_RUNTIME_DIR to a directory that stays, such as {lasting_directory()}"
     logins = Path("/run/user") / str(os.geteuid())
     if directory.is_relative_to(logins):
         user = _user()

@@ -24,7 +24,7 @@ from serve_bridge.cli.doctor.files import FileFacts
 from serve_bridge.cli.doctor.forks import ForkFacts
 from serve_bridge.cli.doctor.places import PlaceFacts
 from serve_bridge.cli.doctor.ports import PortFacts
-from serve_bridge.errors import ConfigError
+from serve_bridge.cli.failures import Misused
 from serve_bridge.process.monkey_patches import patched_by
 from serve_bridge.routing_table import RoutingTable
 
@@ -34,10 +34,16 @@ CONNECTS_AT_ONCE: Final = 32
 """Upper limit for tries to connect to replicas at the same time."""
 IMPORT_S: Final = 60.0
 """Upper limit for the import of a web application, in seconds."""
+SYSTEMCTL_S: Final = 10.0
+"""Upper limit for an answer of systemctl, in seconds."""
+MOST_UNIT_BYTES: Final = 1 << 20
+"""Upper limit for the size of a unit's file, in bytes."""
 TOKEN_VARIABLES: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 _LINGERING: Final = Path("/var/lib/systemd/linger")
 _CLEANING: Final = Path("/usr/lib/tmpfiles.d/tmp.conf")
+_SYSTEMD: Final = Path("/run/systemd/system")
+"""A directory that exists if systemd runs. A container often has its files only."""
 _AFTER_IMPORT: Final = """
 import importlib, json, os, sys, threading
 sys.path.insert(0, os.getcwd())
@@ -47,7 +53,7 @@ failure = ""
 try:
     importlib.import_module(app)
 except BaseException as error:
-    failure = f"{type(error).__name__}: {error}"
+    failure = " ".join(f"{type(error).__name__}: {error}".split())
 from serve_bridge.process.monkey_patches import patched_by
 ray = sys.modules.get("ray")
 json.dump({
@@ -76,10 +82,11 @@ def file_facts(path: Path) -> FileFacts | None:
 def place_facts(path: Path, holds: str, *, is_lasting: bool) -> PlaceFacts:
     """Return the facts about the directory at *path*."""
     try:
-        lingers = (_LINGERING / pwd.getpwuid(os.geteuid()).pw_name).exists()
+        lingers = os.path.exists(_LINGERING / pwd.getpwuid(os.geteuid()).pw_name)
     except KeyError:  # a container often has no name for its user
         lingers = False
-    return PlaceFacts(str(path), holds, is_lasting, filesystem_of(path), lingers, _CLEANING.exists())
+    is_cleaned = os.path.exists(_CLEANING) and os.path.exists(_SYSTEMD)
+    return PlaceFacts(str(path), holds, is_lasting, filesystem_of(path), lingers, is_cleaned)
 
 
 def filesystem_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
@@ -148,13 +155,16 @@ def uses_gunicorn(environment: Mapping[str, str]) -> bool:
 
 
 def fork_facts(app: str | None, environment: Mapping[str, str]) -> ForkFacts:
-    """Import *app* in a process of its own and return the state of this process; None: only read the environment."""
+    """Import *app* in a process of its own and return the state of this process; None: only read the environment.
+
+    *app* is a module, or MODULE:NAME as web servers take it.
+    """
     words, worker_class = gunicorn_words(environment), ""
     for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         if name in ("-k", "--worker-class"):
             worker_class = value if equals else following
-    found: dict[str, Any] = {"patched_by": patched_by()} if app is None else _after_import(app)
+    found: dict[str, Any] = {"patched_by": patched_by()} if app is None else _after_import(app.partition(":")[0])
     found["threads"] = tuple(found.get("threads", ()))
     return ForkFacts(**found, worker_class=worker_class, preloads="--preload" in words)
 
@@ -163,6 +173,7 @@ def _after_import(app: str) -> dict[str, Any]:
     try:
         ran = subprocess.run(
             [sys.executable, "-c", _AFTER_IMPORT, app],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=IMPORT_S,
@@ -180,31 +191,61 @@ def unit_limit(unit: str) -> StopLimit:
     """Return the limit of a systemd unit: of the file at *unit* if it is a path, otherwise of the unit of this name.
 
     Raises:
-        ConfigError: There is no such file, its value is not a time, or systemd does not know the name.
+        Misused: There is no such file, its value is not a time, or systemd does not know the name.
     """
     if "/" in unit:
         try:
-            return stop_limit_of(Path(unit).read_text(), Path(unit).name)
+            return stop_limit_of(_text_of(unit), Path(unit).name)
         except OSError as error:
-            raise ConfigError(f"--unit {unit} cannot be read: {error.strerror}") from None
+            raise Misused(f"--unit {unit} cannot be read: {error.strerror or error}; give the path of a file") from None
+        except UnicodeError:
+            raise Misused(f"--unit {unit} is not a text file; give the path of a unit's file") from None
         except ValueError as error:
-            raise ConfigError(f"--unit {unit}: TimeoutStopSec: {error}") from None
+            raise Misused(f"--unit {unit}: TimeoutStopSec: {error}") from None
     program = shutil.which("systemctl")
     if program is None:
-        raise ConfigError(f"--unit {unit} needs systemctl, which is not installed; give the path of the unit's file")
-    ran = subprocess.run(
-        [program, "show", "--property", "LoadState,TimeoutStopUSec", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        raise Misused(f"--unit {unit} needs systemctl, which is not installed; give the path of the unit's file")
+    try:
+        ran = subprocess.run(
+            [program, "show", "--property", "LoadState,TimeoutStopUSec", "--", unit],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SYSTEMCTL_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"systemctl does not answer within {SYSTEMCTL_S:g} s"
+        raise Misused(f"--unit {unit}: {why}; give the path of the unit's file") from None
     found = dict(line.split("=", 1) for line in ran.stdout.splitlines() if "=" in line)
     if ran.returncode or found.get("LoadState") != "loaded":
         why = " ".join(ran.stderr.split()) or found.get("LoadState", "no answer")
-        raise ConfigError(f"--unit {unit}: systemd does not have it ({why}); give the path of the unit's file")
-    return StopLimit(f"TimeoutStopSec of {unit}", span_s(found["TimeoutStopUSec"]))
+        raise Misused(f"--unit {unit}: systemd does not have it ({why}); give the path of the unit's file")
+    try:
+        return StopLimit(f"TimeoutStopSec of {unit}", span_s(found["TimeoutStopUSec"]))
+    except KeyError:
+        raise Misused(f"--unit {unit} has no TimeoutStopSec; give a service, such as web.service") from None
+    except ValueError as error:
+        raise Misused(f"--unit {unit}: TimeoutStopSec: {error}") from None
+
+
+def _text_of(path: str) -> str:
+    """Return the text of the file at *path*.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file, which may have no end.
+        UnicodeError: It is not text.
+    """
+    # O_NONBLOCK, because the open of a FIFO would wait for a writer.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(MOST_UNIT_BYTES).decode()
 
 
 def has_ray_token(environment: Mapping[str, str]) -> bool:
     """Return whether a process with this environment has the token of a Ray cluster."""
-    return any(environment.get(name) for name in TOKEN_VARIABLES) or (Path.home() / ".ray" / "auth_token").exists()
+    # os.path, because a Path raises if this user may not look, or has no home directory.
+    found = os.path.exists(os.path.expanduser("~/.ray/auth_token"))
+    return found or any(environment.get(name) for name in TOKEN_VARIABLES)

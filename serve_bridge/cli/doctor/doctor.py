@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -13,9 +14,11 @@ from typing import Any, Final
 from serve_bridge.cli.doctor import clocks, collection, deadlines, drains, files, forks, memory, places, ports, tokens
 from serve_bridge.cli.doctor import versions as version_checks
 from serve_bridge.cli.doctor.findings import Finding, Severity, error
+from serve_bridge.cli.failures import Misused
 from serve_bridge.cli.report import Report
 from serve_bridge.client.client import Client, link_of
-from serve_bridge.errors import NotAllowed, ServeBridgeError
+from serve_bridge.config.names import check_name
+from serve_bridge.errors import ConfigError, NotAllowed, NotConnected, ServeBridgeError
 from serve_bridge.instance.directories import base_directory
 from serve_bridge.instance.instance import Instance
 from serve_bridge.instance.instance_file import discovery_file
@@ -24,7 +27,7 @@ from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.process_facts import EngineFacts, ProcessFacts, own_facts
 from serve_bridge.instance.state_directory import state_directory
 from serve_bridge.instance.tls_files import PREFIX, beside_key_file
-from serve_bridge.printable import error_text
+from serve_bridge.printable import error_text, shown
 from serve_bridge.process.gunicorn_timeout import gunicorn_timeout_s
 from serve_bridge.wire.keys import OF_FILES
 
@@ -81,8 +84,9 @@ def examine(find: Callable[[], Client], asked: Asked) -> Report:
     """Check the instance that *find* returns, and this machine. The report's data has all findings.
 
     Raises:
-        ConfigError: The unit of *asked* cannot be read.
+        Misused: An option of *asked* has a wrong value, or its unit cannot be read.
     """
+    _check(asked)
     limits = [] if asked.unit is None else [collection.unit_limit(asked.unit)]
     if asked.grace_s is not None:
         limits.append(drains.StopLimit("terminationGracePeriodSeconds", asked.grace_s))
@@ -92,6 +96,15 @@ def examine(find: Callable[[], Client], asked: Asked) -> Report:
     return report_of(findings, _left_out(asked, answers))
 
 
+def _check(asked: Asked) -> None:
+    try:
+        check_name("instance", asked.name)
+    except ConfigError as failure:
+        raise Misused(str(failure)) from None
+    if asked.grace_s is not None and not (math.isfinite(asked.grace_s) and asked.grace_s >= 0):
+        raise Misused(f"--grace-period must be a number of seconds from 0 on, such as 60, got {shown(asked.grace_s)}")
+
+
 def ask(find: Callable[[], Client]) -> Answers:
     """Ask the instance that *find* returns."""
     answers = Answers()
@@ -99,7 +112,12 @@ def ask(find: Callable[[], Client]) -> Answers:
         client = find()
     except (ServeBridgeError, OSError) as failure:
         answers.silence = "the engine did not answer"
-        remedy = "start the instance, or name it with --address or SERVE_BRIDGE_ADDRESS"
+        remedy = (
+            "start the instance if it does not run; otherwise correct the address, the variable or the file that the "
+            "text names"
+            if isinstance(failure, NotConnected)
+            else "correct the address, the variable or the file that the text names"
+        )
         answers.failures.append(error("instance", error_text(failure), remedy))
         return answers
     try:
@@ -128,21 +146,31 @@ def ask(find: Callable[[], Client]) -> Answers:
 def _of_this_machine(asked: Asked, answers: Answers) -> Iterator[Finding]:
     instance = answers.instance
     name = asked.name if instance is None else instance.name
-    state = state_directory(name, asked.state)
+    state = _state_directory(name, asked.state)
     yield from version_checks.check_versions(ProcessFacts(**own_facts()), answers.engine)
     found = [collection.file_facts(path) for path in _private_paths(name, state, instance)]
     yield from files.check_files([each for each in found if each is not None], os.geteuid())
     kept = [collection.place_facts(base_directory(), "the sockets of the instance", is_lasting=False)]
-    if state.exists():
+    if state is not None and os.path.exists(state):  # a Path would raise if this user may not look there
         kept.append(collection.place_facts(state, "the kept state of the instance", is_lasting=True))
     # A web host on another machine has neither.
     yield from places.check_places(each for each in kept if instance is None or instance.directory)
     yield from forks.check_forks(collection.fork_facts(asked.app, os.environ))
 
 
-def _private_paths(name: str, state: Path, instance: Instance | None) -> Iterator[Path]:
-    yield from (base_directory(), discovery_file(name), state, secret_file(name, None, str(state)))
-    yield from (role_file(state, name, role) for role in OF_FILES)
+def _state_directory(name: str, directory: str | None) -> Path | None:
+    """Return the directory for the state of instance *name*; None if this user has no home, as in many containers."""
+    try:
+        return state_directory(name, directory)
+    except ConfigError:
+        return None
+
+
+def _private_paths(name: str, state: Path | None, instance: Instance | None) -> Iterator[Path]:
+    yield from (base_directory(), discovery_file(name))
+    if state is not None:
+        yield from (state, secret_file(name, None, str(state)))
+        yield from (role_file(state, name, role) for role in OF_FILES)
     if instance is not None and instance.directory:
         yield from (Path(instance.directory), Path(instance.address))
     yield from (Path(given) for variable in KEY_VARIABLES if (given := os.environ.get(variable)))
@@ -180,6 +208,8 @@ def _left_out(asked: Asked, answers: Answers) -> dict[str, str]:
         left[deadlines.CHECK] = "gunicorn is not installed here"
     if asked.unit is None and asked.grace_s is None:
         left[drains.CHECK] = "give --unit or --grace-period"
+    elif answers.status is None:
+        left[drains.CHECK] = answers.silence
     if asked.app is None:
         left[forks.CHECK] = "give --app to import the web application too"
     return left

@@ -23,6 +23,9 @@ _UNITS_S: Final = {
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
     **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
     **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 604800.0),
+    **dict.fromkeys(("M", "month", "months"), 2629800.0),
+    **dict.fromkeys(("y", "year", "years"), 31557600.0),
 }
 """Units of a time span of systemd, in seconds."""
 
@@ -75,7 +78,7 @@ def span_s(text: str) -> float:
     """
     if text == "infinity":
         return math.inf
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text)
-    if not parts or re.sub(r"\d+(?:\.\d+)?\s*[a-z]*\s*", "", text) or any(unit not in _UNITS_S for _, unit in parts):
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if not parts or re.sub(r"\d+(?:\.\d+)?\s*[A-Za-z]*\s*", "", text) or any(unit not in _UNITS_S for _, unit in parts):
         raise ValueError(f"{text!r} is not a time span such as 90, 90s or 1min 30s")
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts) or math.inf

@@ -29,5 +29,6 @@ def check_tokens(engine: EngineFacts, *, has_token: bool, shares_machine: bool) 
         yield warning(
             CHECK,
             "this process has the token of the Ray cluster, with which it can run code there",
-            "remove RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH from web hosts; serve_bridge needs a key file only",
+            "remove RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH and ~/.ray/auth_token from web hosts; serve_bridge needs a key "
+            "file only",
         )

@@ -93,6 +93,46 @@ def test_without_an_instance_the_machine_is_checked_alone() -> None:
     assert code == 1
     assert "no running instance 'nowhere' found" in texts(data, "instance")[0]
     assert data["left_out"]["clocks"] == "the engine did not answer"
+    assert data["findings"][0]["remedy"].startswith("start the instance if it does not run")
+
+
+def test_drains_that_no_engine_has_told_are_left_out() -> None:
+    """A check without its facts must not look like a check without a finding."""
+    _, data = doctor("--name", "nowhere", "--grace-period", "1")
+    assert data["left_out"]["drains"] == "the engine did not answer"
+
+
+def test_the_remedy_of_a_wrong_variable_is_not_a_start() -> None:
+    """The text names the variable and the way out."""
+    _, data = doctor(environment={"SERVE_BRIDGE_ADDRESS": "nonsense"})
+    assert "SERVE_BRIDGE_ADDRESS='nonsense'" in texts(data, "instance")[0]
+    assert data["findings"][0]["remedy"].startswith("correct the address, the variable or the file")
+
+
+def test_a_user_without_a_home_gets_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web host in a container with any user id keeps no state, and needs no home."""
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    code, data = doctor("--name", "nowhere")
+    assert (code, {each["check"] for each in data["findings"]}) == (1, {"instance"})
+
+
+@pytest.mark.parametrize("place", ["XDG_STATE_HOME", "HOME"])
+def test_a_directory_in_which_the_user_may_not_look_gets_a_report(
+    slow: serve.Client, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the environment of root, which `su` keeps."""
+
+    def refuse(path: Any, **_: Any) -> os.stat_result:
+        if str(path).startswith(str(tmp_path / "closed")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", refuse)
+    code, data = doctor("--address", slow.address, environment={**LONG, place: str(tmp_path / "closed")})
+    assert (code, data["findings"]) == (0, [])
 
 
 def test_a_web_host_needs_no_key_of_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +188,57 @@ def test_a_pod_is_compared_with_the_drains(slow: serve.Client, seconds: str, cou
     assert len(texts(data, "drains")) == count
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-5"])
+def test_a_grace_period_that_is_not_a_time_is_a_wrong_option(seconds: str) -> None:
+    """With NaN each comparison would pass."""
+    answer = CliRunner().invoke(main, ["doctor", "--grace-period", seconds])
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("Error: --grace-period must be a number of seconds")
+
+
+def test_a_name_of_other_characters_is_a_wrong_option() -> None:
+    """It would lead out of the directories of instances."""
+    answer = CliRunner().invoke(main, ["doctor", "--name", "../x"])
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert "instance name must be" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("echo LoadState=loaded", "has no TimeoutStopSec; give a service"),
+        ("echo LoadState=loaded; echo TimeoutStopUSec=soon", "'soon' is not a time span"),
+        ("echo LoadState=not-found", "systemd does not have it (not-found)"),
+        ("printf '\\377' >&2; exit 4", "systemd does not have it"),
+        ("exec sleep 60", "systemctl does not answer within 0.2 s"),
+    ],
+)
+def test_an_answer_of_systemctl_without_a_time_is_one_line(
+    answer: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer has no time to stop, for example."""
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(collection, "SYSTEMCTL_S", 0.2 if "sleep" in answer else 60.0)
+    printed = CliRunner().invoke(main, ["doctor", "--unit", "web.timer"])
+    assert printed.exit_code == 2
+    assert text in printed.stderr
+    assert printed.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("unit", "text"),
-    [("./absent.service", "cannot be read"), ("./bad.service", "is not a time span"), ("absent-9f.service", "--unit")],
+    [
+        ("./absent.service", "cannot be read"),
+        ("./bad.service", "is not a time span"),
+        ("./binary.service", "is not a text file"),
+        ("./pipe.service", "it is not a regular file"),
+        ("/dev/zero", "it is not a regular file"),
+        ("absent-9f.service", "--unit"),
+    ],
 )
 def test_a_bad_unit_is_one_line(
     unit: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -158,7 +246,9 @@ def test_a_bad_unit_is_one_line(
     """The line names the unit."""
     monkeypatch.chdir(tmp_path)
     Path("bad.service").write_text("TimeoutStopSec=soon\n")
-    with pytest.raises(SystemExit, match=r"^1$"):
+    Path("binary.service").write_bytes(b"\xff\xfe")
+    os.mkfifo("pipe.service")
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["doctor", "--unit", unit])
     printed = capsys.readouterr().err
     assert text in printed
@@ -172,6 +262,8 @@ def test_a_bad_unit_is_one_line(
         ("print('hello')", []),
         ("import threading; threading.Timer(60, print).start()", ["starts threads (Thread-1)"]),
         ("raise LookupError('no settings')", ["fails: LookupError: no settings"]),
+        ("raise ValueError('\\ud800 one\\n  two')", ["fails: ValueError: \ud800 one two"]),
+        ("input()", ["fails: EOFError"]),
         ("import os; os._exit(3)", ["fails: it ends the process with exit code 3"]),
     ],
 )
@@ -181,7 +273,7 @@ def test_the_web_application_is_imported(
     """In a process of its own, so that its threads and its output do no harm."""
     monkeypatch.chdir(tmp_path)
     Path("shop_app.py").write_text(source)
-    _, data = doctor("--name", "nowhere", "--app", "shop_app")
+    _, data = doctor("--name", "nowhere", "--app", "shop_app:app")
     assert len(texts(data, "forks")) == len(found)
     for text, part in zip(texts(data, "forks"), found, strict=True):
         assert part in text

@@ -125,6 +125,10 @@ def test_a_directory_that_another_user_has_taken_leads_to_another_place(
     with pytest.raises(OSError, match=f"{taken} belongs to another user; .*set XDG_RUNTIME_DIR") as caught:
         claim_directory("main", "g1")
     assert "remove" not in str(caught.value)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    with pytest.raises(OSError, match=r"set XDG_RUNTIME_DIR .*, or /var/lib/serve_bridge"):
+        claim_directory("main", "g1")
 
 
 def test_a_runtime_directory_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

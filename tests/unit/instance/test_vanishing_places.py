@@ -63,3 +63,10 @@ def test_the_rules_of_the_administrator_hide_those_of_the_system(root: Path) -> 
 def test_any_other_directory_stays(root: Path) -> None:
     """Nothing is known about it."""
     assert why_it_vanishes(Path("/srv/run/serve_bridge"), root) is None
+
+
+def test_a_user_without_a_home_gets_another_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as in a container with any user id, where a start asks for the reason too."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    assert "such as /var/lib/serve_bridge" in (why_it_vanishes(LOGINS, root) or "")
