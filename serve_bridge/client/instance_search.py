@@ -31,6 +31,7 @@ def find_instance(address: str | None, name: str, is_alive: Callable[[Instance],
     if found.directory and not is_alive(found):  # one without a directory has just answered
         raise NotConnected(
             f"instance {found.name!r} at {found.address} does not answer; looked in: the address argument, "
-            f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts)"
+            f"{instances.ADDRESS_VARIABLE}, {instances.discovery_file(name)} (the first one given counts); start it, "
+            "or correct the address"
         )
     return found

@@ -172,7 +172,8 @@ def _read_given(address: str, source: str) -> Instance:
     if found is None:
         raise NotConnected(
             f"no instance is running at {source}={address!r}; looked for in: the argument, "
-            f"{ADDRESS_VARIABLE}, the files in {base_directory()} (only the first one given counts)"
+            f"{ADDRESS_VARIABLE}, the files in {base_directory()} (only the first one given counts); start it, or "
+            "correct the address"
         )
     return with_own_tls(found)
 

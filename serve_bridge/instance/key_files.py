@@ -29,6 +29,7 @@ FORMAT: Final = "serve-bridge-key-1"
 SECRET: Final = "secret"
 """The role of a line with a secret, and the name of the file with the secrets in the state directory."""
 _COPY_AGAIN: Final = "copy it again from the host on which the instance was started"
+_RESTORE: Final = "restore it from a backup, or remove it to begin with new keys"
 
 
 def secret_file(name: str, key_file: str | None, state: str | None = None) -> Path:
@@ -120,7 +121,7 @@ def read_secrets(path: Path) -> Key | None:
     data = read_private(path, "secret")
     if data is None:
         return None
-    keys = [_key_of(line, path) for line in _lines(data, path)]
+    keys = [_key_of(line, path, _RESTORE) for line in _lines(data, path, _RESTORE)]
     if not keys or any(role != SECRET for role, _ in keys):
         raise UnusableFile(f"{path} does not hold the secret of an instance; give the path of another file")
     return Key.joined([key for _, key in keys])
@@ -180,9 +181,8 @@ def _remove(paths: list[Path]) -> None:
         if path.is_dir():
             with suppress(OSError):  # other files are there
                 path.rmdir()
-        else:
-            with suppress(FileNotFoundError, NotADirectoryError):  # it was not made
-                path.unlink()
+        elif os.path.lexists(path):  # otherwise it was not made, and a read-only disk would have another error
+            path.unlink(missing_ok=True)
 
 
 def _write_role_files(directory: Path, name: str, key: Key, made: list[Path]) -> None:
@@ -205,22 +205,22 @@ def _line(role: str, id: bytes, key: bytes) -> bytes:
     return f"{FORMAT} {role} {id.hex()} {key.hex()}\n".encode()
 
 
-def _lines(data: bytes, path: Path) -> list[str]:
+def _lines(data: bytes, path: Path, remedy: str = _COPY_AGAIN) -> list[str]:
     """Return the lines that are not blank."""
     try:
         return [line for line in data.decode("ascii").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise UnusableFile(f"{path} is not a key file: it is not ASCII text; {_COPY_AGAIN}") from None
+        raise UnusableFile(f"{path} is not a key file: it is not ASCII text; {remedy}") from None
 
 
-def _key_of(line: str, path: Path) -> tuple[str, Key]:
+def _key_of(line: str, path: Path, remedy: str = _COPY_AGAIN) -> tuple[str, Key]:
     words = line.split()
     if len(words) != 4 or words[0] != FORMAT:
         if words[0] != FORMAT and words[0].startswith("serve-bridge-key-"):
-            raise UnusableFile(f"{path} has the format {words[0]}, and this version reads {FORMAT} only")
-        raise UnusableFile(
-            f"{path} is not a key file: a line does not have the form `{FORMAT} ROLE ID KEY`; {_COPY_AGAIN}"
-        )
+            raise UnusableFile(
+                f"{path} has the format {words[0]}, and this version reads {FORMAT} only; install a newer one"
+            )
+        raise UnusableFile(f"{path} is not a key file: a line does not have the form `{FORMAT} ROLE ID KEY`; {remedy}")
     _, role, id, key = words
     try:
         if role == SECRET:
@@ -230,7 +230,7 @@ def _key_of(line: str, path: Path) -> tuple[str, Key]:
             return role, Key.of_role(found, bytes.fromhex(key), bytes.fromhex(id))
     except (KeyError, ValueError):
         pass
-    raise UnusableFile(f"{path} is not a key file: its role or its key is malformed; {_COPY_AGAIN}")
+    raise UnusableFile(f"{path} is not a key file: its role or its key is malformed; {remedy}")
 
 
 def key_path() -> Path:

@@ -49,7 +49,7 @@ def read_private(path: Path, content: str) -> bytes | None:
         if not stat.S_ISREG(found.st_mode):
             raise UnusableFile(f"{path} is not a regular file, so it holds no {content}; give the path of a file")
         if found.st_uid != os.geteuid():
-            raise UnusableFile(f"{path} belongs to another user; only the user of the {content} can use it")
+            raise UnusableFile(f"{path} belongs to another user; run as that user, or use a file of your own")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise UnusableFile(f"{path} holds a key and must be readable by its user alone; chmod 600 {path}")
         return os.read(descriptor, MAX_BYTES)

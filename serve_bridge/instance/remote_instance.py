@@ -12,7 +12,7 @@ import msgspec
 
 from serve_bridge.errors import AuthenticationError, NotConnected
 from serve_bridge.instance.instance import Instance
-from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, key_path, read_key_file
+from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, SECRET, key_path, read_key_file
 from serve_bridge.instance.remote_address import RemoteAddress
 from serve_bridge.instance.tls_files import own_tls
 from serve_bridge.wire.address import CONTROLLER, SocketAddress
@@ -62,6 +62,7 @@ def find_remote(address: RemoteAddress) -> Instance:
     if tls is not None:
         context_of(tls, listens=False)  # so that a fault in a file is a ConfigError
         key = key.with_tls(tls)
+    source = SECRET if role == SECRET else f"{address.name}.{role}.key"
     place = SocketAddress(CONTROLLER, "", (address.host, address.port))
     try:
         connection = BlockingConnection(place, key, any_generation(address.name), key.strongest(*OPERATORS))
@@ -72,7 +73,7 @@ def find_remote(address: RemoteAddress) -> Instance:
     except UnknownKey:
         raise NotConnected(
             f"the instance at {address} does not know the key in {KEY_FILE_VARIABLE}={path}: it was retired, or is of "
-            f"another instance; copy {address.name}.{role}.key again from the host on which the instance was started"
+            f"another instance; copy {source} again from the host on which the instance was started"
         ) from None
     except TlsRefused as error:
         raise NotConnected(f"no encrypted connection with the instance at {address}: {error}") from None
@@ -80,7 +81,8 @@ def find_remote(address: RemoteAddress) -> Instance:
         raise NotConnected(f"the instance at {address} cannot be used: {error}") from None
     except AuthenticationError as error:
         raise NotConnected(
-            f"no instance proves itself at {address} with the key in {KEY_FILE_VARIABLE}={path}: {error}"
+            f"no instance proves itself at {address} with the key in {KEY_FILE_VARIABLE}={path}: {error}; correct the "
+            f"address, or copy {source} again from the host on which the instance was started"
         ) from None
     except (Lost, OSError) as lost:
         raise NotConnected(
@@ -90,7 +92,9 @@ def find_remote(address: RemoteAddress) -> Instance:
         answer = connection.exchange(Kind.REQUEST, QUESTION, ANSWER_S)
         facts = _decode(answer.head)
     except (Lost, Rejected, OSError) as error:
-        raise NotConnected(f"the instance at {address} does not tell what it is: {error}") from None
+        raise NotConnected(
+            f"the instance at {address} does not tell what it is: {error}; try again, and read its log if this stays"
+        ) from None
     finally:
         connection.close()
     controller = msgspec.structs.replace(facts.controller, unix="", tcp=facts.controller.tcp or place.tcp)

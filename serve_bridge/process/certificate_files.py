@@ -46,9 +46,10 @@ def load_pair(
         context.load_cert_chain(certificate.path, None if key is None else key.path, password or "")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigError(f"{named}: the key is not the certificate's") from None
+            raise ConfigError(f"{named}: the key is not the certificate's; give the one that is") from None
         raise ConfigError(
-            f"{named}: no private key in PEM form, or {_password_of(certificate)} ({error.reason or 'unreadable'})"
+            f"{named}: no private key in PEM form, or {_password_of(certificate)} ({error.reason or 'unreadable'}); "
+            "give the path of the certificate's key"
         ) from None
     _check_private(key or certificate)
 
@@ -63,7 +64,7 @@ def load_authorities(context: ssl.SSLContext, file: GivenFile) -> None:
     try:
         context.load_verify_locations(file.path)
     except ssl.SSLError:
-        raise ConfigError(f"{file}: the file holds no certificate in PEM form") from None
+        raise ConfigError(f"{file}: the file holds no certificate in PEM form; give one that does") from None
 
 
 def stamps_of(paths: Iterable[str]) -> Stamps:
@@ -109,7 +110,7 @@ def _check_readable(file: GivenFile) -> None:
         mode = os.fstat(descriptor).st_mode
         os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror or error}") from None
+        raise ConfigError(f"{file}: {error.strerror or error}; give the path of a file in PEM form") from None
     if not stat.S_ISREG(mode):
         # OpenSSL would read a FIFO or a device without an end, and a pipe cannot be read again.
         what = "Is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"

@@ -76,7 +76,10 @@ class BlockingConnection:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, AuthenticationError):
-                raise Lost("no", f"cannot reach {address.name}: {error}") from error
+                # The kernel reports the end of the time as an empty socket.
+                late = isinstance(error, BlockingIOError)
+                why = f"no valid handshake within {HANDSHAKE_TIMEOUT_S} s" if late else error
+                raise Lost("no", f"cannot reach {address.name}: {why}") from error
             raise
 
     def exchange(

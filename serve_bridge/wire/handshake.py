@@ -113,7 +113,8 @@ _REFUSALS: Final = {
     Refusal.CERTIFICATE: (
         TlsRefused,
         "the peer's certificate does not allow the role that it claims",
-        "the URI in the certificate of this process does not allow the role of its key; use the key file of that role",
+        "the URI in the certificate of this process does not allow the role of its key in this instance; use the key "
+        "file of that role, or a certificate for this one",
     ),
 }
 """The error of each refusal, and its text for the listener and for the caller."""

@@ -56,7 +56,7 @@ def _no_listener(host: str, port: int, error: OSError) -> str:
 
 def _no_free_port(host: str, ports: Sequence[int]) -> str:
     if len(ports) == 1:
-        return f"cannot listen on {joined(host, ports[0])}: another process has this port"
+        return f"cannot listen on {joined(host, ports[0])}: another process has this port; use another one"
     return (
         f"no port of the range {ports[0]}-{ports[-1]} is free on {host}: it has {len(ports)} ports, and at least "
         f"{len(ports) + 1} processes need one; use a larger range"

@@ -102,7 +102,7 @@ def check_files(tls: Tls) -> None:
         except ssl.SSLCertVerificationError as error:
             raise ConfigError(
                 f"{tls.named('cert')} {tls.cert!r}: {error.verify_message}; it was checked against "
-                f"{tls.named('ca')} {tls.ca!r}"
+                f"{tls.named('ca')} {tls.ca!r}; renew it, or give the authority that has signed it"
             ) from None
     uris, roles = _roles_of(client, tls.instance)
     if uris and _ENGINE not in roles:

@@ -125,6 +125,34 @@ def wrong_key(place: Place) -> tuple[Callable[[], None], str, str]:
     return lambda: connect(place), f"SERVE_BRIDGE_KEY_FILE={wrong}", f"copy {NAME}.forward.key again"
 
 
+def changed_key(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The id of the right key, and other bytes."""
+    words = (place.keys / f"{NAME}.call.key").read_text().split()
+    path = place.directory / "changed.key"
+    path.touch(0o600)
+    path.write_text(" ".join([*words[:3], "00" * 32]))
+    place.set(KEY_FILE_VARIABLE, str(path))
+    return lambda: connect(place), f"SERVE_BRIDGE_KEY_FILE={path}", f"copy {NAME}.call.key again"
+
+
+def foreign_key(place: Place) -> tuple[Callable[[], None], str, str]:
+    """It belongs to another user."""
+    path = place.directory / "foreign.key"
+    path.touch(0o600)
+    os.chown(path, NOBODY, NOBODY)
+    place.set(KEY_FILE_VARIABLE, str(path))
+    return lambda: connect(place), str(path), "run as that user, or use a file of your own"
+
+
+def damaged_secret(place: Place) -> tuple[Callable[[], None], str, str]:
+    """On the host of the instance no other host has a copy."""
+    path = place.directory / "new" / "secret"
+    path.parent.mkdir(mode=0o700)
+    path.touch(0o600)
+    path.write_text("serve-bridge-key-1 secret")
+    return lambda: start(place), str(path), "restore it from a backup, or remove it"
+
+
 def no_key(place: Place) -> tuple[Callable[[], None], str, str]:
     """The path of no file."""
     place.set(KEY_FILE_VARIABLE, "/nowhere/a.key")
@@ -172,6 +200,11 @@ def wrong_port(place: Place) -> tuple[Callable[[], None], str, str]:
     return lambda: connect(place, address), address, "start it there, or correct the address"
 
 
+def missing_file(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The path of no instance."""
+    return lambda: connect(place, "/nowhere/a.json"), "address='/nowhere/a.json'", "start it, or correct the address"
+
+
 def wrong_host(place: Place) -> tuple[Callable[[], None], str, str]:
     """No such host."""
     address = f"serve-bridge://nowhere.invalid:7000/{NAME}"
@@ -207,7 +240,27 @@ def expired_at_start(place: Place) -> tuple[Callable[[], None], str, str]:
     """The engine's own certificate has expired."""
     tls = make_tls(place.directory, "old", place.authority, days=(-3, -1))
     options = {"tls_cert": tls.cert, "tls_key": tls.key, "tls_ca": tls.ca}
-    return lambda: start(place, listen=f"127.0.0.1:{free_port()}", **options), tls.cert, "expired"
+    return lambda: start(place, listen=f"127.0.0.1:{free_port()}", **options), tls.cert, "has expired; .*renew it"
+
+
+def missing_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
+    """The path of no file."""
+    tls = make_tls(place.directory, "own", place.authority)
+    options = {"tls_cert": "/nowhere/a.crt", "tls_key": tls.key, "tls_ca": tls.ca}
+    return lambda: start(place, listen="127.0.0.1:0", **options), "/nowhere/a.crt", "give the path of a file in PEM"
+
+
+def key_of_another_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
+    """Both files are of the team's authority."""
+    own, other = (make_tls(place.directory, name, place.authority) for name in ("own", "other"))
+    options = {"tls_cert": own.cert, "tls_key": other.key, "tls_ca": own.ca}
+    return lambda: start(place, listen="127.0.0.1:0", **options), other.key, "give the one that is"
+
+
+def taken_address(place: Place) -> tuple[Callable[[], None], str, str]:
+    """Another instance listens there."""
+    taken = f"127.0.0.1:{port_of(place.client)}"
+    return lambda: start(place, listen=taken), taken, "another process has this port; use another one"
 
 
 def other_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
@@ -331,9 +384,10 @@ def used_state(place: Place) -> tuple[Callable[[], None], str, str]:
 
 
 ROWS: tuple[Row, ...] = (
+    *(changed_key, foreign_key, damaged_secret, missing_file, missing_certificate, key_of_another_certificate),
     *(wrong_key, no_key, open_key, wrong_role, unknown_role, wrong_name, wrong_port, wrong_host, malformed_address),
     *(expired_certificate, foreign_certificate, foreign_authority, expired_at_start, small_range, malformed_range),
-    *(other_certificate, web_certificate, shared_port, inner_state, address_of_another_host),
+    *(other_certificate, web_certificate, shared_port, inner_state, address_of_another_host, taken_address),
     *(unwritable_state, foreign_state, full_state, full_change, full_rotation, newer_state, used_state),
 )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,7 +243,29 @@ def test_a_listener_of_another_kind_is_named(web_host: str) -> None:
     """It is not an instance."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"serve-bridge://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
-        assert f"at {address}" in refused(address)
+        assert f"at {address}: cannot reach controller: no valid handshake within 1.0 s; start it" in refused(address)
+
+
+def test_a_server_of_another_protocol_is_named(web_host: str) -> None:
+    """The way out is the address, or the key."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"serve-bridge://127.0.0.1:{server.getsockname()[1]}/{NAME}"
+        thread = threading.Thread(target=answer_once, args=[server, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+        thread.start()
+        text = refused(address)
+        thread.join()
+    assert f"no instance proves itself at {address}" in text
+    assert "does not speak this protocol; correct the address, or copy far.call.key again" in text
+
+
+def answer_once(server: socket.socket, answer: bytes) -> None:
+    """Answer the first bytes of one connection, and wait for its end."""
+    peer, _ = server.accept()
+    with peer, contextlib.suppress(ConnectionError):
+        peer.recv(1)
+        peer.sendall(answer)
+        while peer.recv(4096):
+            pass
 
 
 def test_another_name_is_named(web_host: str) -> None:
@@ -267,7 +291,16 @@ def test_a_changed_key_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str, 
     wrong.touch(0o600)
     wrong.write_text(" ".join([*words[:3], "00" * 32]))
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(wrong))
-    assert f"with the key in SERVE_BRIDGE_KEY_FILE={wrong}" in refused(web_host)
+    text = refused(web_host)
+    assert f"with the key in SERVE_BRIDGE_KEY_FILE={wrong}" in text
+    assert "copy far.call.key again" in text
+
+
+def test_a_secret_of_another_instance_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str, tmp_path: Path) -> None:
+    """The file to copy exists: a secret has no file of a role."""
+    kept_key(NAME, str(tmp_path / "secret"))
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "secret"))
+    assert "copy secret again from the host" in refused(web_host)
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, web_host: str) -> None:

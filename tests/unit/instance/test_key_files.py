@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +189,18 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         kept_key("main", None)
     with pytest.raises(ConfigError, match="give another key_file"):
         kept_key("main", str(tmp_path / "nowhere" / "secret"))
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the removal of files that were never made too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("mkdir", "unlink"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(ConfigError, match="Read-only file system; give another directory with state="):
+        kept_key("main", None, str(tmp_path / "disk" / "main"))
 
 
 def test_a_failed_start_leaves_no_keys() -> None:
