@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click import Option
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import override_settings
 
@@ -22,6 +23,7 @@ from serve_bridge.adapters.bridge.app_bridge import BridgeOptions
 from serve_bridge.adapters.django.checks import __doc__ as django_checks
 from serve_bridge.adapters.django.settings import Options
 from serve_bridge.adapters.flask.settings import PREFIX, Settings
+from serve_bridge.cli.main import keys, main
 from tests.adapters.support.asgi_transport import asgi_client
 from tests.adapters.support.pages import HAPPY, Reader, blocks_of, rows_of
 from tests.support.programs import ROOT
@@ -169,6 +171,23 @@ def test_the_options_of_backends_are_those_that_there_are() -> None:
 def test_the_options_of_the_proxy_are_those_that_there_are() -> None:
     """In the order of the class."""
     assert list(rows_of(DOCS / "backends.md", "http option")) == [each.name for each in fields(serve.HTTPOptions)]
+
+
+def test_the_commands_are_those_that_there_are() -> None:
+    """With their options, except those that the text below the table describes."""
+    shared = {"--name", "--address", "--format"}
+    words = re.compile(r"(?:keys )?[a-z]+")
+    listed = {
+        name[0]: set(re.findall(r"--[a-z-]+", row)) - shared
+        for row in rows_of(DOCS / "backends.md", "`serve-bridge`")
+        if (name := words.match(row)) is not None
+    }
+    commands = {**main.commands, **{f"keys {name}": command for name, command in keys.commands.items()}}
+    del commands["keys"]
+    assert listed == {
+        name: {flag for option in command.params if isinstance(option, Option) for flag in option.opts} - shared
+        for name, command in commands.items()
+    }
 
 
 def test_the_system_checks_are_those_that_there_are() -> None:
