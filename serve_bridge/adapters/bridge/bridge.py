@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,7 @@ from serve_bridge.adapters.bridge.outcome import (
     request_ids,
 )
 from serve_bridge.adapters.bridge.reconnecting_client import ReconnectingClient
+from serve_bridge.adapters.bridge.request_context import plain_text
 from serve_bridge.adapters.bridge.websocket_refusal import refuse_websocket
 from serve_bridge.errors import ServeBridgeError
 from serve_bridge.forwarding.allowance import WORKER_ALLOWANCE
@@ -180,10 +181,17 @@ def raw_params(path_params: Mapping[str, Any]) -> RawPathParams:
     """Return path parameters, converted by a framework, as the data plane sends them; unknown types become text."""
     if not path_params:
         return ()
-    return tuple((name, _KIND.get(type(value), "str"), str(value)) for name, value in path_params.items())
+    return tuple((name, *_kind_and_text(value)) for name, value in path_params.items())
 
 
-_KIND: Final[Mapping[type, str]] = {int: "int", float: "float", UUID: "uuid"}
+def _kind_and_text(value: Any) -> tuple[str, str]:
+    if isinstance(value, bool):
+        return "str", str(value)
+    if isinstance(value, int):
+        return "int", str(int(value))
+    if isinstance(value, float):
+        return "float", str(float(value))
+    return "uuid" if isinstance(value, UUID) else "str", plain_text(value)
 
 
 def _limited(receive: Receive, scope: Scope, most: int | None) -> Receive:

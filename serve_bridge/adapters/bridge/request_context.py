@@ -15,7 +15,9 @@ from serve_bridge.printable import shown
 Context = Mapping[str, str] | Callable[[Any], Mapping[str, Any]]
 """An allow-list of names with dotted paths to their values, or a function of the framework's request."""
 
-_PLAIN: Final = (int, float, bool, type(None))
+_LEAST: Final = -(1 << 63)
+_MOST: Final = (1 << 64) - 1
+"""The least and the greatest number that the data plane sends."""
 
 
 def compile_context(option: str, value: Any) -> Callable[[Any], Mapping[str, Any]]:
@@ -92,14 +94,43 @@ def _checked(option: str, found: Any) -> dict[str, Any]:
 def _name(option: str, name: Any) -> str:
     if not isinstance(name, str):
         raise SerializationError(f"{option} must return a mapping with str keys, got {shown(name)}")
-    return name
+    return plain_text(name)
 
 
 def _plain(option: str, name: str, value: Any) -> Any:
-    if isinstance(value, _PLAIN):
-        return value
+    """Return *value* as one of Python's own types. Members of an Enum and values of NumPy have types of their own."""
     if isinstance(value, str | UUID):
-        return str(value)
+        return _encodable(f"{option}[{name!r}]", plain_text(value))
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, int):
+        return _sendable(f"{option}[{name!r}]", int(value))
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, type(None)):  # a framework's proxy object too
+        return None
     raise SerializationError(
         f"{option}[{name!r}] is a {type(value).__name__}; a context value is text, a number, a bool or None"
     )
+
+
+def _encodable(what: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SerializationError(f"{what} is text that cannot be encoded as UTF-8") from None
+    return text
+
+
+def _sendable(what: str, number: int) -> int:
+    if not _LEAST <= number <= _MOST:
+        raise SerializationError(f"{what} is a number of more than 64 bits; let a function return it as text")
+    return number
+
+
+def plain_text(value: Any) -> str:
+    """Return the text of *value* as a str. The text of a `str` subclass is its content, whatever its `__str__` says."""
+    if issubclass(type(value), str):
+        return str.__str__(value)
+    # A framework's proxy object is an instance of `str` too, but not of a subclass. It passes the slice on.
+    return str.__str__(value[:] if isinstance(value, str) else str(value))

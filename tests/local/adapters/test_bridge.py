@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, ForwardedRoute, Outcome
 from serve_bridge.adapters.bridge import reconnecting_client as reconnecting_client
+from serve_bridge.adapters.bridge.bridge import raw_params
 from serve_bridge.client.client import link_of
 from serve_bridge.errors import BackendError, DeadlineExceeded, EndpointNotFound, NotConnected
 from serve_bridge.forwarding.refusals import BodyTooLarge, UploadBroken
@@ -125,6 +127,25 @@ def test_ports_may_come_as_text(bridge: Bridge) -> None:
     """As one server has them."""
     ends = {"client": ("1.2.3.4", "5"), "server": ("h", "80")}
     assert told(ask(bridge, "/echo", ends=ends))["client"] == "1.2.3.4"
+
+
+class Shelf(str, Enum):  # noqa: UP042 - applications have such classes too
+    """As an application's converter returns it."""
+
+    TOP = "top"
+
+
+class Rank(int, Enum):
+    """As another one returns it."""
+
+    FIRST = 1
+
+
+def test_a_kind_of_plain_path_parameter_goes_along_as_its_value() -> None:
+    """The text of an Enum's member is not its value."""
+    params = {"shelf": Shelf.TOP, "rank": Rank.FIRST, "kept": True, "share": 0.5}
+    sent = (("shelf", "str", "top"), ("rank", "int", "1"), ("kept", "str", "True"), ("share", "float", "0.5"))
+    assert raw_params(params) == sent
 
 
 # bodies

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from werkzeug.local import LocalProxy
 
 from serve_bridge.adapters.bridge.request_context import compile_context
 from serve_bridge.errors import ConfigError, SerializationError
@@ -15,7 +17,26 @@ KEY = UUID("0b7cb4c6-5ef5-4c0b-ba0a-4c2f9a4f0f0c")
 
 
 class LazyText(str):
-    """As a framework's translated text."""
+    """As a framework's safe text, whose text is itself."""
+
+    def __str__(self) -> str:
+        return self
+
+
+class Role(str, Enum):  # noqa: UP042 - applications have such classes too
+    """As an application names its roles."""
+
+    ADMIN = "admin"
+
+
+class Level(int, Enum):
+    """As an application counts its levels."""
+
+    HIGH = 3
+
+
+class Ratio(float):
+    """As a number of NumPy."""
 
 
 def request(**attributes: Any) -> SimpleNamespace:
@@ -59,10 +80,25 @@ def test_plain_values_go_along(value: Any, sent: Any) -> None:
     assert context({"x": "value"}, request(value=value)) == {"x": sent}
 
 
-def test_a_kind_of_text_goes_along_as_text() -> None:
-    """Its class stays here."""
-    (sent,) = context({"x": "value"}, request(value=LazyText("a"))).values()
-    assert (type(sent), sent) == (str, "a")
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        *((LazyText("a"), "a"), (Role.ADMIN, "admin"), (Level.HIGH, 3), (Ratio(1.5), 1.5)),
+        *((LocalProxy(lambda: Role.ADMIN), "admin"), (LocalProxy(lambda: True), True)),
+        (LocalProxy(lambda: None), None),
+    ],
+)
+def test_a_kind_of_plain_value_goes_along_as_its_value(value: Any, sent: Any) -> None:
+    """Its class stays here, and so does the name of an Enum's member."""
+    (found,) = context({"x": "value"}, request(value=value)).values()
+    assert (type(found), found) == (type(sent), sent)
+
+
+@pytest.mark.parametrize(("value", "why"), [(1 << 64, "more than 64 bits"), ("\ud800", "encoded as UTF-8")])
+def test_a_value_that_cannot_be_sent_is_named(value: Any, why: str) -> None:
+    """Before the request takes a place in a queue."""
+    with pytest.raises(SerializationError, match=rf"context\['x'\] is .*{why}"):
+        context({"x": "value"}, request(value=value))
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, object(), b"x"])
