@@ -70,12 +70,13 @@ def told(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 @pytest.mark.parametrize("name", [name for name in SITES if name != UNBOUND])
 @pytest.mark.parametrize("given", ["mine-4", "no id, too many words", None])
-def test_a_view_and_its_calls_have_the_id_of_the_request(address: str, name: str, given: str | None) -> None:
+@pytest.mark.parametrize("path", ["/ids", "/streamed"])
+def test_a_view_and_its_calls_have_the_id_of_the_request(address: str, name: str, path: str, given: str | None) -> None:
     """A valid one of the client, otherwise one that the adapter has made; another for the next request."""
     with _site(name, address) as ask:
-        found = [json.loads(ask("/ids", {} if given is None else {"X-Request-Id": given})[2]) for _ in range(2)]
+        found = [json.loads(ask(path, {} if given is None else {"X-Request-Id": given})[2]) for _ in range(2)]
     assert [len(set(ids)) for ids in found] == [1, 1]
-    assert (found[0] == found[1] == ["mine-4"] * 3) is (given == "mine-4")
+    assert (found[0] == found[1] == ["mine-4"] * len(found[0])) is (given == "mine-4")
     assert (found[0] == found[1]) is (given == "mine-4")
     assert given != found[0][0] or given == "mine-4"
     assert serve.request_id() is None

@@ -13,17 +13,18 @@ from typing import Any, Final, cast
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponseBase
+from django.http import FileResponse, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.urls import Resolver404, resolve
 
 from serve_bridge.adapters.bridge.outcome import refused
+from serve_bridge.adapters.bridge.view_stream import ViewStream, async_view_stream
 from serve_bridge.adapters.django.current_bridge import load_bridge
 from serve_bridge.adapters.django.forwarded_response import ForwardedResponse
 from serve_bridge.adapters.django.responses import whole_response
 from serve_bridge.adapters.django.routes import routed_urls
 from serve_bridge.adapters.django.settings import options
 from serve_bridge.adapters.django.views import REQUEST_ID
-from serve_bridge.context import in_request, request_id
+from serve_bridge.context import in_request
 from serve_bridge.errors import UNAVAILABLE
 
 _NOT_MODIFIED: Final = 304
@@ -66,12 +67,12 @@ class ServeBridgeMiddleware:
         _put_routes_first(request)
         if self._is_async:
             return self._answer(request)
-        with in_request(request.META.get("HTTP_X_REQUEST_ID")):
-            return _identified(request, self._get_response(request))
+        with in_request(request.META.get("HTTP_X_REQUEST_ID")) as known:
+            return _identified(request, self._get_response(request), known)
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        with in_request(request.META.get("HTTP_X_REQUEST_ID")):
-            return _identified(request, await self._get_response(request))
+        with in_request(request.META.get("HTTP_X_REQUEST_ID")) as known:
+            return _identified(request, await self._get_response(request), known)
 
 
 def _put_routes_first(request: HttpRequest) -> None:
@@ -81,12 +82,16 @@ def _put_routes_first(request: HttpRequest) -> None:
         cast(Any, request).urlconf = urls
 
 
-def _identified(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+def _identified(request: HttpRequest, response: HttpResponseBase, known: str) -> HttpResponseBase:
+    """Give *response* the id of *request*: as a header if it was forwarded, otherwise for the code of its stream."""
     named = getattr(request, REQUEST_ID, None)
     if named is None and _is_from_cache(request, response):
-        named = request_id()
+        named = known
     if named is not None and not response.has_header("X-Request-Id"):
         response["X-Request-Id"] = named
+    if isinstance(response, StreamingHttpResponse) and not isinstance(response, ForwardedResponse | FileResponse):
+        stream: Any = async_view_stream if response.is_async else ViewStream
+        response.streaming_content = stream(response.streaming_content, known)
     return response
 
 

@@ -20,6 +20,7 @@ from serve_bridge.adapters.bridge.forwarded_route import SYNC_TIMEOUT_S
 from serve_bridge.adapters.bridge.outcome import refused
 from serve_bridge.adapters.bridge.patterns import Patterns
 from serve_bridge.adapters.bridge.route_spec import RouteSpec
+from serve_bridge.adapters.bridge.view_stream import ViewStream
 from serve_bridge.adapters.environ import headers_of, path_below, peer_of, scope_of, server_of
 from serve_bridge.adapters.wsgi.forwarding import forward_over_wsgi, send_outcome
 from serve_bridge.adapters.wsgi.routes_app import RoutesApp
@@ -77,14 +78,24 @@ class ServeBridgeMiddleware(AppMiddleware["WSGIApplication"]):
         found = self._match(path_below(environ), method)
         if found is not None:
             return forward_over_wsgi(self._bridge, found, environ, start_response)
-        with in_request(environ.get("HTTP_X_REQUEST_ID")):
+        with in_request(environ.get("HTTP_X_REQUEST_ID")) as request_id:
             starting = _Starting(start_response)
             try:
-                return self._app(environ, starting)
+                body = self._app(environ, starting)
             except UNAVAILABLE as error:
                 if starting.started:
                     raise
                 return send_outcome(refused(error, in_view=True), method, start_response)
+        return ViewStream(body, request_id) if _is_made_later(body, environ) else body
+
+
+def _is_made_later(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    """Return whether code of the application makes the pieces of *body*, and makes them while the server iterates.
+
+    A server sends a file in its own wrapper faster than by pieces, and it needs the length of a list.
+    """
+    wrapper = environ.get("wsgi.file_wrapper")
+    return not hasattr(body, "__len__") and not (isinstance(wrapper, type) and isinstance(body, wrapper))
 
 
 class _Starting:

@@ -1,19 +1,22 @@
 """One application of each framework, whose views call endpoints, and whose routes are forwarded.
 
-Every application has the view `/ids`, which tells the id of its request and what the endpoint `seen` knows of it. Three
-paths lead to an endpoint that does not exist: `/forwarded` is a forwarded route, `/called` a view that calls a handle,
-and `/caught` a view that catches what the handle raises.
+Every application has the view `/ids`, which tells the id of its request and what the endpoint `seen` knows of it. The
+view `/streamed` tells the same in the code of a streamed answer. Three paths lead to an endpoint that does not exist:
+`/forwarded` is a forwarded route, `/called` a view that calls a handle, and `/caught` a view that catches what the
+handle raises.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Annotated, Any
 
 import httpx
 from fastapi import Depends, FastAPI
+from fastapi.responses import StreamingResponse
 
 import serve_bridge as serve
 from serve_bridge.adapters.starlette.extension import ServeBridge, get_handle
@@ -53,7 +56,25 @@ def flask(address: str) -> Iterator[Ask]:
         yield ask
 
 
+def ids_later(handle_of: Callable[[str], serve.Handle]) -> Iterator[str]:
+    """Yield the text of `/ids` in pieces; the code runs when a server asks for them."""
+    yield json.dumps([serve.request_id(), *handle_of("seen").call()])[:-1]
+    yield f', "{serve.request_id()}"]'
+
+
+async def ids_later_async(handle_of: Callable[[str], serve.Handle]) -> AsyncIterator[str]:
+    """Yield the same on a loop."""
+    yield json.dumps([serve.request_id(), *await handle_of("seen").acall()])[:-1]
+    yield f', "{serve.request_id()}"]'
+
+
 def _add_flask_views(app: Any, get_handle: Callable[[str], serve.Handle]) -> None:
+    from flask import stream_with_context
+
+    @app.get("/streamed")
+    def streamed() -> Any:
+        return stream_with_context(ids_later(get_handle))
+
     @app.get("/ids")
     def ids() -> Any:
         return [serve.request_id(), *get_handle("seen").call()]
@@ -81,6 +102,9 @@ def wsgi(address: str) -> Iterator[Ask]:
 
     def app(environ: Any, start_response: Any) -> Any:
         path = environ["PATH_INFO"]
+        if path == "/streamed":
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return (piece.encode() for piece in ids_later(bridge.get_handle))
         if path == "/ids":
             text = repr([serve.request_id(), *bridge.get_handle("seen").call()]).replace("'", '"')
         else:
@@ -135,7 +159,10 @@ def middleware(address: str) -> Iterator[Ask]:
 
 
 def _starlette_views(bridge: Any) -> Mapping[str, Any]:
-    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+    def streamed(request: Any) -> Any:
+        return StreamingResponse(ids_later_async(bridge.get_handle))
 
     async def ids(request: Any) -> Any:
         # Without the middleware nothing has looked at the request: its calls share no id.
@@ -147,7 +174,7 @@ def _starlette_views(bridge: Any) -> Mapping[str, Any]:
     def caught(request: Any) -> Any:
         return PlainTextResponse(_text(lambda: bridge.get_handle(MISSING).call(), caught=True))
 
-    return {"/ids": ids, "/called": called, "/caught": caught}
+    return {"/ids": ids, "/streamed": streamed, "/called": called, "/caught": caught}
 
 
 @contextmanager
@@ -165,6 +192,10 @@ def fastapi(address: str) -> Iterator[Ask]:
         told = await one.acall()
         assert await other.acall() == told
         return [serve.request_id(), *told]
+
+    @app.get("/streamed")
+    async def streamed(handle: Annotated[serve.Handle, Depends(get_handle("seen"))]) -> Any:
+        return StreamingResponse(ids_later_async(lambda name: handle))
 
     @app.get("/called")
     def called(handle: Annotated[serve.Handle, Depends(get_handle(MISSING))]) -> Any:
@@ -202,7 +233,7 @@ def django(address: str) -> Iterator[Ask]:
 
     def ask(path: str, headers: Mapping[str, str]) -> Answer:
         answer = Client(raise_request_exception=False).get(path, headers=headers)
-        return answer.status_code, dict(answer.items()), answer.content.decode()
+        return answer.status_code, dict(answer.items()), answer.getvalue().decode()
 
     yield ask
 
