@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol
 
 from starlette.types import Message, Scope
 
-from serve_bridge.context import new_request_id
 from serve_bridge.http.answers import is_bodyless
 from serve_bridge.http.headers import HOP_BY_HOP, TRAILERS
 from serve_bridge.http.name_cache import NameCache
+from serve_bridge.http.request_id import request_id_of
 from serve_bridge.http_server.client_connection import ClientConnection
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.request_body import RequestBody
@@ -53,7 +53,7 @@ class AnsweredRequests(Protocol):
     def may_keep_alive(self) -> bool:
         """Return whether the connection may serve another request after the current answer."""
 
-    def answer_problem(self, refusal: Refusal, request_id: str) -> None:
+    def answer_problem(self, refusal: Refusal, request_id: str, *, bodyless: bool) -> None:
         """Answer a request with a problem document, then close. No byte of another answer may have been sent."""
 
     def on_response_complete(self) -> None:
@@ -127,7 +127,8 @@ class AnswerWriter:
             return
         if self._head or not self.started:
             self._head = b""
-            self._requests.answer_problem(Refusal(500, "the application failed"), new_request_id())
+            refusal, is_head = Refusal(500, "the application failed"), self._scope["method"] == "HEAD"
+            self._requests.answer_problem(refusal, request_id_of(self._scope["headers"]), bodyless=is_head)
         else:
             self._connection.transport.abort()
 

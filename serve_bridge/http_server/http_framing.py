@@ -86,6 +86,11 @@ class RequestFramer:
         return len(self._buffer) - self._start
 
     @property
+    def begins_with_head(self) -> bool:
+        """Whether the next piece begins like a HEAD request, also if `next_piece` has raised. Its answer has no body."""
+        return self._buffer.startswith(b"HEAD ", self._start)
+
+    @property
     def body_left(self) -> int:
         """Number of missing bytes of the body. For a chunked body, this is the upper limit."""
         return 0 if self.at_head else self._body_left
@@ -158,10 +163,11 @@ class RequestFramer:
         if end < 0:
             self._check_partial_head()
             return None
-        raw = self._take(end + 4 - self._start)
+        raw = bytes(self._buffer[self._start : end + 4])
+        head = read_head(raw, self._limits, trusted=self._trusted)
+        self._start = end + 4
         self._scanned = self._line_end = 0
         self._skipped_blank = False
-        head = read_head(raw, self._limits, trusted=self._trusted)
         if head.refusal is None and self._admit is not None:
             head.refusal = self._admit(head)
         if head.refusal is not None:

@@ -141,7 +141,7 @@ class RequestSequence:
         connection.flow.in_line = False
         if connection.gave_up or self._closing.begun or connection.transport.is_closing():
             return
-        if self.exchange is None or self.exchange.body.held <= HIGH_WATER_LIMIT:
+        if not self.busy or self.exchange is None or self.exchange.body.held <= HIGH_WATER_LIMIT:
             connection.flow.resume_reading()
         self.serve_received()
 
@@ -256,7 +256,7 @@ class RequestSequence:
             request_id = new_request_id()
             state.note_refusal(refusal, request_id)
             if self._framer.at_head:
-                self.answer_problem(refusal, request_id)
+                self.answer_problem(refusal, request_id, bodyless=self._framer.begins_with_head)
             else:  # the request was answered, and only the rest of its body is malformed
                 self._closing.linger()
         elif exchange.answer.started:
@@ -269,10 +269,14 @@ class RequestSequence:
                 self._task.cancel()
             self._serve_refusal(exchange.scope, refusal)
 
-    def answer_problem(self, refusal: Refusal, request_id: str) -> None:
-        """Answer a request with a problem document, then close. No byte of another answer may have been sent."""
+    def answer_problem(self, refusal: Refusal, request_id: str, *, bodyless: bool) -> None:
+        """Answer a request with a problem document, then close. No byte of another answer may have been sent.
+
+        With *bodyless*, the client gets only the head of the answer, as for each HEAD request.
+        """
         connection = self._connection
-        connection.write(closing_answer(answer_of(refusal, request_id), connection.server_state.date_line))
+        date_line = connection.server_state.date_line
+        connection.write(closing_answer(answer_of(refusal, request_id), date_line, bodyless=bodyless))
         self._abandon()
         if not connection.transport.is_closing():
             self._closing.linger()

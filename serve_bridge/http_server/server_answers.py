@@ -22,9 +22,9 @@ async def send_answer(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def closing_answer(answer: Answer, date_line: bytes) -> bytes:
-    """Return the bytes of *answer*, after which the connection closes."""
+def closing_answer(answer: Answer, date_line: bytes, *, bodyless: bool) -> bytes:
+    """Return the bytes of *answer*, after which the connection closes; with *bodyless*, only those of its head."""
     lines = [status_line(answer.status)]
     for name, value in answer.headers:
         lines += (name, b": ", value, b"\r\n")
-    return b"".join([*lines, date_line, b"connection: close\r\n\r\n", answer.body])
+    return b"".join([*lines, date_line, b"connection: close\r\n\r\n", b"" if bodyless else answer.body])

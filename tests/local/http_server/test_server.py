@@ -408,6 +408,25 @@ def test_head_has_no_body(edge: Running) -> None:
     assert (head.body, int(head.headers[b"content-length"]) > 0, get.status) == (b"", True, 200)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"HEAD /fails HTTP/1.1\r\nHost: a\r\n\r\n", b"500"),
+        (b"HEAD /bad_header HTTP/1.1\r\nHost: a\r\n\r\n", b"500"),
+        (b"HEAD /x HTTP/1.1\r\n\r\n", b"400"),
+        (b"\r\nHEAD /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
+        (b"HEAD /" + b"a" * 9000, b"414"),
+        (b"HEAD /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", b"413"),
+    ],
+)
+def test_a_refusal_of_head_has_no_body(edge: Running, sent: bytes, status: bytes) -> None:
+    """It has the length of what GET would get."""
+    head, _, rest = edge.exchange(sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert b"content-length: 1" in head
+    assert rest == b""
+
+
 @pytest.mark.parametrize("status", [102, 103, 123, 199])
 def test_an_odd_status_goes_out_as_given_and_closes(edge: Running, status: int) -> None:
     """A client sees the status and no body."""
@@ -424,6 +443,12 @@ def test_an_impossible_answer_is_a_500(edge: Running, path: bytes) -> None:
     (answer,) = answers(edge.exchange(b"GET /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n" + LAST))
     assert answer.status == 500
     assert b"secret" not in answer.body + b"".join(answer.headers)
+
+
+def test_an_answer_that_fails_has_the_id_of_its_request(edge: Running) -> None:
+    """As every answer has."""
+    (answer,) = answers(edge.exchange(b"GET /fails HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\r\n"))
+    assert (answer.status, answer.headers[b"x-request-id"]) == (500, b"mine")
 
 
 def test_an_application_that_fails_halfway_is_cut_off(edge: Running) -> None:
@@ -512,6 +537,22 @@ def test_a_client_that_takes_its_answer_below_the_least_rate_is_cut_off() -> Non
                 received = piece
                 edge.app.left.wait(0.001)
         assert not received.endswith(b"0\r\n\r\n")
+
+
+def test_a_body_that_waits_for_its_turn_unread_does_not_stop_the_next_request() -> None:
+    """The application answers between two turns; afterwards the connection reads on."""
+    body = (b"3e8\r\n" + b"x" * 1000 + b"\r\n") * 192 + b"0\r\n\r\n"  # takes one turn, but for the end
+    sent = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+    with running(max_body_bytes=200_000) as edge, edge.client() as client:
+        wait_until(lambda: edge.server._state.connections)
+        (connection,) = edge.server._state.connections
+
+        async def receive() -> None:
+            connection.data_received(sent)  # in one read, which a socket does not promise
+
+        edge.call(receive())
+        client.sendall(LAST)
+        assert statuses(read_all(client)) == [200, 200]
 
 
 def test_an_upload_that_nobody_reads_ends_after_the_answer(edge: Running) -> None:
