@@ -83,7 +83,11 @@ SUBPROTOCOL: Final = b"sec-websocket-protocol"
 """The field by which a WebSocket's client offers subprotocols and its server accepts one."""
 
 _NOT_NOMINATED: Final = frozenset(b"authorization content-length content-type cookie host transfer-encoding".split())
-"""Fields that `Connection` cannot remove, because without them a request would have another meaning."""
+"""Fields that `Connection` cannot remove, because without them a request would have another meaning.
+
+The fields in `FORWARDING` are not removed either. A trusted proxy adds them, and may pass on a `Connection` of its
+client, who could otherwise hide its own address.
+"""
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
@@ -125,7 +129,7 @@ def length_of(headers: HeaderList) -> int | None:
 def nominated(connection_options: Iterable[bytes]) -> frozenset[bytes]:
     """Return the field names in the values of `Connection`. Such fields are for that connection only."""
     options = {option.strip(b" \t").lower() for value in connection_options for option in value.split(b",")}
-    return frozenset(options - _NOT_NOMINATED)
+    return frozenset(option for option in options - _NOT_NOMINATED if not option.startswith(FORWARDING))
 
 
 def end_to_end(headers: HeaderList, dropped: frozenset[bytes] = HOP_BY_HOP) -> HeaderList:

@@ -336,6 +336,16 @@ def test_forwarding_headers_of_a_trusted_proxy_are_believed() -> None:
     assert ["x-forwarded-host", "b"] in scope["headers"]
 
 
+def test_a_client_cannot_remove_what_a_trusted_proxy_tells_of_it() -> None:
+    """Some proxies pass the client's options of the connection on, and add their own fields."""
+    options = b"Connection: close, X-Forwarded-For, x-forwarded-proto, X-Forwarded-Host, Forwarded\r\n"
+    sent = b"GET /last HTTP/1.1\r\nHost: a\r\n" + options + FORWARDING + END
+    with running(trusted_proxies=["127.0.0.1"]) as edge:
+        scope = json.loads(answers(edge.exchange(sent))[0].body)
+    assert (scope["client"], scope["scheme"]) == (["8.8.8.8", 0], "https")
+    assert {"x-forwarded-host", "forwarded"} < {name for name, _ in scope["headers"]}
+
+
 def test_garbage_from_a_trusted_proxy_is_ignored_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     """D06: the client is the proxy then; the warning holds nothing of what was sent."""
     sent = LAST[:-2] + b"X-Forwarded-For: 9.9.9.9, forged\r\nX-Forwarded-Proto: javascript\r\n" + END
