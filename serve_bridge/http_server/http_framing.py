@@ -87,7 +87,7 @@ class RequestFramer:
 
     @property
     def begins_with_head(self) -> bool:
-        """Whether the next piece begins like a HEAD request, also if `next_piece` has raised. Its answer has no body."""
+        """Whether the bytes in no piece so far begin like a HEAD request, whose answer has no body."""
         return self._buffer.startswith(b"HEAD ", self._start)
 
     @property

@@ -14,27 +14,25 @@ Rule 6: a denied handshake is an answer like any other, not an error.
 from __future__ import annotations
 
 import asyncio
-from email.utils import formatdate
+import logging
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import STATUS_PHRASES, WebSocketsSansIOProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.protocol import State
 
-from serve_bridge.http.headers import HOP_BY_HOP
-from serve_bridge.http_server.answer_writer import chunk
 from serve_bridge.http_server.buffers import Share
 from serve_bridge.http_server.pace import Pace
 from serve_bridge.http_server.places import Place
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.refusing_app import REFUSAL
 from serve_bridge.http_server.state import ServerState
-from serve_bridge.http_server.websocket_handshake import RefusingFrameProtocol
+from serve_bridge.http_server.websocket_handshake import Denial, RefusingFrameProtocol, WarningLogger
 from serve_bridge.http_server.websocket_pieces import memory_of
 from serve_bridge.http_server.websocket_transport import LingeringTransport
 
@@ -74,6 +72,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._state = server_state
+        self.logger = cast(logging.Logger, WarningLogger(server_state.logger))
         self.conn = RefusingFrameProtocol(
             server_state.refusals, extensions=[DEFLATE], max_size=config.ws_max_size, logger=self.logger
         )
@@ -83,7 +82,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._share = Share(server_state.buffers)
         self._controls = 0.0
         self._refused: tuple[Refusal, str] | None = None
-        self._denying = self._chunked = False
+        self._denial: Denial | None = None
         self._waiting = self._last = 0
         self._pace = Pace(server_state.options.min_answer_rate)
         self._left_to_take = 0
@@ -158,7 +157,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             pass
         except BaseException:
             self.logger.exception("a WebSocket failed")
-        if self._denying and not self.close_sent:
+        if self._denial is not None and not self.close_sent:
             self.transport.abort()  # otherwise the client could take the answer for complete
         elif not self.handshake_complete:
             self.send_500_response()
@@ -191,22 +190,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.disconnected:
             raise ClientDisconnected
         assert self.initial_response is not None
-        if not self._denying:
-            self._denying = True
+        if self._denial is None:
             status, given, _ = self.initial_response
-            headers = Headers([pair for pair in given if pair[0].lower().encode() not in HOP_BY_HOP])
-            headers["Connection"] = "close"
-            headers.setdefault("Date", formatdate(usegmt=True))
-            if last:
-                headers.setdefault("Content-Length", str(len(body)))
-            self._chunked = "Content-Length" not in headers
-            if self._chunked:
-                headers["Transfer-Encoding"] = "chunked"
-            self.conn.send_response(Response(status, STATUS_PHRASES[status], headers))
+            self._denial = Denial(status, given, len(body) if last else None)
+            self.conn.send_response(self._denial.response)
             self.transport.write(b"".join(self.conn.data_to_send()))
-        if self._chunked:
-            body = chunk(body, last=last)
-        self.transport.write(body)
+        self.transport.write(self._denial.framed(body, last=last))
         if last:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE})
             self.handshake_complete = self.close_sent = True

@@ -72,7 +72,7 @@ class WebSocketSession:
                 self._stream.abort()
                 return
             await self._fail(RuntimeError("user code raised CancelledError"))
-        except WebSocketDisconnect:  # user code often reads until the client leaves
+        except (WebSocketDisconnect, ClientDisconnected):  # user code often reads, or sends, until the client leaves
             await self._end(Close(NORMAL))
         except BaseException as error:
             await self._fail(error)
@@ -140,7 +140,10 @@ class WebSocketSession:
             self._refuse()
         elif self._state in (_State.CONNECTING, _State.DENYING) and kind.startswith("websocket.http.response."):
             self._state = _State.DENYING
-            await self._denial({**message, "type": kind.removeprefix("websocket.")})
+            try:
+                await self._denial({**message, "type": kind.removeprefix("websocket.")})
+            except Lost:  # or the status has no body, and its answer has ended
+                raise ClientDisconnected from None
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r} on a WebSocket that is {self._state.name.lower()}")
 

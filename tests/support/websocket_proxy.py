@@ -44,6 +44,7 @@ async def deaf(websocket: WebSocket) -> None:
 async def refusing(websocket: WebSocket) -> None:
     """Deny with as much as the query says, or with less."""
     pieces = int(websocket.query_params["pieces"])
+    status = int(websocket.query_params.get("status", 402))
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(pieces):
@@ -51,7 +52,16 @@ async def refusing(websocket: WebSocket) -> None:
         if "broken" in websocket.query_params:
             raise ValueError("a secret")
 
-    await websocket.send_denial_response(StreamingResponse(body(), 402))
+    try:
+        await websocket.send_denial_response(StreamingResponse(body(), status))
+    finally:
+        note_end(websocket)
+
+
+def note_end(websocket: WebSocket) -> None:
+    """Make the file which the query names."""
+    if "ended" in websocket.query_params:
+        Path(websocket.query_params["ended"]).touch()
 
 
 @dataclass(frozen=True)

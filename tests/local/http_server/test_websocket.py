@@ -151,6 +151,40 @@ def test_a_denial_that_breaks_off_is_no_whole_one(proxy: Proxy) -> None:
         answers(received)
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_denial_by_a_status_without_a_body_has_none(proxy: Proxy, status: int) -> None:
+    """It has no framing of one either, as over HTTP."""
+    with proxy.client() as client:
+        client.send(handshake(f"/refusing?pieces=1&status={status}"))
+        head, _, rest = client.rest().lower().partition(b"\r\n\r\n")
+    assert head.startswith(b"http/1.1 %d " % status)
+    assert (b"content-length" in head, b"transfer-encoding" in head, rest) == (False, False, b"")
+
+
+def test_a_denial_of_which_nobody_takes_more_is_no_error(
+    proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The backend has sent a body by a status that has none."""
+    ended = tmp_path / "ended"
+    with proxy.client() as client:
+        client.send(handshake(f"/refusing?pieces=1&status=204&ended={ended}"))
+        assert client.head().startswith(b"HTTP/1.1 ")
+    wait_until(ended.exists)
+    with proxy.client() as client:  # the replica has logged what it would before it answers this one
+        client.send(handshake("/refusing?pieces=0"))
+        assert client.head().startswith(b"HTTP/1.1 402 ")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_websocket_is_in_no_log(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    """A query may hold a secret, and nobody has asked for an access log: uvicorn would write one."""
+    with caplog.at_level("INFO"), proxy.client().open("/echo?token=secret") as client:
+        client.send(close_frame(1000))
+        assert client.closed() == 1000
+    assert "secret" not in caplog.text
+    assert [record for record in caplog.records if record.name.startswith(("uvicorn", "websockets"))] == []
+
+
 def test_the_edge_compresses_when_asked_to(proxy: Proxy) -> None:
     """Who does not offer it is not offered it."""
     with proxy.client() as client, proxy.client() as other:
