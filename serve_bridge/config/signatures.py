@@ -18,14 +18,19 @@ def shows_options(options: type, defaults: Mapping[str, Any]) -> Callable[[Funct
     def decorate(function: Function) -> Function:
         own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
         named = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-            for name, annotation in options.__annotations__.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=_text_of(each))
+            for name, each in options.__annotations__.items()
         ]
         shown_signature = inspect.signature(function).replace(parameters=[*own, *named])
         setattr(function, "__signature__", shown_signature)  # noqa: B010  # a type checker knows no such attribute
         return function
 
     return decorate
+
+
+def _text_of(annotation: Any) -> Any:
+    """Return the text of an annotation: a TypedDict wraps it, and `help` would show the wrapper."""
+    return getattr(annotation, "__forward_arg__", annotation)
 
 
 def check_options_of(function: str, given: Mapping[str, object], known: Mapping[str, object]) -> None:

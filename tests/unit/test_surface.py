@@ -70,6 +70,12 @@ def test_a_function_is_documented_in_full(name: str) -> None:
     assert name == "shutdown" or "\nRaises:\n" in doc
 
 
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_signature_shows_types_as_they_are_written(name: str) -> None:
+    """The options of a TypedDict too, whose annotations Python wraps."""
+    assert "ForwardRef" not in str(inspect.signature(FUNCTIONS[name]))
+
+
 @pytest.mark.parametrize("config", [serve.BackendConfig, serve.HTTPOptions])
 def test_the_signature_of_a_config_shows_its_options(config: Any) -> None:
     """With their defaults, for `help` and notebooks."""
