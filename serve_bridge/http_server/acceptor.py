@@ -31,6 +31,7 @@ AT_ONCE: Final = 64
 _PORT_TAKEN: Final = (
     "; take another port, http_options={'port': 0} for one that is free, or {'location': None} for no proxy"
 )
+_ANOTHER_HOST: Final = "; give another one, http_options={'host': ...} or --host"
 
 accepted: Final[ContextVar[socket.socket]] = ContextVar("accepted")
 """The socket whose TLS handshake is under way, for callbacks of OpenSSL."""
@@ -208,7 +209,7 @@ async def listen(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (socket.gaierror, UnicodeError) as error:
-        raise ValueError(f"cannot listen on {where}: unknown host") from error
+        raise ValueError(f"cannot listen on {where}: unknown host{_ANOTHER_HOST}") from error
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listener = socket.socket(family, kind, protocol)
     try:
@@ -219,7 +220,9 @@ async def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ValueError(f"cannot listen on {where}: the host is not an address of this machine") from error
+            raise ValueError(
+                f"cannot listen on {where}: the host is not an address of this machine{_ANOTHER_HOST}"
+            ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno == errno.EADDRINUSE:
             reason += _PORT_TAKEN

@@ -48,7 +48,7 @@ def restart_controller(name: str, address: str | None, *, may_close_port: bool =
     """
     found = running_instance(name, address)
     if found is None:
-        raise NotConnected(f"no instance {name!r} runs on this Ray cluster")
+        raise NotConnected(f"no instance {name!r} runs on this Ray cluster; correct --name, or --ray-address")
     _check_nodes(found, copies=not may_close_port and asyncio.run(_version_of(found)) < GIVING_VERSION)
     asyncio.run(_end_old_controller(found))
     return _new_controller(found)

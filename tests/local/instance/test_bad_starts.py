@@ -297,6 +297,21 @@ def address_of_another_host(place: Place) -> tuple[Callable[[], None], str, str]
     return lambda: start(place, listen="192.0.2.1:7000"), "192.0.2.1:7000", r"give another address .*\(--listen"
 
 
+def unknown_host_of_proxies(place: Place) -> tuple[Callable[[], None], str, str]:
+    """No such host."""
+    options = {"host": "nowhere.invalid", "port": 0}
+    return lambda: start(place, http_options=options), "nowhere.invalid:0", "give another one, .*--host"
+
+
+def foreign_host_of_proxies(place: Place) -> tuple[Callable[[], None], str, str]:
+    """192.0.2.0/24 is for documentation, so no host has it."""
+    return (
+        lambda: start(place, http_options={"host": "192.0.2.1", "port": 0}),
+        "192.0.2.1:0",
+        "give another one, .*--host",
+    )
+
+
 def inner_state(place: Place) -> tuple[Callable[[], None], str, str]:
     """The folder of another instance in the state directory."""
     other = place.directory / "other"
@@ -384,6 +399,7 @@ def used_state(place: Place) -> tuple[Callable[[], None], str, str]:
 
 
 ROWS: tuple[Row, ...] = (
+    *(unknown_host_of_proxies, foreign_host_of_proxies),
     *(changed_key, foreign_key, damaged_secret, missing_file, missing_certificate, key_of_another_certificate),
     *(wrong_key, no_key, open_key, wrong_role, unknown_role, wrong_name, wrong_port, wrong_host, malformed_address),
     *(expired_certificate, foreign_certificate, foreign_authority, expired_at_start, small_range, malformed_range),
