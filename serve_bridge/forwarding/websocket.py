@@ -43,6 +43,7 @@ async def forward_websocket(
     on_failure: Callable[[HttpFailure, str], object],
     max_message_bytes: int = MESSAGE_BYTES,
     hold: Hold | None = None,
+    refuse: Callable[[ServeBridgeError, str], Answer] | None = None,
 ) -> int | None:
     """Carry a WebSocket from its handshake to its end, on the loop of *router*.
 
@@ -60,6 +61,8 @@ async def forward_websocket(
             WebSocket with 1009.
         hold: Called with the number of received bytes of an incomplete message of user code; see `MessageReader`. If it
             returns False, there is no room for them, and the WebSocket closes with 1013.
+        refuse: Logs the error that ends a request before it has an answer, and returns the answer for it and the id of
+            the request. None: the error is one line in the log.
 
     Returns:
         The status of the handshake: 101 if it was accepted, otherwise the status of the denial. None: the client left
@@ -73,8 +76,12 @@ async def forward_websocket(
         routed = await _shake_hands(router, request, client)
         return None if routed is None else await _answer(*routed, request, scope, client, logger, on_failure)
     except ServeBridgeError as error:  # no answer was sent yet
-        logger.warning("request %s: %s: %s", request.request_id, type(error).__name__, error)
-        return await deny(scope, send, failed(error, request.request_id, from_adapter=request.from_adapter))
+        if refuse is None:
+            logger.warning("request %s: %s: %s", request.request_id, type(error).__name__, error)
+            answer = failed(error, request.request_id, from_adapter=request.from_adapter)
+        else:
+            answer = refuse(error, request.request_id)
+        return await deny(scope, send, answer)
     finally:
         client.end()
 

@@ -171,6 +171,7 @@ class ProxyApp:
                 on_failure=_log_failure,
                 max_message_bytes=self._max_message_bytes,
                 hold=hold,
+                refuse=self._failed,
             )
         finally:
             share.give_back()
@@ -182,8 +183,9 @@ class ProxyApp:
 
     def _failed(self, error: Refused | ServeBridgeError, request_id: str) -> Answer:
         """Return the answer to a request without an answer of user code, and log it."""
-        if isinstance(error, BackendOverloaded):  # the log of refusals limits the number of lines
-            self._refusals.note(Refusal(503, str(error)), request_id, level=logging.WARNING)
+        if isinstance(error, BackendOverloaded) or (isinstance(error, ServeBridgeError) and error.http_status < 500):
+            # The log of refusals limits the number of lines. A client chooses how many of these errors there are.
+            self._refusals.note(Refusal(error.http_status, str(error)), request_id, level=logging.WARNING)
         elif isinstance(error, ServeBridgeError):
             _logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
         elif not isinstance(error, UploadBroken):

@@ -20,6 +20,7 @@ import serve_bridge as serve
 from serve_bridge.cli import verbs as commands
 from serve_bridge.http_server.buffers import Buffers
 from tests.support.edge_server import Answer, Running, answers, read_all, running
+from tests.support.websocket_proxy import echo
 
 HEAD = b"Host: localhost\r\nOrigin: http://localhost:3000\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HEAD
@@ -312,6 +313,32 @@ def test_the_status_counts_refusals() -> None:
         (proxy,) = client.status()["proxies"].values()
         assert proxy == {"url": url, "refused": {"404": 1, "405": 1, "421": 1}}
         assert "refused requests since its start: 1 with 404, 1 with 405, 1 with 421" in commands.status(client).text
+    finally:
+        client.shutdown()
+
+
+def test_refusals_for_want_of_a_slot_or_a_method_are_counted() -> None:
+    """Over WebSockets as over HTTP: a client chooses how many there are."""
+    client = serve.start(runtime="local", name="wanting", http_options={"port": 0})
+    try:
+        client.create_backend("full", echo, config={"max_concurrent_queries": 1, "max_queued_queries": 0})
+        client.create_backend("free", echo)
+        for name in ("full", "free"):
+            client.create_endpoint(name, backend=name, route=f"/{name}")
+        url = client.http_urls[0]
+        address = f"ws{url.removeprefix('http')}/full"
+        nope = {"X-Serve-Call-Method": "nope"}
+        with connect(address, proxy=None) as holder, httpx.Client(trust_env=False) as http:
+            holder.send("hi")
+            assert holder.recv() == "hi"
+            with pytest.raises(InvalidStatus, match="503"):
+                connect(address, proxy=None)
+            with pytest.raises(InvalidStatus, match="404"):
+                connect(address.replace("full", "free"), additional_headers=nope, proxy=None)
+            assert http.get(f"{url}/full").status_code == 503
+            assert http.get(f"{url}/free", headers=nope).status_code == 404
+        (proxy,) = client.status()["proxies"].values()
+        assert proxy["refused"] == {"404": 2, "503": 2}
     finally:
         client.shutdown()
 
