@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from tests.support.programs import start_program
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ray
@@ -186,6 +188,38 @@ def test_wrong_words_are_one_line(command: Command, started: str, arguments: lis
     ran = command(*arguments, "--name", started)
     assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1)
     assert text in ran.stderr
+
+
+def test_two_starts_at_the_same_time_make_one_instance(command: Command, cluster: str, tmp_path: Path) -> None:
+    """Both print the same address, and the keys of the instance are kept."""
+    options = ["--name", "twice", "--port", "0", "--ray-address", cluster, "--state", str(tmp_path)]
+    with ThreadPoolExecutor(2) as pool:
+        ran = list(pool.map(lambda _: command("start", *options), range(2)))
+    assert [each.returncode for each in ran] == [0, 0], [each.stderr for each in ran]
+    assert ran[0].stdout == ran[1].stdout
+    assert (tmp_path / "twice" / "secret").exists()
+    assert command("keys", "rotate", "--name", "twice", "--state", str(tmp_path)).returncode == 0
+    assert command("shutdown", "--name", "twice", "--forget").returncode == 0
+
+
+def test_a_failed_start_whose_command_was_killed_does_not_keep_the_name(command: Command, cluster: str) -> None:
+    """The next start ends the rest of the failed one."""
+    killed = """
+        import os
+        import sys
+        import ray
+        import serve_bridge as serve
+
+        ray.init(address=sys.argv[1], log_to_driver=False)
+        ray.kill = lambda *args, **kwargs: os._exit(9)  # just before it ends the controller that could not start
+        serve.start(name="rest", detached=True, state=False, http_options={"port": int(sys.argv[2])})
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with start_program(killed, cluster, str(taken.getsockname()[1])) as starter:
+            assert starter.wait(60) == 9
+        ran = command("start", "--name", "rest", "--port", "0", "--ray-address", cluster, "--no-state")
+    assert ran.returncode == 0, ran.stderr
+    assert command("shutdown", "--name", "rest", "--forget").returncode == 0
 
 
 def test_shutdown_ends_the_instance(command: Command, cluster: str) -> None:

@@ -44,9 +44,10 @@ class ControllerActor:
         log_to_stderr()
         spec = _here(spec)
         self._controller = Controller(spec, key, RayRuntime(spec))
-        self._instance: Instance | None = None
+        self._start: asyncio.Future[Instance] | None = None
         if await KVStore(spec.generation).get("checkpoint") is not None:
-            self._instance = await self._recovered()
+            self._start = asyncio.get_running_loop().create_future()
+            self._start.set_result(await self._recovered())
 
     async def _recovered(self) -> Instance:
         try:
@@ -59,10 +60,11 @@ class ControllerActor:
             os._exit(1)
 
     async def start(self) -> Instance:
-        """Start the instance, unless it has started already; return it."""
-        if self._instance is None:
-            self._instance = await self._controller.start()
-        return self._instance
+        """Start the instance, unless another call has begun that; return it once it has started."""
+        if self._start is None:
+            self._start = asyncio.ensure_future(self._controller.start())
+        # The start continues if Ray cancels one of the calls, because its process has ended.
+        return await asyncio.shield(self._start)
 
     async def ping(self) -> None:
         """Answer while the controller lives."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from serve_bridge.config.addresses import is_loopback
 from serve_bridge.config.http_options import HTTPOptions
@@ -97,12 +97,11 @@ def start_instance(
 def running_instance(name: str, address: str | None) -> Instance | None:
     """Join the cluster at *address*; return its instance *name*, or None if it does not exist.
 
-    This waits for an instance during its start.
+    This waits for an instance during its start. If its start has failed, it does not exist.
 
     Raises:
         AuthenticationError: The cluster refuses the token of this process.
         ConnectionError: There is no cluster at *address*.
-        OSError, ValueError: The start of the instance failed.
     """
     if not ray.is_initialized():
         _join_cluster(address)
@@ -113,6 +112,12 @@ def running_instance(name: str, address: str | None) -> Instance | None:
     try:
         found: Instance = ray.get(controller.start.remote(), timeout=START_S)
     except RayActorError:  # it has just ended
+        return None
+    except RayTaskError as error:
+        _logger.debug("the start of instance %r failed: %s", name, error)
+        # Its starter does the same, unless it was killed. Then the name would be taken for good.
+        with contextlib.suppress(RayError):
+            ray.kill(controller, no_restart=True)
         return None
     except RayError as error:
         raise user_error(error) from None
