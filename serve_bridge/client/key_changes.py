@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +12,7 @@ from serve_bridge.config.names import check_name
 from serve_bridge.errors import ConfigError, NotConnected
 from serve_bridge.instance.directories import RUNTIME_VARIABLE
 from serve_bridge.instance.instance_file import discovery_file
-from serve_bridge.instance.key_files import read_secrets, secret_file, write_secrets
+from serve_bridge.instance.key_files import alone_with_keys, read_secrets, secret_file, write_secrets
 from serve_bridge.instance.operations import Operation
 from serve_bridge.instance.state_directory import state_directory
 from serve_bridge.state.state_files import StateFiles
@@ -48,7 +46,7 @@ def retire_keys(name: str, key_file: str | None, state: str | None) -> tuple[str
 def _change(name: str, key_file: str | None, state: str | None, new: Callable[[Key], Key]) -> tuple[str, bool]:
     check_name("instance", name)
     path = secret_file(name, key_file, None if state is None else str(state_directory(name, state)))
-    with _alone(path.parent):
+    with alone_with_keys(path.parent):
         return _changed(name, path, state, new)
 
 
@@ -80,6 +78,11 @@ def _changed(name: str, path: Path, state: str | None, new: Callable[[Key], Key]
                 f"the keys in {path} are not those of instance {name!r}, which runs; give the --key-file or --state of "
                 "its `start`; nothing was changed"
             )
+        if all(changed.with_id(each.id) is None for each in link.instance.key.each):
+            raise ConfigError(
+                f"instance {name!r} does not have the newest key in {path}, since the last `keys rotate` did not end; "
+                "run `serve-bridge keys rotate` again, and copy the key files; nothing was changed"
+            )
         write_secrets(path, name, changed)
         link.operate(Operation.KEYS, changed.text, timeout_s=RENEW_S)
     finally:
@@ -95,18 +98,3 @@ def _check_ended(name: str, state: str | None) -> None:
             f"instance {name!r} runs in process {holder}, and does not answer at {discovery_file(name)}; set "
             f"{RUNTIME_VARIABLE} as for its `start`; nothing was changed"
         )
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep other changes of the keys in *directory* waiting. A directory that is missing has no keys."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        yield
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

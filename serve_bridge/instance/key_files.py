@@ -4,11 +4,15 @@ Rule 1: a file is 0600 in a directory of its user, and a file with more permissi
 Rule 2: the secrets are in one file, the newest first. Beside it are the key files of the roles, for other hosts:
     NAME.forward.key, NAME.call.key and NAME.manage.key. They have the newest key only.
 Rule 3: a line is `serve-bridge-key-1 ROLE ID HEX`. The role "secret" stands for all roles.
+Rule 4: a start and a change of the keys have the directory for themselves until they end. Otherwise a failed start could
+    remove the keys of another one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +32,10 @@ KEY_FILE_VARIABLE: Final = "SERVE_BRIDGE_KEY_FILE"
 FORMAT: Final = "serve-bridge-key-1"
 SECRET: Final = "secret"
 """The role of a line with a secret, and the name of the file with the secrets in the state directory."""
+USE_S: Final = 90.0
+"""Upper limit for the wait until another start, or another change of the same keys, has ended, in seconds."""
+LOOK_S: Final = 0.05
+"""Seconds between two tries to lock a directory."""
 _COPY_AGAIN: Final = "copy it again from the host on which the instance was started"
 _RESTORE: Final = "restore it from a backup, or remove it to begin with new keys"
 
@@ -69,12 +77,69 @@ def key_of_start(
     if not kept and network.listen is None and network.key_file is None and state is None:
         yield Key(), False
         return
-    key, made = kept_key(name, network.key_file, state)
+    path = secret_file(name, network.key_file, state)
+    with alone_with_keys(path.parent, make=network.key_file is None) as made:
+        try:
+            key, files = kept_key(name, network.key_file, state)
+            made += files
+            yield key, True
+        except BaseException:
+            _remove(made)
+            raise
+
+
+@contextmanager
+def alone_with_keys(directory: Path, *, make: bool = False, wait_s: float = USE_S) -> Iterator[list[Path]]:
+    """Keep other starts, and other changes of the keys in *directory*, waiting; yield [directory] if this has made it.
+
+    A missing directory is made with *make*. Otherwise it has no keys, and there is nothing to wait for.
+
+    Raises:
+        ConfigError: Another process has not ended its start or its change within *wait_s*.
+    """
+    made: list[Path] = []
+    deadline = time.monotonic() + wait_s
+    while (descriptor := _opened(directory, made if make else None)) is not None:
+        if _is_locked(descriptor, directory):
+            break
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"another process has used the keys in {directory} for {wait_s:g} s, to start an instance or to change "
+                "its keys; wait until it ends, or end it, and try again; nothing was changed"
+            )
+        time.sleep(LOOK_S)
     try:
-        yield key, True
-    except BaseException:
-        _remove(made)
-        raise
+        yield made
+    finally:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child of a fork may have the descriptor too
+            os.close(descriptor)
+
+
+def _opened(directory: Path, made: list[Path] | None) -> int | None:
+    """Return a descriptor of *directory*, which is made and added to *made* if it is missing; None if it has none.
+
+    The work in the directory finds the same problem, and names it.
+    """
+    try:
+        if made is not None and not os.path.lexists(directory):
+            kept_directory(directory)
+            made[:] = [directory]
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _is_locked(descriptor: int, directory: Path) -> bool:
+    """Try to lock the open *directory*; return whether it has the lock, or is on a file system without such locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(directory))
+    except (BlockingIOError, FileNotFoundError):  # it is in use, or was removed
+        return False
+    except OSError:  # such as NFS, which locks files only
+        return True
 
 
 def kept_key(name: str, key_file: str | None, state: str | None = None) -> tuple[Key, list[Path]]:

@@ -16,7 +16,7 @@ import pytest
 import serve_bridge as serve
 from serve_bridge.client.client import find_client, link_of
 from serve_bridge.client.key_changes import retire_keys, rotate_keys
-from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key, read_key_file, read_secrets
+from serve_bridge.instance.key_files import KEY_FILE_VARIABLE, kept_key, read_key_file, read_secrets, write_secrets
 from serve_bridge.wire.dialling import dial
 from serve_bridge.wire.keys import Key, Role
 from tests.support.listening_engine import port_of
@@ -197,6 +197,26 @@ def test_keys_of_another_instance_are_refused(client: serve.Client, tmp_path: Pa
             change(NAME, str(tmp_path / "wrong"), None)
     assert contents(tmp_path) == before
     assert client.get_handle("outer").call() == "inner"
+
+
+def test_a_rotation_that_was_interrupted_must_be_repeated(client: serve.Client, keys: Path) -> None:
+    """A `keys rotate` that was killed may have written the files only. The old key is then the only one in use."""
+    path = keys / "secret"
+    old = read_secrets(path)
+    assert old is not None
+    write_secrets(path, NAME, Key.joined([Key(), old]))
+    before = contents(keys)
+    with pytest.raises(serve.ConfigError, match=f"{path}, since .* run `serve-bridge keys rotate` again"):
+        retire_keys(NAME, str(path), None)
+    assert contents(keys) == before
+    assert rotate_keys(NAME, str(path), None) == (str(keys), True)
+    assert retire_keys(NAME, str(path), None) == (str(keys), True)
+    found = find_client(None, NAME)
+    left = read_secrets(path)
+    assert left is not None
+    assert [each.id for each in link_of(found).instance.key.each] == [each.id for each in left.each]
+    assert found.get_handle("outer").call() == "inner"
+    found.close()
 
 
 @pytest.mark.parametrize("change", [rotate_keys, retire_keys])

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from serve_bridge.config.network_options import NetworkOptions
 from serve_bridge.errors import ConfigError
 from serve_bridge.instance.instance_file import find
 from serve_bridge.instance.key_files import (
+    alone_with_keys,
     forget_keys,
     kept_key,
     key_of_start,
@@ -208,6 +210,37 @@ def test_a_failed_start_leaves_no_keys() -> None:
     with pytest.raises(OSError, match="taken"), key_of_start("main", NetworkOptions(listen="a:1"), kept=False):
         raise OSError("taken")
     assert not state_directory("main").exists()
+
+
+def _key_of_a_start() -> bytes:
+    """Start an instance that does not fail; return the secret of its key."""
+    with key_of_start("main", NetworkOptions(listen="a:1"), kept=False) as (key, _):
+        return key.secret
+
+
+def test_a_start_waits_for_another_start_with_the_same_keys() -> None:
+    """Otherwise the end of the failed one would remove the keys of the other one."""
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OSError, match="taken"), key_of_start("main", NetworkOptions(listen="a:1"), kept=False):
+            other = pool.submit(_key_of_a_start)
+            assert not wait([other], timeout=0.2).done
+            raise OSError("taken")
+        secret = other.result(30)
+    kept = read_secrets(secret_file("main", None))
+    assert kept is not None
+    assert kept.secret == secret
+
+
+def test_a_wait_for_another_start_has_an_end(tmp_path: Path) -> None:
+    """The other process may be stopped, such as by Ctrl-Z."""
+    with (
+        alone_with_keys(tmp_path),
+        pytest.raises(ConfigError, match=f"another process has used the keys in {tmp_path} for 0 s, .* nothing was"),
+        alone_with_keys(tmp_path, wait_s=0),
+    ):
+        pass
+    with alone_with_keys(tmp_path, wait_s=0) as made:
+        assert made == []
 
 
 def test_a_failed_start_leaves_the_directory_of_a_key_file(tmp_path: Path) -> None:
