@@ -91,8 +91,23 @@ def test_a_command_has_options_that_exist(command: str) -> None:
 
 def test_the_pages_have_commands() -> None:
     """They are found in units, YAML and shell."""
-    assert {command.split()[0] for command in COMMANDS} == {"start", "shutdown", "doctor", "export", "apply"}
+    assert {command.split()[0] for command in COMMANDS} == {"start", "shutdown", "deploy", "doctor", "export", "apply"}
     assert sum(command.startswith("start") for command in COMMANDS) == 2
+
+
+@pytest.mark.parametrize("page", ["kubernetes", "systemd"])
+def test_each_command_of_a_page_finds_the_instance(page: str) -> None:
+    """By its name, and in a shell beside systemd by the user and the directory of the unit."""
+    blocks = [block for block in blocks_of(PAGES / f"{page}.md") if block.language in ("ini", "sh")]
+    lines = [(block.language, line) for block in blocks for line in block.text.splitlines() if "serve-bridge " in line]
+    assert lines
+    for language, line in lines:
+        assert "--name shop" in line
+        if (page, language) == ("systemd", "sh"):
+            assert line.startswith("sudo -u serve XDG_RUNTIME_DIR=/run/serve ")
+    unit = UNITS.get("/etc/systemd/system/serve-bridge.service", "")
+    assert "User=serve\n" in unit
+    assert "Environment=XDG_RUNTIME_DIR=/run/serve\n" in unit
 
 
 def test_the_checks_of_doctor_are_those_of_the_table() -> None:

@@ -204,7 +204,9 @@ def unit_limit(unit: str) -> StopLimit:
             raise Misused(f"--unit {unit}: TimeoutStopSec: {error}") from None
     program = shutil.which("systemctl")
     if program is None:
-        raise Misused(f"--unit {unit} needs systemctl, which is not installed; give the path of the unit's file")
+        raise Misused(
+            f"--unit {unit} needs systemctl, which is not installed; give the path of the unit's file, such as ./{unit}"
+        )
     try:
         ran = subprocess.run(
             [program, "show", "--property", "LoadState,TimeoutStopUSec", "--", unit],
@@ -217,11 +219,13 @@ def unit_limit(unit: str) -> StopLimit:
         )
     except subprocess.TimeoutExpired:
         why = f"systemctl does not answer within {SYSTEMCTL_S:g} s"
-        raise Misused(f"--unit {unit}: {why}; give the path of the unit's file") from None
+        raise Misused(f"--unit {unit}: {why}; give the path of the unit's file, such as ./{unit}") from None
     found = dict(line.split("=", 1) for line in ran.stdout.splitlines() if "=" in line)
     if ran.returncode or found.get("LoadState") != "loaded":
         why = " ".join(ran.stderr.split()) or found.get("LoadState", "no answer")
-        raise Misused(f"--unit {unit}: systemd does not have it ({why}); give the path of the unit's file")
+        raise Misused(
+            f"--unit {unit}: systemd does not have it ({why}); give the path of the unit's file, such as ./{unit}"
+        )
     try:
         return StopLimit(f"TimeoutStopSec of {unit}", span_s(found["TimeoutStopUSec"]))
     except KeyError:
