@@ -4,8 +4,8 @@ Rule 1: a file is 0600 in a directory of its user, and a file with more permissi
 Rule 2: the secrets are in one file, the newest first. Beside it are the key files of the roles, for other hosts:
     NAME.forward.key, NAME.call.key and NAME.manage.key. They have the newest key only.
 Rule 3: a line is `serve-bridge-key-1 ROLE ID HEX`. The role "secret" stands for all roles.
-Rule 4: a start and a change of the keys have the directory for themselves until they end. Otherwise a failed start could
-    remove the keys of another one.
+Rule 4: a start and a change of the keys have the directory for themselves until they end. Otherwise a failed start
+    could remove the keys of another one.
 """
 
 from __future__ import annotations

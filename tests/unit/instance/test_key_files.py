@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -220,12 +220,18 @@ def _key_of_a_start() -> bytes:
 
 def test_a_start_waits_for_another_start_with_the_same_keys() -> None:
     """Otherwise the end of the failed one would remove the keys of the other one."""
+    other: list[Future[bytes]] = []
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(OSError, match="taken"), key_of_start("main", NetworkOptions(listen="a:1"), kept=False):
-            other = pool.submit(_key_of_a_start)
-            assert not wait([other], timeout=0.2).done
-            raise OSError("taken")
-        secret = other.result(30)
+
+        def fail_beside_another() -> None:
+            with key_of_start("main", NetworkOptions(listen="a:1"), kept=False):
+                other.append(pool.submit(_key_of_a_start))
+                assert not wait(other, timeout=0.2).done
+                raise OSError("taken")
+
+        with pytest.raises(OSError, match="taken"):
+            fail_beside_another()
+        secret = other[0].result(30)
     kept = read_secrets(secret_file("main", None))
     assert kept is not None
     assert kept.secret == secret
