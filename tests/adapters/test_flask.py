@@ -97,6 +97,22 @@ def test_the_apps_error_handlers_run(make_app: MakeApp, tmp_path: Path) -> None:
     assert (answer.status_code, answer.text) == (503, "back in 1 or 1")
 
 
+def test_a_handler_of_all_our_errors_runs_for_what_a_view_calls(make_app: MakeApp) -> None:
+    """As it would for any other error; the extension's own handler steps back."""
+    app = make_app()
+
+    @app.get("/called")
+    def called() -> Any:
+        return app.extensions["serve_bridge"].get_handle("missing").call()
+
+    @app.errorhandler(serve.ServeBridgeError)
+    async def failed(error: serve.ServeBridgeError) -> Any:
+        return type(error).__name__, 418
+
+    answer = app.test_client().get("/called")
+    assert (answer.status_code, answer.text) == (418, "EndpointNotFound")
+
+
 def test_an_error_without_a_handler_is_a_problem(make_app: MakeApp) -> None:
     """As everywhere (RFC 9457)."""
     app = make_app()

@@ -81,7 +81,15 @@ class ForwardingView:
 
 
 def answer_unavailable(error: ServeBridgeError) -> Any:
-    """Handle an error of `errors.UNAVAILABLE` that a view has not caught; an error handler of the app."""
+    """Handle an error of `errors.UNAVAILABLE` that a view has not caught; an error handler of the app.
+
+    The app's own handler of a base class, such as `ServeBridgeError`, takes precedence.
+    """
+    own = current_app.error_handler_spec[None][None]
+    for kind in type(error).__mro__:
+        handler = own.get(kind) if issubclass(kind, ServeBridgeError) else None
+        if handler not in (None, answer_unavailable):
+            return current_app.ensure_sync(cast(Any, handler))(error)
     outcome = refused(error, in_view=True)
     request.environ[REQUEST_ID] = outcome.request_id
     return current_app.handle_http_exception(cast(HTTPException, _exception(outcome, error, request.method)))
