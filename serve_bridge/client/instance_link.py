@@ -128,6 +128,11 @@ class InstanceLink:
         return self._closed or (process is not None and process.lost)
 
     @property
+    def closed(self) -> bool:
+        """Whether the link was closed, by itself or with the shutdown of its instance. It cannot be used again."""
+        return self._closed
+
+    @property
     def is_owner(self) -> bool:
         """Whether the instance ends with this process."""
         return not self._closed and self._owner == os.getpid()

@@ -83,6 +83,7 @@ class ReconnectingClient:
         self._declared = declared
         self._lock = threading.Lock()
         self._link: InstanceLink | None = None
+        self._linked_client: tuple[InstanceLink, Client] | None = None
         self._pid = 0
         self._next_look = 0.0
         self._failure: NotConnected | None = None
@@ -113,12 +114,21 @@ class ReconnectingClient:
         return await asyncio.wrap_future(_looks.submit(self._find))
 
     def client(self) -> Client:
-        """Return a client with the link of the app; see `link` for the errors."""
-        return _client_with(self.link())
+        """Return the client with the link of the app; see `link` for the errors."""
+        return self._client_with(self.link())
 
     async def aclient(self) -> Client:
-        """Return a client with the link of the app, without blocking the running loop; see `link` for the errors."""
-        return _client_with(await self.alink())
+        """Return the client with the link of the app, without blocking the running loop; see `link` for the errors."""
+        return self._client_with(await self.alink())
+
+    def _client_with(self, link: InstanceLink) -> Client:
+        """Return the client of *link*, the same one for each call: users may compare clients, or use them as keys."""
+        linked = self._linked_client
+        if linked is None or linked[0] is not link:
+            from serve_bridge.client.client import Client  # late: most web workers only forward
+
+            linked = self._linked_client = link, Client(link)
+        return linked[1]
 
     def channel_at(self, loop: asyncio.AbstractEventLoop) -> Channel | None:
         """Return the channel of the running *loop* to the instance; None if it would have to wait for one."""
@@ -135,7 +145,7 @@ class ReconnectingClient:
     def close(self) -> None:
         """Disconnect from the instance, and shut it down if it was started here. The next use connects again."""
         with self._lock:
-            link, self._link = self._link, None
+            link, self._link, self._linked_client = self._link, None, None
         if link is not None:
             self._drop(link)
 
@@ -145,6 +155,8 @@ class ReconnectingClient:
             await asyncio.to_thread(self.close)
 
     def _is_doubtful(self, link: InstanceLink) -> bool:
+        if link.closed:  # by code of the app, through the client
+            return True
         if self._local:
             return self._pid != os.getpid()
         now = time.monotonic()
@@ -166,12 +178,15 @@ class ReconnectingClient:
             if old is None and self._failure is not None and time.monotonic() < self._next_look:
                 raise NotConnected(str(self._failure))  # requests that waited for the lock need not look one by one
             self._next_look = time.monotonic() + LOOK_AGAIN_S
+            closed = None
+            if old is not None and old.closed:
+                old, closed, self._link = None, old, None
             if old is not None and is_remote(old.address):
                 return self._look_far(old)
             try:
                 # In an empty context, because the instance outlives the request that starts it. Its threads and tasks
                 # must not inherit the context variables of the request.
-                self._link = contextvars.Context().run(self._start) if self._local else self._look(old)
+                self._link = contextvars.Context().run(self._start, closed) if self._local else self._look(old)
             except (NotConnected, ConfigError) as error:
                 if old is None:
                     self._note_failure(error)
@@ -226,7 +241,10 @@ class ReconnectingClient:
             raise NotConnected(str(error)) from error
         return old if old is not None and is_old(found) else link_to(found, self._address)
 
-    def _start(self) -> InstanceLink:
+    def _start(self, closed: InstanceLink | None) -> InstanceLink:
+        """Start an instance. If the one of *closed* still runs in this process, return a new link to it."""
+        if closed is not None and self._pid == os.getpid() and os.path.exists(closed.address):
+            return InstanceLink(closed.instance)
         # Late: most apps join an instance, and do not deploy to it.
         from serve_bridge.client.client import link_of
         from serve_bridge.client.instance_start import start_local
@@ -248,12 +266,6 @@ class ReconnectingClient:
             link.close()
         elif self._pid == os.getpid():
             link.shutdown()
-
-
-def _client_with(link: InstanceLink) -> Client:
-    from serve_bridge.client.client import Client  # late: most web workers only forward
-
-    return Client(link)
 
 
 _looks: DaemonThreads

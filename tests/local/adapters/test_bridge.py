@@ -336,6 +336,38 @@ def test_a_link_may_start_an_instance_of_its_own() -> None:
     assert len(generations) == 2
 
 
+def test_there_is_one_client_for_each_link(bridge: Bridge) -> None:
+    """An app may compare clients, or keep something by client."""
+    client = bridge.client()
+    assert bridge.client() is client
+    bridge.close()
+    assert bridge.client() is not client
+
+
+def test_a_link_comes_back_after_the_app_has_closed_its_client(bridge: Bridge) -> None:
+    """The client and the forwarded routes share one link."""
+    bridge.client().close()
+    assert ask(bridge, "/echo").status == 200
+    assert not bridge.client().lost
+
+
+def test_an_instance_of_the_app_itself_goes_on_after_its_client_was_closed() -> None:
+    """After a shutdown by the client, the next use starts another one."""
+    bridge = Bridge(runtime="local", declared=lambda: [declared])
+    route = ForwardedRoute("declared")
+    first = bridge.client()
+    first.close()
+    assert ask(bridge, "/", route=route).body == b"declared"
+    second = bridge.client()
+    second.shutdown()
+    assert ask(bridge, "/", route=route).body == b"declared"
+    third = bridge.client()
+    bridge.close()
+    assert first.generation == second.generation != third.generation
+    assert not Path(second.address).exists()
+    assert not Path(third.address).exists()
+
+
 def test_a_forked_child_connects_anew(bridge: Bridge) -> None:
     """Neither disturbs the other."""
     assert ask(bridge, "/echo").status == 200
