@@ -136,9 +136,10 @@ class HTTPOptions:
         max_connections_per_client: Upper limit for the connections of one client with running requests, WebSockets
             included. One more request gets 503. A client is an IPv4 address or a /64 network of IPv6 addresses. Peers
             in `trusted_proxies` have no limit. None: three quarters of `max_connections`.
-        max_buffered_bytes: Upper limit for the memory of bodies and unsent answers of all clients, at least 1 MiB. Up
-            to 320 KiB of each request's body count. At three quarters, a request with a body gets 503 before the proxy
-            reads the body. At nine tenths, idle connections close. At the limit, every request gets 503.
+        max_buffered_bytes: Upper limit for the memory of bodies, unsent answers and waiting requests of all clients, at
+            least 1 MiB. Up to 320 KiB of each request's body count. At three quarters, a request with a body gets 503
+            before the proxy reads the body. At nine tenths, idle connections close. At the limit, every request gets
+            503.
         trusted_proxies: Addresses and networks of peers whose forwarding headers the proxy trusts.
         allowed_hosts: Host names for requests to the proxy: names, addresses, "*.example.com" for the names
             below a domain, ".example.com" for the domain too, "*" for any. Other hosts get 421. Ports do not count.

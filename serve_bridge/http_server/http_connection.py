@@ -102,16 +102,18 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Pause the answer: the client is behind."""
         self.flow.pause_writing()
-        self._count_answer()
+        self._count()
 
     def resume_writing(self) -> None:
         """Resume the answer."""
         self.flow.resume_writing()
-        self._count_answer()
+        self._count()
 
-    def _count_answer(self) -> None:
+    def _count(self) -> None:
+        """Count the bytes on their way to the client, and the received bytes of requests that wait."""
         exchange = self.requests.exchange if self.flow.write_paused else None  # otherwise no bytes pile up behind it
-        self.queue.count(0 if exchange is None else exchange.answer.most_to_come())
+        waiting = self._framer.buffered if self._framer.at_head else 0  # the share of a body counts its bytes
+        self.queue.count(waiting if exchange is None else waiting + exchange.answer.most_to_come())
 
     def data_received(self, data: bytes) -> None:
         """Serve received bytes."""
@@ -120,6 +122,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._framer.receive(data)
         self.requests.serve_received()
+        if self.flow.read_paused and not self.gave_up:  # the next sweep would count them late
+            self._count()
 
     def eof_received(self) -> bool | None:
         """Close, unless a request waits for its answer. A TLS connection always closes: it cannot be half closed."""
@@ -176,6 +180,8 @@ class HttpConnection(asyncio.Protocol):
         self.place.evict = self.transport.abort
         websocket.connection_made(self.transport)
         self.transport.set_protocol(websocket)
+        if self.flow.write_paused:  # the answer before it is still on its way, and the transport tells this only once
+            websocket.pause_writing()
         path = head.target + (b"?" + head.query if head.query else b"")
         refused = None
         if head.refusal is not None:
@@ -218,7 +224,7 @@ class HttpConnection(asyncio.Protocol):
             self._closing.expire(busy=self.requests.busy)
         elif self.half_closed:
             self._abort_if_reset()
-        self._count_answer()
+        self._count()
         if self.queue.is_too_slow(elapsed, self.server_state.write_timeout_s):
             self.transport.abort()
         if not self._framer.at_head and not self._closing.begun and not self.requests.refused:

@@ -59,9 +59,9 @@ class SendQueue:
             unsent += _unacknowledged(self._transport.get_extra_info("socket"))
         return unsent
 
-    def count(self, to_come: int) -> None:
-        """Count the unsent bytes in this process as held, and *to_come* bytes that may be ready behind them."""
-        self._share.set(self._transport.get_write_buffer_size() + to_come)
+    def count(self, others: int) -> None:
+        """Count the unsent bytes in this process as held, and *others*, which the connection holds beside them."""
+        self._share.set(self._transport.get_write_buffer_size() + others)
 
     def give_back(self) -> None:
         """Hold no bytes any more, because the connection is lost or has become a WebSocket."""

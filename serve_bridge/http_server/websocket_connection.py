@@ -91,6 +91,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Take over an HTTP connection."""
         super().connection_made(transport)
         self.transport = LingeringTransport(cast(asyncio.Transport, transport), self.conn, self._state)
+        self._left_to_take = self.transport.get_write_buffer_size()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application about the end of the connection: 1006 if the client sent no close frame."""
@@ -200,6 +201,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL_CLOSURE})
             self.handshake_complete = self.close_sent = True
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        """Pause messages and pongs: the client is behind."""
+        super().pause_writing()
+        self.conn.behind = True
+
+    def resume_writing(self) -> None:
+        """Send the latest pong, and resume messages."""
+        self.conn.catch_up()
+        if pong := b"".join(self.conn.data_to_send()):
+            self.transport.write(pong)
+        super().resume_writing()
 
     # From bytes to messages
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from serve_bridge.http_server.websocket_pieces import PIECE_BYTES, MessagePieces
@@ -58,12 +59,15 @@ class FrameProtocol(ServerProtocol):
     Attributes:
         message: A complete message for `take_message`; None: no message is complete.
         tiny_fragments: Number of tiny fragments so far. The owner lowers the number over time.
+        behind: Whether the client has not read what was sent. Then only the pong for its latest ping waits.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.message: str | bytes | None = None
         self.tiny_fragments: int = 0
+        self.behind: bool = False
+        self._late_pong: Frame | None = None
         self._most = options["max_size"]
         self._opcode: int | None = None
         self._deflate: PerMessageDeflate | None = None
@@ -127,10 +131,19 @@ class FrameProtocol(ServerProtocol):
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame. Compress it if the handshake has agreed on compression and the frame is short."""
-        if len(frame.data) > COMPRESSED_BYTES:
+        if self.behind and frame.opcode is Opcode.PONG:
+            self._late_pong = frame  # RFC 6455 section 5.5.3: earlier pings need no pong of their own
+        elif len(frame.data) > COMPRESSED_BYTES:
             self.writes.append(frame.serialize(mask=False))
         else:
             super().send_frame(frame)
+
+    def catch_up(self) -> None:
+        """Send the pong that has waited for the client to read."""
+        self.behind = False
+        pong, self._late_pong = self._late_pong, None
+        if pong is not None and self.state is State.OPEN:
+            self.send_frame(pong)
 
     def _failed(self, code: CloseCode, reason: str, error: Exception) -> int:
         if not self.eof_sent:  # otherwise the error is in a close frame, and the connection has failed already

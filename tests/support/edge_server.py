@@ -107,6 +107,10 @@ class Application:
         await send({"type": "http.response.body", "body": b""})
         self.left.set()
 
+    async def big(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer at once with more than sockets take."""
+        await reply(send, bytes(16 * 2**20))
+
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in parts, without a length."""
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 import serve_bridge as serve
 from serve_bridge.http_server.buffers import Buffers, Share
-from serve_bridge.http_server.request_sequence import BODY_HELD_BYTES
+from serve_bridge.http_server.request_sequence import BODY_HELD_BYTES, UNREAD_BYTES
 from tests.support.edge_server import Running, answers, read_all, running, statuses
 from tests.support.waiting import wait_until, wait_until_equal
 
@@ -65,6 +65,27 @@ def slow_uploads(edge: Running, count: int = ROOM) -> Iterator[list[socket.socke
 def let_go(edge: Running) -> None:
     """Let the application read on."""
     edge.loop.call_soon_threadsafe(edge.app.go.set)
+
+
+def test_requests_behind_a_running_one_are_counted(edge: Running, buffers: Buffers) -> None:
+    """The connection has read them, and cannot serve them yet."""
+    with edge.client() as client:
+        client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n" + b"GET /" + bytes(70_000))
+        wait_until(lambda: buffers.held >= UNREAD_BYTES)
+        let_go(edge)
+        assert statuses(read_all(client)) == [200, 400]
+    wait_until_equal(lambda: buffers.held, 0)
+
+
+def test_a_head_that_does_not_end_is_counted(edge: Running, buffers: Buffers) -> None:
+    """Its connection may be one of thousands."""
+    sent = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"c" * 40_000
+    with edge.client() as client:
+        client.sendall(sent)
+        wait_until_equal(lambda: buffers.held, len(sent))
+        client.sendall(b"\r\nConnection: close\r\n\r\n")
+        assert statuses(read_all(client)) == [200]
+    wait_until_equal(lambda: buffers.held, 0)
 
 
 @pytest.mark.parametrize("framing", [10, MIB, None], ids=["short", "long", "chunks"])

@@ -17,9 +17,11 @@ from websockets.sync.client import connect
 
 from serve_bridge.config.http_options import HTTPOptions
 from serve_bridge.http_server.server import HttpServer
+from serve_bridge.http_server.websocket_connection import WebSocketConnection
 from tests.support.certificates import make_certificate
 from tests.support.edge_server import Application, Running, answers, read_all, running, statuses, wait_until_refused
 from tests.support.listening import has_ipv6
+from tests.support.raw_websocket import TEXT, frame, handshake
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -792,6 +794,30 @@ def test_data_in_the_packet_of_the_handshake_is_not_lost(edge: Running) -> None:
         received = b""
         while not received.endswith(b"\x81\x02hi"):
             received += client.recv(4096)
+
+
+def test_a_websocket_behind_an_unsent_answer_waits() -> None:
+    """The client has not taken the answer, which is no fault of the WebSocket, and slows its messages down."""
+    with running() as edge, edge.client() as client:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n" + handshake("/ws") + frame(TEXT, b"hi"))
+
+        def upgraded() -> WebSocketConnection | None:
+            found = list(edge.server._state.connections)
+            return next((each for each in found if isinstance(each, WebSocketConnection)), None)
+
+        websocket = wait_until(upgraded)
+
+        async def is_writable() -> bool:
+            websocket.sweep(edge.loop.time(), 1.0)
+            return websocket.writable.is_set()
+
+        assert not edge.call(is_writable())
+        received = b""
+        while not received.endswith(b"\x81\x02hi"):
+            piece = client.recv(MIB)
+            assert piece
+            received = received[-1000:] + piece
+        assert b"HTTP/1.1 101 " in received
 
 
 def test_a_websocket_whose_client_takes_nothing_is_cut_off() -> None:

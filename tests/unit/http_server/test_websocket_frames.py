@@ -12,7 +12,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from serve_bridge.http_server.websocket_frames import FRAME_COST, PIECE_BYTES, FrameProtocol
-from tests.support.raw_websocket import BINARY, PING, TEXT, frame
+from tests.support.raw_websocket import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 MOST = 2**20
 STEP = FRAME_COST + 2 * PIECE_BYTES
@@ -162,3 +162,23 @@ def test_a_ping_in_a_message_that_is_as_long_as_allowed_is_answered() -> None:
     data = frame(BINARY, bytes(MOST), fin=False) + frame(PING, b"p" * 125) + frame(0, b"")
     assert read_all(conn, data, MOST) == [bytes(MOST)]
     assert conn.parser_exc is None
+
+
+def test_a_client_that_reads_nothing_gets_the_latest_pong_only() -> None:
+    """Its pings cannot fill the memory; who has read gets each pong."""
+    conn = protocol()
+    conn.behind = True
+    read_all(conn, frame(PING, b"1") * 1000 + frame(PING, b"2"))
+    assert b"".join(conn.data_to_send()) == b""
+    conn.catch_up()
+    read_all(conn, frame(PING, b"3"))
+    assert b"".join(conn.data_to_send()) == frame(PONG, b"2", masked=False) + frame(PONG, b"3", masked=False)
+
+
+def test_no_pong_follows_a_close() -> None:
+    """A close frame is the last one (RFC 6455 section 5.5.1)."""
+    conn = protocol()
+    conn.behind = True
+    read_all(conn, frame(PING, b"1") + close_frame(1000))
+    conn.catch_up()
+    assert b"".join(conn.data_to_send()) == frame(CLOSE, b"\x03\xe8", masked=False)
