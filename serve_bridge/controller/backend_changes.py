@@ -244,7 +244,7 @@ class BackendChanges:
         await self._complete(self._drain(replicas))
 
     async def _drain(self, replicas: list[TrackedReplica]) -> None:
-        await self._state.save()
+        await self._state.save_in_any_case()  # no later step would end a replica without a route
         await self._state.spread()
         await self._replicas.retire(replicas)
 
@@ -319,5 +319,5 @@ class BackendChanges:
 
         A next controller ends replicas whose addresses it does not know, so the checkpoint comes first.
         """
-        await self._state.save()
+        await self._state.save_in_any_case()
         await self._state.publish()

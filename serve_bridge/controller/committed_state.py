@@ -123,6 +123,14 @@ class CommittedState:
         async with self._commit:
             await self._write(self.wanted)
 
+    async def save_in_any_case(self) -> None:
+        """Do the same as `save`. If the store does not answer now, save and publish once it does."""
+        try:
+            await self.save()
+        except ControlPlaneLost as error:
+            _logger.warning("the checkpoint is not written yet: %s", error)
+            self._save_later()
+
     async def restored(self, name: str) -> None:
         """Note that the replicas of backend *name* have been started, or have failed to start, for the first time."""
         if name in self.restoring:

@@ -7,12 +7,15 @@ Rule 2: repairs never give up. While replicas cannot start, the tries become rar
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serve_bridge.process.backoff import Backoff
+
+_logger = logging.getLogger("serve_bridge.controller")
 
 
 class StartFailures:
@@ -106,4 +109,9 @@ class Repairs:
         done = False
         while not done:
             await asyncio.sleep(self.start_failures[name].wait_s())
-            done = await self._repair(name)
+            try:
+                done = await self._repair(name)
+            except Exception as error:  # any error: nothing else begins another repair
+                reason = str(error) or type(error).__name__
+                self.start_failures[name].note(reason)
+                _logger.warning("backend %r: a repair failed, and is tried again: %s", name, reason)

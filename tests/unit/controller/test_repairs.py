@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from serve_bridge.controller.repairs import Repairs, StartFailures
+from serve_bridge.errors import ControlPlaneLost
+from tests.support.waiting import reached
 
 
 class Clock:
@@ -83,3 +85,23 @@ def test_a_repair_that_is_done_leaves_nothing_behind() -> None:
         return len(repairs.close()) + len(repairs.start_failures)
 
     assert asyncio.run(run()) == 0
+
+
+def test_a_repair_that_fails_is_tried_again() -> None:
+    """The store may fail at its last step, and nothing else would begin another repair."""
+
+    async def run() -> str:
+        tries: list[str] = []
+
+        async def repair(name: str) -> bool:
+            tries.append(name)
+            if len(tries) == 1:
+                raise ControlPlaneLost("the store does not answer")
+            return True
+
+        repairs = Repairs(repair)
+        repairs.begin("b")
+        await reached(lambda: len(tries) == 2)
+        return repairs.start_failures["b"].reason
+
+    assert asyncio.run(run()) == "the store does not answer"
