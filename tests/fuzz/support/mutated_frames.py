@@ -51,10 +51,6 @@ ASKED: Sequence[Sequence[Frame]] = (
 )
 """What callers send."""
 
-_HTTP_HEAD = encode_head(HttpAnswer(200, [], b""))
-_CALL_ANSWER = encode_head(CallAnswer(True, 5, b""))
-_REJECTION = encode_head(Rejection("full", "try later"))
-
 ANSWERED: Sequence[Sequence[Frame]] = (
     [(Kind.RESPONSE, END, 1, encode_head(HttpAnswer(200, [(b"a", b"b")], b"body")))],
     [
