@@ -15,18 +15,11 @@ import pytest
 
 import serve_bridge as serve
 from tests.behaviour.support import backends
+from tests.support.listening import free_port
 from tests.support.programs import run_program, start_program
 from tests.support.waiting import wait_until
 
 Start = Callable[..., serve.Client]
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve_one(client: serve.Client, code: Any = backends.version_1) -> serve.Handle:
@@ -39,16 +32,18 @@ def serve_one(client: serve.Client, code: Any = backends.version_1) -> serve.Han
 # Start
 
 
-def test_the_proxy_answers_when_start_returns(start: Start, free_port: int) -> None:
+def test_the_proxy_answers_when_start_returns(start: Start) -> None:
     """On the port that was asked for."""
-    client = start(http_options={"port": free_port})
-    assert client.http_urls == [f"http://127.0.0.1:{free_port}"]
-    assert httpx.get(f"{client.http_urls[0]}/-/live", trust_env=False).text == "ok"
+    port = free_port()
+    client = start(http_options={"port": port})
+    assert client.http_urls == [f"http://127.0.0.1:{port}"]
+    assert httpx.get(f"{client.http_urls[0]}/-/live", trust_env=False, timeout=30).text == "ok"
 
 
-def test_start_takes_http_options(start: Start, free_port: int) -> None:
+def test_start_takes_http_options(start: Start) -> None:
     """As an object too."""
-    assert start(http_options=serve.HTTPOptions(port=free_port)).http_urls[0].endswith(str(free_port))
+    port = free_port()
+    assert start(http_options=serve.HTTPOptions(port=port)).http_urls[0].endswith(str(port))
 
 
 def test_a_started_client_is_the_current_one(start: Start) -> None:
@@ -278,7 +273,7 @@ def test_after_shutdown_everything_is_closed(start: Start) -> None:
         with pytest.raises(serve.InstanceClosed, match="start"):
             call()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
+        httpx.get(url, trust_env=False, timeout=30)
 
 
 def test_after_shutdown_other_clients_of_the_process_are_closed_too(start: Start) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.support.web_servers import free_port
+from tests.support.listening import free_port
 from tests.support.programs import ROOT, kill_all
 from tests.support.waiting import wait_until
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 import serve_bridge as serve
+from tests.support.listening import free_port
 from tests.support.programs import start_program
 from tests.support.waiting import wait_until
 
@@ -24,13 +25,6 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +99,7 @@ def test_a_started_instance_can_be_joined(command: Command, started: str) -> Non
 def test_the_allowed_hosts_are_those_of_the_command(started: str, host: str, status: int) -> None:
     """The option can be repeated."""
     client = serve.connect(name=started)
-    answer = httpx.get(client.http_urls[0] + "/hello", headers={"Host": host}, trust_env=False)
+    answer = httpx.get(client.http_urls[0] + "/hello", headers={"Host": host}, trust_env=False, timeout=30)
     client.close()
     assert answer.status_code == status
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from tests.support.waiting import wait_until
 
 Address = tuple[str, int]
+
+PORTS: Final = range(20_000, 32_000)
+"""Ports that Linux gives to no socket which asks for any port, as each client does, and Ray to none of its workers."""
+_CHANCE: Final = random.SystemRandom()
+"""Source of ports. The one of `random` has the same seed in each worker of a run."""
+_given: set[int] = set()
 
 
 def has_ipv6() -> bool:
@@ -21,12 +29,25 @@ def has_ipv6() -> bool:
     return False
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of *host* that nothing listens on."""
+def free_port(host: str = "127.0.0.1", *, following: int = 0) -> int:
+    """Return a port of *host* that nothing has, with as many free ones after it as *following* says.
+
+    It stays free until the test's own server has it: this process gets no port twice, and no other socket gets it by
+    chance.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.create_server((host, 0), family=family)) as free:
-        port: int = free.getsockname()[1]
-        return port
+    while True:
+        first = _CHANCE.choice(PORTS)
+        wanted = range(first, first + following + 1)
+        if _given.isdisjoint(wanted) and all(_is_free((host, port), family) for port in wanted):
+            _given.update(wanted)
+            return first
+
+
+def _is_free(address: Address, family: socket.AddressFamily) -> bool:
+    with suppress(OSError), socket.create_server(address, family=family):
+        return True
+    return False
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import cast
 
 import httpx
 
-from tests.e2e.support.web_servers import free_port
+from tests.support.listening import free_port
 from tests.support.programs import LIMIT_S, ROOT, kill_all
 from tests.support.waiting import wait_until
 

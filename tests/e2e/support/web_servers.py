@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.e2e.support.apps.facts import WORKER
+from tests.support.listening import free_port
 from tests.support.programs import ROOT, descendants, kill_all, start_module
 from tests.support.waiting import wait_until
 
@@ -224,13 +225,6 @@ class WebServer:
 def lost(answers: Iterable[Answer]) -> list[Answer]:
     """Return those that are not what the backend makes of their requests."""
     return [a for a in answers if (a.status, a.text) != (200, f"POST {a.number} body {a.number}")]
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def connected_processes(directory: Path) -> set[int]:

@@ -287,7 +287,7 @@ def web_certificate(place: Place) -> tuple[Callable[[], None], str, str]:
 
 def shared_port(place: Place) -> tuple[Callable[[], None], str, str]:
     """The port of the proxies is in the range."""
-    port = free_port()
+    port = free_port(following=5)
     options = {"data_ports": f"{port}-{port + 5}", "http_options": {"port": port}}
     return lambda: start(place, listen="127.0.0.1:0", **options), f"port={port}", "use another port or range"
 
@@ -324,7 +324,7 @@ def inner_state(place: Place) -> tuple[Callable[[], None], str, str]:
 
 def small_range(place: Place) -> tuple[Callable[[], None], str, str]:
     """Two ports for three replicas."""
-    first = free_port()
+    first = free_port(following=1)
     start(place, listen=f"127.0.0.1:{free_port()}", data_ports=f"{first}-{first + 1}", state=False)
 
     def work() -> None:

@@ -95,7 +95,7 @@ def test_two_variables_are_enough(port: int, keys: Path, tmp_path: Path) -> None
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback here")
 def test_an_ipv6_address_leads_to_an_instance(keys: Path, tmp_path: Path) -> None:
     """Its host is in brackets, in the address, in `listen` and in the error about a taken port."""
-    port, first = free_port("::1"), free_port("::1")
+    port, first = free_port("::1"), free_port("::1", following=8)
     options: dict[str, Any] = {
         "runtime": "local",
         "listen": f"[::1]:{port}",
@@ -147,7 +147,7 @@ def test_a_web_worker_reconnects_after_a_restart_at_the_same_address(
     monkeypatch: pytest.MonkeyPatch, keys: Path, tmp_path: Path
 ) -> None:
     """Address, data ports and keys are the same, so the worker needs no new setting. It has the weakest key."""
-    port, first = free_port(), free_port()
+    port, first = free_port(), free_port(following=8)
     last = first + 8
     ports = f"{first}-{last}"
     for name, value in variables(port, keys, "again").items():
@@ -330,7 +330,7 @@ def start_small(ports: str, port: int, keys: Path) -> serve.Client:
 
 def test_a_range_that_is_too_small_names_both_numbers(keys: Path) -> None:
     """The backend is not created, and the name is free again."""
-    first = free_port()
+    first = free_port(following=1)
     client = start_small(f"{first}-{first + 1}", free_port(), keys)
     try:
         with pytest.raises(serve.BackendStartError, match=r"it has 2 ports, and at least 3 processes need one"):
@@ -342,8 +342,8 @@ def test_a_range_that_is_too_small_names_both_numbers(keys: Path) -> None:
 
 def test_a_port_of_another_process_is_skipped(keys: Path) -> None:
     """The next one of the range is used."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        first = taken.getsockname()[1]
+    first = free_port(following=3)
+    with socket.create_server(("127.0.0.1", first)):
         client = start_small(f"{first}-{first + 3}", free_port(), keys)
         try:
             client.create_backend("one", lambda request: None)
