@@ -14,7 +14,7 @@ import pytest
 import serve_bridge as serve
 from tests.behaviour.support import backends
 from tests.support.serving import Served, Serving
-from tests.support.waiting import wait_until_equal
+from tests.support.waiting import wait_until, wait_until_equal
 
 KEYS = [f"user-{n}" for n in range(200)]
 
@@ -181,11 +181,14 @@ def test_shadows_are_drawn_independently(
     for file in files:
         client.shadow_traffic(two[0].name, serving.backend(backends.Journal, file), 0.5)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(two[0].handle.call, range(400)))
-    first, second = (set(file.read_text().split()) for file in files)
-    assert 140 <= len(first) <= 260
-    assert 140 <= len(second) <= 260
-    assert 50 <= len(first & second) <= 150
+        list(threads.map(two[0].handle.call, range(240)))  # more at once would be dropped, if no shadow runs
+
+    def entries() -> list[int]:
+        first, second = (set(file.read_text().split()) if file.exists() else set() for file in files)
+        return [len(first), len(second), 2 * len(first & second)]
+
+    wait_until(lambda: min(entries()) >= 75)
+    assert max(entries()) <= 165
 
 
 def test_a_shadow_of_0_is_removed(client: serve.Client, two: tuple[Served, str], shadow: Any) -> None:

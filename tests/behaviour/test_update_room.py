@@ -90,7 +90,7 @@ def test_an_update_stays_in_its_room(
         wait_until(lambda: len(answers) > after + 20)
     assert max(running for running, _ in seen) <= 3 + surge
     assert min(ready for _, ready in seen) >= 3 - unavailable
-    assert set(answers[after + 2 :]) == {"v2"}  # two calls may have begun before the update ended
+    assert answers[after:].count("v1") <= 2  # of the two threads, each may have had one before the update ended
 
 
 def test_both_versions_answer_until_the_end(client: serve.Client, serving: Serving, tmp_path: Path) -> None:

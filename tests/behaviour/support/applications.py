@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ class Noted:
         self._directory = Path(directory)
 
     def note(self, name: str, text: str = "") -> None:
-        """Say that *name* has happened."""
-        (self._directory / name).write_text(text)
+        """Say that *name* has happened. Its file is never there without the text."""
+        draft = self._directory / f".{name}-{threading.get_ident()}"
+        draft.write_text(text)
+        draft.replace(self._directory / name)
 
     def has(self, name: str) -> bool:
         """Return whether *name* has happened."""
