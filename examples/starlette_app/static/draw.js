@@ -83,6 +83,7 @@ function clear() {
 }
 
 element("clear").addEventListener("click", clear);
+socket.addEventListener("open", send); // what was drawn before
 socket.addEventListener("message", ({ data }) => {
   if (!pixels.flat().some(Boolean)) return; // the answer to a picture that was cleared meanwhile
   const { digit, confidence, backend } = JSON.parse(data);
