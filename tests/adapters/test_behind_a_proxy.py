@@ -79,7 +79,7 @@ def served(engine: serve.Client, name: str) -> Iterator[str]:
 def test_the_backend_sees_what_the_application_concludes(engine: serve.Client, name: str) -> None:
     """Scheme, host and client, without the headers that said so."""
     with served(engine, name) as url:
-        scheme, host, client, headers = httpx.get(f"{url}/facts", headers=SAID, trust_env=False).json()
+        scheme, host, client, headers = httpx.get(f"{url}/facts", headers=SAID, trust_env=False, timeout=30).json()
     assert (scheme, host, client) == ("https", *TRUSTING[name][2:])
     assert not SAID.keys() & set(headers)
 

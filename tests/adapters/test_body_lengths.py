@@ -229,7 +229,7 @@ def test_a_body_whose_end_the_server_hides_is_refused(client: serve.Client, fron
     """Servers made of `wsgiref` do; 411 says so, where an empty body would look like the client's own."""
     bridge = Bridge(client.address)
     application = load_adapter(front).application(bridge, [RouteSpec("/awaited/x", "awaited", ("POST",))])
-    with serve_wsgi(application) as url, httpx.Client(base_url=url, trust_env=False) as http:
+    with serve_wsgi(application) as url, httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         assert http.post("/awaited/x", content=iter([b"x" * 10])).status_code == 411
         assert http.post("/awaited/x", content=b"x" * 10).text == "10"
     bridge.close()
@@ -248,7 +248,7 @@ def test_a_chunked_body_arrives_though_a_django_middleware_asked_for_it(client: 
     bridge = Bridge(client.address)
     app: Any = load_adapter("django").application(bridge, [RouteSpec("/awaited/x", "awaited", ("POST",))])
     app._middleware_chain = asking(app._middleware_chain)
-    with served_by_werkzeug(app) as url, httpx.Client(base_url=url, trust_env=False) as http:
+    with served_by_werkzeug(app) as url, httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         assert http.post("/awaited/x", content=iter([b"x" * 10])).text == "10"
     bridge.close()
 
@@ -264,7 +264,7 @@ def test_the_scope_of_an_asgi_application_holds_the_length(client: serve.Client)
     """As a fact, beside the headers; a client's own header does not change it."""
     told = []
     for content in (b"", b"x" * 100_000, iter([b"x" * 100_000])):
-        answer = httpx.post(f"{client.http_urls[0]}/told", content=content, trust_env=False)
+        answer = httpx.post(f"{client.http_urls[0]}/told", content=content, trust_env=False, timeout=30)
         told.append(answer.json())
     assert told[:2] == [0, 100_000]
     assert told[2] in (None, 100_000)  # it is known when all of the body has come with the head
@@ -282,7 +282,7 @@ def test_a_broken_upload_leaves_no_temporary_file(client: serve.Client) -> None:
     bridge = Bridge(client.address)
     application = load_adapter("asgi").application(bridge, [RouteSpec("/plain/x", "plain", ("POST",))])
     with serve_asgi(application) as url:
-        with httpx.Client(base_url=url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+        with httpx.Client(base_url=url, trust_env=False, timeout=30) as leaving, pytest.raises(InterruptedError):
             leaving.post("/plain/x", content=part())
         wait_until(lambda: not _unnamed_files() - before)
     bridge.close()
@@ -313,7 +313,7 @@ def test_a_broken_upload_is_an_error_to_a_wsgi_application(client: serve.Client,
     application = load_adapter("asgi").application(bridge, [RouteSpec("/reading", "reading", ("POST",))])
     headers = {"Content-Length": str(MAX_KEPT_BYTES + 1)}
     with serve_asgi(application) as url:
-        with httpx.Client(base_url=url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+        with httpx.Client(base_url=url, trust_env=False, timeout=30) as leaving, pytest.raises(InterruptedError):
             leaving.post("/reading", content=part(), headers=headers)
         wait_until(lambda: app.has("failed"))
     assert (tmp_path / "failed").read_text() == "ConnectionResetError"

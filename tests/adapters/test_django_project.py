@@ -91,7 +91,7 @@ def dev(project: Project) -> Iterator[str]:
 
 def test_one_command_runs_the_site_with_its_backends(dev: str) -> None:
     """And one reloader: the command has one child."""
-    assert httpx.get(f"{dev}/count/", trust_env=False).json() == 0
+    assert httpx.get(f"{dev}/count/", trust_env=False, timeout=30).json() == 0
     reloading = [
         p for p in psutil.Process().children(recursive=True) if re.search("serve_bridge dev", " ".join(p.cmdline()))
     ]

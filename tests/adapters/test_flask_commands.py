@@ -225,6 +225,6 @@ def test_one_command_runs_the_app_with_its_backends(tmp_path: Path) -> None:
         for line in process.stdout:
             lines.append(line)
             if url := re.search(r"http://127\.0\.0\.1:\d+", line):
-                assert httpx.get(f"{url[0]}/price/3", trust_env=False).text == "3 USD"
+                assert httpx.get(f"{url[0]}/price/3", trust_env=False, timeout=30).text == "3 USD"
                 process.send_signal(signal.SIGINT)
         assert any("Backends inside this process: price, prices, aprices" in line for line in lines), lines

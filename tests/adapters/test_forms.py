@@ -115,7 +115,9 @@ def posted(url: str, *headers: str) -> list[Any]:
         *("--b", *headers, "", "a;b", "--b--", ""),
     ]
     body = "\r\n".join(lines).encode()
-    answer = httpx.post(f"{url}/parts", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    answer = httpx.post(
+        f"{url}/parts", content=body, headers={"content-type": "multipart/form-data; boundary=b"}, timeout=30
+    )
     assert answer.status_code == 200, answer.text
     (file,) = answer.json()
     return list(file)

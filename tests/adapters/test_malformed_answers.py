@@ -100,7 +100,10 @@ def test_a_malformed_head_is_a_502(http: httpx.Client, case: str, caplog: pytest
 
 def test_malformed_trailers_break_the_answer_off(malformed: serve.Client, caplog: pytest.LogCaptureFixture) -> None:
     """With one line in the log of the proxy, and no traceback."""
-    with caplog.at_level(logging.WARNING), httpx.Client(base_url=malformed.http_urls[0], trust_env=False) as http:
+    with (
+        caplog.at_level(logging.WARNING),
+        httpx.Client(base_url=malformed.http_urls[0], trust_env=False, timeout=30) as http,
+    ):
         with pytest.raises(httpx.RemoteProtocolError):
             http.get("/trailing", headers={"te": "trailers"})
         assert http.get("/alive").text == "alive"

@@ -135,7 +135,7 @@ class Posts(Forwarded):
 class Shaped(Forwarded):
     """With the project's own errors."""
 
-    route_options: ClassVar[RouteOptions] = {"timeout_s": 0.2}
+    route_options: ClassVar[RouteOptions] = {"timeout_s": 1.0}  # in which the work has begun
 
     def get_exception_handler(self) -> Any:
         """Return the handler."""

@@ -228,7 +228,7 @@ def test_the_applications_limit_of_bodies_holds(bridge: ServeBridge, size: int, 
     """With and without a length that says so beforehand."""
     app = Starlette(routes=[Route("/x", bridge.forward("echo"), methods=["POST"])], max_body_size=1_000)
     body = b"x" * size
-    with serve_asgi(app) as url, httpx.Client(trust_env=False) as http:
+    with serve_asgi(app) as url, httpx.Client(trust_env=False, timeout=30) as http:
         answer = http.post(url + "/x", content=iter([body[:500], body[500:]]) if chunked else body)
     assert answer.status_code == 413
 

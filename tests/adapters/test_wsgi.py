@@ -316,7 +316,7 @@ def test_a_client_may_leave_during_its_upload(bridge: ServeBridge, length: int) 
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as sender:
             sender.sendall(f"POST /form HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nx".encode())
-        assert httpx.get(f"{url}/counter", trust_env=False).text == "call"
+        assert httpx.get(f"{url}/counter", trust_env=False, timeout=30).text == "call"
 
 
 def test_falcon_mounts_it(bridge: ServeBridge, engine: serve.Client) -> None:

@@ -358,7 +358,7 @@ def test_a_broken_upload_does_not_reach_a_wsgi_application(
             raise InterruptedError
         yield b"x" * 100_000
 
-    with httpx.Client(base_url=http.base_url, trust_env=False) as leaving, pytest.raises(InterruptedError):
+    with httpx.Client(base_url=http.base_url, trust_env=False, timeout=30) as leaving, pytest.raises(InterruptedError):
         leaving.post(mounted.route, content=body(breaks=True), headers=headers)
     assert http.post(mounted.route, content=body(breaks=False), headers=headers).status_code == 200
     assert (tmp_path / "lengths").read_text() == "200000 "

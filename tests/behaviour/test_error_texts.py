@@ -16,6 +16,10 @@ from starlette.applications import Starlette
 
 import serve_bridge as serve
 
+SHORT_S = 1.0
+"""Seconds for a call that is late. In them it begins, on a busy machine too."""
+NAP_S = 3.0
+
 
 class Model:
     """A backend with a plain call and methods."""
@@ -85,7 +89,7 @@ def model(client: serve.Client) -> serve.Client:
     client.create_endpoint("mood", backend="mood", route="/plus", methods=["POST"])
     client.create_backend("bare", OnlyMethods)
     client.create_endpoint("bare", backend="bare")
-    client.create_endpoint("short", backend="mood", timeout_s=0.2)
+    client.create_endpoint("short", backend="mood", timeout_s=SHORT_S)
     client.create_backend("narrow", Model, config={"max_concurrent_queries": 1, "max_queued_queries": 0})
     client.create_endpoint("narrow", backend="narrow")
     return client
@@ -150,24 +154,24 @@ CASES: dict[str, tuple[Provocation, type[Exception], str]] = {
     ),
     # time and room
     "deadline": (
-        lambda c: method(c, "nap", timeout_s=0.2).call(1),
+        lambda c: method(c, "nap", timeout_s=SHORT_S).call(NAP_S),
         serve.DeadlineExceeded,
-        "endpoint 'mood': no answer within 0.2 s (it may have run; handle.options(timeout_s=...) gives more time)",
+        "endpoint 'mood': no answer within 1 s (it may have run; handle.options(timeout_s=...) gives more time)",
     ),
     "deadline of acall": (
-        lambda c: asyncio.run(method(c, "nap", timeout_s=0.2).acall(1)),
+        lambda c: asyncio.run(method(c, "nap", timeout_s=SHORT_S).acall(NAP_S)),
         serve.DeadlineExceeded,
-        "endpoint 'mood': no answer within 0.2 s (it may have run; handle.options(timeout_s=...) gives more time)",
+        "endpoint 'mood': no answer within 1 s (it may have run; handle.options(timeout_s=...) gives more time)",
     ),
     "deadline of stream": (
-        lambda c: list(method(c, "nap", timeout_s=0.2).stream(1)),
+        lambda c: list(method(c, "nap", timeout_s=SHORT_S).stream(NAP_S)),
         serve.DeadlineExceeded,
-        "endpoint 'mood': no answer within 0.2 s (it may have run; handle.options(timeout_s=...) gives more time)",
+        "endpoint 'mood': no answer within 1 s (it may have run; handle.options(timeout_s=...) gives more time)",
     ),
     "deadline of the endpoint": (
-        lambda c: method(c, "nap", "short").call(1),
+        lambda c: method(c, "nap", "short").call(NAP_S),
         serve.DeadlineExceeded,
-        "endpoint 'short': no answer within 0.2 s (it may have run; the endpoint's own timeout_s is the limit)",
+        "endpoint 'short': no answer within 1 s (it may have run; the endpoint's own timeout_s is the limit)",
     ),
     # names
     "endpoint": (lambda c: c.get_handle("mod"), serve.EndpointNotFound, "no endpoint 'mod'; did you mean 'mood'?"),
@@ -305,9 +309,9 @@ def test_a_constructor_gets_a_keyword_of_its_own(client: serve.Client) -> None:
 def test_a_method_without_the_data_that_it_needs_is_a_bad_request(model: serve.Client) -> None:
     """A request without a body has none, while JSON's null is data."""
     url = model.http_urls[0] + "/plus"
-    answer = httpx.post(url, headers={"x-serve-call-method": "plus"})
+    answer = httpx.post(url, headers={"x-serve-call-method": "plus"}, timeout=30)
     assert (answer.status_code, answer.json()["detail"]) == (400, "method 'plus' needs data")
-    assert httpx.post(url, json=4, headers={"x-serve-call-method": "plus"}).text == "5"
+    assert httpx.post(url, json=4, headers={"x-serve-call-method": "plus"}, timeout=30).text == "5"
 
 
 @pytest.mark.parametrize(

@@ -418,8 +418,11 @@ def test_many_large_items_stream(serving: Serving) -> None:
 
 def test_a_call_past_its_time_is_given_up(gate: Served, tmp_path: Path) -> None:
     """Its work is cancelled, and the slot comes free."""
-    with pytest.raises(serve.DeadlineExceeded) as caught:
-        gate.handle.options(timeout_s=0.3).call(1)
+    for time_s in (0.3, 3.0, 20.0):  # a replica may be kept from running
+        with pytest.raises(serve.DeadlineExceeded) as caught:
+            gate.handle.options(timeout_s=time_s).call(1)
+        if (tmp_path / "begun-1").exists():
+            break
     assert caught.value.executed == "unknown"
     (tmp_path / "open").touch()
     assert gate.handle.call(2) == 2

@@ -202,7 +202,7 @@ class Slow:
         return id(self), self.value
 
     def reconfigure(self, value: Any) -> None:
-        """Take far longer than a health probe may."""
+        """Take longer than the two health probes that end a replica may."""
         self.journal.note("begin")
         if value != "first":
             time.sleep(1.5)
@@ -212,7 +212,7 @@ class Slow:
 
 def test_a_long_reconfigure_does_not_count_as_illness(client: serve.Client, serving: Serving, journal: Journal) -> None:
     """The replica that takes the value is the one that serves afterwards."""
-    config = {"user_config": "first", "health_check_period_s": 0.05, "health_check_timeout_s": 0.2}
+    config = {"user_config": "first", "health_check_period_s": 0.05, "health_check_timeout_s": 0.6}
     served = serving(Slow, journal, config=config)
     before, _ = served.handle.call()
     client.update_backend_config(served.name, {"user_config": "second"})

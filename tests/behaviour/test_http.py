@@ -141,7 +141,7 @@ def test_debug_shows_the_traceback(start: Callable[..., serve.Client]) -> None:
     client = start(http_options={"port": 0, "debug": True})
     client.create_backend("b", failing)
     client.create_endpoint("e", backend="b", route="/e")
-    answer = httpx.get(f"{client.http_urls[0]}/e?kind=raise", trust_env=False)
+    answer = httpx.get(f"{client.http_urls[0]}/e?kind=raise", trust_env=False, timeout=30)
     assert answer.status_code == 500
     assert "ValueError: a secret of the backend" in answer.json()["traceback"]
 
@@ -266,9 +266,9 @@ def test_a_body_above_the_limit_is_refused(start: Callable[..., serve.Client], t
     client.create_backend("b", digest)
     client.create_endpoint("e", backend="b", route="/e", methods=["POST"])
     url = f"{client.http_urls[0]}/e"
-    assert httpx.post(url, content=b"x" * 1000, trust_env=False).status_code == 200
-    assert httpx.post(url, content=b"x" * 1001, trust_env=False).status_code == 413
-    assert httpx.post(url, content=iter([b"x" * 600] * 2), trust_env=False).status_code == 413
+    assert httpx.post(url, content=b"x" * 1000, trust_env=False, timeout=30).status_code == 200
+    assert httpx.post(url, content=b"x" * 1001, trust_env=False, timeout=30).status_code == 413
+    assert httpx.post(url, content=iter([b"x" * 600] * 2), trust_env=False, timeout=30).status_code == 413
 
 
 # Streams
@@ -523,7 +523,7 @@ def test_a_request_past_its_time_is_a_504(start: Callable[..., serve.Client], tm
     client.create_endpoint("e", backend="b", route="/e")
 
     def executed() -> str:
-        answer = httpx.get(f"{client.http_urls[0]}/e", trust_env=False)
+        answer = httpx.get(f"{client.http_urls[0]}/e", trust_env=False, timeout=30)
         assert answer.status_code == 504
         return answer.headers["x-serve-executed"]
 
@@ -557,10 +557,10 @@ def test_middlewares_wrap_everything_the_first_outermost(start: Callable[..., se
     client.create_backend("b", backends.version_1)
     client.create_endpoint("e", backend="b", route="/e")
     for path in ("/e", "/nowhere", "/-/live", "/-/routes"):
-        answer = httpx.get(client.http_urls[0] + path, trust_env=False)
+        answer = httpx.get(client.http_urls[0] + path, trust_env=False, timeout=30)
         assert (path, answer.headers.get_list("x-stamp")) == (path, ["inner", "outer"]), answer.text
     for options, status in (({"content": b"x" * 11}, 413), ({"headers": {"Host": "evil.example"}}, 421)):
-        answer = httpx.request("GET", f"{client.http_urls[0]}/e", trust_env=False, **options)
+        answer = httpx.request("GET", f"{client.http_urls[0]}/e", trust_env=False, **options, timeout=30)
         assert (answer.status_code, answer.headers.get_list("x-stamp")) == (status, ["inner", "outer"])
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
     (proxy,) = client.status()["proxies"].values()

@@ -64,7 +64,7 @@ def test_a_client_that_disconnects_is_a_caller_that_left(serving: Serving, clien
     served = serving(Watching)
 
     async def main() -> Any:
-        async with httpx.AsyncClient(base_url=client.http_urls[0], trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
             asked = asyncio.create_task(http.get(served.route))
             await served.handle.options(method_name="has_begun").acall()
             asked.cancel()

@@ -57,7 +57,7 @@ def test_by_default_there_is_a_single_http_server(client: serve.Client) -> None:
 def test_the_http_server_is_where_the_location_says(start: Callable[..., serve.Client], location: str) -> None:
     """One on the head node, or one per node, which on one node is the same."""
     (url,) = start(http_options={"location": location, "port": 0}).http_urls
-    assert httpx.get(f"{url}/-/routes", trust_env=False).json() == {}
+    assert httpx.get(f"{url}/-/routes", trust_env=False, timeout=30).json() == {}
 
 
 @pytest.mark.parametrize("location", ["NoServer", None])
@@ -130,10 +130,10 @@ def test_cors_can_be_enabled_by_a_middleware(start: Callable[..., serve.Client])
     )
     url = f"{client.http_urls[0]}/-/routes"
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "PUT"}
-    preflight = httpx.options(url, headers=asked, trust_env=False)
+    preflight = httpx.options(url, headers=asked, trust_env=False, timeout=30)
     assert preflight.status_code == 200
     assert "PUT" in preflight.headers["access-control-allow-methods"]
-    answer = httpx.get(url, headers={"Origin": "https://a.example"}, trust_env=False)
+    answer = httpx.get(url, headers={"Origin": "https://a.example"}, trust_env=False, timeout=30)
     assert answer.headers["access-control-allow-origin"] == "*"
 
 

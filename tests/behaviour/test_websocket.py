@@ -31,11 +31,11 @@ BOUND = 512
 """Chunks that may be under way to somebody who does not read."""
 
 
-def opened(client: serve.Client, route: str, **options: Any) -> ClientConnection:
+def opened(client: serve.Client, route: str, *, open_timeout: float = 30.0, **options: Any) -> ClientConnection:
     """Connect to *route* of the client's proxy."""
     url = client.http_urls[0].replace("http://", "ws://")
     # A client whose own buffers are full never sees the answer to its close.
-    return connect(url + route, proxy=None, max_size=None, close_timeout=0.5, **options)
+    return connect(url + route, proxy=None, max_size=None, open_timeout=open_timeout, close_timeout=0.5, **options)
 
 
 def denied(client: serve.Client, route: str, **options: Any) -> Any:

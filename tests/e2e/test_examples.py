@@ -259,7 +259,7 @@ def test_a_drawing_is_read_while_it_is_drawn(browser: Chrome, urls: dict[str, st
 def test_the_mount_answers_the_routes_of_the_instance(urls: dict[str, str]) -> None:
     """As they are, below its prefix."""
     pixels, digit = held_out(1)[0]
-    answer = httpx.post(f"{urls['starlette']}/ml/digits", json={"pixels": pixels}, trust_env=False)
+    answer = httpx.post(f"{urls['starlette']}/ml/digits", json={"pixels": pixels}, trust_env=False, timeout=30)
     assert answer.json()["digit"] == digit
 
 

@@ -204,7 +204,7 @@ def test_a_proxy_that_is_gone_comes_back_where_it_was(stage: Stage, signal: str)
         getattr(proxy, signal)()
         wait_until(lambda old=proxy.pid: [each for each in actors("Proxy") if each.pid != old], 60.0)
         wait_until_equal(lambda: stage.client.http_urls, [url])
-        assert httpx.get(f"{url}/m", params={"id": "a", "payload": ""}, trust_env=False).json()["id"] == "a"
+        assert httpx.get(f"{url}/m", params={"id": "a", "payload": ""}, trust_env=False, timeout=30).json()["id"] == "a"
     note(times, f"{times} proxies replaced")
 
 

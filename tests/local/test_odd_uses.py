@@ -105,7 +105,7 @@ def test_a_half_read_stream_can_be_dropped_on_the_clients_own_thread(local: serv
     del items
     loop = link_of(local)._here().channel().loop
     dropped = asyncio.run_coroutine_threadsafe(_clear(held), loop)
-    dropped.result(5)
+    dropped.result(20)
     assert odd.call() == "alive"
 
 
@@ -127,7 +127,7 @@ def test_a_keyword_called_self_is_the_callers_error(local: serve.Client, odd: se
         odd.options(method_name="any_keyword").call(self=1)
     assert odd.options(method_name="any_keyword").call(other=1) == {"other": 1}
     answer = httpx.get(
-        f"{local.http_urls[0]}/odd?self=1", headers={"X-SERVE-CALL-METHOD": "any_keyword"}, trust_env=False
+        f"{local.http_urls[0]}/odd?self=1", headers={"X-SERVE-CALL-METHOD": "any_keyword"}, trust_env=False, timeout=30
     )
     assert answer.status_code == 400
 
@@ -145,6 +145,7 @@ def test_a_malformed_form_is_the_clients_error(local: serve.Client) -> None:
         content=b"no form at all",
         headers={"Content-Type": "multipart/form-data; boundary=x"},
         trust_env=False,
+        timeout=30,
     )
     serving.end()
     assert answer.status_code == 400

@@ -104,7 +104,7 @@ def test_a_killed_cluster_comes_back_without_a_deployment(head: RayHead, command
     assert status_of(f"{base}/price") in (200, 503)
     wait_until(lambda: status_of(f"{base}/-/ready") == 200, timeout_s=60)
     assert wanted(command) == before
-    assert {httpx.get(f"{base}/price", trust_env=False).text for _ in range(40)} == {"small", "large"}
+    assert {httpx.get(f"{base}/price", trust_env=False, timeout=30).text for _ in range(40)} == {"small", "large"}
     assert "nothing to change" in good(command("deploy", "shop", "--name", "kept"))
     # A shutdown keeps the state, and `--forget` does not.
     good(command("shutdown", "--name", "kept"))

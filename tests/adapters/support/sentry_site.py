@@ -198,7 +198,7 @@ def proxy(address: str) -> Callable[[], int]:
     import httpx
 
     url = serve.connect(address).http_urls[0]
-    return lambda: httpx.get(f"{url}/failing/7", trust_env=False).status_code
+    return lambda: httpx.get(f"{url}/failing/7", trust_env=False, timeout=30).status_code
 
 
 def _asgi_bridge(address: str, **options: Any) -> Any:

@@ -66,7 +66,10 @@ def _bare_server(directory: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/{NAME}", params={"id": "first", "payload": ""}, trust_env=False).status_code == 200
+        return (
+            httpx.get(f"{url}/{NAME}", params={"id": "first", "payload": ""}, trust_env=False, timeout=30).status_code
+            == 200
+        )
     except httpx.TransportError:
         return False
 

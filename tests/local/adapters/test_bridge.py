@@ -313,10 +313,10 @@ def test_nobody_waits_while_the_link_to_an_instance_that_was_shut_down_is_closed
         go.wait()
 
     old.begin(hold)
-    assert holding.wait(5)
+    assert holding.wait(20)
     with ThreadPoolExecutor(2) as threads:
         closing = [threads.submit(bridge.client) for _ in range(2)]
-        answered, waiting = wait(closing, timeout=5, return_when=FIRST_COMPLETED)
+        answered, waiting = wait(closing, timeout=60, return_when=FIRST_COMPLETED)
         go.set()
     assert [type(each.exception()) for each in answered] == [NotConnected]
     assert [type(each.exception()) for each in waiting] == [NotConnected]

@@ -113,7 +113,7 @@ def test_a_port_is_closed_after_the_shutdown() -> None:
     (url,) = client.http_urls
     client.shutdown()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/-/live", trust_env=False)
+        httpx.get(f"{url}/-/live", trust_env=False, timeout=30)
 
 
 @pytest.mark.slow

@@ -84,4 +84,4 @@ def test_each_proxy_gets_a_successor_on_the_same_port(client: serve.Client) -> N
     assert refused == []
     assert (len(after["proxies"]), after["http_urls"]) == (2, before["http_urls"])
     assert after["proxies"].keys().isdisjoint(before["proxies"])
-    assert httpx.get(f"{before['http_urls'][0]}/b", trust_env=False).text == "here"
+    assert httpx.get(f"{before['http_urls'][0]}/b", trust_env=False, timeout=30).text == "here"

@@ -302,7 +302,7 @@ def test_at_the_limit_requests_are_refused_and_the_proxys_own_answered(url: str)
         def refused() -> httpx.Response | None:
             greedy = stack.enter_context(socket.create_connection((address.hostname, address.port)))
             greedy.sendall(b"GET /answer?long=1 HTTP/1.1\r\nHost: a\r\n\r\n")
-            answer = httpx.get(f"{url}/answer")
+            answer = httpx.get(f"{url}/answer", timeout=30)
             return answer if answer.status_code == 503 else None
 
         def denied() -> bool:
@@ -313,6 +313,6 @@ def test_at_the_limit_requests_are_refused_and_the_proxys_own_answered(url: str)
 
         headers = wait_until(refused).headers
         assert (headers["retry-after"], headers["x-serve-executed"]) == ("1", "no")
-        assert httpx.get(f"{url}/-/live").status_code == 200
+        assert httpx.get(f"{url}/-/live", timeout=30).status_code == 200
         wait_until(denied)
-    wait_until_equal(lambda: httpx.get(f"{url}/answer").status_code, 200)
+    wait_until_equal(lambda: httpx.get(f"{url}/answer", timeout=30).status_code, 200)

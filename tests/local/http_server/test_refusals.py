@@ -289,7 +289,7 @@ def test_the_table_of_routes_can_be_switched_off() -> None:
     """It is a 404 then, which no other answer contradicts."""
     client = serve.start(runtime="local", name="unlisted", http_options={"port": 0, "list_routes": False})
     try:
-        with httpx.Client(base_url=client.http_urls[0], trust_env=False) as http:
+        with httpx.Client(base_url=client.http_urls[0], trust_env=False, timeout=30) as http:
             answers = [http.get(path) for path in ("/-/routes", "/%2d/routes", "/nowhere", "/-/x")]
             assert http.get("/-/live").text == "ok"
         assert [answer.status_code for answer in answers] == [404] * 4
@@ -306,7 +306,7 @@ def test_the_status_counts_refusals() -> None:
     client = serve.start(runtime="local", name="refusals", http_options={"port": 0})
     try:
         url = client.http_urls[0]
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, timeout=30) as http:
             assert http.get(f"{url}/nowhere").status_code == 404
             assert http.get(f"{url}/nowhere", headers={"Host": "evil.example"}).status_code == 421
             assert http.post(f"{url}/-/live", headers={"X-Request-Id": "mine"}).json()["request_id"] == "mine"
@@ -328,7 +328,7 @@ def test_refusals_for_want_of_a_slot_or_a_method_are_counted() -> None:
         url = client.http_urls[0]
         address = f"ws{url.removeprefix('http')}/full"
         nope = {"X-Serve-Call-Method": "nope"}
-        with connect(address, proxy=None) as holder, httpx.Client(trust_env=False) as http:
+        with connect(address, proxy=None) as holder, httpx.Client(trust_env=False, timeout=30) as http:
             holder.send("hi")
             assert holder.recv() == "hi"
             with pytest.raises(InvalidStatus, match="503"):

@@ -89,7 +89,7 @@ class Listening:
             for _ in range(5):  # turns of the loop, in which the sockets close
                 await asyncio.sleep(0)
 
-        self.thread.submit(close).result(5)
+        self.thread.submit(close).result(20)
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -102,11 +102,11 @@ def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listen
         address = await listener.listen(tmp_path / "s", "127.0.0.1" if request.param == "tcp" else None)
         return listener, SocketAddress("r1", "" if address.tcp else address.unix, address.tcp)
 
-    found = Listening(service, *thread.submit(listen).result(5), thread)
+    found = Listening(service, *thread.submit(listen).result(20), thread)
     yield found
     found.close()
     thread.stop()
-    thread.join(5)
+    thread.join(20)
 
 
 def test_an_answer_comes_with_the_load(listening: Listening) -> None:
@@ -181,7 +181,7 @@ def test_past_the_deadline_the_connection_closes_and_the_work_is_cancelled(liste
         connection.exchange(Kind.CALL, b"hold", 0.05)
     assert caught.value.executed == "unknown"
     assert connection.closed
-    assert listening.service.cancelled.wait(5)
+    assert listening.service.cancelled.wait(20)
 
 
 def test_a_peer_that_goes_in_the_middle_proves_nothing(listening: Listening) -> None:

@@ -83,7 +83,7 @@ def test_an_operation_returns_its_result(tmp_path: Path) -> None:
     """Over the data plane, as any call."""
 
     async def main(service: Service, connection: CallerConnection) -> None:
-        assert await calls.control(connection, "double", 21, timeout_s=5) == 42
+        assert await calls.control(connection, "double", 21, timeout_s=20) == 42
 
     connected(tmp_path, main)
 
@@ -95,7 +95,7 @@ def test_an_overdue_operation_is_named_with_its_time(tmp_path: Path) -> None:
         with pytest.raises(DeadlineExceeded, match=r"^hang: no answer within 0\.05 s$") as caught:
             await calls.control(connection, "hang", timeout_s=0.05)
         assert caught.value.executed == "unknown"
-        await asyncio.wait_for(service.cancelled.wait(), 5)
+        await asyncio.wait_for(service.cancelled.wait(), 20)
 
     connected(tmp_path, main)
 
@@ -105,7 +105,7 @@ def test_a_time_out_that_the_operation_raises_is_its_own(tmp_path: Path) -> None
 
     async def main(service: Service, connection: CallerConnection) -> None:
         with pytest.raises(TimeoutError, match="the database") as caught:
-            await calls.control(connection, "give_up", timeout_s=5)
+            await calls.control(connection, "give_up", timeout_s=20)
         assert type(caught.value) is TimeoutError
 
     connected(tmp_path, main)

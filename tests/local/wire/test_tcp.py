@@ -181,4 +181,4 @@ def test_requests_over_http_are_answered(handle: serve.Handle, instance: Instanc
     url = client.http_urls[0]
     client.close()
     sent = {"text": "é" * 200_000}
-    assert httpx.post(f"{url}/e", json=sent, trust_env=False).json() == sent
+    assert httpx.post(f"{url}/e", json=sent, trust_env=False, timeout=30).json() == sent

@@ -53,7 +53,7 @@ def locked_at(wait: Callable[[], object], touch: Callable[[], object]) -> list[i
     while interrupted(wait, step) and not hanging:
         other = threading.Thread(target=touch, daemon=True)
         other.start()
-        other.join(5)
+        other.join(20)
         if other.is_alive():
             hanging.append(step)
         step += 1
