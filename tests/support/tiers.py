@@ -158,7 +158,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         "serve_bridge.http_server.server_answers",
         "serve_bridge.http_server.state",
         "serve_bridge.http_server.tls",
-        "serve_bridge.http_server.websocket_connection",
         "serve_bridge.http_server.websocket_transport",
         "serve_bridge.instance.controller_question",
         "serve_bridge.instance.controller_search",
