@@ -43,7 +43,9 @@ def read_private(path: Path, content: str) -> bytes | None:
             raise UnusableFile(
                 f"{path} is a symbolic link; give the path of the file itself, {os.path.realpath(path)}"
             ) from None
-        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from None
+        raise UnusableFile(
+            f"{path} cannot be read: {error.strerror}; give the path of a file that this user can read"
+        ) from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

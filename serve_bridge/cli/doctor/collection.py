@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import pairwise
@@ -31,7 +31,7 @@ from serve_bridge.routing_table import RoutingTable
 CONNECT_S: Final = 2.0
 """Upper limit for a try to connect, in seconds."""
 CONNECTS_AT_ONCE: Final = 32
-"""Upper limit for tries to connect to replicas at the same time."""
+"""Upper limit for tries to connect to proxies or replicas at the same time."""
 IMPORT_S: Final = 60.0
 """Upper limit for the import of a web application, in seconds."""
 SYSTEMCTL_S: Final = 10.0
@@ -114,11 +114,12 @@ def port_facts(listener: str, host: str, port: int) -> PortFacts:
     return PortFacts(listener, where, None)
 
 
-def ports_of_urls(urls: list[str]) -> Iterator[PortFacts]:
+def ports_of_urls(urls: list[str]) -> list[PortFacts]:
     """Try to connect to the proxies with these base URLs."""
-    for url in urls:
-        parts = urlsplit(url)
-        yield port_facts("a proxy", parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    parts = [urlsplit(url) for url in urls]
+    return _tried(
+        ("a proxy", each.hostname or "", each.port or (443 if each.scheme == "https" else 80)) for each in parts
+    )
 
 
 def ports_of_replicas(routing_table: Callable[[], RoutingTable | None]) -> list[PortFacts]:
@@ -127,10 +128,15 @@ def ports_of_replicas(routing_table: Callable[[], RoutingTable | None]) -> list[
     A replica that no longer is in the table after the tries may have ended before its try, so it is left out.
     """
     replicas = list(_over_tcp(routing_table()))
-    with ThreadPoolExecutor(CONNECTS_AT_ONCE) as pool:
-        found = list(pool.map(lambda each: port_facts(*each), replicas))
+    found = _tried(replicas)
     listening = set(_over_tcp(routing_table()))
     return [facts for each, facts in zip(replicas, found, strict=True) if each in listening]
+
+
+def _tried(places: Iterable[tuple[str, str, int]]) -> list[PortFacts]:
+    """Try to connect to all *places*, many at the same time: each try may take `CONNECT_S`."""
+    with ThreadPoolExecutor(CONNECTS_AT_ONCE) as pool:
+        return list(pool.map(lambda each: port_facts(*each), places))
 
 
 def _over_tcp(table: RoutingTable | None) -> Iterator[tuple[str, str, int]]:

@@ -144,6 +144,13 @@ def foreign_key(place: Place) -> tuple[Callable[[], None], str, str]:
     return lambda: connect(place), str(path), "run as that user, or use a file of your own"
 
 
+def unreadable_key(place: Place) -> tuple[Callable[[], None], str, str]:
+    """Its name is longer than a name may be; root could read a file without permissions."""
+    path = f"{place.directory}/{'x' * 300}.key"
+    place.set(KEY_FILE_VARIABLE, path)
+    return lambda: connect(place), path, "give the path of a file that this user can read"
+
+
 def damaged_secret(place: Place) -> tuple[Callable[[], None], str, str]:
     """On the host of the instance no other host has a copy."""
     path = place.directory / "new" / "secret"
@@ -400,7 +407,15 @@ def used_state(place: Place) -> tuple[Callable[[], None], str, str]:
 
 ROWS: tuple[Row, ...] = (
     *(unknown_host_of_proxies, foreign_host_of_proxies),
-    *(changed_key, foreign_key, damaged_secret, missing_file, missing_certificate, key_of_another_certificate),
+    *(
+        unreadable_key,
+        changed_key,
+        foreign_key,
+        damaged_secret,
+        missing_file,
+        missing_certificate,
+        key_of_another_certificate,
+    ),
     *(wrong_key, no_key, open_key, wrong_role, unknown_role, wrong_name, wrong_port, wrong_host, malformed_address),
     *(expired_certificate, foreign_certificate, foreign_authority, expired_at_start, small_range, malformed_range),
     *(other_certificate, web_certificate, shared_port, inner_state, address_of_another_host, taken_address),
