@@ -164,6 +164,15 @@ def test_no_model_applies_to_other_answers(bridge: ServeBridge, kind: str, statu
     assert (answer.status_code, answer.text) == (status, text)
 
 
+@pytest.mark.parametrize("model", [Account, None])
+@pytest.mark.parametrize("kind", ["cookies", "error", "text", "lines", "nothing"])
+def test_headers_of_dependencies_stay_in_each_answer(bridge: ServeBridge, kind: str, model: Any) -> None:
+    """Whether a model applies or not."""
+    answer = client(bridge, dependencies=[Depends(_mark)], response_model=model).get(f"/?as={kind}")
+    assert answer.headers["x-mark"] == "1"
+    assert len(answer.headers.get_list("content-type")) == (0 if kind == "nothing" else 1)
+
+
 @pytest.mark.parametrize("kind", ["wrong", "no json", "deep", "list"])
 def test_what_the_model_does_not_take_is_an_error(bridge: ServeBridge, kind: str) -> None:
     """FastAPI's own, which is a 500."""

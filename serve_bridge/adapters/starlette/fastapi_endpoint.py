@@ -39,9 +39,11 @@ from serve_bridge.adapters.starlette.response_model import (
     content_of,
     describe,
     has_model,
+    of_dependencies,
     without_length,
 )
 from serve_bridge.adapters.starlette.stub import REQUEST_PARAMETER, RESPONSE_PARAMETER, is_empty, with_own_parameters
+from serve_bridge.http.headers import HeaderList
 from serve_bridge.wire.heads import INLINE_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def operation_of(stub: Callable[..., Any], bridge: Bridge, route: ForwardedRoute
                 describe(outcome, response)
                 return content
             outcome = without_length(outcome)
-        return ForwardedResponse(outcome, requester)
+        return ForwardedResponse(outcome, requester, of_dependencies(response))
 
     operation.__signature__ = with_own_parameters(inspect.signature(stub))  # type: ignore[attr-defined]
     return operation
@@ -102,11 +104,11 @@ class ValidatedRequest(Request):
 
 
 class ForwardedResponse(Response):
-    """An answer of user code. FastAPI sends it, and adds background tasks to it."""
+    """An answer of user code, with the headers *added* by the web process. FastAPI adds background tasks to it."""
 
-    def __init__(self, outcome: Outcome, requester: Requester) -> None:
+    def __init__(self, outcome: Outcome, requester: Requester, added: HeaderList) -> None:
         self.status_code: int = outcome.status
-        self.raw_headers: list[tuple[bytes, bytes]] = outcome.headers
+        self.raw_headers: list[tuple[bytes, bytes]] = [*outcome.headers, *added]
         self.body: bytes = outcome.body if isinstance(outcome.body, bytes) else b""
         self.background: None = None
         self._content = outcome.body

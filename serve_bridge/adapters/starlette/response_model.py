@@ -77,6 +77,11 @@ def describe(outcome: Outcome, response: Response) -> None:
     response.raw_headers.extend(_kept(outcome.headers))
 
 
+def of_dependencies(response: Response) -> HeaderList:
+    """Return the headers that dependencies have set on *response*, which is FastAPI's."""
+    return _kept(response.raw_headers)
+
+
 def without_length(outcome: Outcome) -> Outcome:
     """Return *outcome*, an answer to HEAD, without its Content-Length: the model would change the length."""
     headers = [pair for pair in outcome.headers if pair[0] != b"content-length"]
