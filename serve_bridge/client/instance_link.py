@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 from serve_bridge.client import registry
-from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotAllowed, NotConnected, ProtocolError
+from serve_bridge.client.instance_end import end_instance
+from serve_bridge.errors import ControlPlaneLost, InstanceClosed, NotAllowed, NotConnected
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import membership
 from serve_bridge.instance.instance import Instance
-from serve_bridge.instance.operations import Operation
+from serve_bridge.instance.operations import AnswerLost, Operation
 from serve_bridge.management.operator import OPERATION_S
 from serve_bridge.process.loop_future import run_on
 from serve_bridge.routing.blocking_calls import PendingAnswer
@@ -172,6 +173,8 @@ class InstanceLink:
         Raises:
             NotAllowed: This process may not manage the instance.
             ControlPlaneLost: Ray's control plane does not answer. Nothing has changed.
+            AnswerLost: The controllers of the instance end before they answer. Try again.
+            OSError: The instance has ended, but not all of its state and keys could be removed.
         """
         if not self._closed and not self.may_manage:
             raise self.needs_role(Role.MANAGE, "shutdown")
@@ -180,9 +183,9 @@ class InstanceLink:
                 return
             self._closed = True
         try:
-            self._run(Operation.SHUTDOWN, forget, timeout_s=self._grace_s() * 2 + OPERATION_S)
-        except ControlPlaneLost:
-            self._closed = False  # the instance runs on, so the caller may try again
+            end_instance(self._run, forget)
+        except (ControlPlaneLost, AnswerLost):
+            self._closed = False  # the instance may run on, so the caller may try again
             raise
         except NotConnected:  # it has ended already, perhaps without having removed its files
             if self._owner == os.getpid():
@@ -191,14 +194,6 @@ class InstanceLink:
             self._forget()
             raise
         self._forget()
-
-    def _grace_s(self) -> float:
-        """Return the longest time that a replica of the instance has to drain, in seconds."""
-        try:
-            backends = self._run(Operation.LIST_BACKENDS)
-        except ProtocolError:  # another process shuts the instance down, so the controller refuses other operations
-            return 0.0
-        return max((config.graceful_shutdown_timeout_s for config in backends.values()), default=0.0)
 
     def _forget(self) -> None:
         self.close()

@@ -24,6 +24,7 @@ from serve_bridge.controller.contact import Contact
 from serve_bridge.controller.deployment_changes import DeploymentChanges
 from serve_bridge.controller.deployments import Deployments
 from serve_bridge.controller.differences import differences
+from serve_bridge.controller.ending import Ending
 from serve_bridge.controller.endpoint_changes import EndpointChanges
 from serve_bridge.controller.engine_facts import engine_facts
 from serve_bridge.controller.kept_state import KeptState
@@ -41,7 +42,6 @@ from serve_bridge.errors import ControlPlaneLost
 from serve_bridge.instance import instance_file as instances
 from serve_bridge.instance import remote_instance
 from serve_bridge.instance.instance import Instance
-from serve_bridge.instance.key_files import forget_keys
 from serve_bridge.instance.operations import Operation
 from serve_bridge.process.backoff import Backoff
 from serve_bridge.process.task_set import TaskSet
@@ -58,10 +58,6 @@ from serve_bridge.wire.replica_end import ReplicaStream
 
 END_AGAIN: Final = Backoff(shortest_s=1.0, longest_s=10.0)
 """Waits between the tries to shut down an instance without a holder, in seconds."""
-WAY_OUT: Final = (
-    "If it has gone for good, run `ray stop` on each node and then `serve-bridge shutdown`, which removes the files"
-)
-
 _logger = logging.getLogger("serve_bridge.controller")
 
 
@@ -112,7 +108,8 @@ class Controller:
             self._write_files,
         )
         self._tasks = TaskSet(_logger)
-        self._closing = False
+        steps = (self._backends.close, self._proxies.stop, self._replicas.end, self._forget)
+        self._ending = Ending(spec, key, self._checkpoints, self._kept, steps, on_end=self._end)
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             Operation.CREATE_BACKEND: self._backends.create_backend,
             Operation.UPDATE_BACKEND: self._backends.update_backend,
@@ -137,7 +134,7 @@ class Controller:
             Operation.KEYS: self._renewal.renew,
             Operation.RENEW_BACKEND: self._backends.renew_backend,
             Operation.RENEW_PROXIES: self._proxies.renew,
-            Operation.SHUTDOWN: self.shutdown,
+            Operation.SHUTDOWN: self._ending.shutdown,
         }
 
     async def start(self) -> Instance:
@@ -227,7 +224,7 @@ class Controller:
     @property
     def is_ending(self) -> bool:
         """Whether the instance shuts down, or will soon, because its starter has gone."""
-        return self._closing or self._lease.is_lapsing
+        return self._ending.has_begun or self._lease.is_lapsing
 
     # wire.replica_end.Service
 
@@ -252,7 +249,7 @@ class Controller:
             stream.reject("not exposed", head.call_method)
         elif head.call_method == Operation.KEYS and role is not Role.PYTHON:
             stream.reject("not allowed", "only a process with the secret may renew keys")
-        elif self._closing and head.call_method != Operation.SHUTDOWN:
+        elif self._ending.has_begun and head.call_method not in (Operation.SHUTDOWN, Operation.LIST_BACKENDS):
             stream.reject("closing", "the instance is shutting down")
         else:
             answer = self._answer(stream, head, operation)
@@ -290,38 +287,11 @@ class Controller:
         instances.write(self._instance)
         await self._runtime.update_files(self._instance)
 
-    async def shutdown(self, forget: bool = True) -> None:
-        """Drain and end the proxies and replicas, delete the checkpoint and the files, and end the controller.
-
-        With *forget* the kept state is deleted too, and the keys that were kept in the state directory.
-
-        Raises:
-            ControlPlaneLost: The runtime cannot end processes now. Nothing has changed.
-        """
-        if self._closing:
-            return
-        try:
-            await self._checkpoints.check_store()
-        except ControlPlaneLost as error:
-            raise ControlPlaneLost(f"{error}. {WAY_OUT}") from error
-        self._closing = True
-        self._lease.close()
-        await self._backends.close()
-        last = (self._kept.forget,) if forget else ()
-        for step in (self._proxies.stop, self._replicas.end, self._forget, *last):
-            try:
-                await step()
-            except Exception:  # the other steps must run in any case
-                _logger.exception("instance %r: shutdown", self._spec.name)
-        if forget and self._spec.keeps_keys and self._spec.network.key_file is None:
-            await asyncio.to_thread(forget_keys, self._spec.name, self._key.id, self._spec.state)
-        asyncio.get_running_loop().call_later(0.05, self._end)  # after the answer has been sent
-
     async def _end_without_holder(self) -> None:
         """Shut down, as soon as the runtime can end processes."""
         for wait_s in END_AGAIN.waits_s():
             try:
-                await self.shutdown(forget=False)
+                await self._ending.shutdown(forget=False)
             except ControlPlaneLost as error:
                 _logger.warning("instance %r cannot end yet: %s", self._spec.name, error)
                 await asyncio.sleep(wait_s)
@@ -332,6 +302,7 @@ class Controller:
         instances.write_missing(self._instance)
 
     async def _forget(self) -> None:
+        self._lease.close()
         self._files.close()
         self._listener.stop_keeping()
         instances.remove(self._instance)
@@ -352,13 +323,13 @@ class Controller:
 
     def _replica_changed(self, replica: TrackedReplica) -> None:
         """Publish that a replica was lost or has another health, and replace it if necessary."""
-        if self._closing:
+        if self._ending.has_begun:
             return
         self._tasks.start(self._state.publish())
         self._backends.replica_changed(replica)
 
     async def _proxies_changed(self) -> None:
         """Publish and checkpoint a new proxy: routers may ask it for the controller, and a next controller needs it."""
-        if not self._closing:
+        if not self._ending.has_begun:
             await self._state.publish()
             await self._state.save()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,46 @@ def test_a_killed_controller_keeps_the_state(head: RayHead, command: Command, tm
     assert document["endpoints"]["price"]["traffic"] == {"small": 1.0}
     client.close()
     good(command("shutdown", "--name", "kept", "--forget"))
+
+
+def test_an_instance_does_not_outlive_the_loss_of_its_controller_during_a_shutdown(
+    head: RayHead, command: Command, tmp_path: Path
+) -> None:
+    """The next controller takes the instance over, and ends it."""
+    start = ["start", "--name", "kept", "--location", "NoServer", "--ray-address", head.address]
+    good(command(*start, "--state", str(tmp_path)))
+    client, begun, gate = serve.connect(name="kept"), tmp_path / "begun", tmp_path / "gate"
+
+    def slow(request: Any) -> str:
+        import time
+        from pathlib import Path
+
+        Path(begun).touch()
+        while not Path(gate).exists():
+            time.sleep(0.01)
+        return "done"
+
+    def is_closing() -> bool:
+        try:
+            client.status()
+        except serve.ServeBridgeError as error:
+            return "shutting down" in str(error)
+        return False
+
+    client.create_backend("slow", slow, config={"graceful_shutdown_timeout_s": 60})
+    client.create_endpoint("slow", backend="slow")
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(client.get_handle("slow").call)
+        wait_until(begun.exists)
+        shutdown = pool.submit(command, "shutdown", "--name", "kept")
+        wait_until(is_closing, timeout_s=60)
+        psutil.Process(int((tmp_path / "kept" / "lock").read_text())).kill()
+        gate.touch()
+        assert "has ended" in good(shutdown.result())
+    client.close()
+    assert "no running instance" in command("status", "--name", "kept").stderr
+    good(command(*start, "--no-state"))  # the name is free
+    good(command("shutdown", "--name", "kept"))
 
 
 def test_bad_states_give_one_line(head: RayHead, command: Command, tmp_path: Path) -> None:
