@@ -175,7 +175,7 @@ def doctor(name: str, address: str | None, form: str, **asked: Any) -> None:
     """
     with clear_errors():
         report = examine(lambda: find_client(address, name), Asked(name=name, **asked))
-    show(report, form)
+        show(report, form)
     if report.data["findings"]:
         raise click.exceptions.Exit(1)
 
@@ -239,7 +239,7 @@ def upgrade(name: str, ray_address: str | None, allow_closed_port: bool) -> None
     """
     with clear_errors(no_cluster=_NO_CLUSTER.format(where=f" at {ray_address}" if ray_address else " here")):
         upgrade_instance(name, ray_address or "auto", click.echo, may_close_port=allow_closed_port)
-    click.echo(f"instance {name} has version {serve.__version__}")
+        click.echo(f"instance {name} has version {serve.__version__}")
 
 
 @main.command()
@@ -262,7 +262,7 @@ def shutdown(name: str, address: str | None, forget: bool) -> None:
             return
         found = client.name
         client.shutdown(forget)
-    click.echo(f"instance {found} has ended")
+        click.echo(f"instance {found} has ended")
 
 
 @main.group()
@@ -274,9 +274,9 @@ def _key_command(verb: str, help: str, change: Callable[..., tuple[str, bool]], 
     def run(name: str, key_file: str | None, state: str | None) -> None:
         with clear_errors():
             directory, told = change(name, key_file, state)
-        click.echo(said.format(directory=directory))
-        uses = "uses them" if told else "does not run; its next start uses them"
-        click.echo(f"instance {name} {uses}")
+            click.echo(said.format(directory=directory))
+            uses = "uses them" if told else "does not run; its next start uses them"
+            click.echo(f"instance {name} {uses}")
 
     command = click.Command(verb, callback=run, help=help)
     for option in (

@@ -147,6 +147,8 @@ def _of_this_machine(asked: Asked, answers: Answers) -> Iterator[Finding]:
     instance = answers.instance
     name = asked.name if instance is None else instance.name
     state = _state_directory(name, asked.state)
+    if asked.state is not None and not os.path.isdir(state or ""):
+        raise Misused(f"--state {asked.state} has no folder {name} that this user can open; give it as for `start`")
     yield from version_checks.check_versions(ProcessFacts(**own_facts()), answers.engine)
     found = [collection.file_facts(path) for path in _private_paths(name, state, instance)]
     yield from files.check_files([each for each in found if each is not None], os.geteuid())

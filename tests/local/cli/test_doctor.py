@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,31 @@ def test_a_name_of_other_characters_is_a_wrong_option() -> None:
     answer = CliRunner().invoke(main, ["doctor", "--name", "../x"])
     assert (answer.exit_code, answer.stdout) == (2, "")
     assert "instance name must be" in answer.stderr
+
+
+def test_a_directory_without_a_state_is_a_wrong_option(slow: serve.Client, tmp_path: Path) -> None:
+    """Its files would be checked, and look right."""
+    answer = CliRunner().invoke(main, ["doctor", "--address", slow.address, "--state", str(tmp_path)])
+    assert answer.exit_code == 2
+    assert f"--state {tmp_path} has no folder {slow.name}" in answer.stderr
+    (tmp_path / slow.name).mkdir(mode=0o755)
+    (tmp_path / slow.name).chmod(0o755)
+    _, data = doctor("--address", slow.address, "--state", str(tmp_path), environment=LONG)
+    assert texts(data, "files") == [f"{tmp_path / slow.name} has mode 755, so other users can open it"]
+
+
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    """As a report into a file on a full disk."""
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "serve_bridge", "doctor", "--name", "nowhere"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode != 0
+    assert ran.stderr.startswith("Error: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize(
