@@ -29,7 +29,14 @@ _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _TAKES_TRAILERS: Final = re.compile(rb"(?:^|,)[ \t]*trailers[ \t]*(?:[;,]|$)", re.IGNORECASE)
 """Finds `trailers` in a TE header (RFC 9110 section 10.1.4)."""
 _WEBSOCKET_VERSION: Final = (b"sec-websocket-version", b"13")
+_WEBSOCKET_LISTS: Final = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol"})
 _WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+
+MOST_OPTIONS: Final = 100
+"""Upper limit for the options, extensions and subprotocols in a handshake together.
+
+`websockets` takes 1 to 3 us for each of them, and a head has room for 30,000.
+"""
 
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 """Fields of which a head may hold only one each."""
@@ -145,7 +152,7 @@ def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLim
     options = {option.strip(b" \t") for option in connection.lower().split(b",")}
     head.keep_alive = is_current and b"close" not in options
     if b"upgrade" in options and named.get(b"upgrade", b"").lower() == b"websocket":
-        fault = _fault_of_handshake(head)
+        fault = _fault_of_handshake(head, connection)
         if fault is None:
             head.websocket = True
             head.headers += [(name, named[name]) for name in (b"connection", b"upgrade")]
@@ -156,8 +163,11 @@ def _read_named(head: RequestHead, named: dict[bytes, bytes], limits: FramingLim
         head.headers = [pair for pair in head.headers if pair[0] not in listed]
 
 
-def _fault_of_handshake(head: RequestHead) -> Refusal | None:
-    """Return why a request for a WebSocket violates RFC 6455 section 4.1; None: it does not."""
+def _fault_of_handshake(head: RequestHead, connection: bytes) -> Refusal | None:
+    """Return why a request for a WebSocket is not served: it violates RFC 6455 section 4.1, or is too long.
+
+    None: it is served. *connection* is the value of its Connection header.
+    """
     if head.version != "1.1" or head.method != "GET":
         return Refusal(400, "a WebSocket needs GET and HTTP/1.1")
     if head.body_length != 0:
@@ -167,6 +177,9 @@ def _fault_of_handshake(head: RequestHead) -> Refusal | None:
     keys = [value for name, value in head.headers if name == b"sec-websocket-key"]
     if len(keys) != 1 or not _WEBSOCKET_KEY.fullmatch(keys[0]):
         return Refusal(400, "the handshake of a WebSocket needs one Sec-WebSocket-Key, which is 16 bytes in base64")
+    lists = [connection, *(value for name, value in head.headers if name in _WEBSOCKET_LISTS)]
+    if sum(value.count(mark) for value in lists for mark in (b",", b";", b"\\")) > MOST_OPTIONS:
+        return Refusal(431, "the handshake of a WebSocket has too many options, extensions or subprotocols")
     return None
 
 

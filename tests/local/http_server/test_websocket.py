@@ -84,6 +84,12 @@ HANDSHAKES: dict[str, tuple[bytes, int]] = {
     "chunked body": (handshake("/echo", b"Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
     "malformed extensions": (handshake("/echo", b"Sec-WebSocket-Extensions: ;;"), 400),
     "malformed subprotocols": (handshake("/echo", b"Sec-WebSocket-Protocol: a b"), 400),
+    "many subprotocols": (handshake("/echo", b"Sec-WebSocket-Protocol: " + b"a, " * 90 + b"a"), 101),
+    "too many subprotocols": (handshake("/echo", b"Sec-WebSocket-Protocol: " + b"a," * 20_000 + b"a"), 431),
+    "too many extensions": (handshake("/echo", b"Sec-WebSocket-Extensions: " + b"a," * 20_000 + b"a"), 431),
+    "too many parameters": (handshake("/echo", b"Sec-WebSocket-Extensions: a" + b";b" * 20_000), 431),
+    "too many escapes": (handshake("/echo", b'Sec-WebSocket-Extensions: a; b="' + b"\\a" * 20_000 + b'"'), 431),
+    "too many options": (handshake("/echo", b"Connection: " + b"a," * 20_000 + b"a"), 431),
     "no such route": (handshake("/nothing"), 404),
     "too many headers": (handshake("/echo", *[b"X-%d: 1" % number for number in range(101)]), 431),
 }
