@@ -1,7 +1,8 @@
-"""The application for refused requests.
+"""The application for requests that the server answers itself.
 
 A readable request passes the middlewares even if it is refused. The connection puts the refusal into
-the scope under `REFUSAL`, and `RefusingApp`, inside the middlewares, answers it.
+the scope under `REFUSAL`, and `RefusingApp`, inside the middlewares, answers it. It also answers ``OPTIONS *``, which
+concerns the server, not a route.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ REFUSAL: Final = "serve_bridge.refusal"
 
 
 class RefusingApp:
-    """Passes a request on to the application, or answers it if the connection has refused it."""
+    """Passes a request on to the application, or answers it if it was refused or concerns the server."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve or refuse one request."""
-        return self._app(scope, receive, send) if REFUSAL not in scope else _refuse(scope, receive, send)
+        if REFUSAL in scope:
+            return _refuse(scope, receive, send)
+        if scope["path"] == "*":
+            return send_answer(send, Answer(204, [], b""))
+        return self._app(scope, receive, send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

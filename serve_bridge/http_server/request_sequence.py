@@ -29,7 +29,7 @@ from serve_bridge.http_server.lingering import LingeringClose
 from serve_bridge.http_server.refusal import Refusal
 from serve_bridge.http_server.refusing_app import REFUSAL, answer_of
 from serve_bridge.http_server.request_head import RequestHead
-from serve_bridge.http_server.server_answers import answer_asterisk, closing_answer
+from serve_bridge.http_server.server_answers import closing_answer
 from serve_bridge.http_server.state import NO_ROOM
 
 __all__ = ["RequestSequence"]
@@ -163,7 +163,7 @@ class RequestSequence:
             return
         exchange = self._run(
             Exchange(
-                answer_asterisk if head.target == b"*" else self._app,
+                self._app,
                 scope,
                 connection,
                 self,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from serve_bridge.http.answers import Answer
 from serve_bridge.http_server.answer_writer import status_line
 
-__all__ = ["answer_asterisk", "closing_answer", "send_answer"]
-
-
-async def answer_asterisk(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer ``OPTIONS *`` with an empty 204. The request concerns the server, not a route."""
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body"})
+__all__ = ["closing_answer", "send_answer"]
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

@@ -117,6 +117,14 @@ def test_the_refusal_of_a_readable_request_goes_through_the_middlewares(
     assert "/last" not in edge.app.paths
 
 
+def test_the_answer_about_the_server_goes_through_the_middlewares(edge: Running) -> None:
+    """As every answer; no route is asked."""
+    (answer,) = answers(edge.exchange(b"OPTIONS * HTTP/1.1\r\n" + HEAD + b"Connection: close\r\n\r\n"))
+    assert (answer.status, answer.headers[b"access-control-allow-origin"]) == (204, b"*")
+    assert STATUSES == [204]
+    assert edge.app.paths == []
+
+
 UNREADABLE: dict[str, tuple[bytes, int]] = {
     "no host": (b"GET /x HTTP/1.1\r\n\r\n", 400),
     "a malformed line": (b"GET  /x HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
