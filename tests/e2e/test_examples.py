@@ -24,7 +24,7 @@ from examples.digits import held_out
 from examples.django_app.digits.backends import V1, V2
 from tests.e2e.support.web_servers import Command, WebServer
 from tests.support.programs import LIMIT_S, ROOT
-from tests.support.waiting import POLL_S, wait_until_equal
+from tests.support.waiting import POLL_S, wait_until, wait_until_equal
 
 SAMPLES = ROOT / "examples" / "static" / "samples"
 PASSWORD = "only for this test"
@@ -152,6 +152,14 @@ def split(browser: Chrome, url: str, percent: dict[str, int]) -> None:
     press(browser, "Set the split")
 
 
+def draw_one(browser: Chrome) -> None:
+    """Draw the digit 1 on the grid of the Starlette example."""
+    for row in range(1, 9):
+        for column in (4, 5):
+            label = f"Row {row}, column {column}, empty"
+            browser.find_element(By.CSS_SELECTOR, f"[aria-label='{label}']").click()
+
+
 # Django
 
 
@@ -249,10 +257,34 @@ def test_a_file_that_is_no_picture_is_told(browser: Chrome, urls: dict[str, str]
 def test_a_drawing_is_read_while_it_is_drawn(browser: Chrome, urls: dict[str, str]) -> None:
     """Each pixel goes over the WebSocket, each answer comes back over it."""
     browser.get(urls["starlette"])
-    for row in range(1, 9):
-        for column in (4, 5):
-            label = f"Row {row}, column {column}, empty"
-            browser.find_element(By.CSS_SELECTOR, f"[aria-label='{label}']").click()
+    draw_one(browser)
+    wait_until_equal(lambda: text(browser, "#digit"), "1")
+
+
+LATE = """
+    window.WebSocket = class extends WebSocket {
+        constructor(...given) {
+            super(...given);
+            window.late = this;
+            this.addEventListener("open", () => { window.connected = true; });
+        }
+        get readyState() { return window.late ? WebSocket.CONNECTING : super.readyState; }
+    };
+"""
+"""Lets the WebSocket of a page look as if it were not open yet, while `late` has it."""
+OPEN = "const socket = window.late; window.late = null; socket.dispatchEvent(new Event('open'));"
+
+
+def test_what_was_drawn_before_the_websocket_was_open_is_read(browser: Chrome, urls: dict[str, str]) -> None:
+    """A user may be faster than the handshake."""
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATE})
+    try:
+        browser.get(urls["starlette"])
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    draw_one(browser)
+    wait_until(lambda: browser.execute_script("return window.connected"))
+    browser.execute_script(OPEN)
     wait_until_equal(lambda: text(browser, "#digit"), "1")
 
 

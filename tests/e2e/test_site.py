@@ -23,7 +23,7 @@ import serve_bridge as serve
 import serve_bridge.adapters
 import serve_bridge.testing
 from tests.support.programs import LIMIT_S, ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, wait_until_equal
 
 pytestmark = pytest.mark.e2e
 
@@ -200,6 +200,8 @@ def test_a_reader_finds_a_page_by_a_word(url: str, browser: Chrome) -> None:
     """The search runs in the browser, over an index of the site itself."""
     browser.get(address_of(url, "index.md"))
     browser.find_element(By.CLASS_NAME, "md-search__button").click()
+    focused = "return document.activeElement?.shadowRoot?.activeElement?.tagName"
+    wait_until_equal(lambda: browser.execute_script(focused), "INPUT")
     browser.switch_to.active_element.send_keys("shadow_traffic")
     found = """
     const dialogs = [...document.querySelectorAll("*")].map((e) => e.shadowRoot?.querySelector("dialog"));
