@@ -211,7 +211,7 @@ class Running:
     def client(self) -> socket.socket:
         """Connect, over TLS if the server's certificate is known."""
         client = socket.create_connection(self.address)
-        client.settimeout(10)
+        client.settimeout(30)
         return client if self.tls is None else self.tls.wrap_socket(client, server_hostname="localhost")
 
     def exchange(self, data: bytes) -> bytes:
@@ -241,12 +241,12 @@ def running(*, tls: ssl.SSLContext | None = None, buffers: Buffers | None = None
     given = HTTPOptions(**{"port": 0, "allowed_hosts": ["*"], **options})
     server = HttpServer(app, given, buffers=buffers, answer_window_bytes=ANSWER_WINDOW)
     try:
-        url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        url = asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
         yield Running(app, server, loop, ("127.0.0.1", int(url.rpartition(":")[2])), tls)
     finally:
         asyncio.run_coroutine_threadsafe(_end(server), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(30)
         loop.close()
 
 

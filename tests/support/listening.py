@@ -61,7 +61,7 @@ def listening(command: Sequence[str | Path], port: int, errors: Callable[[], str
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_until(lambda: process.poll() is not None or _is_listening(address))
+        wait_until(lambda: process.poll() is not None or _is_listening(address), 60.0)
         assert process.poll() is None, errors()
         yield address
     finally:

@@ -25,8 +25,10 @@ from tests.support.programs import ROOT, descendants, kill_all, start_module
 from tests.support.waiting import wait_until
 
 WORKERS = 2
-END_S = 10.0
-"""Far less than the 30 s for which gunicorn waits before it kills."""
+END_S = 20.0
+"""Less than the 30 s for which gunicorn waits before it kills."""
+BEGIN_S = 60.0
+"""Time for a server to import its app and listen, on a busy machine too."""
 CALLERS = 16
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
@@ -149,7 +151,7 @@ class WebServer:
         Raises:
             AssertionError: It has ended, or does not listen.
         """
-        return cast(httpx.Response, wait_until(lambda: self._get(path)))  # it waits for what is not None
+        return cast(httpx.Response, wait_until(lambda: self._get(path), BEGIN_S))  # it waits for what is not None
 
     def _get(self, path: str) -> httpx.Response | None:
         assert self.process.poll() is None, self.log
@@ -167,7 +169,7 @@ class WebServer:
                     found.setdefault(answer.json()["pid"], answer.json())
                 return len(found) >= WORKERS
 
-            wait_until(all_answered)
+            wait_until(all_answered, BEGIN_S)
         return found
 
     def ask(self, count: int) -> list[Answer]:

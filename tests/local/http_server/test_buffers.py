@@ -137,7 +137,7 @@ def test_a_request_without_a_body_holds_nothing(edge: Running, buffers: Buffers)
     """While it is answered, and when it was."""
     with edge.client() as client:
         client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert edge.app.started.wait(10)
+        assert edge.app.started.wait(30)
         assert buffers.held == 0
         let_go(edge)
         assert client.recv(4096).endswith(b"waited")

@@ -137,7 +137,7 @@ def test_a_trusted_proxy_has_no_share() -> None:
         clients = [stack.enter_context(edge.client()) for _ in range(5)]
         for client in clients:
             client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert edge.app.started.wait(10)
+            assert edge.app.started.wait(30)
             edge.app.started.clear()
         edge.loop.call_soon_threadsafe(edge.app.go.set)
         for client in clients:
@@ -149,7 +149,7 @@ def test_a_client_above_its_share_is_refused() -> None:
     """While its connections are busy, a further request is a 503; afterwards it is served again."""
     with running(max_connections=PLACES, max_connections_per_client=1) as edge, edge.client() as busy:
         busy.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert edge.app.started.wait(10)
+        assert edge.app.started.wait(30)
         assert statuses(edge.exchange(LAST)) == [503]
         edge.loop.call_soon_threadsafe(edge.app.go.set)
         assert statuses(read_all(busy)) == [200]

@@ -178,7 +178,7 @@ def test_a_body_that_grows_too_large_ends_the_call_that_reads_it(edge: Running) 
     edge.app.left.clear()
     (answer,) = answers(edge.exchange(CHUNKED + b"a\r\n" + b"x" * 10 + b"\r\n3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n"))
     assert answer.status == 413
-    assert edge.app.left.wait(10)
+    assert edge.app.left.wait(30)
 
 
 def test_the_rest_of_a_body_whose_request_was_answered_gets_no_second_answer(edge: Running) -> None:

@@ -509,7 +509,7 @@ def test_a_client_that_takes_nothing_is_aborted(hasty: Running) -> None:
     hasty.app.left.clear()
     with hasty.client() as client:
         client.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert hasty.app.left.wait(10)
+        assert hasty.app.left.wait(30)
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
@@ -587,11 +587,11 @@ def test_a_client_that_leaves_is_noticed(reset: bool) -> None:
     with running() as edge:
         client = edge.client()
         client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert edge.app.started.wait(10)
+        assert edge.app.started.wait(30)
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-        assert edge.app.left.wait(10)
+        assert edge.app.left.wait(30)
 
 
 def test_a_client_that_leaves_a_stream_is_noticed(edge: Running) -> None:
@@ -600,7 +600,7 @@ def test_a_client_that_leaves_a_stream_is_noticed(edge: Running) -> None:
     with edge.client() as client:
         client.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
         client.recv(1000)
-    assert edge.app.left.wait(10)
+    assert edge.app.left.wait(30)
 
 
 def test_a_client_that_leaves_its_upload_is_noticed(edge: Running) -> None:
@@ -608,7 +608,7 @@ def test_a_client_that_leaves_its_upload_is_noticed(edge: Running) -> None:
     edge.app.left.clear()
     with edge.client() as client:
         client.sendall(POST + b"Content-Length: 5\r\n\r\nab")
-    assert edge.app.left.wait(10)
+    assert edge.app.left.wait(30)
 
 
 # The connection limit
@@ -619,7 +619,7 @@ def test_at_the_limit_connections_wait_until_one_closes() -> None:
     with running(max_connections=2) as edge, edge.client() as first, edge.client() as second:
         for client in (first, second):
             client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert edge.app.started.wait(10)
+            assert edge.app.started.wait(30)
             edge.app.started.clear()
         with edge.client() as third:
             third.sendall(LAST)
@@ -640,7 +640,7 @@ def test_at_the_limit_idle_connections_make_room() -> None:
         assert b"\r\nconnection: close" not in idle.recv(4096)
         with edge.client() as busy:
             busy.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert edge.app.started.wait(10)
+            assert edge.app.started.wait(30)
             assert statuses(edge.exchange(LAST)) == [200]
 
 
@@ -707,13 +707,13 @@ def test_drain_answers_what_is_in_flight_and_closes() -> None:
     """The answer announces the end; a new connection is refused."""
     with running() as edge, edge.client() as client:
         client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert edge.app.started.wait(10)
+        assert edge.app.started.wait(30)
         draining = asyncio.run_coroutine_threadsafe(edge.server.drain(10), edge.loop)
         wait_until_refused(edge)
         edge.loop.call_soon_threadsafe(edge.app.go.set)
         (answer,) = answers(read_all(client))
         assert (answer.body, answer.headers[b"connection"]) == (b"waited", b"close")
-        draining.result(10)
+        draining.result(30)
 
 
 def test_drain_serves_a_request_that_crosses_with_it() -> None:
@@ -726,7 +726,7 @@ def test_drain_serves_a_request_that_crosses_with_it() -> None:
         client.sendall(GET + END)
         (answer,) = answers(read_all(client))
         assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
-        draining.result(10)
+        draining.result(30)
 
 
 def test_drain_serves_what_the_kernel_accepted() -> None:
@@ -743,7 +743,7 @@ def test_drain_ends_with_its_grace() -> None:
     """A request that does not end is left to `stop`."""
     with running() as edge, edge.client() as client:
         client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert edge.app.started.wait(10)
+        assert edge.app.started.wait(30)
         edge.call(edge.server.drain(0.05))
         assert edge.server.url
 

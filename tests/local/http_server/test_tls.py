@@ -175,8 +175,8 @@ def test_a_client_that_leaves_is_noticed(certificate: Certificate, path: bytes) 
     with running(tls=certificate.client, **certificate.options) as edge:
         with edge.client() as client:
             client.sendall(b"GET /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert edge.app.started.wait(10)
-        assert edge.app.left.wait(10)
+            assert edge.app.started.wait(30)
+        assert edge.app.left.wait(30)
 
 
 def test_a_slow_client_gets_the_end_of_its_answer(certificate: Certificate) -> None:
