@@ -50,7 +50,7 @@ class Ending:
         self._checkpoints = checkpoints
         self._kept = kept
         self._steps = steps
-        self._on_end = on_end
+        self._on_end: Callable[[], object] | None = on_end
         self._forgets = False
         self._work: asyncio.Future[None] | None = None
         self.has_begun: bool = False
@@ -74,7 +74,16 @@ class Ending:
         self._forgets |= forget
         if self._work is None:
             self._work = asyncio.ensure_future(self._end())
-        await asyncio.shield(self._work)
+        try:
+            await asyncio.shield(self._work)
+        finally:
+            self._end_controller()
+
+    def _end_controller(self) -> None:
+        # Not at the end of `_end`: the callers resume some turns of the loop later, and a busy loop may need as long.
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            asyncio.get_running_loop().call_later(ANSWER_S, on_end)
 
     async def _end(self) -> None:
         for step in self._steps:
@@ -82,11 +91,8 @@ class Ending:
                 await step()
             except Exception:
                 _logger.exception("instance %r: shutdown", self._spec.name)
-        try:
-            if self._forgets:
-                await self._forget()
-        finally:
-            asyncio.get_running_loop().call_later(ANSWER_S, self._on_end)
+        if self._forgets:
+            await self._forget()
 
     async def _forget(self) -> None:
         try:
