@@ -47,6 +47,8 @@ HELD_BYTES: Final = 64 * 1024
 
 Up to this number, full buffers do not close the WebSocket.
 """
+LONG_HEAD_BYTES: Final = 8 * 1024
+"""Number of bytes from which the header fields of a handshake count as held, because a WebSocket may stay for days."""
 DRAIN_CLOSE_S: Final = 2.0
 """Upper limit for the time in seconds in which a client answers the close frame of a draining server."""
 CONTROLS_PER_S: Final = 1000
@@ -83,7 +85,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._controls = 0.0
         self._refused: tuple[Refusal, str] | None = None
         self._denial: Denial | None = None
-        self._waiting = self._last = 0
+        self._waiting = self._last = self._head = 0
         self._pace = Pace(server_state.options.min_answer_rate)
         self._left_to_take = 0
 
@@ -144,8 +146,13 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """
         self._refused = refused
         fields = Headers()
+        size = 0
         for name, value in headers:
             fields[name.decode("ascii")] = value.decode("latin-1")
+            size += len(name) + len(value)
+        if size >= LONG_HEAD_BYTES:
+            self._head = 2 * size  # as text for `websockets`, and as bytes in the scope
+            self._count()
         self.handle_connect(Request(path, fields))
 
     async def run_asgi(self) -> None:
@@ -278,7 +285,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.disconnected:
             return
         growing = len(self._received) + self.conn.held
-        self._share.set(growing + self._queued + self._taken + self._leaving())
+        self._share.set(self._head + growing + self._queued + self._taken + self._leaving())
         behind = self.read_paused or self.close_sent  # then the message grows through no fault of the client
         if growing > HELD_BYTES and self._state.buffers.full and not behind:
             self._state.buffers.refused()

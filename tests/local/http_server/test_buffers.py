@@ -257,6 +257,14 @@ def test_a_websocket_message_that_grows_without_room_is_given_up(edge: Running, 
     wait_until_equal(lambda: buffers.held, 0)
 
 
+def test_the_long_head_of_a_websocket_is_counted_while_it_is_open(edge: Running, buffers: Buffers) -> None:
+    """Thousands of idle ones could hold more than the messages of all."""
+    cookie = {"Cookie": "c" * 40_000}
+    with connect(f"ws://127.0.0.1:{edge.address[1]}/ws", additional_headers=cookie):
+        wait_until(lambda: 2 * 40_000 <= buffers.held < 2 * 41_000)
+    wait_until_equal(lambda: buffers.held, 0)
+
+
 def test_a_websocket_message_is_counted_while_it_is_here(edge: Running, buffers: Buffers) -> None:
     """From its first piece on, in one frame as in many."""
     with connect(f"ws://127.0.0.1:{edge.address[1]}/ws", compression=None) as websocket:
