@@ -10,6 +10,8 @@ import pytest
 
 import serve_bridge as serve
 from serve_bridge.adapters import Bridge, RouteSpec, load_adapter
+from serve_bridge.adapters.asgi.application import ServeBridge, ServeBridgeMiddleware
+from serve_bridge.adapters.django.asgi import ServeBridge as DjangoWrapper
 from tests.adapters.support.asgi_calls import body_of, called, http_scope, types_of
 
 OPTIONAL = ("scheme", "raw_path", "root_path", "client", "server")
@@ -119,3 +121,31 @@ def test_an_absent_part_of_a_websocket_stays_absent(engine: serve.Client, adapte
     bridge.close()
     assert types_of(sent)[:2] == ["websocket.accept", "websocket.send"]
     assert not {"raw_path", "scheme", "client", "server"} & json.loads(sent[1]["text"]).keys()
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("headers", [None, [(b"X-Request-Id", b"mine-1")]])
+@pytest.mark.parametrize("wrap", [ServeBridgeMiddleware, DjangoWrapper])
+def test_a_middleware_hands_on_a_scope_whatever_its_headers(wrap: Any, headers: Any, kind: str) -> None:
+    """It reads the id of the request, which may have none."""
+    seen: list[str | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(serve.request_id())
+
+    scope = {"type": kind, "path": "/own", "method": "GET"} | ({} if headers is None else {"headers": headers})
+    called(wrap(app, routes={"/forwarded": "scope"}), scope)
+    assert seen[0]
+    assert (seen == ["mine-1"]) is (headers is not None)
+
+
+@pytest.mark.parametrize("headers", [None, [(b"X-Tenant", b"t")]])
+def test_the_context_of_a_websocket_is_read_whatever_its_headers(engine: serve.Client, headers: Any) -> None:
+    """Their names are compared without case, as those of a request."""
+    seen: list[str | None] = []
+    bridge = ServeBridge(engine.address)
+    options: Any = {"context": lambda web: seen.append(web.headers.get("x-tenant")) or {}}
+    scope = {"type": "websocket", "path": "/scope"} | ({} if headers is None else {"headers": headers})
+    called(bridge.forward("scope", **options), scope, [{"type": "websocket.connect"}])
+    bridge.close()
+    assert seen == [None if headers is None else "t"]

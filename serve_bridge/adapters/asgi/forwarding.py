@@ -113,8 +113,9 @@ async def carry_websocket(
     """Forward a WebSocket until it closes."""
     check_kind(scope["type"])
     running_loop()
+    scope = readable(scope)
     connection = HTTPConnection[Any](scope) if route.context is not None else None
-    await bridge.websocket(route, readable(scope), path_params, receive, send, connection)
+    await bridge.websocket(route, scope, path_params, receive, send, connection)
 
 
 def check_kind(kind: str) -> None:

@@ -28,7 +28,8 @@ REQUEST_ID: Final = "serve_bridge.request_id"
 
 def request_id_of(scope: Scope) -> str | None:
     """Return the value of the header X-Request-Id in *scope*; None if the header is missing."""
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+    headers = scope.get("headers") or ()
+    return next((bytes(value).decode("latin-1") for name, value in headers if name.lower() == b"x-request-id"), None)
 
 
 def path_below(scope: Scope) -> str:
