@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from serve_bridge.context import valid_request_id
 from serve_bridge.http.body_length import BODY_LENGTH
-from serve_bridge.http.headers import REQUEST_ID
+from serve_bridge.http.headers import REQUEST_ID, lowered
 from serve_bridge.request.body_channel import BodyChannel
 
 _PLAIN_TYPES: Final = frozenset((str, bytes, int, float, bool, type(None)))
@@ -42,7 +42,8 @@ class FrozenRequest:
         """Return *request* with *body*, its whole body, in a form for pickle."""
         scope = {key: request.scope[key] for key in _TRAVELLING if key in request.scope}
         scope[BODY_LENGTH] = len(body)
-        scope["headers"] = [(bytes(name), bytes(value)) for name, value in request.scope["headers"]]
+        scope.setdefault("query_string", b"")
+        scope["headers"] = lowered([(bytes(name), bytes(value)) for name, value in request.scope.get("headers") or ()])
         scope["path_params"] = dict(request.scope.get("path_params") or {})
         state = request.scope.get("state") or {}
         scope["state"] = {name: value for name, value in state.items() if _is_plain(value)}

@@ -354,6 +354,21 @@ def test_only_plain_state_travels() -> None:
     assert request.state.user["id"] == 1
 
 
+def test_names_of_headers_travel_in_lower_case() -> None:
+    """ASGI allows others, which Starlette would not find; there is one id."""
+    sent = web_request()
+    sent.scope["headers"] = [(b"X-Tenant", b"t"), (b"X-Request-Id", b"mine")]
+    frozen = FrozenRequest.of(sent, b"")
+    assert frozen.request_id == "mine"
+    assert frozen.thaw("id").headers.items() == [("x-tenant", "t"), ("x-request-id", "id")]
+
+
+def test_a_request_without_headers_and_query_travels() -> None:
+    """As tests make it."""
+    request = travelled(Request({"type": "http", "method": "GET", "path": "/"}))
+    assert (request.headers.items(), request.query_params.multi_items()) == ([("x-request-id", "id")], [])
+
+
 def test_each_thawed_request_has_its_own_state() -> None:
     """What one attempt keeps in its request, the next does not see."""
     frozen = FrozenRequest.of(web_request(state={"a": 1}), b"")
