@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
-from wsgiref.util import setup_testing_defaults
+from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
 
 import falcon
@@ -283,6 +283,32 @@ def test_a_middleware_hands_on_the_very_environment(bridge: ServeBridge) -> None
     assert app(environ, print) is answer  # type: ignore[arg-type]
     assert seen[0] is environ
     assert environ == {"PATH_INFO": "/own", "REQUEST_METHOD": "GET"}
+
+
+@pytest.mark.parametrize("wrap", [FileWrapper, lambda file: file])
+def test_a_middleware_returns_the_servers_own_wrapper_of_a_file(bridge: ServeBridge, wrap: Any) -> None:
+    """Servers that send a file by themselves know the object again."""
+    answer = wrap(io.BytesIO(b"file"))
+    app = bridge.middleware(lambda environ, start_response: answer)
+    environ = {"PATH_INFO": "/own", "REQUEST_METHOD": "GET", "wsgi.file_wrapper": wrap}
+    assert app(environ, print) is answer  # type: ignore[arg-type]
+
+
+def test_a_middleware_closes_the_answer_of_its_application(bridge: ServeBridge) -> None:
+    """Also if nobody has read a piece of it."""
+    closed: list[str | None] = []
+
+    class Pieces:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"a"])
+
+        def close(self) -> None:
+            closed.append(serve.request_id())
+
+    app = bridge.middleware(lambda environ, start_response: Pieces())
+    environ = {"PATH_INFO": "/own", "REQUEST_METHOD": "GET", "HTTP_X_REQUEST_ID": "mine"}
+    app(environ, print).close()  # type: ignore[arg-type, attr-defined]
+    assert closed == ["mine"]
 
 
 def test_a_middleware_has_arguments_of_its_own(engine: serve.Client) -> None:

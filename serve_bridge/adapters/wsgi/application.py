@@ -95,7 +95,9 @@ def _is_made_later(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
     A server sends a file in its own wrapper faster than by pieces, and it needs the length of a list.
     """
     wrapper = environ.get("wsgi.file_wrapper")
-    return not hasattr(body, "__len__") and not (isinstance(wrapper, type) and isinstance(body, wrapper))
+    if isinstance(wrapper, type) and isinstance(body, wrapper):
+        return False
+    return not any(hasattr(body, name) for name in ("__len__", "read", "filelike"))
 
 
 class _Starting:
