@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.adapters.support.django_manage import LIMIT_S, Project
+from tests.support.programs import children_where, descendants
 from tests.support.waiting import wait_until
 
 
@@ -66,33 +67,28 @@ def dev(project: Project) -> Iterator[str]:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    processes = psutil.Process(server.pid)
 
     def url() -> str | None:
         assert server.poll() is None, log.read_text()
         # Its own line names port 0; the kernel's choice is what its child listens on.
-        listening = [
-            connection.laddr.port
-            for child in processes.children(recursive=True)
-            for connection in child.net_connections("tcp4")
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        listening: list[int] = []
+        for child in descendants(server):
+            with suppress(psutil.NoSuchProcess):
+                connections = child.net_connections("tcp4")
+                listening += [each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN]
         return f"http://127.0.0.1:{listening[0]}" if listening else None
 
     try:
-        wait_until(lambda: url() is not None, LIMIT_S)
-        yield url() or ""
+        yield wait_until(url, LIMIT_S) or ""
     finally:
         # The site first: the reloader ends with it, and would kill it.
-        for child in processes.children(recursive=True):
-            child.terminate()
+        for child in descendants(server):
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
         server.wait(LIMIT_S)
 
 
 def test_one_command_runs_the_site_with_its_backends(dev: str) -> None:
     """And one reloader: the command has one child."""
     assert httpx.get(f"{dev}/count/", trust_env=False, timeout=30).json() == 0
-    reloading = [
-        p for p in psutil.Process().children(recursive=True) if re.search("serve_bridge dev", " ".join(p.cmdline()))
-    ]
-    assert len(reloading) == 2
+    assert len(children_where(lambda process: "serve_bridge dev" in " ".join(process.cmdline()))) == 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 import serve_bridge as serve
 from tests.faults.conftest import Stage, actors, check
 from tests.faults.support.backends import Recorder
+from tests.support.programs import children_where
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults]
 @contextmanager
 def stopped_control_plane() -> Iterator[None]:
     """Stop the GCS of the cluster of this run, and let it go on at the end."""
-    (gcs,) = [each for each in psutil.Process().children(recursive=True) if each.name() == "gcs_server"]
+    (gcs,) = children_where(lambda process: bool(process.name() == "gcs_server"))
     gcs.suspend()
     try:
         yield

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -63,6 +63,16 @@ def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def children_where(condition: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """Return the processes below this one for which *condition* holds, without those that end while they are asked."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if condition(process):
+                found.append(process)
+    return found
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
