@@ -60,7 +60,7 @@ def _try_token(address: str) -> None:
             raylet.GcsClient(address=found)
     except RayAuthenticationError:
         raise
-    except Exception:
+    except Exception:  # any other failure: `ray.init` meets it again, and reports it
         return
 
 

@@ -56,7 +56,7 @@ def test_abandoned_replicas_end_even_if_the_change_is_cancelled() -> None:
         await asyncio.wait([change])
         noted = [(each.id, each.address) for each in replicas.snapshots]
         runtime.may_end.set()
-        await reached(lambda: not replicas.snapshots, 5.0)
+        await reached(lambda: not replicas.snapshots)
         return change.cancelled(), noted, runtime.ended
 
     for turns in (1, 2, 3):
